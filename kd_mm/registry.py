@@ -1,0 +1,18 @@
+"""Registries of kd_mm: children of mmengine's, scope ``kd_mm``.
+
+Distillers, exits, connectors, losses and networks are all ``nn.Module`` and share :data:`MODELS`. ``TASKS`` and
+``SCHEDULES`` hold plain objects that exist nowhere upstream.
+"""
+
+from mmengine.registry import (
+    DATASETS as MMENGINE_DATASETS,
+    HOOKS as MMENGINE_HOOKS,
+    MODELS as MMENGINE_MODELS,
+    Registry,
+)
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="kd_mm", locations=["kd_mm.models", "kd_mm.distillers"])
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="kd_mm", locations=["kd_mm.datasets"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="kd_mm", locations=["kd_mm.hooks"])
+TASKS = Registry("task", scope="kd_mm", locations=["kd_mm.tasks"])
+SCHEDULES = Registry("schedule", scope="kd_mm", locations=["kd_mm.losses"])
