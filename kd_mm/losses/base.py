@@ -1,0 +1,105 @@
+"""The Loss base: observations in, one scalar out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kd_mm.losses.schedules import Progress, Schedule
+from kd_mm.registry import SCHEDULES
+from kd_mm.stages.observation import Observation
+
+
+class Loss(nn.Module):
+    """A distillation loss as a function of what student and teacher showed.
+
+    A subclass says in :attr:`reads` what it looks at, so that nothing else is built or run, and computes its per-stage
+    scalars in :meth:`parts`. Weights and schedules live here, never inside the arithmetic.
+
+    Args:
+        loss_weight: Factor in the total; 0 means that the loss and whatever only it reads are not built.
+        schedule: Config of a schedule (:mod:`kd_mm.losses.schedules`), a factor on top of ``loss_weight``.
+        teacher: Name of the teacher that is read; may be left out where there is one.
+        stages: Stages that are read, counted from 1; all matched stages by default.
+        stage_reduction: ``"sum"`` or ``"mean"`` over the parts.
+    """
+
+    #: Subset of {"student.features", "student.connected", "student.responses", "student.logits", "student.targets",
+    #: "teacher.features", "teacher.responses", "teacher.logits"}.
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        schedule: dict[str, Any] | None = None,
+        teacher: str | None = None,
+        stages: Sequence[int] | None = None,
+        stage_reduction: str = "sum",
+    ) -> None:
+        super().__init__()
+        self.stage_reduction = choice("stage_reduction", stage_reduction, ("sum", "mean"))
+        self.loss_weight = loss_weight
+        self.schedule: Schedule | None = SCHEDULES.build(schedule) if schedule else None
+        self.teacher = teacher
+        self.stages = None if stages is None else tuple(stages)
+
+    def needs(self) -> frozenset[str]:
+        """Return what this instance reads; options may make it less than the class reads."""
+        return self.reads
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any part of a teacher's observation is read."""
+        return any(item.startswith("teacher.") for item in self.needs()) or "student.connected" in self.needs()
+
+    def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
+        """Return the stages that are read, of ``num_stages`` matched ones.
+
+        Raises:
+            ValueError: A stage in the config does not exist.
+        """
+        chosen = self.stages or tuple(range(1, num_stages + 1))
+        wrong = [stage for stage in chosen if not 1 <= stage <= num_stages]
+        if wrong:
+            raise ValueError(f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}")
+        return chosen
+
+    def weight(self, progress: Progress) -> float:
+        """Return the weight in force at this point of the run."""
+        return self.loss_weight * (self.schedule(progress) if self.schedule else 1.0)
+
+    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the unweighted scalars, by the name of their stage or pair of stages."""
+        raise TypeError(f"{type(self).__name__} defines no parts()")
+
+    def evaluate(self, student: Observation, teacher: Observation | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the unweighted loss and its parts, computed outside autocast.
+
+        Args:
+            student: What the student showed, with gradient.
+            teacher: What the teacher showed, without.
+        """
+        tensors = [*student.features.values(), *student.responses.values(), student.logits]
+        device = next(tensor for tensor in tensors if tensor is not None).device.type
+        with torch.autocast(device, enabled=False):
+            parts = self.parts(student, teacher)
+            total = torch.stack(list(parts.values())).sum() if len(parts) > 1 else next(iter(parts.values()))
+            return total / len(parts) if self.stage_reduction == "mean" else total, parts
+
+    def forward(self, student: Observation, teacher: Observation | None = None) -> Tensor:
+        """Return the unweighted loss, a scalar."""
+        return self.evaluate(student, teacher)[0]
+
+
+def choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: It is not; the message names the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+    return value

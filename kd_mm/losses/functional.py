@@ -1,0 +1,62 @@
+"""The arithmetic that several losses share, as pure functions. Softmax, logarithms and norms are never in half precision."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is float16 or bfloat16, else as it is (float64 stays float64)."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softened KL divergence of the student from the teacher, with the gradient-preserving factor (Hinton et al. 2015).
+
+    ``T^2 / B * sum_b sum_k p log(p / q)`` with ``p = softmax(teacher / T)``, ``q = softmax(student / T)``: summed over
+    classes, mean over the batch, times temperature squared.
+
+    Args:
+        student_logits: ``(B, K)``.
+        teacher_logits: ``(B, K)``; detach it where the target must not move.
+        temperature: T > 0, dimensionless.
+
+    Returns:
+        Scalar.
+    """
+    log_q = F.log_softmax(full_precision(student_logits) / temperature, dim=-1)
+    log_p = F.log_softmax(full_precision(teacher_logits) / temperature, dim=-1)
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+
+
+def bernoulli_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """KL divergence between independent sigmoids (multi-label responses): mean over batch and classes, times T^2.
+
+    Computed as binary cross-entropy from logits minus the target's own entropy, which is exact and stable.
+
+    Args:
+        student_logits: ``(B, K)``.
+        teacher_logits: ``(B, K)``.
+        temperature: T > 0, dimensionless.
+        mask: ``(B, K)``, 0 where a class is left out of the image (ignored or difficult objects only), else 1.
+
+    Returns:
+        Scalar.
+    """
+    student = full_precision(student_logits) / temperature
+    teacher = full_precision(teacher_logits) / temperature
+    p = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(teacher, p, reduction="none")
+    divergence = cross - entropy
+    if mask is not None:
+        divergence = divergence * mask
+    return divergence.mean() * temperature**2
+
+
+def softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float, multilabel: bool) -> Tensor:
+    """Return the divergence that suits the response: softmax over classes, or one sigmoid a class."""
+    divergence = bernoulli_divergence if multilabel else kl_divergence
+    return divergence(student_logits, teacher_logits, temperature)

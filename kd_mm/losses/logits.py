@@ -1,0 +1,34 @@
+"""Losses on the networks' own answers."""
+
+from typing import Any
+
+from torch import Tensor
+
+from kd_mm.losses.base import Loss
+from kd_mm.losses.functional import softened
+from kd_mm.registry import MODELS
+from kd_mm.stages.observation import Observation
+
+
+@MODELS.register_module()
+class LogitLoss(Loss):
+    """Knowledge distillation as Hinton et al. (2015): the student's logits follow the teacher's softened ones.
+
+    ``KD_T = T^2 / B * sum KL(softmax(z_t / T) || softmax(z_s / T))``: sum over classes, mean over the batch.
+
+    Args:
+        temperature: T, dimensionless (4 is the habit on CIFAR, 1 on ImageNet).
+        multilabel: Independent sigmoids instead of a softmax; then mean over classes.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+    """
+
+    reads = frozenset({"student.logits", "teacher.logits"})
+
+    def __init__(self, temperature: float = 4.0, multilabel: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature, self.multilabel = temperature, multilabel
+
+    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the divergence under the name ``final``."""
+        assert teacher is not None and student.logits is not None and teacher.logits is not None
+        return {"final": softened(student.logits, teacher.logits.detach(), self.temperature, self.multilabel)}

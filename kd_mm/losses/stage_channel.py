@@ -1,0 +1,61 @@
+"""Stage-wise channel distillation (SCD), the feature part of MTKD-SSR."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.losses.base import Loss, choice
+from kd_mm.losses.functional import full_precision, kl_divergence
+from kd_mm.registry import MODELS
+from kd_mm.stages.observation import Observation
+
+
+@MODELS.register_module()
+class StageChannelLoss(Loss):
+    """The pooled channels of each student stage follow those of the teacher's stage.
+
+    ``L_SCD = sum_i mean_{b,c} (GAP(phi_i(F_s^i)) - GAP(F_t^i))^2`` with the connector ``phi_i``: mean over batch and
+    channels, sum over stages. MTKD-SSR (Gou et al., IJCV 2023) names channel features at different stages and gives no
+    public formula; this one is Channel Distillation's (Zhou et al. 2020, arXiv 2006.01683), which is our reading.
+
+    Args:
+        descriptor: What a channel is described by: ``"gap"`` (spatial mean), ``"gap_l2"`` (then L2-normalised over the
+            channels), ``"se"`` (then a sigmoid).
+        distance: ``"mse"``, ``"l1"`` (both mean over batch and channels) or ``"kl"`` (softmax over the channels).
+        temperature: T of ``"kl"``.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+    """
+
+    reads = frozenset({"student.connected", "teacher.features"})
+
+    def __init__(
+        self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.descriptor = choice("descriptor", descriptor, ("gap", "gap_l2", "se"))
+        self.distance = choice("distance", distance, ("mse", "l1", "kl"))
+        self.temperature = temperature
+
+    def describe(self, feature: Tensor) -> Tensor:
+        """Return the channel descriptor ``(B, C)`` of a map ``(B, C, H, W)``, at least float32."""
+        pooled = full_precision(feature).mean(dim=(2, 3))
+        if self.descriptor == "gap_l2":
+            return F.normalize(pooled, dim=1)
+        return pooled.sigmoid() if self.descriptor == "se" else pooled
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the distance of two descriptors ``(B, C)``, a scalar."""
+        if self.distance == "kl":
+            return kl_divergence(student, teacher, self.temperature)
+        return F.mse_loss(student, teacher) if self.distance == "mse" else F.l1_loss(student, teacher)
+
+    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the distance of each stage."""
+        assert teacher is not None
+        return {
+            f"stage{i}": self.compare(
+                self.describe(student.connected[i]), self.describe(teacher.features[i].detach())
+            )
+            for i in self.stage_numbers(max(student.connected))
+        }

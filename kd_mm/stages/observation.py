@@ -1,0 +1,25 @@
+"""What one forward pass of one network showed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything that a loss may read. Stages count from 1 (shallow) to N (deep).
+
+    Attributes:
+        features: Stage outputs as feature maps ``(B, C, H, W)``; a teacher's carry no gradient.
+        connected: Student only: stage maps after their connector ``(B, C_teacher, H, W)``, for the teacher of the loss.
+        responses: Stage logits ``(B, K)`` by stage; the network's own answer stands under the last stage.
+        logits: The network's own answer ``(B, K)``.
+        targets: Student only: what its task loss compares with, class indices ``(B,)`` or soft labels ``(B, K)``.
+    """
+
+    features: Mapping[int, Tensor] = field(default_factory=dict)
+    connected: Mapping[int, Tensor] = field(default_factory=dict)
+    responses: Mapping[int, Tensor] = field(default_factory=dict)
+    logits: Tensor | None = None
+    targets: Tensor | None = None
