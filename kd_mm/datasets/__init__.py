@@ -1,1 +1,13 @@
-"""See the modules."""
+"""Data sets that upstream lacks, or reads in a way that does not suit."""
+
+from kd_mm.datasets.cifar import CIFAR10, CIFAR100
+from kd_mm.datasets.tiny_imagenet import TinyImageNet
+from kd_mm.datasets.upstream import CUB, ImageNet
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "CUB",
+    "ImageNet",
+    "TinyImageNet",
+]

@@ -1,0 +1,94 @@
+"""Tiny ImageNet (200 classes, 64 x 64 pixels) in its official layout."""
+
+from pathlib import Path
+from typing import Any
+
+from mmpretrain.datasets import BaseDataset
+
+from kd_mm.datasets.layout import require_layout
+from kd_mm.registry import DATASETS
+
+SPLITS = ("train", "val")
+
+
+@DATASETS.register_module()
+class TinyImageNet(BaseDataset):
+    """Tiny ImageNet; samples are dicts of ``img_path`` and ``gt_label``.
+
+    The labels count the identifiers (``n01443537`` ...) in sorted order, as a class-folder reader numbers them and as
+    public checkpoints expect, not in the order of ``wnids.txt``. The classes in ``metainfo`` are the descriptions of
+    ``words.txt``. The official test images have no labels: results are reported on ``"val"``.
+
+    Args:
+        data_root: The folder ``tiny-imagenet-200`` with ``wnids.txt``, ``words.txt``, ``train`` and ``val``.
+        split: ``"train"`` (default, 100,000 images) or ``"val"`` (10,000).
+        metainfo: Overrides what is found in the files.
+        **kwargs: As for mmpretrain's ``BaseDataset``.
+
+    Raises:
+        FileNotFoundError: If the layout is not complete; the message says what is missing and where to get it.
+        ValueError: For an unknown split or a damaged annotation file.
+    """
+
+    def __init__(
+        self, data_root: str, split: str = "train", metainfo: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"Tiny ImageNet: split must be 'train' or 'val' (test has no labels), got {split!r}")
+        self.split = split
+        root = Path(data_root).expanduser()
+        entries = ("train/",) if split == "train" else ("val/val_annotations.txt", "val/images/")
+        require_layout(
+            "Tiny ImageNet",
+            root,
+            ("wnids.txt", "words.txt", *entries),
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        )
+        self.wnids = sorted((root / "wnids.txt").read_text().split())
+        words = dict(line.split("\t", 1) for line in (root / "words.txt").read_text().splitlines() if "\t" in line)
+        classes = tuple(words.get(wnid, wnid) for wnid in self.wnids)
+        super().__init__(
+            ann_file="",
+            data_root=data_root,
+            data_prefix="",
+            metainfo={"classes": classes, **(metainfo or {})},
+            **kwargs,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one dict a sample: ``img_path`` and ``gt_label``."""
+        root = Path(self.data_root).expanduser()
+        label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
+        return (
+            self._validation(root / "val", label_of)
+            if self.split == "val"
+            else self._training(root / "train", label_of)
+        )
+
+    @staticmethod
+    def _training(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
+        samples: list[dict[str, Any]] = []
+        for wnid, label in label_of.items():
+            images = sorted((root / wnid / "images").glob("*.JPEG"))
+            if not images:
+                raise FileNotFoundError(
+                    f"Tiny ImageNet: no *.JPEG in {(root / wnid / 'images').absolute()}: unpack anew"
+                )
+            samples += [{"img_path": str(image), "gt_label": label} for image in images]
+        return samples
+
+    @staticmethod
+    def _validation(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
+        annotations = root / "val_annotations.txt"
+        samples = []
+        for number, line in enumerate(annotations.read_text().splitlines(), start=1):
+            name, _, rest = line.partition("\t")
+            wnid = rest.partition("\t")[0]
+            if wnid not in label_of:
+                raise ValueError(f"{annotations.absolute()}, line {number}: {wnid!r} is not among wnids.txt")
+            samples.append({"img_path": str(root / "images" / name), "gt_label": label_of[wnid]})
+        return samples
+
+    def extra_repr(self) -> list[str]:
+        """Lines of ``repr`` beyond mmpretrain's."""
+        return [f"Folder: \t{self.data_root}", f"Split: \t{self.split}"]
