@@ -1,0 +1,153 @@
+"""Exits: auxiliary heads that turn a stage's feature map into logits. Same types on student and teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from kd_mm.registry import MODELS
+
+
+class Exit(BaseModule):
+    """Base: ``(B, C_i, H, W)`` to logits ``(B, K)``.
+
+    Args:
+        widths: Channels of stage i and of every deeper matched stage of the same network, ``[C_i, ..., C_N]``.
+        num_classes: K.
+        norm: ``"BN"``, or ``"GN"`` (32 groups) where the batch on a device is too small for batch statistics.
+    """
+
+    #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
+    needs_rest = False
+
+    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
+        super().__init__()
+        if norm not in ("BN", "GN"):
+            raise ValueError(f"exit norm={norm!r} is unknown; choose 'BN' or 'GN'")
+        self.widths, self.num_classes, self.norm = list(widths), num_classes, norm
+        self.body: nn.Module = nn.Identity()
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def norm_layer(self, channels: int) -> nn.Module:
+        """Return the normalisation of ``channels`` channels; GN takes the largest group count up to 32 that divides."""
+        if self.norm == "BN":
+            return nn.BatchNorm2d(channels)
+        return nn.GroupNorm(next(g for g in range(min(32, channels), 0, -1) if channels % g == 0), channels)
+
+    def init_weights(self) -> None:
+        """Kaiming normal (fan out) for convolutions, 1 and 0 for norms; the classifier keeps PyTorch's default."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``."""
+        return self.fc(self.body(feature).mean(dim=(2, 3)))
+
+
+@MODELS.register_module()
+class LinearExit(Exit):
+    """Global average pooling and one linear layer: a probe (Alain & Bengio 2016)."""
+
+    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
+        super().__init__(widths[:1], num_classes, norm)
+
+
+@MODELS.register_module()
+class SepConvExit(Exit):
+    """Separable convolutions down to the last stage's width and resolution, then pooling and a linear layer.
+
+    ``N - i`` times: depthwise 3x3 stride 2, pointwise, norm, ReLU, depthwise 3x3, pointwise to the next stage's width,
+    norm, ReLU. The kind of head of TOFD (Zhang et al., NeurIPS 2020); its use in MTKD-SSR is our reading.
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
+        super().__init__(widths, num_classes, norm)
+        layers: list[nn.Module] = []
+        for width, deeper in zip(self.widths[:-1], self.widths[1:], strict=True):
+            layers += [*self._separable(width, width, stride=2), *self._separable(width, deeper, stride=1)]
+        self.body = nn.Sequential(*layers)
+
+    def _separable(self, width: int, out: int, stride: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+            nn.Conv2d(width, out, 1, bias=False),
+            self.norm_layer(out),
+            nn.ReLU(inplace=True),
+        ]
+
+
+@MODELS.register_module()
+class BottleneckExit(Exit):
+    """A bottleneck block a step, as in "be your own teacher" (Zhang et al., ICCV 2019).
+
+    ``N - i`` times: 1x1 to a quarter of the width, 3x3 stride 2, 1x1 to the next stage's width, each with norm, ReLU.
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
+        super().__init__(widths, num_classes, norm)
+        layers: list[nn.Module] = []
+        for width, deeper in zip(self.widths[:-1], self.widths[1:], strict=True):
+            squeezed = max(1, width // 4)
+            for conv in (
+                nn.Conv2d(width, squeezed, 1, bias=False),
+                nn.Conv2d(squeezed, squeezed, 3, 2, 1, bias=False),
+                nn.Conv2d(squeezed, deeper, 1, bias=False),
+            ):
+                layers += [conv, self.norm_layer(conv.out_channels), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers)
+
+
+@MODELS.register_module()
+class MirrorExit(Exit):
+    """A fresh copy of the network's own remaining stages, as in HSAKD (Yang et al., IJCAI 2021).
+
+    Args:
+        widths: See :class:`Exit`.
+        num_classes: K.
+        norm: Unused; the copy keeps the network's own norms.
+        rest: The modules of the deeper stages, in order; copied and initialised anew.
+    """
+
+    needs_rest = True
+
+    def __init__(
+        self, widths: Sequence[int], num_classes: int, norm: str = "BN", rest: Sequence[nn.Module] = ()
+    ) -> None:
+        super().__init__(widths, num_classes, norm)
+        self.body = nn.Sequential(*(_fresh_copy(module) for module in rest))
+
+
+def chains(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[Tensor]) -> bool:
+    """Return whether running ``rest`` one after the other on ``feature`` gives ``outputs``: then a mirror is a network."""
+    try:
+        for module, output in zip(rest, outputs, strict=True):
+            feature = module(feature)
+            if feature.shape != output.shape or not torch.allclose(feature, output, rtol=1e-3, atol=1e-4):
+                return False
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def _fresh_copy(module: nn.Module) -> nn.Module:
+    hooks: dict[nn.Module, Any] = {}
+    for child in module.modules():
+        hooks[child], child._forward_hooks = child._forward_hooks, type(child._forward_hooks)()
+    fresh = copy.deepcopy(module)
+    for child, kept in hooks.items():
+        child._forward_hooks = kept
+    for child in fresh.modules():
+        for parameter in child.parameters(recurse=False):
+            parameter.requires_grad_(True)
+        reset = getattr(child, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return fresh
