@@ -1,0 +1,27 @@
+"""Rename a public CIFAR checkpoint so that a plain config of kd_mm loads it.
+
+Example:
+    python tools/convert_checkpoint.py ckpt_epoch_240.pth configs/classification/cifar100/resnet56_b64_cifar100.py \
+        checkpoints/cifar100/resnet56.pth
+"""
+
+import argparse
+
+from kd_mm.apis.convert import convert_checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("src", help="checkpoint of RepDistiller, or of a CIFAR-10 ResNet in akamaster's form")
+    parser.add_argument("config", help="plain config of the same network")
+    parser.add_argument("dst", help="file to write")
+    args = parser.parse_args()
+    try:
+        meta = convert_checkpoint(args.src, args.config, args.dst)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{meta['source']} ({meta['network']}) -> {args.dst}")
+
+
+if __name__ == "__main__":
+    main()
