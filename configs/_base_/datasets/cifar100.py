@@ -1,0 +1,37 @@
+# The whole official training set, tested on the official test set. For choices set split="train" for training (45,000
+# images) and split="val" for validation (the other 5,000).
+data_preprocessor = dict(
+    num_classes=100,
+    mean=[129.3105, 124.1085, 112.404],
+    std=[68.2125, 65.4075, 70.4055],
+    # The files hold RGB.
+    to_rgb=False,
+)
+
+train_pipeline = [
+    dict(type="RandomCrop", crop_size=32, padding=4),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackInputs"),
+]
+test_pipeline = [dict(type="PackInputs")]
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(type="kd_mm.CIFAR100", data_root="data/cifar100", split="trainval", pipeline=train_pipeline),
+    sampler=dict(type="DefaultSampler", shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(
+        type="kd_mm.CIFAR100", data_root="data/cifar100", split="test", pipeline=test_pipeline, test_mode=True
+    ),
+    sampler=dict(type="DefaultSampler", shuffle=False),
+)
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

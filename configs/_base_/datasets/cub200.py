@@ -1,0 +1,40 @@
+data_preprocessor = dict(
+    num_classes=200,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    # Images are read as BGR.
+    to_rgb=True,
+)
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="ResizeEdge", scale=256, edge="short"),
+    dict(type="RandomResizedCrop", scale=224),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="ResizeEdge", scale=256, edge="short"),
+    dict(type="CenterCrop", crop_size=224),
+    dict(type="PackInputs"),
+]
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=4,
+    persistent_workers=True,
+    dataset=dict(type="kd_mm.CUB", data_root="data/CUB_200_2011", split="train", pipeline=train_pipeline),
+    sampler=dict(type="DefaultSampler", shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=4,
+    persistent_workers=True,
+    dataset=dict(type="kd_mm.CUB", data_root="data/CUB_200_2011", split="test", pipeline=test_pipeline),
+    sampler=dict(type="DefaultSampler", shuffle=False),
+)
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,34 @@
+data_preprocessor = dict(
+    num_classes=200,
+    mean=[122.451, 114.2655, 101.3625],
+    std=[70.635, 68.6205, 71.9355],
+    # Images are read as BGR.
+    to_rgb=True,
+)
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="RandomCrop", crop_size=64, padding=8),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackInputs"),
+]
+test_pipeline = [dict(type="LoadImageFromFile"), dict(type="PackInputs")]
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    persistent_workers=True,
+    dataset=dict(type="kd_mm.TinyImageNet", data_root="data/tiny-imagenet-200", split="train", pipeline=train_pipeline),
+    sampler=dict(type="DefaultSampler", shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    persistent_workers=True,
+    dataset=dict(type="kd_mm.TinyImageNet", data_root="data/tiny-imagenet-200", split="val", pipeline=test_pipeline),
+    sampler=dict(type="DefaultSampler", shuffle=False),
+)
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

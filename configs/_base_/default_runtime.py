@@ -1,0 +1,3 @@
+_base_ = "mmpretrain::_base_/default_runtime.py"
+
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
