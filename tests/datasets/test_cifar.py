@@ -1,0 +1,167 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mmpretrain.datasets.categories import CIFAR10_CATEGORIES, CIFAR100_CATEGORIES
+from mmpretrain.registry import DATASETS
+
+from kd_mm.datasets import CIFAR10, CIFAR100
+
+PER_CLASS = 4
+
+
+def rows_of(images: np.ndarray) -> np.ndarray:
+    """(N, 32, 32, 3) to the rows of the official files: all red values, then green, then blue."""
+    return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content))
+
+
+def make_images(classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.random.RandomState(seed).permutation(np.repeat(np.arange(classes), PER_CLASS))
+    return np.random.RandomState(seed + 1).randint(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8), labels
+
+
+def write_cifar100(root: Path, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    folder = root / "cifar-100-python"
+    images, labels = make_images(100, 0)
+    order = np.arange(len(labels)) if order is None else order
+    coarse = [0] * len(labels)
+    train = {"data": rows_of(images[order]), "fine_labels": labels[order].tolist(), "coarse_labels": coarse}
+    write(folder / "train", train)
+    test_images, test_labels = make_images(100, 5)
+    write(folder / "test", {"data": rows_of(test_images), "fine_labels": test_labels.tolist(), "coarse_labels": coarse})
+    write(folder / "meta", {"fine_label_names": list(CIFAR100_CATEGORIES), "coarse_label_names": ["x"]})
+    return images, labels
+
+
+def write_cifar10(root: Path) -> tuple[np.ndarray, np.ndarray]:
+    folder = root / "cifar-10-batches-py"
+    parts = [make_images(10, seed) for seed in range(6)]
+    for name, (images, labels) in zip([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], parts, strict=True):
+        write(folder / name, {"data": rows_of(images), "labels": labels.tolist(), "batch_label": name})
+    write(folder / "batches.meta", {"label_names": list(CIFAR10_CATEGORIES), "num_cases_per_batch": 40})
+    return np.concatenate([part[0] for part in parts[:5]]), np.concatenate([part[1] for part in parts[:5]])
+
+
+def cifar100(root: Path, split: str, **kwargs: Any) -> CIFAR100:
+    return CIFAR100(data_root=str(root), split=split, val_size=100, allow_partial=True, **kwargs)
+
+
+def contents(dataset: Any) -> set[bytes]:
+    return {dataset[index]["img"].tobytes() for index in range(len(dataset))}
+
+
+def test_images_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
+    images, labels = write_cifar100(tmp_path)
+    dataset = cifar100(tmp_path, "trainval")
+    assert len(dataset) == 400
+    assert all(np.array_equal(dataset[i]["img"], images[i]) for i in range(400))
+    assert dataset.get_gt_labels().tolist() == labels.tolist()
+    assert dataset[0]["img"].dtype == np.uint8
+    assert dataset.metainfo["classes"] == CIFAR100_CATEGORIES
+    assert "Number of samples: \t400" in repr(dataset)
+
+
+def test_the_five_training_files_of_cifar10_are_joined_and_built_by_name(tmp_path: Path) -> None:
+    images, labels = write_cifar10(tmp_path)
+    config = {"type": "kd_mm.CIFAR10", "data_root": str(tmp_path), "allow_partial": True}
+    dataset = DATASETS.build({**config, "pipeline": [{"type": "PackInputs"}]})
+    assert isinstance(dataset, CIFAR10)
+    packed = dataset[150]
+    assert np.array_equal(packed["inputs"].numpy(), images[150].transpose(2, 0, 1))
+    assert packed["data_samples"].gt_label.item() == labels[150]
+    assert len(DATASETS.build({**config, "split": "test"})) == 40
+
+
+def test_the_validation_split_is_balanced_disjoint_and_complete(tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    train, val, whole = (cifar100(tmp_path, split) for split in ("train", "val", "trainval"))
+    assert np.bincount(val.get_gt_labels()).tolist() == [1] * 100
+    assert np.bincount(train.get_gt_labels()).tolist() == [3] * 100
+    assert contents(train) | contents(val) == contents(whole)
+    assert not contents(train) & contents(val)
+
+
+def test_the_validation_split_does_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
+    write_cifar100(tmp_path / "a")
+    write_cifar100(tmp_path / "b", np.random.RandomState(3).permutation(400))
+    assert contents(cifar100(tmp_path / "a", "val")) == contents(cifar100(tmp_path / "b", "val"))
+    assert contents(cifar100(tmp_path / "a", "val")) != contents(cifar100(tmp_path / "a", "val", split_seed=1))
+
+
+def test_a_subset_has_the_same_number_of_each_class_and_stays_inside_its_split(tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    few = cifar100(tmp_path, "train", samples_per_class=2)
+    assert np.bincount(few.get_gt_labels()).tolist() == [2] * 100
+    assert contents(few) < contents(cifar100(tmp_path, "train"))
+    assert contents(few) == contents(cifar100(tmp_path, "train", samples_per_class=2))
+    with pytest.raises(ValueError, match="has 3 images, but 4 were asked for"):
+        cifar100(tmp_path, "train", samples_per_class=4)
+
+
+@pytest.mark.parametrize("val_size", [0, 150, 400])
+def test_a_validation_size_that_does_not_fit(val_size: int, tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    with pytest.raises(ValueError, match="multiple of 100 below the 400"):
+        CIFAR100(data_root=str(tmp_path), split="val", val_size=val_size, allow_partial=True)
+
+
+def test_an_unknown_split(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train, val, trainval, test, got 'validation'"):
+        CIFAR10(data_root=str(tmp_path), split="validation")
+
+
+def test_a_missing_data_set_says_where_what_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        CIFAR100(data_root="data/cifar100")
+    message = str(caught.value)
+    assert f"{tmp_path}/data/cifar100/cifar-100-python for train, test, meta" in message
+    assert "cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz" in message
+    assert "\n" not in message
+    write_cifar100(tmp_path / "data" / "cifar100")
+    (tmp_path / "data/cifar100/cifar-100-python/meta").unlink()
+    with pytest.raises(FileNotFoundError, match="it lacks meta"):
+        CIFAR100(data_root="data/cifar100")
+
+
+def test_the_official_counts_are_expected(tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    with pytest.raises(ValueError, match="train holds 400 images, the official file 50000.*allow_partial=True"):
+        CIFAR100(data_root=str(tmp_path))
+    content = {"data": np.zeros((10_000, 3072), np.uint8), "fine_labels": [i % 100 for i in range(10_000)]}
+    write(tmp_path / "cifar-100-python" / "test", content)
+    assert len(CIFAR100(data_root=str(tmp_path), split="test")) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"fine_labels": [1]}, "but not both 'data' and 'fine_labels'"),
+        ({"data": np.zeros((2, 3072), np.float32), "fine_labels": [1, 2]}, "'data' is float32 of shape"),
+        ({"data": np.zeros((2, 3000), np.uint8), "fine_labels": [1, 2]}, r"shape \(2, 3000\)"),
+        ({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [1]}, "2 images, but labels of shape"),
+        ({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [1, 100]}, "labels from 1 to 100"),
+        ([1, 2], "holds a list"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_line(content: Any, message: str, tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    write(tmp_path / "cifar-100-python" / "train", content)
+    with pytest.raises(ValueError, match=message) as caught:
+        cifar100(tmp_path, "trainval")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_another_list_of_classes_is_refused(tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    write(tmp_path / "cifar-100-python" / "meta", {"fine_label_names": list(CIFAR100_CATEGORIES[::-1])})
+    with pytest.raises(ValueError, match="'fine_label_names' is not the official list of 100 class names"):
+        cifar100(tmp_path, "trainval")
