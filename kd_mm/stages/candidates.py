@@ -8,6 +8,7 @@ the stem. Two kinds of networks need a rule of their own: parallel branches (HRN
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -123,7 +124,25 @@ def _groups(units: Sequence[Call]) -> list[list[Call]]:
         by_cells[_primary(unit).cells].append(unit)
     groups = list(by_cells.values())
     with_blocks = [group for group in groups if any(map(_is_block, group))]
-    return with_blocks or [[unit for unit in group if not _is_stem(unit)] for group in groups]
+    if with_blocks:
+        return with_blocks[:-1] + _undo_dilation(with_blocks)
+    return [[unit for unit in group if not _is_stem(unit)] for group in groups]
+
+
+def _undo_dilation(groups: Sequence[list[Call]]) -> list[list[Call]]:
+    """Return the last group, one for each stage module where the network holds its last stages at one resolution.
+
+    So do detectors with dilation and re-ID networks with last stride 1: ``layer3`` and ``layer4`` are two stages
+    there. Told by what comes before: each finer resolution is one such module (in a MobileNet it is many).
+    """
+    last = [unit for unit in groups[-1] if _is_block(unit)]
+    finer = [[unit for unit in group if _is_block(unit)] for group in groups[:-1]]
+    row = [unit for group in finer for unit in group] + last
+    alike = len({re.sub(r"\d+", "", unit.name) for unit in row}) == 1
+    single = bool(finer) and all(len(group) == 1 for group in finer)
+    if len(last) < 2 or not single or not alike or not all(isinstance(unit.module, nn.Sequential) for unit in row):
+        return [groups[-1]]
+    return [[unit] for unit in last]
 
 
 def _branch_stages(units: Sequence[Call]) -> list[Candidate]:

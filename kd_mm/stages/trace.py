@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kd_mm.stages.reading import Frame, Reading
 
-_RELU_FUNCTIONS = ("relu", "relu_", "relu6", "relu6_")
+_RELU_FUNCTIONS = ("relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_")  # nn.ReLU6 is a hardtanh from 0 to 6
 
 
 @dataclass(eq=False)
