@@ -1,5 +1,12 @@
 """kd_mm: knowledge distillation for any OpenMMLab config. Importing it registers every component."""
 
-from kd_mm import compat  # noqa: F401  isort: skip - stand-in operators must exist before mmdet is imported
+from mmengine.config.utils import MODULE2PACKAGE
+
+from kd_mm import compat  # stand-in operators must exist before anything imports mmdet
+from kd_mm import datasets, distillers, engine, hooks, losses, models, stages, tasks  # isort: skip
 
 __version__ = "0.1.0"
+__all__ = ["compat", "datasets", "distillers", "engine", "hooks", "losses", "models", "stages", "tasks"]
+
+# Lets configs say `_base_ = ['kd_mm::...']`.
+MODULE2PACKAGE.setdefault("kd_mm", "kd_mm")

@@ -8,6 +8,7 @@ from mmengine.registry import (
     DATASETS as MMENGINE_DATASETS,
     HOOKS as MMENGINE_HOOKS,
     MODELS as MMENGINE_MODELS,
+    OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS,
     Registry,
 )
 
@@ -16,3 +17,6 @@ DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="kd_mm", location
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="kd_mm", locations=["kd_mm.hooks"])
 TASKS = Registry("task", scope="kd_mm", locations=["kd_mm.tasks"])
 SCHEDULES = Registry("schedule", scope="kd_mm", locations=["kd_mm.losses"])
+OPTIM_WRAPPERS = Registry(
+    "optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="kd_mm", locations=["kd_mm.engine"]
+)

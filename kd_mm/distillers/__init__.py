@@ -1,1 +1,6 @@
-"""See the modules."""
+"""The Distiller and its teachers."""
+
+from kd_mm.distillers.distiller import Distiller
+from kd_mm.distillers.teacher import Teacher
+
+__all__ = ["Distiller", "Teacher"]

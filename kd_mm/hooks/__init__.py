@@ -1,1 +1,9 @@
-"""See the modules."""
+"""Hooks: what happens around the iterations."""
+
+from kd_mm.hooks.checkpoint import CheckpointHook
+from kd_mm.hooks.distill_hook import DistillHook
+from kd_mm.hooks.exact_resume import ExactResumeHook
+from kd_mm.hooks.teacher_check import TeacherCheckHook
+from kd_mm.hooks.teacher_exits import TeacherExitsHook
+
+__all__ = ["CheckpointHook", "DistillHook", "ExactResumeHook", "TeacherCheckHook", "TeacherExitsHook"]

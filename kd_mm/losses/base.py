@@ -42,7 +42,9 @@ class Loss(nn.Module):
         super().__init__()
         self.stage_reduction = choice("stage_reduction", stage_reduction, ("sum", "mean"))
         self.loss_weight = loss_weight
-        self.schedule: Schedule | None = SCHEDULES.build(schedule) if schedule else None
+        self.schedule: Schedule | None = (
+            SCHEDULES.build({**schedule, "_scope_": "kd_mm"}) if schedule else None
+        )
         self.teacher = teacher
         self.stages = None if stages is None else tuple(stages)
 

@@ -1,1 +1,5 @@
-"""See the modules."""
+"""Tasks: what differs between classification, detection and re-identification."""
+
+from kd_mm.tasks.classification import ClassificationTask
+
+__all__ = ["ClassificationTask"]

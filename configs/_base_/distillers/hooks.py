@@ -1,0 +1,11 @@
+# What a distillation needs around its iterations. A leaf config takes it with `default_hooks = {{_base_.kd_hooks}}`,
+# which adds to the hooks of the upstream config (a `custom_hooks` here would collide with upstream's).
+custom_imports = dict(imports=["kd_mm"], allow_failed_imports=False)
+
+kd_hooks = dict(
+    teacher_check=dict(type="kd_mm.TeacherCheckHook"),
+    teacher_exits=dict(type="kd_mm.TeacherExitsHook"),
+    distill=dict(type="kd_mm.DistillHook"),
+    checkpoint=dict(type="kd_mm.CheckpointHook"),
+    exact_resume=dict(type="kd_mm.ExactResumeHook"),
+)

@@ -1,0 +1,108 @@
+"""Evaluating a checkpoint, always as the student alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.evaluator import DumpResults
+
+from kd_mm.apis.run import build_runner, read_config, set_threads, use_launcher
+from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
+from kd_mm.hooks.atomic_files import replace_file
+
+
+def plain_config(config: Config) -> Config:
+    """Return the plain config of a distillation's student; a plain config comes back as a copy.
+
+    Everything that belongs to distillation is gone: the Distiller, its hooks, the import of kd_mm unless a component
+    of kd_mm is still named.
+    """
+    plain = Config(config._cfg_dict.copy().to_dict())
+    if not str(plain.model.type).endswith("Distiller"):
+        return plain
+    student = plain.model.student.to_dict()
+    if "data_preprocessor" in plain.model and "data_preprocessor" not in plain:
+        student.setdefault("data_preprocessor", plain.model.data_preprocessor.to_dict())
+    plain._cfg_dict["model"] = ConfigDict(student)
+    hooks = plain.get("default_hooks") or {}
+    for name in [name for name, hook in hooks.items() if str((hook or {}).get("type", "")).startswith("kd_mm.")]:
+        if name == "checkpoint":
+            hooks[name]["type"] = "CheckpointHook"
+        else:
+            hooks.pop(name)
+    for name in ("kd_hooks", *(key for key in list(plain) if key in _recipe_variables(config))):
+        plain._cfg_dict.pop(name, None)
+    if "kd_mm." not in json.dumps(plain._cfg_dict.to_dict(), default=str):
+        plain._cfg_dict.pop("custom_imports", None)
+    return plain
+
+
+def _recipe_variables(config: Config) -> list[str]:
+    return [key for key, value in config.items() if isinstance(value, dict) and {"losses"} <= set(value)]
+
+
+def evaluate(
+    config: str,
+    checkpoint: str,
+    options: dict[str, Any] | None = None,
+    work_dir: str | None = None,
+    out: str | None = None,
+    tta: bool = False,
+    amp: bool = False,
+    launcher: str = "none",
+) -> dict[str, float]:
+    """Evaluate a checkpoint on the config's test data.
+
+    Args:
+        config: A distillation config or the plain config of its student.
+        checkpoint: Any checkpoint of a run, or an exported one; every weight of the student must be in it.
+        options: Overrides of config keys.
+        work_dir: Folder for logs.
+        out: A ``.json`` file for the metrics, or a ``.pkl`` file for every prediction.
+        tta: Test-time augmentation.
+        amp: Predict under bfloat16 autocast.
+        launcher: As mmengine's.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ValueError: The checkpoint does not fit, or ``out`` has another ending.
+    """
+    if out is not None and Path(out).suffix not in (".json", ".pkl"):
+        raise ValueError(f"--out {out}: give a .json file for the metrics or a .pkl file for the predictions")
+    set_threads()
+    plain = plain_config(read_config(config, options, work_dir))
+    weights = network_weights(read_checkpoint(checkpoint))
+    if tta:
+        _add_tta(plain)
+    plain.resume, plain.load_from = False, None
+    plain.setdefault("val_cfg", None)
+    use_launcher(plain, launcher)
+    runner = build_runner(plain)
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    fill(model, weights, "student", checkpoint)
+    if out is not None and out.endswith(".pkl"):
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+    with torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext():
+        metrics = runner.test()
+    if out is not None and out.endswith(".json") and runner.rank == 0:
+        replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())
+    return metrics
+
+
+def _add_tta(config: Config) -> None:
+    if "tta_pipeline" not in config:
+        raise ValueError("--tta: the config has no tta_pipeline (and tta_model); mmpretrain ships no default for classifiers")
+    config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
+    config.model = {**config.tta_model.to_dict(), "module": config.model.to_dict()}
+    dataset = config.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = config.tta_pipeline

@@ -1,0 +1,78 @@
+"""Running a config: what tools/train.py and tools/test.py do, for programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from kd_mm.distillers.teacher import load_config
+
+
+def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
+    """Read a config, apply command line overrides and settle its work dir.
+
+    Args:
+        path: Path of a config, or ``package::path``.
+        options: Dotted keys and values, as ``--cfg-options`` gives them.
+        work_dir: Overrides the config's; default ``work_dirs/<name of the config>``.
+
+    Raises:
+        FileNotFoundError: No such config.
+    """
+    config = load_config(path)
+    if options:
+        config.merge_from_dict(options)
+    if work_dir is not None:
+        config.work_dir = work_dir
+    elif config.get("work_dir") is None:
+        config.work_dir = str(Path("work_dirs") / Path(path.split("::")[-1]).stem)
+    return config
+
+
+def use_amp(config: Config) -> None:
+    """Switch a config to mixed precision: bfloat16 where the device has it, else float16 with loss scaling."""
+    wrapper = config.optim_wrapper
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+        return
+    for key in ("loss_scale", "dtype", "use_fsdp"):
+        wrapper.pop(key, None)
+    wrapper.type = "kd_mm.Bf16OptimWrapper"
+
+
+def use_launcher(config: Config, launcher: str) -> None:
+    """Prepare a config for several processes.
+
+    Without CUDA the process group is made here, over gloo: mmengine would ask for a CUDA device. Every part of a
+    Distiller gets a gradient in every step, so the search for unused parameters stays off.
+    """
+    config.launcher = launcher
+    if launcher == "none" or torch.cuda.is_available():
+        return
+    if launcher != "pytorch":
+        raise ValueError(f"--launcher {launcher} needs CUDA; without it use --launcher pytorch")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "find_unused_parameters": False}
+
+
+def build_runner(config: Config) -> Runner:
+    """Return the Runner of a config; ``runner_type`` is honoured as upstream does."""
+    if "runner_type" not in config:
+        return Runner.from_cfg(config)
+    from mmengine.registry import RUNNERS
+
+    return RUNNERS.build(config)
+
+
+def set_threads() -> None:
+    """Let processes on one machine share its cores instead of fighting for them."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))

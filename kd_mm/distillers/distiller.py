@@ -1,0 +1,280 @@
+"""The Distiller: the model that the Runner trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from kd_mm.distillers.build import build_networks, build_parts
+from kd_mm.distillers.checkpoint import OWN_PREFIX, mismatch
+from kd_mm.distillers.checks import check_first_step
+from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.recipe import Recipe, attach_task_loss
+from kd_mm.distillers.teacher import Teacher
+from kd_mm.losses import Loss, Progress
+from kd_mm.registry import MODELS, TASKS
+from kd_mm.stages.observation import Observation
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Trains the student exactly as its own config would, plus the losses of a recipe.
+
+    In ``loss`` mode each teacher sees the student's batch once, named modules of the student are observed while it
+    computes its own losses, and the recipe's losses turn both observations into extra terms. In ``predict`` and
+    ``tensor`` mode it is the student alone. ``state_dict`` holds the student under its own names and everything else
+    under ``distill.``; unknown attributes are the student's.
+
+    Args:
+        student: Config of any upstream model.
+        teacher: ``dict(config=, checkpoint=, ...)`` (see :class:`Teacher`), a list of these, or a mapping by name.
+        recipe: See :class:`kd_mm.distillers.recipe.Recipe`.
+        stages: Taps of the stages; found by itself by default. A list for both networks, or
+            ``dict(student=[...], teacher=[...])`` with the teacher's under its name where there are several.
+        task: Config of the task.
+        data_preprocessor: The student's; the Runner hands it in from the config's top level.
+        input_size: Height and width in pixels of the dry run that measures the stages; default: the backbone's
+            ``img_size``, else 224.
+        seed: Seed of the private random states under which exits and connectors are built.
+
+    Raises:
+        ValueError: Anything in the config that does not fit, in one line.
+    """
+
+    def __init__(
+        self,
+        student: dict[str, Any],
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        stages: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        task: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        input_size: int | tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        # Parity with the plain run: nothing may touch the global random state before or after the student is built.
+        if isinstance(student, dict) and data_preprocessor is not None:
+            student = {"data_preprocessor": data_preprocessor, **student}
+        built = student if isinstance(student, nn.Module) else MODELS.build(student)
+        super().__init__()
+        del self.data_preprocessor  # the student's serves, through __getattr__
+        self.student = built
+        self.task = TASKS.build({"type": "ClassificationTask", "_scope_": "kd_mm", **(task or {})})
+        self.recipe = Recipe.read(recipe)
+        self.teachers: dict[str, Teacher] = {}
+        networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
+        self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
+        self.plan, self._taps, self.num_classes = networks.plan, networks.taps, networks.num_classes
+        self.stages, self.num_stages = networks.matched, len(networks.matched)
+        parts = build_parts(networks, self.recipe, seed)
+        attach_task_loss(networks.losses, self._exit_task_loss, self.recipe.exit_on_last)
+        self.distill = nn.ModuleDict({name: part for name, part in parts.items() if len(part)})
+        self.losses: dict[str, Loss] = networks.losses
+        self.input_size = networks.input_size
+        self.progress = Progress()
+        self.monitor: TermMonitor | None = None
+        self.check_next_step = False
+        self._register_state_dict_hook(_rename_saved)
+        self.register_load_state_dict_pre_hook(_rename_loaded)
+
+    # -- the student's names -------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            student = self.__dict__.get("_modules", {}).get("student")
+            if student is None or name.startswith("__"):
+                raise
+            return getattr(student, name)
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Return the student's layer depth of a parameter for layer-wise learning rate decay; ours count as its head."""
+        name = param_name[len(prefix) :]
+        if name.startswith("student."):
+            return self.student.get_layer_depth(name[len("student.") :])
+        _, layers = self.student.get_layer_depth("")
+        return layers - 1, layers
+
+    def init_weights(self) -> None:
+        """Initialise the student as its own config says; exits and connectors were initialised when built."""
+        self.student.init_weights()  # type: ignore[operator]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        super()._apply(fn, recurse)
+        for teacher in self.teachers.values():
+            teacher.apply_(fn)
+        return self
+
+    # -- one iteration -------------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Run the student, and in ``loss`` mode the distillation.
+
+        Args:
+            inputs: ``(B, 3, H, W)``, normalised by the student's data preprocessor.
+            data_samples: Annotations, as the student takes them.
+            mode: ``"loss"``, ``"predict"`` or ``"tensor"``.
+
+        Returns:
+            In ``loss`` mode a flat dict: the student's losses, ``loss_<name>`` for each term (weighted, summed by the
+            engine), ``<name>`` and ``<name>.<part>`` unweighted for the log. Otherwise what the student returns.
+        """
+        if mode != "loss":
+            return self.student(inputs, data_samples, mode=mode)
+        weights = {name: loss.weight(self.progress) for name, loss in self.losses.items()}
+        active = {name: self.losses[name] for name, weight in weights.items() if weight != 0}
+        seen = self._observe_teachers(inputs, active)
+        with self.recorder:
+            losses = dict(self.student(inputs, data_samples, mode="loss"))
+        taken = self.recorder.take()
+        if self.recipe.student_loss_weight != 1.0:
+            losses = {k: _scaled(v, self.recipe.student_loss_weight) if "loss" in k else v for k, v in losses.items()}
+        if not self.losses:
+            return losses
+        if "loss" in losses:  # the engine logs the total under this name
+            losses["loss_student"] = losses.pop("loss")
+        student = self._observe_student(taken, active, data_samples)
+        connected = self._connect(taken, active)
+        teachers = self._teacher_observations(seen, active, student.targets, losses)
+        values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        for name, loss in active.items():
+            own = _with(student, connected=connected.get(loss.teacher or "", {}))
+            values[name] = loss.evaluate(own, teachers.get(loss.teacher or ""))
+        if self.check_next_step:
+            self.check_next_step = False
+            check_first_step(values, taken, weights)
+        for name, (value, parts) in values.items():
+            losses[f"loss_{name}"] = value if weights[name] == 1.0 else weights[name] * value
+            losses[name] = value.detach()
+            if len(parts) > 1:
+                losses.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
+        if len(active) < len(self.losses):
+            self._touch_idle_parameters(losses)
+        return losses
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Sum what has "loss" in its name; return scalars for the log only on steps that are logged."""
+        loss, log_vars = super().parse_losses(losses)
+        return loss, log_vars if self.monitor is None else self.monitor.update(log_vars)
+
+    def _observe_teachers(self, inputs: Tensor, active: Mapping[str, Loss]) -> dict[str, dict[str, Tensor]]:
+        # Teachers first: their transient memory is freed before the student's activations are kept.
+        needed = {loss.teacher for loss in active.values() if loss.needs_teacher}
+        if self.recipe.teacher_exits.get("mode") != "online":
+            for name in sorted(self.teachers):
+                if name in needed and not self.teachers[name].exits_ready:
+                    raise RuntimeError(
+                        f"the exits of teacher {name!r} are not trained: register the hook kd_mm.TeacherExitsHook "
+                        "(default_hooks = {{_base_.kd_hooks}}) or read them with Teacher.load_exits"
+                    )
+        return {name: teacher.observe(inputs) for name, teacher in self.teachers.items() if name in needed}
+
+    def _observe_student(self, taken: dict[str, Tensor], active: Mapping[str, Loss], data_samples: Any) -> Observation:
+        reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
+        wanted = self._stages_of("student.features", active) if "student.features" in reads else set()
+        exits = self._stages_of("student.responses", active) if "student.responses" in reads else set()
+        maps = {i: self._map(taken, i) for i in sorted(wanted | (exits & self.plan.student_exits))}
+        logits = taken.get(self._taps.student_answer)
+        responses = {i: self.distill["exits"][str(i)](maps[i]) for i in sorted(exits & self.plan.student_exits)}
+        if exits and logits is not None and not self.recipe.exit_on_last:
+            responses[self.num_stages] = logits
+        targets = self.task.targets(data_samples) if "student.targets" in reads or self._online_exits() else None
+        return Observation({i: maps[i] for i in sorted(wanted)}, {}, responses, logits, targets)
+
+    def _connect(self, taken: dict[str, Tensor], active: Mapping[str, Loss]) -> dict[str, dict[int, Tensor]]:
+        connected: dict[str, dict[int, Tensor]] = {}
+        for name in self.teachers:
+            mine = {key: loss for key, loss in active.items() if loss.teacher == name}
+            stages = sorted(self._stages_of("student.connected", mine))
+            if stages:
+                connectors = self.distill["connectors"][name]
+                connected[name] = {i: connectors[str(i)](self._map(taken, i)) for i in stages}
+        return connected
+
+    def _teacher_observations(
+        self,
+        seen: dict[str, dict[str, Tensor]],
+        active: Mapping[str, Loss],
+        targets: Tensor | None,
+        losses: dict[str, Tensor],
+    ) -> dict[str, Observation]:
+        observations = {}
+        for name, taken in seen.items():
+            teacher = self.teachers[name]
+            stages = {i: self.stage_pairs[name][i - 1][1] for i in self.plan.teacher_features[name]}
+            maps = {i: stage.to_map(taken[stage.tap]) for i, stage in stages.items()}
+            online = self._online_exits() and name in self.distill["teacher_exits"]
+            exits = self.distill["teacher_exits"][name] if online else teacher.exits
+            with torch.set_grad_enabled(bool(online) and torch.is_grad_enabled()):
+                responses = {i: exits[str(i)](_cast(maps[i], exits)) for i in sorted(self.plan.teacher_exits[name])}
+            if online and targets is not None:
+                exit_losses = [self.task.exit_loss(self.student, logits, targets) for logits in responses.values()]
+                losses[f"loss_exits_of_{name}"] = torch.stack(exit_losses).sum()
+            logits = taken.get(self._taps.teacher_answer[name])
+            if logits is not None and not self.recipe.exit_on_last:
+                responses[self.num_stages] = logits
+            observations[name] = Observation(maps, {}, {i: r.detach() for i, r in responses.items()}, logits)
+        return observations
+
+    # -- small things --------------------------------------------------------------------------------------------
+
+    def _map(self, taken: dict[str, Tensor], index: int) -> Tensor:
+        stage = self._taps.student_stages[index]
+        return stage.to_map(taken[stage.tap])
+
+    def _stages_of(self, item: str, active: Mapping[str, Loss]) -> set[int]:
+        readers = [loss for loss in active.values() if item in loss.needs()]
+        return {i for loss in readers for i in loss.stage_numbers(self.num_stages)}
+
+    def _online_exits(self) -> bool:
+        return "teacher_exits" in self.distill
+
+    def _exit_task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.task.exit_loss(self.student, logits, targets)
+
+    def _touch_idle_parameters(self, losses: dict[str, Tensor]) -> None:
+        # DDP waits for a gradient of every parameter; a term whose schedule is at zero gives it a zero one.
+        parameters = [parameter.sum() for parameter in self.distill.parameters() if parameter.requires_grad]
+        key = next((key for key in losses if "loss" in key), None)
+        if parameters and key is not None:
+            losses[key] = losses[key] + 0.0 * torch.stack(parameters).sum()
+
+
+def _scaled(value: Any, weight: float) -> Any:
+    return [weight * item for item in value] if isinstance(value, list | tuple) else weight * value
+
+
+def _with(observation: Observation, connected: Mapping[int, Tensor]) -> Observation:
+    o = observation
+    return Observation(o.features, connected, o.responses, o.logits, o.targets)
+
+
+def _cast(feature: Tensor, exits: nn.Module) -> Tensor:
+    parameter = next(exits.parameters())
+    return feature if torch.is_autocast_enabled(feature.device.type) else feature.to(parameter.dtype)
+
+
+def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    own = prefix + "student."
+    for key in [key for key in state if key.startswith(own)]:
+        state[prefix + key[len(own) :]] = state.pop(key)
+
+
+def _rename_loaded(module: Distiller, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a checkpoint's plain names to the student; a file that does not fill the student stops the run.
+
+    Raises:
+        ValueError: Keys of the student are missing or have another shape.
+    """
+    plain = [key for key in state if key.startswith(prefix) and not key.startswith(prefix + OWN_PREFIX)]
+    given = {key[len(prefix) :]: state[key] for key in plain}
+    problem = mismatch(module.student.state_dict(), given, extra=False)
+    if problem:
+        raise ValueError(f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}")
+    for key in plain:
+        state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)

@@ -1,0 +1,54 @@
+"""One normalisation for student, teachers and data: a teacher trained with another one gets its input re-normalised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Renormalize:
+    """The affine map from the student's normalised batch to the teacher's, exact up to rounding.
+
+    With student ``x_s = (x - m_s) / s_s`` and teacher ``x_t = (x - m_t) / s_t`` of the same image ``x`` it is
+    ``x_t = x_s * s_s / s_t + (m_s - m_t) / s_t``, after swapping RGB and BGR where the two orders differ.
+
+    Args:
+        student: The student's data preprocessor (mmpretrain's or mmdet's), giving mean, std and channel order.
+        teacher: The teacher's.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        mean_s, std_s, swap_s = _normalization(student)
+        mean_t, std_t, swap_t = _normalization(teacher)
+        self.swap = swap_s != swap_t
+        if self.swap:
+            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
+        self.scale = (std_s / std_t).view(-1, 1, 1)
+        self.shift = ((mean_s - mean_t) / std_t).view(-1, 1, 1)
+        self.identity = not self.swap and bool((self.scale == 1).all()) and bool((self.shift == 0).all())
+
+    def to(self, device: torch.device) -> None:
+        """Move the constants to a device."""
+        self.scale, self.shift = self.scale.to(device), self.shift.to(device)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the teacher's view ``(B, C, H, W)`` of a batch that the student's preprocessor normalised."""
+        if self.identity:
+            return inputs
+        if self.swap:
+            inputs = inputs.flip(1)
+        if self.scale.device != inputs.device:
+            self.to(inputs.device)
+        return inputs * self.scale.to(inputs.dtype) + self.shift.to(inputs.dtype)
+
+
+def _normalization(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
+    """Return mean ``(C,)``, std ``(C,)`` and whether the channels are swapped, of a data preprocessor."""
+    if getattr(preprocessor, "_enable_normalize", False):
+        mean, std = preprocessor.mean.detach().double().cpu().flatten(), preprocessor.std.detach().double().cpu().flatten()
+    else:
+        mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    swap = bool(getattr(preprocessor, "to_rgb", False) or getattr(preprocessor, "_channel_conversion", False))
+    return mean, std, swap

@@ -1,0 +1,164 @@
+"""Reading a recipe: which losses are active, and what has to exist for them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from kd_mm.distillers.random_state import private_random_state
+from kd_mm.losses import ExitTaskLoss, Loss
+from kd_mm.registry import MODELS
+
+TEACHER_EXIT_MODES = ("pretrained", "joint", "online")
+
+
+@dataclass
+class Recipe:
+    """A recipe with its defaults.
+
+    Attributes:
+        losses: Loss configs by name.
+        exits: Config of the auxiliary exits, the same type on student and teacher.
+        exit_on_last: Whether the last stage gets an exit of its own beside the network's answer (detection).
+        connectors: Config of the connectors.
+        teacher_exits: How the teacher's exits come to be: ``mode`` is ``"pretrained"`` (frozen teacher, exits trained
+            first), ``"joint"`` (trained with the teacher, read from its checkpoint) or ``"online"`` (trained during
+            distillation on detached features); the other keys are for ``TeacherExitsHook``.
+        stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1.
+        student_loss_weight: Factor of the student's own losses.
+    """
+
+    losses: dict[str, Any] = field(default_factory=dict)
+    exits: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.SepConvExit"})
+    exit_on_last: bool = False
+    connectors: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.ConvConnector"})
+    teacher_exits: dict[str, Any] = field(default_factory=lambda: {"mode": "pretrained"})
+    stage_align: str | Sequence[tuple[int, int]] = "from_deep"
+    student_loss_weight: float = 1.0
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any] | None) -> Recipe:
+        """Check the keys of a recipe config.
+
+        Raises:
+            ValueError: An unknown key, a loss name that the engine would misread, or an unknown teacher exit mode.
+        """
+        config = dict(config or {})
+        known = list(cls.__dataclass_fields__)
+        for key in config:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+                raise ValueError(f"recipe: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {known}"))
+        for name in config.get("losses", {}):
+            if "loss" in name or "." in name:
+                raise ValueError(
+                    f"recipe: loss name {name!r} must not contain 'loss' or a dot: it is logged as 'loss_{name}', and "
+                    "the engine sums whatever has 'loss' in its name"
+                )
+        recipe = cls(**config)
+        mode = recipe.teacher_exits.get("mode", "pretrained")
+        if mode not in TEACHER_EXIT_MODES:
+            raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown; choose one of {TEACHER_EXIT_MODES}")
+        return recipe
+
+    def build_losses(self, teachers: Sequence[str], seed: int) -> dict[str, Loss]:
+        """Build the losses whose weight is not zero, each under a random state of its own.
+
+        Raises:
+            ValueError: A loss names a teacher that does not exist, or none where there are several.
+        """
+        losses = {}
+        for name, config in sorted(self.losses.items()):
+            if config is None or config.get("loss_weight", 1.0) == 0:
+                continue
+            with private_random_state(f"loss/{name}", seed):
+                loss: Loss = MODELS.build(dict(config))
+            if loss.needs_teacher:
+                loss.teacher = _which_teacher(name, loss.teacher, teachers)
+            losses[name] = loss
+        return losses
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to exist, by stage numbers, for a set of losses.
+
+    Attributes:
+        student_exits: Stages of the student that need an exit.
+        teacher_exits: Stages that need an exit, by teacher.
+        connectors: Stages that need a connector, by teacher.
+        student_features: Stages of the student that are read, exits and connectors included.
+        teacher_features: Stages that are read, by teacher.
+        student_answer: Whether the student's own logits are read.
+        teacher_answer: Whether the teacher's own logits are read, by teacher.
+    """
+
+    student_exits: frozenset[int] = frozenset()
+    teacher_exits: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    connectors: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    student_features: frozenset[int] = frozenset()
+    teacher_features: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    student_answer: bool = False
+    teacher_answer: Mapping[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool) -> Plan:
+        """Derive the plan of some losses over ``num_stages`` matched stages."""
+        own = frozenset() if exit_on_last else frozenset({num_stages})
+
+        def stages(item: str, teacher: str | None = None) -> frozenset[int]:
+            chosen: set[int] = set()
+            for loss in losses.values():
+                if item in loss.needs() and (teacher is None or loss.teacher == teacher):
+                    chosen |= set(loss.stage_numbers(num_stages))
+            return frozenset(chosen)
+
+        def answer(side: str, teacher: str | None = None) -> bool:
+            direct = any(
+                f"{side}.logits" in loss.needs() and (teacher is None or loss.teacher == teacher)
+                for loss in losses.values()
+            )
+            return direct or bool(stages(f"{side}.responses", teacher) & own)
+
+        names = sorted({loss.teacher for loss in losses.values() if loss.needs_teacher and loss.teacher})
+        responses = stages("student.responses")
+        connectors = {name: stages("student.connected", name) for name in names}
+        teacher_exits = {name: stages("teacher.responses", name) - own for name in names}
+        return cls(
+            student_exits=responses - own,
+            teacher_exits=teacher_exits,
+            connectors=connectors,
+            student_features=stages("student.features").union(responses - own, *connectors.values()),
+            teacher_features={name: stages("teacher.features", name) | teacher_exits[name] for name in names},
+            student_answer=answer("student") or bool(responses),
+            teacher_answer={name: answer("teacher", name) for name in names},
+        )
+
+
+def reads_stages(losses: Mapping[str, Loss]) -> bool:
+    """Return whether any loss reads anything but the networks' own answers."""
+    kinds = {item.partition(".")[2] for loss in losses.values() for item in loss.needs()}
+    return bool(kinds - {"logits", "targets"})
+
+
+def attach_task_loss(losses: Mapping[str, nn.Module], task_loss: Any, exit_on_last: bool) -> None:
+    """Hand the student's own task loss to the losses that apply it to exits."""
+    for loss in losses.values():
+        if isinstance(loss, ExitTaskLoss):
+            loss.task_loss = task_loss
+            loss.exit_on_last = exit_on_last
+
+
+def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:
+    if teacher is None and len(teachers) == 1:
+        return teachers[0]
+    if teacher in teachers:
+        return teacher
+    if not teachers:
+        raise ValueError(f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)")
+    near = difflib.get_close_matches(teacher or "", teachers, n=1) or list(teachers)
+    raise ValueError(f"loss {loss!r}: teacher={teacher!r} is not one of {list(teachers)}; did you mean {near[0]!r}?")

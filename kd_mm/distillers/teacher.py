@@ -1,0 +1,189 @@
+"""The teacher: a frozen network that stands outside the Distiller's module tree."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read_checkpoint
+from kd_mm.distillers.normalization import Renormalize
+from kd_mm.registry import MODELS
+from kd_mm.stages.recorder import Recorder, StopForward
+
+
+class Teacher:
+    """A frozen network with its checkpoint, its input normalisation and its exits.
+
+    It is no ``nn.Module`` on purpose: the optimizer, DDP, EMA, ``state_dict`` and ``init_weights`` never see it. It is
+    always in eval mode and runs under ``no_grad``. A deep copy of the Distiller shares it.
+
+    Args:
+        name: Its name in the recipe, in logs and in messages.
+        config: Path of an mm config (``mmpretrain::...`` works), a config object, or a model config. Where the config
+            is itself a distillation, its student is the teacher.
+        checkpoint: Path or URL of its weights, which must fit completely.
+        random_weights: Allow no checkpoint; for benchmarks and tests.
+        input_size: Height and width in pixels that the student's batch is resized to (bilinear); default: as it is.
+        dtype: Type its weights are stored in, e.g. ``"bfloat16"``; default: as the Distiller's.
+        compile: Run it through ``torch.compile``.
+
+    Raises:
+        ValueError: No checkpoint, or one that does not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | dict[str, Any],
+        checkpoint: str | None = None,
+        random_weights: bool = False,
+        input_size: tuple[int, int] | None = None,
+        dtype: str | None = None,
+        compile: bool = False,  # noqa: A002 - torch's own word
+    ) -> None:
+        self.name, self.checkpoint, self.input_size, self.compile = name, checkpoint, input_size, compile
+        model_config, scope = teacher_model_config(config)
+        self.config = model_config
+        with DefaultScope.overwrite_default_scope(scope):
+            self.model: nn.Module = MODELS.build(model_config)
+        self.dataset_meta: dict[str, Any] = {}
+        self._stored: dict[str, Any] = {}
+        if checkpoint is not None:
+            self._stored = read_checkpoint(checkpoint)
+            fill(self.model, network_weights(self._stored), f"teacher {name!r}", checkpoint)
+            self.dataset_meta = (self._stored.get("meta") or {}).get("dataset_meta") or {}
+        elif not random_weights:
+            raise ValueError(f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH")
+        self.model.requires_grad_(False).eval()
+        self.dtype = getattr(torch, dtype) if dtype else None
+        if self.dtype:
+            self.model.to(self.dtype)
+        self.exits = nn.ModuleDict()
+        self.exits_ready = False
+        self.score_text = ""
+        self.identity = self._identity()
+        self.renormalize: Renormalize | None = None
+        self.recorder: Recorder | None = None
+        self._run: Callable[[Tensor], Any] = self._forward
+        self._whole: Callable[[nn.Module, Tensor], Any] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        return self
+
+    def observe_at(self, taps: Iterable[str], forward: Callable[[nn.Module, Tensor], Any], shallow: bool) -> None:
+        """Fix what is read and how the network is run.
+
+        Args:
+            taps: Tap texts.
+            forward: Runs the network on a batch.
+            shallow: Stop after the deepest tap where that is not the network's end.
+        """
+        if self.recorder is not None:
+            self.recorder.detach()
+        self.recorder = Recorder(self.model, taps, stop_when_complete=shallow and not self.compile)
+        self._whole = forward
+        self._run = torch.compile(self._forward) if self.compile else self._forward
+
+    def see(self, inputs: Tensor) -> Tensor:
+        """Return the teacher's view of the student's normalised batch ``(B, 3, H, W)``."""
+        if self.renormalize is not None:
+            inputs = self.renormalize(inputs)
+        if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
+            inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
+        return inputs.to(self.dtype) if self.dtype else inputs
+
+    @torch.no_grad()
+    def observe(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Run once on the student's batch and return what the taps showed, tap text to tensor."""
+        return self._run(self.see(inputs))
+
+    def _forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        assert self.recorder is not None and self._whole is not None
+        with self.recorder:
+            with contextlib.suppress(StopForward):
+                self._whole(self.model, inputs)
+        return self.recorder.take()
+
+    @torch.no_grad()
+    def answer(self, inputs: Tensor, task: Any) -> Tensor:
+        """Return the teacher's own logits ``(B, K)`` on the student's batch; used outside training steps."""
+        return task.forward(self.model, self.see(inputs))
+
+    def _identity(self) -> str:
+        """Return a hash of the weights and the input normalisation, by which a resumed run knows its teacher again."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(repr(self.config.get("data_preprocessor")).encode())
+        return digest.hexdigest()[:16]
+
+    def load_exits(self, weights: dict[str, Tensor], origin: str) -> None:
+        """Load trained exits and freeze them.
+
+        Raises:
+            ValueError: The weights do not fit the exits.
+        """
+        fill(self.exits, weights, f"exits of teacher {self.name!r}", origin)
+        self.exits.requires_grad_(False).eval()
+        self.exits_ready = True
+
+    def stored_exits(self) -> dict[str, Tensor]:
+        """Return the exits that the teacher's own training run left in its checkpoint (joint training)."""
+        return own_weights(self._stored, "exits.")
+
+    def forget_file(self) -> None:
+        """Release what was read from the checkpoint file."""
+        self._stored = {}
+
+    def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Follow the Distiller to another device or dtype (called from its ``_apply``)."""
+        self.model._apply(fn)
+        self.exits._apply(fn)
+        if self.dtype:
+            self.model.to(self.dtype)
+
+
+def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:
+    """Return the plain model config and the default scope of a teacher's config.
+
+    Raises:
+        ValueError: The config has no model.
+    """
+    if isinstance(config, str):
+        config = load_config(config)
+    scope = config.get("default_scope")
+    whole = config
+    model = config if "type" in config else config.get("model")
+    if model is None:
+        raise ValueError("the teacher's config has no 'model'; give an mm config file or a model dict")
+    model = ConfigDict(model.copy() if isinstance(model, dict) else model)
+    if str(model.get("type", "")).endswith("Distiller"):
+        model = ConfigDict(model["student"])
+    if "data_preprocessor" not in model and whole.get("data_preprocessor"):
+        model["data_preprocessor"] = whole["data_preprocessor"]
+    return model, scope
+
+
+def load_config(path: str) -> Config:
+    """Read an mm config, with ``package::path`` as well as plain paths.
+
+    Raises:
+        FileNotFoundError: No such config.
+    """
+    if "::" not in path:
+        return Config.fromfile(path)
+    from mmengine.hub import get_config
+
+    try:
+        return get_config(path)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise FileNotFoundError(f"config {path!r} was not found in the installed package: {error}") from error

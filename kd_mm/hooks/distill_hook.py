@@ -1,0 +1,126 @@
+"""What happens around the iterations of a distillation: checks, schedules, the log, the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from kd_mm.distillers import Distiller
+from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.hooks.report import distillation_report
+from kd_mm.losses import Progress
+from kd_mm.registry import HOOKS
+
+
+def find_distiller(runner: Runner) -> Distiller:
+    """Return the Distiller that a runner trains, out of its parallel wrapper.
+
+    Raises:
+        TypeError: The runner trains something else.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if not isinstance(model, Distiller):
+        raise TypeError(
+            f"this hook belongs to a kd_mm.Distiller, but the model is a {type(model).__name__}; drop the hook"
+        )
+    return model
+
+
+@HOOKS.register_module()
+class DistillHook(Hook):
+    """Keeps a Distiller in step with its run.
+
+    Before training it hooks taps anew where modules were replaced (SyncBN conversion), compares the class lists of data
+    and teachers, and logs one table. Before each step it sets the progress that schedules read, and whether the step is
+    logged, so that loss terms are read from the device once per logging interval. The first step is checked term by
+    term. No checkpoint is written after a loss that was not finite, and a resume with another teacher is refused.
+    """
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self) -> None:
+        self._interval, self._ignore_last = 10, True
+
+    def before_train(self, runner: Runner) -> None:
+        """Re-check taps and classes, start the monitor, log the report."""
+        distiller = find_distiller(runner)
+        renewed = distiller.recorder.attach(distiller.student)
+        if renewed:
+            runner.logger.info(f"taps hooked anew after their modules were replaced: {', '.join(renewed)}")
+        _check_class_lists(distiller, runner)
+        for hook in runner.hooks:
+            if isinstance(hook, LoggerHook):
+                self._interval, self._ignore_last = hook.interval, hook.ignore_last
+        distiller.monitor = TermMonitor()
+        distiller.check_next_step = True
+        # A logged term is already the mean over its interval; the engine's window would smooth over ten of them.
+        names = ["loss", *(f"loss_{name}" for name in distiller.losses), *distiller.losses]
+        runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in names)
+        runner.logger.info("\n" + distillation_report(distiller))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Tell the Distiller where the run stands and whether this step will be logged."""
+        distiller = find_distiller(runner)
+        distiller.progress = Progress(runner.epoch, runner.iter, runner.max_epochs, runner.max_iters)
+        assert distiller.monitor is not None
+        distiller.monitor.iteration = runner.iter
+        last = self.is_last_train_epoch(runner) or not self._ignore_last
+        ends = batch_idx + 1 == len(runner.train_dataloader)
+        distiller.monitor.report = self.every_n_inner_iters(batch_idx, self._interval) or (
+            ends and (last or len(runner.train_dataloader) <= self._interval)
+        )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Stop here, before anything is saved or evaluated, if a loss was not finite."""
+        monitor = find_distiller(runner).monitor
+        if monitor is not None:
+            monitor.check()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save a state that a non-finite loss has spoilt; note the teachers in the checkpoint."""
+        distiller = find_distiller(runner)
+        if distiller.monitor is not None:
+            distiller.monitor.check()
+        checkpoint["meta"]["teachers"] = {name: teacher.identity for name, teacher in distiller.teachers.items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare the teachers with those that the run began with.
+
+        Raises:
+            ValueError: A resumed run has another teacher than the run it continues.
+        """
+        before = checkpoint.get("meta", {}).get("teachers")
+        if before is None or not runner._resume:
+            return
+        now = {name: teacher.identity for name, teacher in find_distiller(runner).teachers.items()}
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            raise ValueError(
+                f"resume: teacher {changed[0]!r} differs from the one this run began with (other weights or another "
+                "config); give the same teacher, or start a new run in another work dir"
+            )
+
+
+def _check_class_lists(distiller: Distiller, runner: Runner) -> None:
+    dataset = runner.train_dataloader.dataset
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    count = distiller.num_classes.get("")
+    if classes and count is not None and len(classes) != count:
+        raise ValueError(
+            f"the training data set has {len(classes)} classes, the student answers over {count}: set "
+            "model.student.head.num_classes"
+        )
+    for name, teacher in distiller.teachers.items():
+        theirs = teacher.dataset_meta.get("classes")
+        if not classes or not theirs or list(theirs) == list(classes) or name not in distiller.num_classes:
+            continue
+        if len(theirs) != len(classes):
+            raise ValueError(f"teacher {name!r} was trained on {len(theirs)} classes, the data set has {len(classes)}")
+        first = next(i for i, (a, b) in enumerate(zip(theirs, classes, strict=True)) if a != b)
+        raise ValueError(
+            f"teacher {name!r} lists its classes in another order: class {first} is {theirs[first]!r} for the teacher, "
+            f"{classes[first]!r} in the data set; give the data set the teacher's order (metainfo=dict(classes=...))"
+        )

@@ -1,0 +1,82 @@
+"""The table that is logged before training: who learns what from whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd_mm.distillers import Distiller
+from kd_mm.stages.modes import evaluating
+
+
+def render(*tables: Table, width: int = 118) -> str:
+    """Return rich tables as plain text."""
+    console = Console(width=width, no_color=True, highlight=False)
+    with console.capture() as capture:
+        for table in tables:
+            console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:
+    """Return parameters and multiply-adds of one image ``(1, 3, H, W)`` through a network in ``tensor`` mode."""
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
+    with evaluating(model), FlopCounterMode(display=False) as counter:
+        model(image, mode="tensor")
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+
+
+def distillation_report(distiller: Distiller) -> str:
+    """Return what a run is about to do: networks and cost, paired stages and exits, losses and weights."""
+    networks = Table("network", "role", "parameters", "multiply-adds", "score before training", title="Networks")
+    for role, model, score in [
+        ("student", distiller.student, ""),
+        *((f"teacher {name}", t.model, t.score_text) for name, t in distiller.teachers.items()),
+    ]:
+        params, macs = complexity(model, distiller.input_size)
+        networks.add_row(_describe(model), role, f"{params / 1e6:.2f} M", f"{macs / 1e9:.3f} G", score)
+    tables = [networks]
+    for name, pairs in distiller.stage_pairs.items():
+        stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages paired with teacher {name}")
+        for i, (own, theirs) in enumerate(pairs, 1):
+            sides = [side for side, exits in _exits(distiller, name) if i in exits]
+            connector = "yes" if i in distiller.plan.connectors.get(name, ()) else ""
+            stages.add_row(str(i), _shape(own), _shape(theirs), " and ".join(sides), connector)
+        tables.append(stages)
+    losses = Table("loss", "type", "weight", "schedule", "options", title="Losses", show_lines=False)
+    losses.add_row(
+        "(student's own)", _head_loss(distiller.student), f"{distiller.recipe.student_loss_weight:g}", "", ""
+    )
+    for name, loss in distiller.losses.items():
+        schedule = type(loss.schedule).__name__ if loss.schedule else ""
+        options = ", ".join(
+            f"{key}={value}"
+            for key, value in distiller.recipe.losses[name].items()
+            if key not in ("type", "loss_weight", "schedule", "_scope_")
+        )
+        losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
+    return render(*tables, losses)
+
+
+def _exits(distiller: Distiller, teacher: str) -> list[tuple[str, Any]]:
+    return [("student", distiller.plan.student_exits), ("teacher", distiller.plan.teacher_exits.get(teacher, ()))]
+
+
+def _describe(model: nn.Module) -> str:
+    backbone: Any = getattr(model, "backbone", model)
+    depth = getattr(backbone, "depth", getattr(backbone, "arch", ""))
+    return f"{type(backbone).__name__}{f'-{depth}' if isinstance(depth, int | str) and depth else ''}"
+
+
+def _head_loss(model: nn.Module) -> str:
+    return type(getattr(getattr(model, "head", None), "loss_module", None)).__name__.replace("NoneType", "")
+
+
+def _shape(stage: Any) -> str:
+    return f"{stage.tap} {stage.channels}x{stage.height}x{stage.width}"

@@ -1,0 +1,78 @@
+"""Scores the teachers on the first validation batches, so that a teacher that knows nothing is found before hour one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from kd_mm.distillers import Distiller, Teacher
+from kd_mm.distillers.random_state import private_random_state
+from kd_mm.hooks.distill_hook import find_distiller
+from kd_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TeacherCheckHook(Hook):
+    """Stops a run whose teacher scores near chance on the first validation images.
+
+    Args:
+        num_images: How many images are looked at.
+        min_score: Accuracy in [0, 1] below which the run stops; by default three standard deviations of guessing above
+            chance. 0 switches the stop off, the score is still logged.
+    """
+
+    priority = "HIGH"
+
+    def __init__(self, num_images: int = 512, min_score: float | None = None) -> None:
+        self.num_images, self.min_score = num_images, min_score
+
+    def before_train(self, runner: Runner) -> None:
+        """Score every teacher whose answer is used.
+
+        Raises:
+            ValueError: A teacher's score is below the minimum.
+        """
+        distiller = find_distiller(runner)
+        loader_config: Any = runner.cfg.get("val_dataloader")
+        if loader_config is None:
+            runner.logger.info("no validation data in the config: the teachers' scores are not checked")
+            return
+        for name, teacher in distiller.teachers.items():
+            if distiller.plan.teacher_answer.get(name):
+                with private_random_state("teacher check"):
+                    right, seen = self._score(runner, distiller, teacher, loader_config)
+                self._judge(teacher, right, seen, distiller.task.chance(distiller.num_classes[name]))
+
+    def _score(self, runner: Runner, distiller: Distiller, teacher: Teacher, config: Any) -> tuple[int, int]:
+        config = copy.deepcopy(dict(config))
+        config.update(num_workers=0, persistent_workers=False)
+        config.pop("prefetch_factor", None)
+        # The first images in a fixed random order: many sets are sorted by class.
+        config["sampler"] = {"type": "DefaultSampler", "shuffle": True, "seed": 0}
+        loader = runner.build_dataloader(config, seed=0)
+        right = seen = 0
+        for batch in loader:
+            data = distiller.data_preprocessor(batch, False)
+            with torch.no_grad():
+                logits = teacher.answer(data["inputs"], distiller.task)
+            correct = distiller.task.correct(logits, distiller.task.targets(data["data_samples"]))
+            right, seen = right + int(correct.sum()), seen + len(correct)
+            if seen >= self.num_images:
+                break
+        return right, seen
+
+    def _judge(self, teacher: Teacher, right: int, seen: int, chance: float) -> None:
+        score = right / max(1, seen)
+        teacher.score_text = f"{score:.1%} of the first {seen} validation images"
+        spread = (chance * (1 - chance) / max(1, seen)) ** 0.5
+        minimum = self.min_score if self.min_score is not None else min(0.95, chance + 3 * spread)
+        if score < minimum:
+            raise ValueError(
+                f"teacher {teacher.name!r} scores {score:.1%} on the first {seen} validation images, chance is "
+                f"{chance:.1%}: its checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong; "
+                "to go on all the same set default_hooks.teacher_check.min_score=0"
+            )

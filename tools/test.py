@@ -1,0 +1,36 @@
+"""Evaluate a checkpoint: any checkpoint of a run with the distillation config or with the plain config of its student."""
+
+import argparse
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.apis.cli import ClearErrors, add_common
+from kd_mm.apis.evaluate import evaluate
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, or package::path")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--work-dir", help="folder for logs (default work_dirs/<config>)")
+    parser.add_argument("--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation, where the config or upstream has it")
+    parser.add_argument("--amp", action="store_true", help="predict under bfloat16 autocast")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add_common(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with ClearErrors(arguments.traceback):
+        evaluate(
+            arguments.config,
+            arguments.checkpoint,
+            options=arguments.cfg_options,
+            work_dir=arguments.work_dir,
+            out=arguments.out,
+            tta=arguments.tta,
+            amp=arguments.amp,
+            launcher=arguments.launcher,
+        )

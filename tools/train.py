@@ -1,0 +1,57 @@
+"""Train a config: a plain one, a distillation, or a plain one turned into a distillation (--distiller)."""
+
+import argparse
+from pathlib import Path
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.apis.cli import ClearErrors, add_common
+from kd_mm.apis.compose import compose, recipe_names
+from kd_mm.apis.run import build_runner, read_config, set_threads, use_amp, use_launcher
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, or package::path")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default work_dirs/<config>)")
+    parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from the last checkpoint")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on old GPUs")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_argument("--no-validate", action="store_true", help="train without validation")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--distiller", metavar="RECIPE", help=f"distil this plain config: {', '.join(recipe_names())}")
+    parser.add_argument("--teacher", metavar="CONFIG", help="with --distiller: the teacher's config")
+    parser.add_argument("--teacher-checkpoint", metavar="PTH", help="with --distiller: the teacher's weights")
+    add_common(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    set_threads()
+    config = read_config(args.config, work_dir=args.work_dir)
+    if args.distiller:
+        config = compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    if args.distiller:
+        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+        config.dump(Path(config.work_dir) / f"{args.distiller}_{Path(args.config).stem}.py")
+    if args.amp:
+        use_amp(config)
+    if args.auto_scale_lr:
+        if "auto_scale_lr" not in config:
+            raise ValueError("--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)")
+        config.auto_scale_lr.enable = True
+    if args.no_validate:
+        config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    if args.resume is not None:
+        config.resume = True
+        config.load_from = None if args.resume == "auto" else args.resume
+    use_launcher(config, args.launcher)
+    build_runner(config).train()
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with ClearErrors(arguments.traceback):
+        main(arguments)
