@@ -126,7 +126,8 @@ def _groups(units: Sequence[Call]) -> list[list[Call]]:
     with_blocks = [group for group in groups if any(map(_is_block, group))]
     if with_blocks:
         return with_blocks[:-1] + _undo_dilation(with_blocks)
-    return [[unit for unit in group if not _is_stem(unit)] for group in groups]
+    without_stem = ([unit for unit in group if not _is_stem(unit)] for group in groups)
+    return [group for group in without_stem if group]
 
 
 def _undo_dilation(groups: Sequence[list[Call]]) -> list[list[Call]]:

@@ -139,20 +139,19 @@ class _Tracer(TorchFunctionMode):
 
 @contextmanager
 def _untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
-    training = network.training
-    flags = [(module, module.training) for module in network.modules()]
+    # `train()` of upstream networks does more than to set a flag: some make and drop caches in it, some freeze parts.
+    # So it is called, and afterwards all plain attributes of all modules, the flags among them, are put back.
+    attributes = [(module, dict(vars(module))) for module in network.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     devices = [device] if device.type == "cuda" else []
     try:
-        # Some networks make their caches for evaluation in `train(False)` and drop them in `train(True)`; others
-        # freeze parts in it. So both are called, and then every flag is set back one by one.
-        network.eval()
         with torch.random.fork_rng(devices=devices), torch.no_grad():
+            network.eval()
             yield
     finally:
-        network.train(training)
-        for module, flag in flags:
-            module.training = flag
+        for module, values in attributes:
+            vars(module).clear()
+            vars(module).update(values)
         for parameter, flag in trainable:
             parameter.requires_grad = flag
 
@@ -169,7 +168,8 @@ def trace(network: nn.Module, inputs: Tensor) -> Trace:
         inputs: Any batch ``(B, C, H, W)``; gives shape, dtype and device.
     """
     shape = (max(2, inputs.shape[0]), *inputs.shape[1:])
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+    dtype = inputs.dtype if inputs.is_floating_point() else torch.float32
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(inputs.device, dtype)
     tracer = _Tracer(Frame(shape[0], shape[-2], shape[-1]))
     with ExitStack() as stack:
         stack.enter_context(_untouched(network, inputs.device))
