@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from mmengine import Config
 from mmengine.hub import get_config
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -125,7 +125,8 @@ def convert_checkpoint(
         dst: Where to write ``dict(meta=..., state_dict=...)``.
 
     Returns:
-        The ``meta`` that was written: ``source`` (file name), ``source_sha256`` and ``network`` (type of the backbone).
+        The ``meta`` that was written: ``source`` (file name), ``source_sha256``, ``network`` (type of the backbone)
+        and, where the config names a data set, ``dataset_meta`` with its classes.
 
     Raises:
         FileNotFoundError: If ``src`` or the config does not exist.
@@ -133,12 +134,14 @@ def convert_checkpoint(
             over or of another shape. One line each.
     """
     src, dst = Path(src), Path(dst)
-    model_cfg = _model_cfg(config)
+    full_cfg = _load_config(config)
+    model_cfg = _model_cfg(full_cfg)
     network = model_cfg["backbone"]["type"].removeprefix("mmpretrain.")
     if network not in RULES:
         raise ValueError(f"no names are known for the backbone {network}; known are {', '.join(RULES)}")
     state = rename(_state_dict(src), RULES[network], MODELS.build(model_cfg).state_dict(), str(src))
     meta = {"source": src.name, "source_sha256": hashlib.sha256(src.read_bytes()).hexdigest(), "network": network}
+    meta |= _dataset_meta(full_cfg)
     _write_whole({"meta": meta, "state_dict": state}, dst)
     return meta
 
@@ -198,20 +201,32 @@ def _shortened(names: Sequence[str], count: int = 4) -> str:
     return ", ".join(names[:count]) + rest
 
 
-def _model_cfg(config: str | os.PathLike[str] | Mapping[str, Any]) -> Any:
-    if isinstance(config, str | os.PathLike):
-        path = os.fspath(config)
-        if "::" not in path and not os.path.isfile(path):
-            raise FileNotFoundError(f"no config at {os.path.abspath(path)}")
-        config = get_config(path) if "::" in path else Config.fromfile(path)
-    content: Any = config
-    model = content.get("model", content)
+def _load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Any:
+    if not isinstance(config, str | os.PathLike):
+        return config
+    path = os.fspath(config)
+    if "::" in path:
+        return get_config(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no config at {os.path.abspath(path)}")
+    return Config.fromfile(path)
+
+
+def _model_cfg(config: Any) -> Any:
+    model = config.get("model", config)
     if model.get("type", "").removeprefix("mmpretrain.") != "ImageClassifier":
         raise ValueError(
             f"a plain config of an ImageClassifier is needed, but this one's model is {model.get('type')}; for a "
             "distillation config give the student's or the teacher's own config"
         )
     return model
+
+
+def _dataset_meta(config: Any) -> dict[str, Any]:
+    """Return the class names of the config's data set, whose official order all known sources use."""
+    loader = config.get("test_dataloader")
+    known = DATASETS.get(loader["dataset"]["type"]) if loader else None
+    return {"dataset_meta": dict(known.METAINFO)} if known else {}
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Converted checkpoints compute what the source computes.
 
-``Source`` is a network written as plain calls, each of which makes its tensors under their public names: one forward pass
-defines names, shapes and the answer, independently of kd_mm's modules.
+``Source`` is a network written as plain calls, each of which makes its tensors under their public names: one forward
+pass defines names, shapes and the answer, independently of kd_mm's modules.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine import Config
+from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
@@ -207,6 +208,7 @@ def test_a_converted_network_gives_the_answers_of_the_source(name: str, tmp_path
     torch.testing.assert_close(answer(config, tmp_path / "new" / "dst.pth"), expected, rtol=1e-4, atol=1e-4)
     written = torch.load(tmp_path / "new" / "dst.pth", weights_only=True)
     assert sorted(os.listdir(tmp_path / "new")) == ["dst.pth"]
+    assert written["meta"]["dataset_meta"]["classes"] == CIFAR100_CATEGORIES
     assert len(written["state_dict"]) == len(net.state)
     assert all(int(value) == 7 for key, value in written["state_dict"].items() if key.endswith("num_batches_tracked"))
 
