@@ -130,9 +130,9 @@ def softnms(
     found: list[Any] = []
     while len(index):
         best = _best(left)
+        box, area = rows[best, :4].copy(), rows[best, 4]
         chosen.append(int(index[best]))
-        found.append([*rows[best, :4], left[best]])
-        box, area = rows[best, :4], rows[best, 4]
+        found.append([*box, left[best]])
         # The head of the list takes the place that the chosen entry leaves.
         for entries in (rows, left, index):
             entries[best] = entries[0]

@@ -1,0 +1,280 @@
+"""mmcv's operators in float64 numpy, written as loops from their definitions: what the stand-ins must equal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def area(box, offset=0):
+    return (box[2] - box[0] + offset) * (box[3] - box[1] + offset)
+
+
+def intersection(a, b, offset=0):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
+    return width * height
+
+
+def iou(a, b, offset=0):
+    both = intersection(a, b, offset)
+    union = area(a, offset) + area(b, offset) - both
+    return both / union if union else math.nan
+
+
+def nms(boxes, scores, threshold, offset=0):
+    order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
+    kept = []
+    for i in order:
+        if not any(iou(boxes[k], boxes[i], offset) > threshold for k in kept):
+            kept.append(i)
+    return kept
+
+
+def nms_match(boxes, scores, threshold):
+    order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
+    groups, taken = [], set()
+    for place, i in enumerate(order):
+        if i in taken:
+            continue
+        group = [j for j in order[place + 1 :] if j not in taken and iou(boxes[i], boxes[j]) >= threshold]
+        taken.update(group)
+        groups.append([i, *group])
+    return groups
+
+
+def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset=0):
+    """Selection in place: the best entry is swapped to the front, a fallen one is overwritten by the last."""
+    entries = [[list(box), float(score), i] for i, (box, score) in enumerate(zip(boxes, scores, strict=True))]
+    place = 0
+    while place < len(entries):
+        best = place
+        for other in range(place + 1, len(entries)):
+            if entries[other][1] > entries[best][1]:
+                best = other
+        entries[place], entries[best] = entries[best], entries[place]
+        other = place + 1
+        while other < len(entries):
+            overlap = iou(entries[place][0], entries[other][0], offset)
+            if method == "gaussian":
+                factor = math.exp(-(overlap**2) / sigma)
+            elif overlap >= threshold:
+                factor = 0.0 if method == "naive" else 1 - overlap
+            else:
+                factor = 1.0
+            entries[other][1] *= factor
+            if entries[other][1] < min_score:
+                last = entries.pop()
+                if other < len(entries):
+                    entries[other] = last
+            else:
+                other += 1
+        place += 1
+    return np.array([[*box, score] for box, score, _ in entries]), [i for _, _, i in entries]
+
+
+def _clamped_sample(plane, y, x):
+    """RoIAlign's bilinear value: within one pixel of the map the border goes on, beyond it there is nothing."""
+    height, width = plane.shape
+    if y < -1 or y > height or x < -1 or x > width:
+        return 0.0
+    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    dy, dx = y - top, x - left
+    return (
+        plane[top, left] * (1 - dy) * (1 - dx)
+        + plane[top, right] * (1 - dy) * dx
+        + plane[bottom, left] * dy * (1 - dx)
+        + plane[bottom, right] * dy * dx
+    )
+
+
+def roi_align(features, rois, size, scale, ratio, mode, aligned):
+    out = np.zeros((len(rois), features.shape[1], *size))
+    shift = 0.5 if aligned else 0.0
+    for k, roi in enumerate(rois):
+        x1, y1, x2, y2 = roi[1:] * scale - shift
+        width, height = x2 - x1, y2 - y1
+        if not aligned:
+            width, height = max(width, 1.0), max(height, 1.0)
+        step = (height / size[0], width / size[1])
+        grid = (ratio, ratio) if ratio > 0 else (math.ceil(step[0]), math.ceil(step[1]))
+        for c in range(features.shape[1]):
+            for i in range(size[0]):
+                for j in range(size[1]):
+                    points = [
+                        _clamped_sample(
+                            features[int(roi[0]), c],
+                            y1 + (i + (p + 0.5) / grid[0]) * step[0],
+                            x1 + (j + (q + 0.5) / grid[1]) * step[1],
+                        )
+                        for p in range(grid[0])
+                        for q in range(grid[1])
+                    ]
+                    if mode == "avg":
+                        out[k, c, i, j] = sum(points) / max(len(points), 1)
+                    else:
+                        out[k, c, i, j] = max([-10000.0, *points])
+    return out
+
+
+def roi_pool(features, rois, size, scale):
+    out = np.zeros((len(rois), features.shape[1], *size))
+    height, width = features.shape[2:]
+    for k, roi in enumerate(rois):
+        x1, y1 = roi[1] * scale, roi[2] * scale
+        w, h = (roi[3] + 1) * scale - x1, (roi[4] + 1) * scale - y1
+        if w <= 0 or h <= 0:
+            continue
+        for i in range(size[0]):
+            for j in range(size[1]):
+                rows = range(
+                    max(math.floor(i * h / size[0] + y1), 0), min(math.ceil((i + 1) * h / size[0] + y1), height)
+                )
+                cols = range(
+                    max(math.floor(j * w / size[1] + x1), 0), min(math.ceil((j + 1) * w / size[1] + x1), width)
+                )
+                for c in range(features.shape[1]):
+                    values = [features[int(roi[0]), c, r, q] for r in rows for q in cols]
+                    out[k, c, i, j] = max(values, default=0.0)
+    return out
+
+
+def zero_padded_sample(plane, y, x):
+    """Bilinear value where everything outside the map is zero."""
+    height, width = plane.shape
+    total = 0.0
+    for row in (math.floor(y), math.floor(y) + 1):
+        for col in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < height and 0 <= col < width:
+                total += plane[row, col] * (1 - abs(y - row)) * (1 - abs(x - col))
+    return total
+
+
+def _deform_samples(shape, offset, kernel, stride, padding, dilation, groups):
+    """Every (b, group, kernel index, row, column, y, x)."""
+    height, width = offset.shape[2:]
+    for b in range(shape[0]):
+        for g in range(groups):
+            for i in range(kernel[0]):
+                for j in range(kernel[1]):
+                    tap = i * kernel[1] + j
+                    channel = 2 * (g * kernel[0] * kernel[1] + tap)
+                    for r in range(height):
+                        for q in range(width):
+                            y = r * stride[0] - padding[0] + i * dilation[0] + offset[b, channel, r, q]
+                            x = q * stride[1] - padding[1] + j * dilation[1] + offset[b, channel + 1, r, q]
+                            yield b, g, tap, r, q, y, x
+
+
+def deform_conv(features, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
+    batch, channels = features.shape[:2]
+    out_channels, per_group, *kernel = weight.shape
+    height, width = offset.shape[2:]
+    taps = kernel[0] * kernel[1]
+    columns = np.zeros((batch, channels, taps, height, width))
+    share = channels // deform_groups
+    for b, g, tap, r, q, y, x in _deform_samples(
+        features.shape, offset, kernel, stride, padding, dilation, deform_groups
+    ):
+        factor = 1.0 if mask is None else mask[b, g * taps + tap, r, q]
+        for c in range(g * share, (g + 1) * share):
+            columns[b, c, tap, r, q] = factor * zero_padded_sample(features[b, c], y, x)
+    out = np.zeros((batch, out_channels, height, width))
+    for o in range(out_channels):
+        first = (o // (out_channels // groups)) * per_group
+        kernel_weights = weight[o].reshape(per_group, taps)
+        out[:, o] = np.einsum("bcthw,ct->bhw", columns[:, first : first + per_group], kernel_weights)
+        if bias is not None:
+            out[:, o] += bias[o]
+    return out
+
+
+def deform_offset_gradient(features, offset, weight, stride, padding, dilation):
+    """Gradient of the summed output by the offsets, one group: the slope in the pixel cell that a sample lies in.
+
+    A sample that touches no pixel from inside, at -1 or beyond the last pixel plus one, has none.
+    """
+    grad = np.zeros_like(offset)
+    height, width = features.shape[2:]
+    weights = weight.sum(axis=0)
+    for b, _, tap, r, q, y, x in _deform_samples(
+        features.shape, offset, weight.shape[2:], stride, padding, dilation, 1
+    ):
+        if y <= -1 or x <= -1 or y >= height or x >= width:
+            continue
+        top, left = math.floor(y), math.floor(x)
+        for c in range(features.shape[1]):
+
+            def pixel(row, col, plane=features[b, c]):
+                return plane[row, col] if 0 <= row < height and 0 <= col < width else 0.0
+
+            corner = [[pixel(top + i, left + j) for j in (0, 1)] for i in (0, 1)]
+            dy, dx = y - top, x - left
+            factor = weights[c, tap // weight.shape[3], tap % weight.shape[3]]
+            grad[b, 2 * tap, r, q] += factor * (
+                (corner[1][0] - corner[0][0]) * (1 - dx) + (corner[1][1] - corner[0][1]) * dx
+            )
+            grad[b, 2 * tap + 1, r, q] += factor * (
+                (corner[0][1] - corner[0][0]) * (1 - dy) + (corner[1][1] - corner[1][0]) * dy
+            )
+    return grad
+
+
+def sigmoid_focal_loss(logits, target, gamma, alpha, weight=None):
+    out = np.zeros_like(logits)
+    for n in range(logits.shape[0]):
+        for c in range(logits.shape[1]):
+            p = 1 / (1 + math.exp(-logits[n, c]))
+            if target[n] == c:
+                out[n, c] = -alpha * (1 - p) ** gamma * math.log(p)
+            else:
+                out[n, c] = -(1 - alpha) * p**gamma * math.log(1 - p)
+            if weight is not None and 0 <= target[n] < logits.shape[1]:
+                out[n, c] *= weight[target[n]]
+    return out
+
+
+def softmax_focal_loss(logits, target, gamma, alpha, weight=None):
+    out = np.zeros(len(logits))
+    for n, row in enumerate(logits):
+        if target[n] < 0:
+            continue
+        exponents = np.exp(row - row.max())
+        p = exponents[target[n]] / exponents.sum()
+        out[n] = -alpha * (1 - p) ** gamma * math.log(p) * (1 if weight is None else weight[target[n]])
+    return out
+
+
+def ms_deform_attn(value, shapes, locations, weights):
+    batch, _, heads, depth = value.shape
+    queries, _, levels, points = weights.shape[1:]
+    out = np.zeros((batch, queries, heads, depth))
+    start = 0
+    for level in range(levels):
+        height, width = shapes[level]
+        maps = value[:, start : start + height * width].reshape(batch, height, width, heads, depth)
+        start += height * width
+        for b, q, m, p in np.ndindex(batch, queries, heads, points):
+            x, y = locations[b, q, m, level, p] * (width, height) - 0.5
+            for d in range(depth):
+                sample = zero_padded_sample(maps[b, :, :, m, d], y, x)
+                out[b, q, m, d] += weights[b, q, m, level, p] * sample
+    return out.reshape(batch, queries, heads * depth)
+
+
+def carafe(features, masks, kernel, groups, scale):
+    batch, channels, height, width = features.shape
+    out = np.zeros((batch, channels, height * scale, width * scale))
+    reach = (kernel - 1) // 2
+    for b, c, r, q in np.ndindex(*out.shape):
+        group = c // (channels // groups)
+        for i in range(kernel):
+            for j in range(kernel):
+                y, x = r // scale + i - reach, q // scale + j - reach
+                if 0 <= y < height and 0 <= x < width:
+                    tap = (group * kernel + i) * kernel + j
+                    out[b, c, r, q] += features[b, c, y, x] * masks[b, tap, r, q]
+    return out

@@ -1,0 +1,44 @@
+"""Gradients of an operator against slopes of its numpy reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+
+def check_value_and_slopes(
+    operator: Callable[..., torch.Tensor],
+    reference: Callable[..., np.ndarray],
+    arrays: Sequence[np.ndarray],
+    step: float = 1e-6,
+    rng: np.random.Generator | None = None,
+) -> None:
+    """Compare values, and directional derivatives by each array, in float64.
+
+    Args:
+        operator: Takes tensors, returns a tensor.
+        reference: Takes arrays, returns an array.
+        arrays: Inputs, each differentiable.
+        step: Half of the central difference.
+        rng: Source of directions.
+    """
+    rng = rng or np.random.default_rng(0)
+    tensors = [torch.from_numpy(array.copy()).requires_grad_() for array in arrays]
+    output = operator(*tensors)
+    expected = reference(*arrays)
+    np.testing.assert_allclose(output.detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+    cotangent = rng.normal(size=expected.shape)
+    grads = torch.autograd.grad(output, tensors, torch.from_numpy(cotangent))
+    for place, grad in enumerate(grads):
+        assert grad.abs().sum() > 0
+        for _ in range(2):
+            direction = rng.normal(size=arrays[place].shape)
+            sides = []
+            for sign in (1, -1):
+                moved = list(arrays)
+                moved[place] = arrays[place] + sign * step * direction
+                sides.append((reference(*moved) * cotangent).sum())
+            slope = (sides[0] - sides[1]) / (2 * step)
+            np.testing.assert_allclose((grad.numpy() * direction).sum(), slope, rtol=1e-5, atol=1e-6)
