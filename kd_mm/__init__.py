@@ -3,6 +3,7 @@
 from mmengine.config.utils import MODULE2PACKAGE
 
 from kd_mm import compat  # stand-in operators must exist before anything imports mmdet
+
 from kd_mm import datasets, distillers, engine, hooks, losses, models, stages, tasks  # isort: skip
 
 __version__ = "0.1.0"

@@ -6,9 +6,17 @@ Distillers, exits, connectors, losses and networks are all ``nn.Module`` and sha
 
 from mmengine.registry import (
     DATASETS as MMENGINE_DATASETS,
+)
+from mmengine.registry import (
     HOOKS as MMENGINE_HOOKS,
+)
+from mmengine.registry import (
     MODELS as MMENGINE_MODELS,
+)
+from mmengine.registry import (
     OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS,
+)
+from mmengine.registry import (
     Registry,
 )
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: any checkpoint of a run with the distillation config or with the plain config of its student."""
+"""Evaluate a checkpoint: any one of a run, with the distillation config or the student's plain config."""
 
 import argparse
 
@@ -12,8 +12,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, or package::path")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--work-dir", help="folder for logs (default work_dirs/<config>)")
-    parser.add_argument("--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation, where the config or upstream has it")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl"
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="test-time augmentation, where the config or upstream has it"
+    )
     parser.add_argument("--amp", action="store_true", help="predict under bfloat16 autocast")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

@@ -13,7 +13,16 @@ from mmengine.config import DictAction
 from kd_mm.distillers.monitor import NonFiniteLossError
 
 #: Errors whose message is written for the user.
-MENDABLE = (ValueError, FileNotFoundError, NotADirectoryError, NonFiniteLossError, KeyError, ImportError, OSError, TypeError)
+MENDABLE = (
+    ValueError,
+    FileNotFoundError,
+    NotADirectoryError,
+    NonFiniteLossError,
+    KeyError,
+    ImportError,
+    OSError,
+    TypeError,
+)
 
 
 def add_common(parser: ArgumentParser) -> None:

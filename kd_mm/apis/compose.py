@@ -30,7 +30,11 @@ def read_recipe(name: str) -> Config:
     names = recipe_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(f"unknown recipe {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" (there are: {', '.join(names)})")
+        raise ValueError(
+            f"unknown recipe {name!r}"
+            + (f", did you mean {near[0]!r}?" if near else "")
+            + f" (there are: {', '.join(names)})"
+        )
     return Config.fromfile(config_root() / "_base_" / "distillers" / f"{name}.py")
 
 
@@ -47,7 +51,9 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
         ValueError: Unknown recipe, no teacher, or a config that is a distillation already.
     """
     if str(config.model.type).endswith("Distiller"):
-        raise ValueError("--distiller composes a plain config, but this config is a distillation already; drop the option")
+        raise ValueError(
+            "--distiller composes a plain config, but this config is a distillation already; drop the option"
+        )
     if not teacher or not teacher_checkpoint:
         missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
         raise ValueError(f"--distiller {distiller} needs {missing}")

@@ -86,7 +86,9 @@ def evaluate(
     plain.setdefault("val_cfg", None)
     use_launcher(plain, launcher)
     runner = build_runner(plain)
-    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    model = runner.model
+    while hasattr(model, "module"):  # test-time augmentation and parallel wrappers
+        model = model.module
     fill(model, weights, "student", checkpoint)
     if out is not None and out.endswith(".pkl"):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
@@ -98,11 +100,14 @@ def evaluate(
 
 
 def _add_tta(config: Config) -> None:
-    if "tta_pipeline" not in config:
-        raise ValueError("--tta: the config has no tta_pipeline (and tta_model); mmpretrain ships no default for classifiers")
-    config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
-    config.model = {**config.tta_model.to_dict(), "module": config.model.to_dict()}
+    """Use the config's own augmentations, or average over the horizontal flip, as mmpretrain's test tool does."""
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
+    if "tta_pipeline" not in config:
+        flips = [{"type": "mmpretrain.RandomFlip", "prob": 1.0}, {"type": "mmpretrain.RandomFlip", "prob": 0.0}]
+        augmented = {"type": "mmpretrain.TestTimeAug", "transforms": [flips, [dataset.pipeline[-1]]]}
+        config.tta_pipeline = [*dataset.pipeline[:-1], augmented]
+    tta_model = config.get("tta_model") or {"type": "mmpretrain.AverageClsScoreTTA"}
+    config._cfg_dict["model"] = ConfigDict({**tta_model, "module": config.model})
     dataset.pipeline = config.tta_pipeline

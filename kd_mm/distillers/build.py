@@ -68,10 +68,10 @@ def build_networks(
     losses = recipe.build_losses(list(configs), seed)
     used = {loss.teacher for loss in losses.values() if loss.needs_teacher}
     teachers = {}
-    for name in sorted(set(configs) & used):  # type: ignore[type-var]
+    for name in sorted(name for name in configs if name in used):
         with private_random_state(f"teacher/{name}", seed):
             teachers[name] = Teacher(name, **configs[name])
-            teachers[name].renormalize = Renormalize(student.data_preprocessor, teachers[name].model.data_preprocessor)
+            teachers[name].renormalize = Renormalize(student, teachers[name].model)
     with private_random_state("dry run", seed):
         inputs = torch.rand(2, 3, *_size(student, input_size)) * 2 - 1
         device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
@@ -83,7 +83,9 @@ def build_networks(
         own = {i: matched[i - 1] for i in sorted(plan.student_features)}
         taps = Taps(own, own_answer, {name: answers.get(name, "") for name in teachers})
         recorder = Recorder(student, [*(s.tap for s in own.values()), *([own_answer] if own_answer else [])])
-        networks = Networks(student, losses, teachers, pairs, matched, plan, taps, recorder, tuple(inputs.shape[-2:]))
+        networks = Networks(
+            student, losses, teachers, pairs, matched, plan, taps, recorder, (inputs.shape[-2], inputs.shape[-1])
+        )
         _dry_run(networks, task, inputs)
     _check_classes(networks)
     return networks
@@ -177,7 +179,9 @@ def build_parts(networks: Networks, recipe: Recipe, seed: int) -> dict[str, nn.M
     """Build exits, connectors and trainable losses, each under a random state of its own name."""
     plan = networks.plan
     width = next(iter(networks.num_classes.values()), 0)
-    exits = _build_exits(networks.student, networks.matched, plan.student_exits, networks.shown[""], recipe, width, "student", seed)
+    exits = _build_exits(
+        networks.student, networks.matched, plan.student_exits, networks.shown[""], recipe, width, "student", seed
+    )
     connectors, online = nn.ModuleDict(), nn.ModuleDict()
     for name, teacher in networks.teachers.items():
         theirs = [pair[1] for pair in networks.pairs.get(name, [])]
@@ -188,8 +192,7 @@ def build_parts(networks: Networks, recipe: Recipe, seed: int) -> dict[str, nn.M
         for i in sorted(plan.connectors[name]):
             with private_random_state(f"connector/{name}/{i}", seed):
                 student_stage, teacher_stage = networks.pairs[name][i - 1]
-                mine[str(i)] = MODELS.build({**recipe.connectors, "student": student_stage, "teacher": teacher_stage})
-                mine[str(i)].init_weights()
+                mine[str(i)] = _initialised({**recipe.connectors, "student": student_stage, "teacher": teacher_stage})
         if len(mine):
             connectors[name] = mine
     networks.shown.clear()
@@ -232,8 +235,7 @@ def _build_exits(
         if exit_type is not None and getattr(exit_type, "needs_rest", False):
             config["rest"] = _rest(model, stages[i - 1 :], shown)
         with private_random_state(f"exit/{side}/{i}", seed):
-            exits[str(i)] = MODELS.build(config)
-            exits[str(i)].init_weights()
+            exits[str(i)] = _initialised(config)
     return exits
 
 
@@ -245,6 +247,12 @@ def _rest(model: nn.Module, stages: Sequence[Stage], shown: Mapping[str, Tensor]
     if not whole:
         raise ValueError(
             f"MirrorExit: the stages after {stages[0].tap} of {type(model).__name__} do not run one after the other "
-            f"({', '.join(stage.tap for stage in stages[1:])}); name whole stage modules in stages=[...] or use SepConvExit"
+            f"({', '.join(stage.tap for stage in stages[1:])}); name whole stages in stages=[...] or use SepConvExit"
         )
     return rest
+
+
+def _initialised(config: dict[str, Any]) -> nn.Module:
+    module = MODELS.build(config)
+    module.init_weights()
+    return module

@@ -37,9 +37,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"checkpoint {file} does not exist (looked in {file.absolute().parent})")
     scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool", "U1")]
-    multiarray = np.core.multiarray if np.lib.NumpyVersion(np.__version__) < "2.0.0" else np._core.multiarray
+    core: Any = getattr(np, "_core", None) or np.core  # the private name is NumPy 2's
     statistics = list(HistoryBuffer._statistics_methods.values())
-    arrays = [multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *scalar_types]
+    arrays = [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, *scalar_types]
     try:
         with torch.serialization.safe_globals([HistoryBuffer, *statistics, *arrays]):
             return torch.load(file, map_location="cpu", weights_only=True)

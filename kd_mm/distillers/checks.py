@@ -34,7 +34,8 @@ def check_first_step(
         reached = [gradient for gradient in gradients if gradient is not None]
         if not reached:
             raise RuntimeError(
-                f"first step: loss {name!r} does not reach the student: no gradient at {', '.join(taken) or 'any tap'}; "
+                f"first step: loss {name!r} does not reach the student: no gradient at {', '.join(taken) or 'any tap'};"
+                " "
                 "its inputs are detached or come from a frozen part: drop the loss or give it other stages"
             )
         if not any(bool(gradient.any()) for gradient in reached):

@@ -45,6 +45,8 @@ class Distiller(BaseModel):
         ValueError: Anything in the config that does not fit, in one line.
     """
 
+    student: Any
+
     def __init__(
         self,
         student: dict[str, Any],
@@ -93,7 +95,7 @@ class Distiller(BaseModel):
             return getattr(student, name)
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Return the student's layer depth of a parameter for layer-wise learning rate decay; ours count as its head."""
+        """Return the student's layer depth of a parameter for layer-wise rate decay; ours count as its head."""
         name = param_name[len(prefix) :]
         if name.startswith("student."):
             return self.student.get_layer_depth(name[len("student.") :])
@@ -102,7 +104,7 @@ class Distiller(BaseModel):
 
     def init_weights(self) -> None:
         """Initialise the student as its own config says; exits and connectors were initialised when built."""
-        self.student.init_weights()  # type: ignore[operator]
+        self.student.init_weights()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)
@@ -180,7 +182,7 @@ class Distiller(BaseModel):
         exits = self._stages_of("student.responses", active) if "student.responses" in reads else set()
         maps = {i: self._map(taken, i) for i in sorted(wanted | (exits & self.plan.student_exits))}
         logits = taken.get(self._taps.student_answer)
-        responses = {i: self.distill["exits"][str(i)](maps[i]) for i in sorted(exits & self.plan.student_exits)}
+        responses = {i: self._own("exits")[str(i)](maps[i]) for i in sorted(exits & self.plan.student_exits)}
         if exits and logits is not None and not self.recipe.exit_on_last:
             responses[self.num_stages] = logits
         targets = self.task.targets(data_samples) if "student.targets" in reads or self._online_exits() else None
@@ -192,7 +194,7 @@ class Distiller(BaseModel):
             mine = {key: loss for key, loss in active.items() if loss.teacher == name}
             stages = sorted(self._stages_of("student.connected", mine))
             if stages:
-                connectors = self.distill["connectors"][name]
+                connectors = self._own("connectors", name)
                 connected[name] = {i: connectors[str(i)](self._map(taken, i)) for i in stages}
         return connected
 
@@ -208,8 +210,8 @@ class Distiller(BaseModel):
             teacher = self.teachers[name]
             stages = {i: self.stage_pairs[name][i - 1][1] for i in self.plan.teacher_features[name]}
             maps = {i: stage.to_map(taken[stage.tap]) for i, stage in stages.items()}
-            online = self._online_exits() and name in self.distill["teacher_exits"]
-            exits = self.distill["teacher_exits"][name] if online else teacher.exits
+            online = self._online_exits() and name in self._own("teacher_exits")
+            exits = self._own("teacher_exits", name) if online else teacher.exits
             with torch.set_grad_enabled(bool(online) and torch.is_grad_enabled()):
                 responses = {i: exits[str(i)](_cast(maps[i], exits)) for i in sorted(self.plan.teacher_exits[name])}
             if online and targets is not None:
@@ -222,6 +224,12 @@ class Distiller(BaseModel):
         return observations
 
     # -- small things --------------------------------------------------------------------------------------------
+
+    def _own(self, *path: str) -> nn.ModuleDict:
+        found: Any = self.distill
+        for name in path:
+            found = found[name]
+        return found
 
     def _map(self, taken: dict[str, Tensor], index: int) -> Tensor:
         stage = self._taps.student_stages[index]

@@ -15,13 +15,13 @@ class Renormalize:
     ``x_t = x_s * s_s / s_t + (m_s - m_t) / s_t``, after swapping RGB and BGR where the two orders differ.
 
     Args:
-        student: The student's data preprocessor (mmpretrain's or mmdet's), giving mean, std and channel order.
-        teacher: The teacher's.
+        student: The student; its data preprocessor (mmpretrain's or mmdet's) gives mean, std and channel order.
+        teacher: The teacher, likewise.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        mean_s, std_s, swap_s = _normalization(student)
-        mean_t, std_t, swap_t = _normalization(teacher)
+        mean_s, std_s, swap_s = _normalization(student.data_preprocessor)
+        mean_t, std_t, swap_t = _normalization(teacher.data_preprocessor)
         self.swap = swap_s != swap_t
         if self.swap:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
@@ -47,7 +47,10 @@ class Renormalize:
 def _normalization(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
     """Return mean ``(C,)``, std ``(C,)`` and whether the channels are swapped, of a data preprocessor."""
     if getattr(preprocessor, "_enable_normalize", False):
-        mean, std = preprocessor.mean.detach().double().cpu().flatten(), preprocessor.std.detach().double().cpu().flatten()
+        mean, std = (
+            preprocessor.mean.detach().double().cpu().flatten(),
+            preprocessor.std.detach().double().cpu().flatten(),
+        )
     else:
         mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     swap = bool(getattr(preprocessor, "to_rgb", False) or getattr(preprocessor, "_channel_conversion", False))

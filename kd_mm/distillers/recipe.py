@@ -52,7 +52,9 @@ class Recipe:
         for key in config:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-                raise ValueError(f"recipe: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {known}"))
+                raise ValueError(
+                    f"recipe: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {known}")
+                )
         for name in config.get("losses", {}):
             if "loss" in name or "." in name:
                 raise ValueError(
@@ -156,9 +158,11 @@ def attach_task_loss(losses: Mapping[str, nn.Module], task_loss: Any, exit_on_la
 def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:
     if teacher is None and len(teachers) == 1:
         return teachers[0]
-    if teacher in teachers:
+    if teacher is not None and teacher in teachers:
         return teacher
     if not teachers:
-        raise ValueError(f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)")
+        raise ValueError(
+            f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)"
+        )
     near = difflib.get_close_matches(teacher or "", teachers, n=1) or list(teachers)
     raise ValueError(f"loss {loss!r}: teacher={teacher!r} is not one of {list(teachers)}; did you mean {near[0]!r}?")

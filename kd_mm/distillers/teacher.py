@@ -61,7 +61,9 @@ class Teacher:
             fill(self.model, network_weights(self._stored), f"teacher {name!r}", checkpoint)
             self.dataset_meta = (self._stored.get("meta") or {}).get("dataset_meta") or {}
         elif not random_weights:
-            raise ValueError(f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH")
+            raise ValueError(
+                f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH"
+            )
         self.model.requires_grad_(False).eval()
         self.dtype = getattr(torch, dtype) if dtype else None
         if self.dtype:
@@ -106,10 +108,10 @@ class Teacher:
         return self._run(self.see(inputs))
 
     def _forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        assert self.recorder is not None and self._whole is not None
-        with self.recorder:
-            with contextlib.suppress(StopForward):
-                self._whole(self.model, inputs)
+        assert self.recorder is not None
+        assert self._whole is not None
+        with self.recorder, contextlib.suppress(StopForward):
+            self._whole(self.model, inputs)
         return self.recorder.take()
 
     @torch.no_grad()
@@ -158,11 +160,9 @@ def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str 
     Raises:
         ValueError: The config has no model.
     """
-    if isinstance(config, str):
-        config = load_config(config)
-    scope = config.get("default_scope")
-    whole = config
-    model = config if "type" in config else config.get("model")
+    whole: Any = load_config(config) if isinstance(config, str) else config
+    scope = whole.get("default_scope")
+    model = whole if "type" in whole else whole.get("model")
     if model is None:
         raise ValueError("the teacher's config has no 'model'; give an mm config file or a model dict")
     model = ConfigDict(model.copy() if isinstance(model, dict) else model)

@@ -1,4 +1,4 @@
-"""Scores the teachers on the first validation batches, so that a teacher that knows nothing is found before hour one."""
+"""Scores the teachers on the first validation batches, so that one that knows nothing is found at once."""
 
 from __future__ import annotations
 

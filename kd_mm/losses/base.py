@@ -42,9 +42,7 @@ class Loss(nn.Module):
         super().__init__()
         self.stage_reduction = choice("stage_reduction", stage_reduction, ("sum", "mean"))
         self.loss_weight = loss_weight
-        self.schedule: Schedule | None = (
-            SCHEDULES.build({**schedule, "_scope_": "kd_mm"}) if schedule else None
-        )
+        self.schedule: Schedule | None = SCHEDULES.build({**schedule, "_scope_": "kd_mm"}) if schedule else None
         self.teacher = teacher
         self.stages = None if stages is None else tuple(stages)
 
@@ -66,7 +64,9 @@ class Loss(nn.Module):
         chosen = self.stages or tuple(range(1, num_stages + 1))
         wrong = [stage for stage in chosen if not 1 <= stage <= num_stages]
         if wrong:
-            raise ValueError(f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}")
+            raise ValueError(
+                f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}"
+            )
         return chosen
 
     def weight(self, progress: Progress) -> float:

@@ -1,4 +1,4 @@
-"""The arithmetic that several losses share, as pure functions. Softmax, logarithms and norms are never in half precision."""
+"""The arithmetic that several losses share, as pure functions; never in half precision."""
 
 import torch
 import torch.nn.functional as F

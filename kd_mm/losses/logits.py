@@ -30,5 +30,7 @@ class LogitLoss(Loss):
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence under the name ``final``."""
-        assert teacher is not None and student.logits is not None and teacher.logits is not None
+        assert student.logits is not None
+        assert teacher is not None
+        assert teacher.logits is not None
         return {"final": softened(student.logits, teacher.logits.detach(), self.temperature, self.multilabel)}

@@ -63,7 +63,7 @@ class LinearRamp(Schedule):
 
 @SCHEDULES.register_module()
 class StepDecay(Schedule):
-    """Factor ``gamma ** (milestones passed)``; Channel Distillation's "early decay" is 0.9 at the learning rate's steps.
+    """Factor ``gamma ** (milestones passed)``; Channel Distillation decays so, 0.9 at the learning rate's steps.
 
     Args:
         milestones: Zero-based epochs from which the next step holds.

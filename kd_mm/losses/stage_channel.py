@@ -29,9 +29,7 @@ class StageChannelLoss(Loss):
 
     reads = frozenset({"student.connected", "teacher.features"})
 
-    def __init__(
-        self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.descriptor = choice("descriptor", descriptor, ("gap", "gap_l2", "se"))
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
@@ -54,8 +52,6 @@ class StageChannelLoss(Loss):
         """Return the distance of each stage."""
         assert teacher is not None
         return {
-            f"stage{i}": self.compare(
-                self.describe(student.connected[i]), self.describe(teacher.features[i].detach())
-            )
+            f"stage{i}": self.compare(self.describe(student.connected[i]), self.describe(teacher.features[i].detach()))
             for i in self.stage_numbers(max(student.connected))
         }

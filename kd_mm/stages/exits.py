@@ -126,7 +126,7 @@ class MirrorExit(Exit):
 
 
 def chains(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[Tensor]) -> bool:
-    """Return whether running ``rest`` one after the other on ``feature`` gives ``outputs``: then a mirror is a network."""
+    """Return whether running ``rest`` one after the other on ``feature`` gives ``outputs``."""
     try:
         for module, output in zip(rest, outputs, strict=True):
             feature = module(feature)

@@ -99,7 +99,7 @@ class Recorder:
                 raise StopForward
 
     def calibrate(self) -> None:
-        """Learn from one recorded forward pass how often each tap fires and which tensors are changed in place after."""
+        """Learn from one recorded pass how often each tap fires and which tensors are changed in place after."""
         self._expected = {text: len(calls) for text, calls in self._records.items()}
         for text, calls in self._records.items():
             if any(_changed(tensor, version) for tensor, version in calls):

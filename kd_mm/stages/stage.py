@@ -12,7 +12,8 @@ class Stage:
     Attributes:
         index: Position among the stages of its network, 1 (shallow) to N (deep).
         tap: Where the output is read, in tap grammar, e.g. ``backbone.layer3`` (see :mod:`kd_mm.stages.tap`).
-        layout: ``"map"`` for ``(B, C, H, W)``, ``"tokens"`` for ``(B, L, C)``, ``"channels_last"`` for ``(B, H, W, C)``.
+        layout: ``"map"`` for ``(B, C, H, W)``, ``"tokens"`` for ``(B, L, C)``,
+            ``"channels_last"`` for ``(B, H, W, C)``.
         channels: C.
         height: H in cells; for tokens the height of the patch grid.
         width: W in cells; for tokens the width of the patch grid.

@@ -74,9 +74,11 @@ def find_module(model: nn.Module, tap: Tap) -> nn.Module:
     module = modules.get(tap.path)
     if module is None:
         near = difflib.get_close_matches(tap.path, modules, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(n for n, _ in model.named_children())}"
+        children = ", ".join(name for name, _ in model.named_children())
+        hint = f"did you mean {', '.join(near)}?" if near else f"it has {children}"
         raise ValueError(
-            f"tap {tap.text!r}: {type(model).__name__} has no module {tap.path!r}; {hint} (tools/stages.py CONFIG lists them)"
+            f"tap {tap.text!r}: {type(model).__name__} has no module {tap.path!r}; {hint} "
+            "(tools/stages.py CONFIG lists them)"
         )
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         inside = next((name for name in modules if name.startswith(tap.path + ".")), tap.path)
