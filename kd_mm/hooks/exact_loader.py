@@ -152,6 +152,8 @@ class Place:
         _set_seeds(loader, state["seeds"])
         if state["alive"] and loader.num_workers > 0 and loader.persistent_workers:
             loader._iterator = _LivingWorkers(self)  # type: ignore[assignment]
+        # A checkpoint may come before the next pass, and must hand them on.
+        self.workers = dict(state["workers"])
         self._resumed = {**state, "main": main}
 
     def iterate(self, loader: DataLoader, begin: Callable[[], Any]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from .conftest import KILLED, differences, final, same_iterations
 EPOCHS = {"seed": 3, "checkpoint": {"interval": 1, "save_best": "auto"}}
 BY_ITER = {"interval": 4, "by_epoch": False, "save_best": "auto"}
 BY_ITER_TWO = {"seed": 3, "checkpoint": {**BY_ITER, "interval": 5}, "accumulate": 3, "workers": 1}
-OTHER_PIPELINE = [{"type": "Noise"}, {"type": "RandomFlip", "prob": 0.5}, {"type": "PackInputs"}]
+SWITCH = [{"action_epoch": 2, "train_pipeline": [{"type": "Noise"}, {"type": "PackInputs"}]}]
 CASES = {
     "main process loads": ({**EPOCHS}, [14]),
     "main process loads, mid-epoch": ({"seed": 3, "checkpoint": BY_ITER}, [6, 11, 14]),
@@ -27,9 +27,7 @@ CASES = {
             "checkpoint": {**BY_ITER, "interval": 3},
             "workers": 2,
             "persistent": True,
-            "hooks": [
-                {"type": "SwitchRecipeHook", "schedule": [{"action_epoch": 2, "train_pipeline": OTHER_PIPELINE}]}
-            ],
+            "hooks": [{"type": "SwitchRecipeHook", "schedule": SWITCH}],
         },
         [7, 10, 13, 16],
     ),
