@@ -3,7 +3,8 @@
 from kd_mm.hooks.checkpoint import CheckpointHook
 from kd_mm.hooks.distill_hook import DistillHook
 from kd_mm.hooks.exact_resume import ExactResumeHook
+from kd_mm.hooks.exit_probe import ExitProbeHook
 from kd_mm.hooks.teacher_check import TeacherCheckHook
 from kd_mm.hooks.teacher_exits import TeacherExitsHook
 
-__all__ = ["CheckpointHook", "DistillHook", "ExactResumeHook", "TeacherCheckHook", "TeacherExitsHook"]
+__all__ = ["CheckpointHook", "DistillHook", "ExactResumeHook", "ExitProbeHook", "TeacherCheckHook", "TeacherExitsHook"]

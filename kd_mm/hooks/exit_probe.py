@@ -1,0 +1,115 @@
+"""Measures what every exit knows, at each validation: the student's as they learn, the teachers' once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from kd_mm.distillers import Distiller, Teacher
+from kd_mm.hooks.distill_hook import find_distiller
+from kd_mm.registry import HOOKS
+from kd_mm.stages.stage import Stage
+
+
+@HOOKS.register_module()
+class ExitProbeHook(Hook):
+    """Logs the accuracy of each exit on the validation data, in percent.
+
+    It rides on the engine's own validation: the student runs as it would without the hook, its taps are read on the
+    way, and only the exits are run in addition. Teachers are run at the first validation and not again, unless their
+    exits are still learning (``mode="online"``). Nothing is drawn from a random state and no statistics move: training
+    goes on bit for bit as without the hook.
+
+    Logged beside the validation metrics, in the log and under ``val/`` in the message hub: ``exit/student_stage1`` ...
+    for the student's exits, ``exit/student_final`` for its own answer, and the same under the name of each teacher
+    (``exit/teacher_stage1``, ``exit/teacher_final``). What the recipe does not build is not logged. With several
+    processes, images that the sampler repeats to fill the last batch count twice.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self) -> None:
+        self._right: dict[str, Tensor] = {}
+        self._seen = 0
+        self._known: set[str] = set()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Start counting."""
+        self._right, self._seen = {}, 0
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Let the student's taps record during this batch."""
+        find_distiller(runner).recorder.__enter__()
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Run the exits on what the taps recorded."""
+        distiller = find_distiller(runner)
+        distiller.recorder.__exit__()
+        targets = distiller.task.targets(outputs)
+        self._seen += len(targets)
+        with torch.no_grad():
+            self._count("student", _student_responses(distiller), targets, distiller)
+            unknown = [name for name in distiller.teachers if name not in self._known]
+            if unknown:
+                inputs = distiller.data_preprocessor(data_batch, False)["inputs"]
+            for name in unknown:
+                self._count(name, _teacher_responses(distiller, name, inputs), targets, distiller)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Hand the accuracies to the log."""
+        if not self._right:
+            return
+        names = list(self._right)
+        counts = torch.stack([self._right[name] for name in names])
+        counts = torch.cat([counts, counts.new_tensor([self._seen])])
+        all_reduce(counts)
+        *right, seen = counts.tolist()
+        for name, count in zip(names, right, strict=True):
+            runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * count / seen)
+        distiller = find_distiller(runner)
+        self._known |= {name for name in distiller.teachers if name not in _online_exits(distiller)}
+
+    def _count(self, side: str, responses: Mapping[str, Tensor], targets: Tensor, distiller: Distiller) -> None:
+        for part, logits in responses.items():
+            name, right = f"{side}_{part}", distiller.task.correct(logits, targets).sum()
+            self._right[name] = self._right[name] + right if name in self._right else right
+
+
+def _online_exits(distiller: Distiller) -> Mapping[str, Any]:
+    return dict(distiller.distill["teacher_exits"].items()) if "teacher_exits" in distiller.distill else {}
+
+
+def _student_responses(distiller: Distiller) -> dict[str, Tensor]:
+    taken = distiller.recorder.take()
+    exits = distiller.distill["exits"] if "exits" in distiller.distill else {}
+    responses = _responses(exits, dict(enumerate(distiller.stages, 1)), taken)
+    if distiller.plan.student_answer:
+        responses["final"] = taken[distiller.task.answer_tap(distiller.student)]
+    return responses
+
+
+def _teacher_responses(distiller: Distiller, name: str, inputs: Tensor) -> dict[str, Tensor]:
+    teacher: Teacher = distiller.teachers[name]
+    exits = _online_exits(distiller).get(name, teacher.exits if teacher.exits_ready else {})
+    stages = {i: theirs for i, (_, theirs) in enumerate(distiller.stage_pairs.get(name, []), 1)}
+    taken = teacher.observe(inputs)
+    responses = _responses(exits, stages, taken)
+    tapped = distiller.plan.teacher_answer.get(name)
+    answer = taken[distiller.task.answer_tap(teacher.model)] if tapped else teacher.answer(inputs, distiller.task)
+    return {**responses, "final": answer}
+
+
+def _responses(exits: Any, stages: Mapping[int, Stage], taken: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the logits ``(B, K)`` of each exit, shallow to deep."""
+    responses = {}
+    for number in sorted(map(int, exits)):
+        module: nn.Module = exits[str(number)]
+        feature = stages[number].to_map(taken[stages[number].tap])
+        responses[f"stage{number}"] = module(feature.to(next(module.parameters()).dtype))
+    return responses
