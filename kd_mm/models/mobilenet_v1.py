@@ -22,6 +22,8 @@ class MobileNetV1(StagedBackbone):
         init_cfg: Default: Kaiming normal, fan out.
     """
 
+    img_size = 224
+
     def __init__(
         self,
         width: float = 1.0,

@@ -1,6 +1,7 @@
 """The common frame of kd_mm's backbones: a stem, then named stages, one a resolution level."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ class StagedBackbone(BaseModule):
     Raises:
         ValueError: If ``out_indices`` is empty or names a stage that does not exist.
     """
+
+    #: Pixels of the images that the network is made for; dry runs and FLOP counts take it. Any other size works.
+    img_size: ClassVar[int] = 32
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from kd_mm.models import (
 )
 from kd_mm.models.cifar_resnet import PadShortcut
 from kd_mm.models.layers import ChannelShuffle
+from kd_mm.stages.discovery import discover_stages
 
 # Backbone, its arguments, channels and sizes of the stages for 32 pixels.
 STAGES = [
@@ -45,6 +46,7 @@ def test_stages_are_named_modules_whose_outputs_are_returned(network, kwargs, st
     for name, output in zip(backbone.stage_names, outputs, strict=True):
         assert torch.equal(seen[name], output)
     assert outputs[-1].min() >= 0
+    assert backbone.img_size == (224 if network is MobileNetV1 else 32)
 
 
 @pytest.mark.parametrize(("network", "kwargs", "stages"), STAGES, ids=IDS)
@@ -78,6 +80,14 @@ def test_a_training_step_is_finite_and_reaches_every_parameter(network, kwargs, 
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("network", "kwargs", "stages"), STAGES, ids=IDS)
+def test_stages_are_found_by_themselves(network, kwargs, stages) -> None:
+    model = torch.nn.ModuleDict({"backbone": network(**kwargs)})
+    found = discover_stages(model, torch.zeros(2, 3, 64, 64))
+    assert [stage.tap for stage in found] == [f"backbone.{name}" for name in model["backbone"].stage_names]
+    assert [(stage.channels, stage.height) for stage in found] == [(width, 2 * size) for width, size in stages]
 
 
 def test_pre_activation_stages_keep_negative_values_until_the_last() -> None:

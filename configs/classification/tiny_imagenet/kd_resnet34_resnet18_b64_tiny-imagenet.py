@@ -9,5 +9,6 @@ model = dict(
         checkpoint="checkpoints/tiny_imagenet/resnet34.pth",
     ),
     recipe={{_base_.kd}},
+    input_size=64,
 )
 default_hooks = {{_base_.kd_hooks}}

@@ -9,5 +9,6 @@ model = dict(
         checkpoint="checkpoints/tiny_imagenet/resnet56.pth",
     ),
     recipe={{_base_.mtkd_ssr}},
+    input_size=64,
 )
 default_hooks = {{_base_.kd_hooks}}
