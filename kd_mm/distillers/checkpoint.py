@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.logging import print_log
-from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor, nn
+
+from kd_mm.distillers.safe_load import load_safely
 
 #: Prefixes under which wrappers and other toolkits store a plain network.
 WRAPPER_PREFIXES = ("module.", "student.", "architecture.", "ema_")
@@ -36,18 +34,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"checkpoint {file} does not exist (looked in {file.absolute().parent})")
-    scalar_types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool", "U1")]
-    core: Any = getattr(np, "_core", None) or np.core  # the private name is NumPy 2's
-    statistics = list(HistoryBuffer._statistics_methods.values())
-    arrays = [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, *scalar_types]
-    try:
-        with torch.serialization.safe_globals([HistoryBuffer, *statistics, *arrays]):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"checkpoint {file} cannot be read safely: {reason}") from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{file} is not a complete checkpoint: {str(error).splitlines()[0]}") from error
+    return load_safely(file)
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,81 @@
+"""Loading a file of weights without executing anything, with the types allowed that mmengine stores beside them."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+
+_STATISTICS = ("min", "max", "current", "mean")
+_DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
+
+
+def load_safely(file: Path) -> Any:
+    """Load ``file`` on the CPU with ``weights_only=True``.
+
+    Raises:
+        ValueError: The file is no checkpoint, is cut short, or holds objects that would have to be executed.
+    """
+    try:
+        with _allowing(_logged_types()):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise ValueError(f"{file} is no checkpoint, or not a complete one") from error
+        raise ValueError(
+            f"checkpoint {file} cannot be read safely: it holds a {refused[1]}, and only weights and what mmengine "
+            "logs are read; keep its weights alone: torch.save({'state_dict': ...}, PATH)"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no checkpoint, or not a complete one: {str(error).splitlines()[0]}") from error
+
+
+def _logged_types() -> list[Any]:
+    """Return what the history of a message hub consists of, under the names of numpy 1 and numpy 2."""
+    installed = "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"
+    multiarray = importlib.import_module(f"numpy.{installed}.multiarray")
+    arrays = [
+        _under_name(getattr(multiarray, name), f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ]
+    dtypes = [type(np.dtype(kind)) for kind in _DTYPES]
+    return [HistoryBuffer, _under_name(_statistic, "builtins", "getattr"), *arrays, np.ndarray, np.dtype, *dtypes]
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    # A history names its statistics by `getattr(HistoryBuffer, "mean")`; a free getattr would open the interpreter.
+    if owner is not HistoryBuffer or name not in _STATISTICS:
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL builtins.getattr")
+    return getattr(owner, name)
+
+
+def _under_name(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """Return a function that a pickle finds under ``module.name``."""
+
+    def named(*args: Any) -> Any:
+        return function(*args)
+
+    named.__module__, named.__name__, named.__qualname__ = module, name, name
+    return named
+
+
+@contextmanager
+def _allowing(types: list[Any]) -> Iterator[None]:
+    # torch.serialization.safe_globals does this from torch 2.5 on.
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(types)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
