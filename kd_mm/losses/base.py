@@ -84,7 +84,8 @@ class Loss(nn.Module):
             student: What the student showed, with gradient.
             teacher: What the teacher showed, without.
         """
-        tensors = [*student.features.values(), *student.responses.values(), student.logits]
+        maps = (student.features, student.connected, student.responses)
+        tensors = [*(tensor for stages in maps for tensor in stages.values()), student.logits]
         device = next(tensor for tensor in tensors if tensor is not None).device.type
         with torch.autocast(device, enabled=False):
             parts = self.parts(student, teacher)

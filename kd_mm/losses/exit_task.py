@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from kd_mm.losses.base import Loss
+from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
@@ -32,4 +33,4 @@ class ExitTaskLoss(Loss):
         """Return the task loss of each exit."""
         assert student.targets is not None
         stages = self.stage_numbers(max(student.responses))
-        return {f"stage{i}": self.task_loss(student.responses[i], student.targets) for i in stages}
+        return {f"stage{i}": self.task_loss(full_precision(student.responses[i]), student.targets) for i in stages}

@@ -1,0 +1,441 @@
+"""The contracts between a Distiller, its student, its teacher and the engine."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.engine import Bf16OptimWrapper
+from kd_mm.registry import MODELS
+
+from .conftest import CLASSES, batch, build, classifier, recipe
+
+NO_LOSSES = {f"losses.{name}.loss_weight": 0 for name in ("aux", "scd", "srd", "review")}
+
+
+def step(model: nn.Module, wrapper: OptimWrapper | None = None, seed: int = 0, **options: object) -> dict:
+    wrapper = wrapper or OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+    return model.train_step(batch(seed=seed, **options), wrapper)
+
+
+def same(a: dict, b: dict) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# -- names in checkpoints ------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_holds_the_student_under_its_own_names_and_no_teacher() -> None:
+    model = build()
+    state = model.state_dict()
+    plain = {key: value for key, value in state.items() if not key.startswith("distill.")}
+    assert same({k: plain[k] for k in sorted(plain)}, dict(sorted(model.student.state_dict().items())))
+    own = {key.split(".")[1] for key in state if key.startswith("distill.")}
+    assert own == {"exits", "connectors"}
+
+
+def test_plain_config_loads_a_checkpoint_and_answers_the_same() -> None:
+    model = build().eval()
+    plain = MODELS.build(classifier()).eval()
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("distill.")}
+    plain.load_state_dict(state)
+    data = model.data_preprocessor(batch(), False)
+    assert torch.equal(plain(data["inputs"]), model(data["inputs"]))
+    scores = [sample.pred_score for sample in model.val_step(batch())]
+    assert torch.equal(torch.stack(scores), torch.stack([s.pred_score for s in plain.val_step(batch())]))
+
+
+def test_plain_checkpoint_fills_the_student_or_stops() -> None:
+    model, other = build(), build(seed=1)
+    model.load_state_dict(other.student.state_dict(), strict=False)
+    assert same(model.student.state_dict(), other.student.state_dict())
+    broken = dict(other.student.state_dict())
+    broken.pop("head.fc.weight")
+    with pytest.raises(ValueError, match=r"does not fill the student .*head\.fc\.weight"):
+        model.load_state_dict(broken, strict=False)
+    broken["head.fc.weight"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="another shape"):
+        model.load_state_dict(broken, strict=False)
+
+
+def test_whole_state_round_trip() -> None:
+    model, other = build(), build(seed=1)
+    step(model)
+    assert other.load_state_dict(model.state_dict()) == ([], [])
+    assert same(model.state_dict(), other.state_dict())
+
+
+# -- parity with the plain run --------------------------------------------------------------------------------------
+
+
+def test_zero_weights_equal_the_plain_run_bit_for_bit() -> None:
+    def trained(config: dict) -> tuple[dict, torch.Tensor]:
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
+        model = MODELS.build(config)
+        model.init_weights()
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4))
+        for i in range(3):
+            step(model, wrapper, seed=i)
+        return getattr(model, "student", model).state_dict(), torch.rand(3)
+
+    distillation = {
+        "type": "kd_mm.Distiller",
+        "student": classifier(),
+        "teacher": {"config": classifier(14), "random_weights": True},
+        "recipe": recipe(**NO_LOSSES),
+        "input_size": 16,
+    }
+    plain, plain_random = trained(classifier())
+    distilled, random_after = trained(distillation)
+    assert same(plain, distilled)
+    assert torch.equal(plain_random, random_after)
+
+
+def test_nothing_is_built_for_zero_weights() -> None:
+    model = build(recipe=recipe(**NO_LOSSES))
+    assert not model.teachers
+    assert not list(model.distill.parameters())
+    only_scd = build(recipe=recipe(**{**NO_LOSSES, "losses.scd.loss_weight": 6.0}))
+    assert set(only_scd.distill) == {"connectors"}
+    assert not len(only_scd.teachers["teacher"].exits)
+
+
+def test_a_distiller_leaves_the_global_random_states_as_its_student_does() -> None:
+    def states(config: dict) -> tuple:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        MODELS.build(config)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    whole = {"type": "kd_mm.Distiller", "student": classifier(), "recipe": recipe(), "input_size": 16}
+    whole["teacher"] = {"config": classifier(14), "random_weights": True}
+    assert states(whole) == states(classifier())
+
+
+def test_parts_do_not_depend_on_each_other() -> None:
+    whole, part = build(), build(recipe=recipe(**{"losses.scd.loss_weight": 0}), seed=9)
+    ours, theirs = whole.distill["exits"].state_dict(), part.distill["exits"].state_dict()
+    assert same(ours, theirs)
+
+
+# -- the teacher ----------------------------------------------------------------------------------------------------
+
+
+def test_teacher_stands_outside_the_module_tree_and_stays_as_it_is() -> None:
+    model = build()
+    teacher = model.teachers["teacher"]
+    inside = {id(module) for module in model.modules()}
+    assert not any(id(module) in inside for module in teacher.model.modules())
+    before = copy.deepcopy(teacher.model.state_dict()), copy.deepcopy(teacher.exits.state_dict())
+    model.train()
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    for i in range(3):
+        step(model, wrapper, seed=i)
+    assert same(before[0], teacher.model.state_dict())
+    assert same(before[1], teacher.exits.state_dict())
+    assert not teacher.model.training
+    assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())
+    assert all(p.grad is None for p in teacher.exits.parameters())
+
+
+def test_teacher_follows_dtype_and_is_shared_by_copies() -> None:
+    model = build()
+    model.double()
+    teacher = model.teachers["teacher"]
+    assert next(teacher.model.parameters()).dtype == torch.float64
+    assert next(teacher.exits.parameters()).dtype == torch.float64
+    twin = copy.deepcopy(model)
+    assert twin.teachers["teacher"] is teacher
+    assert twin.recorder is not model.recorder
+    pickle.dumps(model.student)
+
+
+def test_untrained_exits_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="exits of teacher 'teacher' are not trained"):
+        step(build(ready=False))
+
+
+def test_teacher_without_checkpoint_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        build(teacher={"config": classifier(14)})
+
+
+def test_several_teachers() -> None:
+    losses = {"a": {"type": "kd_mm.LogitLoss", "teacher": "big"}, "b": {"type": "kd_mm.LogitLoss", "teacher": "small"}}
+    teachers = {
+        "big": {"config": classifier(14, width=16), "random_weights": True},
+        "small": {"config": classifier(8), "random_weights": True},
+    }
+    model = build(teacher=teachers, recipe={"losses": losses})
+    out = step(model)
+    assert {"loss_a", "loss_b"} <= set(out)
+    assert float(out["a"]) != float(out["b"])
+    with pytest.raises(ValueError, match="did you mean 'small'"):
+        build(teacher=teachers, recipe={"losses": {"a": {"type": "kd_mm.LogitLoss", "teacher": "smal"}}})
+
+
+# -- one iteration --------------------------------------------------------------------------------------------------
+
+
+def count_calls(modules: dict[str, nn.Module]) -> dict[str, int]:
+    """Count how often each module is entered."""
+    calls = dict.fromkeys(modules, 0)
+
+    def counter(name: str):
+        def hook(*_: object) -> None:
+            calls[name] += 1
+
+        return hook
+
+    for name, module in modules.items():
+        module.register_forward_pre_hook(counter(name))
+    return calls
+
+
+def test_every_part_runs_once_a_step() -> None:
+    losses = recipe()["losses"]
+    losses["scd2"] = {**losses["scd"], "distance": "l1"}
+    losses["srd2"] = {**losses["srd"], "temperature": 2.0}
+    model = build(recipe={**recipe(), "losses": losses})
+    teacher = model.teachers["teacher"]
+    parts = {f"exit{i}": module for i, module in model.distill["exits"].items()}
+    parts |= {f"connector{i}": module for i, module in model.distill["connectors"]["teacher"].items()}
+    parts |= {f"teacher exit{i}": module for i, module in teacher.exits.items()}
+    parts |= {"student": model.student.backbone, "teacher": teacher.model.backbone, "teacher head": teacher.model.head}
+    calls = count_calls(parts)
+    step(model)
+    assert set(calls.values()) == {1}, calls
+    assert len(calls) == 2 + 3 + 2 + 3
+
+
+def test_teacher_runs_no_deeper_than_needed_and_not_at_all_while_nothing_needs_it() -> None:
+    shallow = build(recipe=recipe(**{**NO_LOSSES, "losses.scd.loss_weight": 1.0, "losses.scd.stages": [1, 2]}))
+    backbone = shallow.teachers["teacher"].model.backbone
+    calls = count_calls({name: getattr(backbone, name) for name in ("layer1", "layer2", "layer3")})
+    step(shallow)
+    assert calls == {"layer1": 1, "layer2": 1, "layer3": 0}
+
+    ramp = {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}
+    off = build(recipe=recipe("kd", **{"losses.kd.schedule": ramp}))
+    calls = count_calls({"teacher": off.teachers["teacher"].model.backbone})
+    step(off)
+    assert calls == {"teacher": 0}
+
+
+def test_idle_terms_give_their_parts_a_zero_gradient() -> None:
+    off = {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}
+    model = build(recipe=recipe(**{f"losses.{name}.schedule": off for name in ("aux", "srd", "review", "scd")}))
+    losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.distill.parameters())
+
+
+def test_nothing_is_kept_after_a_step_nor_in_predict() -> None:
+    model = build()
+    step(model)
+    model.val_step(batch())
+    assert not model.recorder._records
+    assert not model.teachers["teacher"].recorder._records
+
+
+def test_gradients_reach_only_what_they_should() -> None:
+    reach = {
+        "aux": {"backbone", "exits"},
+        "scd": {"backbone", "connectors"},
+        "srd": {"backbone", "head", "exits"},
+        "review": {"backbone", "exits"},
+    }
+    for name, expected in reach.items():
+        weights = {**NO_LOSSES, f"losses.{name}.loss_weight": 1.0}
+        model = build(recipe=recipe(**weights))
+        losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+        losses[f"loss_{name}"].backward()
+        reached = {
+            key.split(".")[1]
+            for key, parameter in model.named_parameters()
+            if parameter.grad is not None and parameter.grad.any()
+        }
+        assert reached == expected, name
+
+
+def test_identical_networks_differ_in_nothing_but_their_stages() -> None:
+    config = recipe(**{"connectors.policy": "on_mismatch"})
+    model = build(teacher={"config": classifier(), "random_weights": True}, recipe=config).eval()
+    teacher = model.teachers["teacher"]
+    teacher.model.load_state_dict(model.student.state_dict())
+    teacher.exits.load_state_dict(model.distill["exits"].state_dict())
+    out = model(**model.data_preprocessor(batch(), False), mode="loss")
+    assert float(out["scd"]) == 0.0
+    assert float(out["srd"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(out["review"]) > 0
+
+
+def test_soft_labels_reach_the_exits_as_they_reach_the_student() -> None:
+    student = classifier()
+    student["head"]["loss"] = {"type": "mmpretrain.LabelSmoothLoss", "label_smooth_val": 0.1, "mode": "original"}
+    student["train_cfg"] = {"augments": [{"type": "mmpretrain.Mixup", "alpha": 0.8}]}
+    student["data_preprocessor"]["to_onehot"] = True
+    student["head"]["cal_acc"] = False
+    model = build(student=student)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    data = model.data_preprocessor(batch(), True)
+    soft = torch.stack([sample.gt_score for sample in data["data_samples"]])
+    assert ((soft > 0).sum(dim=1) > 1).any()
+    logits: dict[str, torch.Tensor] = {}
+    for i, module in model.distill["exits"].items():
+        module.register_forward_hook(lambda _m, _a, out, i=i: logits.update({i: out.detach()}))
+    out = model(**data, mode="loss")
+    smooth = soft * 0.9 + 0.1 / CLASSES
+    expected = sum(-(smooth * z.log_softmax(1)).sum(1).mean() for z in logits.values())
+    assert float(out["aux"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_input_is_renormalised_for_the_teacher() -> None:
+    theirs = {"mean": [10.0, 20.0, 30.0], "std": [40.0, 50.0, 60.0], "to_rgb": True}
+    model = build(teacher={"config": classifier(14, **theirs), "random_weights": True})
+    teacher = model.teachers["teacher"]
+    own = model.data_preprocessor(batch(), False)["inputs"]
+    expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
+    torch.testing.assert_close(teacher.see(own), expected, rtol=1e-5, atol=1e-5)
+    alike = build()
+    assert alike.teachers["teacher"].see(own) is own
+
+
+# -- the engine -----------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_read_from_the_device_once_per_logging_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    model.monitor = TermMonitor()
+    data = model.data_preprocessor(batch(), True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    reads = []
+    for method in ("item", "tolist", "__float__", "__bool__"):
+        original = getattr(torch.Tensor, method)
+        monkeypatch.setattr(torch.Tensor, method, lambda self, original=original: (reads.append(1), original(self))[1])
+    logged = []
+    for i in range(6):
+        model.monitor.iteration, model.monitor.report = i, i % 3 == 2
+        loss, terms = model.parse_losses(model(**data, mode="loss"))
+        logged.append(terms)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(reads) == 2
+    assert [bool(terms) for terms in logged] == [False, False, True] * 2
+    assert {"loss", "loss_student", "loss_scd", "scd", "scd.stage1", "review.stage2to1"} <= set(logged[2])
+    assert all(isinstance(value, float) for value in logged[2].values())
+
+
+def test_logged_terms_are_means_over_the_interval() -> None:
+    monitor = TermMonitor()
+    for i, value in enumerate((1.0, 2.0, 6.0)):
+        monitor.iteration, monitor.report = i, i == 2
+        out = monitor.update({"loss": torch.tensor(value)})
+    assert out == {"loss": 3.0}
+
+
+def test_non_finite_terms_are_named_with_stage_and_iteration() -> None:
+    monitor = TermMonitor()
+    monitor.report = False
+    monitor.iteration = 41
+    monitor.update({"loss": torch.tensor(1.0), "srd.stage1": torch.tensor(0.0), "srd.stage2": torch.tensor(1.0)})
+    monitor.iteration = 42
+    bad = torch.tensor(float("nan"))
+    monitor.update({"loss": bad, "srd.stage1": torch.tensor(0.0), "srd.stage2": bad})
+    with pytest.raises(RuntimeError, match=r"iteration 42: .*srd at stage2"):
+        monitor.check()
+
+
+def test_ema_follows_the_student_and_predicts() -> None:
+    model = build()
+    ema = ExponentialMovingAverage(model, momentum=0.5)
+    start = model.student.head.fc.weight.detach().clone()
+    step(model)
+    ema.update_parameters(model)
+    assert torch.equal(ema.module.student.head.fc.weight, start) or ema.steps == 1
+    step(model)
+    ema.update_parameters(model)
+    assert not torch.equal(ema.module.student.head.fc.weight, model.student.head.fc.weight)
+    assert set(ema.module.state_dict()) == set(model.state_dict())
+    assert len(ema.module.val_step(batch())) == 6
+
+
+def test_taps_survive_the_conversion_to_sync_bn() -> None:
+    model = build(
+        stages={
+            "student": ["backbone.layer1", "backbone.layer2", "backbone.layer3.0.bn2"],
+            "teacher": [f"backbone.layer{i}" for i in (1, 2, 3)],
+        }
+    )
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert converted.recorder.attach(converted.student) == ["backbone.layer3.0.bn2"]
+    converted.eval()
+    out = converted(**converted.data_preprocessor(batch(), False), mode="loss")
+    assert "loss_scd" in out
+
+
+def test_bf16_autocast_on_the_cpu() -> None:
+    model = build()
+    wrapper = Bf16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+    dtypes = {}
+    model.student.head.register_forward_hook(lambda _m, _a, out: dtypes.update(head=out.dtype))
+    out = step(model, wrapper)
+    assert dtypes["head"] == torch.bfloat16
+    assert all(
+        torch.isfinite(value) and value.dtype == torch.float32 for key, value in out.items() if key != "loss_student"
+    )
+    exact = build()
+    reference = step(exact)
+    assert float(out["srd"]) == pytest.approx(float(reference["srd"]), rel=0.2)
+
+
+def test_gradient_accumulation_equals_one_large_batch() -> None:
+    def gradients(accumulate: int) -> dict:
+        model = build().eval()
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=accumulate)
+        wrapper.initialize_count_status(model, 0, accumulate)
+        before = {k: v.detach().clone() for k, v in model.named_parameters()}
+        whole = batch(6)
+        share = 6 // accumulate
+        for i in range(accumulate):
+            model.train_step({k: v[i * share : (i + 1) * share] for k, v in whole.items()}, wrapper)
+        return {k: before[k] - v.detach() for k, v in model.named_parameters()}
+
+    once, twice = gradients(1), gradients(2)
+    for key in once:
+        torch.testing.assert_close(once[key], twice[key], rtol=1e-3, atol=1e-5)
+
+
+def test_compiled_teacher_shows_the_same() -> None:
+    model = build()
+    compiled = build(teacher={"config": classifier(14, width=16), "random_weights": True, "compile": True})
+    compiled.teachers["teacher"].model.load_state_dict(model.teachers["teacher"].model.state_dict())
+    teacher = compiled.teachers["teacher"]
+    teacher._run = torch.compile(teacher._forward, backend="aot_eager", fullgraph=False)
+    inputs = model.data_preprocessor(batch(), False)["inputs"]
+    plain, fast = model.teachers["teacher"].observe(inputs), teacher.observe(inputs)
+    assert plain.keys() == fast.keys()
+    for key in plain:
+        torch.testing.assert_close(plain[key], fast[key])
+
+
+def test_attributes_of_the_student_are_reached_through_the_distiller() -> None:
+    model = build()
+    assert model.head is model.student.head
+    assert model.with_neck
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = model.no_such_thing
