@@ -43,6 +43,7 @@ MTKD_SSR = {
     "imagenet": (6, 1, 0.3, 0.5, 1, 5, 20, 0.1),
     "tiny_imagenet": (6, 1, 0.3, 1, 4, 20, 60, 0.05),
 }
+MTKD_SSR_ON_CIFAR = ("classification/cifar10/mtkd-ssr_", "classification/cifar100/mtkd-ssr_")
 UPSTREAM_TEACHERS = ["mmpretrain::resnet/resnet34_8xb32_in1k.py", "mmpretrain::resnet/resnet50_8xb32_in1k.py"]
 BENCHMARK_PAIRS = {
     ("wrn-40-2", "wrn-16-2"),
@@ -179,6 +180,14 @@ def test_mtkd_ssr_has_the_weights_of_its_table(leaf: str) -> None:
     assert recipe.losses.review.schedule.epochs == ramp
     assert (recipe.teacher_exits.epochs, recipe.teacher_exits.lr) == (epochs, rate)
     assert max(recipe.teacher_exits.milestones) < epochs
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in DISTILLED if leaf.startswith(MTKD_SSR_ON_CIFAR)])
+def test_cifar_pairs_match_three_stages(leaf: str) -> None:
+    model = load(leaf).model
+    four_stages = {"kd_mm.CIFARVGG", "kd_mm.CIFARMobileNetV2"}
+    named = ["backbone.layer2", "backbone.layer3", "backbone.layer4"]
+    assert model.get("stages") == (named if model.student.backbone.type in four_stages else None)
 
 
 def test_every_pair_of_the_benchmark_is_there_with_both_methods() -> None:
