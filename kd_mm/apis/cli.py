@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from traceback import walk_tb
 from types import TracebackType
 
 from mmengine.config import DictAction
 
 from kd_mm.distillers.monitor import NonFiniteLossError
 
-#: Errors whose message is written for the user.
-MENDABLE = (
-    ValueError,
-    FileNotFoundError,
-    NotADirectoryError,
-    NonFiniteLossError,
-    KeyError,
-    ImportError,
-    OSError,
-    TypeError,
-)
+#: Errors that what the user gave can cause, as far as they come before the first training step.
+MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError)
 
 
 def add_common(parser: ArgumentParser) -> None:
@@ -34,23 +25,34 @@ def add_common(parser: ArgumentParser) -> None:
 class ClearErrors(AbstractContextManager):
     """Turns an error that the user can mend into one line on stderr and exit status 2.
 
+    An error in the middle of training keeps its traceback, except for a loss that is not finite: what happens after
+    hours is worth more than one line.
+
     Args:
-        traceback: Let the error through as it is.
+        traceback: Let every error through as it is.
     """
 
-    def __init__(self, traceback: bool = False, leave: Callable[[int], object] = sys.exit) -> None:
-        self.traceback, self.leave = traceback, leave
+    def __init__(self, traceback: bool = False) -> None:
+        self.traceback = traceback
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
-        if error is None or self.traceback or not isinstance(error, MENDABLE):
+        if error is None or self.traceback or not _mendable(error, where):
             return False
-        # The engine's registry prefixes the class it was building; the line is clearer without.
-        text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-        while text.startswith("class `") and ".py: " in text:
-            text = text.split(".py: ", 1)[1]
-        sys.stderr.write(f"error: {text or type(error).__name__}  (--traceback shows where)\n")
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        sys.stderr.write(
+            f"error: {' '.join(str(message).split()) or type(error).__name__}  (--traceback shows where)\n"
+        )
         sys.stderr.flush()
-        self.leave(2)
+        sys.exit(2)
+
+
+def _mendable(error: BaseException, where: TracebackType | None) -> bool:
+    frames = [frame for frame, _ in walk_tb(where)]
+    if isinstance(error, NonFiniteLossError):
         return True
+    ours = bool(frames) and str(frames[-1].f_globals.get("__name__", "")).startswith("kd_mm.")
+    if ours and isinstance(error, RuntimeError):
+        return True
+    return isinstance(error, MENDABLE) and not any(frame.f_code.co_name == "train_step" for frame in frames)

@@ -81,7 +81,7 @@ class Distiller(BaseModel):
         self.monitor: TermMonitor | None = None
         self.check_next_step = False
         self._register_state_dict_hook(_rename_saved)
-        self.register_load_state_dict_pre_hook(_rename_loaded)
+        self._register_load_state_dict_pre_hook(_rename_loaded, with_module=True)
 
     # -- the student's names -------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class DistillHook(Hook):
         if renewed:
             runner.logger.info(f"taps hooked anew after their modules were replaced: {', '.join(renewed)}")
         _check_class_lists(distiller, runner)
+        _check_batch_size(runner)
         for hook in runner.hooks:
             if isinstance(hook, LoggerHook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
@@ -67,11 +68,10 @@ class DistillHook(Hook):
         distiller.progress = Progress(runner.epoch, runner.iter, runner.max_epochs, runner.max_iters)
         assert distiller.monitor is not None
         distiller.monitor.iteration = runner.iter
-        last = self.is_last_train_epoch(runner) or not self._ignore_last
-        ends = batch_idx + 1 == len(runner.train_dataloader)
-        distiller.monitor.report = self.every_n_inner_iters(batch_idx, self._interval) or (
-            ends and (last or len(runner.train_dataloader) <= self._interval)
-        )
+        # The same rule as LoggerHook's.
+        length = len(runner.train_dataloader)
+        at_end = batch_idx + 1 == length and (not self._ignore_last or length <= self._interval)
+        distiller.monitor.report = self.every_n_inner_iters(batch_idx, self._interval) or at_end
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Stop here, before anything is saved or evaluated, if a loss was not finite."""
@@ -123,4 +123,15 @@ def _check_class_lists(distiller: Distiller, runner: Runner) -> None:
         raise ValueError(
             f"teacher {name!r} lists its classes in another order: class {first} is {theirs[first]!r} for the teacher, "
             f"{classes[first]!r} in the data set; give the data set the teacher's order (metainfo=dict(classes=...))"
+        )
+
+
+def _check_batch_size(runner: Runner) -> None:
+    scaling = runner.cfg.get("auto_scale_lr") or {}
+    base, loader = scaling.get("base_batch_size"), runner.train_dataloader
+    batch_size = (loader.batch_size or getattr(loader.batch_sampler, "batch_size", 0)) * runner.world_size
+    if base and batch_size != base and not scaling.get("enable", False):
+        runner.logger.warning(
+            f"the global batch is {batch_size}, the learning rate of this config is meant for {base}: scale it, or use "
+            "--auto-scale-lr"
         )
