@@ -84,8 +84,8 @@ class ExactResumeHook(Hook):
             return
         if loaded is None:
             runner.logger.warning(
-                "The checkpoint was saved without kd_mm.ExactResumeHook (or without the optimizer): the run goes on from "
-                "the epoch's beginning with new random numbers, and will differ from an uninterrupted one."
+                "The checkpoint was saved without kd_mm.ExactResumeHook (or without the optimizer): the run goes on "
+                "from the epoch's beginning with new random numbers, and will differ from an uninterrupted one."
             )
             return
         if loaded["world_size"] != get_world_size():

@@ -110,7 +110,7 @@ def test_an_uninterrupted_run_is_the_run_without_the_hooks(server, tmp_path, wor
 )
 def test_resumed_from_any_of_its_checkpoints(server, tmp_path, job):
     """Also without a seed, where a second run from the start could not be compared."""
-    job = {**job, "checkpoint": {**BY_ITER, "interval": 5, "max_keep_ckpts": -1}}
+    job = {**job, "checkpoint": {**BY_ITER, "interval": 7, "max_keep_ckpts": -1}}
     expected = server.finish(tmp_path / "whole", **job)
     checkpoints = sorted((tmp_path / "whole").glob("iter_*.pth"))
     assert len(checkpoints) >= 3
