@@ -30,7 +30,7 @@ def capture_random_state(cuda: bool = True) -> RandomState:
         "numpy_gauss": (int(position), int(has_gauss), float(cached)),
         "torch": torch.get_rng_state().numpy(),
     }
-    if cuda and torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if cuda and torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state().numpy()
     return state
 
