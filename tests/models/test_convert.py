@@ -6,6 +6,7 @@ pass defines names, shapes and the answer, independently of kd_mm's modules.
 
 import argparse
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -317,16 +318,17 @@ def test_wrong_paths_and_networks(resnet8: dict[str, Tensor], tmp_path: Path) ->
         convert_checkpoint(tmp_path / "src.pth", {"model": {"type": "kd_mm.Distiller"}}, tmp_path / "dst.pth")
 
 
-def test_the_command_line(resnet8: dict[str, Tensor], tmp_path: Path) -> None:
+def test_the_command_line(resnet8: dict[str, Tensor], tmp_path: Path, monkeypatch, capsys) -> None:
     torch.save(resnet8, tmp_path / "src.pth")
-    config = "configs/classification/cifar100/resnet20_b64_cifar100.py"
-    command = [sys.executable, "tools/convert_checkpoint.py", tmp_path / "src.pth", config, tmp_path / "dst.pth"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    tool, src, dst = str(ROOT / "tools" / "convert_checkpoint.py"), str(tmp_path / "src.pth"), str(tmp_path / "dst.pth")
+    command = [sys.executable, tool, src, str(CIFAR100 / "resnet20_b64_cifar100.py"), dst]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "missing: backbone.layer1.1.conv1.weight" in done.stderr.splitlines()[-1]
-    command[3] = config.replace("resnet20", "resnet8")
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"src.pth (kd_mm.CIFARResNet) -> {tmp_path / 'dst.pth'}"
-    assert (tmp_path / "dst.pth").is_file()
+    monkeypatch.setattr(sys, "argv", [tool, src, str(CIFAR100 / "resnet8_b64_cifar100.py"), dst])
+    runpy.run_path(tool, run_name="__main__")
+    assert capsys.readouterr().out.splitlines()[-1] == f"src.pth (kd_mm.CIFARResNet) -> {dst}"
+    assert Path(dst).is_file()
