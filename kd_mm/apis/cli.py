@@ -37,9 +37,9 @@ class ClearErrors(AbstractContextManager):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> bool:
+    ) -> None:
         if error is None or self.traceback or not _mendable(error, where):
-            return False
+            return
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         sys.stderr.write(
             f"error: {' '.join(str(message).split()) or type(error).__name__}  (--traceback shows where)\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"checkpoint {file} does not exist (looked in {file.absolute().parent})")
     return load_safely(file)
-
-
-def _allowing(types: list[Any]) -> AbstractContextManager[Any]:
-    if hasattr(torch.serialization, "safe_globals"):
-        return torch.serialization.safe_globals(types)
-    torch.serialization.add_safe_globals(types)  # torch 2.4 has no scope for it
-    return nullcontext()
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
