@@ -1,0 +1,161 @@
+"""Exits and connectors: shapes, widths, initialisation, errors; in every mode a teacher's exits can come to be."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kd_mm.stages import BottleneckExit, ConvConnector, LinearExit, SepConvExit, Stage
+
+from ..distillers.conftest import batch, build, classifier, recipe
+
+STAGE = Stage(index=1, tap="a", layout="map", channels=6, height=8, width=8, stride=2, post_relu=True)
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+@pytest.mark.parametrize("kind", [LinearExit, SepConvExit, BottleneckExit])
+def test_exits_go_from_a_stage_to_logits(kind: type, norm: str) -> None:
+    exit_ = kind(widths=[8, 12, 20], num_classes=7, norm=norm)
+    exit_.init_weights()
+    out = exit_(torch.randn(3, 8, 16, 16))
+    assert out.shape == (3, 7)
+    norms = [m for m in exit_.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
+    assert all(isinstance(m, nn.BatchNorm2d) == (norm == "BN") for m in norms)
+    steps = {LinearExit: 0, SepConvExit: 2, BottleneckExit: 2}[kind]
+    halvings = [m for m in exit_.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    assert len(halvings) == steps
+    assert exit_.fc.in_features == (8 if kind is LinearExit else 20)
+
+
+def test_separable_exit_has_the_layers_of_its_docstring() -> None:
+    exit_ = SepConvExit(widths=[8, 12], num_classes=3)
+    convs = [
+        (m.kernel_size[0], m.stride[0], m.groups, m.out_channels) for m in exit_.modules() if isinstance(m, nn.Conv2d)
+    ]
+    assert convs == [(3, 2, 8, 8), (1, 1, 1, 8), (3, 1, 8, 8), (1, 1, 1, 12)]
+
+
+def test_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose 'BN' or 'GN'"):
+        SepConvExit([8], 3, norm="LN")
+
+
+@pytest.mark.parametrize(
+    ("teacher_channels", "policy", "act", "relu", "identity"),
+    [
+        (6, "always", "auto", True, False),
+        (9, "always", "none", False, False),
+        (6, "on_mismatch", "auto", False, True),
+        (9, "on_mismatch", "relu", True, False),
+    ],
+)
+def test_connector(teacher_channels: int, policy: str, act: str, relu: bool, identity: bool) -> None:
+    connector = ConvConnector(STAGE, dataclasses.replace(STAGE, channels=teacher_channels), policy=policy, act=act)
+    connector.init_weights()
+    x = torch.randn(2, 6, 8, 8)
+    out = connector(x)
+    assert out.shape == (2, teacher_channels, 8, 8)
+    assert torch.equal(out, x) == identity
+    assert bool((out >= 0).all()) == relu
+
+
+def test_connector_to_a_teacher_without_relu_reaches_negative_values() -> None:
+    connector = ConvConnector(STAGE, dataclasses.replace(STAGE, post_relu=False))
+    assert (connector(torch.randn(2, 6, 8, 8)) < 0).any()
+    with pytest.raises(ValueError, match="policy is 'always' or 'on_mismatch'"):
+        ConvConnector(STAGE, STAGE, policy="never")
+
+
+@pytest.mark.parametrize("kind", ["LinearExit", "BottleneckExit", "MirrorExit"])
+def test_recipe_takes_every_exit_type(kind: str) -> None:
+    model = build(recipe=recipe(exits={"type": f"kd_mm.{kind}"}))
+    data = model.data_preprocessor(batch(), True)
+    loss, terms = model.parse_losses(model(**data, mode="loss"))
+    loss.backward()
+    assert "review.stage3to2" in terms
+    assert all(p.grad is not None for p in model.distill["exits"].parameters())
+
+
+def test_mirror_exit_is_a_fresh_copy_of_the_rest() -> None:
+    model = build(recipe=recipe(exits={"type": "kd_mm.MirrorExit"}))
+    own = dict(model.student.backbone.layer3.named_parameters())
+    copied = dict(model.distill["exits"]["2"].body[0].named_parameters())
+    assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in copied.items()}
+    assert not torch.equal(own["0.conv1.weight"], copied["0.conv1.weight"])
+    assert not [m for m in model.distill["exits"].modules() if m._forward_hooks]
+    with pytest.raises(ValueError, match="do not run one after the other"):
+        build(
+            recipe=recipe(exits={"type": "kd_mm.MirrorExit"}),
+            stages={
+                "student": ["backbone.layer1.0.bn1", "backbone.layer2", "backbone.layer3"],
+                "teacher": ["backbone.layer1", "backbone.layer2", "backbone.layer3"],
+            },
+        )
+
+
+def test_exit_on_the_last_stage() -> None:
+    model = build(recipe=recipe(exit_on_last=True))
+    assert set(model.distill["exits"]) == {"1", "2", "3"}
+    assert set(model.teachers["teacher"].exits) == {"1", "2", "3"}
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert "aux.stage3" in out
+    assert "srd.stage3" in out
+
+
+def test_online_exits_learn_from_labels_on_detached_features() -> None:
+    model = build(ready=False, recipe=recipe(teacher_exits={"mode": "online"}))
+    teacher = model.teachers["teacher"]
+    assert not len(teacher.exits)
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert "loss_exits_of_teacher" in out
+    model.parse_losses(out)[0].backward()
+    assert all(p.grad is not None for p in model.distill["teacher_exits"].parameters())
+    assert all(p.grad is None for p in teacher.model.parameters())
+    model.zero_grad()
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    out["loss_srd"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.distill["teacher_exits"].parameters())
+
+
+def test_joint_exits_come_from_the_teachers_own_training(tmp_path: Path) -> None:
+    taught = classifier(14, width=16)
+    losses = {"aux": {"type": "kd_mm.ExitTaskLoss"}}
+    trained = build(student=taught, teacher=None, recipe={"losses": losses})
+    path = tmp_path / "teacher.pth"
+    torch.save({"state_dict": trained.state_dict(), "meta": {}}, path)
+    teacher = {"config": taught, "checkpoint": str(path)}
+    model = build(ready=False, teacher=teacher, recipe=recipe(teacher_exits={"mode": "joint"}))
+    exits = model.teachers["teacher"].exits
+    assert all(torch.equal(v, trained.distill["exits"].state_dict()[k]) for k, v in exits.state_dict().items())
+    plain = tmp_path / "plain.pth"
+    torch.save(trained.student.state_dict(), plain)
+    with pytest.raises(ValueError, match="exits of teacher 'teacher'.*does not fit.*missing"):
+        build(
+            ready=False, teacher={**teacher, "checkpoint": str(plain)}, recipe=recipe(teacher_exits={"mode": "joint"})
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exists": {}}, "did you mean 'exits'"),
+        ({"teacher_exits": {"mode": "frozen"}}, "choose one of"),
+        ({"losses.my_loss": {"type": "kd_mm.LogitLoss"}}, "must not contain 'loss'"),
+        ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
+    ],
+)
+def test_bad_recipes_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(recipe=recipe(**changes))
+
+
+def test_class_counts_that_differ_are_refused_for_responses_only() -> None:
+    teacher = {"config": classifier(14, classes=7), "random_weights": True}
+    with pytest.raises(ValueError, match="over 5 classes, teacher 'teacher' over 7.*StageChannelLoss"):
+        build(teacher=teacher)
+    scd = {"scd": {"type": "kd_mm.StageChannelLoss"}}
+    assert build(teacher=teacher, recipe={"losses": scd}).teachers
