@@ -1,0 +1,210 @@
+"""What ``tools/stages.py`` shows: stages of student and teachers, their pairing, every module that can be tapped.
+
+Networks are built with random weights, so no checkpoint is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from kd_mm.apis.evaluate import plain_config
+from kd_mm.distillers import Teacher
+from kd_mm.distillers.build import build_networks, teacher_configs
+from kd_mm.distillers.recipe import Recipe
+from kd_mm.distillers.teacher import teacher_model_config
+from kd_mm.registry import MODELS, TASKS
+from kd_mm.stages.discovery import discover_stages
+from kd_mm.stages.modes import evaluating
+from kd_mm.stages.pairing import pair_stages
+from kd_mm.stages.stage import Stage
+from kd_mm.stages.table import stage_table
+
+# Side of the images of data sets that come in one size; longer names first, as they are searched for.
+_IMAGE_SIDES = (("TinyImageNet", 64), ("CIFAR100", 32), ("CIFAR10", 32), ("MNIST", 28))
+# Transforms that fix a size, by the order in which they take a pair of sides.
+_WIDTH_FIRST = ("Resize", "CenterCrop")
+_HEIGHT_FIRST = ("RandomCrop", "RandomResizedCrop", "EfficientNetCenterCrop")
+
+
+def config_input_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return height and width in pixels of what the network is evaluated on, or ``None`` where the config does not say.
+
+    The last transform of the test pipeline that fixes a size counts; else the data set, where its images have one size.
+    """
+    for key in ("test_dataloader", "val_dataloader", "train_dataloader"):
+        dataset = (config.get(key) or {}).get("dataset") or {}
+        while "dataset" in dataset and "pipeline" not in dataset:
+            dataset = dataset["dataset"]
+        for step in reversed(dataset.get("pipeline") or []):
+            size = _fixed_size(step)
+            if size is not None:
+                return size
+        kind = str(dataset.get("type", ""))
+        side = next((side for name, side in _IMAGE_SIDES if name in kind), None)
+        if side is not None:
+            return side, side
+    return None
+
+
+def _fixed_size(step: Mapping[str, Any]) -> tuple[int, int] | None:
+    kind = str(step.get("type", "")).rpartition(".")[2]
+    size = step.get("crop_size", step.get("scale"))
+    if kind not in (*_WIDTH_FIRST, *_HEIGHT_FIRST):
+        return None
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
+        first, second = size
+        return (second, first) if kind in _WIDTH_FIRST else (first, second)
+    return None
+
+
+def stage_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:
+    """Yield the stage table of the student, of each teacher, and the pairing, one text each.
+
+    Args:
+        config: A distillation config, or a plain one, which has one table.
+        input_size: Height and width in pixels; default: the Distiller's ``input_size``, else from the test pipeline,
+            else the backbone's ``img_size``, else 224.
+
+    Raises:
+        ValueError: No stages found, a named stage that does not exist, stages that cannot be paired.
+    """
+    distills = str(config.model.type).endswith("Distiller")
+    settings = config.model if distills else {}
+    task = TASKS.build({"type": "ClassificationTask", "_scope_": "kd_mm", **(settings.get("task") or {})})
+    student = build_student(config)
+    inputs = torch.zeros(2, 3, *_size(config, student, input_size))
+    named = settings.get("stages")
+    found = _stages(student, inputs, task, named, "student")
+    yield _section("student" if distills else "network", student, inputs, found)
+    configs = {
+        name: {**given, "checkpoint": None, "random_weights": True, "compile": False}
+        for name, given in teacher_configs(settings.get("teacher")).items()
+    }
+    theirs: dict[str, list[Stage]] = {}
+    for name, given in configs.items():
+        teacher = Teacher(name, **given)
+        view = teacher.see(inputs)
+        side = name if isinstance(named, Mapping) and name in named else "teacher"
+        theirs[name] = _stages(teacher.model, view, task, named, side)
+        yield _section(f"teacher {name!r}", teacher.model, view, theirs[name])
+    if not configs:
+        return
+    recipe = Recipe.read(settings.get("recipe"))
+    size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+    networks = build_networks(student, task, recipe, configs, named, size, seed=0)
+    for name in configs:
+        if name in networks.pairs:
+            yield _pairing(f"pairing with teacher {name!r} ({recipe.stage_align})", networks.pairs[name])
+        else:
+            idle = f"no loss reads the stages of teacher {name!r}; a loss that does would pair them so"
+            yield _pairing(f"{idle} ({recipe.stage_align})", pair_stages(found, theirs[name], recipe.stage_align))
+
+
+def module_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:
+    """Yield, for the student and each teacher, every module that runs: what a tap may name, type, calls and output.
+
+    Args:
+        config: A distillation config, or a plain one.
+        input_size: As for :func:`stage_sections`.
+    """
+    distills = str(config.model.type).endswith("Distiller")
+    student = build_student(config)
+    inputs = torch.zeros(2, 3, *_size(config, student, input_size))
+    yield _modules("student" if distills else "network", student, inputs)
+    teachers = teacher_configs(config.model.get("teacher")) if distills else {}
+    for name, given in teachers.items():
+        teacher = Teacher(name, **{**given, "checkpoint": None, "random_weights": True, "compile": False})
+        yield _modules(f"teacher {name!r}", teacher.model, teacher.see(inputs))
+
+
+def build_student(config: Config) -> nn.Module:
+    """Return the network of a plain config or the student of a distillation config, with random weights."""
+    model_config, scope = teacher_model_config(plain_config(config))
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(model_config)
+
+
+def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> tuple[int, int]:
+    side = config.model.get("input_size") if str(config.model.type).endswith("Distiller") else None
+    size = given or side or config_input_size(config) or getattr(getattr(student, "backbone", None), "img_size", None)
+    if size is None:
+        return 224, 224
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _stages(model: nn.Module, inputs: Tensor, task: Any, named: Any, side: str) -> list[Stage]:
+    names: Sequence[str] | None = named.get(side) if isinstance(named, Mapping) else named
+    return discover_stages(model, inputs, names=names, backbone=task.trunk(model))
+
+
+def _section(role: str, model: nn.Module, inputs: Tensor, stages: Sequence[Stage]) -> str:
+    return f"{_title(role, model, inputs)}\n{stage_table(stages)}"
+
+
+def _title(role: str, model: nn.Module, inputs: Tensor) -> str:
+    trunk: Any = getattr(model, "backbone", model)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    size = " x ".join(str(side) for side in inputs.shape[1:])
+    return f"{role}: {type(model).__name__} with {type(trunk).__name__}, {params:,} parameters, input {size}"
+
+
+def _pairing(title: str, pairs: Sequence[tuple[Stage, Stage]]) -> str:
+    rows = [("#", "student", "teacher")]
+    rows += [(str(own.index), _place(own), _place(their)) for own, their in pairs]
+    return f"{title}\n{_aligned(rows)}"
+
+
+def _place(stage: Stage) -> str:
+    return f"{stage.tap}  {stage.channels} x {stage.height} x {stage.width}"
+
+
+def _modules(role: str, model: nn.Module, inputs: Tensor) -> str:
+    calls: dict[str, int] = {}
+    outputs: dict[str, str] = {}
+
+    def note(name: str, output: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        outputs[name] = _shape(output)
+
+    handles = []
+    for name, module in model.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output)))
+    remark = ""
+    try:
+        with evaluating(model):
+            try:
+                model(inputs, mode="tensor")
+            except Exception as error:  # heads that want annotations fail in many ways; backbone and neck still ran
+                reason = " ".join(str(error).split())[:120]
+                remark = f"\nwhat comes after the last row needs annotations to run ({type(error).__name__}: {reason})"
+    finally:
+        for handle in handles:
+            handle.remove()
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    rows = [("tap", "type", "calls", "output")]
+    rows += [(name, kinds[name], str(calls[name]), outputs[name]) for name in kinds if name in calls]
+    return f"{_title(role, model, inputs)}\n{_aligned(rows)}{remark}"
+
+
+def _shape(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"({', '.join(['B', *(str(side) for side in output.shape[1:])])})" if output.ndim else "()"
+    if isinstance(output, list | tuple):
+        return "[" + ", ".join(_shape(item) for item in output) + "]"
+    return type(output).__name__
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

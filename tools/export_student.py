@@ -1,0 +1,49 @@
+"""Write the student of a run as a plain checkpoint, with its plain config beside it.
+
+Example:
+    python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --onnx
+"""
+
+import argparse
+from pathlib import Path
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.apis.cli import ClearErrors, add_common
+from kd_mm.apis.export import ONNX_BATCHES, ONNX_TOLERANCE, export_student
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="distillation config or plain config: a file, or package::path")
+    parser.add_argument("checkpoint", help="any checkpoint of a run")
+    parser.add_argument("out", help="checkpoint to write (.pth); the config is written beside it as .py")
+    parser.add_argument("--onnx", nargs="?", const="", metavar="FILE", help="write ONNX, too (default: beside, .onnx)")
+    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="--ema insists on averaged weights, --no-ema takes the raw ones of a run with an EMA hook "
+        "(default: what the checkpoint stores for evaluation, which is the average where there was a hook)",
+    )
+    add_common(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    onnx = None if args.onnx is None else args.onnx or str(Path(args.out).with_suffix(".onnx"))
+    size = tuple(args.input_size) if args.input_size else None
+    done = export_student(args.config, args.checkpoint, args.out, args.cfg_options, args.ema, onnx, size)
+    print(f"{done.checkpoint}: {done.tensors} tensors ({done.weights} weights)")
+    print(f"{done.config}: the plain config")
+    if done.onnx is not None:
+        batches = " and ".join(map(str, ONNX_BATCHES))
+        print(
+            f"{done.onnx}: agrees with torch to {done.onnx_difference:.1e} of the largest output "
+            f"(limit {ONNX_TOLERANCE:g}) for batches of {batches}"
+        )
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with ClearErrors(arguments.traceback):
+        main(arguments)
