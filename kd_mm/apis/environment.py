@@ -85,8 +85,7 @@ DATA_SETS = {
     "Market-1501": Layout(
         ("market1501", "Market-1501-v15.09.15"),
         ("bounding_box_train/", "bounding_box_test/", "query/"),
-        "its authors' page, linked from https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html "
-        "(Market-1501-v15.09.15.zip)",
+        "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (Market-1501-v15.09.15.zip)",
     ),
 }
 
