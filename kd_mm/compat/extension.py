@@ -14,11 +14,35 @@ from typing import Any, NoReturn
 
 import torchvision  # registers torch.ops.torchvision
 
-from kd_mm.compat import attention, carafe, deform, focal, masked_conv, nms, overlaps, roi_align, roi_pool, sync_bn
+from kd_mm.compat import (
+    attention,
+    carafe,
+    deform_conv,
+    focal,
+    masked_conv,
+    modulated_deform_conv,
+    nms,
+    overlaps,
+    roi_align,
+    roi_pool,
+    sync_bn,
+)
 
 NAME = "mmcv._ext"
 
-_SOURCES = (attention, carafe, deform, focal, masked_conv, nms, overlaps, roi_align, roi_pool, sync_bn)
+_SOURCES = (
+    attention,
+    carafe,
+    deform_conv,
+    focal,
+    masked_conv,
+    modulated_deform_conv,
+    nms,
+    overlaps,
+    roi_align,
+    roi_pool,
+    sync_bn,
+)
 
 
 def _operators() -> dict[str, Callable[..., Any]]:

@@ -78,6 +78,28 @@ def test_zero_offsets_have_the_gradient_of_upstream(modulated: bool) -> None:
     assert (expected[:, :2, 0] == 0).all()
 
 
+def test_offsets_larger_than_the_output_are_read_as_upstream() -> None:
+    # mmdet's DyHead: the maps come from a finer level, and the kernel steps through their memory by the output's size.
+    case = arrays(SETTINGS[0], seed=3)
+    options = SETTINGS[0][:5]
+    rng = np.random.default_rng(3)
+    offset, mask = rng.normal(size=(2, 18, 9, 8)), rng.uniform(0.1, 1, size=(2, 9, 9, 8))
+
+    def expected(x: np.ndarray, o: np.ndarray, m: np.ndarray, w: np.ndarray) -> np.ndarray:
+        read = [t.reshape(2, -1)[:, : t.shape[1] * 36].reshape(2, -1, 6, 6) for t in (o, m)]
+        return reference.deform_conv(x, *read, w, None, *options)
+
+    check_value_and_slopes(
+        lambda x, o, m, w: modulated_deform_conv2d(x, o, m, w, None, *options),
+        expected,
+        [case["features"], offset, mask, case["weight"]],
+    )
+    with pytest.raises(ValueError, match="smaller than the output of 6x6"):
+        modulated_deform_conv2d(
+            *map(torch.from_numpy, (case["features"], offset[..., :3], mask, case["weight"])), None, *options
+        )
+
+
 def test_im2col_step_has_no_bearing_on_the_result() -> None:
     case = {name: torch.from_numpy(array) for name, array in arrays(SETTINGS[3]).items()}
     results = [

@@ -128,6 +128,14 @@ def test_carafe(operator: str, kernel: int, groups: int, scale: int) -> None:
         np.testing.assert_allclose(result.numpy(), expected(features, masks))
 
 
+def test_autocast_leaves_the_precision_of_an_operator_alone() -> None:
+    torch.manual_seed(0)
+    features, masks = torch.randn(1, 4, 5, 5), torch.randn(1, 9, 10, 10)
+    exact = carafe(features, masks, 3, 1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(carafe(features, masks, 3, 1, 2), exact)
+
+
 def test_masked_conv() -> None:
     torch.manual_seed(0)
     layer = MaskedConv2d(3, 4, 3, padding=1)

@@ -147,6 +147,13 @@ def test_soft_nms_corner_cases() -> None:
     dets, order = soft_nms(torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 1]]), torch.tensor([0.4, 0.6]))
     assert order.tolist() == [1, 0]
     np.testing.assert_allclose(dets[:, 4].numpy(), [0.6, 0.4], rtol=1e-6)
+    # The Gaussian of no area over no area is no number: such a score loses against every number after it.
+    points = torch.tensor([[1.0, 1, 1, 1], [4, 4, 6, 6], [1, 1, 1, 1]])
+    scores = torch.tensor([0.6, 0.1, 0.4])
+    dets, order = soft_nms(points, scores, method="gaussian")
+    assert order.tolist() == [0, 1, 2]
+    assert order.tolist() == reference.soft_nms(points.numpy(), scores.numpy(), 0.3, 0.5, 1e-3, "gaussian")[1]
+    assert torch.isnan(dets[2, 4])
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5])
