@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kd_mm.distillers.options import nearest_file
 from kd_mm.distillers.safe_load import load_safely
 
 #: Prefixes under which wrappers and other toolkits store a plain network.
@@ -32,8 +33,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
         return CheckpointLoader.load_checkpoint(path, map_location="cpu")
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise FileNotFoundError(f"checkpoint {file} is a folder; name a file in it")
     if not file.is_file():
-        raise FileNotFoundError(f"checkpoint {file} does not exist (looked in {file.absolute().parent})")
+        raise FileNotFoundError(f"checkpoint {file} does not exist{nearest_file(file)}")
     return load_safely(file)
 
 

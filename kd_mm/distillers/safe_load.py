@@ -15,6 +15,7 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
 _STATISTICS = ("min", "max", "current", "mean")
+_INCOMPLETE = "{} is no checkpoint, or cut short: was the download or the run that wrote it interrupted?"
 _DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
 
 
@@ -30,13 +31,13 @@ def load_safely(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
-            raise ValueError(f"{file} is no checkpoint, or not a complete one") from error
+            raise ValueError(_INCOMPLETE.format(file)) from error
         raise ValueError(
             f"checkpoint {file} cannot be read safely: it holds a {refused[1]}, and only weights and what mmengine "
             "logs are read; keep its weights alone: torch.save({'state_dict': ...}, PATH)"
         ) from error
-    except (RuntimeError, EOFError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no checkpoint, or not a complete one: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, EOFError, LookupError, AttributeError, ValueError) as error:
+        raise ValueError(_INCOMPLETE.format(file)) from error
 
 
 def _logged_types() -> list[Any]:

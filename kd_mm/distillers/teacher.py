@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read_checkpoint
+from kd_mm.distillers.config_file import load_config as load_config
 from kd_mm.distillers.normalization import Renormalize
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder, StopForward
@@ -171,19 +172,3 @@ def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str 
     if "data_preprocessor" not in model and whole.get("data_preprocessor"):
         model["data_preprocessor"] = whole["data_preprocessor"]
     return model, scope
-
-
-def load_config(path: str) -> Config:
-    """Read an mm config, with ``package::path`` as well as plain paths.
-
-    Raises:
-        FileNotFoundError: No such config.
-    """
-    if "::" not in path:
-        return Config.fromfile(path)
-    from mmengine.hub import get_config
-
-    try:
-        return get_config(path)
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise FileNotFoundError(f"config {path!r} was not found in the installed package: {error}") from error
