@@ -6,6 +6,7 @@ from pathlib import Path
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
 from kd_mm.apis.compose import compose, recipe_names
+from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, read_config, set_threads, use_amp, use_launcher
 
 
@@ -28,6 +29,8 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     set_threads()
+    if not args.distiller and (args.teacher or args.teacher_checkpoint):
+        raise ValueError(f"--teacher and --teacher-checkpoint go with --distiller RECIPE ({', '.join(recipe_names())})")
     config = read_config(args.config, work_dir=args.work_dir)
     if args.distiller:
         config = compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
@@ -39,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     if args.amp:
         use_amp(config)
     if args.auto_scale_lr:
-        if "auto_scale_lr" not in config:
+        if not config.get("auto_scale_lr"):
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)")
         config.auto_scale_lr.enable = True
     if args.no_validate:
@@ -48,7 +51,8 @@ def main(args: argparse.Namespace) -> None:
         config.resume = True
         config.load_from = None if args.resume == "auto" else args.resume
     use_launcher(config, args.launcher)
-    build_runner(config).train()
+    with explaining(config):
+        build_runner(config).train()
 
 
 if __name__ == "__main__":

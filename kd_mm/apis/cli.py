@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from contextlib import AbstractContextManager
 from traceback import walk_tb
 from types import TracebackType
+from typing import Any
 
 from mmengine.config import DictAction
 
@@ -16,14 +17,26 @@ from kd_mm.distillers.monitor import NonFiniteLossError
 MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError)
 
 
+class Overrides(DictAction):
+    """Reads ``KEY=VALUE`` words; one without ``=`` ends the program with one line."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for word in values:
+            if "=" not in word:
+                parser.exit(2, f"error: {option_string} {word}: write KEY=VALUE, e.g. train_cfg.max_epochs=2\n")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_common(parser: ArgumentParser) -> None:
     """Add the options that every tool over a config has."""
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override config keys")
+    parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="KEY=VALUE", help="override config keys")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
 
 
 class ClearErrors(AbstractContextManager):
     """Turns an error that the user can mend into one line on stderr and exit status 2.
+
+    What a message shows beyond its first line, such as the table of stages, goes to stdout.
 
     An error in the middle of training keeps its traceback, except for a loss that is not finite: what happens after
     hours is worth more than one line.
@@ -41,9 +54,11 @@ class ClearErrors(AbstractContextManager):
         if error is None or self.traceback or not _mendable(error, where):
             return
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(
-            f"error: {' '.join(str(message).split()) or type(error).__name__}  (--traceback shows where)\n"
-        )
+        first, *more = str(message).strip().splitlines() or [type(error).__name__]
+        if more:
+            sys.stdout.write("\n".join(more) + "\n")
+            sys.stdout.flush()
+        sys.stderr.write(f"error: {first.rstrip(':')}  (--traceback shows where)\n")
         sys.stderr.flush()
         sys.exit(2)
 

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 
+from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, read_config, set_threads, use_launcher
 from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
 from kd_mm.hooks.atomic_files import replace_file
@@ -85,14 +86,16 @@ def evaluate(
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
     use_launcher(plain, launcher)
-    runner = build_runner(plain)
+    with explaining(plain):
+        runner = build_runner(plain)
     model = runner.model
     while hasattr(model, "module"):  # test-time augmentation and parallel wrappers
         model = model.module
     fill(model, weights, "student", checkpoint)
     if out is not None and out.endswith(".pkl"):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
-    with torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext():
+    autocast = torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext()
+    with explaining(plain), autocast:
         metrics = runner.test()
     if out is not None and out.endswith(".json") and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())

@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from kd_mm.distillers.teacher import load_config
+from kd_mm.distillers.config_file import load_config
+from kd_mm.distillers.options import nearest_file
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
@@ -57,13 +58,22 @@ def use_launcher(config: Config, launcher: str) -> None:
         return
     if launcher != "pytorch":
         raise ValueError(f"--launcher {launcher} needs CUDA; without it use --launcher pytorch")
+    if "RANK" not in os.environ:
+        raise ValueError(f"--launcher {launcher}: start it with torchrun --nproc_per_node N tools/train.py CONFIG ...")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
     config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "find_unused_parameters": False}
 
 
 def build_runner(config: Config) -> Runner:
-    """Return the Runner of a config; ``runner_type`` is honoured as upstream does."""
+    """Return the Runner of a config; ``runner_type`` is honoured as upstream does.
+
+    Raises:
+        FileNotFoundError: The checkpoint to start or to go on from does not exist.
+    """
+    start = config.get("load_from")
+    if start and "://" not in start and not Path(start).expanduser().is_file():
+        raise FileNotFoundError(f"checkpoint {start} does not exist{nearest_file(Path(start))}")
     if "runner_type" not in config:
         return Runner.from_cfg(config)
     from mmengine.registry import RUNNERS

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.normalization import Renormalize
+from kd_mm.distillers.options import check_options
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.distillers.recipe import Plan, Recipe, reads_stages
 from kd_mm.distillers.teacher import Teacher
@@ -69,6 +70,7 @@ def build_networks(
     used = {loss.teacher for loss in losses.values() if loss.needs_teacher}
     teachers = {}
     for name in sorted(name for name in configs if name in used):
+        check_options(Teacher, configs[name], f"teacher {name!r}")
         with private_random_state(f"teacher/{name}", seed):
             teachers[name] = Teacher(name, **configs[name])
             teachers[name].renormalize = Renormalize(student, teachers[name].model)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.losses import ExitTaskLoss, Loss
 from kd_mm.registry import MODELS
@@ -51,11 +52,12 @@ class Recipe:
         known = list(cls.__dataclass_fields__)
         for key in config:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-                raise ValueError(
-                    f"recipe: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {known}")
-                )
-        for name in config.get("losses", {}):
+                raise ValueError(f"recipe: unknown key {key!r}{nearest(key, known)}")
+        named = config.get("losses") or {}
+        typed = [name for name, loss in named.items() if loss and "type" in loss]
+        for name, loss in named.items():
+            if loss is not None and "type" not in loss:
+                raise ValueError(f"recipe: loss {name!r} has no type{nearest(name, typed)}")
             if "loss" in name or "." in name:
                 raise ValueError(
                     f"recipe: loss name {name!r} must not contain 'loss' or a dot: it is logged as 'loss_{name}', and "
@@ -64,7 +66,7 @@ class Recipe:
         recipe = cls(**config)
         mode = recipe.teacher_exits.get("mode", "pretrained")
         if mode not in TEACHER_EXIT_MODES:
-            raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown; choose one of {TEACHER_EXIT_MODES}")
+            raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, TEACHER_EXIT_MODES)}")
         return recipe
 
     def build_losses(self, teachers: Sequence[str], seed: int) -> dict[str, Loss]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.distillers.checkpoint import read_checkpoint
+from kd_mm.distillers.checkpoint import network_weights, read_checkpoint
+from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.atomic_files import replace_file
 from kd_mm.hooks.distill_hook import find_distiller
@@ -64,9 +65,9 @@ class TeacherExitsHook(Hook):
             ValueError: An unknown option of ``teacher_exits``, or a file that does not fit.
         """
         distiller = find_distiller(runner)
-        unknown = set(distiller.recipe.teacher_exits) - set(DEFAULTS)
-        if unknown:
-            raise ValueError(f"recipe: unknown teacher_exits options {sorted(unknown)}; known: {sorted(DEFAULTS)}")
+        for option in distiller.recipe.teacher_exits:
+            if option not in DEFAULTS:
+                raise ValueError(f"recipe: teacher_exits has no option {option!r}{nearest(option, DEFAULTS)}")
         options = {**DEFAULTS, **distiller.recipe.teacher_exits}
         if options["loss"] not in ("ce", "ce+kd"):
             raise ValueError(f"recipe: teacher_exits loss={options['loss']!r} is unknown; choose 'ce' or 'ce+kd'")
@@ -98,7 +99,7 @@ class _Preparation:
         logger = self.runner.logger
         given = self.options["checkpoint"]
         if given:
-            self.teacher.load_exits(read_checkpoint(given)["state_dict"], given)
+            self.teacher.load_exits(network_weights(read_checkpoint(given)), given)
             return
         if not self.file.is_file():
             logger.info(f"training the exits of teacher {self.teacher.name!r} for {self.options['epochs']} epochs")
