@@ -19,19 +19,30 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
-    dataset=dict(type="kd_mm.CIFAR100", data_root="data/cifar100", split="trainval", pipeline=train_pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="kd_mm.CIFAR100",
+        _scope_="mmpretrain",
+        data_root="data/cifar100",
+        split="trainval",
+        pipeline=train_pipeline,
+    ),
+    sampler=dict(type="DefaultSampler", _scope_="mmpretrain", shuffle=True),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
     dataset=dict(
-        type="kd_mm.CIFAR100", data_root="data/cifar100", split="test", pipeline=test_pipeline, test_mode=True
+        type="kd_mm.CIFAR100",
+        _scope_="mmpretrain",
+        data_root="data/cifar100",
+        split="test",
+        pipeline=test_pipeline,
+        test_mode=True,
     ),
-    sampler=dict(type="DefaultSampler", shuffle=False),
+    sampler=dict(type="DefaultSampler", _scope_="mmpretrain", shuffle=False),
 )
-val_evaluator = dict(type="Accuracy", topk=(1, 5))
+val_evaluator = dict(type="Accuracy", _scope_="mmpretrain", topk=(1, 5))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -24,17 +24,29 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=4,
     persistent_workers=True,
-    dataset=dict(type="kd_mm.CUB", data_root="data/CUB_200_2011", split="train", pipeline=train_pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="kd_mm.CUB",
+        _scope_="mmpretrain",
+        data_root="data/CUB_200_2011",
+        split="train",
+        pipeline=train_pipeline,
+    ),
+    sampler=dict(type="DefaultSampler", _scope_="mmpretrain", shuffle=True),
 )
 val_dataloader = dict(
     batch_size=32,
     num_workers=4,
     persistent_workers=True,
-    dataset=dict(type="kd_mm.CUB", data_root="data/CUB_200_2011", split="test", pipeline=test_pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="kd_mm.CUB",
+        _scope_="mmpretrain",
+        data_root="data/CUB_200_2011",
+        split="test",
+        pipeline=test_pipeline,
+    ),
+    sampler=dict(type="DefaultSampler", _scope_="mmpretrain", shuffle=False),
 )
-val_evaluator = dict(type="Accuracy", topk=(1, 5))
+val_evaluator = dict(type="Accuracy", _scope_="mmpretrain", topk=(1, 5))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

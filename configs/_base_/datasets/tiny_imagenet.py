@@ -18,17 +18,29 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
-    dataset=dict(type="kd_mm.TinyImageNet", data_root="data/tiny-imagenet-200", split="train", pipeline=train_pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="kd_mm.TinyImageNet",
+        _scope_="mmpretrain",
+        data_root="data/tiny-imagenet-200",
+        split="train",
+        pipeline=train_pipeline,
+    ),
+    sampler=dict(type="DefaultSampler", _scope_="mmpretrain", shuffle=True),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
-    dataset=dict(type="kd_mm.TinyImageNet", data_root="data/tiny-imagenet-200", split="val", pipeline=test_pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="kd_mm.TinyImageNet",
+        _scope_="mmpretrain",
+        data_root="data/tiny-imagenet-200",
+        split="val",
+        pipeline=test_pipeline,
+    ),
+    sampler=dict(type="DefaultSampler", _scope_="mmpretrain", shuffle=False),
 )
-val_evaluator = dict(type="Accuracy", topk=(1, 5))
+val_evaluator = dict(type="Accuracy", _scope_="mmpretrain", topk=(1, 5))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -1,5 +1,6 @@
 model = dict(
     type="ImageClassifier",
+    _scope_="mmpretrain",
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
         type="LinearClsHead",

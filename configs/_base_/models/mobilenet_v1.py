@@ -1,5 +1,6 @@
 model = dict(
     type="ImageClassifier",
+    _scope_="mmpretrain",
     backbone=dict(type="kd_mm.MobileNetV1"),
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
