@@ -1,0 +1,105 @@
+"""The tools as a user runs them, and a small world to run them in."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .world import ROOT, World
+
+KILLED = -9
+
+
+@dataclass
+class Ended:
+    """How a tool ended: its exit status (negative for a signal) and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Tools:
+    def __init__(self, scratch: Path) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("tool_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        self.scratch, self.count = scratch, 0
+        assert self._answer() == "ready"
+
+    def _answer(self) -> str:
+        for line in self.process.stdout:
+            if line.startswith("> "):
+                return line[2:].strip()
+        raise RuntimeError("the tool server ended")
+
+    def run(self, tool: str, *arguments: object, ranks: int = 1, **job: Any) -> Ended:
+        """Run a tool to its end, in an empty current folder."""
+        self.count += 1
+        folder = self.scratch / str(self.count)
+        folder.mkdir()
+        if ranks > 1:
+            job["env"] = {"MASTER_PORT": str(free_port()), **job.get("env", {})}
+        job.update(tool=tool, arguments=[str(argument) for argument in arguments], ranks=ranks, folder=str(folder))
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        status = int(self._answer())
+        return Ended(status, (folder / "out0").read_text(), (folder / "err0").read_text())
+
+    def train(self, *arguments: object, **job: Any) -> Ended:
+        """Run ``tools/train.py``, which must succeed."""
+        ended = self.run("train", *arguments, **job)
+        assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
+        return ended
+
+    def test(self, *arguments: object, **job: Any) -> Ended:
+        """Run ``tools/test.py``, which must succeed."""
+        ended = self.run("test", *arguments, **job)
+        assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
+        return ended
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    running = Tools(tmp_path_factory.mktemp("runs"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def world(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Data, configs, and a teacher that was trained with its plain config."""
+    made = World(tmp_path_factory.mktemp("world"))
+    tools.train(made.teacher, "--work-dir", made.folder / "teacher")
+    (made.folder / "teacher" / "epoch_6.pth").rename(made.checkpoint)
+    return made
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint."""
+    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]

@@ -1,0 +1,248 @@
+"""Wrong input as a user meets it: one line, exit status 2, before the first step, with the nearest right choice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import Ended, Tools, weights
+from .world import World, draw_images
+
+
+@pytest.fixture(scope="module")
+def config(world: World) -> Path:
+    return world.distil("wrong.py")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(world: World) -> dict[str, Path]:
+    """What people have on disk instead of the teacher."""
+
+    def changed(name: str, change: Callable[[dict[str, Any]], object]) -> Path:
+        stored = torch.load(world.checkpoint, weights_only=False)
+        change(stored)
+        path = world.folder / f"{name}.pth"
+        torch.save(stored, path)
+        return path
+
+    def noise(stored: dict[str, Any]) -> None:
+        torch.manual_seed(0)
+        for value in stored["state_dict"].values():
+            if value.is_floating_point():
+                value.normal_().abs_()
+
+    def lack(stored: dict[str, Any]) -> None:
+        for key in [key for key in stored["state_dict"] if "layer2.1" in key]:
+            del stored["state_dict"][key]
+
+    whole = world.checkpoint.read_bytes()
+    files = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html>\nnot found\n</html>\n"}
+    for name, content in files.items():
+        (world.folder / f"{name}.pth").write_bytes(content)
+    return {
+        **{name: world.folder / f"{name}.pth" for name in files},
+        "missing keys": changed("missing", lack),
+        "extra keys": changed("extra", lambda stored: stored["state_dict"].update({"head.extra": torch.zeros(3)})),
+        "executable": changed("executable", lambda stored: stored.update(note=shutil.rmtree)),
+        "noise": changed("noise", noise),
+    }
+
+
+def refused(ended: Ended, *words: str) -> str:
+    """The one line on stderr of a tool that stopped before its first step."""
+    assert ended.status == 2, ended.out[-2000:] + ended.err[-2000:]
+    assert "Epoch(train)" not in ended.out
+    lines = ended.err.splitlines()
+    assert len(lines) == 1, ended.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    return lines[0]
+
+
+OPTIONS = {
+    "stage name": (
+        ["model.stages=[backbone.layer1,backbone.layr3]"],
+        ["'backbone.layr3'", "did you mean backbone.layer3"],
+    ),
+    "class count of student and teacher": (
+        ["model.student.head.num_classes=4"],
+        ["student answers over 4 classes, teacher 'teacher' over 3"],
+    ),
+    "class order": (
+        ["train_dataloader.dataset.classes=[red,green,blue]"],
+        ["another order", "class 0 is 'blue' for the teacher, 'red' in the data set"],
+    ),
+    "recipe key": (["model.recipe.loses.scd.loss_weight=1"], ["recipe: unknown key 'loses', did you mean 'losses'?"]),
+    "name of a loss": (["model.recipe.losses.scdd.loss_weight=0"], ["loss 'scdd' has no type, did you mean 'scd'?"]),
+    "loss option": (
+        ["model.recipe.losses.scd.loss_wieght=1"],
+        ["model.recipe.losses.scd:", "no option 'loss_wieght', did you mean 'loss_weight'?"],
+    ),
+    "loss option's value": (["model.recipe.losses.scd.distance=mes"], ["distance='mes'", "'mse', 'l1', 'kl'"]),
+    "loss type": (
+        ["model.recipe.losses.scd.type=kd_mm.StageChanelLoss"],
+        ["model.recipe.losses.scd:", "did you mean 'kd_mm.StageChannelLoss'?"],
+    ),
+    "stage of a loss": (["model.recipe.losses.scd.stages=[4]"], ["stages=[4]", "the matched stages are 1..3"]),
+    "schedule": (["model.recipe.losses.review.schedule.type=LinearRmp"], ["did you mean 'LinearRamp'?"]),
+    "exit type": (["model.recipe.exits.type=kd_mm.SepConfExit"], ["did you mean 'kd_mm.SepConvExit'?"]),
+    "stage alignment": (["model.recipe.stage_align=from_dep"], ["did you mean 'from_deep'?"]),
+    "option of the teacher's exits": (
+        ["model.recipe.teacher_exits.epoch=3"],
+        ["teacher_exits has no option 'epoch', did you mean 'epochs'?"],
+    ),
+    "mode of the teacher's exits": (
+        ["model.recipe.teacher_exits.mode=pretraned"],
+        ["'pretraned' is unknown, did you mean 'pretrained'?"],
+    ),
+    "teacher option": (["model.teacher.chekpoint=x"], ["no option 'chekpoint', did you mean 'checkpoint'?"]),
+    "no teacher": (["model.teacher=None"], ["reads a teacher, but the config has none"]),
+    "hook option": (
+        ["default_hooks.teacher_check.min_scor=0"],
+        ["default_hooks.teacher_check:", "did you mean 'min_score'?"],
+    ),
+    "option of the student": (
+        ["model.student.backbone.dept=8"],
+        ["model.student.backbone:", "no option 'dept', did you mean 'depth'?"],
+    ),
+    "type in the student": (
+        ["model.student.backbone.type=kd_mm.CIFARRseNet"],
+        ["model.student.backbone:", "did you mean 'kd_mm.CIFARResNet'?"],
+    ),
+    "missing data": (
+        ["train_dataloader.dataset.data_root=/nowhere"],
+        ["/nowhere/train does not exist", "train_dataloader.dataset.data_root"],
+    ),
+    "missing validation data": (
+        ["val_dataloader.dataset.data_root=/nowhere"],
+        ["/nowhere/val does not exist", "val_dataloader.dataset.data_root"],
+    ),
+    "an override without a value": (["train_cfg"], ["write KEY=VALUE"]),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_wrong_option(tools: Tools, config: Path, tmp_path: Path, name: str) -> None:
+    options, words = OPTIONS[name]
+    refused(tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", *options), *words)
+
+
+def test_the_table_of_stages_is_printed_beside_the_line(tools: Tools, config: Path, tmp_path: Path) -> None:
+    ended = tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", "model.stages=[backbone.layr3]")
+    table = [line.split()[1] for line in ended.out.splitlines() if " map " in line]
+    assert table == ["backbone.layer1", "backbone.layer2", "backbone.layer3"]
+
+
+def test_more_classes_in_the_data_than_answers(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
+    draw_images(tmp_path / "data")
+    shutil.copytree(tmp_path / "data" / "train" / "red", tmp_path / "data" / "train" / "yellow")
+    option = f"train_dataloader.dataset.data_root={tmp_path}/data"
+    ended = tools.run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", option)
+    refused(ended, "data set has 4 classes, the student answers over 3", "model.student.head.num_classes")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing keys", ["does not fit", "10 missing (backbone.layer2.1."]),
+        ("extra keys", ["does not fit", "1 left over (head.extra)"]),
+        ("truncated", ["truncated.pth is no checkpoint, or cut short"]),
+        ("empty", ["empty.pth is no checkpoint, or cut short"]),
+        ("text", ["text.pth is no checkpoint, or cut short"]),
+        ("executable", ["cannot be read safely", "shutil.rmtree"]),
+        ("noise", ["teacher 'teacher' scores", "chance is 33.3%", "min_score=0"]),
+    ],
+)
+def test_wrong_teacher_checkpoint(tools, checkpoints, config, tmp_path, name, words) -> None:
+    option = f"model.teacher.checkpoint={checkpoints[name]}"
+    refused(tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", option), *words)
+
+
+def test_missing_files(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
+    def train(*arguments: object) -> Ended:
+        return tools.run("train", *arguments, "--work-dir", tmp_path)
+
+    misspelt = world.folder / "taecher"
+    checkpoint = train(config, "--cfg-options", f"model.teacher.checkpoint={misspelt}.pth")
+    refused(checkpoint, "taecher.pth does not exist, did you mean 'teacher.pth'?")
+    teacher = train(config, "--cfg-options", f"model.teacher.config={misspelt}.py")
+    refused(teacher, "taecher.py' does not exist, did you mean 'teacher.py'?")
+    refused(train(world.folder / "wrnog.py"), "wrnog.py' does not exist, did you mean 'wrong.py'?")
+    refused(train("mmpretrain::resnet/resnet18_8xb32_in1.py"), "did you mean 'resnet18_8xb32_in1k.py'?")
+    refused(train("mmpretrian::resnet/x.py"), "no package 'mmpretrian'", "did you mean 'mmpretrain'?")
+    refused(train(config, "--resume", tmp_path / "epoch_7.pth"), "epoch_7.pth does not exist")
+    evaluated = tools.run("test", config, f"{misspelt}.pth", "--work-dir", tmp_path)
+    refused(evaluated, "taecher.pth does not exist, did you mean 'teacher.pth'?")
+
+
+def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
+    def train(name: str, text: str) -> Ended:
+        return tools.run("train", world.write(f"{name}.py", text), "--work-dir", tmp_path)
+
+    refused(train("unclosed", "model = dict(\n"), "unclosed.py' is no Python", "line 1")
+    refused(train("unnamed", "seed = 1\nmodel = dict(x=sed)\n"), "name 'sed' is not defined (line 2)")
+    refused(train("baseless", '_base_ = "plian.py"\n'), "plian.py does not exist, did you mean 'plain.py'?")
+    refused(train("unbased", '_base_ = "plain.py"\nx = {{_base_.modle}}\n'), "{{_base_.modle}}")
+
+
+def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
+    def train(*arguments: object) -> Ended:
+        return tools.run("train", *arguments, "--work-dir", tmp_path)
+
+    teacher = ("--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint)
+    refused(train(world.plain, "--distiller", "mtkd_srr", *teacher), "'mtkd_srr', did you mean 'mtkd_ssr'?")
+    refused(train(world.plain, "--distiller", "kd"), "needs --teacher CONFIG")
+    refused(train(world.plain, "--distiller", "kd", *teacher[:2]), "needs --teacher-checkpoint PATH")
+    refused(train(world.plain, *teacher), "go with --distiller RECIPE (kd, mtkd_ssr)")
+    refused(train(config, "--distiller", "kd", *teacher), "is a distillation already")
+    refused(train(config, "--launcher", "pytorch"), "torchrun --nproc_per_node")
+    refused(train(config, "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"), "no auto_scale_lr")
+    refused(tools.run("test", world.teacher, world.checkpoint, "--out", "metrics.txt"), "give a .json file")
+
+
+def test_weights_to_start_from_must_fill_the_student(tools, world, checkpoints, config, tmp_path) -> None:
+    options = ["--cfg-options", "model.student.backbone.depth=14", f"load_from={checkpoints['missing keys']}"]
+    ended = tools.run("train", config, "--work-dir", tmp_path, *options)
+    refused(ended, "does not fill the student ImageClassifier: 10 missing (backbone.layer2.1.")
+    evaluated = tools.run("test", config, world.checkpoint, "--work-dir", tmp_path)
+    refused(evaluated, "student:", "teacher.pth does not fit", "left over")
+
+
+def test_resume_with_another_teacher(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.distil("other_teacher.py", recipe="kd")
+    tools.train(config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
+    stored = torch.load(world.checkpoint, weights_only=False)
+    stored["state_dict"]["head.fc.bias"] += 1e-3
+    torch.save(stored, tmp_path / "other.pth")
+    option = f"model.teacher.checkpoint={tmp_path}/other.pth"
+    ended = tools.run("train", config, "--work-dir", tmp_path, "--resume", "--cfg-options", option)
+    refused(ended, "resume: teacher 'teacher' differs from the one this run began with")
+
+
+@pytest.mark.parametrize("cause", ["learning rate", "loss weight"])
+def test_a_loss_that_is_not_finite_stops_the_run(tools: Tools, world: World, tmp_path: Path, cause: str) -> None:
+    """The learning rate is far too large from the second epoch on, or a schedule blows a weight up."""
+    if cause == "learning rate":
+        changes = 'param_scheduler = dict(_delete_=True, type="MultiStepLR", by_epoch=True, milestones=[1], gamma=1e30)'
+    else:
+        schedule = 'dict(type="StepDecay", milestones=[1], gamma=1e38)'
+        changes = f"model = dict(recipe=dict(losses=dict(scd=dict(schedule={schedule}))))"
+    config = world.distil(f"diverging_{cause[:4]}.py", changes=changes)
+    ended = tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=3")
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("error: iteration ")
+    iteration = int(ended.err.split()[2].rstrip(":"))
+    assert 5 <= iteration < 10
+    assert "loss is not finite" in ended.err
+    # With the weight, no stage is to blame: each stage's own value is finite.
+    assert ("scd at stage1" if cause == "learning rate" else "(loss_scd)") in ended.err
+    assert (tmp_path / "last_checkpoint").read_text().endswith("epoch_1.pth")
+    assert sorted(path.name for path in tmp_path.glob("epoch_*")) == ["epoch_1.pth"]
+    assert all(value.isfinite().all() for value in weights(tmp_path / "epoch_1.pth").values())

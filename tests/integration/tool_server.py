@@ -1,0 +1,103 @@
+"""Runs the command line tools in forked children. Reads a JSON job a line, answers "> STATUS".
+
+Importing the engine takes seconds, so it is done once; each job is a fork of this process that runs the tool's file as
+``python tools/train.py ARGUMENTS`` would.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.runner import runner as runner_module
+from yapf.yapflib import yapf_api
+
+import kd_mm  # noqa: F401 - first, as in the tools
+
+import mmpretrain.datasets  # noqa: F401  isort: skip - what the registries would import in each child
+import mmpretrain.engine  # noqa: F401  isort: skip
+import mmpretrain.evaluation  # noqa: F401  isort: skip
+import mmpretrain.models  # noqa: F401  isort: skip
+import mmpretrain.structures  # noqa: F401  isort: skip
+import mmpretrain.visualization  # noqa: F401  isort: skip
+import torch._dynamo  # noqa: F401  isort: skip
+
+from kd_mm.hooks import atomic_files
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def arm(kill: dict) -> None:
+    """Die for real inside a file operation: ``call`` names it, ``name`` is part of the target's name."""
+    original = getattr(atomic_files.os, kill["call"])
+    left = [kill.get("nth", 1)]
+
+    def deadly(*args: object) -> object:
+        by_handle = kill["call"] == "fsync"
+        names = [os.readlink(f"/proc/self/fd/{args[0]}")] if by_handle else [str(name) for name in args]
+        if any(kill["name"] in os.path.basename(name) for name in names):
+            left[0] -= 1
+            if left[0] == 0:
+                if by_handle:
+                    os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+
+    setattr(atomic_files.os, kill["call"], deadly)
+
+
+def start(job: dict, rank: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.chdir(job["folder"])
+        for number, name in ((1, "out"), (2, "err")):
+            log = os.open(f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(log, number)
+        os.environ.update(job.get("env", {}))
+        if job["ranks"] > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
+            os.environ.update({name: str(job["ranks"]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")})
+        if "kill" in job:
+            arm(job["kill"])
+        tool = str(TOOLS / f"{job['tool']}.py")
+        sys.argv = [tool, *job["arguments"]]
+        runpy.run_path(tool, run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def serve() -> None:
+    torch.set_num_threads(1)
+    # Slow and of no effect here: the environment report, the layout of written configs, collecting what stays anyway.
+    runner_module.collect_env = dict
+    yapf_api.FormatCode = lambda text, **options: (text, True)
+    gc.freeze()
+    init_default_scope("mmpretrain")
+    print("> ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        ranks = [start(job, rank) for rank in range(job["ranks"])]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ranks]
+        print(f"> {max(codes, key=abs)}", flush=True)
+
+
+if __name__ == "__main__":
+    serve()
