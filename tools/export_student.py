@@ -9,7 +9,8 @@ from pathlib import Path
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.export import ONNX_BATCHES, ONNX_TOLERANCE, export_student
+from kd_mm.apis.export import export_student
+from kd_mm.apis.onnx_export import ONNX_BATCHES, ONNX_TOLERANCE
 
 
 def parse_args() -> argparse.Namespace:

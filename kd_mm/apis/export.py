@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import io
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,14 @@ from torch import Tensor, nn
 
 import kd_mm
 from kd_mm.apis.evaluate import plain_config
+from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
-from kd_mm.distillers.teacher import load_config, teacher_model_config
+from kd_mm.distillers.config_file import load_config
+from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.hooks.atomic_files import replace_file
 from kd_mm.registry import MODELS
 
-#: Largest accepted difference between onnxruntime and torch, relative to the largest torch output (at least 1).
-ONNX_TOLERANCE = 1e-4
-#: Batch sizes that the ONNX file is checked with; it was traced with another one.
-ONNX_BATCHES = (1, 3)
-_TRACED_BATCH = 2
-_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # What a Runner or a command line leaves in a dumped config and what belongs to one run alone.
 _OF_ONE_RUN = ("work_dir", "launcher", "resume", "env_variables")
 
@@ -119,123 +114,43 @@ def export_student(
 def exported_config(config: Config) -> Config:
     """Return the plain config of the student, without what belongs to distillation or to one run.
 
-    A config that names no component of kd_mm does not import kd_mm either, so upstream's own tools run it.
+    It imports kd_mm where it names a component of kd_mm, and only there: else upstream's own tools run it without.
     """
+    distills = str(config.model.type).endswith("Distiller")
     plain = plain_config(config)
     for key in _OF_ONE_RUN:
         plain._cfg_dict.pop(key, None)
+    if distills and plain.get("custom_hooks"):
+        plain.custom_hooks = [hook for hook in plain.custom_hooks if not str(hook.get("type")).startswith("kd_mm.")]
     wrapper = plain.get("optim_wrapper") or {}
     if wrapper.get("type") == "kd_mm.Bf16OptimWrapper":
         wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
+    _forget_scope(plain._cfg_dict)
+    imports = [name for name in (config.get("custom_imports") or {}).get("imports", []) if name != "kd_mm"]
+    if "kd_mm." in json.dumps(plain._cfg_dict.to_dict(), default=str):
+        imports.append("kd_mm")
+    plain._cfg_dict.pop("custom_imports", None)
+    if imports:
+        plain.custom_imports = {"imports": imports, "allow_failed_imports": False}
     return plain
 
 
-def export_onnx(model: nn.Module, input_size: tuple[int, int], path: str | Path) -> float:
-    """Write a network in ``tensor`` mode as ONNX with a free batch size, once onnxruntime has agreed with torch.
-
-    Args:
-        model: A network with mmengine's ``forward(inputs, mode="tensor")``; put into eval mode on the CPU.
-        input_size: Height and width in pixels.
-        path: The file.
-
-    Returns:
-        The largest difference, relative to the largest torch output (at least 1), over :data:`ONNX_BATCHES`.
-
-    Raises:
-        ImportError: A package is missing.
-        ValueError: The network cannot be traced with a free batch size, or the difference exceeds
-            :data:`ONNX_TOLERANCE`; nothing was written.
-    """
-    _require_onnx()
-    network = _TensorMode(model).cpu().eval()
-    content = _traced(network, torch.randn(_TRACED_BATCH, 3, *input_size))
-    differences = {batch: _difference(network, content, input_size, batch) for batch in ONNX_BATCHES}
-    for batch, difference in differences.items():
-        if not difference <= ONNX_TOLERANCE:
-            raise ValueError(
-                f"torch's exporter gets this network wrong: with a batch of {batch} onnxruntime differs from torch by "
-                f"{difference:.2g} of the largest output, more than {ONNX_TOLERANCE:g}"
-            )
-    replace_file(path, content)
-    return max(differences.values())
-
-
-class _TensorMode(nn.Module):
-    """A network with the outputs of ``tensor`` mode as one flat tuple."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(self.model(inputs, mode="tensor")))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _traced(network: nn.Module, inputs: Tensor) -> bytes:
-    arguments: dict[str, Any] = {"input_names": ["inputs"]}
-    try:
-        with torch.no_grad():
-            if "dynamo" in inspect.signature(torch.onnx.export).parameters:
-                batch = torch.export.Dim("batch")
-                program = torch.onnx.export(
-                    network, (inputs,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **arguments
-                )
-                if program is None:
-                    raise RuntimeError("torch gave no ONNX program")
-                return program.model_proto.SerializeToString()
-            buffer: Any = io.BytesIO()  # torch 2.4
-            torch.onnx.export(network, (inputs,), buffer, dynamic_axes={"inputs": {0: "batch"}}, **arguments)
-            return buffer.getvalue()
-    except Exception as error:  # the exporter raises its own types, one for each of its steps
-        cause = error.__cause__ or error
-        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-        raise ValueError(
-            f"torch cannot export this network with a free batch size: {type(cause).__name__}: {reason}"
-        ) from error
-
-
-def _difference(network: nn.Module, content: bytes, input_size: tuple[int, int], batch: int) -> float:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    inputs = torch.randn(batch, 3, *input_size, generator=torch.Generator().manual_seed(batch))
-    try:
-        answers = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-    except Exception as error:  # onnxruntime's types are not public
-        first = str(error).splitlines()[0]
-        raise ValueError(f"onnxruntime cannot run the file with a batch of {batch}: {first}") from error
-    with torch.no_grad():
-        expected = [tensor.float().numpy() for tensor in network(inputs)]
-    largest = 0.0
-    for answer, reference in zip(answers, expected, strict=True):
-        if answer.shape != reference.shape:
-            raise ValueError(f"onnxruntime gives {answer.shape}, torch {reference.shape}, for a batch of {batch}")
-        scale = max(1.0, float(np.abs(reference).max()))
-        largest = max(largest, float(np.abs(answer - reference).max()) / scale)
-    return largest
-
-
-def _require_onnx() -> None:
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f'--onnx needs {", ".join(missing)}: pip install "kd-mm[onnx]"')
+def _forget_scope(part: Any) -> None:
+    """Remove the mark that mmengine leaves on what was inherited through ``kd_mm::``; types there are written out."""
+    if isinstance(part, dict):
+        if part.get("_scope_") == "kd_mm":
+            del part["_scope_"]
+        part = list(part.values())
+    if isinstance(part, list | tuple):
+        for item in part:
+            _forget_scope(item)
 
 
 def _check_targets(out: Path, onnx: str | Path | None) -> None:
     if out.suffix not in (".pth", ".pt"):
         raise ValueError(f"cannot export to {out}: give a .pth file; the config is written beside it as .py")
     if onnx is not None:
-        _require_onnx()
+        require_onnx()
         if Path(onnx).suffix != ".onnx":
             raise ValueError(f"--onnx {onnx}: give a file that ends in .onnx")
 

@@ -1,0 +1,129 @@
+"""Writing a network as ONNX, checked against onnxruntime before it is kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_mm.hooks.atomic_files import replace_file
+
+#: Largest accepted difference between onnxruntime and torch, relative to the largest torch output (at least 1).
+ONNX_TOLERANCE = 1e-4
+#: Batch sizes that the ONNX file is checked with; it was traced with another one.
+ONNX_BATCHES = (1, 3)
+_TRACED_BATCH = 2
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def export_onnx(model: nn.Module, input_size: tuple[int, int], path: str | Path) -> float:
+    """Write a network in ``tensor`` mode as ONNX with a free batch size, once onnxruntime has agreed with torch.
+
+    Args:
+        model: A network with mmengine's ``forward(inputs, mode="tensor")``; put into eval mode on the CPU.
+        input_size: Height and width in pixels.
+        path: The file.
+
+    Returns:
+        The largest difference, relative to the largest torch output (at least 1), over :data:`ONNX_BATCHES`.
+
+    Raises:
+        ImportError: A package is missing.
+        ValueError: The network cannot be traced with a free batch size, or the difference exceeds
+            :data:`ONNX_TOLERANCE`; nothing was written.
+    """
+    require_onnx()
+    network = _TensorMode(model).cpu().eval()
+    content = _traced(network, torch.randn(_TRACED_BATCH, 3, *input_size))
+    differences = {batch: _difference(network, content, input_size, batch) for batch in ONNX_BATCHES}
+    for batch, difference in differences.items():
+        if not difference <= ONNX_TOLERANCE:
+            raise ValueError(
+                f"torch's exporter gets this network wrong: with a batch of {batch} onnxruntime differs from torch by "
+                f"{difference:.2g} of the largest output, more than {ONNX_TOLERANCE:g}"
+            )
+    replace_file(path, content)
+    return max(differences.values())
+
+
+class _TensorMode(nn.Module):
+    """A network with the outputs of ``tensor`` mode as one flat tuple."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_tensors(self.model(inputs, mode="tensor")))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _traced(network: nn.Module, inputs: Tensor) -> bytes:
+    arguments: dict[str, Any] = {"input_names": ["inputs"]}
+    try:
+        with torch.no_grad():
+            if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+                batch = torch.export.Dim("batch")
+                program = torch.onnx.export(
+                    network, (inputs,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **arguments
+                )
+                if program is None:
+                    raise RuntimeError("torch gave no ONNX program")
+                return program.model_proto.SerializeToString()
+            buffer: Any = io.BytesIO()  # torch 2.4
+            torch.onnx.export(network, (inputs,), buffer, dynamic_axes={"inputs": {0: "batch"}}, **arguments)
+            return buffer.getvalue()
+    except Exception as error:  # the exporter raises its own types, one for each of its steps
+        cause = error.__cause__ or error
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+        raise ValueError(
+            f"torch cannot export this network with a free batch size: {type(cause).__name__}: {reason}"
+        ) from error
+
+
+def _difference(network: nn.Module, content: bytes, input_size: tuple[int, int], batch: int) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    inputs = torch.randn(batch, 3, *input_size, generator=torch.Generator().manual_seed(batch))
+    try:
+        answers = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    except Exception as error:  # onnxruntime's types are not public
+        first = str(error).splitlines()[0]
+        raise ValueError(f"onnxruntime cannot run the file with a batch of {batch}: {first}") from error
+    with torch.no_grad():
+        expected = [tensor.float().numpy() for tensor in network(inputs)]
+    largest = 0.0
+    for answer, reference in zip(answers, expected, strict=True):
+        if answer.shape != reference.shape:
+            raise ValueError(f"onnxruntime gives {answer.shape}, torch {reference.shape}, for a batch of {batch}")
+        scale = max(1.0, float(np.abs(reference).max()))
+        largest = max(largest, float(np.abs(answer - reference).max()) / scale)
+    return largest
+
+
+def require_onnx() -> None:
+    """Stop where a package that ONNX needs is missing.
+
+    Raises:
+        ImportError: Naming the packages and the command that installs them.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f'--onnx needs {", ".join(missing)}: pip install "kd-mm[onnx]"')
