@@ -27,10 +27,10 @@ def _originals() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 @DATASETS.register_module()
 class Digits(BaseDataset):
-    """The 1,797 digits of scikit-learn (8 x 8, grey), enlarged; samples are dicts of ``img`` (S, S, 3) uint8, ``gt_label``.
+    """The 1,797 digits of scikit-learn (8 x 8, grey), enlarged.
 
-    The splits are fixed, disjoint and stratified: 600 test images (60 a class), 400 validation images (40 a class), 797
-    training images.
+    Samples are dicts of ``img`` (S, S, 3) uint8 and ``gt_label``. The splits are fixed, disjoint and stratified:
+    600 test images (60 a class), 400 validation images (40 a class), 797 training images.
 
     Args:
         split: ``"train"``, ``"val"`` or ``"test"``.

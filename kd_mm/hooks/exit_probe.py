@@ -82,12 +82,14 @@ class ExitProbeHook(Hook):
 
 
 def _online_exits(distiller: Distiller) -> Mapping[str, Any]:
-    return dict(distiller.distill["teacher_exits"].items()) if "teacher_exits" in distiller.distill else {}
+    parts: Any = distiller.distill
+    return dict(parts["teacher_exits"].items()) if "teacher_exits" in parts else {}
 
 
 def _student_responses(distiller: Distiller) -> dict[str, Tensor]:
     taken = distiller.recorder.take()
-    exits = distiller.distill["exits"] if "exits" in distiller.distill else {}
+    parts: Any = distiller.distill
+    exits: Any = parts["exits"] if "exits" in parts else {}  # noqa: SIM401 - a ModuleDict has no get()
     responses = _responses(exits, dict(enumerate(distiller.stages, 1)), taken)
     if distiller.plan.student_answer:
         responses["final"] = taken[distiller.task.answer_tap(distiller.student)]

@@ -1,0 +1,11 @@
+_base_ = ["./student_digits.py", "../_base_/distillers/kd.py"]
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(config="kd_mm::quickstart/teacher_digits.py", checkpoint="work_dirs/teacher_digits/epoch_60.pth"),
+    recipe={{_base_.kd}},
+    input_size=16,
+)
+default_hooks = {{_base_.kd_hooks}}

@@ -1,0 +1,208 @@
+"""Cells of a comparison: many short trainings side by side, each kept once it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from kd_mm.apis.evaluate import evaluate
+from kd_mm.apis.run import build_runner
+from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.hooks.report import complexity
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of one cell.
+
+    Attributes:
+        name: Name of its folder.
+        work: Takes the folder and returns the result, a dict for JSON. It has to be picklable.
+        mark: A text that changes with whatever the result depends on, see :func:`fingerprint`.
+        needs: Names of the jobs that have to be finished before.
+    """
+
+    name: str
+    work: Callable[[Path], Result]
+    mark: str
+    needs: tuple[str, ...] = ()
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return a hash of configs and other values that JSON can say."""
+    plain = [part.to_dict() if isinstance(part, Config) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_jobs(
+    jobs: Sequence[Job], folder: Path, processes: int, report: Callable[[Job, Result, bool], object]
+) -> dict[str, Result]:
+    """Do jobs side by side, one thread each, in an order that respects their needs.
+
+    A finished job leaves ``<folder>/<name>/result.json``; an earlier call's is kept where its mark is the same. A job
+    that was cut off starts again from nothing.
+
+    Args:
+        jobs: All jobs.
+        folder: Where their folders are.
+        processes: How many run at a time.
+        report: Called for each finished job with its result and whether it was kept from an earlier call.
+
+    Returns:
+        Result by name, in the order of ``jobs``.
+
+    Raises:
+        RuntimeError: A job failed; the message names its log.
+    """
+    kept = {job.name: finished(job, folder) for job in jobs}
+    done = {name: result for name, result in kept.items() if result is not None}
+    for job in jobs:
+        if job.name in done:
+            report(job, done[job.name], True)
+    waiting = [job for job in jobs if job.name not in done]
+    if not waiting:
+        return done
+    with ProcessPoolExecutor(min(processes, len(waiting)), _context(), _start_worker) as pool:
+        running: dict[Future[Result], Job] = {}
+        try:
+            while waiting or running:
+                for job in [job for job in waiting if set(job.needs) <= set(done)]:
+                    waiting.remove(job)
+                    running[pool.submit(execute, job, folder)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    done[job.name] = _result(future, job, folder)
+                    report(job, done[job.name], False)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {job.name: done[job.name] for job in jobs}
+
+
+def finished(job: Job, folder: Path) -> Result | None:
+    """Return the result that an earlier call left under the same mark, else ``None``."""
+    try:
+        stored = json.loads((folder / job.name / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return stored["result"] if stored.get("mark") == job.mark else None
+
+
+def execute(job: Job, folder: Path) -> Result:
+    """Do one job in this process and write its ``result.json``; the console goes to ``console.log`` beside it."""
+    home = folder / job.name
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    with open(home / "console.log", "wb") as log, _console_to(log.fileno()):
+        try:
+            result = job.work(home)
+        except BaseException:
+            traceback.print_exc()
+            raise
+    replace_file(home / "result.json", json.dumps({"mark": job.mark, "result": result}, indent=2).encode())
+    return result
+
+
+def train_and_test(config: Config, plain: str, metric: str, home: Path) -> Result:
+    """Train a config and evaluate it with the plain config of its student on the test data.
+
+    Args:
+        config: A plain config or a distillation; trained by epochs, with ``metric`` as its ``save_best``.
+        plain: Path of the plain config.
+        metric: Name of the metric.
+        home: The work dir.
+
+    Returns:
+        ``test`` (after the last epoch) and ``test_of_best`` (of the best epoch on the validation data), ``params`` and
+        ``macs`` (multiply-adds of one image) of the network alone, ``seconds`` of training with validation, and
+        ``preparation_seconds`` before it.
+    """
+    # Several runners live in one process; the engine tells them apart by this name.
+    config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
+    began, clock = time.perf_counter(), _Clock()
+    runner = build_runner(config)
+    runner.register_hook(clock)
+    runner.train()
+    prepared = time.perf_counter() - began - clock.seconds
+    height, width = runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
+    params, macs = complexity(getattr(runner.model, "student", runner.model), (height, width))
+    scores: Result = {}
+    last = home / f"epoch_{runner.max_epochs}.pth"
+    for key, checkpoint in (("test", last), ("test_of_best", runner.message_hub.get_info("best_ckpt"))):
+        options = {"experiment_name": f"{home.name}_{key}_{time.time_ns()}"}
+        scores[key] = evaluate(plain, str(checkpoint), options, str(home / key))[metric]
+    return {**scores, "params": params, "macs": macs, "seconds": clock.seconds, "preparation_seconds": prepared}
+
+
+class _Clock(Hook):
+    """Times the training itself, validation included, without what other hooks prepare before it."""
+
+    priority = "VERY_LOW"
+    start = seconds = 0.0
+
+    def before_train(self, runner: Runner) -> None:
+        self.start = time.perf_counter()
+
+    def after_train(self, runner: Runner) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+def _result(future: Future[Result], job: Job, folder: Path) -> Result:
+    try:
+        return future.result()
+    except Exception as error:
+        raise RuntimeError(
+            f"{job.name} failed: {' '.join(str(error).split())} (see {folder / job.name / 'console.log'}); what is "
+            "finished is kept, the same command goes on from here"
+        ) from error
+
+
+def _context() -> Any:
+    # A forked worker has the imports already; a process that has looked for CUDA must not be forked.
+    fork = sys.platform == "linux" and not torch.cuda.is_available()
+    return multiprocessing.get_context("fork" if fork else "spawn")
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _console_to(file: int) -> Iterator[None]:
+    """Send everything that this process writes to its console to a file for a while, loggers and libraries included."""
+    _flush()
+    kept = os.dup(1), os.dup(2)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        _flush()
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+

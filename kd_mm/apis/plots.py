@@ -1,0 +1,121 @@
+"""Pictures of distillation runs, drawn from the scalars that mmengine writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from kd_mm.hooks.atomic_files import replace_file
+
+Records = Sequence[Mapping[str, Any]]
+#: Colour-blind safe (Okabe and Ito), shallow to deep; the network's own answer is black.
+STAGE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+FINAL, REFERENCE = "#000000", "#999999"
+
+
+def read_scalars(run: str | Path) -> list[dict[str, Any]]:
+    """Return what a run logged, one dict a line of its newest ``vis_data/scalars.json``.
+
+    Raises:
+        FileNotFoundError: The work dir holds none.
+    """
+    files = sorted(Path(run).glob("*/vis_data/scalars.json"))
+    if not files:
+        raise FileNotFoundError(f"{run} holds no */vis_data/scalars.json: no run has logged there")
+    return [json.loads(line) for line in files[-1].read_text().splitlines() if line.strip()]
+
+
+def curve(runs: Sequence[Records], key: str, x: str = "step") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the positions ``(P,)`` at which every run has the scalar ``key``, and its values ``(R, P)``.
+
+    Args:
+        runs: The records of R runs.
+        key: The scalar.
+        x: What tells the position: ``"step"`` (the epoch in validation records), ``"epoch"`` or ``"iter"``.
+    """
+    series = [{record[x]: record[key] for record in run if key in record and x in record} for run in runs]
+    shared = sorted(set.intersection(*map(set, series))) if series else []
+    values = np.array([[line[at] for at in shared] for line in series], dtype=np.float64)
+    return np.array(shared, dtype=np.float64), values
+
+
+def draw_curve(axes: Axes, runs: Sequence[Records], key: str, label: str, x: str = "step", **style: Any) -> bool:
+    """Draw the mean of a scalar over runs, and the range between the runs as a band; return whether there was any."""
+    at, values = curve(runs, key, x)
+    if not len(at):
+        return False
+    (line,) = axes.plot(at, values.mean(axis=0), label=label, **style)
+    if len(values) > 1:
+        axes.fill_between(
+            at, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, linewidth=0
+        )
+    return True
+
+
+def draw_losses(axes: Axes, runs: Sequence[Records], terms: Mapping[str, str]) -> None:
+    """Draw loss terms over the epochs on a logarithmic scale.
+
+    Args:
+        axes: Where to draw.
+        runs: The records of runs that differ in their seed.
+        terms: Label by scalar; a scalar that was not logged is left out.
+    """
+    for color, (key, label) in zip((FINAL, *STAGE_COLORS), terms.items(), strict=False):
+        draw_curve(axes, runs, key, label, x="epoch", color=color, linewidth=1.6)
+    axes.set(yscale="log", xlabel="epoch", ylabel="loss (mean over the epoch)")
+
+
+def draw_exits(axes: Axes, runs: Sequence[Records], teacher: str = "teacher") -> None:
+    """Draw the accuracy of each exit per epoch: the student's as curves, the teacher's as dashed lines.
+
+    Args:
+        axes: Where to draw.
+        runs: The records of runs with a :class:`kd_mm.hooks.ExitProbeHook`.
+        teacher: Name of the teacher.
+    """
+    keys = {key for run in runs for record in run for key in record if key.startswith("exit/student_stage")}
+    stages = sorted(int(key.rpartition("stage")[2]) for key in keys)
+    parts = [(f"stage{i}", f"exit {i}", color) for i, color in zip(stages, STAGE_COLORS, strict=False)]
+    parts.append(("final", "own answer", FINAL))
+    for part, label, color in parts:
+        draw_curve(axes, runs, f"exit/student_{part}", f"student, {label}", color=color, linewidth=1.6)
+    for part, label, color in parts:
+        _, values = curve(runs, f"exit/{teacher}_{part}")
+        if values.size:
+            height = float(values[:, -1].mean())
+            name = f"teacher, {label} ({height:.1f})"
+            axes.axhline(height, color=color, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+    axes.set(xlabel="epoch", ylabel="accuracy on the validation images (%)")
+
+
+def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels side by side, without touching pyplot's global state."""
+    figure = Figure(figsize=(6.4 * panels, 5.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    return figure, axes
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """Put the legend under a panel, where it hides no curve."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
+
+
+def save_png(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    replace_file(path, buffer.getvalue())
