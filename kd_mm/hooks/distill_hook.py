@@ -43,6 +43,7 @@ class DistillHook(Hook):
 
     def __init__(self) -> None:
         self._interval, self._ignore_last = 10, True
+        self._terms: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Re-check taps and classes, start the monitor, log the report."""
@@ -57,9 +58,6 @@ class DistillHook(Hook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
         distiller.monitor = TermMonitor()
         distiller.check_next_step = True
-        # A logged term is already the mean over its interval; the engine's window would smooth over ten of them.
-        names = ["loss", *(f"loss_{name}" for name in distiller.losses), *distiller.losses]
-        runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in names)
         runner.logger.info("\n" + distillation_report(distiller))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -72,6 +70,14 @@ class DistillHook(Hook):
         length = len(runner.train_dataloader)
         at_end = batch_idx + 1 == length and (not self._ignore_last or length <= self._interval)
         distiller.monitor.report = self.every_n_inner_iters(batch_idx, self._interval) or at_end
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Have new terms logged as they are: each is a mean over its interval, and the engine would smooth it again."""
+        new = [name for name in outputs or () if name not in self._terms]
+        self._terms.update(new)
+        runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in new)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Stop here, before anything is saved or evaluated, if a loss was not finite."""
