@@ -92,7 +92,11 @@ class _Preparation:
         loader = self.runner.cfg.get("train_dataloader")
         data = {k: v for k, v in (loader or {}).items() if k not in ("num_workers", "persistent_workers", "pin_memory")}
         exits = {k: list(v.shape) for k, v in self.teacher.exits.state_dict().items()}
-        parts = [self.teacher.identity, stages, exits, self.distiller.recipe.exits, options, data, get_world_size()]
+        # The exits learn from the student's batches (its batch augmentation) with its task loss.
+        student = self.runner.cfg.model.get("student", {})
+        task = [student.get("train_cfg"), student.get("head", {}).get("loss")]
+        network = [self.teacher.identity, stages, exits, self.distiller.recipe.exits]
+        parts = [*network, options, data, task, get_world_size()]
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self) -> None:
