@@ -18,13 +18,17 @@ MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError)
 
 
 class Overrides(DictAction):
-    """Reads ``KEY=VALUE`` words; one without ``=`` ends the program with one line."""
+    """Reads ``KEY=VALUE`` words; one that is not understood ends the program with one line."""
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        read: dict[str, Any] = {}
         for word in values:
-            if "=" not in word:
+            try:
+                super().__call__(parser, namespace, [word], option_string)
+            except (ValueError, AssertionError, RecursionError):
                 parser.exit(2, f"error: {option_string} {word}: write KEY=VALUE, e.g. train_cfg.max_epochs=2\n")
-        super().__call__(parser, namespace, values, option_string)
+            read.update(getattr(namespace, self.dest))
+        setattr(namespace, self.dest, read)
 
 
 def add_common(parser: ArgumentParser) -> None:

@@ -108,8 +108,8 @@ def _add_tta(config: Config) -> None:
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_pipeline" not in config:
-        flips = [{"type": "mmpretrain.RandomFlip", "prob": 1.0}, {"type": "mmpretrain.RandomFlip", "prob": 0.0}]
-        augmented = {"type": "mmpretrain.TestTimeAug", "transforms": [flips, [dataset.pipeline[-1]]]}
+        flips = [{"type": "RandomFlip", "prob": 1.0}, {"type": "RandomFlip", "prob": 0.0}]
+        augmented = {"type": "TestTimeAug", "transforms": [flips, [dataset.pipeline[-1]]]}
         config.tta_pipeline = [*dataset.pipeline[:-1], augmented]
     tta_model = config.get("tta_model") or {"type": "mmpretrain.AverageClsScoreTTA"}
     config._cfg_dict["model"] = ConfigDict({**tta_model, "module": config.model})
