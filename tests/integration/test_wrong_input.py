@@ -123,6 +123,7 @@ OPTIONS = {
         ["val_dataloader.dataset.data_root=/nowhere"],
         ["/nowhere/val does not exist", "val_dataloader.dataset.data_root"],
     ),
+    "an override that is no list": (["model.student.head=dict(num_classes=3,loss=1)"], ["write KEY=VALUE"]),
     "an override without a value": (["train_cfg"], ["write KEY=VALUE"]),
 }
 

@@ -1,0 +1,190 @@
+"""A teacher, a distillation and its evaluation, as a user does them one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import Ended, Tools, differences, weights
+from .world import ROOT, World
+
+UPSTREAM = """
+_base_ = "plain.py"
+model = dict(
+    backbone=dict(_delete_=True, type="ResNet_CIFAR", depth=18, stem_channels=8, base_channels=8),
+    head=dict(in_channels=64),
+)
+"""
+
+#: What a program does that knows nothing of kd_mm.
+WITHOUT_US = """
+import sys
+from mmengine.config import Config
+from mmengine.runner import Runner
+config = Config.fromfile(sys.argv[1])
+config.load_from, config.work_dir, config.log_level = sys.argv[2], sys.argv[3], "ERROR"
+metrics = Runner.from_cfg(config).test()
+assert not [name for name in sys.modules if name.startswith("kd_mm")]
+print(metrics["accuracy/top1"])
+"""
+
+
+class Run:
+    """A student of upstream's that learned with MTKD-SSR."""
+
+    def __init__(self, tools: Tools, world: World) -> None:
+        self.plain = world.write("upstream.py", UPSTREAM)
+        self.config = world.distil("distil.py", plain="upstream.py")
+        self.folder = world.folder / "distilled"
+        self.ended = tools.train(self.config, "--work-dir", self.folder)
+        self.checkpoint = self.folder / "epoch_2.pth"
+
+
+@pytest.fixture(scope="module")
+def run(tools: Tools, world: World) -> Run:
+    return Run(tools, world)
+
+
+def accuracy(ended: Ended) -> float:
+    """The last accuracy in a log, in percent."""
+    return float(re.findall(r"accuracy/top1: ([\d.]+)", ended.out)[-1])
+
+
+def exits(folder: Path) -> list[Path]:
+    return sorted(folder.glob("teacher_exits_*.pth"))
+
+
+def test_the_log_shows_what_is_learned_from_whom(run: Run) -> None:
+    log = run.ended.out
+    table = log[log.index("Networks") : log.index("Epoch(train)")]
+    for row in (r"ResNet_CIFAR-18 .* student", r"CIFARResNet.* teacher .*\d% of the first 25 validation images"):
+        assert re.search(row, table), table
+    # The student has four stages, the teacher three; the deepest are matched.
+    for stage, cells in ((1, "16x10x10"), (2, "32x5x5"), (3, "64x3x3")):
+        assert re.search(rf" {stage} .* backbone.layer{stage + 1} {cells} .* backbone.layer{stage} ", table), table
+    for loss in ("aux", "review", "scd", "srd"):
+        assert re.search(rf" {loss} ", table), table
+    found = re.search(r"exits of teacher 'teacher', accuracy on the validation data: (.*)", log)
+    assert found
+    assert re.fullmatch(r"stage 1: [\d.]+%, stage 2: [\d.]+%", found[1])
+    lines = [line for line in log.splitlines() if "Epoch(train)" in line]
+    for term in ("loss_student", "loss_aux", "aux.stage1", "loss_review", "review.stage3to2", "loss_scd", "scd.stage3"):
+        assert all(f" {term}: " in line for line in lines), term
+    assert "srd.stage3" in lines[0]
+
+
+def test_the_logged_terms_add_up(run: Run) -> None:
+    scalars = [json.loads(line) for line in next(run.folder.glob("*/vis_data/scalars.json")).read_text().splitlines()]
+    steps = [row for row in scalars if "loss" in row]
+    assert len(steps) == 4  # every second of 5 iterations, two epochs
+    for row in steps:
+        own, terms = row["loss_student"], [row[f"loss_{name}"] for name in ("aux", "review", "scd", "srd")]
+        assert row["loss"] == pytest.approx(own + sum(terms), rel=1e-5)
+        assert row["scd"] == pytest.approx(sum(row[f"scd.stage{i}"] for i in (1, 2, 3)), rel=1e-5)
+    # 0.3 times a ramp over two epochs, 1/2 and then 1 (the third row is a mean over steps of both).
+    for row, ramp in ((steps[0], 0.5), (steps[1], 0.5), (steps[3], 1.0)):
+        assert row["loss_review"] == pytest.approx(0.3 * ramp * row["review"], rel=1e-5)
+
+
+def test_any_checkpoint_is_the_students(tools: Tools, run: Run, tmp_path: Path) -> None:
+    """The same numbers through the distillation config and the plain one, and for a program without kd_mm."""
+    found: dict[str, Any] = {}
+    for name, config in (("distillation", run.config), ("plain", run.plain)):
+        out = tmp_path / f"{name}.pkl"
+        ended = tools.test(config, run.checkpoint, "--work-dir", tmp_path / name, "--out", out)
+        assert accuracy(ended) == accuracy(run.ended)
+        found[name] = [sample["pred_score"] for sample in pickle.loads(out.read_bytes())]
+    assert len(found["plain"]) == 25
+    assert differences(found["distillation"], found["plain"]) == []
+    metrics = tmp_path / "metrics.json"
+    tools.test(run.plain, run.checkpoint, "--work-dir", tmp_path, "--out", metrics)
+    assert json.loads(metrics.read_text()) == {"accuracy/top1": accuracy(run.ended)}
+
+    without = tmp_path / "without.py"
+    without.write_text(WITHOUT_US)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, without, run.plain, run.checkpoint, tmp_path / "without"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert float(ended.stdout.split()[-1]) == accuracy(run.ended)
+    assert "size mismatch" not in ended.stdout + ended.stderr
+    assert "missing keys" not in ended.stdout + ended.stderr
+
+
+def test_no_checkpoint_holds_the_teacher(run: Run, world: World) -> None:
+    stored = weights(run.checkpoint)
+    own = {key for key in stored if not key.startswith("distill.")}
+    assert {key.split(".")[0] for key in own} == {"backbone", "head"}
+    parts = {tuple(key.split(".")[1:3]) for key in set(stored) - own}
+    assert parts == {("exits", "1"), ("exits", "2"), ("connectors", "teacher")}
+
+
+def test_the_exits_are_trained_once(tools: Tools, run: Run, world: World, tmp_path: Path) -> None:
+    (file,) = exits(run.folder)
+    assert "training the exits of teacher 'teacher' for 3 epochs" in run.ended.out
+    before = file.read_bytes()
+    # Another run in the same folder, a resumed one, another student elsewhere with the folder as cache.
+    again = tools.train(run.config, "--work-dir", run.folder)
+    resumed = tools.train(run.config, "--work-dir", run.folder, "--resume", "--cfg-options", "train_cfg.max_epochs=3")
+    assert "resumed epoch: 2" in resumed.out
+    other = world.distil("other_student.py", changes=cached(run.folder))
+    elsewhere = tools.train(other, "--work-dir", tmp_path)
+    for ended in (again, resumed, elsewhere):
+        assert "training the exits" not in ended.out
+        assert f"tensors from {file}" in ended.out
+        assert "accuracy on the validation data: stage 1: " in ended.out
+    assert exits(run.folder) == [file]
+    assert exits(tmp_path) == []
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.recipe.teacher_exits.lr=0.01",
+        "train_dataloader.batch_size=10",
+        "model.recipe.exits.type=kd_mm.LinearExit",
+        "model.student.head.loss.class_weight=[1,1,2]",
+    ],
+)
+def test_exits_of_other_options_are_trained_anew(tools, run, world, tmp_path, change) -> None:
+    """What they depend on is in the name of the file, the student's task loss included."""
+    config = world.distil("other_exits.py", changes=cached(run.folder))
+    before = exits(run.folder)
+    ended = tools.train(config, "--work-dir", tmp_path, "--no-validate", "--cfg-options", change)
+    assert "training the exits" in ended.out
+    new = [file for file in exits(run.folder) if file not in before]
+    assert len(new) == 1
+    new[0].unlink()
+
+
+def cached(folder: Path) -> str:
+    return f'model = dict(recipe=dict(teacher_exits=dict(cache_dir=r"{folder}")))'
+
+
+def test_exits_from_a_file(tools: Tools, run: Run, world: World, tmp_path: Path) -> None:
+    (file,) = exits(run.folder)
+    given = f"model.recipe.teacher_exits.checkpoint={file}"
+    ended = tools.train(run.config, "--work-dir", tmp_path, "--cfg-options", given)
+    assert "training the exits" not in ended.out
+    assert differences(weights(tmp_path / "epoch_2.pth"), weights(run.checkpoint)) == []
+    assert torch.load(file, weights_only=True)["validated"] is True
+
+
+def test_an_evaluation_with_augmentation_and_in_half_precision(tools: Tools, run: Run, tmp_path: Path) -> None:
+    for option in ("--tta", "--amp"):
+        ended = tools.test(run.config, run.checkpoint, "--work-dir", tmp_path / option.strip("-"), option)
+        assert accuracy(ended) == pytest.approx(accuracy(run.ended), abs=13)
+
+
+def test_the_repository_is_left_alone() -> None:
+    assert not (ROOT / "work_dirs").exists()
