@@ -211,6 +211,7 @@ def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe,
     mode = recipe.teacher_exits.get("mode", "pretrained")
     if mode == "online" and len(built):
         online[teacher.name] = built
+        teacher.exits_ready = True  # nothing to prepare before training
         return
     teacher.exits = built.requires_grad_(False).eval()
     teacher.exits_ready = not len(built)
