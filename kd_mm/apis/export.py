@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import kd_mm
 from kd_mm.apis.evaluate import plain_config
+from kd_mm.apis.explain import explaining
 from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
@@ -93,7 +94,7 @@ def export_student(
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
     model_config, scope = teacher_model_config(plain)
-    with DefaultScope.overwrite_default_scope(scope):
+    with explaining(plain), DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(model_config)
     fill(model, weights, "student", checkpoint)
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}

@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.apis.evaluate import plain_config
+from kd_mm.apis.explain import explaining
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.build import build_networks, teacher_configs
 from kd_mm.distillers.recipe import Recipe
@@ -127,8 +128,9 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
 
 def build_student(config: Config) -> nn.Module:
     """Return the network of a plain config or the student of a distillation config, with random weights."""
-    model_config, scope = teacher_model_config(plain_config(config))
-    with DefaultScope.overwrite_default_scope(scope):
+    plain = plain_config(config)
+    model_config, scope = teacher_model_config(plain)
+    with explaining(plain), DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(model_config)
 
 

@@ -1,0 +1,123 @@
+"""The environment check: ranges, data sets, and what it says where packages are missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kd_mm.apis.environment import DATA_SETS, examine, in_range
+from kd_mm.registry import DATASETS
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+TOOL = ROOT / "tools" / "check_env.py"
+
+
+@pytest.mark.parametrize(
+    ("version", "needs", "holds"),
+    [
+        ("2.14.1", ">=2.4", True),
+        ("2.14.1+cu130", ">=2.4", True),
+        ("2.3.9", ">=2.4", False),
+        ("2.4", ">=2.4.0", True),
+        ("3.0", ">=2.4,<3", False),
+        ("2.9.0rc1", ">=2.4, <3", True),
+        ("1.5.2", "==1.5.*", True),
+        ("1.6", "==1.5.*", False),
+        ("1.5.9", "~=1.5.2", True),
+        ("1.6.0", "~=1.5.2", False),
+        ("1.5", "!=1.5", False),
+        ("1.6", ">1.5,<=1.6", True),
+        ("1.0", "", True),
+    ],
+)
+def test_ranges(version: str, needs: str, holds: bool) -> None:
+    assert in_range(version, needs) is holds
+
+
+def test_without_any_package_it_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
+    # -I and -S: the standard library alone, as on a machine where nothing was installed yet.
+    command = [sys.executable, "-I", "-S", str(TOOL)]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    for line in ("problem: torch is missing", "problem: onedl-mmengine is missing", f"next:    pip install -e {ROOT}"):
+        assert line in done.stdout.splitlines()
+    assert "problem: onnx" not in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_installed_environment_as_json(tmp_path: Path) -> None:
+    (tmp_path / "data" / "cifar100" / "cifar-100-python").mkdir(parents=True)
+    for name in ("train", "test", "meta"):
+        (tmp_path / "data" / "cifar100" / "cifar-100-python" / name).touch()
+    command = [sys.executable, str(TOOL), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["problems"], found["next"]) == (0, [], [])
+    assert found["packages"]["torch"]["state"] == "ok"
+    assert found["packages"]["torch"]["needs"].startswith(">=")
+    assert set(found["imports"].values()) == {""}
+    assert found["operators"]["kind"] in ("compiled", "stand-ins")
+    assert found["devices"]["cpu threads of torch"] >= 1
+    assert found["data"]["CIFAR-100"]["state"] == "found"
+    assert found["data"]["CIFAR-10"]["state"] == "missing"
+
+
+def project(folder: Path, *dependencies: str) -> Path:
+    quoted = ", ".join(f'"{dependency}"' for dependency in dependencies)
+    (folder / "pyproject.toml").write_text(
+        f'[project]\nname = "kd-mm"\nrequires-python = ">=3.10"\ndependencies = [{quoted}]\n'
+    )
+    return folder
+
+
+def test_a_package_outside_its_range_names_the_range_and_the_command(tmp_path: Path) -> None:
+    found = examine(tmp_path / "data", project(tmp_path, "numpy>=99,<100", "torch[extra]>=2.4", "rich"))
+    assert found.packages["numpy"]["state"] == "out of range"
+    assert [found.packages[name]["state"] for name in ("torch", "rich")] == ["ok", "ok"]
+    assert len(found.problems) == 1
+    assert found.problems[0].endswith("is outside of >=99,<100")
+    assert found.next == ['pip install --upgrade "numpy>=99,<100"']
+
+
+def test_a_missing_package_is_named_with_the_command(tmp_path: Path) -> None:
+    found = examine(tmp_path / "data", project(tmp_path, "no-such-package>=1"))
+    assert found.problems == ["no-such-package is missing"]
+    assert found.next == ['pip install --upgrade "no-such-package>=1"']
+
+
+def test_an_incomplete_data_set_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "VOCdevkit" / "VOC2007" / "Annotations").mkdir(parents=True)
+    (tmp_path / "Market-1501-v15.09.15" / "query").mkdir(parents=True)
+    data = examine(tmp_path, project(tmp_path)).data
+    assert data["Pascal VOC 2007"]["state"] == data["Market-1501"]["state"] == "incomplete"
+    assert data["Pascal VOC 2007"]["lacks"] == ["ImageSets/Main/", "JPEGImages/"]
+    assert data["Market-1501"]["lacks"] == ["bounding_box_train/", "bounding_box_test/"]
+    assert data["Pascal VOC 2012"]["state"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [
+        ("CIFAR-10", {"type": "CIFAR10", "data_root": "cifar10"}),
+        ("CIFAR-100", {"type": "CIFAR100", "data_root": "cifar100"}),
+        ("CUB-200-2011", {"type": "CUB", "data_root": "CUB_200_2011"}),
+        ("ImageNet-1k", {"type": "ImageNet", "data_root": "imagenet", "split": "val"}),
+        ("Tiny ImageNet", {"type": "TinyImageNet", "data_root": "tiny-imagenet-200", "split": "val"}),
+    ],
+)
+def test_the_data_sets_look_in_the_same_place_for_the_same_files(
+    tmp_path: Path, name: str, dataset: dict[str, Any]
+) -> None:
+    layout = DATA_SETS[name]
+    with pytest.raises(FileNotFoundError) as caught:
+        DATASETS.build({**dataset, "data_root": str(tmp_path / dataset["data_root"]), "pipeline": []})
+    message = str(caught.value)
+    assert f"looked in {tmp_path / layout.folders[0]} " in message
+    assert layout.source.split()[0] in message
+    looked_for = message.split(" for ")[1].split(", but ")[0].split(", ")
+    assert set(looked_for) <= set(layout.expected)

@@ -1,0 +1,273 @@
+"""The exported student: nothing of the run left in it, its numbers unchanged, and upstream's own tools run it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmpretrain
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+from torch import nn
+
+from kd_mm.apis.export import export_student, exported_config
+from kd_mm.apis.onnx_export import export_onnx
+from kd_mm.distillers.checkpoint import read_checkpoint
+from kd_mm.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+UPSTREAM_TOOLS = Path(mmpretrain.__file__).parent / ".mim" / "tools"
+CLASSES = ("dark", "bright")
+
+PLAIN = """
+default_scope = "mmpretrain"
+data_preprocessor = dict(num_classes=2, mean=[127.5] * 3, std=[60.0] * 3, to_rgb=True)
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="ResNet_CIFAR", depth=18, base_channels=4, stem_channels=4),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(type="LinearClsHead", num_classes=2, in_channels=32, loss=dict(type="CrossEntropyLoss"), topk=(1,)),
+)
+pipeline = [dict(type="LoadImageFromFile"), dict(type="CenterCrop", crop_size=16), dict(type="PackInputs")]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    dataset=dict(type="CustomDataset", data_root="{data}", pipeline=pipeline),
+    sampler=dict(type="DefaultSampler", shuffle=True),
+)
+val_dataloader = train_dataloader
+test_dataloader = train_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1,))
+test_evaluator = val_evaluator
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.01))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict()
+test_cfg = dict()
+default_hooks = dict(checkpoint=dict(type="CheckpointHook"))
+"""
+
+DISTILLED = """
+_base_ = ["{plain}", "{root}/configs/_base_/distillers/mtkd_ssr.py"]
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{{{_base_.model}}}},
+    teacher=dict(config="{plain}", checkpoint="{teacher}"),
+    recipe={{{{_base_.mtkd_ssr}}}},
+    input_size=16,
+)
+default_hooks = {{{{_base_.kd_hooks}}}}
+custom_hooks = [dict(type="EMAHook")]
+launcher = "none"
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A distillation of two steps with an EMA hook."""
+
+    plain: Path
+    config: Path
+    checkpoint: Path
+    stored: dict[str, Any]
+    model: nn.Module
+
+
+def build(config: Config | Path) -> nn.Module:
+    config = config if isinstance(config, Config) else Config.fromfile(config)
+    return MODELS.build({"_scope_": "mmpretrain", "data_preprocessor": config.data_preprocessor, **config.model})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("distilled")
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        for index in range(4):
+            path = folder / "data" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(120 * label, 120 + 120 * label, (16, 16, 3), np.uint8)).save(path)
+    plain, config, teacher = folder / "plain.py", folder / "distilled.py", folder / "teacher.pth"
+    plain.write_text(PLAIN.replace("{data}", str(folder / "data")))
+    torch.save({"state_dict": build(plain).state_dict()}, teacher)
+    config.write_text(DISTILLED.format(plain=plain, root=ROOT, teacher=teacher))
+    loaded = Config.fromfile(config)
+    loaded.work_dir = str(folder / "run")
+    loaded.model.recipe.teacher_exits.update(epochs=1, milestones=[])
+    loaded.default_hooks.teacher_check.min_score = 0
+    torch.manual_seed(0)
+    runner = Runner.from_cfg(loaded)
+    runner.train()
+    checkpoint = folder / "run" / "epoch_1.pth"
+    stored = read_checkpoint(str(checkpoint))
+    model = runner.model
+    model.load_state_dict(stored["state_dict"])
+    return Run(plain, config, checkpoint, stored, model.eval())
+
+
+def tool(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "export_student.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(inputs, mode="tensor")
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    done = tool(run.config, run.checkpoint, folder / "student.pth", "--onnx", "--ema")
+    assert done.returncode == 0, done.stderr
+    assert "agrees with torch" in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["student.onnx", "student.pth", "student.py"]
+    return folder
+
+
+def test_the_run_has_what_an_export_must_leave_out(run: Run) -> None:
+    assert any(key.startswith("distill.") for key in run.stored["state_dict"])
+    assert {"optimizer", "ema_state_dict", "message_hub"} <= set(run.stored)
+
+
+def test_the_checkpoint_holds_exactly_the_plain_network_and_plain_meta(run: Run, exported: Path) -> None:
+    written = torch.load(exported / "student.pth", weights_only=True)
+    assert set(written) == {"meta", "state_dict"}
+    assert list(written["state_dict"]) == list(build(run.plain).state_dict())
+    assert tuple(written["meta"]["dataset_meta"]["classes"]) == ("bright", "dark")
+    assert (written["meta"]["epoch"], written["meta"]["source"]) == (1, "epoch_1.pth")
+
+
+def test_the_config_names_nothing_of_distillation(run: Run, exported: Path) -> None:
+    assert "kd_mm" not in (exported / "student.py").read_text()
+    written, plain = Config.fromfile(exported / "student.py"), Config.fromfile(run.plain)
+    assert set(written) - set(plain) == {"custom_hooks"}  # the EMA hook was in the config, and stays
+    for key in plain:
+        assert written[key] == plain[key], key
+
+
+def test_the_exported_student_answers_as_the_students_own_head_did(run: Run, exported: Path) -> None:
+    model = build(exported / "student.py")
+    state = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
+    model.load_state_dict(state, strict=True)
+    inputs = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(answers(model, inputs), answers(run.model, inputs))
+
+
+def test_onnx_takes_any_batch(run: Run, exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported / "student.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        inputs = torch.randn(batch, 3, 16, 16)
+        (given,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+        np.testing.assert_allclose(given, answers(run.model, inputs).numpy(), atol=1e-4)
+
+
+def test_upstreams_own_tools_train_and_test_the_export_without_kd_mm(exported: Path, tmp_path: Path) -> None:
+    script = f"""
+import runpy, sys
+sys.modules["kd_mm"] = None  # an import of it fails from here on
+sys.argv = ["train.py", {str(exported / "student.py")!r}, "--work-dir", "train", "--no-persistent-workers"]
+runpy.run_path({str(UPSTREAM_TOOLS / "train.py")!r}, run_name="__main__")
+sys.argv = ["test.py", sys.argv[1], {str(exported / "student.pth")!r}, "--work-dir", "test", "--out", "metrics.json",
+            "--out-item", "metrics"]
+runpy.run_path({str(UPSTREAM_TOOLS / "test.py")!r}, run_name="__main__")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "train" / "epoch_1.pth").is_file()
+    assert "accuracy/top1" in (tmp_path / "metrics.json").read_text()
+    assert "unexpected key" not in done.stdout
+    assert "missing keys" not in done.stdout
+
+
+@pytest.mark.parametrize(("ema", "kind"), [(None, "stored"), (True, "ema"), (False, "raw")])
+def test_which_weights_are_taken(run: Run, tmp_path: Path, ema: bool | None, kind: str) -> None:
+    done = export_student(str(run.config), str(run.checkpoint), tmp_path / "student.pth", ema=ema)
+    written = torch.load(done.checkpoint, weights_only=True)
+    averaged, raw = run.stored["state_dict"], run.stored["ema_state_dict"]
+    source = {key.removeprefix("module."): value for key, value in (raw if ema is False else averaged).items()}
+    assert done.weights == written["meta"]["weights"] == kind
+    assert all(torch.equal(value, source[key]) for key, value in written["state_dict"].items())
+    assert not torch.equal(averaged["head.fc.weight"], raw["module.head.fc.weight"])
+
+
+def test_ema_of_a_checkpoint_without_one_is_refused(run: Run, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no EMA weights"):
+        export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth", ema=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_config_is_exported_too(run: Run, exported: Path, tmp_path: Path) -> None:
+    done = export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth")
+    first = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
+    second = torch.load(done.checkpoint, weights_only=True)["state_dict"]
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line_and_writes_nothing(run: Run, tmp_path: Path) -> None:
+    state = {key: value for key, value in run.stored["state_dict"].items() if "layer4" not in key}
+    torch.save({"state_dict": state}, tmp_path / "cut.pth")
+    with pytest.raises(ValueError, match=r"^student: .*cut\.pth does not fit its config: .*backbone\.layer4[^\n]*$"):
+        export_student(str(run.config), str(tmp_path / "cut.pth"), tmp_path / "out" / "student.pth")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_ending_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"give a \.pth file"):
+        export_student(str(run.config), str(run.checkpoint), tmp_path / "student.py")
+
+
+def test_missing_onnx_packages_are_named_with_the_command(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r'onnxscript: pip install "kd-mm\[onnx\]"'):
+        export_student(str(run.config), str(run.checkpoint), tmp_path / "student.pth", onnx=tmp_path / "student.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class FixedBatch(nn.Module):
+    """Cannot be traced with a free batch size."""
+
+    def forward(self, inputs: torch.Tensor, mode: str) -> torch.Tensor:
+        return inputs.reshape(2, 48)
+
+
+def test_a_network_that_fixes_its_batch_is_no_onnx_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="with a batch of 1|with a free batch size"):
+        export_onnx(FixedBatch(), (4, 4), tmp_path / "fixed.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_kd_mm_keep_the_import_and_other_imports_stay() -> None:
+    student = {"type": "mmpretrain.ImageClassifier", "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8}}
+    distiller = {"type": "kd_mm.Distiller", "student": student}
+    imports = {"imports": ["json", "kd_mm"], "allow_failed_imports": False}
+    hooks = [{"type": "kd_mm.DistillHook"}, {"type": "EMAHook"}]
+    wrapper = {"type": "kd_mm.Bf16OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1, "_scope_": "kd_mm"}}
+    config = Config({"model": distiller, "custom_imports": imports, "custom_hooks": hooks, "optim_wrapper": wrapper})
+    config.work_dir = "work_dirs/run"
+    plain = exported_config(config)
+    assert plain.model == student
+    assert plain.custom_imports.imports == ["json", "kd_mm"]
+    assert plain.custom_hooks == [{"type": "EMAHook"}]
+    assert plain.optim_wrapper == {
+        "type": "AmpOptimWrapper",
+        "dtype": "bfloat16",
+        "optimizer": {"type": "SGD", "lr": 0.1},
+    }
+    assert "work_dir" not in plain
+    config.model.student.backbone.type = "ResNet"
+    assert exported_config(config).custom_imports.imports == ["json"]
+    config.custom_imports.imports = ["kd_mm"]
+    assert "custom_imports" not in exported_config(config)
