@@ -53,6 +53,7 @@ class Tools:
         self.count += 1
         folder = self.scratch / str(self.count)
         folder.mkdir()
+        self.folder = folder
         if ranks > 1:
             job["env"] = {"MASTER_PORT": str(free_port()), **job.get("env", {})}
         job.update(tool=tool, arguments=[str(argument) for argument in arguments], ranks=ranks, folder=str(folder))

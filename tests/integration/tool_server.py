@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import runner as runner_module
 from yapf.yapflib import yapf_api
 
@@ -35,8 +36,34 @@ from kd_mm.hooks import atomic_files
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def arm(kill: dict) -> None:
-    """Die for real inside a file operation: ``call`` names it, ``name`` is part of the target's name."""
+    """Die for real before a training iteration, or inside a file operation.
+
+    Args:
+        kill: ``iteration``; or ``call`` of the module os, part of the target's ``name``, and at the ``nth`` time.
+    """
+    if "iteration" in kill:
+        arm_loop(kill["iteration"])
+    else:
+        arm_files(kill)
+
+
+def arm_loop(iteration: int) -> None:
+    run_iter = EpochBasedTrainLoop.run_iter
+
+    def deadly(loop: EpochBasedTrainLoop, *args: object) -> None:
+        if loop.iter == iteration:
+            die()
+        run_iter(loop, *args)
+
+    EpochBasedTrainLoop.run_iter = deadly
+
+
+def arm_files(kill: dict) -> None:
     original = getattr(atomic_files.os, kill["call"])
     left = [kill.get("nth", 1)]
 
@@ -48,7 +75,7 @@ def arm(kill: dict) -> None:
             if left[0] == 0:
                 if by_handle:
                     os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
         return original(*args)
 
     setattr(atomic_files.os, kill["call"], deadly)

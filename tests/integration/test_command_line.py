@@ -1,0 +1,104 @@
+"""The options of tools/train.py on a plain config, without writing a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from .conftest import Tools, differences, weights
+from .world import World
+
+QUICK = [
+    "model.input_size=20",
+    "model.recipe.teacher_exits.epochs=2",
+    "model.recipe.teacher_exits.milestones=[1]",
+    "model.recipe.losses.scd.loss_weight=1.0",
+]
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """The logged training steps of the only run in a folder."""
+    (log,) = folder.glob("*/vis_data/scalars.json")
+    return [row for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
+
+
+def teacher(world: World) -> list[object]:
+    return ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+
+
+def test_a_plain_config_with_mtkd_ssr(tools: Tools, world: World, tmp_path: Path) -> None:
+    """The composed config is in the work dir and gives the same run by itself."""
+    options = ["--distiller", "mtkd_ssr", *teacher(world), "--cfg-options", *QUICK]
+    tools.train(world.plain, "--work-dir", tmp_path / "composed", *options)
+    composed = tmp_path / "composed" / "mtkd_ssr_plain.py"
+    config = Config.fromfile(composed)
+    assert config.model.type == "kd_mm.Distiller"
+    assert config.model.recipe.teacher_exits.epochs == 2
+    assert config.default_hooks.checkpoint.interval == 1
+    # An empty folder is the current one of each run, so paths in the config do not depend on it.
+    tools.train(composed, "--work-dir", tmp_path / "alone")
+    trained = weights(tmp_path / "composed" / "epoch_2.pth")
+    assert differences(trained, weights(tmp_path / "alone" / "epoch_2.pth")) == []
+    assert {"distill.exits.1.fc.weight", "backbone.layer1.0.conv1.weight"} <= set(trained)
+    assert {"loss_aux", "loss_scd", "loss_srd", "loss_review"} <= set(steps(tmp_path / "alone")[0])
+
+
+def test_a_plain_config_with_hintons_distillation(tools: Tools, world: World, tmp_path: Path) -> None:
+    """In mixed precision, without validation, with the learning rate scaled to the batch: one run for all of it."""
+    options = ["--distiller", "kd", *teacher(world), "--amp", "--auto-scale-lr", "--no-validate"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path, *options, "--cfg-options", "train_cfg.max_epochs=1")
+    rows = steps(tmp_path)
+    assert {"loss_student", "loss_kd"} <= set(rows[0])
+    assert "aux" not in rows[0]
+    # 0.05 for a batch of 6, and the batch is 12.
+    assert rows[0]["lr"] == pytest.approx(0.1)
+    assert "Epoch(val)" not in ended.out
+    assert "accuracy/top1" not in ended.out
+    assert not [key for key in weights(tmp_path / "epoch_1.pth") if key.startswith("distill.")]
+
+
+def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.distil("precision.py", changes=exits_in(world))
+    tools.train(config, "--work-dir", tmp_path / "full", "--cfg-options", "train_cfg.max_epochs=1")
+    tools.train(config, "--work-dir", tmp_path / "mixed", "--amp", "--cfg-options", "train_cfg.max_epochs=1")
+    full, mixed = steps(tmp_path / "full")[0], steps(tmp_path / "mixed")[0]
+    for term in ("loss_student", "loss_aux", "loss_scd", "loss_srd", "loss_review"):
+        assert mixed[term] != full[term]
+        assert mixed[term] == pytest.approx(full[term], rel=0.05), term
+    stored = weights(tmp_path / "mixed" / "epoch_1.pth").values()
+    assert {str(value.dtype) for value in stored} == {"torch.float32", "torch.int64"}
+
+
+def exits_in(world: World) -> str:
+    return f'model = dict(recipe=dict(teacher_exits=dict(cache_dir=r"{world.folder}/exits")))'
+
+
+def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Path) -> None:
+    """Nothing to score the teacher on: that is said, and the exits are scored on what they learned from."""
+    config = world.distil("unvalidated.py")
+    ended = tools.train(config, "--work-dir", tmp_path, "--no-validate", "--cfg-options", "train_cfg.max_epochs=1")
+    assert "the teachers' scores are not checked" in ended.out
+    assert re.search(r"accuracy on the training data: stage 1: [\d.]+%", ended.out)
+
+
+def test_a_run_that_is_resumed_without_a_checkpoint_starts(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.distil("fresh.py", recipe="kd")
+    tools.train(config, "--work-dir", tmp_path / "a", "--resume", "auto")
+    tools.train(config, "--work-dir", tmp_path / "b")
+    assert differences(weights(tmp_path / "a" / "epoch_2.pth"), weights(tmp_path / "b" / "epoch_2.pth")) == []
+    # From a path: one more epoch than before.
+    before = tmp_path / "b" / "epoch_1.pth"
+    ended = tools.train(config, "--work-dir", tmp_path / "c", "--resume", before)
+    assert "resumed epoch: 1" in ended.out
+    assert differences(weights(tmp_path / "c" / "epoch_2.pth"), weights(tmp_path / "b" / "epoch_2.pth")) == []
+
+
+def test_the_default_work_dir_is_named_after_the_config(tools: Tools, world: World) -> None:
+    config = world.distil("somewhere.py", recipe="kd")
+    tools.train(config, "--cfg-options", "train_cfg.max_epochs=1")
+    assert (tools.folder / "work_dirs" / "somewhere" / "epoch_1.pth").is_file()

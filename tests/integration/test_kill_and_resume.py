@@ -1,0 +1,89 @@
+"""Distillations that are killed for real, at several moments, and resumed: every bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import KILLED, Tools, differences
+from .test_zero_weights import RANDOM
+from .world import World
+
+#: 15 iterations in three epochs; checkpoints in the middle of epochs, with the weights' moving average.
+BY_ITERATION = """
+default_hooks = dict(checkpoint=dict(interval=4, by_epoch=False, max_keep_ckpts=2))
+train_cfg = dict(max_epochs=3)
+"""
+#: Workers that live on, partial gradients, the best checkpoint kept.
+BY_EPOCH = """
+default_hooks = dict(checkpoint=dict(interval=1, save_best="auto"))
+train_cfg = dict(max_epochs=3)
+train_dataloader = dict(num_workers=2, persistent_workers=True)
+optim_wrapper = dict(accumulative_counts=2)
+"""
+PREPARING = [
+    {"call": "replace", "name": "partial.pth", "nth": 2},
+    {"call": "fsync", "name": "partial.pth", "nth": 2},
+    {"call": "fsync", "name": "teacher_exits_teacher", "nth": 2},
+]
+TRAINING = [
+    {"iteration": 0},
+    {"iteration": 7},
+    {"call": "fsync", "name": "iter_8.pth"},
+    {"call": "replace", "name": "last_checkpoint", "nth": 2},
+    {"iteration": 14},
+]
+CASES = {
+    "by iteration": (BY_ITERATION, "iter_15.pth", [*PREPARING, *TRAINING]),
+    "by epoch": (BY_EPOCH, "epoch_3.pth", [{"iteration": 8}, {"call": "fsync", "name": "epoch_2.pth"}]),
+}
+
+
+def state(folder: Path, name: str) -> dict[str, Any]:
+    """What a run leaves behind: weights and their average, optimizer, schedules, random states, the exits' file."""
+    stored = torch.load(folder / name, weights_only=False)
+    (exits,) = folder.glob("teacher_exits_*.pth")
+    kept = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
+    return {
+        **{part: stored[part] for part in kept},
+        "random": stored["exact_resume"]["ranks"][0]["random"],
+        "best": stored["message_hub"]["runtime_info"].get("best_score"),
+        "exits": (exits.name, torch.load(exits, weights_only=True)),
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_path: Path, name: str) -> None:
+    changes, last, kills = CASES[name]
+    world.write("random.py", RANDOM)
+    config = world.distil("killed.py", plain="random.py", changes=changes)
+    tools.train(config, "--work-dir", tmp_path / "whole")
+    # To the end only when no kill is left; the first start has nothing to resume.
+    logs = []
+    for kill in kills:
+        ended = tools.run("train", config, "--work-dir", tmp_path / "cut", "--resume", kill=kill)
+        assert ended.status == KILLED, (kill, ended.err[-2000:])
+        logs.append(ended.out)
+    ended = tools.train(config, "--work-dir", tmp_path / "cut", "--resume")
+    assert "resumed epoch" in ended.out
+    assert "will differ from an uninterrupted one" not in ended.out
+    assert differences(state(tmp_path / "whole", last), state(tmp_path / "cut", last)) == []
+    prepared = [re.findall(r"going on after epoch (\d) of the exits' training", log) for log in logs]
+    assert prepared[: len(PREPARING) + 1] == [[], ["1"], ["2"], ["3"]] or name != "by iteration"
+    assert not any(prepared[len(PREPARING) + 1 :])
+    leftovers = [path.name for path in (tmp_path / "cut").iterdir() if ".part" in path.name]
+    assert leftovers == []
+
+
+def test_after_a_kill_every_checkpoint_is_whole(tools: Tools, world: World, tmp_path: Path) -> None:
+    """Killed while the second checkpoint is written: the first is intact, and is the one that counts."""
+    config = world.distil("torn.py", recipe="kd")
+    kill = {"call": "fsync", "name": "epoch_2.pth"}
+    assert tools.run("train", config, "--work-dir", tmp_path, kill=kill).status == KILLED
+    assert [path.name for path in sorted(tmp_path.glob("*.pth"))] == ["epoch_1.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "epoch_1.pth")
+    tools.test(config, tmp_path / "epoch_1.pth", "--work-dir", tmp_path / "evaluated")
