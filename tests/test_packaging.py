@@ -1,0 +1,141 @@
+"""The wheel carries configs and tools, and configs inherit from it through ``kd_mm::`` like from a checkout."""
+
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+import kd_mm  # noqa: F401 - makes kd_mm:: known
+from kd_mm.apis.environment import in_range
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
+
+LEAF = """
+_base_ = ["kd_mm::classification/cifar100/resnet20_b64_cifar100.py", "kd_mm::_base_/distillers/mtkd_ssr.py"]
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(config="kd_mm::classification/cifar100/resnet56_b64_cifar100.py", random_weights=True),
+    recipe={{_base_.mtkd_ssr}},
+    input_size=32,
+)
+default_hooks = {{_base_.kd_hooks}}
+train_dataloader = dict(dataset=dict(data_root="cifar100", allow_partial=True))
+val_dataloader = None
+val_evaluator = None
+val_cfg = None
+work_dir = "run"
+"""
+
+USE = """
+import io, pickle, sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+import numpy as np
+import kd_mm
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
+folder = Path("cifar100/cifar-100-python")
+folder.mkdir(parents=True)
+images = {"data": np.zeros((100, 3072), np.uint8), "fine_labels": list(range(100))}
+for name, content in (("train", images), ("test", images), ("meta", {"fine_label_names": list(CIFAR100_CATEGORIES)})):
+    (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+said = io.StringIO()
+with redirect_stdout(said), redirect_stderr(said):
+    runner = Runner.from_cfg(Config.fromfile("leaf.py"))
+    loader = runner.build_dataloader(runner.cfg.train_dataloader)
+    data = next(iter(loader))
+    runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+assert "Failed to search registry" not in said.getvalue(), said.getvalue()
+losses = runner.model.student(**runner.model.data_preprocessor(data, True), mode="loss")
+print(Path(kd_mm.__file__).parent, len(runner.model.stages), sorted(losses), len(data["inputs"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the sources and unpacked."""
+    sources = tmp_path_factory.mktemp("sources")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("kd_mm", "configs", "tools"):
+        shutil.copytree(ROOT / name, sources / name, symlinks=True, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "-w", "wheel"]
+    if in_range(version("setuptools"), ">=77"):
+        command.append("--no-build-isolation")
+    done = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (sources / "wheel").glob("kd_mm-*.whl")
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def files(folder: Path, *endings: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in endings}
+
+
+def test_the_wheel_holds_every_config_every_tool_and_the_licence(unpacked: Path) -> None:
+    mim = unpacked / "kd_mm" / ".mim"
+    assert files(mim / "configs", ".py") == set(EVERY)
+    assert files(mim / "tools", ".py", ".sh") == files(ROOT / "tools", ".py", ".sh")
+    assert (mim / "model-index.yml").is_file()
+    assert files(unpacked / "kd_mm", ".py") >= files(ROOT / "kd_mm", ".py")
+    assert (unpacked / "kd_mm" / "py.typed").is_file()
+    (about,) = unpacked.glob("kd_mm-*.dist-info")
+    assert (about / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert {path.name for path in unpacked.iterdir()} == {"kd_mm", about.name}
+
+
+def test_a_config_elsewhere_inherits_from_the_wheel_and_runs(unpacked: Path, tmp_path: Path) -> None:
+    (tmp_path / "leaf.py").write_text(LEAF)
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, "-c", USE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == f"{unpacked / 'kd_mm'} 3 ['loss'] 64"
+
+
+def test_the_tools_of_the_wheel_find_their_package(unpacked: Path, tmp_path: Path) -> None:
+    tool = unpacked / "kd_mm" / ".mim" / "tools" / "check_env.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(tool)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "next:    pip install kd-mm" in done.stdout
+
+
+def unscoped(part: Any, scope: str | None, place: str = "") -> list[str]:
+    """Return the places where a type of upstream would be looked for in kd_mm."""
+    if isinstance(part, dict):
+        scope = part.get("_scope_", scope)
+        kind = part.get("type")
+        own = [f"{place}.type = {kind!r}"] if scope == "kd_mm" and isinstance(kind, str) and "." not in kind else []
+        return own + [text for key, value in part.items() for text in unscoped(value, scope, f"{place}.{key}")]
+    if isinstance(part, list | tuple):
+        return [text for index, item in enumerate(part) for text in unscoped(item, scope, f"{place}[{index}]")]
+    return []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_inherited_through_kd_mm_finds_upstreams_parts(name: str) -> None:
+    # mmengine marks what comes from `kd_mm::` with the scope kd_mm, in which upstream's bare names are unknown.
+    config = Config.fromstring(f'_base_ = ["kd_mm::{name}"]', ".py")
+    read_by_runner = inspect.signature(Runner).parameters
+    used = {key: value for key, value in config._cfg_dict.to_dict().items() if key in read_by_runner}
+    assert unscoped(used, None) == []
