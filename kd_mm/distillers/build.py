@@ -161,6 +161,8 @@ def _dry_run(networks: Networks, task: Any, inputs: Tensor) -> None:
             task.forward(teacher.model, teacher.see(inputs))
             recorder.calibrate()
         networks.shown[name] = teacher.recorder.take()
+        if teacher.folds:
+            teacher.fold(inputs)
     for name, answer in {"": networks.taps.student_answer, **networks.taps.teacher_answer}.items():
         if answer:
             networks.num_classes[name] = networks.shown[name][answer].shape[-1]

@@ -17,7 +17,9 @@ from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read
 from kd_mm.distillers.config_file import load_config as load_config
 from kd_mm.distillers.normalization import Renormalize
 from kd_mm.registry import MODELS
+from kd_mm.stages.folding import fold_norms
 from kd_mm.stages.recorder import Recorder, StopForward
+from kd_mm.stages.tap import find_module
 
 
 class Teacher:
@@ -35,6 +37,10 @@ class Teacher:
         input_size: Height and width in pixels that the student's batch is resized to (bilinear); default: as it is.
         dtype: Type its weights are stored in, e.g. ``"bfloat16"``; default: as the Distiller's.
         compile: Run it through ``torch.compile``.
+        fold: Let its convolutions do the work of its frozen batch norms where that shows the same at every tap
+            (see :func:`kd_mm.stages.folding.fold_norms`); its weights and buffers stay as they are. Not with
+            ``compile``, which fuses by itself.
+        channels_last: Keep its weights and feed its batch in the ``channels_last`` memory format.
 
     Raises:
         ValueError: No checkpoint, or one that does not fit.
@@ -49,8 +55,11 @@ class Teacher:
         input_size: tuple[int, int] | None = None,
         dtype: str | None = None,
         compile: bool = False,  # noqa: A002 - torch's own word
+        fold: bool = True,
+        channels_last: bool = False,
     ) -> None:
         self.name, self.checkpoint, self.input_size, self.compile = name, checkpoint, input_size, compile
+        self.folds, self.channels_last = fold and not compile, channels_last
         model_config, scope = teacher_model_config(config)
         self.config = model_config
         with DefaultScope.overwrite_default_scope(scope):
@@ -69,6 +78,8 @@ class Teacher:
         self.dtype = getattr(torch, dtype) if dtype else None
         if self.dtype:
             self.model.to(self.dtype)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.exits = nn.ModuleDict()
         self.exits_ready = False
         self.score_text = ""
@@ -101,7 +112,43 @@ class Teacher:
             inputs = self.renormalize(inputs)
         if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
             inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.dtype) if self.dtype else inputs
+
+    @torch.no_grad()
+    def fold(self, inputs: Tensor) -> bool:
+        """Fold the batch norms into the convolutions, unless the answer or a tap shows something else than before.
+
+        Args:
+            inputs: The student's view of any batch ``(B, 3, H, W)``; the network runs on it twice.
+
+        Returns:
+            Whether they are folded.
+        """
+        assert self.recorder is not None
+        views, keep = self.see(inputs), [find_module(self.model, tap) for tap in self.recorder.taps.values()]
+        before: list[Tensor] = []
+        undo = fold_norms(self.model, lambda: before.extend(self._show(views)), keep)
+        try:
+            same = _agree(before, self._show(views))
+        except RuntimeError:  # a tap lies on a tensor that is changed in place now
+            same = False
+        if not same:
+            undo()
+        return same
+
+    def _show(self, views: Tensor) -> list[Tensor]:
+        """Return all that one whole run shows: the taps, then every tensor of the output."""
+        assert self.recorder is not None
+        assert self._whole is not None
+        stops, self.recorder.stop_when_complete = self.recorder.stop_when_complete, False
+        try:
+            with self.recorder:
+                output = self._whole(self.model, views)
+        finally:
+            self.recorder.stop_when_complete = stops
+        return [*self.recorder.take().values(), *_tensors(output)]
 
     @torch.no_grad()
     def observe(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -153,6 +200,22 @@ class Teacher:
         self.exits._apply(fn)
         if self.dtype:
             self.model.to(self.dtype)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    inner = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
+    return [tensor for value in inner for tensor in _tensors(value)]
+
+
+def _agree(before: list[Tensor], after: list[Tensor]) -> bool:
+    """Return whether each tensor is the same up to rounding, measured by the norm of the difference."""
+    for old, new in zip(before, after, strict=True):
+        tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(old.dtype, 0.05)
+        if not bool((new.double() - old.double()).norm() <= tolerance * old.double().norm()):
+            return False
+    return True
 
 
 def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:

@@ -277,7 +277,7 @@ def test_identical_networks_differ_in_nothing_but_their_stages() -> None:
     teacher.model.load_state_dict(model.student.state_dict())
     teacher.exits.load_state_dict(model.distill["exits"].state_dict())
     out = model(**model.data_preprocessor(batch(), False), mode="loss")
-    assert float(out["scd"]) == 0.0
+    assert float(out["scd"]) == pytest.approx(0.0, abs=1e-12)  # the teacher rounds otherwise: its norms are folded
     assert float(out["srd"]) == pytest.approx(0.0, abs=1e-6)
     assert float(out["review"]) > 0
 

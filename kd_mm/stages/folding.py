@@ -1,0 +1,139 @@
+"""Folding the batch norms of a frozen network into the convolutions before them, without touching the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Fold:
+    """A convolution and the batch norm that alone reads it.
+
+    ``BN(W x + b) = (s W) x + s (b - mean) + beta`` with ``s = gamma / sqrt(var + eps)``. The product is kept and made
+    anew whenever a tensor that it came from was replaced or changed in place. While gradients are enabled, or the norm
+    is in training mode, both modules compute as ever.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        self.conv, self.norm = conv, norm
+        self._origin: list[Any] = []
+        self._product: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def active(self) -> bool:
+        return not self.norm.training and not torch.is_grad_enabled()
+
+    def product(self) -> tuple[Tensor, Tensor]:
+        conv, norm = self.conv, self.norm
+        sources = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        origin = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
+        if self._product is None or origin != self._origin:
+            self._origin, self._product = origin, self._multiply()
+        return self._product
+
+    def _multiply(self) -> tuple[Tensor, Tensor]:
+        conv, norm = self.conv, self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        shift = -norm.running_mean.double()
+        if conv.bias is not None:
+            shift = shift + conv.bias.double()
+        shift = shift * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        weight = conv.weight.double() * scale[:, None, None, None]
+        return weight.to(conv.weight), shift.to(conv.weight)
+
+
+class _ConvForward:
+    """``forward`` of a folded convolution. A class, so that a deep copy of the network gets folds of its own."""
+
+    def __init__(self, fold: _Fold) -> None:
+        self.fold = fold
+
+    def __call__(self, x: Tensor) -> Tensor:
+        conv = self.fold.conv
+        if not self.fold.active:
+            return nn.Conv2d.forward(conv, x)
+        weight, bias = self.fold.product()
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class _NormForward:
+    """``forward`` of a folded batch norm: its work is done already."""
+
+    def __init__(self, fold: _Fold) -> None:
+        self.fold = fold
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x if self.fold.active else nn.BatchNorm2d.forward(self.fold.norm, x)
+
+
+class _Finder:
+    """Watches one forward pass for batch norms that are called on what a convolution has just returned."""
+
+    def __init__(self) -> None:
+        self.last: tuple[nn.Conv2d, Any] | None = None
+        self.pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+        self.calls: dict[nn.Module, int] = {}
+
+    def before_norm(self, norm: nn.BatchNorm2d, args: tuple[Any, ...]) -> None:
+        self.calls[norm] = self.calls.get(norm, 0) + 1
+        if self.last is not None and args and args[0] is self.last[1]:
+            self.pairs.append((self.last[0], norm))
+        self.last = None
+
+    def after_conv(self, conv: nn.Conv2d, args: tuple[Any, ...], output: Any) -> None:
+        self.calls[conv] = self.calls.get(conv, 0) + 1
+        self.last = (conv, output)
+
+
+def fold_norms(model: nn.Module, run: Callable[[], Any], keep: Collection[nn.Module] = ()) -> Callable[[], None]:
+    """Let each convolution of ``model`` do the work of the batch norm that follows it, in eval mode without gradients.
+
+    Parameters, buffers, ``state_dict`` and module tree stay as they are: only ``forward`` of the two instances is
+    replaced. Pairs are found by watching ``run()``: plain ``nn.Conv2d`` and ``nn.BatchNorm2d`` that are called
+    once each, the norm on exactly what the convolution returned. That nothing else reads the convolution's output
+    cannot be seen so: compare the network's outputs before and after, and undo where they differ.
+
+    Args:
+        model: A network in eval mode.
+        run: Runs it once.
+        keep: Modules that are left as they are.
+
+    Returns:
+        A function that undoes it.
+    """
+    finder = _Finder()
+    handles = []
+    for module in model.modules():
+        if module in keep or "forward" in vars(module):
+            continue
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+            handles.append(module.register_forward_hook(finder.after_conv))
+        elif type(module) is nn.BatchNorm2d and module.track_running_stats:
+            handles.append(module.register_forward_pre_hook(finder.before_norm))
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    folded = [pair for pair in finder.pairs if all(finder.calls[module] == 1 for module in pair)]
+    for conv, norm in folded:
+        fold = _Fold(conv, norm)
+        vars(conv)["forward"], vars(norm)["forward"] = _ConvForward(fold), _NormForward(fold)
+
+    def undo() -> None:
+        for pair in folded:
+            for module in pair:
+                vars(module).pop("forward", None)
+
+    return undo
