@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -126,9 +127,9 @@ def train_and_test(config: Config, plain: str, metric: str, home: Path) -> Resul
     """Train a config and evaluate it with the plain config of its student on the test data.
 
     Args:
-        config: A plain config or a distillation; trained by epochs, with ``metric`` as its ``save_best``.
+        config: A plain config or a distillation; trained by epochs.
         plain: Path of the plain config.
-        metric: Name of the metric.
+        metric: Name of the metric, larger is better; of epochs that are equally good the first counts as the best.
         home: The work dir.
 
     Returns:
@@ -138,16 +139,17 @@ def train_and_test(config: Config, plain: str, metric: str, home: Path) -> Resul
     """
     # Several runners live in one process; the engine tells them apart by this name.
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
-    began, clock = time.perf_counter(), _Clock()
+    began, clock, best = time.perf_counter(), _Clock(), _Best(metric)
     runner = build_runner(config)
     runner.register_hook(clock)
+    runner.register_hook(best)
     runner.train()
     prepared = time.perf_counter() - began - clock.seconds
     height, width = runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
     params, macs = complexity(getattr(runner.model, "student", runner.model), (height, width))
+    torch.save({"state_dict": best.weights, "meta": {"epoch": best.epoch}}, home / "best.pth")
     scores: Result = {}
-    last = home / f"epoch_{runner.max_epochs}.pth"
-    for key, checkpoint in (("test", last), ("test_of_best", runner.message_hub.get_info("best_ckpt"))):
+    for key, checkpoint in (("test", home / f"epoch_{runner.max_epochs}.pth"), ("test_of_best", home / "best.pth")):
         options = {"experiment_name": f"{home.name}_{key}_{time.time_ns()}"}
         scores[key] = evaluate(plain, str(checkpoint), options, str(home / key))[metric]
     return {**scores, "params": params, "macs": macs, "seconds": clock.seconds, "preparation_seconds": prepared}
@@ -164,6 +166,23 @@ class _Clock(Hook):
 
     def after_train(self, runner: Runner) -> None:
         self.seconds = time.perf_counter() - self.start
+
+
+class _Best(Hook):
+    """Keeps the weights of the best epoch on the validation data in memory; a checkpoint each time would take longer
+    than the epoch of a small network."""
+
+    priority = "LOW"
+
+    def __init__(self, metric: str) -> None:
+        self.metric, self.score, self.epoch = metric, float("-inf"), 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        score = (metrics or {}).get(self.metric, self.score)
+        if score > self.score:
+            self.score, self.epoch = score, runner.epoch
+            self.weights = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}
 
 
 def _result(future: Future[Result], job: Job, folder: Path) -> Result:
@@ -184,6 +203,8 @@ def _context() -> Any:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
+    # The engine collects garbage for each data set; the imported libraries need not be searched each time.
+    gc.freeze()
 
 
 @contextlib.contextmanager

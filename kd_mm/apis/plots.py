@@ -74,27 +74,38 @@ def draw_losses(axes: Axes, runs: Sequence[Records], terms: Mapping[str, str]) -
     axes.set(yscale="log", xlabel="epoch", ylabel="loss (mean over the epoch)")
 
 
-def draw_exits(axes: Axes, runs: Sequence[Records], teacher: str = "teacher") -> None:
-    """Draw the accuracy of each exit per epoch: the student's as curves, the teacher's as dashed lines.
+def draw_student_exits(axes: Axes, runs: Sequence[Records]) -> None:
+    """Draw the accuracy of each exit of the student, and of its own answer, per epoch.
+
+    Args:
+        axes: Where to draw.
+        runs: The records of runs with a :class:`kd_mm.hooks.ExitProbeHook`.
+    """
+    for part, label, color in _parts(runs, "student"):
+        draw_curve(axes, runs, f"exit/student_{part}", f"student, {label}", color=color, linewidth=1.6)
+    axes.set(xlabel="epoch", ylabel="accuracy on the validation images (%)")
+
+
+def draw_teacher_exits(axes: Axes, runs: Sequence[Records], teacher: str = "teacher") -> None:
+    """Draw the accuracy of each exit of a frozen teacher, and of its own answer, as dashed lines in the same colours.
 
     Args:
         axes: Where to draw.
         runs: The records of runs with a :class:`kd_mm.hooks.ExitProbeHook`.
         teacher: Name of the teacher.
     """
-    keys = {key for run in runs for record in run for key in record if key.startswith("exit/student_stage")}
-    stages = sorted(int(key.rpartition("stage")[2]) for key in keys)
-    parts = [(f"stage{i}", f"exit {i}", color) for i, color in zip(stages, STAGE_COLORS, strict=False)]
-    parts.append(("final", "own answer", FINAL))
-    for part, label, color in parts:
-        draw_curve(axes, runs, f"exit/student_{part}", f"student, {label}", color=color, linewidth=1.6)
-    for part, label, color in parts:
-        _, values = curve(runs, f"exit/{teacher}_{part}")
-        if values.size:
-            height = float(values[:, -1].mean())
-            name = f"teacher, {label} ({height:.1f})"
-            axes.axhline(height, color=color, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
-    axes.set(xlabel="epoch", ylabel="accuracy on the validation images (%)")
+    for part, label, color in _parts(runs, teacher):
+        height = float(curve(runs, f"exit/{teacher}_{part}")[1][:, -1].mean())
+        name = f"{teacher}, {label} ({height:.1f})"
+        axes.axhline(height, color=color, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+
+
+def _parts(runs: Sequence[Records], side: str) -> list[tuple[str, str, str]]:
+    """Return ending of the scalar, label and colour of each exit that was probed, and of the network's own answer."""
+    keys = {key for run in runs for record in run for key in record if key.startswith(f"exit/{side}_")}
+    stages = sorted(int(key.rpartition("stage")[2]) for key in keys if "_stage" in key)
+    parts = [(f"stage{i}", f"exit {i}", STAGE_COLORS[(i - 1) % len(STAGE_COLORS)]) for i in stages]
+    return [*parts, ("final", "own answer", FINAL)] if f"exit/{side}_final" in keys else parts
 
 
 def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:

@@ -17,8 +17,9 @@ from kd_mm.apis.compose import config_root
 from kd_mm.apis.plots import (
     REFERENCE,
     draw_curve,
-    draw_exits,
     draw_losses,
+    draw_student_exits,
+    draw_teacher_exits,
     legend_below,
     new_figure,
     read_scalars,
@@ -94,7 +95,7 @@ def run_config(run: Run, folder: Path, epochs: int | None = None) -> Config:
     epochs = epochs or whole
     config.merge_from_dict({"train_cfg.max_epochs": epochs, "param_scheduler.T_max": epochs})
     config.randomness = {"seed": run.seed}
-    config.default_hooks.checkpoint.update(interval=-1, save_best=METRIC, rule="greater")
+    config.default_hooks.checkpoint.interval = -1  # the last epoch alone
     if str(config.model.type).endswith("Distiller"):
         checkpoint = folder / TEACHER.name / f"epoch_{epochs}.pth"
         config.model.teacher.update(config=config_path("teacher"), checkpoint=str(checkpoint))
@@ -215,8 +216,9 @@ def draw(runs: Sequence[Run], folder: Path, path: Path) -> None:
     figure, (losses, exits) = new_figure(2, "MTKD-SSR on handwritten digits: the review at work")
     draw_losses(losses, reviewed, TERMS)
     losses.set_title(f"Loss terms, unweighted ({seeds})", fontsize=11)
-    draw_exits(exits, reviewed)
-    draw_curve(exits, logs["student alone"], METRIC, "student alone, own answer", color=REFERENCE, linewidth=1.6)
+    draw_student_exits(exits, reviewed)
+    draw_curve(exits, logs["student alone"], METRIC, "student trained alone", color=REFERENCE, linewidth=1.6)
+    draw_teacher_exits(exits, reviewed)
     exits.set_title(f"Accuracy of each exit ({seeds})", fontsize=11)
     legend_below(losses, 1)
     legend_below(exits, 2)

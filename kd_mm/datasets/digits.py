@@ -58,6 +58,7 @@ class Digits(BaseDataset):
         if size < 8:
             raise ValueError(f"Digits: size must be at least 8, the pixels of the originals, got {size}")
         self.split, self.size, self.samples_per_class = split, size, samples_per_class
+        kwargs.setdefault("serialize_data", False)  # meant for sets too large to be copied to each worker
         super().__init__(ann_file="", test_mode=test_mode, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
