@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,10 @@ from kd_mm.hooks.atomic_files import replace_file
 from kd_mm.hooks.report import complexity
 
 Result = dict[str, Any]
+
+
+class JobFailedError(RuntimeError):
+    """A job of a comparison failed; the message names its log."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def run_jobs(
         Result by name, in the order of ``jobs``.
 
     Raises:
-        RuntimeError: A job failed; the message names its log.
+        JobFailedError: A job failed. What is finished is kept.
     """
     kept = {job.name: finished(job, folder) for job in jobs}
     done = {name: result for name, result in kept.items() if result is not None}
@@ -82,7 +87,7 @@ def run_jobs(
     waiting = [job for job in jobs if job.name not in done]
     if not waiting:
         return done
-    with ProcessPoolExecutor(min(processes, len(waiting)), _context(), _start_worker) as pool:
+    with ProcessPoolExecutor(min(processes, len(waiting)), _context(), _start_worker, (os.getpid(),)) as pool:
         running: dict[Future[Result], Job] = {}
         try:
             while waiting or running:
@@ -117,7 +122,7 @@ def execute(job: Job, folder: Path) -> Result:
         try:
             result = job.work(home)
         except BaseException:
-            traceback.print_exc()
+            log.write(traceback.format_exc().encode())
             raise
     replace_file(home / "result.json", json.dumps({"mark": job.mark, "result": result}, indent=2).encode())
     return result
@@ -189,7 +194,7 @@ def _result(future: Future[Result], job: Job, folder: Path) -> Result:
     try:
         return future.result()
     except Exception as error:
-        raise RuntimeError(
+        raise JobFailedError(
             f"{job.name} failed: {' '.join(str(error).split())} (see {folder / job.name / 'console.log'}); what is "
             "finished is kept, the same command goes on from here"
         ) from error
@@ -201,10 +206,18 @@ def _context() -> Any:
     return multiprocessing.get_context("fork" if fork else "spawn")
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     # The engine collects garbage for each data set; the imported libraries need not be searched each time.
     gc.freeze()
+
+
+def _end_with(parent: int) -> None:
+    # A worker whose parent was killed would train on, and then wait for work for ever.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def quickstart(
 
     Raises:
         ValueError: No seed, a seed twice, or fewer than one epoch or process.
-        RuntimeError: A run failed.
+        JobFailedError: A run failed.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"quickstart: give each seed once, got {list(seeds)}")

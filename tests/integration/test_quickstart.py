@@ -20,9 +20,14 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def done(tools, tmp_path_factory):
-    """A finished quickstart: its work dir and what it printed."""
+    """A finished quickstart, begun in a call whose trainings were killed: its work dir and what it printed."""
     work_dir = tmp_path_factory.mktemp("quickstart")
-    ended = tools.run("quickstart", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir)
+    call = ["quickstart", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir]
+    killed = tools.run(*call, kill={"iteration": 3})
+    assert killed.status == 1
+    assert "the same command goes on from here" in killed.err.splitlines()[-1]
+    assert not results(work_dir)
+    ended = tools.run(*call)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     return work_dir, ended
 
