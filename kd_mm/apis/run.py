@@ -62,7 +62,9 @@ def use_launcher(config: Config, launcher: str) -> None:
         raise ValueError(f"--launcher {launcher}: start it with torchrun --nproc_per_node N tools/train.py CONFIG ...")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
-    config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "find_unused_parameters": False}
+    wrapper = {"find_unused_parameters": config.get("find_unused_parameters", False), "broadcast_buffers": False}
+    wrapper = config.get("model_wrapper_cfg") or {"type": "MMDistributedDataParallel", **wrapper}
+    config.model_wrapper_cfg = {**wrapper, "device_ids": None}  # mmengine's own default is a CUDA device
 
 
 def build_runner(config: Config) -> Runner:

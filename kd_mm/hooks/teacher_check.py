@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -61,9 +62,11 @@ class TeacherCheckHook(Hook):
                 logits = teacher.answer(data["inputs"], distiller.task)
             correct = distiller.task.correct(logits, distiller.task.targets(data["data_samples"]))
             right, seen = right + int(correct.sum()), seen + len(correct)
-            if seen >= self.num_images:
+            if seen * get_world_size() >= self.num_images:
                 break
-        return right, seen
+        counts = torch.tensor([right, seen])
+        all_reduce(counts)
+        return int(counts[0]), int(counts[1])
 
     def _judge(self, teacher: Teacher, right: int, seen: int, chance: float) -> None:
         score = right / max(1, seen)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress as ProgressBar
@@ -179,7 +179,7 @@ class _Preparation:
             advance()
 
     def accuracy(self, loader: str) -> dict[int, float]:
-        """Return the accuracy of each exit, by stage; with several processes of this process's share of the data."""
+        """Return the accuracy of each exit, by stage."""
         self.teacher.exits.eval()
         right: dict[int, int] = {}
         seen = 0
@@ -190,7 +190,10 @@ class _Preparation:
                     correct = self.distiller.task.correct(self.teacher.exits[str(i)](feature), targets)
                     right[i] = right.get(i, 0) + int(correct.sum())
                 seen += len(targets)
-        return {i: count / max(1, seen) for i, count in right.items()}
+        counts = torch.tensor([seen, *right.values()])
+        all_reduce(counts)
+        seen, *correct_counts = counts.tolist()
+        return {i: count / max(1, seen) for i, count in zip(right, correct_counts, strict=True)}
 
     def look(self, batch: Any, training: bool) -> tuple[dict[int, Tensor], Tensor, Tensor]:
         """Return stage maps, the teacher's logits and the targets of a batch."""
