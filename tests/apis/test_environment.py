@@ -103,11 +103,11 @@ def test_an_incomplete_data_set_says_what_it_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [
-        ("CIFAR-10", {"type": "CIFAR10", "data_root": "cifar10"}),
-        ("CIFAR-100", {"type": "CIFAR100", "data_root": "cifar100"}),
-        ("CUB-200-2011", {"type": "CUB", "data_root": "CUB_200_2011"}),
-        ("ImageNet-1k", {"type": "ImageNet", "data_root": "imagenet", "split": "val"}),
-        ("Tiny ImageNet", {"type": "TinyImageNet", "data_root": "tiny-imagenet-200", "split": "val"}),
+        ("CIFAR-10", {"type": "kd_mm.CIFAR10", "data_root": "cifar10"}),
+        ("CIFAR-100", {"type": "kd_mm.CIFAR100", "data_root": "cifar100"}),
+        ("CUB-200-2011", {"type": "kd_mm.CUB", "data_root": "CUB_200_2011"}),
+        ("ImageNet-1k", {"type": "kd_mm.ImageNet", "data_root": "imagenet", "split": "val"}),
+        ("Tiny ImageNet", {"type": "kd_mm.TinyImageNet", "data_root": "tiny-imagenet-200", "split": "val"}),
     ],
 )
 def test_the_data_sets_look_in_the_same_place_for_the_same_files(
