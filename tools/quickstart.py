@@ -4,7 +4,6 @@ import argparse
 import time
 from pathlib import Path
 
-from kd_mm.apis.cells import JobFailedError
 from kd_mm.apis.cli import ClearErrors
 from kd_mm.apis.quickstart import quickstart
 
@@ -34,7 +33,5 @@ if __name__ == "__main__":
     try:
         with ClearErrors(arguments.traceback):
             main(arguments)
-    except JobFailedError as error:
-        raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("stopped; what is finished is kept, the same command goes on from here") from None

@@ -24,8 +24,9 @@ def done(tools, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("quickstart")
     call = ["quickstart", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir]
     killed = tools.run(*call, kill={"iteration": 3})
-    assert killed.status == 1
-    assert "the same command goes on from here" in killed.err.splitlines()[-1]
+    assert killed.status == 2
+    assert "the same command goes on from here" in killed.err
+    assert len(killed.err.strip().splitlines()) == 1
     assert not results(work_dir)
     ended = tools.run(*call)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
