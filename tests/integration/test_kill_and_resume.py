@@ -59,8 +59,8 @@ def state(folder: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_path: Path, name: str) -> None:
     changes, last, kills = CASES[name]
-    world.write("random.py", RANDOM)
-    config = world.distil("killed.py", plain="random.py", changes=changes)
+    world.write("noisy.py", RANDOM)
+    config = world.distil("killed.py", plain="noisy.py", changes=changes)
     tools.train(config, "--work-dir", tmp_path / "whole")
     # To the end only when no kill is left; the first start has nothing to resume.
     logs = []

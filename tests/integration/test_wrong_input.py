@@ -101,6 +101,10 @@ OPTIONS = {
         ["model.recipe.teacher_exits.mode=pretraned"],
         ["'pretraned' is unknown, did you mean 'pretrained'?"],
     ),
+    "learning rate of the teacher's exits": (
+        ["model.recipe.teacher_exits.lr=1e30"],
+        ["training the exits of teacher 'teacher': the loss is not finite", "lower teacher_exits.lr"],
+    ),
     "teacher option": (["model.teacher.chekpoint=x"], ["no option 'chekpoint', did you mean 'checkpoint'?"]),
     "no teacher": (["model.teacher=None"], ["reads a teacher, but the config has none"]),
     "hook option": (

@@ -40,14 +40,14 @@ NEVER = ", ".join(
 
 @pytest.fixture(scope="module")
 def plain(tools: Tools, world: World) -> Path:
-    config = world.write("random.py", RANDOM)
-    tools.train(config, "--work-dir", world.folder / "random")
-    return world.folder / "random" / "epoch_2.pth"
+    config = world.write("noisy.py", RANDOM)
+    tools.train(config, "--work-dir", world.folder / "noisy")
+    return world.folder / "noisy" / "epoch_2.pth"
 
 
 @pytest.mark.parametrize("losses", [ZERO, NEVER], ids=["weights of zero", "schedules at zero"])
 def test_the_student_is_that_of_the_plain_run(tools, world, plain, tmp_path, losses) -> None:
-    config = world.distil("zero.py", plain="random.py", changes=f"model = dict(recipe=dict(losses=dict({losses})))")
+    config = world.distil("zero.py", plain="noisy.py", changes=f"model = dict(recipe=dict(losses=dict({losses})))")
     ended = tools.train(config, "--work-dir", tmp_path)
     expected = torch.load(plain, weights_only=False)
     found = torch.load(tmp_path / "epoch_2.pth", weights_only=False)
@@ -61,7 +61,7 @@ def test_the_student_is_that_of_the_plain_run(tools, world, plain, tmp_path, los
 
 
 def test_the_plain_run_is_random_enough_to_tell(tools: Tools, world: World, plain: Path, tmp_path: Path) -> None:
-    config = world.folder / "random.py"
+    config = world.folder / "noisy.py"
     tools.train(config, "--work-dir", tmp_path, "--cfg-options", "randomness.seed=4")
     expected = torch.load(plain, weights_only=False)["state_dict"]
     found = torch.load(tmp_path / "epoch_2.pth", weights_only=False)["state_dict"]

@@ -1,0 +1,151 @@
+"""Two processes over gloo, by torchrun and as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import Tools, differences, free_port
+from .test_train_and_evaluate import accuracy
+from .world import ROOT, World
+
+SPY = """
+custom_imports = dict(imports=["kd_mm", "tests.integration.spy"], allow_failed_imports=False)
+custom_hooks = [dict(type="SyncBuffersHook"), dict(type="kd_mm.Spy")]
+"""
+#: Nothing in the student mixes images of a batch, so that two batches of 6 are one of 12.
+SEPARATE = """
+_base_ = "plain.py"
+model = dict(
+    backbone=dict(
+        _delete_=True, type="ResNet_CIFAR", depth=18, stem_channels=8, base_channels=4, norm_eval=NORM_EVAL
+    ),
+)
+train_dataloader = dict(dataset=dict(pipeline=[dict(type="LoadImageFromFile"), dict(type="PackInputs")]))
+"""
+
+
+def dump(folder: Path, moment: str, rank: int = 0) -> dict[str, Any]:
+    return torch.load(folder / f"{moment}{rank}.pt", weights_only=False)
+
+
+def learned(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The parameters, without the statistics of batch normalisation that each process keeps for itself."""
+    return {name: state["weights"][name.removeprefix("student.")] for name in state["parameters"]}
+
+
+def largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    """The largest distance of two sets of tensors, relative to the size of each tensor."""
+    assert left.keys() == right.keys()
+    return max(float((left[key] - right[key]).norm() / (right[key].norm() + 1e-6)) for key in left)
+
+
+@pytest.fixture(scope="module")
+def launched(world: World) -> Path:
+    """A real launch: ``torchrun --nproc_per_node 2 tools/train.py CONFIG --launcher pytorch``."""
+    config = world.distil("launched.py", changes=SPY)
+    folder = world.folder / "launched"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*torchrun, "--master_port", str(free_port()), str(ROOT / "tools" / "train.py"), str(config)]
+    command += ["--launcher", "pytorch", "--work-dir", str(folder)]
+    folder.mkdir()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-6000:]
+    (folder / "out").write_text(ended.stdout)
+    return folder
+
+
+def test_all_parts_are_alike_before_the_first_step(launched: Path) -> None:
+    first, second = dump(launched, "start", 0), dump(launched, "start", 1)
+    assert differences(first["weights"], second["weights"]) == []
+    assert differences(first["exits"], second["exits"]) == []
+    assert {"distill.exits.1.fc.weight", "distill.connectors.teacher.3.body.0.weight"} <= set(first["weights"])
+    assert first["exits"]["teacher"]
+    assert first["unused"] is False
+
+
+def test_the_exits_are_prepared_together(launched: Path) -> None:
+    log = (launched / "out").read_text()
+    assert log.count("training the exits of teacher 'teacher'") == 1  # only the first process writes a log
+    assert re.search(r"accuracy on the validation data: stage 1: [\d.]+%", log)
+    assert re.search(r"% of the first 26 validation images", log)  # 25, and the one that fills the second share
+    (file,) = launched.glob("teacher_exits_*.pth")
+    stored = torch.load(file, weights_only=True)["state_dict"]
+    assert differences(dict(stored), dict(dump(launched, "start", 1)["exits"]["teacher"])) == []
+
+
+def test_the_weights_agree_after_training(launched: Path) -> None:
+    first, second = dump(launched, "end", 0), dump(launched, "end", 1)
+    assert first["iterations"] == 6  # 60 images, two processes of 12 a step, two epochs
+    assert differences(learned(first), learned(second)) == []
+    assert differences(learned(first), learned(dump(launched, "start"))) != []
+
+
+def test_the_metric_is_that_of_one_process(tools: Tools, world: World, launched: Path, tmp_path: Path) -> None:
+    """25 images, of which two processes get 13 each: the one that is seen twice counts once."""
+    config, checkpoint = world.folder / "launched.py", launched / "epoch_2.pth"
+    alone = tools.test(config, checkpoint, "--work-dir", tmp_path / "alone")
+    together = tools.test(config, checkpoint, "--work-dir", tmp_path / "together", "--launcher", "pytorch", ranks=2)
+    assert accuracy(together) == accuracy(alone)
+    found = re.findall(r"accuracy/top1: ([\d.]+)", (launched / "out").read_text())
+    assert float(found[-1]) == accuracy(alone)
+
+
+@pytest.fixture(scope="module")
+def exits(tools: Tools, world: World) -> Path:
+    """Exits with group normalisation, prepared by one process."""
+    changes = 'model = dict(recipe=dict(exits=dict(norm="GN")))'
+    config = world.distil("group_exits.py", changes=changes)
+    tools.train(config, "--work-dir", world.folder / "group", "--cfg-options", "train_cfg.max_epochs=1")
+    return next((world.folder / "group").glob("teacher_exits_*.pth"))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "synchronised"])
+def test_two_small_batches_give_the_gradient_of_one(tools, world, exits, tmp_path, norm) -> None:
+    frozen = norm == "frozen"
+    world.write("separate.py", SEPARATE.replace("NORM_EVAL", str(frozen)))
+    recipe = f'teacher_exits=dict(checkpoint=r"{exits}"), exits=dict(norm="GN")'
+    # Where widths agree, which they do here, this connector is the identity: no statistics of a batch.
+    recipe += ', connectors=dict(policy="on_mismatch")' if frozen else ""
+    changes = f"{SPY}\nmodel = dict(recipe=dict({recipe}))"
+    config = world.distil("equal.py", plain="separate.py", changes=changes)
+    tools.train(config, "--work-dir", tmp_path / "one", "--cfg-options", "train_dataloader.batch_size=12")
+    # The conversion of the normalisation draws random numbers, so both start from the same file.
+    torch.save({"state_dict": dump(tmp_path / "one", "start")["weights"]}, tmp_path / "start.pth")
+    options = ["train_dataloader.batch_size=6", f"load_from={tmp_path}/start.pth"]
+    options += [] if frozen else ["sync_bn=mmcv"]
+    command = [config, "--launcher", "pytorch", "--work-dir", tmp_path / "two", "--cfg-options", *options]
+    tools.train(*command, ranks=2)
+    two, one = dump(tmp_path / "two", "first"), dump(tmp_path / "one", "first")
+    assert differences(dump(tmp_path / "two", "start")["weights"], dump(tmp_path / "one", "start")["weights"]) == []
+    assert len(one["momentum"]) == len(one["parameters"])
+    assert largest_difference(two["momentum"], one["momentum"]) < 1e-5
+    two, one = dump(tmp_path / "two", "end"), dump(tmp_path / "one", "end")
+    assert one["iterations"] == two["iterations"] == 10
+    assert largest_difference(learned(two), learned(one)) < 1e-4
+
+
+def test_losses_that_start_late_do_not_hang(tools: Tools, world: World, tmp_path: Path) -> None:
+    """In the first epoch no exit and no connector is used, and no search for unused parameters is made."""
+    late = ", ".join(
+        f'{name}=dict(schedule=dict({"_delete_=True, " if name == "review" else ""}type="Late"))'
+        for name in ("aux", "scd", "srd", "review")
+    )
+    config = world.distil("late.py", changes=f"{SPY}\nmodel = dict(recipe=dict(losses=dict({late})))")
+    ended = tools.train(config, "--launcher", "pytorch", "--work-dir", tmp_path, ranks=2)
+    epochs = [line for line in ended.out.splitlines() if "Epoch(train)" in line]
+    assert "loss_scd" not in epochs[0]
+    assert "loss_scd" in epochs[-1]
+    first, second = dump(tmp_path, "end", 0), dump(tmp_path, "end", 1)
+    assert first["unused"] is False
+    assert differences(learned(first), learned(second)) == []
+    start, end = learned(dump(tmp_path, "start")), learned(first)
+    assert all(not torch.equal(start[name], end[name]) for name in start)
