@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import Tools, differences, free_port
+from .conftest import KILLED, Tools, differences, free_port
 from .test_train_and_evaluate import accuracy
 from .world import ROOT, World
 
@@ -149,3 +149,19 @@ def test_losses_that_start_late_do_not_hang(tools: Tools, world: World, tmp_path
     assert differences(learned(first), learned(second)) == []
     start, end = learned(dump(tmp_path, "start")), learned(first)
     assert all(not torch.equal(start[name], end[name]) for name in start)
+
+
+def test_two_killed_processes_go_on_exactly(tools: Tools, world: World, tmp_path: Path) -> None:
+    """Killed while the exits are prepared, then in an epoch; no statistics are averaged, so the processes differ."""
+    changes = SPY.replace('dict(type="SyncBuffersHook"), ', "")
+    changes += "default_hooks = dict(checkpoint=dict(interval=2, by_epoch=False))\n"
+    config = world.distil("pair.py", changes=changes)
+    launch = [config, "--launcher", "pytorch", "--resume", "--work-dir"]
+    tools.train(*launch, tmp_path / "whole", ranks=2)
+    for kill in ({"call": "replace", "name": "partial.pth", "nth": 2}, {"iteration": 5}):
+        assert tools.run("train", *launch, tmp_path / "cut", ranks=2, kill=kill).status == KILLED
+    ended = tools.train(*launch, tmp_path / "cut", ranks=2)
+    assert "Going on after batch 1 of the current pass" in ended.out
+    ends = [[dump(tmp_path / name, "end", rank) for rank in (0, 1)] for name in ("whole", "cut")]
+    assert differences(ends[0], ends[1]) == []
+    assert differences(ends[0][0]["weights"], ends[0][1]["weights"]) != []
