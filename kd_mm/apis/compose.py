@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -65,15 +64,8 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
         "teacher": {"config": locate(teacher), "checkpoint": locate(teacher_checkpoint)},
         "recipe": fragment[distiller].to_dict(),
     }
-    return add_hooks(composed, fragment.kd_hooks.to_dict())
-
-
-def add_hooks(config: Config, hooks: dict[str, Any]) -> Config:
-    """Merge hooks into ``default_hooks`` and make the config import kd_mm; returns the same config."""
-    imports = (config.get("custom_imports") or {}).get("imports", [])
-    config.custom_imports = {"imports": sorted({*imports, "kd_mm"}), "allow_failed_imports": False}
-    config.merge_from_dict({"default_hooks": hooks})
-    return config
+    composed.merge_from_dict({"default_hooks": fragment.kd_hooks.to_dict()})
+    return composed
 
 
 def locate(path: str) -> str:

@@ -21,8 +21,7 @@ from kd_mm.hooks.atomic_files import replace_file
 def plain_config(config: Config) -> Config:
     """Return the plain config of a distillation's student; a plain config comes back as a copy.
 
-    Everything that belongs to distillation is gone: the Distiller, its hooks, the import of kd_mm unless a component
-    of kd_mm is still named.
+    Everything that belongs to distillation is gone: the Distiller, its recipe and its hooks.
     """
     plain = Config(config._cfg_dict.copy().to_dict())
     if not str(plain.model.type).endswith("Distiller"):
@@ -39,8 +38,6 @@ def plain_config(config: Config) -> Config:
             hooks.pop(name)
     for name in ("kd_hooks", *(key for key in list(plain) if key in _recipe_variables(config))):
         plain._cfg_dict.pop(name, None)
-    if "kd_mm." not in json.dumps(plain._cfg_dict.to_dict(), default=str):
-        plain._cfg_dict.pop("custom_imports", None)
     return plain
 
 

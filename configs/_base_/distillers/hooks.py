@@ -1,7 +1,6 @@
 # What a distillation needs around its iterations. A leaf config takes it with `default_hooks = {{_base_.kd_hooks}}`,
-# which adds to the hooks of the upstream config (a `custom_hooks` here would collide with upstream's).
-custom_imports = dict(imports=["kd_mm"], allow_failed_imports=False)
-
+# which adds to the hooks of the upstream config. `custom_hooks` or `custom_imports` here would collide with upstream's;
+# the engine imports kd_mm by itself when it meets the scope of a type.
 kd_hooks = dict(
     teacher_check=dict(type="kd_mm.TeacherCheckHook"),
     teacher_exits=dict(type="kd_mm.TeacherExitsHook"),
