@@ -40,7 +40,7 @@ def distillation_report(distiller: Distiller) -> str:
         *((f"teacher {name}", t.model, t.score_text) for name, t in distiller.teachers.items()),
     ]:
         params, macs = complexity(model, distiller.input_size)
-        networks.add_row(_describe(model), role, f"{params / 1e6:.2f} M", f"{macs / 1e9:.3f} G", score)
+        networks.add_row(_describe(model), role, _short(params), _short(macs), score)
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
         stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages paired with teacher {name}")
@@ -62,6 +62,14 @@ def distillation_report(distiller: Distiller) -> str:
         )
         losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
     return render(*tables, losses)
+
+
+def _short(number: float) -> str:
+    """Return a count to three digits with its unit."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
 
 
 def _exits(distiller: Distiller, teacher: str) -> list[tuple[str, Any]]:
