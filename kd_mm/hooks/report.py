@@ -37,13 +37,13 @@ def distillation_report(distiller: Distiller) -> str:
     networks = Table("network", "role", "parameters", "multiply-adds", "score before training", title="Networks")
     for role, model, score in [
         ("student", distiller.student, ""),
-        *((f"teacher {name}", t.model, t.score_text) for name, t in distiller.teachers.items()),
+        *((_role(name), teacher.model, teacher.score_text) for name, teacher in distiller.teachers.items()),
     ]:
         params, macs = complexity(model, distiller.input_size)
         networks.add_row(_describe(model), role, _short(params), _short(macs), score)
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
-        stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages paired with teacher {name}")
+        stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages paired with {_role(name)}")
         for i, (own, theirs) in enumerate(pairs, 1):
             sides = [side for side, exits in _exits(distiller, name) if i in exits]
             connector = "yes" if i in distiller.plan.connectors.get(name, ()) else ""
@@ -62,6 +62,10 @@ def distillation_report(distiller: Distiller) -> str:
         )
         losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
     return render(*tables, losses)
+
+
+def _role(name: str) -> str:
+    return name if name.startswith("teacher") else f"teacher {name}"
 
 
 def _short(number: float) -> str:
