@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.build import build_networks, build_parts
 from kd_mm.distillers.checkpoint import OWN_PREFIX, mismatch
 from kd_mm.distillers.checks import check_first_step
+from kd_mm.distillers.keeping import features_read
 from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.distillers.recipe import Recipe, attach_task_loss
 from kd_mm.distillers.teacher import Teacher
@@ -131,6 +132,9 @@ class Distiller(BaseModel):
         weights = {name: loss.weight(self.progress) for name, loss in self.losses.items()}
         active = {name: self.losses[name] for name, weight in weights.items() if weight != 0}
         seen = self._observe_teachers(inputs, active)
+        targets = self.task.targets(data_samples) if self._online_exits() else None
+        exit_losses: dict[str, Tensor] = {}
+        teachers = self._teacher_observations(seen, active, targets, exit_losses)
         with self.recorder:
             losses = dict(self.student(inputs, data_samples, mode="loss"))
         taken = self.recorder.take()
@@ -142,7 +146,7 @@ class Distiller(BaseModel):
             losses["loss_student"] = losses.pop("loss")
         student = self._observe_student(taken, active, data_samples)
         connected = self._connect(taken, active)
-        teachers = self._teacher_observations(seen, active, student.targets, losses)
+        losses.update(exit_losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         for name, loss in active.items():
             own = _with(student, connected=connected.get(loss.teacher or "", {}))
@@ -165,7 +169,7 @@ class Distiller(BaseModel):
         return loss, log_vars if self.monitor is None else self.monitor.update(log_vars)
 
     def _observe_teachers(self, inputs: Tensor, active: Mapping[str, Loss]) -> dict[str, dict[str, Tensor]]:
-        # Teachers first: their transient memory is freed before the student's activations are kept.
+        # Teachers and their exits first: what is not read later is freed before the student's activations are kept.
         needed = {loss.teacher for loss in active.values() if loss.needs_teacher}
         if self.recipe.teacher_exits.get("mode") != "online":
             for name in sorted(self.teachers):
@@ -206,21 +210,26 @@ class Distiller(BaseModel):
         losses: dict[str, Tensor],
     ) -> dict[str, Observation]:
         observations = {}
-        for name, taken in seen.items():
-            teacher = self.teachers[name]
+        for name in list(seen):
+            taken, teacher = seen.pop(name), self.teachers[name]
+            mine = {key: loss for key, loss in active.items() if loss.teacher == name}
             stages = {i: self.stage_pairs[name][i - 1][1] for i in self.plan.teacher_features[name]}
             maps = {i: stage.to_map(taken[stage.tap]) for i, stage in stages.items()}
             online = self._online_exits() and name in self._own("teacher_exits")
             exits = self._own("teacher_exits", name) if online else teacher.exits
+            answering = self.plan.teacher_exits[name]
+            if not online:
+                answering = answering & self._stages_of("teacher.responses", mine)
             with torch.set_grad_enabled(bool(online) and torch.is_grad_enabled()):
-                responses = {i: exits[str(i)](_cast(maps[i], exits)) for i in sorted(self.plan.teacher_exits[name])}
+                responses = {i: exits[str(i)](_cast(maps[i], exits)) for i in sorted(answering)}
             if online and targets is not None:
                 exit_losses = [self.task.exit_loss(self.student, logits, targets) for logits in responses.values()]
                 losses[f"loss_exits_of_{name}"] = torch.stack(exit_losses).sum()
             logits = taken.get(self._taps.teacher_answer[name])
             if logits is not None and not self.recipe.exit_on_last:
                 responses[self.num_stages] = logits
-            observations[name] = Observation(maps, {}, {i: r.detach() for i, r in responses.items()}, logits)
+            shown = features_read(maps, mine.values(), self.num_stages)
+            observations[name] = Observation(shown, {}, {i: r.detach() for i, r in responses.items()}, logits)
         return observations
 
     # -- small things --------------------------------------------------------------------------------------------

@@ -35,6 +35,11 @@ class StageChannelLoss(Loss):
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
         self.temperature = temperature
 
+    @property
+    def reads_means(self) -> bool:
+        """Whether only the spatial means of feature maps are read, so that a teacher's maps need not be kept."""
+        return type(self) is StageChannelLoss
+
     def describe(self, feature: Tensor) -> Tensor:
         """Return the channel descriptor ``(B, C)`` of a map ``(B, C, H, W)``, at least float32."""
         pooled = full_precision(feature).mean(dim=(2, 3))

@@ -11,7 +11,8 @@ class Observation:
     """Everything that a loss may read. Stages count from 1 (shallow) to N (deep).
 
     Attributes:
-        features: Stage outputs as feature maps ``(B, C, H, W)``; a teacher's carry no gradient.
+        features: Stage outputs as feature maps ``(B, C, H, W)``; a teacher's carry no gradient, and shrink to the mean
+            ``(B, C, 1, 1)`` where every loss that reads them declares ``reads_means``.
         connected: Student only: stage maps after their connector ``(B, C_teacher, H, W)``, for the teacher of the loss.
         responses: Stage logits ``(B, K)`` by stage; the network's own answer stands under the last stage.
         logits: The network's own answer ``(B, K)``.
