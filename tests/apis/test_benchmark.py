@@ -1,0 +1,129 @@
+"""The benchmark: what it measures, that its numbers fit together, that it leaves nothing behind; no time is judged."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine import Config
+
+from kd_mm.apis.benchmark import benchmark, describe, summarize
+
+from ..distillers.conftest import classifier, recipe
+
+ROOT = Path(__file__).parents[2]
+PARTS = ["student step", "teacher forward", "distillation step"]
+TERMS = ["aux", "review", "scd", "srd"]
+
+
+def distillation(recipe_name: str = "mtkd_ssr", **teacher: Any) -> Config:
+    teacher = {"config": classifier(depth=14), "checkpoint": "not/there.pth", **teacher}
+    model = {"type": "kd_mm.Distiller", "student": classifier(), "teacher": teacher, "recipe": recipe(recipe_name)}
+    return Config(
+        {
+            "default_scope": "mmpretrain",
+            "model": {**model, "input_size": 16},
+            "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
+            "train_dataloader": {"batch_size": 3},
+        }
+    )
+
+
+def test_every_part_and_term_is_measured_and_the_setting_named() -> None:
+    result = benchmark(distillation(), steps=3, warmup=1)
+    assert list(result["parts"]) == [*PARTS, *(f"without {name}" for name in TERMS)]
+    assert list(result["terms"]) == TERMS
+    for part in result["parts"].values():
+        assert 0 < part["min"] <= part["median"] <= part["max"]
+        assert part["cpu"] > 0
+    student, teacher, whole = (result["parts"][name]["median"] for name in PARTS)
+    assert result["ratio"]["of_medians"] == pytest.approx(whole / (student + teacher))
+    assert result["ratio"]["low"] <= result["ratio"]["paired"] <= result["ratio"]["high"]
+    assert {key: result[key] for key in ("device", "amp", "batch_size", "input_size", "steps", "warmup")} == {
+        "device": "cpu",
+        "amp": False,
+        "batch_size": 3,
+        "input_size": [16, 16],
+        "steps": 3,
+        "warmup": 1,
+    }
+    assert json.loads(json.dumps(result)) == result
+    text = describe(result)
+    assert all(name in text for name in [*PARTS, *TERMS])
+    assert f"{result['ratio']['of_medians']:.3f}" in text
+
+
+def test_numbers_follow_from_the_seconds_of_each_round() -> None:
+    # Round 2 ran on a machine of half the speed: ratios of one round do not see that, ratios across rounds would.
+    seconds = {
+        "student step": [2.0, 4.0, 2.0],
+        "teacher forward": [1.0, 2.0, 1.0],
+        "distillation step": [3.3, 6.6, 3.6],
+        "without scd": [3.0, 6.0, 3.1],
+    }
+    result = summarize(seconds, {name: [2 * value for value in values] for name, values in seconds.items()})
+    assert result["ratio"]["paired"] == pytest.approx(1.1)
+    assert result["ratio"]["of_medians"] == pytest.approx(3.6 / 3.0)
+    assert result["ratio"]["cpu"] == pytest.approx(3.6 / 3.0)
+    assert result["terms"] == {"scd": {"seconds": pytest.approx(0.5), "share": pytest.approx(0.5 / 3)}}
+    assert result["parts"]["teacher forward"] == {"median": 1.0, "min": 1.0, "max": 2.0, "cpu": 2.0}
+
+
+def test_one_loss_several_teachers_and_one_round() -> None:
+    result = benchmark(distillation("kd"), steps=1, warmup=0, batch_size=2, input_size=(24, 16))
+    assert list(result["terms"]) == ["kd"]
+    assert result["input_size"] == [24, 16]
+    assert result["batch_size"] == 2
+    config = distillation()
+    config.model.teacher = dict.fromkeys(("one", "two"), config.model.teacher)
+    for name, teacher in (("scd", "one"), ("srd", "two")):
+        config.model.recipe.losses[name].teacher = teacher
+    assert benchmark(config, steps=1, warmup=0, terms=False)["terms"] == {}
+
+
+@pytest.mark.parametrize("options", [{"amp": True}, {"channels_last": True}])
+def test_options_reach_every_part(options: dict[str, bool]) -> None:
+    result = benchmark(distillation(channels_last=True), steps=1, warmup=0, **options)
+    assert {key: result[key] for key in options} == options
+
+
+def test_config_random_state_and_folder_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = distillation()
+    before = config.pretty_text
+    states = random.getstate(), torch.get_rng_state()
+    benchmark(config, steps=1, warmup=0)
+    assert config.pretty_text == before
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "at least one round"),
+        ({"device": "gpu"}, "choose cpu or cuda"),
+        pytest.param({"config": Config({"model": classifier()})}, "model is a kd_mm.Distiller", id="plain config"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        benchmark(**{"config": distillation(), **options})
+
+
+def test_the_tool_writes_json_and_nothing_else(tmp_path: Path) -> None:
+    config = distillation()
+    config.custom_imports = {"imports": ["kd_mm"]}
+    config.dump(tmp_path / "tiny.py")
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "tiny.py", "--steps", "2", "--warmup", "0"]
+    done = subprocess.run([*command, "--json", "out.json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["config"] == "tiny.py"
+    assert set(written["terms"]) == set(TERMS)
+    assert f"{written['ratio']['of_medians']:.3f} of the medians" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "tiny.py"]
