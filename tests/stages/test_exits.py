@@ -143,7 +143,7 @@ def test_joint_exits_come_from_the_teachers_own_training(tmp_path: Path) -> None
     ("changes", "message"),
     [
         ({"exists": {}}, "did you mean 'exits'"),
-        ({"teacher_exits": {"mode": "frozen"}}, "choose one of"),
+        ({"teacher_exits": {"mode": "frozen"}}, "there are: pretrained, joint, online"),
         ({"losses.my_loss": {"type": "kd_mm.LogitLoss"}}, "must not contain 'loss'"),
         ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
     ],
