@@ -33,6 +33,8 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--teacher and --teacher-checkpoint go with --distiller RECIPE ({', '.join(recipe_names())})")
     config = read_config(args.config, work_dir=args.work_dir)
     if args.distiller:
+        if args.work_dir is None:  # never among the checkpoints of the plain run
+            config.work_dir = str(Path("work_dirs") / f"{args.distiller}_{Path(args.config.split('::')[-1]).stem}")
         config = compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)

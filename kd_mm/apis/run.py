@@ -76,11 +76,20 @@ def build_runner(config: Config) -> Runner:
     start = config.get("load_from")
     if start and "://" not in start and not Path(start).expanduser().is_file():
         raise FileNotFoundError(f"checkpoint {start} does not exist{nearest_file(Path(start))}")
+    measure_at_data_size(config)
     if "runner_type" not in config:
         return Runner.from_cfg(config)
     from mmengine.registry import RUNNERS
 
     return RUNNERS.build(config)
+
+
+def measure_at_data_size(config: Config) -> None:
+    """Let a distillation's dry run see images of the size that its data have, where the config says it."""
+    from kd_mm.apis.stages import config_input_size
+
+    if str(config.model.get("type", "")).endswith("Distiller") and not config.model.get("input_size"):
+        config.model.input_size = config_input_size(config)
 
 
 def set_threads() -> None:

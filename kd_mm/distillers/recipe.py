@@ -63,6 +63,8 @@ class Recipe:
                     f"recipe: loss name {name!r} must not contain 'loss' or a dot: it is logged as 'loss_{name}', and "
                     "the engine sums whatever has 'loss' in its name"
                 )
+            if name == "student" or name.startswith("exits_of_"):
+                raise ValueError(f"recipe: loss name {name!r} is taken by the log key 'loss_{name}'; choose another")
         recipe = cls(**config)
         mode = recipe.teacher_exits.get("mode", "pretrained")
         if mode not in TEACHER_EXIT_MODES:

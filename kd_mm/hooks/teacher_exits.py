@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress as ProgressBar
@@ -141,10 +141,11 @@ class _Preparation:
             bar.advance(task, start * len(loader))
             for epoch in range(start, options["epochs"]):
                 # Every epoch has a random state of its own, so that a killed preparation continues exactly.
-                with private_random_state(
-                    f"epoch {epoch} of rank {torch.distributed.get_rank() if get_world_size() > 1 else 0}"
-                ):
-                    self.epoch(epoch, loader, trained, optimizer, lambda: bar.advance(task))
+                with private_random_state(f"epoch {epoch} of rank {get_rank()}"):
+                    loss = self.epoch(epoch, loader, trained, optimizer, lambda: bar.advance(task))
+                self.runner.logger.info(
+                    f"exits of {teacher.name}: epoch {epoch + 1} of {options['epochs']}, loss {loss:.4f}"
+                )
                 schedule.step()
                 if is_main_process():
                     state = {"state_dict": exits.state_dict(), "optimizer": optimizer.state_dict()}
@@ -156,10 +157,12 @@ class _Preparation:
             save_whole(result, self.file)
             self.partial.unlink(missing_ok=True)
 
-    def epoch(self, epoch: int, loader: Any, trained: nn.Module, optimizer: Any, advance: Any) -> None:
+    def epoch(self, epoch: int, loader: Any, trained: nn.Module, optimizer: Any, advance: Any) -> float:
+        """Train for one epoch; return the loss of its last batch, summed over the exits."""
         trained.train()
         if hasattr(loader.sampler, "set_epoch"):
             loader.sampler.set_epoch(epoch)
+        loss = torch.zeros(())
         for batch in loader:
             maps, logits, targets = self.look(batch, training=True)
             responses = trained(maps)
@@ -177,6 +180,7 @@ class _Preparation:
             loss.backward()
             optimizer.step()
             advance()
+        return float(loss.detach())
 
     def accuracy(self, loader: str) -> dict[int, float]:
         """Return the accuracy of each exit, by stage."""

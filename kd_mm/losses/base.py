@@ -12,6 +12,14 @@ from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.observation import Observation
 
+#: What a loss can read, by side.
+READABLE = frozenset(
+    {
+        *(f"student.{item}" for item in ("features", "connected", "responses", "logits", "targets")),
+        *(f"teacher.{item}" for item in ("features", "responses", "logits")),
+    }
+)
+
 
 class Loss(nn.Module):
     """A distillation loss as a function of what student and teacher showed.
@@ -27,9 +35,14 @@ class Loss(nn.Module):
         stage_reduction: ``"sum"`` or ``"mean"`` over the parts.
     """
 
-    #: Subset of {"student.features", "student.connected", "student.responses", "student.logits", "student.targets",
-    #: "teacher.features", "teacher.responses", "teacher.logits"}.
+    #: Subset of :data:`READABLE`.
     reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = sorted(cls.reads - READABLE)
+        if unknown:
+            raise ValueError(f"{cls.__name__}.reads: {unknown[0]!r} is none of {', '.join(sorted(READABLE))}")
 
     def __init__(
         self,
