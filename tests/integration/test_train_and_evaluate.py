@@ -184,7 +184,3 @@ def test_an_evaluation_with_augmentation_and_in_half_precision(tools: Tools, run
     for option in ("--tta", "--amp"):
         ended = tools.test(run.config, run.checkpoint, "--work-dir", tmp_path / option.strip("-"), option)
         assert accuracy(ended) == pytest.approx(accuracy(run.ended), abs=13)
-
-
-def test_the_repository_is_left_alone() -> None:
-    assert not (ROOT / "work_dirs").exists()
