@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from .conftest import Ended, Tools, differences, weights
-from .world import ROOT, World
+from .world import World
 
 UPSTREAM = """
 _base_ = "plain.py"
