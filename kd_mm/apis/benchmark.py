@@ -230,7 +230,8 @@ def _plain(teacher: Mapping[str, Any]) -> nn.Module:
 
 
 def _view(teacher: Any, distiller: Distiller, batch: dict[str, Any]) -> Tensor:
-    return teacher.see(distiller.data_preprocessor(batch, True)["inputs"]).float()
+    # The plain teacher gets what upstream would give it, whatever dtype and memory format the distillation chose.
+    return teacher.see(distiller.data_preprocessor(batch, True)["inputs"]).float().contiguous()
 
 
 def _forward(
