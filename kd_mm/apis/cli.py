@@ -14,7 +14,7 @@ from mmengine.config import DictAction
 from kd_mm.distillers.monitor import NonFiniteLossError
 
 #: Errors that what the user gave can cause, as far as they come before the first training step.
-MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError)
+MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
 
 
 class Overrides(DictAction):

@@ -120,14 +120,15 @@ def _pair(
     student: nn.Module, teachers: dict[str, Teacher], task: Any, recipe: Recipe, stages: Any, inputs: Tensor
 ) -> tuple[dict[str, list[tuple[Stage, Stage]]], list[Stage]]:
     """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
-    found = discover_stages(student, inputs, names=_names(stages, "student"), backbone=task.trunk(student))
+    found = _discover("student", student, inputs, _names(stages, "student"), task)
     views = {name: teacher.see(inputs) for name, teacher in teachers.items()}
     theirs = {
-        name: discover_stages(
+        name: _discover(
+            f"teacher {name!r}",
             teacher.model,
             views[name],
-            names=_names(stages, name if isinstance(stages, Mapping) and name in stages else "teacher"),
-            backbone=task.trunk(teacher.model),
+            _names(stages, name if isinstance(stages, Mapping) and name in stages else "teacher"),
+            task,
         )
         for name, teacher in teachers.items()
     }
@@ -140,6 +141,15 @@ def _pair(
         pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in theirs.items()}
     first = next(iter(pairs.values()), None)
     return pairs, [pair[0] for pair in first] if first else found
+
+
+def _discover(who: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Any) -> list[Stage]:
+    try:
+        return discover_stages(model, inputs, names=names, backbone=task.trunk(model))
+    except ValueError as error:
+        hint = f" (stages of {who}; name each network's own with stages=dict(student=[...], teacher=[...]))"
+        first, newline, table = str(error).partition("\n")
+        raise ValueError(first.rstrip(":") + hint + newline + table) from error
 
 
 def _names(stages: Any, side: str) -> Sequence[str] | None:
