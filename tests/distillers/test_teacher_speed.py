@@ -102,3 +102,15 @@ def test_separable_exit_is_its_layers_in_order(stages: int) -> None:
     (gradient,) = torch.autograd.grad(answer.square().sum(), feature)
     (other,) = torch.autograd.grad(expected.square().sum(), feature)
     torch.testing.assert_close(gradient, other)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_channel_descriptor_is_the_mean_and_its_gradient_keeps_the_layout(memory_format: torch.memory_format) -> None:
+    feature = torch.rand(3, 5, 6, 7).contiguous(memory_format=memory_format).requires_grad_()
+    weights = torch.rand(3, 5)
+    (expected,) = torch.autograd.grad((feature.mean(dim=(2, 3)) * weights).sum(), feature)
+    pooled = StageChannelLoss().describe(feature)
+    (gradient,) = torch.autograd.grad((pooled * weights).sum(), feature)
+    assert torch.equal(pooled, feature.mean(dim=(2, 3)))
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=memory_format)
