@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kd_mm.compat.pooling_groups import same_grid
 from kd_mm.compat.precision import as_compiled, widen
+from kd_mm.compat.sampling import bin_points, neighbours
 
 _MAX = 0
 
@@ -23,34 +24,6 @@ def _readable(rois: Tensor, sampling_ratio: int, aligned: bool) -> Tensor:
     if not aligned or sampling_ratio > 0:
         return rois
     return torch.cat([rois[:, :3], torch.maximum(rois[:, 3:], rois[:, 1:3])], dim=1)
-
-
-def _axis(coordinates: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Neighbours and weights of linear interpolation along one axis of `size` pixels.
-
-    Points up to one pixel outside take the border's value, points farther away weigh nothing.
-
-    Args:
-        coordinates: Any shape, in pixels.
-        size: Pixels along the axis.
-
-    Returns:
-        Lower index, upper index (int64), lower weight, upper weight, each of the shape of `coordinates`.
-    """
-    inside = (coordinates >= -1) & (coordinates <= size)
-    bounded = torch.where(inside, coordinates, 0.0).clamp(min=0, max=size - 1)
-    low = bounded.floor()
-    upper_weight = (bounded - low) * inside
-    lower_weight = inside.to(bounded.dtype) - upper_weight
-    index = low.long()
-    return index, (index + 1).clamp(max=size - 1), lower_weight, upper_weight
-
-
-def _points(start: Tensor, step: Tensor, bins: int, points: int) -> Tensor:
-    """Coordinates `(k, bins, points)` of the samples of each bin, from starts and bin sizes `(k,)`."""
-    corner = start[:, None] + torch.arange(bins, device=start.device) * step[:, None]
-    within = (torch.arange(points, device=start.device) + 0.5) * step[:, None] / points
-    return corner[:, :, None] + within[:, None, :]
 
 
 def _max_forward(
@@ -72,12 +45,12 @@ def _max_forward(
     for part, rows, columns in same_grid(y_count, x_count, features.shape[1] * size[0] * size[1]):
         if rows <= 0 or columns <= 0:
             continue
-        y = _points(box[part, 1], y_step[part], size[0], rows)[:, :, None, :, None]
-        x = _points(box[part, 0], x_step[part], size[1], columns)[:, None, :, None, :]
+        y = bin_points(box[part, 1], y_step[part], size[0], rows)[:, :, None, :, None]
+        x = bin_points(box[part, 0], x_step[part], size[1], columns)[:, None, :, None, :]
         image = rois[part, 0].long()[:, None, None, None, None]
         samples = torch.zeros((), dtype=features.dtype, device=features.device)
-        for y_index, y_weight in zip(*_pairs(_axis(y, features.shape[2])), strict=True):
-            for x_index, x_weight in zip(*_pairs(_axis(x, features.shape[3])), strict=True):
+        for y_index, y_weight in neighbours(y, features.shape[2]):
+            for x_index, x_weight in neighbours(x, features.shape[3]):
                 samples = samples + pixels[image, y_index, x_index] * (y_weight * x_weight)[..., None]
         samples = samples.flatten(3, 4)
         best = samples.argmax(dim=3, keepdim=True)
@@ -92,11 +65,6 @@ def _max_forward(
     return values, at_y, at_x
 
 
-def _pairs(axis: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Indices and weights of the two neighbours."""
-    return axis[:2], axis[2:]
-
-
 def _max_backward(grad: Tensor, rois: Tensor, at_y: Tensor, at_x: Tensor, shape: torch.Size) -> Tensor:
     """Send each bin's gradient to the pixels around its maximum: `(B, C, H, W)`."""
     channels, height, width = shape[1:]
@@ -104,8 +72,8 @@ def _max_backward(grad: Tensor, rois: Tensor, at_y: Tensor, at_x: Tensor, shape:
     plane = plane[:, :, None, None] * (height * width)
     grad = torch.where(at_y != -1, grad, 0.0)
     total = grad.new_zeros(shape.numel())
-    for y_index, y_weight in zip(*_pairs(_axis(at_y, height)), strict=True):
-        for x_index, x_weight in zip(*_pairs(_axis(at_x, width)), strict=True):
+    for y_index, y_weight in neighbours(at_y, height):
+        for x_index, x_weight in neighbours(at_x, width):
             target = plane + y_index * width + x_index
             total.index_add_(0, target.flatten(), (grad * y_weight * x_weight).flatten())
     return total.view(shape)

@@ -44,6 +44,29 @@ def nms_match(boxes, scores, threshold):
     return groups
 
 
+def line_nms(lanes, scores, threshold, top_k):
+    """Greedy, by falling score; lanes of 5 header numbers and 72 points as mmcv packs them."""
+    order = sorted(range(len(lanes)), key=lambda i: (-scores[i], i))
+    kept, fallen, parent = [], set(), [0] * len(lanes)
+    for place, i in enumerate(order):
+        if i in fallen:
+            continue
+        if len(kept) == top_k:
+            break
+        kept.append(i)
+        parent[i] = len(kept)
+        for j in order[place + 1 :]:
+            starts = [int(lanes[n][2] * 71 + 0.5) for n in (i, j)]
+            ends = [start + int(lanes[n][4]) for start, n in zip(starts, (i, j), strict=True)]
+            common = range(max(starts), min(*ends, 72))
+            if not common or max(starts) < 0:
+                continue
+            if sum(abs(lanes[i][5 + p] - lanes[j][5 + p]) for p in common) < threshold * len(common):
+                fallen.add(j)
+                parent[j] = len(kept)
+    return kept, parent
+
+
 def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset=0):
     """Selection in place: the best entry is swapped to the front, a fallen one is overwritten by the last."""
     entries = [[list(box), float(score), i] for i, (box, score) in enumerate(zip(boxes, scores, strict=True))]
@@ -140,6 +163,53 @@ def roi_pool(features, rois, size, scale):
                     values = [features[int(roi[0]), c, r, q] for r in rows for q in cols]
                     out[k, c, i, j] = max(values, default=0.0)
     return out
+
+
+def _deform_pool_points(rois, offset, size, scale, ratio, gamma):
+    """Every (region, row, column, points of the bin, y, x, height, width): bins of RoIAlign, moved."""
+    for k, roi in enumerate(rois):
+        x1, y1, x2, y2 = roi[1:] * scale - 0.5
+        width, height = x2 - x1, y2 - y1
+        step = (height / size[0], width / size[1])
+        grid = (ratio, ratio) if ratio > 0 else (max(math.ceil(step[0]), 0), max(math.ceil(step[1]), 0))
+        for i, j in np.ndindex(*size):
+            move_x, move_y = (0.0, 0.0) if offset is None else offset[k, :, i, j]
+            for p, q in np.ndindex(*grid):
+                y = y1 + gamma * height * move_y + (i + (p + 0.5) / grid[0]) * step[0]
+                x = x1 + gamma * width * move_x + (j + (q + 0.5) / grid[1]) * step[1]
+                yield k, i, j, grid[0] * grid[1], y, x, height, width
+
+
+def deform_roi_pool(features, rois, offset, size, scale, ratio, gamma):
+    out = np.zeros((len(rois), features.shape[1], *size))
+    for k, i, j, count, y, x, _, _ in _deform_pool_points(rois, offset, size, scale, ratio, gamma):
+        for c in range(features.shape[1]):
+            out[k, c, i, j] += _clamped_sample(features[int(rois[k][0]), c], y, x) / count
+    return out
+
+
+def deform_roi_pool_offset_gradient(features, rois, offset, cotangent, scale, ratio, gamma):
+    """The compiled operator's rule: slopes between the neighbouring pixels, at the point's own, unbounded place.
+
+    Inside of the map it is the derivative. On its rim it differs: a point before the first pixel extrapolates the
+    slope along the other axis, and a point from the last pixel on has twice the same neighbour, so none.
+    """
+    grad = np.zeros_like(offset)
+    rows, cols = features.shape[2:]
+    size = offset.shape[2:]
+    for k, i, j, count, y, x, height, width in _deform_pool_points(rois, offset, size, scale, ratio, gamma):
+        if y < -1 or y > rows or x < -1 or x > cols:
+            continue
+        top, left = min(int(max(y, 0)), rows - 1), min(int(max(x, 0)), cols - 1)
+        bottom, right = min(top + 1, rows - 1), min(left + 1, cols - 1)
+        for c in range(features.shape[1]):
+            plane = features[int(rois[k][0]), c]
+            share = gamma * cotangent[k, c, i, j] / count
+            upper, lower = plane[top, right] - plane[top, left], plane[bottom, right] - plane[bottom, left]
+            first, second = plane[bottom, left] - plane[top, left], plane[bottom, right] - plane[top, right]
+            grad[k, 0, i, j] += share * width * (upper * (bottom - y) + lower * (y - top))
+            grad[k, 1, i, j] += share * height * (first * (right - x) + second * (x - left))
+    return grad
 
 
 def zero_padded_sample(plane, y, x):
