@@ -4,6 +4,7 @@ from kd_mm.datasets.cifar import CIFAR10, CIFAR100
 from kd_mm.datasets.digits import Digits
 from kd_mm.datasets.tiny_imagenet import TinyImageNet
 from kd_mm.datasets.upstream import CUB, ImageNet
+from kd_mm.datasets.voc import VOCDataset
 
 __all__ = [
     "CIFAR10",
@@ -12,4 +13,5 @@ __all__ = [
     "Digits",
     "ImageNet",
     "TinyImageNet",
+    "VOCDataset",
 ]

@@ -1,0 +1,266 @@
+"""Pascal VOC, or one's own folder in its layout, for detection."""
+
+import contextlib
+import difflib
+import io
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import get, list_from_file
+from mmengine.logging import print_log
+
+from kd_mm.datasets.layout import require_layout
+from kd_mm.datasets.voc_findings import Findings, shortened
+from kd_mm.datasets.voc_images import SUFFIXES, DamagedImageError, damage, find_image, image_size, undecodable
+from kd_mm.datasets.voc_xml import VOCObject, parse_annotation
+from kd_mm.registry import DATASETS
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
+    from mmdet.datasets import VOCDataset as UpstreamVOCDataset
+
+_SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
+_NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
+_OUTSIDE = "reach out of the image and are clipped to it"
+_SWAPPED = "have their corners swapped and are taken the right way round"
+
+
+@DATASETS.register_module()
+class VOCDataset(UpstreamVOCDataset):
+    """mmdet's ``VOCDataset`` for any folder in the layout of Pascal VOC, with clear words about what is wrong in it.
+
+    The folder ``data_root/sub_data_root`` holds ``Annotations``, ``JPEGImages`` and usually ``ImageSets``; its name is
+    free. Class names other than the official ones come with ``metainfo=dict(classes=("cat", "dog"))``. Beyond upstream:
+    images may also be PNG, BMP or WebP; fractional coordinates are kept; a missing or empty ``<size>`` is read from the
+    image; boxes are clipped to the image; a box without area is dropped for training, where the logarithm of its width
+    would be infinite, and stays in the ground truth of a test, as in the official development kit. Odd boxes and
+    objects of other classes are counted in one line of the log each.
+
+    Args:
+        on_error: What to do about an image that is missing or damaged, or whose annotation is, or that is listed twice:
+            ``"stop"`` (default) before training, naming the first few; ``"skip"`` them, counted in one line. An image
+            whose damage shows only when it is decoded is replaced by another one in training; for a test, ``"skip"``
+            decodes every image once at the start, so that none counts that is not seen.
+        **kwargs: As for mmdet's ``VOCDataset`` (``data_root``, ``ann_file``, ``data_prefix=dict(sub_data_root=...)``,
+            ``img_subdir``, ``ann_subdir``, ``metainfo``, ``filter_cfg``, ``pipeline``, ``test_mode`` ...).
+
+    Raises:
+        FileNotFoundError: The folder or the list of images is not where it was looked for.
+        ValueError: An unknown ``on_error``, an unfit class list, an empty list of images, unusable images under
+            ``"stop"``, no object of any class of the list, or no image left by ``filter_cfg``.
+    """
+
+    def __init__(self, on_error: str = "stop", **kwargs: Any) -> None:
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"VOCDataset: on_error must be 'stop' or 'skip', got {on_error!r}")
+        self.on_error = on_error
+        self._reported: set[str] = set()
+        super().__init__(**kwargs)
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:
+        loaded: dict[str, Any] = super()._load_metainfo(metainfo)
+        classes = loaded["classes"]
+        if isinstance(classes, str):
+            raise ValueError(f"VOCDataset: classes must be a tuple of names; one class is written ({classes!r},)")
+        twice = sorted({name for name in classes if list(classes).count(name) > 1})
+        if not classes or twice:
+            raise ValueError(f"VOCDataset: classes {'names twice: ' + ', '.join(twice) if twice else 'is empty'}")
+        if tuple(classes) != tuple(cls.METAINFO["classes"]) and "palette" not in (metainfo or {}):
+            loaded.pop("palette", None)  # twenty colours for the official classes
+        return loaded
+
+    @property
+    def sub_data_root(self) -> str:
+        """Folder of the images and annotations; ``data_root`` itself where ``data_prefix`` names no other."""
+        return str(self.data_prefix.get("sub_data_root") or self.data_root)
+
+    @property
+    def _local(self) -> bool:
+        return self.backend_args is None and "://" not in self.sub_data_root
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one dict an image: ``img_path``, ``img_id``, ``xml_path``, ``height``, ``width``, ``instances``."""
+        self.cat2label = {name: label for label, name in enumerate(self._metainfo["classes"])}
+        if self._local:
+            self._require_folder()
+        self._findings = Findings()
+        names = self._read_split()
+        samples = []
+        for name in dict.fromkeys(names):
+            try:
+                samples.append(self.parse_data_info({"img_id": name}))
+            except (OSError, ValueError) as error:
+                self._findings.unusable.append(f"{name} ({error})")
+        repeated = [(name, times) for name, times in Counter(names).items() if times > 1]
+        self._findings.unusable += [f"{name} (it is listed {times} times)" for name, times in repeated]
+        self._conclude(len(names), len(samples))
+        return samples
+
+    def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
+        """Read one annotation file and look at its image.
+
+        Args:
+            img_info: With ``img_id``.
+
+        Raises:
+            ValueError: What is wrong with either file, in one line.
+        """
+        name = img_info["img_id"]
+        xml_path = os.path.join(self.sub_data_root, self.ann_subdir, f"{name}.xml")
+        img_path = self._find_image(name)
+        if self._local and not os.path.isfile(xml_path):
+            raise ValueError(f"there is no {xml_path}")
+        content = Path(xml_path).read_bytes() if self._local else get(xml_path, backend_args=self.backend_args)
+        try:
+            annotation = parse_annotation(content)
+        except ValueError as error:
+            raise ValueError(f"{xml_path}: {error}") from error
+        size = annotation.size
+        objects = [item for item in annotation.objects if item.name in self.cat2label]
+        if self._local and (size is None or any(_reaches_out(item, size) for item in objects)):
+            size = image_size(img_path)
+        width, height = size or (0, 0)
+        return {
+            "img_path": img_path,
+            "img_id": name,
+            "xml_path": xml_path,
+            "height": height,
+            "width": width,
+            "instances": self._instances(name, annotation.objects, size),
+        }
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Return the images that ``filter_cfg`` lets through (all of them in test mode).
+
+        Raises:
+            ValueError: There is none.
+        """
+        kept: list[dict[str, Any]] = super().filter_data()
+        if not kept:
+            raise ValueError(
+                f"{self.ann_file}: none of its {len(self.data_list)} images is left by filter_cfg={self.filter_cfg}: "
+                "they have no object of the class list or are too small"
+            )
+        return kept
+
+    def prepare_data(self, idx: int) -> Any:
+        """Return image ``idx`` as the pipeline leaves it; None for one that is skipped.
+
+        Raises:
+            DamagedImageError: It cannot be decoded, and is not skipped.
+        """
+        try:
+            return super().prepare_data(idx)
+        except Exception as error:
+            path = self.get_data_info(idx)["img_path"]
+            reason = undecodable(path) if self._local and os.path.isfile(path) else ""
+            if not reason:
+                raise
+            if self.on_error == "stop" or self.test_mode:
+                raise DamagedImageError(f"{path}: {reason}; mend it or take it out of {self.ann_file}") from error
+            if path not in self._reported:
+                self._reported.add(path)
+                print_log(f"skipped {path}: {reason}; {len(self._reported)} so far", "current", logging.WARNING)
+            return None
+
+    def _require_folder(self) -> None:
+        folder = Path(self.sub_data_root)
+        year = next((year for year in ("2007", "2012") if folder.name == f"VOC{year}"), "")
+        source = f"{_SOURCE}voc{year}/" if year else f"{_SOURCE} (or make your own in this layout)"
+        require_layout("Pascal VOC", folder, (f"{self.ann_subdir}/", f"{self.img_subdir}/"), source)
+
+    def _read_split(self) -> list[str]:
+        """Return the names of the images, in the order of the list."""
+        path = Path(self.ann_file)
+        if self._local and not path.is_file():
+            there = sorted(item.name for item in path.parent.glob("*.txt"))
+            near = difflib.get_close_matches(path.name, there, n=1)
+            raise FileNotFoundError(
+                f"list of images not found: looked for {path.absolute()}{f', did you mean {near[0]}?' if near else ''} "
+                f"(there {f'are: {shortened(there)}' if there else f'is no *.txt in {path.parent.absolute()}'}); set "
+                "ann_file to a text file with one image name a line"
+            )
+        lines = list_from_file(self.ann_file, backend_args=self.backend_args)
+        names = [_without_suffix(line.strip()) for line in lines if line.strip()]
+        if not names:
+            raise ValueError(f"{path.absolute()} is empty: it should hold one image name a line")
+        return names
+
+    def _find_image(self, name: str) -> str:
+        folder = os.path.join(self.sub_data_root, self.img_subdir)
+        if not self._local:
+            return os.path.join(folder, f"{name}.jpg")
+        path = find_image(folder, name)
+        if path is None:
+            raise ValueError(f"there is no {os.path.join(folder, name)}.jpg, nor with another ending")
+        thorough = self.on_error == "skip" and self.test_mode
+        reason = undecodable(path) if thorough else damage(path)
+        if reason:
+            raise ValueError(f"{path}: {reason}")
+        return path
+
+    def _instances(self, image: str, objects: list[VOCObject], size: tuple[int, int] | None) -> list[dict[str, Any]]:
+        """Return the objects of the class list as mmdet wants them."""
+        instances = []
+        for item in objects:
+            label = self.cat2label.get(item.name)
+            if label is None:
+                self._findings.foreign[item.name] += 1
+                continue
+            self._findings.known[item.name] += 1
+            box = self._box(image, item, size)
+            width, height = box[2] - box[0], box[3] - box[1]
+            if min(width, height) <= 0:
+                self._findings.box(_NO_AREA[self.test_mode], image)
+                if not self.test_mode:
+                    continue
+            small = self.bbox_min_size is not None and min(width, height) < self.bbox_min_size
+            instances.append({"bbox": box, "bbox_label": label, "ignore_flag": int(item.difficult or small)})
+        return instances
+
+    def _box(self, image: str, item: VOCObject, size: tuple[int, int] | None) -> list[float]:
+        """Return ``[x1, y1, x2, y2]`` from 0, in order, inside of the image."""
+        left, top, right, bottom = (corner - 1 for corner in item.box)
+        if left > right or top > bottom:
+            self._findings.box(_SWAPPED, image)
+            left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
+        if size is None:
+            return [left, top, right, bottom]
+        if _reaches_out(item, size):
+            self._findings.box(_OUTSIDE, image)
+        return [min(max(x, 0.0), limit) for x, limit in zip((left, top, right, bottom), (*size, *size), strict=True)]
+
+    def _conclude(self, listed: int, usable: int) -> None:
+        """Say what was found; stop if it is not to be lived with."""
+        found, lists = self._findings, Path(self.ann_file).absolute()
+        if found.unusable:
+            said = f"{len(found.unusable)} of {listed} images of {lists}"
+            shown = shortened(found.unusable)
+            if self.on_error == "stop":
+                raise ValueError(f"{said} cannot be used: {shown}; mend them, or on_error='skip' leaves them out")
+            if not usable:
+                raise ValueError(f"none of the {listed} images of {lists} can be used: {shown}")
+            print_log(f"skipped {said}: {shown}", "current", logging.WARNING)
+        if found.foreign and not found.known:
+            there = ", ".join(name for name, _ in found.foreign.most_common())
+            raise ValueError(
+                f"no object in the annotations of {lists} is of the class list: the annotations have {there}; the "
+                f"class list is {', '.join(self.cat2label)}. Set metainfo=dict(classes=(...)) of every data set and "
+                "num_classes of the model"
+            )
+        for line in found.lines():
+            print_log(f"{lists}: {line}", "current", logging.WARNING)
+
+
+def _without_suffix(name: str) -> str:
+    """Return the name of an image without the ending of an image file, which some lists have."""
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
+def _reaches_out(item: VOCObject, size: tuple[int, int]) -> bool:
+    """Return whether a box leaves its image by more than the pixel that counting from 0 or 1 makes."""
+    (x1, y1, x2, y2), (width, height) = item.box, size
+    return min(x1, y1, x2, y2) < 0 or max(x1, x2) > width + 1 or max(y1, y2) > height + 1
