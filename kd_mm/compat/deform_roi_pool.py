@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.compat.pooling_groups import same_grid
@@ -62,6 +63,21 @@ def _groups(
         yield _Group(part, image, y, x, size[part])
 
 
+def _corners(group: _Group, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The pixels that each bin averages and their weights, both `(k * pH * pW, 4 * a * b)`.
+
+    Pixels are rows of the map as `(B * H * W, C)`. The corners of a point are y low with x low, y low with x high,
+    y high with x low, y high with x high.
+    """
+    index, weight = [], []
+    for y_index, y_weight in neighbours(group.y, height):
+        for x_index, x_weight in neighbours(group.x, width):
+            index.append((group.image * height + y_index) * width + x_index)
+            weight.append(y_weight * x_weight)
+    count = group.y.shape[3] * group.x.shape[4]
+    return torch.stack(index, dim=3).view(-1, 4 * count), torch.stack(weight, dim=3).view(-1, 4 * count) / count
+
+
 @as_compiled
 def deform_roi_pool_forward(
     input: Tensor,
@@ -90,21 +106,16 @@ def deform_roi_pool_forward(
     features = widen(input)
     regions, moves = (widen(tensor).to(features.dtype) for tensor in (rois, offset))
     bins, channels = (pooled_height, pooled_width), features.shape[1]
-    height, width = features.shape[2:]
-    pixels = features.permute(0, 2, 3, 1)
+    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
     output.zero_()
     for group in _groups(regions, moves, bins, spatial_scale, sampling_ratio, gamma, channels):
-        total = torch.zeros((), dtype=features.dtype, device=features.device)
-        for y_index, y_weight in neighbours(group.y, height):
-            for x_index, x_weight in neighbours(group.x, width):
-                corner = pixels[group.image, y_index, x_index]
-                weight = (y_weight * x_weight).expand(corner.shape[:5])
-                total = total + torch.einsum("kijabc,kijab->kcij", corner, weight)
-        output[group.part] = (total / (group.y.shape[3] * group.x.shape[4])).to(output.dtype)
+        index, weight = _corners(group, *features.shape[2:])
+        values = F.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+        output[group.part] = values.view(-1, *bins, channels).permute(0, 3, 1, 2).to(output.dtype)
 
 
-def _offset_slopes(group: _Group, answers: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Slope of each bin's weighted sum along x and y: `(k, pH, pW)` each.
+def _offset_slopes(group: _Group, answers: Tensor, height: int, width: int) -> Tensor:
+    """Slope of each bin's average along x and y: `(k, 2, pH, pW)`.
 
     The compiled operator takes the slope in the cell between the neighbouring pixels of the point as it is, not of
     the point pushed into the map. So a point before the first pixel of an axis extrapolates the slope along the
@@ -112,18 +123,19 @@ def _offset_slopes(group: _Group, answers: list[Tensor], height: int, width: int
 
     Args:
         group: The sampling points.
-        answers: Output gradient times pixel value, `(k, pH, pW, a, b)` for each corner: y low with x low, y low with
-            x high, y high with x low, y high with x high.
+        answers: Output gradient times pixel value, `(k * pH * pW, 4 * a * b)` in the order of `_corners`.
         height: Height of the map.
         width: Width of the map.
     """
     (y_low, _), (y_high, _) = neighbours(group.y, height)
     (x_low, _), (x_high, _) = neighbours(group.x, width)
-    near, right, below, far = answers
+    shape = torch.broadcast_shapes(group.y.shape, group.x.shape)
+    near, right, below, far = answers.view(*shape[:3], 4, *shape[3:]).unbind(3)
     along_x = (far - below) * (group.y - y_low) + (right - near) * (y_high - group.y)
     along_y = (far - right) * (group.x - x_low) + (below - near) * (x_high - group.x)
     valid = inside(group.y, height) & inside(group.x, width)
-    return (along_x * valid).sum(dim=(3, 4)), (along_y * valid).sum(dim=(3, 4))
+    both = torch.stack([along_x * valid, along_y * valid], dim=1).sum(dim=(4, 5))
+    return both / (shape[3] * shape[4])
 
 
 @as_compiled
@@ -141,25 +153,21 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Add the gradients of `deform_roi_pool_forward` to `grad_input` and, unless it is empty, `grad_offset`."""
-    features, grad = widen(input), widen(grad_output)
-    regions, moves = (widen(tensor).to(features.dtype) for tensor in (rois, offset))
+    features = widen(input)
+    grad, regions, moves = (widen(tensor).to(features.dtype) for tensor in (grad_output, rois, offset))
     bins, channels = (pooled_height, pooled_width), features.shape[1]
     batch, _, height, width = features.shape
-    pixels = features.permute(0, 2, 3, 1)
-    total = features.new_zeros(batch * height * width, channels)
+    rows = features.permute(0, 2, 3, 1).reshape(-1, channels).detach().requires_grad_()
+    total = torch.zeros_like(rows)
     for group in _groups(regions, moves, bins, spatial_scale, sampling_ratio, gamma, channels):
-        share = grad[group.part].permute(0, 2, 3, 1) / (group.y.shape[3] * group.x.shape[4])
-        answers = []
-        for y_index, y_weight in neighbours(group.y, height):
-            for x_index, x_weight in neighbours(group.x, width):
-                place = (group.image * height + y_index) * width + x_index
-                sent = (y_weight * x_weight).expand(place.shape)[..., None] * share[:, :, :, None, None]
-                total.index_add_(0, place.flatten(), sent.reshape(-1, channels))
-                if offset.numel():
-                    corner = pixels[group.image, y_index, x_index]
-                    answers.append(torch.einsum("kijabc,kijc->kijab", corner, share))
-        if answers:
-            slopes = torch.stack(_offset_slopes(group, answers, height, width), dim=1)
-            scaled = gamma * group.size[:, :, None, None] * slopes
-            grad_offset[group.part] = grad_offset[group.part] + scaled.to(grad_offset.dtype)
+        index, weight = _corners(group, height, width)
+        # The weight's gradient of a bag is the product of the output's gradient and each of its rows.
+        leaves = [rows, weight.requires_grad_()] if offset.numel() else [rows]
+        with torch.enable_grad():
+            values = F.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+        grads = torch.autograd.grad(values, leaves, grad[group.part].permute(0, 2, 3, 1).reshape(-1, channels))
+        total += grads[0]
+        if offset.numel():
+            slopes = gamma * group.size[:, :, None, None] * _offset_slopes(group, grads[1], height, width)
+            grad_offset[group.part] = grad_offset[group.part] + slopes.to(grad_offset.dtype)
     grad_input.add_(total.view(batch, height, width, channels).permute(0, 3, 1, 2))
