@@ -1,6 +1,7 @@
 """Data sets that upstream lacks, or reads in a way that does not suit."""
 
 from kd_mm.datasets.cifar import CIFAR10, CIFAR100
+from kd_mm.datasets.digit_scenes import DigitScenes
 from kd_mm.datasets.digits import Digits
 from kd_mm.datasets.tiny_imagenet import TinyImageNet
 from kd_mm.datasets.upstream import CUB, ImageNet
@@ -10,6 +11,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "CUB",
+    "DigitScenes",
     "Digits",
     "ImageNet",
     "TinyImageNet",

@@ -1,0 +1,170 @@
+"""Scenes of digits: a real VOC folder, always the same one, whole or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mmcv
+import numpy as np
+import pytest
+from mmdet.datasets import VOCDataset as UpstreamVOCDataset
+
+from kd_mm.datasets import DigitScenes, VOCDataset
+from kd_mm.datasets import digit_scenes as module
+from kd_mm.datasets.digit_scenes import SIZE, write_digit_scenes
+from kd_mm.datasets.digits import Digits
+from kd_mm.datasets.scenes import draw_scene
+
+COUNTS = {"train": 60, "val": 5, "test": 40}
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_digit_scenes(root, counts=COUNTS)
+    return root
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def objects(folder: Path) -> list[ElementTree.Element]:
+    files = sorted((folder / "Annotations").glob("*.xml"))
+    return [found for file in files for found in ElementTree.parse(file).getroot().findall("object")]
+
+
+def test_it_is_a_voc_folder(devkit):
+    folder = devkit / "VOC2007"
+    for split, count in COUNTS.items():
+        names = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
+        assert len(set(names)) == count
+        for name in names:
+            assert mmcv.imread(str(folder / "JPEGImages" / f"{name}.jpg")).shape == (*SIZE, 3)
+            assert (folder / "Annotations" / f"{name}.xml").is_file()
+    assert not list(devkit.glob(".VOC*"))
+
+
+def test_boxes_lie_inside_and_apart(devkit):
+    for file in (devkit / "VOC2007" / "Annotations").glob("*.xml"):
+        boxes = [
+            [int(found.find(f"bndbox/{key}").text) for key in ("xmin", "ymin", "xmax", "ymax")]
+            for found in ElementTree.parse(file).getroot().findall("object")
+        ]
+        assert 1 <= len(boxes) <= 6
+        for x1, y1, x2, y2 in boxes:
+            assert 1 <= x1 <= x2 <= SIZE[1]
+            assert 1 <= y1 <= y2 <= SIZE[0]
+        for i, one in enumerate(boxes):
+            for other in boxes[:i]:
+                assert one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
+
+
+def test_objects_are_of_many_kinds(devkit):
+    found = objects(devkit / "VOC2007")
+    assert {item.find("name").text for item in found} == {str(digit) for digit in range(10)}
+    difficult = [item for item in found if item.find("difficult").text == "1"]
+    assert 0.05 < len(difficult) / len(found) < 0.3
+    assert all(item.find("truncated").text == "1" or item.find("occluded").text == "1" for item in difficult)
+    assert {"truncated", "occluded"} == {
+        key for item in difficult for key in ("truncated", "occluded") if item.find(key).text == "1"
+    }
+    heights = [int(item.find("bndbox/ymax").text) - int(item.find("bndbox/ymin").text) + 1 for item in found]
+    assert min(heights) < 18
+    assert max(heights) > 36
+
+
+def test_box_and_ink_agree():
+    """A digit that is one bright block fills its box: within the box one colour, on the row above it another."""
+    seen = 0
+    for seed in range(40):
+        image, (found, *others) = draw_scene(np.random.default_rng(seed), [np.full((8, 8), 255, np.uint8)], [7], SIZE)
+        left, top, right, bottom = found.box
+        if found.difficult or top < 3 or others:
+            continue
+        seen += 1
+        inside, above = image[top + 2 : bottom - 2, left + 2 : right - 2], image[top - 3 : top - 1, left:right]
+        assert np.abs(inside.mean((0, 1)) - above.mean((0, 1))).max() > 15
+        assert found.name == "7"
+    assert seen > 3
+
+
+def test_the_same_seed_draws_the_same_scenes_and_another_others(devkit, tmp_path):
+    write_digit_scenes(tmp_path / "again", counts=COUNTS)
+    assert content(tmp_path / "again") == content(devkit)
+    write_digit_scenes(tmp_path / "other", seed=1, counts=COUNTS)
+    assert content(tmp_path / "other") != content(devkit)
+
+
+def test_a_split_is_the_same_whatever_the_size_of_the_others(devkit, tmp_path):
+    write_digit_scenes(tmp_path, counts={**COUNTS, "train": 3})
+    ours, whole = content(tmp_path), content(devkit)
+    assert all(ours[name] == whole[name] for name in ours if "/test_" in name or "/train_" in name)
+
+
+def test_what_is_there_is_kept(devkit):
+    before = {path: path.stat().st_mtime_ns for path in devkit.rglob("*")}
+    write_digit_scenes(devkit, counts=COUNTS)
+    assert {path: path.stat().st_mtime_ns for path in devkit.rglob("*")} == before
+
+
+def test_other_data_are_not_overwritten(devkit, tmp_path):
+    with pytest.raises(ValueError, match="holds other data than these scenes"):
+        write_digit_scenes(devkit, seed=5, counts=COUNTS)
+    (tmp_path / "VOC2007").mkdir()
+    with pytest.raises(ValueError, match="remove it or give another data_root"):
+        write_digit_scenes(tmp_path, counts=COUNTS)
+    assert not list((tmp_path / "VOC2007").iterdir())
+
+
+def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    def full_disk(name, image, found):
+        if name == "val_00002":
+            raise OSError(28, "No space left on device")
+        return b"<annotation/>"
+
+    monkeypatch.setattr(module, "annotation", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_digit_scenes(tmp_path, counts=COUNTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_may_write_at_once(tmp_path, devkit):
+    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
+        for done in [pool.submit(write_digit_scenes, tmp_path, 0, COUNTS) for _ in range(3)]:
+            assert done.result() == tmp_path / "VOC2007"
+    assert content(tmp_path) == content(devkit)
+
+
+def test_the_data_set_reads_what_it_wrote(tmp_path):
+    splits = {split: DigitScenes(split, str(tmp_path), counts=COUNTS, test_mode=True) for split in COUNTS}
+    assert {split: len(dataset) for split, dataset in splits.items()} == COUNTS
+    plain = UpstreamVOCDataset(
+        data_root=str(tmp_path),
+        ann_file="VOC2007/ImageSets/Main/test.txt",
+        data_prefix={"sub_data_root": "VOC2007/"},
+        metainfo={"classes": DigitScenes.METAINFO["classes"]},
+        test_mode=True,
+    )
+    ours = splits["test"]
+    assert isinstance(ours, VOCDataset)
+    for one, other in zip(ours, plain, strict=True):
+        assert [item["bbox"] for item in one["instances"]] == [item["bbox"] for item in other["instances"]]
+        assert [item["ignore_flag"] for item in one["instances"]] == [
+            item["ignore_flag"] for item in other["instances"]
+        ]
+
+
+def test_digits_of_the_splits_are_disjoint():
+    images = {split: {sample["img"].tobytes() for sample in Digits(split, size=8)} for split in COUNTS}
+    assert not images["train"] & images["test"]
+    assert not images["train"] & images["val"]
+    assert not images["val"] & images["test"]
+
+
+def test_an_unknown_split_is_named(tmp_path):
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'tets'"):
+        DigitScenes("tets", str(tmp_path), counts=COUNTS)
