@@ -1,0 +1,24 @@
+# MTKD-SSR (Gou et al., IJCV 2023) for detectors: the response of a stage is which classes are in the image. The paper's
+# formulas and weights are not public: every number and option here is our reading, see the docstrings of the losses.
+_base_ = ["../hooks.py"]
+
+mtkd_ssr = dict(
+    # A device sees two images at a time: too few for the statistics of a batch.
+    exits=dict(type="kd_mm.SepConvExit", norm="GN"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
+    # A third of the detector's schedule: upstream's 1x has 12 epochs.
+    teacher_exits=dict(
+        mode="pretrained", loss="ce", epochs=4, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3]
+    ),
+    losses=dict(
+        aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),
+        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=3.0),
+        srd=dict(type="kd_mm.StageResponseLoss", loss_weight=0.5, temperature=1.0),
+        review=dict(
+            type="kd_mm.CrossStageReviewLoss",
+            loss_weight=0.15,
+            temperature=1.0,
+            schedule=dict(type="kd_mm.LinearRamp", fraction=0.1),
+        ),
+    ),
+)

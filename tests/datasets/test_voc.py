@@ -1,0 +1,366 @@
+"""VOCDataset on small folders: what it reads, what it makes of oddities, and how it says what is wrong."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmdet.datasets import VOCDataset as UpstreamVOCDataset
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.datasets import VOCDataset
+from kd_mm.datasets.voc_images import DamagedImageError, damage, undecodable
+
+from .voc_folder import VOCFolder, xml
+
+CAT, DOG = ("cat", (11, 6, 30, 40)), ("dog", (1, 1, 64, 48))
+PIPELINE = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True},
+    {"type": "Resize", "scale": (128, 96), "keep_ratio": True},
+    {"type": "PackDetInputs"},
+]
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> VOCFolder:
+    folder = VOCFolder(tmp_path / "VOCdevkit")
+    folder.add("a", CAT)
+    folder.add("b", CAT, DOG)
+    folder.add("c", DOG)
+    folder.split("train", ["a", "b", "c"])
+    return folder
+
+
+@pytest.fixture
+def said() -> Any:
+    """What goes into the log, one entry a line."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def read(voc: VOCFolder, split: str = "train", **options: Any) -> VOCDataset:
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return VOCDataset(**{**voc.options(split), **options})
+
+
+def refusal(voc: VOCFolder, **options: Any) -> str:
+    """The one line with which the data set refuses to be built."""
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        read(voc, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def boxes(dataset: VOCDataset, index: int = 0) -> list[list[float]]:
+    return [instance["bbox"] for instance in dataset.get_data_info(index)["instances"]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"test_mode": True},
+        {"filter_cfg": {"filter_empty_gt": True, "min_size": 32, "bbox_min_size": 32}},
+        {"metainfo": {"classes": ("dog", "cat")}},
+    ],
+)
+def test_ordinary_data_are_read_as_upstream_reads_them(voc: VOCFolder, options: dict[str, Any]) -> None:
+    voc.add("hard", CAT, extra="<difficult>1</difficult>")
+    voc.split("train", ["a", "b", "c", "hard"])
+    ours, theirs = read(voc, **options), UpstreamVOCDataset(**voc.options(), **options)
+    assert len(ours) == len(theirs) == 4
+    for index in range(4):
+        assert ours.get_data_info(index) == theirs.get_data_info(index)
+    expected = {key: value for key, value in theirs.metainfo.items() if key != "palette" or "metainfo" not in options}
+    assert ours.metainfo == expected
+    assert ours.get_data_info(3)["instances"][0]["ignore_flag"] == 1
+
+
+def test_it_is_registered_and_feeds_a_detector(voc: VOCFolder) -> None:
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        dataset = DATASETS.build({"type": "kd_mm.VOCDataset", **voc.options(), "pipeline": PIPELINE})
+        sample = dataset[1]
+    assert sample["inputs"].shape == (3, 96, 128)
+    instances = sample["data_samples"].gt_instances
+    torch.testing.assert_close(
+        instances.bboxes.tensor, torch.tensor([[20.0, 10.0, 58.0, 78.0], [0.0, 0.0, 126.0, 94.0]])
+    )
+    assert instances.labels.tolist() == [7, 11]
+
+
+def test_own_names_of_folders_and_classes_and_other_image_formats(tmp_path: Path) -> None:
+    voc = VOCFolder(tmp_path, year="herd")
+    for name, suffix in (("one.2", ".png"), ("two", ".bmp"), ("three", ".JPG"), ("four", ".webp")):
+        voc.image(name, suffix=suffix)
+        voc.annotate(name, xml([("zebra", (1, 1, 20, 20))]))
+    (tmp_path / "names.txt").write_text("one.2\n\n two.bmp \nthree.JPG\r\nfour\n")
+    prefix = {"data_root": str(voc.folder), "ann_file": str(tmp_path / "names.txt"), "data_prefix": {}}
+    dataset = read(voc, **prefix, metainfo={"classes": ("zebra",)}, pipeline=PIPELINE)
+    assert [dataset.get_data_info(i)["img_id"] for i in range(4)] == ["one.2", "two", "three", "four"]
+    assert dataset[0]["inputs"].shape == (3, 96, 128)
+    assert dataset.metainfo["classes"] == ("zebra",)
+    assert "palette" not in dataset.metainfo
+    (voc.folder / "Annotations").rename(voc.folder / "labels")
+    (voc.folder / "JPEGImages").rename(voc.folder / "images")
+    moved = {"ann_subdir": "labels", "img_subdir": "images", "metainfo": {"classes": ["zebra"]}}
+    assert len(read(voc, **prefix, **moved)) == 4
+
+
+# -- oddities that are lived with ------------------------------------------------------------------------------------
+
+
+def test_fractions_of_pixels_are_kept(voc: VOCFolder) -> None:
+    voc.annotate("a", xml([("cat", (1.5, 2.25, 30.75, "40.0"))]))
+    assert boxes(read(voc)) == [[0.5, 1.25, 29.75, 39.0]]
+
+
+def test_boxes_without_area_are_dropped_for_training_and_stay_in_a_test(voc: VOCFolder, said: list[str]) -> None:
+    voc.annotate("a", xml([("cat", (9, 9, 9, 9)), CAT, ("dog", (5, 5, 5, 30)), ("dog", (70, 5, 90, 30))]))
+    assert boxes(read(voc)) == [[10, 5, 29, 39]]
+    assert [line for line in said if "no area and are dropped for training: 3, in a" in line]
+    kept = boxes(read(voc, test_mode=True))
+    assert kept == [[8, 8, 8, 8], [10, 5, 29, 39], [4, 4, 4, 29], [64, 4, 64, 29]]
+    assert [line for line in said if "no area and stay in the ground truth: 3, in a" in line]
+
+
+def test_an_image_whose_only_box_has_no_area_counts_as_empty(voc: VOCFolder) -> None:
+    voc.annotate("a", xml([("cat", (9, 9, 9, 9))]))
+    assert len(read(voc)) == 3
+    assert len(read(voc, filter_cfg={"filter_empty_gt": True})) == 2
+
+
+def test_boxes_are_clipped_to_the_image(voc: VOCFolder, said: list[str]) -> None:
+    voc.annotate("a", xml([("cat", (-20, -5, 30, 40)), ("dog", (11, 6, 900, 900)), ("dog", (0, 0, 30, 40))]))
+    assert boxes(read(voc)) == [[0, 0, 29, 39], [10, 5, 64, 48], [0, 0, 29, 39]]
+    assert [line for line in said if "reach out of the image and are clipped to it: 2, in a" in line]
+
+
+def test_swapped_corners_are_put_right(voc: VOCFolder, said: list[str]) -> None:
+    voc.annotate("a", xml([("cat", (30, 40, 11, 6))]))
+    assert boxes(read(voc)) == [[10, 5, 29, 39]]
+    assert [line for line in said if "corners swapped" in line and ": 1, in a" in line]
+
+
+@pytest.mark.parametrize("size", ["", "<depth/>", "<width>0</width><height>0</height>", "<width/><height>48</height>"])
+def test_a_size_that_is_not_there_is_read_from_the_image(voc: VOCFolder, size: str) -> None:
+    voc.image("a", width=80, height=40)
+    voc.annotate("a", xml([("cat", (11, 6, 78, 60))], size=size))
+    info = read(voc).get_data_info(0)
+    assert (info["width"], info["height"]) == (80, 40)
+    assert info["instances"][0]["bbox"] == [10, 5, 77, 40]
+
+
+def test_a_wrong_size_does_not_cut_boxes(voc: VOCFolder) -> None:
+    voc.image("a", width=200, height=100)
+    voc.annotate("a", xml([("cat", (11, 6, 150, 90))]))
+    info = read(voc).get_data_info(0)
+    assert (info["width"], info["height"]) == (200, 100)
+    assert info["instances"][0]["bbox"] == [10, 5, 149, 89]
+
+
+def test_the_size_of_a_turned_photograph_is_that_of_its_pixels_as_shown(voc: VOCFolder) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    voc.image("a", width=60, height=40, exif=exif)
+    voc.annotate("a", xml([CAT], size=""))
+    dataset = read(voc, pipeline=PIPELINE[:1])
+    info = dataset.get_data_info(0)
+    assert (info["height"], info["width"]) == dataset[0]["img"].shape[:2] == (60, 40)
+
+
+@pytest.mark.parametrize("depth", ["<depth/>", "<depth></depth>", "<depth>Unspecified</depth>", ""])
+def test_depth_does_not_matter(voc: VOCFolder, depth: str) -> None:
+    voc.annotate("a", xml([CAT], size=f"<width>64</width><height>48</height>{depth}"))
+    assert boxes(read(voc)) == [[10, 5, 29, 39]]
+
+
+def test_images_without_objects_stay_unless_filtered(voc: VOCFolder) -> None:
+    voc.add("empty")
+    voc.split("train", ["a", "empty"])
+    assert len(read(voc)) == 2
+    assert len(read(voc, filter_cfg={"filter_empty_gt": True})) == 1
+    test = read(voc, test_mode=True, filter_cfg={"filter_empty_gt": True}, pipeline=PIPELINE)
+    assert len(test) == 2
+    assert test[1]["data_samples"].gt_instances.bboxes.tensor.shape == (0, 4)
+
+
+def test_objects_of_other_classes_are_counted(voc: VOCFolder, said: list[str]) -> None:
+    dataset = read(voc, metainfo={"classes": ("dog",)})
+    assert [len(boxes(dataset, index)) for index in range(3)] == [0, 1, 1]
+    assert [line for line in said if "not in the class list are left out: cat (2)" in line]
+
+
+def test_parts_of_an_object_are_no_objects(voc: VOCFolder) -> None:
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
+    voc.annotate("a", xml([("person", (1, 2, 30, 40))], extra=part))
+    info = read(voc).get_data_info(0)
+    assert [instance["bbox_label"] for instance in info["instances"]] == [14]
+
+
+# -- what stops, or is skipped ---------------------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def object_without(tag: str) -> str:
+    return xml([CAT]).replace(f"<{tag}>", f"<was_{tag}>").replace(f"</{tag}>", f"</was_{tag}>")
+
+
+DAMAGES = {
+    "no image": (lambda voc: (voc.folder / "JPEGImages" / "b.jpg").unlink(), "there is no", "b.jpg"),
+    "empty image": (lambda voc: (voc.folder / "JPEGImages" / "b.jpg").write_bytes(b""), "b.jpg: it is empty"),
+    "no picture": (lambda voc: (voc.folder / "JPEGImages" / "b.jpg").write_text("<html>" * 9), "b.jpg: it is no image"),
+    "truncated": (lambda voc: truncate(voc.folder / "JPEGImages" / "b.jpg"), "b.jpg: image file is truncated"),
+    "no annotation": (lambda voc: (voc.folder / "Annotations" / "b.xml").unlink(), "there is no", "b.xml"),
+    "empty annotation": (lambda voc: voc.annotate("b", ""), "b.xml: it is not XML", "no element found"),
+    "cut annotation": (lambda voc: voc.annotate("b", xml([CAT])[:-20]), "b.xml: it is not XML", "line 1"),
+    "binary": (lambda voc: (voc.folder / "Annotations" / "b.xml").write_bytes(b"\x00\xff"), "b.xml: it is not XML"),
+    "encoding": (lambda voc: voc.annotate("b", "<?xml version='1.0' encoding='no-8'?><annotation/>"), "b.xml: it is n"),
+    "html": (lambda voc: voc.annotate("b", "<html></html>"), "b.xml: its outermost element is <html>"),
+    "no name": (lambda voc: voc.annotate("b", object_without("name")), "b.xml: object 1 has no <name>"),
+    "no corner": (lambda voc: voc.annotate("b", object_without("ymax")), "b.xml: object 1 (cat) has no number as <yma"),
+    "words": (lambda voc: voc.annotate("b", xml([("cat", (1, "x", 3, 4))])), "object 1 (cat) has no number as <ymin>"),
+    "not finite": (lambda voc: voc.annotate("b", xml([("cat", (1, 2, "nan", 4))])), "has no number as <xmax>"),
+    "difficult": (
+        lambda voc: voc.annotate("b", xml([CAT], extra="<difficult>no</difficult>")),
+        "<difficult>no</diffic",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_damaged_files_stop_or_are_skipped(voc: VOCFolder, said: list[str], kind: str, test_mode: bool) -> None:
+    do_harm, *words = DAMAGES[kind]
+    do_harm(voc)
+    line = refusal(voc, test_mode=test_mode)
+    assert line.startswith(f"1 of 3 images of {voc.folder}/ImageSets/Main/train.txt cannot be used: b (")
+    assert "on_error='skip'" in line
+    assert all(word in line for word in words)
+    dataset = read(voc, test_mode=test_mode, on_error="skip", pipeline=PIPELINE)
+    assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
+    (skipped,) = [entry for entry in said if entry.startswith("skipped")]
+    assert all(word in skipped for word in words)
+
+
+def test_many_damaged_files_are_one_line(voc: VOCFolder, said: list[str]) -> None:
+    names = [f"x{number}" for number in range(9)]
+    voc.split("train", ["a", *names])
+    assert "9 of 10 images" in refusal(voc)
+    assert len(read(voc, on_error="skip")) == 1
+    assert len(said) == 1
+    assert "x3" in said[0]
+    assert "and 5 more" in said[0]
+    voc.split("train", names)
+    assert refusal(voc, on_error="skip").startswith("none of the 9 images")
+
+
+def test_an_image_that_is_listed_twice(voc: VOCFolder, said: list[str]) -> None:
+    voc.split("train", ["a", "b", "a"])
+    assert "a (it is listed 2 times)" in refusal(voc)
+    assert len(read(voc, on_error="skip")) == 2
+    assert "a (it is listed 2 times)" in said[0]
+
+
+def test_places_where_nothing_is(voc: VOCFolder, tmp_path: Path) -> None:
+    line = refusal(voc, data_prefix={"sub_data_root": "VOC2012/"}, ann_file="VOC2012/ImageSets/Main/train.txt")
+    assert f"looked in {voc.root}/VOC2012 for Annotations/, JPEGImages/, but no such folder" in line
+    assert "voc/voc2012/" in line.replace("VOC/", "voc/")
+    assert "it lacks JPEGImages/" in refusal(voc, img_subdir="JPEGImages", data_prefix={"sub_data_root": empty(voc)})
+    line = refusal(voc, ann_file="VOC2007/ImageSets/Main/trian.txt")
+    assert f"looked for {voc.folder}/ImageSets/Main/trian.txt, did you mean train.txt? (there are: train.txt)" in line
+    assert "there is no *.txt in" in refusal(voc, ann_file="ImageSets/train.txt")
+    assert "looked in" in refusal(voc, data_root=str(tmp_path / "elsewhere"))
+
+
+def empty(voc: VOCFolder) -> str:
+    (voc.root / "half" / "Annotations").mkdir(parents=True)
+    return "half"
+
+
+def test_nothing_to_train_on(voc: VOCFolder) -> None:
+    voc.split("train", ["", " "])
+    assert "train.txt is empty" in refusal(voc)
+    voc.split("train", ["a", "b"])
+    assert "none of its 2 images is left by filter_cfg={'min_size': 100}" in refusal(voc, filter_cfg={"min_size": 100})
+
+
+def test_class_lists_that_do_not_fit(voc: VOCFolder) -> None:
+    line = refusal(voc, metainfo={"classes": ("Cat", "Dog")})
+    assert "the annotations have cat, dog; the class list is Cat, Dog" in line
+    assert "num_classes" in line
+    assert "one class is written ('cat',)" in refusal(voc, metainfo={"classes": "cat"})
+    assert "names twice: cat" in refusal(voc, metainfo={"classes": ("cat", "dog", "cat")})
+    assert "is empty" in refusal(voc, metainfo={"classes": ()})
+    assert "'stop' or 'skip'" in refusal(voc, on_error="ignore")
+
+
+# -- damage that shows when an image is decoded ----------------------------------------------------------------------
+
+
+def spoil(voc: VOCFolder, name: str) -> Path:
+    """Make an image that has both ends of a JPEG and nothing between them that can be decoded."""
+    path = voc.folder / "JPEGImages" / f"{name}.jpg"
+    path.write_bytes(b"\xff\xd8" + bytes(200) + b"\xff\xd9")
+    return path
+
+
+def test_an_image_that_cannot_be_decoded_is_replaced_in_training(voc: VOCFolder, said: list[str]) -> None:
+    path = spoil(voc, "b")
+    dataset = read(voc, on_error="skip", pipeline=PIPELINE)
+    np.random.seed(0)
+    assert {dataset[1]["data_samples"].img_id for _ in range(20)} == {"a", "c"}
+    assert said == [f"skipped {path}: it cannot be decoded; 1 so far"]
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out_of_a_test(voc: VOCFolder) -> None:
+    spoil(voc, "b")
+    dataset = read(voc, on_error="skip", pipeline=PIPELINE, test_mode=True)
+    assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_decoded_stops_with_one_line(voc: VOCFolder, workers: int) -> None:
+    path = spoil(voc, "b")
+    dataset = read(voc, pipeline=PIPELINE)
+    with (
+        DefaultScope.overwrite_default_scope("mmdet"),
+        pytest.raises(DamagedImageError) as error,
+    ):
+        list(DataLoader(dataset, batch_size=None, num_workers=workers))
+    assert str(error.value).startswith(f"{path}: it cannot be decoded; mend it or take it out of ")
+    assert "\n" not in str(error.value)
+
+
+def test_other_errors_of_the_pipeline_are_left_as_they_are(voc: VOCFolder) -> None:
+    def fail(results: dict[str, Any]) -> None:
+        raise ArithmeticError("own transform")
+
+    with pytest.raises(ArithmeticError, match="own transform"):
+        read(voc, on_error="skip", pipeline=[fail])[0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+def test_whole_files_pass_and_truncated_ones_do_not(voc: VOCFolder, suffix: str) -> None:
+    path = voc.image("z", suffix=suffix)
+    assert damage(str(path)) == undecodable(str(path)) == ""
+    with path.open("ab") as file:
+        file.write(b"\x00" * 5)  # as some cameras do
+    assert damage(str(path)) == ""
+    truncate(path)
+    assert damage(str(path))
