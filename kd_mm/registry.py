@@ -11,6 +11,9 @@ from mmengine.registry import (
     HOOKS as MMENGINE_HOOKS,
 )
 from mmengine.registry import (
+    METRICS as MMENGINE_METRICS,
+)
+from mmengine.registry import (
     MODELS as MMENGINE_MODELS,
 )
 from mmengine.registry import (
@@ -23,6 +26,7 @@ from mmengine.registry import (
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="kd_mm", locations=["kd_mm.models", "kd_mm.distillers"])
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="kd_mm", locations=["kd_mm.datasets"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="kd_mm", locations=["kd_mm.hooks"])
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="kd_mm", locations=["kd_mm.evaluation"])
 TASKS = Registry("task", scope="kd_mm", locations=["kd_mm.tasks"])
 SCHEDULES = Registry("schedule", scope="kd_mm", locations=["kd_mm.losses"])
 OPTIM_WRAPPERS = Registry(

@@ -19,6 +19,15 @@ def parse_args() -> argparse.Namespace:
         "--tta", action="store_true", help="test-time augmentation, where the config or upstream has it"
     )
     parser.add_argument("--amp", action="store_true", help="predict under bfloat16 autocast")
+    parser.add_argument(
+        "--show-dir",
+        metavar="DIR",
+        help="draw what a detector finds, beside the ground truth and a distillation's teachers, into this folder",
+    )
+    parser.add_argument("--show-num", type=int, default=20, metavar="N", help="images to draw (default 20)")
+    parser.add_argument(
+        "--show-score", type=float, default=0.3, metavar="S", help="draw detections from this score on (default 0.3)"
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     add_common(parser)
@@ -37,4 +46,7 @@ if __name__ == "__main__":
             tta=arguments.tta,
             amp=arguments.amp,
             launcher=arguments.launcher,
+            show_dir=arguments.show_dir,
+            show_num=arguments.show_num,
+            show_score=arguments.show_score,
         )

@@ -11,6 +11,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from torch import nn
 
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, read_config, set_threads, use_launcher
@@ -54,8 +56,13 @@ def evaluate(
     tta: bool = False,
     amp: bool = False,
     launcher: str = "none",
+    show_dir: str | None = None,
+    show_num: int = 20,
+    show_score: float = 0.3,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the config's test data.
+
+    A detection config that asks for mmdet's ``VOCMetric`` gets :class:`kd_mm.evaluation.DetectionMetric` beside it.
 
     Args:
         config: A distillation config or the plain config of its student.
@@ -66,22 +73,32 @@ def evaluate(
         tta: Test-time augmentation.
         amp: Predict under bfloat16 autocast.
         launcher: As mmengine's.
+        show_dir: Draw what a detector finds on the first images into this folder, beside the ground truth and, for a
+            distillation config, beside what its teachers find.
+        show_num: Images to draw.
+        show_score: Detections with a lower score are not drawn.
 
     Returns:
         The metrics.
 
     Raises:
-        ValueError: The checkpoint does not fit, or ``out`` has another ending.
+        ValueError: The checkpoint does not fit, ``out`` has another ending, or nothing can be drawn.
     """
     if out is not None and Path(out).suffix not in (".json", ".pkl"):
         raise ValueError(f"--out {out}: give a .json file for the metrics or a .pkl file for the predictions")
+    if show_dir is not None and tta:
+        raise ValueError("--show-dir draws single predictions: give it without --tta")
+    if show_num < 1:
+        raise ValueError(f"--show-num {show_num}: give the number of images to draw, at least 1")
     set_threads()
-    plain = plain_config(read_config(config, options, work_dir))
+    whole = read_config(config, options, work_dir)
+    plain = plain_config(whole)
     weights = network_weights(read_checkpoint(checkpoint))
     if tta:
         _add_tta(plain)
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
+    _add_detection_metric(plain)
     use_launcher(plain, launcher)
     with explaining(plain):
         runner = build_runner(plain)
@@ -89,6 +106,8 @@ def evaluate(
     while hasattr(model, "module"):  # test-time augmentation and parallel wrappers
         model = model.module
     fill(model, weights, "student", checkpoint)
+    if show_dir is not None:
+        runner.register_hook(_pictures(whole, model, show_dir, show_num, show_score))
     if out is not None and out.endswith(".pkl"):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     autocast = torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext()
@@ -97,6 +116,31 @@ def evaluate(
     if out is not None and out.endswith(".json") and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
+
+
+def _add_detection_metric(config: Config) -> None:
+    """Measure all three families of average precision where the config asks for one of VOC."""
+    evaluator = config.get("test_evaluator")
+    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+    kinds = [str((metric or {}).get("type", "")).rpartition(".")[2] for metric in metrics]
+    if "VOCMetric" in kinds and "DetectionMetric" not in kinds:
+        config.test_evaluator = [*metrics, {"type": "kd_mm.DetectionMetric"}]
+
+
+def _pictures(config: Config, model: nn.Module, folder: str, number: int, score: float) -> Hook:
+    """Return the hook that draws a detector's answers.
+
+    Raises:
+        ValueError: The network is no detector, or a teacher's checkpoint does not fit.
+    """
+    from mmdet.models.detectors.base import BaseDetector
+
+    from kd_mm.apis.draw_detections import DetectionPictures, build_teachers
+
+    if not isinstance(model, BaseDetector):
+        raise ValueError(f"--show-dir draws what a detector finds, but {type(model).__name__} is none: leave it out")
+    teachers = build_teachers(config)
+    return DetectionPictures(folder, number, score, teachers, title="student" if teachers else type(model).__name__)
 
 
 def _add_tta(config: Config) -> None:

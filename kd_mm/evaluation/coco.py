@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_mm.evaluation.coco_matching import GreedyMatches, match_greedily
-from kd_mm.evaluation.matches import Floats, Ints, MatchTable
+from kd_mm.evaluation.matches import Bools, Floats, Ints, MatchTable
 
 #: IoU thresholds and recalls, made as pycocotools makes them: the last digits count.
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
+THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10, dtype=np.float64)
+RECALLS: Floats = np.linspace(0.0, 1.0, 101, dtype=np.float64)
 #: Smallest and largest area in square pixels, both inclusive.
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 #: Detections of an image and class that take part.
@@ -103,7 +103,7 @@ def _count_objects(table: MatchTable, matches: GreedyMatches) -> Ints:
     return np.stack([np.bincount(part, minlength=table.num_classes) for part in labels], axis=1)
 
 
-def _in_range(areas: Floats) -> np.ndarray:
+def _in_range(areas: Floats) -> Bools:
     low, high = np.array(list(AREAS.values())).T[:, :, None]
     return (areas >= low) & (areas <= high)
 
@@ -111,13 +111,13 @@ def _in_range(areas: Floats) -> np.ndarray:
 def _counted(table: MatchTable) -> tuple[Ints, Ints]:
     """Return how many detections up to each place by score count if unmatched, ``(A, D)``, and each one's place."""
     taking_part = table.ranks[table.by_score] < MAX_DETECTIONS
-    counted = np.cumsum(_in_range(table.areas[table.by_score]) & taking_part, axis=1)
+    counted: Ints = np.cumsum(_in_range(table.areas[table.by_score]) & taking_part, axis=1)
     positions = np.empty(len(table.by_score), dtype=np.int64)
     positions[table.by_score] = np.arange(len(positions))
     return counted, positions
 
 
-def _average(hits: np.ndarray, false: Ints, objects: Ints) -> tuple[Floats, Floats]:
+def _average(hits: Bools, false: Ints, objects: Ints) -> tuple[Floats, Floats]:
     """Return average precision and highest recall ``(A, T)`` of a class.
 
     Args:

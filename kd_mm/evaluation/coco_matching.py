@@ -90,7 +90,7 @@ def _appeal(places: Ints, unwanted: Bools) -> tuple[Counts, Counts]:
     sizes = np.diff(first, append=len(places))
     dull = np.add.reduceat(unwanted, first, axis=0, dtype=np.int64)
     running = np.cumsum(unwanted, axis=0)
-    among_dull = running - np.repeat(running[first] - unwanted[first], sizes, axis=0)
+    among_dull: Ints = running - np.repeat(running[first] - unwanted[first], sizes, axis=0)
     place = (np.arange(len(places)) - np.repeat(first, sizes) + 1)[:, None]
     dull = np.repeat(dull, sizes, axis=0)
     return np.where(unwanted, among_dull, place - among_dull + dull).astype(np.uint16), dull.astype(np.uint16)

@@ -86,10 +86,10 @@ def match_boxes(
         min_iou: The smallest overlap that will be asked for.
 
     Raises:
-        ValueError: Numbers of images that differ.
+        ValueError: Numbers of images that differ, or a class that is no class.
     """
     if len(detections) != len(objects):
-        raise ValueError(f"detections of {len(detections)} images, but objects of {len(objects)}: give both of each image")
+        raise ValueError(f"detections of {len(detections)} images, objects of {len(objects)}: give both of each image")
     found, image = _stack(detections)
     scores, labels = found[4], found[5].astype(np.int64)
     by_score, grouped = _orders(scores, labels, image)
@@ -98,6 +98,9 @@ def match_boxes(
     boxes, labels = found[:4, grouped], labels[grouped]
     groups = image[grouped] * num_classes + labels
     wanted, object_image = _stack(objects)
+    for what, numbers in (("detections", labels), ("objects", wanted[4])):
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < num_classes:
+            raise ValueError(f"{what} of class {numbers.min():g} to {numbers.max():g}, but num_classes={num_classes}")
     object_groups = object_image * num_classes + wanted[4].astype(np.int64)
     order = np.argsort(2 * object_groups + (wanted[5] != 0), kind="stable")
     wanted, object_groups = wanted[:, order], object_groups[order]

@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_mm.evaluation.matches import Bools, Floats, Ints, MatchTable
 
-#: Recalls of the 11-point measure. Not the nearest numbers to 0.3, 0.6 and 0.7, but those that every implementation has.
+#: Recalls of the 11-point measure. Not the nearest numbers to 0.3, 0.6 and 0.7, but those that implementations share.
 ELEVEN_POINTS = np.arange(0, 1 + 1e-3, 0.1)
 
 
