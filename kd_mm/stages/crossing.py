@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,16 +29,13 @@ class Crossing:
         split: Convolutions of each tower that are left to the student, at least 1.
         align: Whether features take the teacher's mean and deviation by channel, over batch and space of a level,
             before they enter; the public code does, and rectifies after.
-        boxes: Whether boxes are decoded.
         path: Name of the head in both detectors.
 
     Raises:
         ValueError: A head whose answer is not made of two towers, or a split beyond them.
     """
 
-    def __init__(
-        self, head: nn.Module, split: int = 3, align: bool = True, boxes: bool = True, path: str = "bbox_head"
-    ) -> None:
+    def __init__(self, head: nn.Module, split: int = 3, align: bool = True, path: str = "bbox_head") -> None:
         towers = [getattr(head, name, None) for name in TOWERS]
         generator: Any = getattr(head, "prior_generator", None)
         chains = [tower for tower in towers if isinstance(tower, nn.ModuleList) and len(tower)]
@@ -50,7 +48,7 @@ class Crossing:
                 f"choose 1..{shortest}"
             )
         ends = [tower[split - 1] for tower in chains]
-        self.head, self.split, self.align, self.boxes, self.path = head, split, align, boxes, path
+        self.head, self.split, self.align, self.path = head, split, align, path
         self.widths = tuple(_width(end) for end in ends)
         self.rectified = tuple(isinstance(getattr(end, "activate", None), nn.ReLU) for end in ends)
         self.levels: int = generator.num_levels
@@ -118,8 +116,8 @@ class Crossing:
         quality = None
         if len(outputs) > 2 and outputs[2][0].shape[1] == anchors:
             quality = flatten_levels(outputs[2], 1)[..., 0]
-        boxes = decode_boxes(head, reg, [(level.shape[2], level.shape[3]) for level in cls_maps]) if self.boxes else None
-        return DenseOutput(cls, reg, boxes, quality, assignment)
+        sizes = [(level.shape[2], level.shape[3]) for level in cls_maps]
+        return DenseOutput(cls, reg, partial(decode_boxes, head, sizes), quality, assignment)
 
     def _rest(self) -> nn.Module:
         """Return the head without its first convolutions: a shallow copy, made anew so that it never goes stale."""
@@ -142,7 +140,7 @@ class Crossing:
         try:
             with torch.no_grad():
                 outputs = self._rest()([pair] * self.levels)
-                self._output(outputs)
+                self._output(outputs).boxes()
         except Exception as error:
             raise _unfit(self.head) from error
         if len(outputs) not in (2, 3):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,17 +34,20 @@ class DenseOutput:
     Attributes:
         cls: Class logits ``(B, N, K)``.
         reg: Raw box regression ``(B, N, D)``.
-        boxes: ``(B, N, 4)``, x1, y1, x2, y2 in pixels of the padded batch, decoded by the head's own coder; ``None``
-            where nobody asked for them.
+        decode: Makes boxes of a raw regression; see :meth:`boxes`.
         quality: Logits of centerness ``(B, N)``, where the head has one.
         assignment: The student's targets, where they are known.
     """
 
     cls: Tensor
     reg: Tensor
-    boxes: Tensor | None = None
+    decode: Callable[[Tensor], Tensor]
     quality: Tensor | None = None
     assignment: Assignment | None = None
+
+    def boxes(self) -> Tensor:
+        """Return ``(B, N, 4)``, x1, y1, x2, y2 in pixels of the padded batch, as the head's own coder decodes them."""
+        return self.decode(self.reg)
 
 
 def flatten_levels(maps: Sequence[Tensor], width: int) -> Tensor:
@@ -52,13 +55,13 @@ def flatten_levels(maps: Sequence[Tensor], width: int) -> Tensor:
     return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in maps], dim=1)
 
 
-def decode_boxes(head: Any, reg: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Tensor:
     """Return boxes ``(B, N, 4)`` in pixels: what the head's own box coder makes of a raw regression, at least float32.
 
     Args:
         head: A dense head with ``prior_generator`` and ``bbox_coder``; with ``integral`` where it regresses bins.
-        reg: ``(B, N, D)``.
         sizes: Height and width of the maps by level, in cells.
+        reg: ``(B, N, D)``.
     """
     reg = reg.float() if reg.dtype in (torch.float16, torch.bfloat16) else reg
     levels = head.prior_generator.grid_priors(list(sizes), dtype=reg.dtype, device=reg.device)

@@ -1,0 +1,7 @@
+# CWD (Shu et al. 2021) on the levels of the neck, as in MMRazor's configs of Faster R-CNN, RetinaNet and GFL.
+_base_ = ["../hooks.py"]
+
+cwd = dict(
+    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
+    losses=dict(cwd=dict(type="kd_mm.ChannelWiseLoss", loss_weight=10.0, temperature=1.0)),
+)

@@ -1,0 +1,7 @@
+# PKD (Cao et al. 2022) on the levels of the neck; weight of its RetinaNet configs (6 for Faster R-CNN).
+_base_ = ["../hooks.py"]
+
+pkd = dict(
+    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
+    losses=dict(pkd=dict(type="kd_mm.PearsonFeatureLoss", loss_weight=10.0, stages=[1, 2, 3, 4])),
+)
