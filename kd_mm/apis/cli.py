@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import DictAction
 
+from kd_mm.apis.explain import said
 from kd_mm.distillers.monitor import NonFiniteLossError
 
 #: Errors that what the user gave can cause, as far as they come before the first training step.
@@ -18,7 +19,10 @@ MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionErro
 
 
 class Overrides(DictAction):
-    """Reads ``KEY=VALUE`` words; one that is not understood ends the program with one line."""
+    """Reads ``KEY=VALUE`` words; one that is not understood ends the program with one line.
+
+    Values are numbers, words, ``None``, lists and tuples; a dict would be taken for a word.
+    """
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
         read: dict[str, Any] = {}
@@ -27,6 +31,11 @@ class Overrides(DictAction):
                 super().__call__(parser, namespace, [word], option_string)
             except (ValueError, AssertionError, RecursionError):
                 parser.exit(2, f"error: {option_string} {word}: write KEY=VALUE, e.g. train_cfg.max_epochs=2\n")
+            key, _, value = word.partition("=")
+            if value.startswith(("dict(", "{")):
+                parser.exit(
+                    2, f"error: {option_string} {word}: a dict is not read; write {key}.KEY=VALUE for each key\n"
+                )
             read.update(getattr(namespace, self.dest))
         setattr(namespace, self.dest, read)
 
@@ -57,8 +66,7 @@ class ClearErrors(AbstractContextManager):
     ) -> None:
         if error is None or self.traceback or not _mendable(error, where):
             return
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        first, *more = str(message).strip().splitlines() or [type(error).__name__]
+        first, *more = said(error).splitlines()
         if more:
             sys.stdout.write("\n".join(more) + "\n")
             sys.stdout.flush()

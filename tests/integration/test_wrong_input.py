@@ -84,7 +84,10 @@ OPTIONS = {
         ["model.recipe.losses.scd.loss_wieght=1"],
         ["model.recipe.losses.scd:", "no option 'loss_wieght', did you mean 'loss_weight'?"],
     ),
-    "loss option's value": (["model.recipe.losses.scd.distance=mes"], ["distance='mes'", "'mse', 'l1', 'kl'"]),
+    "loss option's value": (
+        ["model.recipe.losses.scd.distance=mes"],
+        ["model.recipe.losses.scd: ", "distance='mes'", "'mse', 'l1', 'kl'"],
+    ),
     "loss type": (
         ["model.recipe.losses.scd.type=kd_mm.StageChanelLoss"],
         ["model.recipe.losses.scd:", "did you mean 'kd_mm.StageChannelLoss'?"],
@@ -127,7 +130,31 @@ OPTIONS = {
         ["val_dataloader.dataset.data_root=/nowhere"],
         ["/nowhere/val does not exist", "val_dataloader.dataset.data_root"],
     ),
+    "option of the loop": (
+        ["train_cfg.max_epoch=1"],
+        ["train_cfg: EpochBasedTrainLoop has no option 'max_epoch', did you mean 'max_epochs'?"],
+    ),
+    "option of the scheduler": (
+        ["param_scheduler.gama=0.1"],
+        ["param_scheduler: MultiStepLR has no option 'gama', did you mean 'gamma'?"],
+    ),
+    "value of the scheduler": (
+        ["param_scheduler.begin=5", "param_scheduler.end=3"],
+        ["param_scheduler: end should be"],
+    ),
+    "option of the loader": (
+        ["val_dataloader.batchsize=3"],
+        ["val_dataloader: DataLoader has no option 'batchsize', did you mean 'batch_size'?"],
+    ),
+    "value of the loader": (["train_dataloader.batch_size=all"], ["train_dataloader: batch_size should be a positive"]),
+    "optimizer": (["optim_wrapper.optimizer.type=SDG"], ["optim_wrapper.optimizer: ", "'SDG'", "did you mean 'SGD'?"]),
+    "value of the optimizer": (["optim_wrapper.optimizer.lr=fast"], ["optim_wrapper.optimizer: "]),
+    "option of the random state": (["randomness.sed=1"], ["randomness: ", "did you mean 'seed'?"]),
+    "name of a hook": (["default_hooks.loger.interval=1"], ["default_hooks.loger has no type, did you mean 'logger'?"]),
+    "loader without a loop": (["val_cfg=None"], ["val_dataloader and val_evaluator without val_cfg"]),
+    "log level": (["log_level=IFNO"], ["log_level: there is no 'IFNO'"]),
     "an override that is no list": (["model.student.head=dict(num_classes=3,loss=1)"], ["write KEY=VALUE"]),
+    "an override that is a dict": (["param_scheduler=dict(type=StepLR)"], ["write param_scheduler.KEY=VALUE"]),
     "an override without a value": (["train_cfg"], ["write KEY=VALUE"]),
 }
 
@@ -136,6 +163,11 @@ OPTIONS = {
 def test_wrong_option(tools: Tools, config: Path, tmp_path: Path, name: str) -> None:
     options, words = OPTIONS[name]
     refused(tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", *options), *words)
+
+
+def test_an_option_that_is_needed(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.distil("stepless.py", changes='param_scheduler = dict(_delete_=True, type="StepLR")')
+    refused(tools.run("train", config, "--work-dir", tmp_path), "param_scheduler: StepLR needs 'step_size'")
 
 
 def test_the_table_of_stages_is_printed_beside_the_line(tools: Tools, config: Path, tmp_path: Path) -> None:
