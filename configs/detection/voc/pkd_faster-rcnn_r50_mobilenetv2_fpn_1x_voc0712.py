@@ -1,0 +1,14 @@
+_base_ = ["./faster-rcnn_mobilenetv2_fpn_1x_voc0712.py", "./_pkd_two-stage.py"]
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::detection/voc/faster-rcnn_r50_fpn_1x_voc0712.py",
+        checkpoint="checkpoints/voc/faster-rcnn_r50.pth",
+    ),
+    recipe={{_base_.pkd}},
+    stages=["neck[0]", "neck[1]", "neck[2]", "neck[3]"],
+)
+default_hooks = {{_base_.kd_hooks}}
