@@ -17,14 +17,15 @@ from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.explain import explaining
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.build import build_networks, teacher_configs
-from kd_mm.distillers.recipe import Recipe
+from kd_mm.distillers.recipe import Recipe, exits_are_regional
 from kd_mm.distillers.teacher import teacher_model_config
-from kd_mm.registry import MODELS, TASKS
+from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.modes import evaluating
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.table import stage_table
+from kd_mm.tasks import Task, build_task
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.
 _IMAGE_SIDES = (("TinyImageNet", 64), ("CIFAR100", 32), ("CIFAR10", 32), ("MNIST", 28))
@@ -79,8 +80,10 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     """
     distills = str(config.model.type).endswith("Distiller")
     settings = config.model if distills else {}
-    task = TASKS.build({"type": "ClassificationTask", "_scope_": "kd_mm", **(settings.get("task") or {})})
     student = build_student(config)
+    recipe = Recipe.read(settings.get("recipe"))
+    task = build_task(settings.get("task"), student)
+    task.bind(student, exits_are_regional(recipe))
     inputs = torch.zeros(2, 3, *_size(config, student, input_size))
     named = settings.get("stages")
     found = _stages(student, inputs, task, named, "student")
@@ -98,7 +101,6 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
         yield _section(f"teacher {name!r}", teacher.model, view, theirs[name])
     if not configs:
         return
-    recipe = Recipe.read(settings.get("recipe"))
     size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
     networks = build_networks(student, task, recipe, configs, named, size, seed=0)
     for name in configs:
@@ -142,9 +144,9 @@ def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> 
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _stages(model: nn.Module, inputs: Tensor, task: Any, named: Any, side: str) -> list[Stage]:
+def _stages(model: nn.Module, inputs: Tensor, task: Task, named: Any, side: str) -> list[Stage]:
     names: Sequence[str] | None = named.get(side) if isinstance(named, Mapping) else named
-    return discover_stages(model, inputs, names=names, backbone=task.trunk(model))
+    return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
 
 
 def _section(role: str, model: nn.Module, inputs: Tensor, stages: Sequence[Stage]) -> str:

@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_mm.distillers.match import dry_run_size, match_stages
 from kd_mm.distillers.normalization import Renormalize
 from kd_mm.distillers.options import check_options
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.distillers.recipe import Plan, Recipe, reads_stages
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.losses import Loss
+from kd_mm.losses import Loss, Setting
 from kd_mm.registry import MODELS
-from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.exits import Exit, chains
 from kd_mm.stages.modes import evaluating
-from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
+from kd_mm.tasks import Answer, Task
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Where things are read. Stages by number, answers as tap texts."""
+    """Where things are read: stages by number, answers by teacher; ``None`` where no loss reads an answer."""
 
     student_stages: Mapping[int, Stage]
-    student_answer: str
-    teacher_answer: Mapping[str, str]
+    student_answer: Answer | None
+    teacher_answer: Mapping[str, Answer | None]
 
 
 @dataclass
@@ -47,13 +47,15 @@ class Networks:
     taps: Taps
     recorder: Recorder
     input_size: tuple[int, int]
+    #: Whether teachers can answer only after the student has run, on the regions that it looked at.
+    late: bool = False
     num_classes: dict[str, int] = field(default_factory=dict)
     shown: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def build_networks(
     student: nn.Module,
-    task: Any,
+    task: Task,
     recipe: Recipe,
     teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
@@ -66,7 +68,7 @@ def build_networks(
         ValueError: Class counts that differ where a loss compares responses, stages that do not fit, and so on.
     """
     configs = teacher_configs(teacher)
-    losses = recipe.build_losses(list(configs), seed)
+    losses = recipe.build_losses(list(configs), seed, task.multilabel)
     used = {loss.teacher for loss in losses.values() if loss.needs_teacher}
     teachers = {}
     for name in sorted(name for name in configs if name in used):
@@ -75,19 +77,24 @@ def build_networks(
             teachers[name] = Teacher(name, **configs[name])
             teachers[name].renormalize = Renormalize(student, teachers[name].model)
     with private_random_state("dry run", seed):
-        inputs = torch.rand(2, 3, *_size(student, input_size)) * 2 - 1
+        inputs = torch.rand(2, 3, *dry_run_size(student, input_size, task.default_size)) * 2 - 1
         device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
         inputs = inputs.to(device)
-        pairs, matched = _pair(student, teachers, task, recipe, stages, inputs) if reads_stages(losses) else ({}, [])
-        plan = Plan.of(losses, len(matched), recipe.exit_on_last)
-        answers = {name: task.answer_tap(t.model) for name, t in teachers.items() if plan.teacher_answer.get(name)}
-        own_answer = task.answer_tap(student) if plan.student_answer else ""
+        pairs, matched = (
+            match_stages(student, teachers, task, recipe, stages, inputs) if reads_stages(losses) else ({}, [])
+        )
+        plan = Plan.of(losses, len(matched), bool(recipe.exit_on_last), task.answer_is_response)
+        answers = {n: task.answer(t.model, False) if plan.teacher_answer.get(n) else None for n, t in teachers.items()}
+        own_answer = task.answer(student, True) if plan.student_answer else None
         own = {i: matched[i - 1] for i in sorted(plan.student_features)}
-        taps = Taps(own, own_answer, {name: answers.get(name, "") for name in teachers})
-        recorder = Recorder(student, [*(s.tap for s in own.values()), *([own_answer] if own_answer else [])])
+        taps = Taps(own, own_answer, answers)
+        extra = task.extra_taps(student) if plan.student_exits else ()
+        recorder = Recorder(student, [*(s.tap for s in own.values()), *(own_answer.taps if own_answer else ()), *extra])
         networks = Networks(
             student, losses, teachers, pairs, matched, plan, taps, recorder, (inputs.shape[-2], inputs.shape[-1])
         )
+        late = [answer for answer in answers.values() if answer and answer.late]
+        networks.late = bool(late) or (task.late and bool(plan.student_exits))
         _dry_run(networks, task, inputs)
     _check_classes(networks)
     return networks
@@ -111,52 +118,7 @@ def teacher_configs(teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | N
     return {str(config.pop("name", f"teacher{i}")): config for i, config in enumerate(named, 1)}
 
 
-def _size(student: nn.Module, input_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    size = input_size or getattr(getattr(student, "backbone", None), "img_size", None) or 224
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _pair(
-    student: nn.Module, teachers: dict[str, Teacher], task: Any, recipe: Recipe, stages: Any, inputs: Tensor
-) -> tuple[dict[str, list[tuple[Stage, Stage]]], list[Stage]]:
-    """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
-    found = _discover("student", student, inputs, _names(stages, "student"), task)
-    views = {name: teacher.see(inputs) for name, teacher in teachers.items()}
-    theirs = {
-        name: _discover(
-            f"teacher {name!r}",
-            teacher.model,
-            views[name],
-            _names(stages, name if isinstance(stages, Mapping) and name in stages else "teacher"),
-            task,
-        )
-        for name, teacher in teachers.items()
-    }
-    if not isinstance(recipe.stage_align, str):
-        chosen = [tuple(pair) for pair in recipe.stage_align]
-        pairs = {name: pair_stages(found, other, chosen) for name, other in theirs.items()}
-    else:
-        count = min([len(found), *(len(other) for other in theirs.values())])
-        found = found[-count:] if recipe.stage_align == "from_deep" else found[:count]
-        pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in theirs.items()}
-    first = next(iter(pairs.values()), None)
-    return pairs, [pair[0] for pair in first] if first else found
-
-
-def _discover(who: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Any) -> list[Stage]:
-    try:
-        return discover_stages(model, inputs, names=names, backbone=task.trunk(model))
-    except ValueError as error:
-        hint = f" (stages of {who}; name each network's own with stages=dict(student=[...], teacher=[...]))"
-        first, newline, table = str(error).partition("\n")
-        raise ValueError(first.rstrip(":") + hint + newline + table) from error
-
-
-def _names(stages: Any, side: str) -> Sequence[str] | None:
-    return stages.get(side) if isinstance(stages, Mapping) else stages
-
-
-def _dry_run(networks: Networks, task: Any, inputs: Tensor) -> None:
+def _dry_run(networks: Networks, task: Task, inputs: Tensor) -> None:
     """Run each network once, eval and no_grad, on what it will see; learn how its taps behave."""
     with evaluating(networks.student), networks.recorder as recorder:
         task.forward(networks.student, inputs)
@@ -165,7 +127,8 @@ def _dry_run(networks: Networks, task: Any, inputs: Tensor) -> None:
     for name, teacher in networks.teachers.items():
         stage_taps = [networks.pairs[name][i - 1][1].tap for i in sorted(networks.plan.teacher_features[name])]
         answer = networks.taps.teacher_answer[name]
-        teacher.observe_at([*stage_taps, *([answer] if answer else [])], task.forward, shallow=not answer)
+        shallow = answer is None or answer.late
+        teacher.observe_at([*stage_taps, *(answer.taps if answer else ())], task.forward, shallow=shallow)
         assert teacher.recorder is not None
         with torch.no_grad(), teacher.recorder as recorder:
             task.forward(teacher.model, teacher.see(inputs))
@@ -173,9 +136,30 @@ def _dry_run(networks: Networks, task: Any, inputs: Tensor) -> None:
         networks.shown[name] = teacher.recorder.take()
         if teacher.folds:
             teacher.fold(inputs)
-    for name, answer in {"": networks.taps.student_answer, **networks.taps.teacher_answer}.items():
-        if answer:
-            networks.num_classes[name] = networks.shown[name][answer].shape[-1]
+    _measure_answers(networks, task)
+
+
+def _measure_answers(networks: Networks, task: Task) -> None:
+    """Find out how many classes each network answers over, and whether student and teacher answer on one grid."""
+    models = {"": networks.student, **{name: teacher.model for name, teacher in networks.teachers.items()}}
+    answers = {"": networks.taps.student_answer, **networks.taps.teacher_answer}
+    grids = {}
+    for name, model in models.items():
+        answer = answers[name]
+        shown = answer.read(model, networks.shown[name], networks.shown[""]) if answer else None
+        count = task.num_classes(model, shown)
+        compared = not name or shown is not None or networks.plan.teacher_exits.get(name)
+        if count is not None and compared:
+            networks.num_classes[name] = count
+        if shown is not None and shown.ndim == 3:
+            grids[name] = tuple(shown.shape[1:])
+    for name, grid in grids.items():
+        if "" in grids and grid != grids[""]:
+            raise ValueError(
+                f"the student answers at {grids[''][0]} places over {grids[''][1]} classes, teacher {name!r} at "
+                f"{grid[0]} over {grid[1]}: losses on dense answers need equal strides, anchors and classes; use "
+                "losses on stages"
+            )
 
 
 def _check_classes(networks: Networks) -> None:
@@ -189,10 +173,14 @@ def _check_classes(networks: Networks) -> None:
             )
 
 
-def build_parts(networks: Networks, recipe: Recipe, seed: int) -> dict[str, nn.ModuleDict]:
+def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> dict[str, nn.ModuleDict]:
     """Build exits, connectors and trainable losses, each under a random state of its own name."""
     plan = networks.plan
-    width = next(iter(networks.num_classes.values()), 0)
+    classes = next(iter(networks.num_classes.values()), 0)
+    width = task.exit_width(classes)
+    for name, loss in networks.losses.items():
+        with private_random_state(f"loss/{name}/parts", seed):
+            loss.prepare(Setting(networks.pairs.get(loss.teacher or "", ()), classes))
     exits = _build_exits(
         networks.student, networks.matched, plan.student_exits, networks.shown[""], recipe, width, "student", seed
     )
@@ -249,6 +237,8 @@ def _build_exits(
         config["widths"] = [stage.channels for stage in stages[i - 1 :]]
         if exit_type is not None and getattr(exit_type, "needs_rest", False):
             config["rest"] = _rest(model, stages[i - 1 :], shown)
+        if exit_type is not None and getattr(exit_type, "regional", False):
+            config["stride"] = stages[i - 1].stride
         with private_random_state(f"exit/{side}/{i}", seed):
             exits[str(i)] = _initialised(config)
     return exits

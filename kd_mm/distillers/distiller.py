@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,15 +11,16 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from kd_mm.distillers.build import build_networks, build_parts
-from kd_mm.distillers.checkpoint import OWN_PREFIX, mismatch
+from kd_mm.distillers.checkpoint import rename_loaded, rename_saved
 from kd_mm.distillers.checks import check_first_step
 from kd_mm.distillers.keeping import features_read
 from kd_mm.distillers.monitor import TermMonitor
-from kd_mm.distillers.recipe import Recipe, attach_task_loss
+from kd_mm.distillers.recipe import Recipe, attach_task_loss, exits_are_regional
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import Loss, Progress
-from kd_mm.registry import MODELS, TASKS
+from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
+from kd_mm.tasks import build_task
 
 
 @MODELS.register_module()
@@ -36,7 +38,7 @@ class Distiller(BaseModel):
         recipe: See :class:`kd_mm.distillers.recipe.Recipe`.
         stages: Taps of the stages; found by itself by default. A list for both networks, or
             ``dict(student=[...], teacher=[...])`` with the teacher's under its name where there are several.
-        task: Config of the task.
+        task: Config of the task; by default the one that suits the student.
         data_preprocessor: The student's; the Runner hands it in from the config's top level.
         input_size: Height and width in pixels of the dry run that measures the stages; default: the backbone's
             ``img_size``, else 224.
@@ -66,23 +68,27 @@ class Distiller(BaseModel):
         super().__init__()
         del self.data_preprocessor  # the student's serves, through __getattr__
         self.student = built
-        self.task = TASKS.build({"type": "ClassificationTask", "_scope_": "kd_mm", **(task or {})})
         self.recipe = Recipe.read(recipe)
+        self.task = build_task(task, self.student)
+        self.task.bind(self.student, exits_are_regional(self.recipe))
+        if self.recipe.exit_on_last is None:
+            self.recipe.exit_on_last = self.task.exit_on_last
         self.teachers: dict[str, Teacher] = {}
         networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.plan, self._taps, self.num_classes = networks.plan, networks.taps, networks.num_classes
         self.stages, self.num_stages = networks.matched, len(networks.matched)
-        parts = build_parts(networks, self.recipe, seed)
-        attach_task_loss(networks.losses, self._exit_task_loss, self.recipe.exit_on_last)
+        self._late = networks.late
+        parts = build_parts(networks, self.task, self.recipe, seed)
+        attach_task_loss(networks.losses, self._exit_task_loss, bool(self.recipe.exit_on_last))
         self.distill = nn.ModuleDict({name: part for name, part in parts.items() if len(part)})
         self.losses: dict[str, Loss] = networks.losses
         self.input_size = networks.input_size
         self.progress = Progress()
         self.monitor: TermMonitor | None = None
         self.check_next_step = False
-        self._register_state_dict_hook(_rename_saved)
-        self._register_load_state_dict_pre_hook(_rename_loaded, with_module=True)
+        self._register_state_dict_hook(rename_saved)
+        self._register_load_state_dict_pre_hook(rename_loaded, with_module=True)
 
     # -- the student's names -------------------------------------------------------------------------------------
 
@@ -132,19 +138,24 @@ class Distiller(BaseModel):
         weights = {name: loss.weight(self.progress) for name, loss in self.losses.items()}
         active = {name: self.losses[name] for name, weight in weights.items() if weight != 0}
         seen = self._observe_teachers(inputs, active)
-        targets = self.task.targets(data_samples) if self._online_exits() else None
         exit_losses: dict[str, Tensor] = {}
-        teachers = self._teacher_observations(seen, active, targets, exit_losses)
+        targets, teachers = None, {}
+        if not self._late:  # then a teacher's maps are freed before the student's activations are kept
+            targets = self._targets(active, data_samples, {})
+            teachers = self._teacher_observations(seen, active, targets, exit_losses, {})
         with self.recorder:
             losses = dict(self.student(inputs, data_samples, mode="loss"))
         taken = self.recorder.take()
+        if self._late:
+            targets = self._targets(active, data_samples, taken)
+            teachers = self._teacher_observations(seen, active, targets, exit_losses, taken)
         if self.recipe.student_loss_weight != 1.0:
             losses = {k: _scaled(v, self.recipe.student_loss_weight) if "loss" in k else v for k, v in losses.items()}
         if not self.losses:
             return losses
         if "loss" in losses:  # the engine logs the total under this name
             losses["loss_student"] = losses.pop("loss")
-        student = self._observe_student(taken, active, data_samples)
+        student = self._observe_student(taken, active, targets)
         connected = self._connect(taken, active)
         losses.update(exit_losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
@@ -180,16 +191,23 @@ class Distiller(BaseModel):
                     )
         return {name: teacher.observe(inputs) for name, teacher in self.teachers.items() if name in needed}
 
-    def _observe_student(self, taken: dict[str, Tensor], active: Mapping[str, Loss], data_samples: Any) -> Observation:
+    def _targets(self, active: Mapping[str, Loss], data_samples: Any, taken: Mapping[str, Tensor]) -> Any:
+        reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
+        regional = self.task.regional and bool(reads & {"student.responses", "teacher.responses"})
+        if "student.targets" in reads or regional or self._online_exits():
+            return self.task.targets(data_samples, taken)
+        return None
+
+    def _observe_student(self, taken: dict[str, Tensor], active: Mapping[str, Loss], targets: Any) -> Observation:
         reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
         wanted = self._stages_of("student.features", active) if "student.features" in reads else set()
         exits = self._stages_of("student.responses", active) if "student.responses" in reads else set()
         maps = {i: self._map(taken, i) for i in sorted(wanted | (exits & self.plan.student_exits))}
-        logits = taken.get(self._taps.student_answer)
-        responses = {i: self._own("exits")[str(i)](maps[i]) for i in sorted(exits & self.plan.student_exits)}
+        answer, regions = self._taps.student_answer, getattr(targets, "regions", None)
+        logits = answer.read(self.student, taken, taken) if answer else None
+        responses = {i: self._own("exits")[str(i)](maps[i], regions) for i in sorted(exits & self.plan.student_exits)}
         if exits and logits is not None and not self.recipe.exit_on_last:
             responses[self.num_stages] = logits
-        targets = self.task.targets(data_samples) if "student.targets" in reads or self._online_exits() else None
         return Observation({i: maps[i] for i in sorted(wanted)}, {}, responses, logits, targets)
 
     def _connect(self, taken: dict[str, Tensor], active: Mapping[str, Loss]) -> dict[str, dict[int, Tensor]]:
@@ -206,8 +224,9 @@ class Distiller(BaseModel):
         self,
         seen: dict[str, dict[str, Tensor]],
         active: Mapping[str, Loss],
-        targets: Tensor | None,
+        targets: Any,
         losses: dict[str, Tensor],
+        shown: Mapping[str, Tensor],
     ) -> dict[str, Observation]:
         observations = {}
         for name in list(seen):
@@ -220,17 +239,23 @@ class Distiller(BaseModel):
             answering = self.plan.teacher_exits[name]
             if not online:
                 answering = answering & self._stages_of("teacher.responses", mine)
+            regions = getattr(targets, "regions", None)
             with torch.set_grad_enabled(bool(online) and torch.is_grad_enabled()):
-                responses = {i: exits[str(i)](_cast(maps[i], exits)) for i in sorted(answering)}
+                responses = {i: exits[str(i)](_cast(maps[i], exits), regions) for i in sorted(answering)}
             if online and targets is not None:
                 exit_losses = [self.task.exit_loss(self.student, logits, targets) for logits in responses.values()]
                 losses[f"loss_exits_of_{name}"] = torch.stack(exit_losses).sum()
-            logits = taken.get(self._taps.teacher_answer[name])
+            logits = self._answer_of(name, taken, shown)
             if logits is not None and not self.recipe.exit_on_last:
                 responses[self.num_stages] = logits
-            shown = features_read(maps, mine.values(), self.num_stages)
-            observations[name] = Observation(shown, {}, {i: r.detach() for i, r in responses.items()}, logits)
+            kept = features_read(maps, mine.values(), self.num_stages)
+            observations[name] = Observation(kept, {}, {i: r.detach() for i, r in responses.items()}, logits)
         return observations
+
+    @torch.no_grad()
+    def _answer_of(self, name: str, taken: dict[str, Tensor], shown: Mapping[str, Tensor]) -> Tensor | None:
+        answer, model = self._taps.teacher_answer[name], self.teachers[name].model
+        return answer.read(model, taken, shown).detach() if answer else None
 
     # -- small things --------------------------------------------------------------------------------------------
 
@@ -251,7 +276,7 @@ class Distiller(BaseModel):
     def _online_exits(self) -> bool:
         return "teacher_exits" in self.distill
 
-    def _exit_task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _exit_task_loss(self, logits: Tensor, targets: Any) -> Tensor:
         return self.task.exit_loss(self.student, logits, targets)
 
     def _touch_idle_parameters(self, losses: dict[str, Tensor]) -> None:
@@ -267,31 +292,9 @@ def _scaled(value: Any, weight: float) -> Any:
 
 
 def _with(observation: Observation, connected: Mapping[int, Tensor]) -> Observation:
-    o = observation
-    return Observation(o.features, connected, o.responses, o.logits, o.targets)
+    return replace(observation, connected=connected)
 
 
 def _cast(feature: Tensor, exits: nn.Module) -> Tensor:
     parameter = next(exits.parameters())
     return feature if torch.is_autocast_enabled(feature.device.type) else feature.to(parameter.dtype)
-
-
-def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    own = prefix + "student."
-    for key in [key for key in state if key.startswith(own)]:
-        state[prefix + key[len(own) :]] = state.pop(key)
-
-
-def _rename_loaded(module: Distiller, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give a checkpoint's plain names to the student; a file that does not fill the student stops the run.
-
-    Raises:
-        ValueError: Keys of the student are missing or have another shape.
-    """
-    plain = [key for key in state if key.startswith(prefix) and not key.startswith(prefix + OWN_PREFIX)]
-    given = {key[len(prefix) :]: state[key] for key in plain}
-    problem = mismatch(module.student.state_dict(), given, extra=False)
-    if problem:
-        raise ValueError(f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}")
-    for key in plain:
-        state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,8 @@ class Recipe:
     Attributes:
         losses: Loss configs by name.
         exits: Config of the auxiliary exits, the same type on student and teacher.
-        exit_on_last: Whether the last stage gets an exit of its own beside the network's answer (detection).
+        exit_on_last: Whether the last stage gets an exit of its own beside the network's answer; by default as the task
+            says (in detection it does).
         connectors: Config of the connectors.
         teacher_exits: How the teacher's exits come to be: ``mode`` is ``"pretrained"`` (frozen teacher, exits trained
             first), ``"joint"`` (trained with the teacher, read from its checkpoint) or ``"online"`` (trained during
@@ -35,7 +37,7 @@ class Recipe:
 
     losses: dict[str, Any] = field(default_factory=dict)
     exits: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.SepConvExit"})
-    exit_on_last: bool = False
+    exit_on_last: bool | None = None
     connectors: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.ConvConnector"})
     teacher_exits: dict[str, Any] = field(default_factory=lambda: {"mode": "pretrained"})
     stage_align: str | Sequence[tuple[int, int]] = "from_deep"
@@ -71,8 +73,13 @@ class Recipe:
             raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, TEACHER_EXIT_MODES)}")
         return recipe
 
-    def build_losses(self, teachers: Sequence[str], seed: int) -> dict[str, Loss]:
+    def build_losses(self, teachers: Sequence[str], seed: int, multilabel: bool = False) -> dict[str, Loss]:
         """Build the losses whose weight is not zero, each under a random state of its own.
+
+        Args:
+            teachers: Names of the teachers.
+            seed: Seed of the private random states.
+            multilabel: Whether losses on stage responses take independent sigmoids where their config does not say.
 
         Raises:
             ValueError: A loss names a teacher that does not exist, or none where there are several.
@@ -82,7 +89,7 @@ class Recipe:
             if config is None or config.get("loss_weight", 1.0) == 0:
                 continue
             with private_random_state(f"loss/{name}", seed):
-                loss: Loss = MODELS.build(dict(config))
+                loss: Loss = MODELS.build(_with_kind(config, multilabel))
             if loss.needs_teacher:
                 loss.teacher = _which_teacher(name, loss.teacher, teachers)
             losses[name] = loss
@@ -112,8 +119,15 @@ class Plan:
     teacher_answer: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool) -> Plan:
-        """Derive the plan of some losses over ``num_stages`` matched stages."""
+    def of(cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool, counts_classes: bool = True) -> Plan:
+        """Derive the plan of some losses over ``num_stages`` matched stages.
+
+        Args:
+            losses: By name.
+            num_stages: Number of matched stages.
+            exit_on_last: Whether the last stage has an exit beside the network's answer.
+            counts_classes: Whether only the network's own answer tells how many classes its exits have.
+        """
         own = frozenset() if exit_on_last else frozenset({num_stages})
 
         def stages(item: str, teacher: str | None = None) -> frozenset[int]:
@@ -140,9 +154,14 @@ class Plan:
             connectors=connectors,
             student_features=stages("student.features").union(responses - own, *connectors.values()),
             teacher_features={name: stages("teacher.features", name) | teacher_exits[name] for name in names},
-            student_answer=answer("student") or bool(responses),
+            student_answer=answer("student") or (counts_classes and bool(responses)),
             teacher_answer={name: answer("teacher", name) for name in names},
         )
+
+
+def exits_are_regional(recipe: Recipe) -> bool:
+    """Return whether the exits of a recipe answer for regions of an image."""
+    return bool(getattr(MODELS.get(recipe.exits["type"]), "regional", False))
 
 
 def reads_stages(losses: Mapping[str, Loss]) -> bool:
@@ -157,6 +176,14 @@ def attach_task_loss(losses: Mapping[str, nn.Module], task_loss: Any, exit_on_la
         if isinstance(loss, ExitTaskLoss):
             loss.task_loss = task_loss
             loss.exit_on_last = exit_on_last
+
+
+def _with_kind(config: Mapping[str, Any], multilabel: bool) -> dict[str, Any]:
+    kind: Any = MODELS.get(config["type"]) if multilabel else None
+    responds = "student.responses" in getattr(kind, "reads", ())
+    if responds and "multilabel" in inspect.signature(kind).parameters:
+        return {"multilabel": True, **config}
+    return dict(config)
 
 
 def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:

@@ -167,6 +167,11 @@ class Teacher:
         """Return the teacher's own logits ``(B, K)`` on the student's batch; used outside training steps."""
         return task.forward(self.model, self.see(inputs))
 
+    @torch.no_grad()
+    def score(self, inputs: Tensor, data_samples: Any, task: Any) -> tuple[int, int]:
+        """Return how many answers on a validation batch, in the student's view, are right, and how many there are."""
+        return task.score(self.model, self.see(inputs), data_samples)
+
     def _identity(self) -> str:
         """Return a hash of the weights and the input normalisation, by which a resumed run knows its teacher again."""
         digest = hashlib.sha256()

@@ -117,7 +117,7 @@ def _check_class_lists(distiller: Distiller, runner: Runner) -> None:
     if classes and count is not None and len(classes) != count:
         raise ValueError(
             f"the training data set has {len(classes)} classes, the student answers over {count}: set "
-            "model.student.head.num_classes"
+            f"model.student.{distiller.task.classes_key}"
         )
     for name, teacher in distiller.teachers.items():
         theirs = teacher.dataset_meta.get("classes")

@@ -51,6 +51,8 @@ class ExitProbeHook(Hook):
         """Run the exits on what the taps recorded."""
         distiller = find_distiller(runner)
         distiller.recorder.__exit__()
+        if distiller.task.regional:
+            raise ValueError("ExitProbeHook does not fit exits that answer for regions: drop the hook")
         targets = distiller.task.targets(outputs)
         self._seen += len(targets)
         with torch.no_grad():
@@ -91,8 +93,8 @@ def _student_responses(distiller: Distiller) -> dict[str, Tensor]:
     parts: Any = distiller.distill
     exits: Any = parts["exits"] if "exits" in parts else {}  # noqa: SIM401 - a ModuleDict has no get()
     responses = _responses(exits, dict(enumerate(distiller.stages, 1)), taken)
-    if distiller.plan.student_answer:
-        responses["final"] = taken[distiller.task.answer_tap(distiller.student)]
+    if distiller.plan.student_answer and distiller.task.answer_is_response:
+        responses["final"] = distiller.task.answer(distiller.student, True).read(distiller.student, taken, taken)
     return responses
 
 
@@ -102,8 +104,11 @@ def _teacher_responses(distiller: Distiller, name: str, inputs: Tensor) -> dict[
     stages = {i: theirs for i, (_, theirs) in enumerate(distiller.stage_pairs.get(name, []), 1)}
     taken = teacher.observe(inputs)
     responses = _responses(exits, stages, taken)
+    if not distiller.task.answer_is_response:
+        return responses
     tapped = distiller.plan.teacher_answer.get(name)
-    answer = taken[distiller.task.answer_tap(teacher.model)] if tapped else teacher.answer(inputs, distiller.task)
+    reader = distiller.task.answer(teacher.model, False)
+    answer = reader.read(teacher.model, taken, {}) if tapped else teacher.answer(inputs, distiller.task)
     return {**responses, "final": answer}
 
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.distillers import Distiller
 from kd_mm.stages.modes import evaluating
+from kd_mm.tasks import build_task
 
 
 def render(*tables: Table, width: int = 118) -> str:
@@ -24,11 +25,14 @@ def render(*tables: Table, width: int = 118) -> str:
 
 
 def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:
-    """Return parameters and multiply-adds of one image ``(1, 3, H, W)`` through a network in ``tensor`` mode."""
+    """Return parameters and multiply-adds of one image ``(1, 3, H, W)`` through a network as it is deployed.
+
+    What torch's counter does not know (deformable convolutions, RoIAlign, NMS) is left out.
+    """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
     with evaluating(model), FlopCounterMode(display=False) as counter:
-        model(image, mode="tensor")
+        build_task(None, model).infer(model, image)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
 
 
@@ -87,7 +91,10 @@ def _describe(model: nn.Module) -> str:
 
 
 def _head_loss(model: nn.Module) -> str:
-    return type(getattr(getattr(model, "head", None), "loss_module", None)).__name__.replace("NoneType", "")
+    owner: Any = getattr(model, "roi_head", model)
+    head: Any = getattr(owner, "head", None) or getattr(owner, "bbox_head", None)
+    loss = getattr(head, "loss_module", None) or getattr(head, "loss_cls", None)
+    return "" if head is None else type(loss or head).__name__
 
 
 def _shape(stage: Any) -> str:

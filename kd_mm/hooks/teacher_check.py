@@ -14,6 +14,7 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.registry import HOOKS
+from kd_mm.tasks import Task
 
 
 @HOOKS.register_module()
@@ -22,8 +23,8 @@ class TeacherCheckHook(Hook):
 
     Args:
         num_images: How many images are looked at.
-        min_score: Accuracy in [0, 1] below which the run stops; by default three standard deviations of guessing above
-            chance. 0 switches the stop off, the score is still logged.
+        min_score: Accuracy in [0, 1] (of a detector: share of the objects that it finds) below which the run stops; by
+            default three standard deviations of guessing above chance. 0 switches the stop off, not the log.
     """
 
     priority = "HIGH"
@@ -43,10 +44,12 @@ class TeacherCheckHook(Hook):
             runner.logger.info("no validation data in the config: the teachers' scores are not checked")
             return
         for name, teacher in distiller.teachers.items():
-            if distiller.plan.teacher_answer.get(name):
+            # A teacher whose answers no loss reads may know other classes than the data set.
+            classes = distiller.num_classes.get(name) or distiller.task.num_classes(teacher.model, None)
+            if classes is not None and classes == distiller.num_classes.get("", classes):
                 with private_random_state("teacher check"):
                     right, seen = self._score(runner, distiller, teacher, loader_config)
-                self._judge(teacher, right, seen, distiller.task.chance(distiller.num_classes[name]))
+                self._judge(teacher, right, seen, distiller.task, classes)
 
     def _score(self, runner: Runner, distiller: Distiller, teacher: Teacher, config: Any) -> tuple[int, int]:
         config = copy.deepcopy(dict(config))
@@ -55,27 +58,25 @@ class TeacherCheckHook(Hook):
         # The first images in a fixed random order: many sets are sorted by class.
         config["sampler"] = {"type": "DefaultSampler", "shuffle": True, "seed": 0}
         loader = runner.build_dataloader(config, seed=0)
-        right = seen = 0
+        right = seen = images = 0
         for batch in loader:
             data = distiller.data_preprocessor(batch, False)
-            with torch.no_grad():
-                logits = teacher.answer(data["inputs"], distiller.task)
-            correct = distiller.task.correct(logits, distiller.task.targets(data["data_samples"]))
-            right, seen = right + int(correct.sum()), seen + len(correct)
-            if seen * get_world_size() >= self.num_images:
+            hits, count = teacher.score(data["inputs"], data["data_samples"], distiller.task)
+            right, seen, images = right + hits, seen + count, images + len(data["data_samples"])
+            if images * get_world_size() >= self.num_images:
                 break
         counts = torch.tensor([right, seen])
         all_reduce(counts)
         return int(counts[0]), int(counts[1])
 
-    def _judge(self, teacher: Teacher, right: int, seen: int, chance: float) -> None:
-        score = right / max(1, seen)
-        teacher.score_text = f"{score:.1%} of the first {seen} validation images"
+    def _judge(self, teacher: Teacher, right: int, seen: int, task: Task, classes: int) -> None:
+        score, chance = right / max(1, seen), task.chance(classes)
+        teacher.score_text = f"{score:.1%} of the first {seen} validation {task.unit}"
         spread = (chance * (1 - chance) / max(1, seen)) ** 0.5
         minimum = self.min_score if self.min_score is not None else min(0.95, chance + 3 * spread)
         if score < minimum:
             raise ValueError(
-                f"teacher {teacher.name!r} scores {score:.1%} on the first {seen} validation images, chance is "
+                f"teacher {teacher.name!r} scores {score:.1%} on the first {seen} validation {task.unit}, chance is "
                 f"{chance:.1%}: its checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong; "
                 "to go on all the same set default_hooks.teacher_check.min_score=0"
             )

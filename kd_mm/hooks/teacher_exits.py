@@ -71,6 +71,8 @@ class TeacherExitsHook(Hook):
         options = {**DEFAULTS, **distiller.recipe.teacher_exits}
         if options["loss"] not in ("ce", "ce+kd"):
             raise ValueError(f"recipe: teacher_exits loss={options['loss']!r} is unknown; choose 'ce' or 'ce+kd'")
+        if options["loss"] == "ce+kd" and not distiller.task.answer_is_response:
+            raise ValueError("recipe: teacher_exits loss='ce+kd' needs a classifier's own answer; use 'ce' here")
         for teacher in distiller.teachers.values():
             if not teacher.exits_ready:
                 _Preparation(runner, distiller, teacher, options).run()
@@ -94,7 +96,7 @@ class _Preparation:
         exits = {k: list(v.shape) for k, v in self.teacher.exits.state_dict().items()}
         # The exits learn from the student's batches (its batch augmentation) with its task loss.
         student = self.runner.cfg.model.get("student", {})
-        task = [student.get("train_cfg"), student.get("head", {}).get("loss")]
+        task = [student.get("train_cfg"), student.get("head", {}).get("loss"), vars(self.distiller.task)]
         network = [self.teacher.identity, stages, exits, self.distiller.recipe.exits]
         parts = [*network, options, data, task, get_world_size()]
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
@@ -114,7 +116,7 @@ class _Preparation:
         self.teacher.load_exits(stored["state_dict"], str(self.file))
         scores = ", ".join(f"stage {i}: {score:.1%}" for i, score in stored["accuracy"].items())
         where = "on the validation data" if stored["validated"] else "on the training data"
-        logger.info(f"exits of teacher {self.teacher.name!r}, accuracy {where}: {scores}")
+        logger.info(f"exits of teacher {self.teacher.name!r}, {self.distiller.task.metric} {where}: {scores}")
 
     def train(self) -> None:
         teacher, options = self.teacher, self.options
@@ -150,7 +152,8 @@ class _Preparation:
                 if is_main_process():
                     state = {"state_dict": exits.state_dict(), "optimizer": optimizer.state_dict()}
                     save_whole({**state, "schedule": schedule.state_dict(), "epoch": epoch + 1}, self.partial)
-        validated = self.runner.cfg.get("val_dataloader") is not None
+        # Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
+        validated = self.runner.cfg.get("val_dataloader") is not None and not self.distiller.task.regional
         accuracy = self.accuracy("val_dataloader" if validated else "train_dataloader")
         if is_main_process():
             result = {"state_dict": exits.state_dict(), "accuracy": accuracy, "validated": validated}
@@ -165,7 +168,7 @@ class _Preparation:
         loss = torch.zeros(())
         for batch in loader:
             maps, logits, targets = self.look(batch, training=True)
-            responses = trained(maps)
+            responses = trained(maps, getattr(targets, "regions", None))
             loss = torch.stack(
                 [self.distiller.task.exit_loss(self.distiller.student, r, targets) for r in responses.values()]
             ).sum()
@@ -185,21 +188,22 @@ class _Preparation:
     def accuracy(self, loader: str) -> dict[int, float]:
         """Return the accuracy of each exit, by stage."""
         self.teacher.exits.eval()
-        right: dict[int, int] = {}
+        right: dict[int, float] = {}
         seen = 0
         with torch.no_grad():
             for batch in self.loader(loader):
                 maps, _, targets = self.look(batch, training=False)
+                regions = getattr(targets, "regions", None)
                 for i, feature in maps.items():
-                    correct = self.distiller.task.correct(self.teacher.exits[str(i)](feature), targets)
-                    right[i] = right.get(i, 0) + int(correct.sum())
+                    correct = self.distiller.task.correct(self.teacher.exits[str(i)](feature, regions), targets)
+                    right[i] = right.get(i, 0.0) + float(correct.sum())
                 seen += len(targets)
-        counts = torch.tensor([seen, *right.values()])
+        counts = torch.tensor([seen, *right.values()], dtype=torch.float64)
         all_reduce(counts)
         seen, *correct_counts = counts.tolist()
         return {i: count / max(1, seen) for i, count in zip(right, correct_counts, strict=True)}
 
-    def look(self, batch: Any, training: bool) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+    def look(self, batch: Any, training: bool) -> tuple[dict[int, Tensor], Tensor, Any]:
         """Return stage maps, the teacher's logits and the targets of a batch."""
         data = self.distiller.data_preprocessor(batch, training)
         taken = self.teacher.observe(data["inputs"])
@@ -235,5 +239,5 @@ class _Exits(nn.Module):
         super().__init__()
         self.exits = exits
 
-    def forward(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {i: self.exits[str(i)](feature) for i, feature in maps.items()}
+    def forward(self, maps: dict[int, Tensor], regions: Tensor | None) -> dict[int, Tensor]:
+        return {i: self.exits[str(i)](feature, regions) for i, feature in maps.items()}

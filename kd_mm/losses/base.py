@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,21 @@ from torch import Tensor, nn
 from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.observation import Observation
+from kd_mm.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a loss is told before training; all of it measured.
+
+    Attributes:
+        pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher.
+        num_classes: K, where a network says it.
+    """
+
+    pairs: Sequence[tuple[Stage, Stage]] = ()
+    num_classes: int = 0
+
 
 #: What a loss can read, by side.
 READABLE = frozenset(
@@ -81,6 +97,9 @@ class Loss(nn.Module):
                 f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}"
             )
         return chosen
+
+    def prepare(self, setting: Setting) -> None:
+        """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
 
     def weight(self, progress: Progress) -> float:
         """Return the weight in force at this point of the run."""

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.stages.observation import Observation
+
 
 def full_precision(x: Tensor) -> Tensor:
     """Return ``x`` in float32 if it is float16 or bfloat16, else as it is (float64 stays float64)."""
@@ -56,7 +58,15 @@ def bernoulli_divergence(
     return divergence.mean() * temperature**2
 
 
-def softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float, multilabel: bool) -> Tensor:
-    """Return the divergence that suits the response: softmax over classes, or one sigmoid a class."""
-    divergence = bernoulli_divergence if multilabel else kl_divergence
-    return divergence(student_logits, teacher_logits, temperature)
+def softened(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, multilabel: bool, mask: Tensor | None = None
+) -> Tensor:
+    """Return the divergence that suits the response: softmax over classes, or one sigmoid a class under ``mask``."""
+    if multilabel:
+        return bernoulli_divergence(student_logits, teacher_logits, temperature, mask)
+    return kl_divergence(student_logits, teacher_logits, temperature)
+
+
+def valid_classes(student: Observation, multilabel: bool) -> Tensor | None:
+    """Return the mask ``(B, K)`` of the classes that count in each image, where the task's targets have one."""
+    return getattr(student.targets, "valid", None) if multilabel else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.functional import softened
+from kd_mm.losses.functional import softened, valid_classes
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
@@ -26,7 +26,7 @@ class CrossStageReviewLoss(Loss):
             ``"ensemble"``.
         detach_target: Whether the target is a constant; otherwise the better stage is dragged toward the worse one.
         temperature: T, dimensionless.
-        multilabel: Independent sigmoids instead of a softmax.
+        multilabel: Independent sigmoids instead of a softmax; by default as the task's stage responses are.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -48,10 +48,14 @@ class CrossStageReviewLoss(Loss):
         self.pairs = choice("pairs", pairs, ("adjacent", "to_final", "all_pairs"))
         self.detach_target, self.temperature, self.multilabel = detach_target, temperature, multilabel
 
-    def divergence(self, target: Tensor, learner: Tensor) -> Tensor:
+    def needs(self) -> frozenset[str]:
+        """Return what is read: with independent sigmoids also which classes count."""
+        return self.reads | {"student.targets"} if self.multilabel else self.reads
+
+    def divergence(self, target: Tensor, learner: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return ``KD_T(target -> learner)`` of logits ``(B, K)``."""
         target = target.detach() if self.detach_target else target
-        return softened(learner, target, self.temperature, self.multilabel)
+        return softened(learner, target, self.temperature, self.multilabel, mask)
 
     def paired(self, stages: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return the (shallow, deep) pairs among ``stages``."""
@@ -63,19 +67,19 @@ class CrossStageReviewLoss(Loss):
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence of each pair of stages (``stage2to1``) or, for the ensemble, of each stage."""
-        logits = student.responses
+        logits, mask = student.responses, valid_classes(student, self.multilabel)
         stages = self.stage_numbers(max(logits))
         if len(stages) < 2:
             return {"none": logits[stages[-1]].sum() * 0.0}
         if self.direction == "ensemble":
             mean = torch.stack([logits[i] for i in stages]).mean(dim=0)
-            return {f"stage{i}": self.divergence(mean, logits[i]) for i in stages}
+            return {f"stage{i}": self.divergence(mean, logits[i], mask) for i in stages}
         parts = {}
         for i, j in self.paired(stages):
             down, up = self.direction != "shallow_to_deep", self.direction != "deep_to_shallow"
             share = 0.5 if down and up else 1.0
             if down:
-                parts[f"stage{j}to{i}"] = share * self.divergence(logits[j], logits[i])
+                parts[f"stage{j}to{i}"] = share * self.divergence(logits[j], logits[i], mask)
             if up:
-                parts[f"stage{i}to{j}"] = share * self.divergence(logits[i], logits[j])
+                parts[f"stage{i}to{j}"] = share * self.divergence(logits[i], logits[j], mask)
         return parts

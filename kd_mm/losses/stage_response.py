@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.functional import softened
+from kd_mm.losses.functional import softened, valid_classes
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
@@ -23,7 +23,7 @@ class StageResponseLoss(Loss):
         target: ``"same_stage"`` or ``"final"`` (the teacher's own answer at every student stage, as plain MSKD).
         include_last: Whether the last stage, the deployed answer, takes part; there it is Hinton's KD.
         stage_weights: beta, one a stage that takes part; all 1 by default.
-        multilabel: Independent sigmoids instead of a softmax.
+        multilabel: Independent sigmoids instead of a softmax; by default as the task's stage responses are.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -45,7 +45,8 @@ class StageResponseLoss(Loss):
 
     def needs(self) -> frozenset[str]:
         """Return what is read: no teacher exit where every stage follows the teacher's own answer."""
-        return self.reads if self.target == "same_stage" else frozenset({"student.responses", "teacher.logits"})
+        target = "teacher.responses" if self.target == "same_stage" else "teacher.logits"
+        return frozenset({"student.responses", target, *(("student.targets",) if self.multilabel else ())})
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that take part; see the base class for errors."""
@@ -60,10 +61,10 @@ class StageResponseLoss(Loss):
         """Return the divergence of each stage, times its stage weight."""
         assert teacher is not None
         stages = self.stage_numbers(max(student.responses))
-        parts = {}
+        parts, mask = {}, valid_classes(student, self.multilabel)
         for i, beta in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
             target = teacher.logits if self.target == "final" else teacher.responses[i]
             assert target is not None
-            value = softened(student.responses[i], target.detach(), self.temperature, self.multilabel)
+            value = softened(student.responses[i], target.detach(), self.temperature, self.multilabel, mask)
             parts[f"stage{i}"] = value if beta == 1.0 else beta * value
         return parts

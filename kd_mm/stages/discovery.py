@@ -1,6 +1,8 @@
 """Stages of a network, found by themselves or named, and measured in one dry run."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +15,12 @@ from kd_mm.stages.trace import Call, Trace, trace
 
 
 def discover_stages(
-    model: nn.Module, inputs: Tensor, *, names: Sequence[str] | None = None, backbone: str = "backbone"
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    backbone: str = "backbone",
+    forward: Callable[[nn.Module, Tensor], Any] | None = None,
 ) -> list[Stage]:
     """Find and measure the stages of a network's backbone, shallow (1) to deep (N).
 
@@ -28,6 +35,7 @@ def discover_stages(
         inputs: A normalised batch ``(B, 3, H, W)``; gives shape, dtype and device, its values are not looked at.
         names: Taps to measure instead of searching, in this order, e.g. ``["backbone.layer2", "backbone.layer4"]``.
         backbone: Name of the backbone in ``model``.
+        forward: Runs backbone and neck of ``model``; needed where ``names`` lie outside of the backbone.
 
     Raises:
         ValueError: No submodule ``backbone``; no two stages found; or an entry of ``names`` that is no module, never
@@ -37,6 +45,10 @@ def discover_stages(
     if backbone not in modules:
         has = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"{type(model).__name__} has no module {backbone!r} to search for stages; it has {has}")
+    if forward is not None and any(not name.startswith(f"{backbone}.") for name in names or ()):
+        run = trace(_Features(model, forward), inputs)
+        chosen = [_find_named(model, name, backbone, run) for name in names or ()]
+        return _measure([candidate for _, candidate in chosen], [text for text, _ in chosen], run, inputs, 0)
     run = trace(modules[backbone], inputs)
     candidates, first_block = find_candidates(run.root)
     start = 0 if first_block is None else first_block.start
@@ -52,6 +64,19 @@ def discover_stages(
         raise ValueError(f"{error}\nstages found in {type(model).__name__}:\n{stage_table(found)}") from None
     texts = [text for text, _ in chosen]
     return _measure([candidate for _, candidate in chosen], texts, run, inputs, start)
+
+
+class _Features(nn.Module):
+    """A network that is run no further than its neck, with its modules under their own names."""
+
+    def __init__(self, model: nn.Module, run: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        self._run = functools.partial(run, model)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self._run(inputs)
 
 
 def _measure(
@@ -117,7 +142,7 @@ def _find_named(model: nn.Module, name: str, backbone: str, run: Trace) -> tuple
     if not -len(calls) <= tap.call < len(calls):
         raise ValueError(f"stage {name!r} asks for call {tap.call} of a module that runs {len(calls)} times")
     call = calls[tap.call]
-    if tap.read_input:
+    if tap.read_input is not None:
         if call.source is None or tap.items:
             raise ValueError(f"stage {name!r} takes no single feature as input; name a module by its output")
         return name, (call, call.source)

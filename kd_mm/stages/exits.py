@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from kd_mm.registry import MODELS
 
@@ -24,6 +26,8 @@ class Exit(BaseModule):
 
     #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
     needs_rest = False
+    #: Whether it answers for regions: then the constructor takes ``stride``, and ``forward`` the regions.
+    regional = False
 
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
         super().__init__()
@@ -47,8 +51,8 @@ class Exit(BaseModule):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``."""
+    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``; ``regions`` are for regional exits."""
         return self.fc(self.body(feature).mean(dim=(2, 3)))
 
 
@@ -83,7 +87,7 @@ class SepConvExit(Exit):
             nn.ReLU(inplace=True),
         ]
 
-    def forward(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``."""
         if feature.device.type != "cpu":
             return super().forward(feature)
@@ -137,6 +141,49 @@ class MirrorExit(Exit):
     ) -> None:
         super().__init__(widths, num_classes, norm)
         self.body = nn.Sequential(*(_fresh_copy(module) for module in rest))
+
+
+@MODELS.register_module()
+class RoIExit(Exit):
+    """Classifies regions of the image from one stage: 1x1 convolution, RoIAlign, one weight a cell, a linear layer.
+
+    Our reading of a stage response in detection, beside the image-level one: K + 1 softmax classes a region.
+
+    Args:
+        widths: See :class:`Exit`; only the stage's own is used.
+        num_classes: K + 1, background last.
+        norm: See :class:`Exit`.
+        stride: Pixels per cell of the stage.
+        size: Cells of a pooled region, in height and width.
+        hidden: Channels that are pooled; the stage's own where it has fewer.
+    """
+
+    regional = True
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        num_classes: int,
+        norm: str = "BN",
+        stride: float = 1.0,
+        size: int = 7,
+        hidden: int = 256,
+    ) -> None:
+        width = min(hidden, widths[0])
+        super().__init__([width], num_classes, norm)
+        self.stride, self.size = stride, size
+        self.body = nn.Sequential(
+            nn.Conv2d(widths[0], width, 1, bias=False), self.norm_layer(width), nn.ReLU(inplace=True)
+        )
+        self.cells = nn.Conv2d(width, width, size, groups=width)
+
+    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Return logits ``(R, K + 1)`` of ``regions`` ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels."""
+        if regions is None:
+            raise ValueError("RoIExit answers for regions, and the task gives none; use it with kd_mm.DetectionTask")
+        reduced = self.body(feature)
+        pooled = roi_align(reduced, regions.to(reduced.dtype), self.size, 1.0 / self.stride, 2, True)
+        return self.fc(F.relu(self.cells(pooled).flatten(1)))
 
 
 def chains(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[Tensor]) -> bool:

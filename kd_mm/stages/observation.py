@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -15,12 +16,13 @@ class Observation:
             ``(B, C, 1, 1)`` where every loss that reads them declares ``reads_means``.
         connected: Student only: stage maps after their connector ``(B, C_teacher, H, W)``, for the teacher of the loss.
         responses: Stage logits ``(B, K)`` by stage; the network's own answer stands under the last stage.
-        logits: The network's own answer ``(B, K)``.
-        targets: Student only: what its task loss compares with, class indices ``(B,)`` or soft labels ``(B, K)``.
+        logits: The network's own answer ``(B, K)``; of a detector ``(R, K + 1)`` or ``(B, N, K)``.
+        targets: Student only: what its task loss compares with, class indices ``(B,)`` or soft labels ``(B, K)``; in
+            detection :class:`kd_mm.tasks.DetectionTargets`.
     """
 
     features: Mapping[int, Tensor] = field(default_factory=dict)
     connected: Mapping[int, Tensor] = field(default_factory=dict)
     responses: Mapping[int, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
-    targets: Tensor | None = None
+    targets: Any = None

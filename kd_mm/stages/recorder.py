@@ -88,7 +88,7 @@ class Recorder:
             return
         for text, tap in self.taps.items():
             if tap.path == path:
-                tensor = tap.select(args[0] if tap.read_input else output)
+                tensor = tap.select(output if tap.read_input is None else args[tap.read_input])
                 if text in self._cloned:
                     tensor = tensor.clone()
                 version = -1 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

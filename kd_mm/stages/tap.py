@@ -1,9 +1,10 @@
 """The tap grammar: one line of text that names one tensor inside a network.
 
-    path[:in][#call][[item]]      backbone.layer3    neck[2]    head.fc:in    head.cls_convs.0#-1
+    path[:in][#call][[item]]      backbone.layer3    neck[2]    head.fc:in    head.cls_convs.0#-1    pooler:in1
 
-``path`` is a dotted module name; ``:in`` takes the module's first input instead of its output; ``#k`` the k-th call in
-one forward pass, counted from 0, negative from the end (default: the last); ``[i]`` an element of a tuple or list.
+``path`` is a dotted module name; ``:in`` takes the module's first input instead of its output, ``:in1`` its second;
+``#k`` the k-th call in one forward pass, counted from 0, negative from the end (default: the last); ``[i]`` an element
+of a tuple or list.
 """
 
 import difflib
@@ -13,7 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_GRAMMAR = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<input>:in)?(?:#(?P<call>-?\d+))?(?P<items>(?:\[-?\d+\])*)")
+_GRAMMAR = re.compile(
+    r"(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?::in(?P<input>\d*))?(?:#(?P<call>-?\d+))?(?P<items>(?:\[-?\d+\])*)"
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Tap:
 
     text: str
     path: str
-    read_input: bool = False
+    read_input: int | None = None
     call: int = -1
     items: tuple[int, ...] = ()
 
@@ -44,7 +47,8 @@ class Tap:
             )
         call = -1 if match["call"] is None else int(match["call"])
         items = tuple(int(item) for item in re.findall(r"-?\d+", match["items"] or ""))
-        return cls(text, match["path"], match["input"] is not None, call, items)
+        read_input = None if match["input"] is None else int(match["input"] or 0)
+        return cls(text, match["path"], read_input, call, items)
 
     def select(self, value: Any) -> Tensor:
         """Return the tensor that this tap means in what its module took or gave.

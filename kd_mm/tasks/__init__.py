@@ -1,5 +1,23 @@
 """Tasks: what differs between classification, detection and re-identification."""
 
-from kd_mm.tasks.classification import ClassificationTask
+from __future__ import annotations
 
-__all__ = ["ClassificationTask"]
+from typing import Any
+
+from torch import nn
+
+from kd_mm.registry import TASKS
+from kd_mm.tasks.answers import Answer
+from kd_mm.tasks.base import Task
+from kd_mm.tasks.classification import ClassificationTask
+from kd_mm.tasks.detection import DetectionTask
+from kd_mm.tasks.targets import DetectionTargets
+
+__all__ = ["Answer", "ClassificationTask", "DetectionTargets", "DetectionTask", "Task", "build_task"]
+
+
+def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:
+    """Build the task that a config names, or the one that suits the student: detection for mmdet's detectors."""
+    detector = any(kind.__module__.startswith("mmdet.models.detectors") for kind in type(student).__mro__)
+    default = "DetectionTask" if detector else "ClassificationTask"
+    return TASKS.build({"type": default, "_scope_": "kd_mm", **(config or {})})

@@ -43,14 +43,14 @@ def record(model: nn.Module, taps: list[str], x: torch.Tensor) -> dict[str, torc
 @pytest.mark.parametrize(
     ("text", "path", "read_input", "call", "items"),
     [
-        ("backbone.layer3", "backbone.layer3", False, -1, ()),
-        ("neck[2]", "neck", False, -1, (2,)),
-        ("head.fc:in", "head.fc", True, -1, ()),
-        ("head.cls_convs.0#1", "head.cls_convs.0", False, 1, ()),
-        ("a:in#-2[0][-1]", "a", True, -2, (0, -1)),
+        ("backbone.layer3", "backbone.layer3", None, -1, ()),
+        ("neck[2]", "neck", None, -1, (2,)),
+        ("head.fc:in", "head.fc", 0, -1, ()),
+        ("head.cls_convs.0#1", "head.cls_convs.0", None, 1, ()),
+        ("a:in#-2[0][-1]", "a", 0, -2, (0, -1)),
     ],
 )
-def test_grammar(text: str, path: str, read_input: bool, call: int, items: tuple[int, ...]) -> None:
+def test_grammar(text: str, path: str, read_input: int | None, call: int, items: tuple[int, ...]) -> None:
     tap = Tap.parse(text)
     assert (tap.path, tap.read_input, tap.call, tap.items) == (path, read_input, call, items)
     assert str(tap) == text

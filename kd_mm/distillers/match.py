@@ -1,0 +1,76 @@
+"""Finding the stages of student and teachers and matching them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from kd_mm.distillers.recipe import Recipe
+from kd_mm.distillers.teacher import Teacher
+from kd_mm.stages.discovery import discover_stages
+from kd_mm.stages.pairing import pair_stages
+from kd_mm.stages.stage import Stage
+from kd_mm.stages.tap import Tap, find_module
+from kd_mm.tasks import Task
+
+
+def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
+    size = input_size or getattr(getattr(student, "backbone", None), "img_size", None) or default
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def match_stages(
+    student: nn.Module, teachers: dict[str, Teacher], task: Task, recipe: Recipe, stages: Any, inputs: Tensor
+) -> tuple[dict[str, list[tuple[Stage, Stage]]], list[Stage]]:
+    """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
+    found = _discover("student", student, inputs, _names(stages, "student"), task)
+    if _names(stages, "student") is None:
+        found = _without_frozen(student, found)
+    views = {name: teacher.see(inputs) for name, teacher in teachers.items()}
+    theirs = {
+        name: _discover(
+            f"teacher {name!r}",
+            teacher.model,
+            views[name],
+            _names(stages, name if isinstance(stages, Mapping) and name in stages else "teacher"),
+            task,
+        )
+        for name, teacher in teachers.items()
+    }
+    if not isinstance(recipe.stage_align, str):
+        chosen = [tuple(pair) for pair in recipe.stage_align]
+        pairs = {name: pair_stages(found, other, chosen) for name, other in theirs.items()}
+    else:
+        count = min([len(found), *(len(other) for other in theirs.values())])
+        found = found[-count:] if recipe.stage_align == "from_deep" else found[:count]
+        pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in theirs.items()}
+    first = next(iter(pairs.values()), None)
+    return pairs, [pair[0] for pair in first] if first else found
+
+
+def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
+    """Return the stages without the leading ones whose weights are frozen: their losses would train nothing that is
+    deployed (``frozen_stages`` of upstream backbones)."""
+    learns = [any(p.requires_grad for p in find_module(student, Tap.parse(s.tap)).parameters()) for s in found]
+    first = learns.index(True) if any(learns) else 0
+    if first:
+        names = ", ".join(stage.tap for stage in found[:first])
+        print_log(f"left out of the distillation because the student freezes them: {names}", logger="current")
+    return [replace(stage, index=i) for i, stage in enumerate(found[first:], 1)]
+
+
+def _discover(who: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Task) -> list[Stage]:
+    try:
+        return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
+    except ValueError as error:
+        hint = f" (stages of {who}; name each network's own with stages=dict(student=[...], teacher=[...]))"
+        first, newline, table = str(error).partition("\n")
+        raise ValueError(first.rstrip(":") + hint + newline + table) from error
+
+
+def _names(stages: Any, side: str) -> Sequence[str] | None:
+    return stages.get(side) if isinstance(stages, Mapping) else stages

@@ -1,0 +1,193 @@
+"""Object detection: what a stage of a detector answers, and how a detector's own answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from kd_mm.losses.functional import full_precision
+from kd_mm.registry import TASKS
+from kd_mm.tasks.answers import Answer, DenseAnswer, RegionAnswer, region_tap
+from kd_mm.tasks.base import Task
+from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, label_regions, make_regions, read_annotations
+
+
+@TASKS.register_module()
+class DetectionTask(Task):
+    """Detection with any of mmdet's detectors.
+
+    A stage answers which classes the image holds: ``(B, K)`` independent sigmoids (``image_multilabel``), the same
+    for every detector and free of anchors. With exits of type ``kd_mm.RoIExit`` it answers for regions instead:
+    ``(R, K + 1)`` with background, on every ground-truth box, on ``extra_regions`` uniformly drawn boxes an image, and
+    on the student's own sampled regions where asked for. MTKD-SSR (Gou et al., IJCV 2023) names Pascal VOC but neither
+    task nor response; both forms are our reading. A detector's own answer is that of its (first) RoI head on the
+    student's sampled regions, or the class maps of a dense head.
+
+    Classes that an image holds only as ignored or difficult objects count neither way. Boxes are those after
+    augmentation. Teachers see the student's padded batch; where they normalise otherwise, its padding is the student's
+    mean colour instead of theirs.
+
+    Args:
+        sampled: Region exits also answer for the regions that a two-stage student samples for its own loss.
+        extra_regions: Uniformly drawn boxes an image for region exits, so that background is learnt.
+    """
+
+    metric = "accuracy of presence"
+    unit = "objects"
+    exit_on_last = True
+    answer_is_response = False
+    # A multiple of every pyramid's coarsest stride, and enough for the valid convolutions at the end of SSD.
+    default_size = 320
+
+    def __init__(self, sampled: bool = False, extra_regions: int = 16) -> None:
+        self.sampled, self.extra_regions = sampled, extra_regions
+        self.classes = 0
+
+    def bind(self, student: nn.Module, regional: bool) -> None:
+        """Learn the student's classes and whether its exits answer for regions.
+
+        Raises:
+            ValueError: Sampled regions are asked for, but nothing samples any.
+        """
+        self.regional, self.multilabel = regional, not regional
+        self.late = regional and self.sampled
+        self.classes = self.num_classes(student, None) or 0
+        self.classes_key = "roi_head.bbox_head.num_classes" if hasattr(student, "roi_head") else "bbox_head.num_classes"
+        if self.sampled and not (regional and hasattr(student, "roi_head")):
+            raise ValueError(
+                "DetectionTask: sampled=True needs a two-stage student and exits of type kd_mm.RoIExit; "
+                f"the student is a {type(student).__name__}"
+            )
+
+    def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the tap of the student's sampled regions where exits answer for them."""
+        return (region_tap(_is_cascade(model)),) if self.late else ()
+
+    def num_classes(self, model: nn.Module, answer: Tensor | None) -> int | None:
+        """Return K, the number of foreground classes that the detector's head was built for."""
+        owner: Any = getattr(model, "roi_head", model)
+        head: Any = getattr(owner, "bbox_head", None)
+        head = head[0] if isinstance(head, nn.ModuleList) else head
+        return getattr(head, "num_classes", None)
+
+    def exit_width(self, num_classes: int) -> int:
+        """Return K, or K + 1 for regions."""
+        return num_classes + 1 if self.regional else num_classes
+
+    def answer(self, model: nn.Module, student: bool) -> Answer:
+        """Return how the detector's own class answer is read.
+
+        Raises:
+            ValueError: The detector has neither a RoI head nor a dense head over a grid (e.g. DETR's set of queries).
+        """
+        if _has_roi_answer(model):
+            return RegionAnswer(student, _roi_levels(model), _is_cascade(model))
+        head: Any = getattr(model, "bbox_head", None)
+        generator = getattr(head, "prior_generator", None)
+        if generator is None or not hasattr(head, "cls_out_channels"):
+            raise ValueError(
+                f"{type(model).__name__} ({type(head).__name__}) has no class answer on a grid or on regions that "
+                "student and teacher could share; use losses on stages (mtkd_ssr, pkd, cwd, fgd) instead"
+            )
+        levels = len(getattr(generator, "strides", ())) or generator.num_levels
+        return DenseAnswer(levels, head.cls_out_channels)
+
+    def targets(self, data_samples: Sequence[Any], taken: Mapping[str, Tensor] | None = None) -> DetectionTargets:
+        """Return the targets of a batch; regions too where exits answer for them."""
+        targets = read_annotations(data_samples, self.classes)
+        if not self.regional:
+            return targets
+        sampled = next((taken[tap] for tap in taken if tap.endswith(":in1")), None) if taken and self.late else None
+        regions = make_regions(targets, data_samples, self.extra_regions, sampled)
+        return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
+
+    def exit_loss(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
+        """Return binary cross-entropy, mean over images and classes, or cross-entropy, mean over regions."""
+        logits = full_precision(logits)
+        if targets.region_labels is not None:
+            return F.cross_entropy(logits, targets.region_labels, ignore_index=LEFT_OUT)
+        loss = F.binary_cross_entropy_with_logits(logits, targets.present.to(logits.dtype), reduction="none")
+        return (loss * targets.valid.to(logits.dtype)).mean()
+
+    def correct(self, logits: Tensor, targets: DetectionTargets) -> Tensor:
+        """Return by image the share of its classes whose presence is told right ``(B,)``; by region right or wrong."""
+        if targets.region_labels is not None:
+            kept = targets.region_labels != LEFT_OUT
+            return (logits.argmax(dim=1) == targets.region_labels)[kept].float()
+        right = (logits > 0) == (targets.present > 0)
+        return (right * targets.valid).sum(dim=1) / targets.valid.sum(dim=1).clamp(min=1)
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Any:
+        """Run backbone, neck and the heads whose answer can be read; no proposals, no post-processing."""
+        features = model.extract_feat(inputs)  # type: ignore[operator]
+        network: Any = model
+        if _has_roi_answer(model):
+            height, width = inputs.shape[-2:]
+            box = [0.0, 0.0, width / 2, height / 2]
+            regions = inputs.new_tensor([[i, *box] for i in range(len(inputs))])
+            first = (0,) if _is_cascade(model) else ()
+            return features, network.roi_head._bbox_forward(*first, features, regions)["cls_score"]
+        head = getattr(network, "bbox_head", None)
+        if hasattr(head, "prior_generator") and hasattr(head, "cls_out_channels"):
+            return network.bbox_head(features)
+        return features
+
+    def infer(self, model: nn.Module, inputs: Tensor) -> Any:
+        """Run a detector as it is deployed, on images without annotations."""
+        network: Any = model
+        return network.predict(inputs, [_sample(inputs) for _ in inputs], rescale=False)
+
+    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
+        """Return how many objects the best detections of an image find, and how many objects there are.
+
+        Of each image as many detections as it has objects are looked at, best first: an object counts as found where
+        one of its class overlaps it by 0.5 IoU. Ground truth is in pixels of the original image, as mmdet's pipelines
+        load it.
+        """
+        network: Any = model
+        found = total = 0
+        for sample in network.predict(inputs, data_samples, rescale=True):
+            truth, best = sample.gt_instances, sample.pred_instances
+            total += len(truth)
+            best = best[best.scores.argsort(descending=True)[: len(truth)]]
+            if len(truth) and len(best):
+                boxes = truth.bboxes.tensor if hasattr(truth.bboxes, "tensor") else truth.bboxes
+                hits = box_iou(boxes, best.bboxes) >= 0.5
+                found += int((hits & (truth.labels[:, None] == best.labels)).any(dim=1).sum())
+        return found, total
+
+    def chance(self, num_classes: int) -> float:
+        """Return the share of objects that boxes drawn at random would find: next to nothing."""
+        return 0.02
+
+
+def _has_roi_answer(model: nn.Module) -> bool:
+    head: Any = getattr(model, "roi_head", None)
+    return hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward") and hasattr(model, "rpn_head")
+
+
+def _is_cascade(model: nn.Module) -> bool:
+    return isinstance(getattr(getattr(model, "roi_head", None), "bbox_head", None), nn.ModuleList)
+
+
+def _roi_levels(model: nn.Module) -> int:
+    """Return how many levels of the neck the RoI head reads; 0 without a neck."""
+    if not hasattr(model, "neck"):
+        return 0
+    head: Any = model.roi_head
+    extractor: Any = head.bbox_roi_extractor
+    first: Any = extractor[0] if isinstance(extractor, nn.ModuleList) else extractor
+    return int(first.num_inputs)
+
+
+def _sample(inputs: Tensor) -> Any:
+    from mmdet.structures import DetDataSample
+
+    shape = tuple(inputs.shape[-2:])
+    meta = {"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "batch_input_shape": shape}
+    return DetDataSample(metainfo={**meta, "scale_factor": (1.0, 1.0)})

@@ -1,0 +1,99 @@
+"""What the stage responses of a detector are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+#: Label of a region that is left out: it lies on an ignored or difficult object.
+LEFT_OUT = -1
+
+
+@dataclass(frozen=True)
+class DetectionTargets:
+    """The annotations of a batch after augmentation, in pixels of the padded batch.
+
+    Attributes:
+        present: ``(B, K)``, 1 where the class occurs in the image, else 0.
+        valid: ``(B, K)``, 0 where it occurs only as ignored or difficult objects, else 1.
+        boxes: Per image ``(n, 4)``, x1, y1, x2, y2.
+        labels: Per image ``(n,)``, class indices.
+        shape: Height and width of the padded batch.
+        regions: ``(R, 5)``, image index and box, where exits answer for regions.
+        region_labels: ``(R,)``, class index, K for background, :data:`LEFT_OUT` for regions on ignored objects.
+    """
+
+    present: Tensor
+    valid: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    shape: tuple[int, int]
+    regions: Tensor | None = None
+    region_labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.present) if self.region_labels is None else int((self.region_labels != LEFT_OUT).sum())
+
+
+def read_annotations(data_samples: Sequence[Any], num_classes: int) -> DetectionTargets:
+    """Return the targets of mmdet's data samples: ground truth, ignored instances, shape of the padded batch."""
+    device = data_samples[0].gt_instances.labels.device
+    present = torch.zeros(len(data_samples), num_classes, device=device)
+    ignored = torch.zeros_like(present)
+    boxes, labels = [], []
+    for i, sample in enumerate(data_samples):
+        boxes.append(_tensor(sample.gt_instances.bboxes))
+        labels.append(sample.gt_instances.labels)
+        present[i, labels[-1]] = 1.0
+        left = sample.get("ignored_instances")
+        if left is not None and "labels" in left:
+            ignored[i, left.labels] = 1.0
+    valid = 1.0 - ignored * (1.0 - present)
+    meta = data_samples[0].metainfo
+    height, width = meta.get("batch_input_shape", meta.get("img_shape"))[:2]
+    return DetectionTargets(present, valid, boxes, labels, (int(height), int(width)))
+
+
+def label_regions(
+    targets: DetectionTargets, regions: Tensor, data_samples: Sequence[Any], threshold: float = 0.5
+) -> Tensor:
+    """Return the class of each region ``(R, 5)``: that of the ground truth it overlaps most, if by ``threshold`` IoU.
+
+    Others are background (K), or :data:`LEFT_OUT` where an ignored object is overlapped by ``threshold``.
+    """
+    background = targets.present.shape[1]
+    found = torch.full((len(regions),), background, dtype=torch.long, device=regions.device)
+    for i, sample in enumerate(data_samples):
+        mine = regions[:, 0] == i
+        left = sample.get("ignored_instances")
+        if left is not None and len(left):
+            on_ignored = box_iou(regions[mine, 1:], _tensor(left.bboxes)).amax(dim=1) >= threshold
+            found[mine] = torch.where(on_ignored, LEFT_OUT, found[mine])
+        if len(targets.boxes[i]):
+            overlap, which = box_iou(regions[mine, 1:], targets.boxes[i]).max(dim=1)
+            found[mine] = torch.where(overlap >= threshold, targets.labels[i][which], found[mine])
+    return found
+
+
+def make_regions(targets: DetectionTargets, data_samples: Sequence[Any], extra: int, sampled: Tensor | None) -> Tensor:
+    """Return regions ``(R, 5)``: every ground-truth box, ``extra`` uniformly drawn boxes an image, and ``sampled``."""
+    parts = []
+    for i, sample in enumerate(data_samples):
+        height, width = sample.metainfo["img_shape"][:2]
+        boxes = targets.boxes[i]
+        corners = torch.rand(extra, 2, 2, device=boxes.device) * boxes.new_tensor([width, height])
+        drawn = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+        both = torch.cat([boxes, drawn])
+        parts.append(torch.cat([both.new_full((len(both), 1), i), both], dim=1))
+    if sampled is not None:
+        parts.append(sampled.detach().to(parts[0].dtype))
+    return torch.cat(parts)
+
+
+def _tensor(boxes: Any) -> Tensor:
+    return boxes.tensor if hasattr(boxes, "tensor") else boxes
