@@ -7,7 +7,7 @@ import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
 from kd_mm.apis.compose import compose, recipe_names
 from kd_mm.apis.explain import explaining
-from kd_mm.apis.run import build_runner, read_config, set_threads, use_amp, use_launcher
+from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,8 +36,7 @@ def main(args: argparse.Namespace) -> None:
         if args.work_dir is None:  # never among the checkpoints of the plain run
             config.work_dir = str(Path("work_dirs") / f"{args.distiller}_{Path(args.config.split('::')[-1]).stem}")
         config = compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    override(config, args.cfg_options)
     if args.distiller:
         Path(config.work_dir).mkdir(parents=True, exist_ok=True)
         config.dump(Path(config.work_dir) / f"{args.distiller}_{Path(args.config).stem}.py")

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import DictAction
 
 from kd_mm.apis.explain import said
+from kd_mm.apis.imports import import_failure
 from kd_mm.distillers.monitor import NonFiniteLossError
 
 #: Errors that what the user gave can cause, as far as they come before the first training step.
@@ -66,7 +67,7 @@ class ClearErrors(AbstractContextManager):
     ) -> None:
         if error is None or self.traceback or not _mendable(error, where):
             return
-        first, *more = said(error).splitlines()
+        first, *more = (import_failure(error) or said(error)).splitlines()
         if more:
             sys.stdout.write("\n".join(more) + "\n")
             sys.stdout.flush()

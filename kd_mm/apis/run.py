@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
+from kd_mm.apis.explain import said
 from kd_mm.distillers.config_file import load_config
 from kd_mm.distillers.options import nearest_file
 
@@ -24,15 +26,31 @@ def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str 
 
     Raises:
         FileNotFoundError: No such config.
+        ValueError: A config that is not understood, or an override that does not fit it.
     """
     config = load_config(path)
-    if options:
-        config.merge_from_dict(options)
+    override(config, options)
     if work_dir is not None:
         config.work_dir = work_dir
     elif config.get("work_dir") is None:
         config.work_dir = str(Path("work_dirs") / Path(path.split("::")[-1]).stem)
     return config
+
+
+def override(config: Config, options: dict[str, Any] | None) -> None:
+    """Set dotted keys of a config; modules that ``custom_imports`` names only now are imported.
+
+    Raises:
+        ValueError: A key that the config's structure does not allow.
+        ImportError: A module that cannot be imported.
+    """
+    for key, value in (options or {}).items():
+        try:
+            config.merge_from_dict({key: value})
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+            raise ValueError(f"override {key}={value}: {said(error)}") from error
+    if any(key.split(".")[0] == "custom_imports" for key in options or {}):
+        import_modules_from_strings(**config.custom_imports)
 
 
 def use_amp(config: Config) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from .conftest import Ended, Tools, weights
-from .world import World, draw_images
+from .world import ROOT, World, draw_images
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,10 @@ OPTIONS = {
     "log level": (["log_level=IFNO"], ["log_level: there is no 'IFNO'"]),
     "an override that is no list": (["model.student.head=dict(num_classes=3,loss=1)"], ["write KEY=VALUE"]),
     "an override that is a dict": (["param_scheduler=dict(type=StepLR)"], ["write param_scheduler.KEY=VALUE"]),
+    "an override beyond a list": (
+        ["train_dataloader.dataset.pipeline.8.prob=1"],
+        ["override train_dataloader.dataset.pipeline.8.prob=1: Index 8 exceeds"],
+    ),
     "an override without a value": (["train_cfg"], ["write KEY=VALUE"]),
 }
 
@@ -226,6 +233,37 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     refused(train("unnamed", "seed = 1\nmodel = dict(x=sed)\n"), "name 'sed' is not defined (line 2)")
     refused(train("baseless", '_base_ = "plian.py"\n'), "plian.py does not exist, did you mean 'plain.py'?")
     refused(train("unbased", '_base_ = "plain.py"\nx = {{_base_.modle}}\n'), "{{_base_.modle}}")
+
+
+def test_modules_that_are_not_found(tools: Tools, world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "losses"
+    folder.mkdir()
+    (folder / "lying_here.py").touch()
+
+    def train(module: str) -> Ended:
+        config = folder / "config.py"
+        config.write_text(f'_base_ = r"{world.plain}"\ncustom_imports = dict(imports=["{module}"])\n')
+        return tools.run("train", config, "--work-dir", tmp_path / "run")
+
+    refused(train("nowhere_at_all"), "custom_imports: no module 'nowhere_at_all'; put PYTHONPATH=FOLDER")
+    refused(train("lying_here"), f"no module 'lying_here'; it lies in {folder}", f"put PYTHONPATH={folder} before")
+    refused(train("lyng_here"), "no module 'lyng_here', did you mean 'lying_here'?")
+    option = ["--cfg-options", "custom_imports.imports=[nowhere_at_all]"]
+    refused(tools.run("train", world.plain, "--work-dir", tmp_path / "run", *option), "no module 'nowhere_at_all'")
+
+
+def test_a_module_that_cannot_be_imported(world: World, tmp_path: Path) -> None:
+    """The whole cause, where it is."""
+    (tmp_path / "broken.py").write_text("import os\nimport nothing_of_that_name\n")
+    config = tmp_path / "config.py"
+    config.write_text(f'_base_ = r"{world.plain}"\ncustom_imports = dict(imports=["broken"])\n')
+    command = [sys.executable, ROOT / "tools" / "train.py", config, "--work-dir", tmp_path / "run"]
+    searched = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    ended = subprocess.run(command, env=searched, capture_output=True, text=True)
+    assert ended.returncode == 2
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: custom_imports: 'broken' cannot be imported: No module named 'nothing_of_that_name'")
+    assert "broken.py, line 2)" in last
 
 
 def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
