@@ -46,4 +46,4 @@ def _overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bounded(boxes: Tensor) -> Tensor:
-    return torch.nan_to_num(boxes, nan=0.0).clamp(-_FARTHEST, _FARTHEST)
+    return boxes.clamp(-_FARTHEST, _FARTHEST)

@@ -15,6 +15,8 @@ from kd_mm.stages.dense import Assignment, DenseOutput, decode_boxes, flatten_le
 
 Taken = Mapping[str, Tensor]
 TOWERS = ("cls_convs", "reg_convs")
+#: mmdet's bases of heads whose box coder decodes what they give; others (FoveaHead) transform it first.
+_BASES = frozenset({"AnchorHead", "FCOSHead"})
 
 
 class Crossing:
@@ -39,7 +41,13 @@ class Crossing:
         towers = [getattr(head, name, None) for name in TOWERS]
         generator: Any = getattr(head, "prior_generator", None)
         chains = [tower for tower in towers if isinstance(tower, nn.ModuleList) and len(tower)]
-        if generator is None or len(chains) < 2 or not all(_width(conv) for tower in chains for conv in tower):
+        fits = _BASES & {base.__name__ for base in type(head).__mro__}
+        if (
+            not fits
+            or generator is None
+            or len(chains) < 2
+            or not all(_width(conv) for tower in chains for conv in tower)
+        ):
             raise _unfit(head)
         shortest = min(len(tower) for tower in chains)
         if not 1 <= split <= shortest:
@@ -190,6 +198,6 @@ def _width(conv: nn.Module) -> int:
 def _unfit(head: nn.Module) -> ValueError:
     return ValueError(
         f"CrossKD: {type(head).__name__} is not a dense head of two towers (cls_convs, reg_convs) that end in class "
-        "and box maps, so no features can cross into it; RetinaNet, FCOS, ATSS and GFL have one; take pkd, cwd, fgd or "
-        "mtkd_ssr"
+        "and box maps, so no features can cross into it; RetinaNet, FCOS, ATSS and GFL have one; else take pkd, cwd, "
+        "fgd or mtkd_ssr"
     )

@@ -1,0 +1,140 @@
+"""CrossKD's loss against numbers of its public code, independent arithmetic, and extreme values.
+
+The golden numbers come from jbwang1997/CrossKD and the mmdet losses in its configs, run on the same waves in float64.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from kd_mm.losses.box_overlap import paired_giou, paired_iou
+from kd_mm.losses.cross_head import CrossHeadLoss
+from kd_mm.registry import MODELS
+from kd_mm.stages.dense import Assignment, DenseOutput
+
+from .test_detection_baselines import RECIPES, wave
+
+COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.float64)
+POSITIVE = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
+
+
+def corners(pace: float) -> Tensor:
+    centre, half = wave(2, 6, 2, pace=pace, size=20.0) + 40, wave(2, 6, 2, pace=pace + 0.4, size=6.0) + 12
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def outputs(bins: bool = False, assigned: bool = True) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """Two heads' outputs at six positions of two images; box regressions are boxes already."""
+    reg = (wave(2, 6, 20, pace=0.9, size=2.0), wave(2, 6, 20, pace=1.7, size=2.0)) if bins else None
+    crossed_reg, dense_reg = reg or (corners(0.9), corners(1.1))
+    assignment = Assignment(COUNTED, POSITIVE, 3.0) if assigned else None
+    crossed = DenseOutput(
+        wave(2, 6, 3, pace=0.9, size=3.0), crossed_reg, lambda boxes: boxes, wave(2, 6, pace=0.9), assignment
+    )
+    dense = DenseOutput(wave(2, 6, 3, pace=1.7, size=2.0), dense_reg, lambda boxes: boxes, wave(2, 6, pace=1.7))
+    return SimpleNamespace(crossed=crossed), SimpleNamespace(dense=dense)
+
+
+@pytest.mark.parametrize(
+    ("options", "bins", "part", "expected"),
+    [
+        ({}, False, "cls", 6.497073803993773),
+        ({"focus": 2.0, "cls_weight": 0.4}, False, "cls", 0.4 * 4.246148723985019),
+        ({}, False, "box", 3.3213026026679007),
+        ({"box": "giou", "box_weight": 2.0}, False, "box", 2 * 3.3213026026679007),
+        ({"box": "iou"}, False, "box", 21.870499589185044),
+        ({}, True, "box", 4 * 1.3141843395675052),
+        ({"box": "kl", "box_weight": 1.0}, True, "box", 1.3141843395675052),
+        ({"quality_weight": 1.0}, False, "quality", 0.7503602504730225),
+    ],
+)
+def test_crosskd_agrees_with_public_code(options: dict, bins: bool, part: str, expected: float) -> None:
+    parts = CrossHeadLoss(**options).parts(*outputs(bins))
+    assert float(parts[part]) == pytest.approx(expected, rel=1e-6)
+    assert set(parts) == {"cls", "box", "quality"} if "quality_weight" in options else {"cls", "box"}
+
+
+def test_crosskd_of_equal_outputs_is_nothing() -> None:
+    student, _ = outputs()
+    parts = CrossHeadLoss().parts(student, SimpleNamespace(dense=student.crossed))
+    assert float(parts["cls"]) == pytest.approx(0, abs=1e-12)
+    assert float(parts["box"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_crosskd_without_an_assignment_counts_every_position_by_the_teachers_confidence() -> None:
+    student, teacher = outputs(assigned=False)
+    parts = CrossHeadLoss().parts(student, teacher)
+    p = 1 / (1 + np.exp(-teacher.dense.cls.numpy()))
+    z = student.crossed.cls.numpy()
+    q = 1 / (1 + np.exp(-z))
+    cross = -(p * np.log(q) + (1 - p) * np.log(1 - q)) * np.abs(p - q)
+    assert float(parts["cls"]) == pytest.approx(cross.sum() / p.max(axis=-1).sum(), rel=1e-9)
+
+
+def test_crosskd_says_what_does_not_fit() -> None:
+    student, teacher = outputs()
+    with pytest.raises(ValueError, match="box='kl' compares distributions over bins"):
+        CrossHeadLoss(box="kl").parts(student, teacher)
+    with pytest.raises(ValueError, match="quality_weight needs a head with centerness"):
+        CrossHeadLoss(quality_weight=1.0).parts(*outputs(assigned=False))
+    with pytest.raises(ValueError, match="box='l1' is unknown"):
+        CrossHeadLoss(box="l1")
+    short = DenseOutput(teacher.dense.cls[:, :4], teacher.dense.reg[:, :4], teacher.dense.decode)
+    with pytest.raises(ValueError, match=r"\(2, 6, 3\) class logits .* the teacher's own \(2, 4, 3\)"):
+        CrossHeadLoss().parts(student, SimpleNamespace(dense=short))
+
+
+def test_overlaps_by_hand() -> None:
+    first = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0], [3.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0]])
+    second = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0], [3.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0]])
+    torch.testing.assert_close(paired_iou(first, second), torch.tensor([1 / 7, 0.0, 1.0, 0.0]))
+    torch.testing.assert_close(paired_giou(first, second), torch.tensor([1 / 7 - 2 / 9, -1 / 3, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize(("box", "bins"), [("giou", False), ("iou", False), ("kl", True)])
+def test_slopes_of_crosskd(box: str, bins: bool) -> None:
+    student, teacher = outputs(bins)
+    loss, first = CrossHeadLoss(box=box, quality_weight=1.0), student.crossed
+
+    def value(cls: Tensor, reg: Tensor, quality: Tensor) -> Tensor:
+        crossed = DenseOutput(cls, reg, first.decode, quality, first.assignment)
+        return torch.stack(list(loss.parts(SimpleNamespace(crossed=crossed), teacher).values())).sum()
+
+    inputs = tuple(x.clone().requires_grad_() for x in (first.cls, first.reg, first.quality))
+    # Boxes that do not meet have no slope under a clamped logarithm; elsewhere the overlap is smooth.
+    assert gradcheck(value, inputs)
+
+
+@pytest.mark.parametrize("bins", [False, True])
+@pytest.mark.parametrize("size", [1e-6, 1e4, 1e12, 1e30])
+def test_extreme_predictions_in_bf16_stay_finite(size: float, bins: bool) -> None:
+    student, _ = outputs(bins)
+    cls, reg = ((size * x.clamp(-1, 1)).bfloat16() for x in (student.crossed.cls, student.crossed.reg))
+    theirs = DenseOutput(-cls, -reg, torch.Tensor.float)
+    ours = DenseOutput(
+        cls.requires_grad_(), reg.requires_grad_(), torch.Tensor.float, assignment=student.crossed.assignment
+    )
+    parts = CrossHeadLoss().parts(SimpleNamespace(crossed=ours), SimpleNamespace(dense=theirs))
+    sum(parts.values()).backward()
+    assert all(torch.isfinite(part) and part.dtype == torch.float32 for part in parts.values())
+    assert torch.isfinite(cls.grad).all()
+    assert torch.isfinite(reg.grad).all()
+
+
+def test_boxes_without_end_have_a_finite_overlap() -> None:
+    endless = torch.tensor([[-torch.inf, 0.0, torch.inf, 5.0]], requires_grad=True)
+    for overlap in (paired_iou, paired_giou):
+        value = overlap(endless, torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
+        (slope,) = torch.autograd.grad(value.sum(), endless)
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(slope).all()
+
+
+def test_the_recipe_builds_its_loss() -> None:
+    loss = MODELS.build(Config.fromfile(RECIPES / "crosskd.py").crosskd.losses.crosskd)
+    assert (loss.split, loss.align, loss.loss_weight) == (3, True, 1.0)
