@@ -5,7 +5,7 @@ from pathlib import Path
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.compose import compose, recipe_names
+from kd_mm.apis.compose import check_overrides, compose, recipe_names
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
 
@@ -20,7 +20,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--no-validate", action="store_true", help="train without validation")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--distiller", metavar="RECIPE", help=f"distil this plain config: {', '.join(recipe_names())}")
+    parser.add_argument(
+        "--distiller",
+        metavar="RECIPE",
+        help=f"distil this plain config: {', '.join(recipe_names(detection=True))} (kd and mtkd_ssr for any model); "
+        "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
+        "model.student, the recipe under model.recipe",
+    )
     parser.add_argument("--teacher", metavar="CONFIG", help="with --distiller: the teacher's config")
     parser.add_argument("--teacher-checkpoint", metavar="PTH", help="with --distiller: the teacher's weights")
     add_common(parser)
@@ -35,11 +41,9 @@ def main(args: argparse.Namespace) -> None:
     if args.distiller:
         if args.work_dir is None:  # never among the checkpoints of the plain run
             config.work_dir = str(Path("work_dirs") / f"{args.distiller}_{Path(args.config.split('::')[-1]).stem}")
-        config = compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
+        plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
+        check_overrides(plain, args.cfg_options)
     override(config, args.cfg_options)
-    if args.distiller:
-        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
-        config.dump(Path(config.work_dir) / f"{args.distiller}_{Path(args.config).stem}.py")
     if args.amp:
         use_amp(config)
     if args.auto_scale_lr:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 import kd_mm
+from kd_mm.distillers import Distiller
+from kd_mm.distillers.options import accepted_options, nearest
 
 
 def config_root() -> Path:
@@ -15,30 +19,45 @@ def config_root() -> Path:
     return Path(kd_mm.__file__).parent / ".mim" / "configs"
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the shipped recipes."""
-    return sorted(path.stem for path in (config_root() / "_base_" / "distillers").glob("*.py") if path.stem != "hooks")
+def recipe_names(detection: bool = False) -> list[str]:
+    """Return the names of the shipped recipes; those for detectors come from a folder of their own, too."""
+    folders = [config_root() / "_base_" / "distillers"]
+    if detection:
+        folders.append(folders[0] / "detection")
+    return sorted({path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "hooks"})
 
 
-def read_recipe(name: str) -> Config:
+def read_recipe(name: str, detection: bool = False) -> Config:
     """Return the config fragment of a recipe: the recipe under its own name, its hooks and imports.
+
+    Args:
+        name: Name of the recipe.
+        detection: Take the one for detectors where there is one.
 
     Raises:
         ValueError: No such recipe; the message names the closest.
     """
-    names = recipe_names()
+    names = recipe_names(detection)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(
-            f"unknown recipe {name!r}"
-            + (f", did you mean {near[0]!r}?" if near else "")
-            + f" (there are: {', '.join(names)})"
-        )
-    return Config.fromfile(config_root() / "_base_" / "distillers" / f"{name}.py")
+        hint = nearest(name, names)
+        if not detection and name in recipe_names(detection=True):
+            hint = f": it is for detectors (for this model there are: {', '.join(names)})"
+        raise ValueError(f"unknown recipe {name!r}{hint}")
+    folder = config_root() / "_base_" / "distillers"
+    own = folder / "detection" / f"{name}.py"
+    return Config.fromfile(own if detection and own.is_file() else folder / f"{name}.py")
+
+
+def is_detector(config: Config) -> bool:
+    """Return whether a plain config's model is one of mmdet's."""
+    scope = str(config.model.type).rpartition(".")[0].partition(".")[0]
+    return (scope or config.get("default_scope")) == "mmdet"
 
 
 def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpoint: str | None) -> Config:
     """Turn a plain config into a distillation of its model; the given config is left as it is.
+
+    Its file name is that of the given one after the recipe's name.
 
     Args:
         config: Any upstream config.
@@ -56,8 +75,10 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
     if not teacher or not teacher_checkpoint:
         missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
         raise ValueError(f"--distiller {distiller} needs {missing}")
-    fragment = read_recipe(distiller)
-    composed = Config(config._cfg_dict.copy().to_dict())
+    fragment = read_recipe(distiller, is_detector(config))
+    # The engine writes a config to the work dir under its file name.
+    name = f"{distiller}_{Path(config.filename).name}" if config.filename else None
+    composed = Config(config._cfg_dict.copy().to_dict(), cfg_text=f"# {config.filename}, {distiller}", filename=name)
     composed.model = {
         "type": "kd_mm.Distiller",
         "student": composed.model.to_dict(),
@@ -66,6 +87,30 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
     }
     composed.merge_from_dict({"default_hooks": fragment.kd_hooks.to_dict()})
     return composed
+
+
+def check_overrides(config: Config, options: Mapping[str, Any] | None) -> None:
+    """Refuse overrides that are meant for the plain config, whose model is under ``model.student`` once composed.
+
+    Args:
+        config: The plain config.
+        options: Dotted keys and values, to be set in the composed config; ``model.type`` may name another Distiller.
+
+    Raises:
+        ValueError: Naming the key to write instead.
+    """
+    own = accepted_options(Distiller)
+    for key in options or {}:
+        first, _, rest = key.partition(".")
+        option = rest.partition(".")[0]
+        if first != "model" or not option:
+            continue
+        if key == "model.type" and str((options or {})[key]).endswith("Distiller"):
+            continue
+        if option in config.model or not (option in own or difflib.get_close_matches(option, own, n=1)):
+            raise ValueError(
+                f"override {key}: with --distiller the student is under model.student; write model.student.{rest}"
+            )
 
 
 def locate(path: str) -> str:

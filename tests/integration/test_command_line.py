@@ -36,6 +36,7 @@ def test_a_plain_config_with_mtkd_ssr(tools: Tools, world: World, tmp_path: Path
     options = ["--distiller", "mtkd_ssr", *teacher(world), "--cfg-options", *QUICK]
     tools.train(world.plain, "--work-dir", tmp_path / "composed", *options)
     composed = tmp_path / "composed" / "mtkd_ssr_plain.py"
+    assert list((tmp_path / "composed").glob("*.py")) == [composed]
     config = Config.fromfile(composed)
     assert config.model.type == "kd_mm.Distiller"
     assert config.model.recipe.teacher_exits.epochs == 2
@@ -51,7 +52,8 @@ def test_a_plain_config_with_mtkd_ssr(tools: Tools, world: World, tmp_path: Path
 def test_a_plain_config_with_hintons_distillation(tools: Tools, world: World, tmp_path: Path) -> None:
     """In mixed precision, without validation, with the learning rate scaled to the batch: one run for all of it."""
     options = ["--distiller", "kd", *teacher(world), "--amp", "--auto-scale-lr", "--no-validate"]
-    ended = tools.train(world.plain, "--work-dir", tmp_path, *options, "--cfg-options", "train_cfg.max_epochs=1")
+    options += ["--cfg-options", "train_cfg.max_epochs=1", "model.student.backbone.depth=14"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path, *options)
     rows = steps(tmp_path)
     assert {"loss_student", "loss_kd"} <= set(rows[0])
     assert "aux" not in rows[0]
@@ -59,7 +61,9 @@ def test_a_plain_config_with_hintons_distillation(tools: Tools, world: World, tm
     assert rows[0]["lr"] == pytest.approx(0.1)
     assert "Epoch(val)" not in ended.out
     assert "accuracy/top1" not in ended.out
-    assert not [key for key in weights(tmp_path / "epoch_1.pth") if key.startswith("distill.")]
+    trained = weights(tmp_path / "epoch_1.pth")
+    assert not [key for key in trained if key.startswith("distill.")]
+    assert "backbone.layer1.1.conv1.weight" in trained
 
 
 def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Path) -> None:

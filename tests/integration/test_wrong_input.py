@@ -276,6 +276,12 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     refused(train(world.plain, "--distiller", "kd", *teacher[:2]), "needs --teacher-checkpoint PATH")
     refused(train(world.plain, *teacher), "go with --distiller RECIPE (kd, mtkd_ssr)")
     refused(train(config, "--distiller", "kd", *teacher), "is a distillation already")
+    refused(train(world.plain, "--distiller", "pkd", *teacher), "'pkd': it is for detectors", "kd, mtkd_ssr")
+    options = ("--cfg-options", "model.backbone.depth=14")
+    words = "override model.backbone.depth: ", "write model.student.backbone.depth"
+    refused(train(world.plain, "--distiller", "kd", *teacher, *options), *words)
+    options = ("--cfg-options", "model.recpie.student_loss_weight=1")
+    refused(train(world.plain, "--distiller", "kd", *teacher, *options), "model: ", "did you mean 'recipe'?")
     refused(train(config, "--launcher", "pytorch"), "torchrun --nproc_per_node")
     refused(train(config, "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"), "no auto_scale_lr")
     refused(tools.run("test", world.teacher, world.checkpoint, "--out", "metrics.txt"), "give a .json file")
