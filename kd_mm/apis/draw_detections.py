@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ class DetectionPictures(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Read the class list and its colours, and bring the teachers to the device of the tested detector."""
-        self._visualizer.dataset_meta = dict(runner.test_loop.dataloader.dataset.metainfo)
-        self._classes = self._visualizer.dataset_meta.get("classes") or ()
+        meta = dict(runner.test_loop.dataloader.dataset.metainfo)
+        self._classes = meta.get("classes") or ()
+        if len(meta.get("palette") or ()) < len(self._classes):  # upstream's colours, with a longer class list
+            meta.pop("palette", None)
+        self._visualizer.dataset_meta = meta
         device = next(runner.model.parameters()).device
         for teacher in self.teachers.values():
             teacher.to(device)
@@ -112,7 +116,9 @@ class DetectionPictures(Hook):
         instances.bboxes = instances.bboxes * factor
         # Drawn as ground truth is: names are as given, and nothing is left out.
         sample = DetDataSample(gt_instances=instances)
-        self._visualizer.add_datasample("panel", image, sample, draw_pred=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on boxes that reach over the border
+            self._visualizer.add_datasample("panel", image, sample, draw_pred=False)
         strip = np.full((_CAPTION, image.shape[1], 3), 255, dtype=np.uint8)
         text = f"{caption}{len(instances)}"
         (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)

@@ -1,0 +1,232 @@
+"""The registered metric, as mmengine's evaluator runs it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.structures import InstanceData
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.evaluation import DetectionMetric, coco_average_precision, match_boxes
+
+from .boxes import Boxes, data_sample, pycocotools_of, random_boxes, rows
+
+CLASSES = ("cat", "dog", "tree frog")
+KEYS = ["voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50", "coco/AP75", "coco/AP_small", "coco/AP_medium"]
+KEYS += ["coco/AP_large"]
+
+
+def path(i: int, year: int = 2007) -> str:
+    return f"data/VOCdevkit/VOC{year}/JPEGImages/{i:06d}.jpg"
+
+
+def samples(detections: Boxes, objects: Boxes) -> list[Any]:
+    return [data_sample(*boxes, path(i)) for i, boxes in enumerate(zip(detections, objects, strict=True))]
+
+
+def evaluate(given: list[Any], *others: dict[str, Any], classes: Any = CLASSES, **options: Any) -> dict[str, float]:
+    evaluator = Evaluator([{"type": "kd_mm.DetectionMetric", **options}, *others])
+    evaluator.dataset_meta = {"classes": classes}
+    for start in range(0, len(given), 2):
+        evaluator.process(given[start : start + 2])
+    return evaluator.evaluate(len(given))
+
+
+@pytest.fixture
+def log() -> Any:
+    """Everything that was logged."""
+    lines: list[str] = []
+    logger = MMLogger.get_current_instance()
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def test_agrees_with_mmdet_and_pycocotools_in_one_pass(tmp_path: Path) -> None:
+    given = samples(*random_boxes(3))
+    upstream = {"type": "mmdet.VOCMetric", "prefix": "eleven"}, {"type": "mmdet.VOCMetric", "eval_mode": "area"}
+    metrics = evaluate(given, *upstream, outfile_prefix=str(tmp_path / "out"))
+    assert list(metrics)[: len(KEYS)] == KEYS
+    assert metrics["voc07/mAP"] == pytest.approx(100 * metrics["eleven/mAP"], abs=1e-4)
+    assert metrics["voc12/mAP"] == pytest.approx(100 * metrics["pascal_voc/mAP"], abs=1e-4)
+    stats = pycocotools_of(tmp_path / "out.gt.json", tmp_path / "out.bbox.json").stats
+    theirs = [-1.0 if value == -1 else 100 * value for value in stats[:6]]
+    np.testing.assert_allclose([metrics[key] for key in KEYS[2:]], theirs, atol=1e-10)
+    assert [image["file_name"] for image in json.loads((tmp_path / "out.gt.json").read_text())["images"]][1] == path(1)
+
+
+def test_the_table_says_what_it_is_of(log: list[str]) -> None:
+    detections, objects = random_boxes(3, images=3)
+    given = samples(detections, objects)
+    given[2].set_metainfo({"img_path": path(2, 2012)})
+    metrics = evaluate(given)
+    table = next(text for text in log if "Detection on" in text)
+    assert "Detection on VOC2007 (2 images) + VOC2012 (1 image); 3 classes: cat, dog, tree frog" in table
+    cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")}
+    assert [name for name in cells if not name.startswith("-")] == ["class", *CLASSES, "mean"]
+    average = coco_average_precision(match_boxes(detections, objects, 3)).summary()
+    mean = [cell.strip() for cell in cells["mean"]]
+    assert mean[4:] == [
+        f"{metrics['voc07/mAP']:.2f}",
+        f"{metrics['voc12/mAP']:.2f}",
+        *(f"{100 * average[key]:.2f}" for key in ("mAP", "AP50", "AP75")),
+    ]
+    assert not [line for line in table.splitlines() if len(line) > 200]
+
+
+def test_classwise_numbers_average_to_the_mean() -> None:
+    metrics = evaluate(samples(*random_boxes(4, images=12)), classwise=True)
+    for measure in ("voc07", "voc12", "coco"):
+        each = [metrics[f"{measure}/AP_{name}"] for name in CLASSES]
+        assert np.mean(each) == pytest.approx(metrics[f"{measure}/mAP"], abs=1e-10)
+
+
+def test_a_picture_of_each_class_that_has_objects(tmp_path: Path) -> None:
+    detections, objects = random_boxes(4)
+    objects = [image[image[:, 4] != 1] for image in objects]
+    evaluate(samples(detections, objects), pr_curve_dir=str(tmp_path / "curves"))
+    assert sorted(file.name for file in (tmp_path / "curves").iterdir()) == ["cat.png", "tree_frog.png"]
+    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in (tmp_path / "curves").iterdir())
+
+
+def test_names_that_make_the_same_file_name_do_not_collide(tmp_path: Path) -> None:
+    evaluate(samples(*random_boxes(4)), classes=("a b", "a/b", "$x_1^$"), pr_curve_dir=str(tmp_path))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["_x_1_.png", "a_b.png", "a_b_1.png"]
+
+
+def test_nothing_is_copied_and_nothing_kept() -> None:
+    class Heavy:
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("the sample is copied")
+
+    metric = DetectionMetric()
+    metric.dataset_meta = {"classes": CLASSES}
+    (boxes,), (truth,) = random_boxes(1, images=1)
+    sample = {**data_sample(boxes, truth, path(0)).to_dict(), "masks": Heavy(), "img_path": path(0)}
+    metric.process(None, [sample])
+    ((name, detections, objects),) = metric.results
+    assert name == path(0)
+    np.testing.assert_array_equal(detections, boxes)
+    assert sorted(map(tuple, objects.tolist())) == sorted(map(tuple, truth.tolist()))
+    assert objects[:, 5].tolist() == sorted(objects[:, 5].tolist())
+    copy.deepcopy(metric.results)
+
+
+def test_boxes_in_low_precision_and_annotations_as_instances() -> None:
+    """bfloat16, which numpy does not know; and annotations where ``CocoMetric`` reads them."""
+    sample = data_sample(rows((8, 8, 24, 24, 0.5, 1)), rows(), path(0))
+    found = sample.pred_instances
+    sample.pred_instances = InstanceData(
+        bboxes=found.bboxes.bfloat16(), scores=found.scores.bfloat16(), labels=found.labels
+    )
+    del sample.gt_instances, sample.ignored_instances
+    instances = [
+        {"bbox": [8, 8, 24, 24], "bbox_label": 1, "ignore_flag": 0},
+        {"bbox": [50, 50, 90, 90], "bbox_label": 1, "ignore_flag": 1},
+    ]
+    sample.set_metainfo({"instances": instances})
+    metrics = evaluate([sample])
+    assert (metrics["voc07/mAP"], metrics["coco/mAP"]) == (pytest.approx(100), pytest.approx(100))
+    assert metrics["coco/AP_large"] == -1.0
+
+
+def test_without_any_object_there_is_a_warning(log: list[str]) -> None:
+    metrics = evaluate(samples([rows((0, 0, 9, 9, 0.5, 0))], [rows()]))
+    assert set(metrics.values()) == {-1.0}
+    assert [text for text in log if "no object to find in 1 images: do the class names" in text]
+
+
+def broken(**changes: Any) -> Any:
+    boxes = {"found": rows((0, 0, 9, 9, 0.5, 0)), "truth": rows((0, 0, 9, 9, 0, 0)), **changes}
+    return data_sample(boxes["found"], boxes["truth"], path(7))
+
+
+@pytest.mark.parametrize(
+    ("given", "classes", "message"),
+    [
+        ([broken()], None, r"the test data set has no class list: set metainfo=dict\(classes="),
+        ([broken()], (), r"the test data set has no class list"),
+        (
+            [broken(found=rows((0, 0, 9, 9, 0.5, 3)))],
+            CLASSES,
+            r"000007.jpg: predicted class 3, but the data set has the classes 0 to 2 \(cat, dog, tree frog\): set num",
+        ),
+        ([broken(truth=rows((0, 0, 9, 9, 4, 0)))], CLASSES, r"000007.jpg: annotated class 4, but the data set has"),
+        (
+            [broken(found=rows((0, 0, 9, 9, 0.5, 0), (0, float("nan"), 9, 9, 0.4, 0)))],
+            CLASSES,
+            r"000007.jpg: a predicted box is not finite: \[0.0, nan, 9.0, 9.0, 0.4\d+\]; has the model diverged\?",
+        ),
+        ([broken(found=rows((0, 0, 9, 9, float("nan"), 0)))], CLASSES, "a predicted box is not finite"),
+        ([broken(), broken()], CLASSES, r"000007.jpg was evaluated 2 times: every image counts once"),
+        ([], CLASSES, r"no image was evaluated: is the list of the test split \(ann_file\) empty\?"),
+    ],
+)
+def test_what_is_wrong_is_one_line(given: list[Any], classes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(given, classes=classes)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_parts_of_a_sample_are_named() -> None:
+    sample = broken()
+    del sample.pred_instances
+    with pytest.raises(
+        ValueError, match=r"000007.jpg: no pred_instances.bboxes in the sample: the model is no detector"
+    ):
+        evaluate([sample])
+    sample = broken()
+    sample.gt_instances, sample.ignored_instances = InstanceData(), InstanceData()
+    with pytest.raises(ValueError, match=r"no annotations: add dict\(type='LoadAnnotations', with_bbox=True\)"):
+        evaluate([sample])
+    with pytest.raises(ValueError, match=r"iou=50: give a threshold above 0 and at most 1"):
+        DetectionMetric(iou=50)
+
+
+def _share(rank: int, folder: str, detections: Boxes, objects: Boxes) -> None:
+    """One of three processes: evaluates the images that a sampler gives it, the first again to fill its share."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=3)
+    given = samples(detections, objects)
+    metric = DetectionMetric(collect_dir=f"{folder}/parts")
+    metric.dataset_meta = {"classes": CLASSES}
+    indices = list(DefaultSampler(given, shuffle=False))
+    assert len(indices) == 3
+    for i in indices:
+        metric.process(None, [given[i].to_dict()])
+    metrics = metric.evaluate(len(given))
+    Path(folder, f"{rank}.json").write_text(json.dumps(metrics))
+
+
+def test_three_processes_say_what_one_says(tmp_path: Path) -> None:
+    """Seven images over three processes: two are evaluated twice, to fill the shares, and count once."""
+    detections, objects = random_boxes(5, images=7, ties=True)
+    alone = evaluate(samples(detections, objects))
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_share, args=(i, str(tmp_path), detections, objects)) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(3)] == [alone] * 3
+
+
+def test_the_name_of_the_best_checkpoint_can_be_any_of_them() -> None:
+    """Names are as the Runner's hooks take them."""
+    metrics = evaluate(samples(*random_boxes(6)))
+    assert all(re.fullmatch(r"(voc07|voc12|coco)/\w+", key) for key in metrics)
+    assert all(type(value) is float for value in metrics.values())

@@ -1,0 +1,145 @@
+"""``tools/test.py`` on a detection config: the table, and pictures of student beside teacher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from kd_mm.apis.evaluate import _add_detection_metric, _pictures, evaluate
+from kd_mm.apis.run import read_config
+
+ROOT = Path(__file__).parents[2]
+PLAIN = """
+_base_ = ["mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py"]
+custom_imports = dict(imports=["kd_mm"])
+model = dict(
+    data_preprocessor=dict(mean=MEAN),
+    backbone=dict(depth=18, base_channels=4, init_cfg=None),
+    neck=dict(in_channels=[4, 8, 16, 32], out_channels=8),
+    bbox_head=dict(num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1),
+    test_cfg=dict(score_thr=0.0, max_per_img=5),
+)
+pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(64, 64), keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+dataset = dict(data_root="data/VOCdevkit/", metainfo=dict(classes=("disc", "box")), pipeline=pipeline)
+test_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset)
+"""
+DISTILLATION = """
+_base_ = ["student.py"]
+model = dict(
+    _delete_=True, type="kd_mm.Distiller", student={{_base_.model}},
+    teacher=dict(config="teacher.py", checkpoint="teacher.pth", dtype="bfloat16"),
+)
+"""
+OBJECT = """<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
+<ymax>{}</ymax></bndbox></object>"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images in VOC's layout, two configs with untrained detectors, and a distillation config of both."""
+    folder = tmp_path_factory.mktemp("show")
+    data = folder / "data" / "VOCdevkit" / "VOC2007"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (data / part).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("000001", "000002", "000003"):
+        image = np.full((50, 60, 3), 128, dtype=np.uint8) + random.integers(0, 9, (50, 60, 3), dtype=np.uint8)
+        cv2.imwrite(str(data / "JPEGImages" / f"{name}.jpg"), image)
+        objects = OBJECT.format("disc", 0, 5, 5, 25, 25) + OBJECT.format("box", 1, 20, 10, 50, 40)
+        size = "<size><width>60</width><height>50</height><depth>3</depth></size>"
+        (data / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    (data / "ImageSets" / "Main" / "test.txt").write_text("000001\n000002\n000003\n")
+    for i, name in enumerate(("student", "teacher")):
+        (folder / f"{name}.py").write_text(PLAIN.replace("MEAN", str([100.0 + i] * 3)))
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            torch.manual_seed(i)
+            model = MODELS.build(read_config(str(folder / f"{name}.py")).model)
+        nn.init.normal_(model.bbox_head.retina_cls.weight, std=2.0)
+        torch.save({"state_dict": model.state_dict()}, folder / f"{name}.pth")
+    (folder / "distil.py").write_text(DISTILLATION)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "test.py"), *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def shown(folder: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--show-dir", "pictures", "--show-num", "2", "--show-score", "0", "--out", "metrics.json"]
+    return run(folder, "distil.py", "student.pth", *options)
+
+
+def test_the_table_of_all_measures_is_printed(folder: Path, shown: subprocess.CompletedProcess[str]) -> None:
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    assert "Detection on VOC2007 (3 images); 2 classes: disc, box" in shown.stdout + shown.stderr
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"pascal_voc/mAP", "voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50"} <= set(metrics)
+
+
+def test_pictures_show_ground_truth_student_and_teacher(folder: Path, shown: subprocess.CompletedProcess[str]) -> None:
+    files = sorted((folder / "pictures").iterdir())
+    assert [file.name for file in files] == ["000001.png", "000002.png"]
+    picture = cv2.imread(str(files[0]))
+    height, width = 7 * 50, 7 * 60  # enlarged seven times
+    assert picture.shape == (26 + height, 3 * width + 2 * 6, 3)
+    panels = [picture[26:, i * (width + 6) :][:, :width].astype(int) for i in range(3)]
+    plain = cv2.imread(str(folder / "data/VOCdevkit/VOC2007/JPEGImages/000001.jpg")).astype(int)
+    plain = plain.repeat(7, axis=0).repeat(7, axis=1)
+    drawn = [(np.abs(panel - plain).max(axis=2) > 30).mean() for panel in panels]
+    assert all(0.005 < share < 0.7 for share in drawn), drawn
+    assert np.abs(panels[1] - panels[2]).max() > 30  # the teacher's answer is its own
+    inside = panels[0][7 * 10 + 20 : 7 * 20, 7 * 10 + 20 : 7 * 18] - plain[7 * 10 + 20 : 7 * 20, 7 * 10 + 20 : 7 * 18]
+    assert np.abs(inside).max() < 30
+
+
+def test_drawing_changes_no_number(folder: Path, shown: subprocess.CompletedProcess[str]) -> None:
+    plain = run(folder, "student.py", "student.pth", "--out", "plain.json")
+    assert plain.returncode == 0, plain.stderr[-3000:]
+    assert json.loads((folder / "plain.json").read_text()) == json.loads((folder / "metrics.json").read_text())
+
+
+def test_what_cannot_be_drawn_is_one_line(folder: Path) -> None:
+    with pytest.raises(ValueError, match="--show-dir draws single predictions: give it without --tta"):
+        evaluate("student.py", "student.pth", show_dir="pictures", tta=True)
+    with pytest.raises(ValueError, match="--show-num 0: give the number of images to draw"):
+        evaluate("student.py", "student.pth", show_dir="pictures", show_num=0)
+    with pytest.raises(ValueError, match="draws what a detector finds, but Linear is none"):
+        _pictures(read_config(str(folder / "student.py")), nn.Linear(1, 1), "pictures", 1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        ({"type": "VOCMetric"}, ["VOCMetric", "kd_mm.DetectionMetric"]),
+        ([{"type": "mmdet.VOCMetric", "eval_mode": "area"}], ["mmdet.VOCMetric", "kd_mm.DetectionMetric"]),
+        ({"type": "kd_mm.DetectionMetric"}, ["kd_mm.DetectionMetric"]),
+        ([{"type": "VOCMetric"}, {"type": "kd_mm.DetectionMetric"}], ["VOCMetric", "kd_mm.DetectionMetric"]),
+        ({"type": "Accuracy"}, ["Accuracy"]),
+    ],
+)
+def test_a_config_that_asks_for_one_voc_measure_gets_all(folder: Path, given: Any, kinds: list[str]) -> None:
+    config = read_config(str(folder / "student.py"))
+    config._cfg_dict["test_evaluator"] = given
+    _add_detection_metric(config)
+    evaluator = config.test_evaluator
+    metrics = [evaluator] if isinstance(evaluator, dict) else evaluator
+    assert [metric["type"] for metric in metrics] == kinds
