@@ -110,6 +110,8 @@ class Crossing:
                 f"CrossKD: {self.tower_taps[index]} has {feature.shape[1]} channels in the student, "
                 f"{self.widths[side]} in the teacher; give the student's head the teacher's feat_channels"
             )
+        if not torch.is_autocast_enabled(feature.device.type):  # a teacher may run in a precision of its own
+            feature = feature.to(next(self.head.parameters()).dtype)
         if not self.align:
             return feature
         aligned = align_scale(feature, teacher[self.tower_taps[index]])

@@ -179,6 +179,23 @@ def test_a_crossing_follows_its_head() -> None:
     assert torch.equal(crossing.dense(taken).cls, crossing.cross(taken, taken).cls)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_teacher_of_half_precision_takes_the_students_features(autocast: bool) -> None:
+    student, teacher, crossing = pair("RetinaHead")
+    levels = pyramid()
+    taken, _ = shown(student, crossing.tower_taps, levels)
+    if not autocast:
+        teacher.bfloat16()
+        levels = [level.bfloat16() for level in levels]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        taught, _ = shown(teacher, crossing.teacher_taps, levels)
+        crossed = crossing.cross(taken, taught)
+    assert crossed.cls.dtype == torch.bfloat16
+    assert crossed.boxes().dtype == torch.float32
+    crossed.boxes().sum().backward()
+    assert torch.isfinite(student.bbox_head.reg_convs[0].conv.weight.grad).all()
+
+
 def test_align_scale_by_numpy() -> None:
     ours, theirs = torch.randn(2, 3, 4, 5).double() * 3 + 1, torch.randn(2, 3, 2, 2).double() - 2
     found = align_scale(ours, theirs).numpy()
