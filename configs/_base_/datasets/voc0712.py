@@ -1,26 +1,32 @@
 # Pascal VOC 07+12 trainval, tested on 07 test, with kd_mm's reader and metric. Every name is its own, so that this file
-# stands beside any detector's config among the bases, which brings its own data set and keeps its batch and samplers.
+# stands beside any detector's config among the bases, which keeps its batch and samplers. The scopes are for those who
+# inherit with "kd_mm::", which would give its own.
 voc_root = "data/VOCdevkit/"
 
 # The sizes of upstream's configs of Pascal VOC.
 voc_train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(1000, 600), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    dict(type="LoadImageFromFile", _scope_="mmdet"),
+    dict(type="LoadAnnotations", _scope_="mmdet", with_bbox=True),
+    dict(type="Resize", _scope_="mmdet", scale=(1000, 600), keep_ratio=True),
+    dict(type="RandomFlip", _scope_="mmdet", prob=0.5),
+    dict(type="PackDetInputs", _scope_="mmdet"),
 ]
 voc_test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(1000, 600), keep_ratio=True),
+    dict(type="LoadImageFromFile", _scope_="mmdet"),
+    dict(type="Resize", _scope_="mmdet", scale=(1000, 600), keep_ratio=True),
     # After the resizing: the ground truth stays as it is.
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+    dict(type="LoadAnnotations", _scope_="mmdet", with_bbox=True),
+    dict(
+        type="PackDetInputs",
+        _scope_="mmdet",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
 ]
 
 voc_train = dict(
     _delete_=True,
     type="RepeatDataset",
+    _scope_="mmdet",
     times=3,
     dataset=dict(
         type="ConcatDataset",
@@ -41,6 +47,7 @@ voc_train = dict(
 voc_val = dict(
     _delete_=True,
     type="kd_mm.VOCDataset",
+    _scope_="mmdet",
     data_root=voc_root,
     ann_file="VOC2007/ImageSets/Main/test.txt",
     data_prefix=dict(sub_data_root="VOC2007/"),

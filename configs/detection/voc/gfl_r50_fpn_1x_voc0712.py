@@ -5,7 +5,7 @@ model = dict(bbox_head=dict(num_classes=20))
 # The schedule of the other detectors: the data are repeated three times, so these are 12 epochs.
 train_cfg = dict(max_epochs=4)
 param_scheduler = [
-    dict(type="MultiStepLR", begin=0, end=4, by_epoch=True, milestones=[3], gamma=0.1),
+    dict(type="MultiStepLR", _scope_="mmdet", begin=0, end=4, by_epoch=True, milestones=[3], gamma=0.1),
 ]
 
 train_dataloader = dict(dataset={{_base_.voc_train}})
