@@ -8,6 +8,7 @@ from kd_mm.apis.cli import ClearErrors, add_common
 from kd_mm.apis.compose import check_overrides, compose, recipe_names
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
+from kd_mm.apis.tidy import as_before
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
         config.resume = True
         config.load_from = None if args.resume == "auto" else args.resume
     use_launcher(config, args.launcher)
-    with explaining(config):
+    with explaining(config), as_before(config.work_dir):
         build_runner(config).train()
 
 

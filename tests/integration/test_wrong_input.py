@@ -169,7 +169,31 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_wrong_option(tools: Tools, config: Path, tmp_path: Path, name: str) -> None:
     options, words = OPTIONS[name]
-    refused(tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", *options), *words)
+    work_dir = tmp_path / "work_dirs" / "run"
+    refused(tools.run("train", config, "--work-dir", work_dir, "--cfg-options", *options), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_start_leaves_the_work_dir_as_it_was(tools: Tools, world: World, tmp_path: Path) -> None:
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    tools.train(world.plain, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
+    before = files()
+    assert tmp_path / "plain.py" in before
+    wrong = ["train_cfg.max_epochs=3", "param_scheduler.gama=0.1"]
+    refused(tools.run("train", world.plain, "--work-dir", tmp_path, "--cfg-options", *wrong))
+    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+    refused(
+        tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *teacher, "--cfg-options", *wrong)
+    )
+    assert files() == before
+    # What fails once training has begun keeps its log.
+    late = ["default_hooks.checkpoint.save_best=acc", "train_cfg.max_epochs=1"]
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "late", "--cfg-options", *late)
+    assert ended.status == 2
+    assert "default_hooks.checkpoint.save_best: there is no 'acc'" in ended.err
+    assert len(list((tmp_path / "late").glob("*/vis_data/scalars.json"))) == 1
 
 
 def test_an_option_that_is_needed(tools: Tools, world: World, tmp_path: Path) -> None:
