@@ -88,14 +88,19 @@ def build_networks(
         own_answer = task.answer(student, True) if plan.student_answer else None
         own = {i: matched[i - 1] for i in sorted(plan.student_features)}
         taps = Taps(own, own_answer, answers)
-        extra = task.extra_taps(student) if plan.student_exits else ()
+        extra = list(task.extra_taps(student)) if plan.student_exits else []
+        asked: dict[str, list[str]] = {name: [] for name in teachers}
+        for loss in losses.values():
+            mine, theirs = loss.attach(student, teachers[loss.teacher].model if loss.teacher in teachers else None)
+            extra += mine
+            asked.get(loss.teacher or "", []).extend(theirs)
         recorder = Recorder(student, [*(s.tap for s in own.values()), *(own_answer.taps if own_answer else ()), *extra])
         networks = Networks(
             student, losses, teachers, pairs, matched, plan, taps, recorder, (inputs.shape[-2], inputs.shape[-1])
         )
         late = [answer for answer in answers.values() if answer and answer.late]
         networks.late = bool(late) or (task.late and bool(plan.student_exits))
-        _dry_run(networks, task, inputs)
+        _dry_run(networks, task, inputs, asked)
     _check_classes(networks)
     return networks
 
@@ -118,8 +123,11 @@ def teacher_configs(teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | N
     return {str(config.pop("name", f"teacher{i}")): config for i, config in enumerate(named, 1)}
 
 
-def _dry_run(networks: Networks, task: Task, inputs: Tensor) -> None:
-    """Run each network once, eval and no_grad, on what it will see; learn how its taps behave."""
+def _dry_run(networks: Networks, task: Task, inputs: Tensor, asked: Mapping[str, Sequence[str]]) -> None:
+    """Run each network once, eval and no_grad, on what it will see; learn how its taps behave.
+
+    ``asked`` holds further taps of each teacher.
+    """
     with evaluating(networks.student), networks.recorder as recorder:
         task.forward(networks.student, inputs)
         recorder.calibrate()
@@ -128,7 +136,8 @@ def _dry_run(networks: Networks, task: Task, inputs: Tensor) -> None:
         stage_taps = [networks.pairs[name][i - 1][1].tap for i in sorted(networks.plan.teacher_features[name])]
         answer = networks.taps.teacher_answer[name]
         shallow = answer is None or answer.late
-        teacher.observe_at([*stage_taps, *(answer.taps if answer else ())], task.forward, shallow=shallow)
+        taps = [*stage_taps, *(answer.taps if answer else ()), *asked[name]]
+        teacher.observe_at(taps, task.forward, shallow=shallow)
         assert teacher.recorder is not None
         with torch.no_grad(), teacher.recorder as recorder:
             task.forward(teacher.model, teacher.see(inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,7 +144,10 @@ class Distiller(BaseModel):
         if not self._late:  # then a teacher's maps are freed before the student's activations are kept
             targets = self._targets(active, data_samples, {})
             teachers = self._teacher_observations(seen, active, targets, exit_losses, {})
-        with self.recorder:
+        with contextlib.ExitStack() as stack:
+            for loss in active.values():
+                stack.enter_context(loss.watching(self.student))
+            stack.enter_context(self.recorder)
             losses = dict(self.student(inputs, data_samples, mode="loss"))
         taken = self.recorder.take()
         if self._late:
@@ -208,7 +212,8 @@ class Distiller(BaseModel):
         responses = {i: self._own("exits")[str(i)](maps[i], regions) for i in sorted(exits & self.plan.student_exits)}
         if exits and logits is not None and not self.recipe.exit_on_last:
             responses[self.num_stages] = logits
-        return Observation({i: maps[i] for i in sorted(wanted)}, {}, responses, logits, targets)
+        taps = taken if "student.taps" in reads else {}
+        return Observation({i: maps[i] for i in sorted(wanted)}, {}, responses, logits, targets, taps)
 
     def _connect(self, taken: dict[str, Tensor], active: Mapping[str, Loss]) -> dict[str, dict[int, Tensor]]:
         connected: dict[str, dict[int, Tensor]] = {}
@@ -249,7 +254,9 @@ class Distiller(BaseModel):
             if logits is not None and not self.recipe.exit_on_last:
                 responses[self.num_stages] = logits
             kept = features_read(maps, mine.values(), self.num_stages)
-            observations[name] = Observation(kept, {}, {i: r.detach() for i, r in responses.items()}, logits)
+            constants = {i: response.detach() for i, response in responses.items()}
+            taps = taken if any("teacher.taps" in loss.needs() for loss in mine.values()) else {}
+            observations[name] = Observation(kept, {}, constants, logits, taps=taps)
         return observations
 
     @torch.no_grad()

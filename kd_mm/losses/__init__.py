@@ -2,6 +2,7 @@
 
 from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.channel_wise import ChannelWiseLoss
+from kd_mm.losses.cross_head import CrossHeadLoss
 from kd_mm.losses.detector_answer import DetectorAnswerLoss
 from kd_mm.losses.exit_task import ExitTaskLoss
 from kd_mm.losses.focal_global import FocalGlobalLoss
@@ -14,6 +15,7 @@ from kd_mm.losses.stage_response import StageResponseLoss
 
 __all__ = [
     "ChannelWiseLoss",
+    "CrossHeadLoss",
     "CrossStageReviewLoss",
     "DetectorAnswerLoss",
     "ExitTaskLoss",

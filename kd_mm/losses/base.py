@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,8 +32,8 @@ class Setting:
 #: What a loss can read, by side.
 READABLE = frozenset(
     {
-        *(f"student.{item}" for item in ("features", "connected", "responses", "logits", "targets")),
-        *(f"teacher.{item}" for item in ("features", "responses", "logits")),
+        *(f"student.{item}" for item in ("features", "connected", "responses", "logits", "targets", "taps")),
+        *(f"teacher.{item}" for item in ("features", "responses", "logits", "taps")),
     }
 )
 
@@ -98,6 +99,21 @@ class Loss(nn.Module):
             )
         return chosen
 
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads beside stages and answers.
+
+        Called once, before anything runs; asked of losses that read ``student.taps`` or ``teacher.taps``.
+
+        Args:
+            student: The network that learns.
+            teacher: The loss's teacher, frozen.
+        """
+        return (), ()
+
+    def watching(self, student: nn.Module) -> AbstractContextManager[Any]:
+        """Return a context in which the student computes its own losses, for what no tap shows."""
+        return nullcontext()
+
     def prepare(self, setting: Setting) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
 
@@ -117,7 +133,7 @@ class Loss(nn.Module):
             teacher: What the teacher showed, without.
         """
         maps = (student.features, student.connected, student.responses)
-        tensors = [*(tensor for stages in maps for tensor in stages.values()), student.logits]
+        tensors = [*(t for stages in maps for t in stages.values()), student.logits, *student.taps.values()]
         device = next(tensor for tensor in tensors if tensor is not None).device.type
         with torch.autocast(device, enabled=False):
             parts = self.parts(student, teacher)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, choice
 from kd_mm.losses.box_overlap import paired_giou, paired_iou
 from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
-from kd_mm.stages.dense import DenseOutput
+from kd_mm.stages.crossing import Crossing
+from kd_mm.stages.dense import DenseOutput, assigning, read_assignment
 from kd_mm.stages.observation import Observation
 
 _EPS = torch.finfo(torch.float32).eps
@@ -54,7 +57,7 @@ class CrossHeadLoss(Loss):
         ValueError: An unknown ``box``; on use, outputs of different shapes, or ``"kl"`` for a head without bins.
     """
 
-    reads = frozenset({"student.crossed", "teacher.dense"})
+    reads = frozenset({"student.taps", "teacher.taps"})
 
     def __init__(
         self,
@@ -73,11 +76,44 @@ class CrossHeadLoss(Loss):
         self.cls_weight, self.box_weight, self.quality_weight = cls_weight, box_weight, quality_weight
         self.focus, self.temperature = focus, temperature
         self.split, self.align = split, align
+        self._crossing: Crossing | None = None
+        self._found: list[Any] = []
+
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps behind the split of both heads, and those of the teacher's answer.
+
+        Raises:
+            ValueError: A detector without a dense head of two towers; see :class:`kd_mm.stages.crossing.Crossing`.
+        """
+        for model in (student, teacher):
+            if not isinstance(getattr(model, "bbox_head", None), nn.Module):
+                raise ValueError(f"CrossKD: {type(model).__name__} has no dense head; use losses on stages instead")
+        head: Any = teacher.bbox_head if teacher is not None else None
+        self._crossing = Crossing(head, self.split, self.align)
+        return self._crossing.tower_taps, self._crossing.teacher_taps
+
+    def watching(self, student: nn.Module) -> AbstractContextManager[Any]:
+        """Return a context that keeps the student's targets as its head assigns them."""
+        self._found = []
+        return assigning(student.bbox_head, self._found)  # type: ignore[arg-type]
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the weighted terms by name."""
         assert teacher is not None
-        crossed, target = _checked(student.crossed, teacher.dense)
+        assert self._crossing is not None
+        crossing, found = self._crossing, self._found
+        target = crossing.dense(teacher.taps)
+        assignment = read_assignment(crossing.head, found[-1], len(target.cls)) if found else None
+        self._found = []
+        return self.terms(crossing.cross(student.taps, teacher.taps, assignment), target)
+
+    def terms(self, crossed: DenseOutput, target: DenseOutput) -> dict[str, Tensor]:
+        """Return the weighted terms of the student's features in the teacher's head and the teacher's own output.
+
+        Raises:
+            ValueError: They have different shapes.
+        """
+        _check_shapes(crossed, target)
         teaching = full_precision(target.cls.detach()).sigmoid()
         counted = torch.ones_like(teaching[..., 0])
         if crossed.assignment is not None:
@@ -137,12 +173,9 @@ def _bins(reg: Tensor) -> Tensor:
     return reg.unflatten(-1, (4, -1))
 
 
-def _checked(crossed: DenseOutput | None, target: DenseOutput | None) -> tuple[DenseOutput, DenseOutput]:
-    assert crossed is not None
-    assert target is not None
+def _check_shapes(crossed: DenseOutput, target: DenseOutput) -> None:
     if crossed.cls.shape != target.cls.shape:
         raise ValueError(
             f"CrossHeadLoss: the student's features give {tuple(crossed.cls.shape)} class logits in the teacher's "
             f"head, the teacher's own {tuple(target.cls.shape)}; both heads must have the same levels and strides"
         )
-    return crossed, target

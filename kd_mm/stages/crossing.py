@@ -62,6 +62,9 @@ class Crossing:
         self.levels: int = generator.num_levels
         self.outputs = self._probe()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Crossing:
+        return self  # a teacher is shared by copies of what learns from it
+
     @property
     def tower_taps(self) -> tuple[str, ...]:
         """Taps of the features behind the split in either detector: levels of classification, then of regression."""

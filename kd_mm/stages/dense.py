@@ -80,13 +80,13 @@ def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Te
 
 
 @contextmanager
-def assigning(head: nn.Module) -> Iterator[list[Any]]:
-    """While it lasts, keep what ``head.get_targets`` returns: the student's targets without assigning twice.
+def assigning(head: nn.Module, kept: list[Any]) -> Iterator[None]:
+    """While it lasts, append what ``head.get_targets`` returns to ``kept``: the student's targets, assigned once.
 
     Args:
         head: The student's dense head.
+        kept: Filled, one entry a call.
     """
-    kept: list[Any] = []
     original: Any = head.get_targets
 
     def get_targets(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +96,7 @@ def assigning(head: nn.Module) -> Iterator[list[Any]]:
 
     head.get_targets = get_targets  # type: ignore[assignment]
     try:
-        yield kept
+        yield
     finally:
         del head.get_targets
 

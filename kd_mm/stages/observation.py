@@ -19,6 +19,7 @@ class Observation:
         logits: The network's own answer ``(B, K)``; of a detector ``(R, K + 1)`` or ``(B, N, K)``.
         targets: Student only: what its task loss compares with, class indices ``(B,)`` or soft labels ``(B, K)``; in
             detection :class:`kd_mm.tasks.DetectionTargets`.
+        taps: What else a loss asked for, tap text to tensor.
     """
 
     features: Mapping[int, Tensor] = field(default_factory=dict)
@@ -26,3 +27,4 @@ class Observation:
     responses: Mapping[int, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
     targets: Any = None
+    taps: Mapping[str, Tensor] = field(default_factory=dict)

@@ -4,6 +4,7 @@ The golden numbers come from jbwang1997/CrossKD and the mmdet losses in its conf
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ from .test_detection_baselines import RECIPES, wave
 
 COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.float64)
 POSITIVE = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
+
+
+def terms(loss: CrossHeadLoss, student: Any, teacher: Any) -> dict[str, Tensor]:
+    return loss.terms(student.crossed, teacher.dense)
 
 
 def corners(pace: float) -> Tensor:
@@ -54,21 +59,21 @@ def outputs(bins: bool = False, assigned: bool = True) -> tuple[SimpleNamespace,
     ],
 )
 def test_crosskd_agrees_with_public_code(options: dict, bins: bool, part: str, expected: float) -> None:
-    parts = CrossHeadLoss(**options).parts(*outputs(bins))
+    parts = terms(CrossHeadLoss(**options), *outputs(bins))
     assert float(parts[part]) == pytest.approx(expected, rel=1e-6)
     assert set(parts) == {"cls", "box", "quality"} if "quality_weight" in options else {"cls", "box"}
 
 
 def test_crosskd_of_equal_outputs_is_nothing() -> None:
     student, _ = outputs()
-    parts = CrossHeadLoss().parts(student, SimpleNamespace(dense=student.crossed))
+    parts = terms(CrossHeadLoss(), student, SimpleNamespace(dense=student.crossed))
     assert float(parts["cls"]) == pytest.approx(0, abs=1e-12)
     assert float(parts["box"]) == pytest.approx(0, abs=1e-12)
 
 
 def test_crosskd_without_an_assignment_counts_every_position_by_the_teachers_confidence() -> None:
     student, teacher = outputs(assigned=False)
-    parts = CrossHeadLoss().parts(student, teacher)
+    parts = terms(CrossHeadLoss(), student, teacher)
     p = 1 / (1 + np.exp(-teacher.dense.cls.numpy()))
     z = student.crossed.cls.numpy()
     q = 1 / (1 + np.exp(-z))
@@ -79,14 +84,14 @@ def test_crosskd_without_an_assignment_counts_every_position_by_the_teachers_con
 def test_crosskd_says_what_does_not_fit() -> None:
     student, teacher = outputs()
     with pytest.raises(ValueError, match="box='kl' compares distributions over bins"):
-        CrossHeadLoss(box="kl").parts(student, teacher)
+        terms(CrossHeadLoss(box="kl"), student, teacher)
     with pytest.raises(ValueError, match="quality_weight needs a head with centerness"):
-        CrossHeadLoss(quality_weight=1.0).parts(*outputs(assigned=False))
+        terms(CrossHeadLoss(quality_weight=1.0), *outputs(assigned=False))
     with pytest.raises(ValueError, match="box='l1' is unknown"):
         CrossHeadLoss(box="l1")
     short = DenseOutput(teacher.dense.cls[:, :4], teacher.dense.reg[:, :4], teacher.dense.decode)
     with pytest.raises(ValueError, match=r"\(2, 6, 3\) class logits .* the teacher's own \(2, 4, 3\)"):
-        CrossHeadLoss().parts(student, SimpleNamespace(dense=short))
+        terms(CrossHeadLoss(), student, SimpleNamespace(dense=short))
 
 
 def test_overlaps_by_hand() -> None:
@@ -103,7 +108,7 @@ def test_slopes_of_crosskd(box: str, bins: bool) -> None:
 
     def value(cls: Tensor, reg: Tensor, quality: Tensor) -> Tensor:
         crossed = DenseOutput(cls, reg, first.decode, quality, first.assignment)
-        return torch.stack(list(loss.parts(SimpleNamespace(crossed=crossed), teacher).values())).sum()
+        return torch.stack(list(terms(loss, SimpleNamespace(crossed=crossed), teacher).values())).sum()
 
     inputs = tuple(x.clone().requires_grad_() for x in (first.cls, first.reg, first.quality))
     # Boxes that do not meet have no slope under a clamped logarithm; elsewhere the overlap is smooth.
@@ -119,7 +124,7 @@ def test_extreme_predictions_in_bf16_stay_finite(size: float, bins: bool) -> Non
     ours = DenseOutput(
         cls.requires_grad_(), reg.requires_grad_(), torch.Tensor.float, assignment=student.crossed.assignment
     )
-    parts = CrossHeadLoss().parts(SimpleNamespace(crossed=ours), SimpleNamespace(dense=theirs))
+    parts = terms(CrossHeadLoss(), SimpleNamespace(crossed=ours), SimpleNamespace(dense=theirs))
     sum(parts.values()).backward()
     assert all(torch.isfinite(part) and part.dtype == torch.float32 for part in parts.values())
     assert torch.isfinite(cls.grad).all()

@@ -275,7 +275,8 @@ OBJECTS = [[[5.0, 5.0, 40.0, 37.0], [50.0, 10.0, 90.0, 60.0]], [[2.0, 3.0, 30.0,
 def test_the_assignment_is_the_students_own(kind: str) -> None:
     head = Detector(kind).bbox_head
     outputs, (truth, metas) = head(pyramid()), annotations(OBJECTS)
-    with assigning(head) as found:
+    found: list[Any] = []
+    with assigning(head, found):
         head.loss_by_feat(*outputs, truth, metas)
     assert "get_targets" not in vars(head)
     assert len(found) == 1
@@ -300,7 +301,8 @@ def test_the_assignment_is_the_students_own(kind: str) -> None:
 def test_images_without_objects_have_an_assignment(kind: str) -> None:
     head = Detector(kind).bbox_head
     outputs, (truth, metas) = head(pyramid()), annotations([[], []])
-    with assigning(head) as found:
+    found: list[Any] = []
+    with assigning(head, found):
         head.loss_by_feat(*outputs, truth, metas)
     assignment = read_assignment(head, found[0], batch=2)
     assert assignment is not None
