@@ -18,7 +18,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
-        "--metric", default="accuracy/top1", help="larger is better (default: %(default)s)"
+        "--metric",
+        nargs="+",
+        default=["accuracy/top1"],
+        help="columns of the table, larger is better; the first chooses the best epoch (default: accuracy/top1; "
+        "detection has voc07/mAP, voc12/mAP and coco/mAP)",
     )
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each (default 1)")
     add_common(parser)

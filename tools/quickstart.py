@@ -1,18 +1,26 @@
-"""Train a teacher and three students on handwritten digits; print one table and draw one picture (a few minutes)."""
+"""Train a teacher and three students on real images; print one table and draw one picture (a few minutes)."""
 
 import argparse
 import time
 from pathlib import Path
 
+import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors
-from kd_mm.apis.quickstart import quickstart
+from kd_mm.apis.quickstart import run_quickstart
+from kd_mm.apis.quickstart_digits import DIGITS
+from kd_mm.apis.quickstart_scenes import SCENES
+
+QUICKSTARTS = {"classification": DIGITS, "detection": SCENES}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/quickstart"), help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
-    parser.add_argument("--epochs", type=int, help="length of each training, schedules scaled along (default 60)")
+    parser.add_argument(
+        "task", nargs="?", choices=QUICKSTARTS, default="classification", help="default: classification"
+    )
+    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/quickstart, with -detection for detection")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; for detection 0 1 2")
+    parser.add_argument("--epochs", type=int, help="length of each training, schedules scaled along (default: configs)")
     parser.add_argument("--processes", type=int, default=2, help="trainings side by side, one thread each (default 2)")
     parser.add_argument("--fresh", action="store_true", help="train again what an earlier call finished")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
@@ -21,10 +29,18 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    table = quickstart(
-        args.work_dir, args.seeds, args.epochs, args.processes, args.fresh, lambda line: print(line, flush=True)
+    quickstart = QUICKSTARTS[args.task]
+    work_dir = args.work_dir or Path("work_dirs") / quickstart.name
+    table = run_quickstart(
+        quickstart,
+        work_dir,
+        args.seeds,
+        args.epochs,
+        args.processes,
+        args.fresh,
+        lambda line: print(line, flush=True),
     )
-    print(f"\n{table}\n{time.perf_counter() - start:.0f} s in all. Files in {args.work_dir}:")
+    print(f"\n{table}\n{time.perf_counter() - start:.0f} s in all. Files in {work_dir}:")
     print("quickstart.png, table.md, table.csv, results.json, and the logs and checkpoints under runs/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import gc
 import hashlib
 import json
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from mmengine.runner import Runner
 
 from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.run import build_runner
+from kd_mm.apis.stages import config_input_size
 from kd_mm.hooks.atomic_files import replace_file
 from kd_mm.hooks.report import complexity
 
@@ -128,36 +130,60 @@ def execute(job: Job, folder: Path) -> Result:
     return result
 
 
-def train_and_test(config: Config, plain: str, metric: str, home: Path) -> Result:
-    """Train a config and evaluate it with the plain config of its student on the test data.
+def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictions: bool = False) -> Result:
+    """Train a config and evaluate its student on the test data.
 
     Args:
-        config: A plain config or a distillation; trained by epochs.
-        plain: Path of the plain config.
-        metric: Name of the metric, larger is better; of epochs that are equally good the first counts as the best.
+        config: A plain config or a distillation; trained by epochs. ``<home>/config.py`` keeps it.
+        metrics: Names of metrics, larger is better; of epochs that are equally good by the first metric, the first
+            counts as the best.
         home: The work dir.
+        predictions: Keep what the last epoch predicts on the test data as ``<home>/predictions.pkl``.
 
     Returns:
-        ``test`` (after the last epoch) and ``test_of_best`` (of the best epoch on the validation data), ``params`` and
-        ``macs`` (multiply-adds of one image) of the network alone, ``seconds`` of training with validation, and
-        ``preparation_seconds`` before it.
+        Each metric under its name (after the last epoch) and as ``best/<name>`` (of the best epoch on the validation
+        data), ``params`` and ``macs`` (multiply-adds of one image) of the network alone, ``seconds`` of training with
+        validation, and ``preparation_seconds`` before it.
+
+    Raises:
+        ValueError: The evaluation gives no such metric.
     """
     # Several runners live in one process; the engine tells them apart by this name.
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
-    began, clock, best = time.perf_counter(), _Clock(), _Best(metric)
+    written = home / "config.py"
+    config.dump(written)
+    began, clock, best = time.perf_counter(), _Clock(), _Best(metrics[0])
     runner = build_runner(config)
     runner.register_hook(clock)
     runner.register_hook(best)
     runner.train()
     prepared = time.perf_counter() - began - clock.seconds
-    height, width = runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
-    params, macs = complexity(getattr(runner.model, "student", runner.model), (height, width))
+    size = config_input_size(config) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
+    params, macs = complexity(getattr(runner.model, "student", runner.model), (size[0], size[1]))
     torch.save({"state_dict": best.weights, "meta": {"epoch": best.epoch}}, home / "best.pth")
     scores: Result = {}
-    for key, checkpoint in (("test", home / f"epoch_{runner.max_epochs}.pth"), ("test_of_best", home / "best.pth")):
-        options = {"experiment_name": f"{home.name}_{key}_{time.time_ns()}"}
-        scores[key] = evaluate(plain, str(checkpoint), options, str(home / key))[metric]
+    for prefix, checkpoint in (("", home / f"epoch_{runner.max_epochs}.pth"), ("best/", home / "best.pth")):
+        part = "test_of_best" if prefix else "test"
+        options = {"experiment_name": f"{home.name}_{part}_{time.time_ns()}"}
+        out = str(home / "predictions.pkl") if predictions and not prefix else None
+        found = evaluate(str(written), str(checkpoint), options, str(home / part), out)
+        scores.update({f"{prefix}{name}": require(name, found, "the test") for name in metrics})
     return {**scores, "params": params, "macs": macs, "seconds": clock.seconds, "preparation_seconds": prepared}
+
+
+def require(name: str, found: Mapping[str, float], where: str) -> float:
+    """Return a metric.
+
+    Raises:
+        ValueError: There is none of this name; the message has the closest.
+    """
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        raise ValueError(
+            f"{where} gives no metric {name!r}{f', did you mean {near[0]!r}?' if near else ''} "
+            f"(there are: {', '.join(sorted(found))})"
+        )
+    return found[name]
 
 
 class _Clock(Hook):
@@ -184,7 +210,7 @@ class _Best(Hook):
         self.weights: dict[str, torch.Tensor] = {}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        score = (metrics or {}).get(self.metric, self.score)
+        score = require(self.metric, metrics or {}, "the validation")
         if score > self.score:
             self.score, self.epoch = score, runner.epoch
             self.weights = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}
@@ -239,4 +265,3 @@ def _console_to(file: int) -> Iterator[None]:
 def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-

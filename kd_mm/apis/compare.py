@@ -15,9 +15,7 @@ from kd_mm.apis.run import read_config
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
 from kd_mm.hooks.atomic_files import replace_file
 
-COLUMNS = (
-    Column("test", "test, last epoch", spread=True),
-    Column("test_of_best", "at best validation epoch", spread=True),
+COSTS = (
     Column("params", "parameters", ".3f", 1e-6, " M"),
     Column("macs", "multiply-adds", ".1f", 1e-6, " M"),
     Column("seconds", "seconds", ".0f"),
@@ -28,7 +26,7 @@ def compare(
     configs: Sequence[str],
     work_dir: Path,
     seeds: Sequence[int] = (0, 1, 2),
-    metric: str = "accuracy/top1",
+    metrics: Sequence[str] = ("accuracy/top1",),
     options: dict[str, Any] | None = None,
     processes: int = 1,
     report: Callable[[str], object] = lambda line: None,
@@ -42,7 +40,7 @@ def compare(
         configs: Paths of plain configs or distillations; each is a row under its file's name.
         work_dir: Where everything is written.
         seeds: Seeds of weights, data order and augmentation.
-        metric: The test metric, larger is better.
+        metrics: The test metrics, larger is better; the first one chooses the best validation epoch.
         options: Overrides of config keys, for all configs alike.
         processes: Runs side by side, one thread each.
         report: Takes a line for each finished run.
@@ -51,11 +49,11 @@ def compare(
         The table as Markdown.
 
     Raises:
-        ValueError: No config or seed, or one twice.
+        ValueError: No config, seed or metric, or one twice.
         JobFailedError: A run failed; what is finished is kept.
     """
     names = [Path(path.split("::")[-1]).stem for path in configs]
-    for what, given in (("configs", names), ("seeds", list(seeds))):
+    for what, given in (("configs", names), ("seeds", list(seeds)), ("metrics", list(metrics))):
         if not given or len(set(given)) != len(given):
             raise ValueError(f"compare: give one or more {what}, each once; got {given}")
     jobs, rows = [], {}
@@ -63,22 +61,23 @@ def compare(
         first: tuple[str, ...] = ()
         for seed in seeds:
             config = _run_config(path, seed, options, work_dir)
-            job = Job(
-                f"{name}_seed{seed}", functools.partial(_work, config.to_dict(), metric), fingerprint(config), first
-            )
+            work = functools.partial(_work, config.to_dict(), metrics)
+            job = Job(f"{name}_seed{seed}", work, fingerprint(config, *metrics), first)
             if "teacher_exits" in (config.model.get("recipe") or {}):
                 first = first or (job.name,)
             jobs.append(job)
             rows[job.name] = name
 
     def say(job: Job, result: Result, kept: bool) -> None:
-        report(f"{job.name}: {metric} {result['test']:.2f}, {result['seconds']:.0f} s{' (kept)' if kept else ''}")
+        scores = ", ".join(f"{metric} {result[metric]:.2f}" for metric in metrics)
+        report(f"{job.name}: {scores}, {result['seconds']:.0f} s{' (kept)' if kept else ''}")
 
     results = run_jobs(jobs, work_dir.absolute() / "runs", processes, say)
     cells = [{"row": rows[name], "run": name, **result} for name, result in results.items()]
-    table = markdown(group(cells, "row"), COLUMNS, "config")
+    columns = table_columns(metrics)
+    table = markdown(group(cells, "row"), columns, "config")
     replace_file(work_dir / "table.md", table.encode())
-    replace_file(work_dir / "table.csv", comma_separated(group(cells, "row"), COLUMNS, "config").encode())
+    replace_file(work_dir / "table.csv", comma_separated(group(cells, "row"), columns, "config").encode())
     replace_file(work_dir / "results.json", json.dumps(cells, indent=2).encode())
     return table
 
@@ -95,7 +94,12 @@ def _run_config(path: str, seed: int, options: dict[str, Any] | None, work_dir: 
     return config
 
 
-def _work(config: dict[str, Any], metric: str, home: Path) -> Result:
-    written = home / "config.py"
-    Config(config).dump(written)
-    return train_and_test(Config(config), str(written), metric, home)
+def table_columns(metrics: Sequence[str]) -> list[Column]:
+    """Return the columns of a comparison: each metric at the last epoch, then at the best one, then the costs."""
+    last = [Column(metric, f"{metric}, last epoch", spread=True) for metric in metrics]
+    best = [Column(f"best/{metric}", f"{metric}, best validation epoch", spread=True) for metric in metrics]
+    return [*last, *best, *COSTS]
+
+
+def _work(config: dict[str, Any], metrics: Sequence[str], home: Path) -> Result:
+    return train_and_test(Config(config), metrics, home)

@@ -20,6 +20,14 @@ Records = Sequence[Mapping[str, Any]]
 #: Colour-blind safe (Okabe and Ito), shallow to deep; the network's own answer is black.
 STAGE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 FINAL, REFERENCE = "#000000", "#999999"
+#: Label by scalar of the loss terms of MTKD-SSR.
+TERMS = {
+    "loss_student": "task: the student's own answer against the label",
+    "aux": "aux: each exit against the label",
+    "scd": "scd: stage channels, student against teacher",
+    "srd": "srd: stage answers, student against teacher",
+    "review": "review: each exit against the student's next deeper answer",
+}
 
 
 def read_scalars(run: str | Path) -> list[dict[str, Any]]:
@@ -55,9 +63,7 @@ def draw_curve(axes: Axes, runs: Sequence[Records], key: str, label: str, x: str
         return False
     (line,) = axes.plot(at, values.mean(axis=0), label=label, **style)
     if len(values) > 1:
-        axes.fill_between(
-            at, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, linewidth=0
-        )
+        axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, linewidth=0)
     return True
 
 
@@ -113,11 +119,31 @@ def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(6.4 * panels, 5.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13, fontweight="bold")
-    axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
-    for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
-    return figure, axes
+    return figure, [_plain(figure.add_subplot(1, panels, i + 1)) for i in range(panels)]
+
+
+def new_rows(rows: int, images: int, panels: int, title: str) -> tuple[Figure, list[list[Axes]], list[Axes]]:
+    """Return a figure with rows of images and, below them, panels side by side."""
+    figure = Figure(figsize=(14, 1.75 * rows + 5.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.75 * rows, 4.9))
+    upper, lower = grid[0].subgridspec(rows, images, wspace=0.02, hspace=0.02), grid[1].subgridspec(1, panels)
+    pictures = [[figure.add_subplot(upper[i, j]) for j in range(images)] for i in range(rows)]
+    for axes in (axes for row in pictures for axes in row):
+        axes.set(xticks=[], yticks=[])
+    return figure, pictures, [_plain(figure.add_subplot(lower[0, j])) for j in range(panels)]
+
+
+def seeds_text(runs: Sequence[Records]) -> str:
+    """Return what a drawn line stands for."""
+    return f"mean and range of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+
+
+def _plain(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return axes
 
 
 def legend_below(axes: Axes, columns: int = 2) -> None:

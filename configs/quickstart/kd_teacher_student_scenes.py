@@ -1,0 +1,10 @@
+_base_ = ["./student_scenes.py", "../_base_/distillers/detection/kd.py"]
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(config="kd_mm::quickstart/teacher_scenes.py", checkpoint="work_dirs/teacher_scenes/epoch_40.pth"),
+    recipe={{_base_.kd}},
+)
+default_hooks = {{_base_.kd_hooks}}

@@ -1,0 +1,85 @@
+"""The quickstart of detection as a user runs it, scaled down to one epoch and one seed."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from kd_mm.apis.quickstart import run_config
+from kd_mm.apis.quickstart_scenes import SCENES
+
+ROWS = ["teacher", "student alone", "student, KD", "student, MTKD-SSR"]
+METRICS = ["voc07/mAP", "voc12/mAP", "coco/mAP"]
+
+
+@pytest.fixture(scope="module")
+def done(tools, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("quickstart")
+    ended = tools.run("quickstart", "detection", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir)
+    assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
+    return work_dir, ended
+
+
+def test_it_ends_with_a_table_of_four_rows(done):
+    work_dir, ended = done
+    table = (work_dir / "table.md").read_text()
+    assert table in ended.out
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")]
+    assert [row[0].strip() for row in rows[2:]] == ROWS
+    assert [head.strip() for head in rows[0][2:5]] == ["VOC07 mAP (%)", "VOC12 mAP (%)", "COCO mAP (%)"]
+    assert all(len(row) == len(rows[0]) and all(cell.strip() for cell in row) for row in rows)
+
+
+def test_files_say_the_same_as_the_table(done):
+    work_dir, _ = done
+    cells = {cell["row"]: cell for cell in json.loads((work_dir / "results.json").read_text())}
+    with open(work_dir / "table.csv") as file:
+        rows = {row["network"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ROWS
+    assert set(cells) == set(ROWS)
+    for name, cell in cells.items():
+        assert [float(rows[name][metric]) for metric in METRICS] == pytest.approx([cell[metric] for metric in METRICS])
+    students = [cells[name] for name in ROWS[1:]]
+    assert len({(cell["params"], cell["macs"]) for cell in students}) == 1
+    assert cells["teacher"]["macs"] > 4 * students[0]["macs"]
+
+
+def test_the_picture_is_a_picture(done):
+    with Image.open(done[0] / "quickstart.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 1000
+
+
+def test_the_checkpoint_is_one_of_the_plain_student(tools, done):
+    work_dir, _ = done
+    run = work_dir / "runs" / "mtkd-ssr_teacher_student_scenes_seed0"
+    out = work_dir / "again.json"
+    tools.test("kd_mm::quickstart/student_scenes.py", run / "epoch_1.pth", "--out", out, "--work-dir", work_dir / "t")
+    cells = {cell["row"]: cell for cell in json.loads((work_dir / "results.json").read_text())}
+    again = json.loads(out.read_text())
+    assert [again[name] for name in METRICS] == pytest.approx([cells["student, MTKD-SSR"][name] for name in METRICS])
+
+
+def test_the_plan_trains_the_teacher_and_its_exits_once():
+    runs = SCENES.plan([3, 4])
+    assert [run.row for run in runs].count("teacher") == 1
+    reviewed = [run for run in runs if run.row == "student, MTKD-SSR"]
+    assert [run.seed for run in reviewed] == [3, 4]
+    assert reviewed[0] in reviewed[1].needs
+    assert all(runs.index(other) < runs.index(run) for run in runs for other in run.needs)
+
+
+def test_schedules_are_as_long_as_the_training(tmp_path):
+    for run in SCENES.plan([0]):
+        config = run_config(run, tmp_path, 2)
+        warmup, cosine = config.param_scheduler
+        assert (config.train_cfg.max_epochs, cosine.T_max, warmup.end) == (2, 2, 125)
+        whole = run_config(run, tmp_path)
+        assert whole.param_scheduler[1].T_max == whole.train_cfg.max_epochs > 2
+        if run.needs:
+            assert config.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_2.pth")
+            assert whole.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_40.pth")
