@@ -100,9 +100,15 @@ class RegionAnswer:
         """Return the answer of ``model``; see :meth:`TapAnswer.read`."""
         if self.student:
             return own[self.taps[0]]
+        sampled = next((student[region_tap(kind)] for kind in (False, True) if region_tap(kind) in student), None)
+        if sampled is None:
+            raise ValueError(
+                f"the teacher, a {type(model).__name__}, answers on regions that a two-stage student samples, and this "
+                "student samples none; use losses on stages (mtkd_ssr, pkd, cwd, fgd) instead"
+            )
         head: Any = model.roi_head
-        features, regions = [own[tap] for tap in self.taps], student[region_tap(self.cascade)].detach()
-        regions = regions.to(features[0].dtype)
+        features = [own[tap] for tap in self.taps]
+        regions = sampled.detach().to(features[0].dtype)
         found = head._bbox_forward(0, features, regions) if self.cascade else head._bbox_forward(features, regions)
         return found["cls_score"]
 

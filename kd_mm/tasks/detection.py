@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,9 @@ class DetectionTask(Task):
     Args:
         sampled: Region exits also answer for the regions that a two-stage student samples for its own loss.
         extra_regions: Uniformly drawn boxes an image for region exits, so that background is learnt.
+
+    Raises:
+        ValueError: No region at all would be looked at in images without objects.
     """
 
     metric = "accuracy of presence"
@@ -45,6 +49,11 @@ class DetectionTask(Task):
     default_size = 320
 
     def __init__(self, sampled: bool = False, extra_regions: int = 16) -> None:
+        if extra_regions < (0 if sampled else 1):
+            raise ValueError(
+                f"DetectionTask: extra_regions={extra_regions} leaves images without objects without a region; give 1 "
+                "or more"
+            )
         self.sampled, self.extra_regions = sampled, extra_regions
         self.classes = 0
 
@@ -110,7 +119,8 @@ class DetectionTask(Task):
         """Return binary cross-entropy, mean over images and classes, or cross-entropy, mean over regions."""
         logits = full_precision(logits)
         if targets.region_labels is not None:
-            return F.cross_entropy(logits, targets.region_labels, ignore_index=LEFT_OUT)
+            kept = (targets.region_labels != LEFT_OUT).sum().clamp(min=1)
+            return F.cross_entropy(logits, targets.region_labels, ignore_index=LEFT_OUT, reduction="sum") / kept
         loss = F.binary_cross_entropy_with_logits(logits, targets.present.to(logits.dtype), reduction="none")
         return (loss * targets.valid.to(logits.dtype)).mean()
 
@@ -167,8 +177,12 @@ class DetectionTask(Task):
 
 
 def _has_roi_answer(model: nn.Module) -> bool:
+    """Return whether features and regions alone make the RoI head answer (Sparse R-CNN's also asks for its queries)."""
     head: Any = getattr(model, "roi_head", None)
-    return hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward") and hasattr(model, "rpn_head")
+    if not (hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward") and hasattr(model, "rpn_head")):
+        return False
+    asked = inspect.signature(head._bbox_forward).parameters.values()
+    return len([one for one in asked if one.default is one.empty]) == (3 if _is_cascade(model) else 2)
 
 
 def _is_cascade(model: nn.Module) -> bool:

@@ -52,7 +52,9 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
         present[i, labels[-1]] = 1.0
         left = sample.get("ignored_instances")
         if left is not None and "labels" in left:
-            ignored[i, left.labels] = 1.0
+            # Some data sets give ignored objects of no class of theirs the label -1 (mmdet's CrowdHuman).
+            known = (left.labels >= 0) & (left.labels < num_classes)
+            ignored[i, left.labels[known]] = 1.0
     valid = 1.0 - ignored * (1.0 - present)
     meta = data_samples[0].metainfo
     height, width = meta.get("batch_input_shape", meta.get("img_shape"))[:2]

@@ -1,0 +1,342 @@
+"""The detection task by hand: targets, exit losses, measures, and the loss on a detector's own answer."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+
+from kd_mm.losses import DetectorAnswerLoss
+from kd_mm.losses.functional import bernoulli_divergence
+from kd_mm.stages.observation import Observation
+from kd_mm.tasks import ClassificationTask, DetectionTask
+from kd_mm.tasks.targets import LEFT_OUT, label_regions, make_regions, read_annotations
+
+K = 3
+
+
+def sample(boxes: Any, labels: Any, ignored: Any = (), ignored_labels: Any = (), wrap: Any = None) -> DetDataSample:
+    """One image of 40 x 60 pixels on a padded tensor of 64 x 64."""
+    meta = {"img_shape": (40, 60), "ori_shape": (80, 120), "batch_input_shape": (64, 64), "scale_factor": (0.5, 0.5)}
+    wrap = wrap or (lambda rows: rows)
+    found = DetDataSample(metainfo=meta)
+    for name, rows, kinds in (("gt_instances", boxes, labels), ("ignored_instances", ignored, ignored_labels)):
+        rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+        found.set_field(
+            InstanceData(bboxes=wrap(rows), labels=torch.tensor(kinds, dtype=torch.long)), name, dtype=InstanceData
+        )
+    return found
+
+
+def detector(classes: int = K, **parts: Any) -> nn.Module:
+    """All that the task asks a dense detector before training: its number of classes."""
+    model = nn.Module()
+    model.bbox_head = nn.Module()
+    model.bbox_head.num_classes = classes
+    for name, part in parts.items():
+        setattr(model, name, part)
+    return model
+
+
+def bound(regional: bool = False, **options: Any) -> DetectionTask:
+    task = DetectionTask(**options)
+    task.bind(detector(), regional)
+    return task
+
+
+BOXES = [[0.0, 0, 20, 20], [30, 10, 50, 40]]
+
+
+# -- what is in an image --------------------------------------------------------------------------------------------
+
+
+def test_a_class_is_present_absent_or_left_out() -> None:
+    samples = [
+        sample(BOXES, [0, 0], [[1.0, 1, 9, 9]], [2]),  # 2 only as ignored: does not count
+        sample(BOXES[:1], [1], [[30.0, 1, 39, 9]], [1]),  # 1 both ways: counts
+        sample([], [], [[0.0, 0, 5, 5]], [0]),
+        sample([], []),
+    ]
+    targets = read_annotations(samples, K)
+    assert targets.present.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert targets.valid.tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 1, 1]]
+    assert targets.shape == (64, 64)
+    assert [len(boxes) for boxes in targets.boxes] == [2, 1, 0, 0]
+    assert [labels.tolist() for labels in targets.labels] == [[0, 0], [1], [], []]
+    assert len(targets) == 4
+    assert targets.regions is targets.region_labels is None
+
+
+def test_annotations_without_ignored_instances_and_before_padding() -> None:
+    plain = DetDataSample(metainfo={"img_shape": (40, 60, 3)})
+    plain.gt_instances = InstanceData(bboxes=torch.tensor(BOXES), labels=torch.tensor([1, 2]))
+    targets = read_annotations([plain], K)
+    assert targets.valid.tolist() == [[1, 1, 1]]
+    assert targets.shape == (40, 60)
+
+
+def test_ignored_objects_of_no_known_class_leave_no_class_out() -> None:
+    targets = read_annotations([sample(BOXES[:1], [0], BOXES, [-1, K])], K)
+    assert targets.valid.tolist() == [[1, 1, 1]]
+
+
+def test_box_structures_and_tensors_read_alike() -> None:
+    plain = [sample(BOXES, [0, 2], [[1.0, 1, 21, 21]], [1])]
+    wrapped = [sample(BOXES, [0, 2], [[1.0, 1, 21, 21]], [1], wrap=HorizontalBoxes)]
+    assert isinstance(wrapped[0].gt_instances.bboxes, HorizontalBoxes)
+    first, second = read_annotations(plain, K), read_annotations(wrapped, K)
+    assert type(second.boxes[0]) is Tensor
+    assert torch.equal(first.boxes[0], second.boxes[0])
+    regions = torch.tensor([[0.0, 0, 0, 20, 20], [0, 0, 0, 1, 1]])
+    assert torch.equal(label_regions(first, regions, plain), label_regions(second, regions, wrapped))
+
+
+# -- regions --------------------------------------------------------------------------------------------------------
+
+
+def test_regions_take_the_class_of_the_object_they_lie_on() -> None:
+    samples = [
+        sample(BOXES, [0, 2], [[0.0, 30, 10, 40], [0, 0, 20, 20]], [1, 1]),
+        sample([], [], [[0.0, 0, 10, 10]], [1]),
+        sample(BOXES, [1, 2]),
+    ]
+    regions = torch.tensor(
+        [
+            [0.0, 0, 0, 20, 20],  # on an object and on an ignored one: the object
+            [0, 0, 0, 20, 10],  # IoU exactly a half
+            [0, 0, 0, 20, 9],  # less, of the object and of the ignored one
+            [0, 30, 10, 50, 39],
+            [0, 0, 31, 10, 40],  # ignored
+            [1, 0, 0, 10, 10],  # ignored, in an image without objects
+            [1, 20, 20, 30, 30],
+            [2, 0, 0, 20, 20],
+            [2, 0, 30, 10, 40],  # ignored in another image only
+        ]
+    )
+    targets = read_annotations(samples, K)
+    found = label_regions(targets, regions, samples)
+    assert found.tolist() == [0, 0, K, 2, LEFT_OUT, LEFT_OUT, K, 1, K]
+    shuffled = torch.randperm(len(regions), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(label_regions(targets, regions[shuffled], samples), found[shuffled])
+
+
+def test_regions_are_objects_drawn_boxes_and_sampled_ones() -> None:
+    samples = [sample(BOXES, [0, 2]), sample([], [])]
+    targets = read_annotations(samples, K)
+    torch.manual_seed(0)
+    regions = make_regions(targets, samples, 50, torch.tensor([[1.0, 2, 3, 4, 5]], dtype=torch.float64))
+    assert regions.shape == (2 + 50 + 50 + 1, 5)
+    assert regions[:, 0].tolist() == [0.0] * 52 + [1.0] * 51
+    assert torch.equal(regions[:2, 1:], torch.tensor(BOXES))
+    assert regions[-1].tolist() == [1, 2, 3, 4, 5]
+    drawn = torch.cat([regions[2:52], regions[52:102]])[:, 1:]
+    assert (drawn[:, 2:] >= drawn[:, :2]).all()
+    assert (drawn >= 0).all()
+    assert (drawn[:, 0::2] <= 60).all()  # within the image, not in its padding
+    assert (drawn[:, 1::2] <= 40).all()
+    assert drawn[:, 2].max() > 50
+
+
+def test_regional_targets_count_the_regions_that_count() -> None:
+    task = bound(regional=True, extra_regions=4)
+    targets = task.targets([sample(BOXES, [0, 2], BOXES[:1], [1])])
+    assert targets.regions.shape == (6, 5)
+    assert targets.region_labels[:2].tolist() == [0, 2]
+    assert len(targets) == int((targets.region_labels != LEFT_OUT).sum())
+    assert task.exit_width(K) == K + 1
+    assert not task.multilabel
+    assert bound().multilabel
+    assert bound().exit_width(K) == K
+
+
+def test_impossible_regions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"sampled=True needs a two-stage student .* is a Module"):
+        bound(regional=True, sampled=True)
+    with pytest.raises(ValueError, match=r"extra_regions=0 .* give 1 or more"):
+        DetectionTask(extra_regions=0)
+    with pytest.raises(ValueError, match="belong to detection"):
+        ClassificationTask().bind(detector(), True)
+
+
+# -- losses of exits ------------------------------------------------------------------------------------------------
+
+
+def test_exit_loss_is_binary_cross_entropy_over_all_images_and_classes() -> None:
+    targets = read_annotations([sample(BOXES, [0, 0], [[1.0, 1, 9, 9]], [2]), sample(BOXES[:1], [1])], K)
+    logits = torch.tensor([[0.5, -1.0, 3.0], [2.0, 0.25, -0.75]], dtype=torch.float64)
+
+    def bce(z: float, y: int) -> float:
+        p = 1 / (1 + math.exp(-z))
+        return -math.log(p if y else 1 - p)
+
+    # Class 2 of the first image is left out; the mean is over B * K all the same.
+    expected = (bce(0.5, 1) + bce(-1.0, 0) + bce(2.0, 0) + bce(0.25, 1) + bce(-0.75, 0)) / 6
+    assert float(bound().exit_loss(detector(), logits, targets)) == pytest.approx(expected, rel=1e-12)
+    half = bound().exit_loss(detector(), logits.bfloat16(), targets)
+    assert half.dtype == torch.float32
+
+
+def test_exit_loss_of_regions_is_cross_entropy_over_those_that_count() -> None:
+    task = bound(regional=True)
+    logits = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [5.0, 0, 0, 0]], dtype=torch.float64)
+    targets = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT]))
+    expected = (math.log(math.e + 3) - 1 + math.log(math.exp(2) + 3)) / 2
+    assert float(task.exit_loss(detector(), logits, targets)) == pytest.approx(expected, rel=1e-12)
+    nothing = SimpleNamespace(region_labels=torch.full((3,), LEFT_OUT))
+    assert float(task.exit_loss(detector(), logits, nothing)) == 0.0
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.065406), (2.0, 0.072682)])
+def test_divergence_of_independent_sigmoids_by_hand(temperature: float, expected: float) -> None:
+    teacher, student = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    value = bernoulli_divergence(student, teacher, temperature)
+    assert float(value) == pytest.approx(expected, abs=5e-7)
+    mask = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    assert float(bernoulli_divergence(student, teacher, temperature, mask)) == pytest.approx(expected, abs=5e-7)
+    assert float(bernoulli_divergence(student, teacher, temperature, 1 - mask)) == 0.0
+
+
+# -- measures -------------------------------------------------------------------------------------------------------
+
+
+def test_correct_is_the_share_of_classes_told_right() -> None:
+    targets = read_annotations(
+        [sample(BOXES, [0, 0], [[1.0, 1, 9, 9]], [2]), sample(BOXES[:1], [1]), sample([], [], BOXES, [0, 1])], K
+    )
+    logits = torch.tensor([[1.0, 1.0, 9.0], [-1.0, 1.0, -1.0], [4.0, 4.0, 4.0]])
+    assert bound().correct(logits, targets).tolist() == [0.5, 1.0, 0.0]
+    regions = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT, 2]))
+    answers = nn.functional.one_hot(torch.tensor([0, 1, 0, 2]), K + 1).float()
+    assert bound(regional=True).correct(answers, regions).tolist() == [1.0, 0.0, 1.0]
+
+
+class Oracle(nn.Module):
+    """A detector that answers what it was given, one list of ``(box, label, score)`` an image."""
+
+    def __init__(self, answers: list[list[tuple[list[float], int, float]]]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def predict(self, inputs: Tensor, samples: list[DetDataSample], rescale: bool = True) -> list[DetDataSample]:
+        assert rescale
+        for answer, one in zip(self.answers, samples, strict=True):
+            one.pred_instances = InstanceData(
+                bboxes=torch.tensor([box for box, _, _ in answer]).reshape(-1, 4),
+                labels=torch.tensor([label for _, label, _ in answer], dtype=torch.long),
+                scores=torch.tensor([score for _, _, score in answer]),
+            )
+        return samples
+
+
+@pytest.mark.parametrize("wrap", [None, HorizontalBoxes])
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ([(BOXES[0], 0, 0.9), (BOXES[1], 2, 0.8)], 2),
+        ([(BOXES[1], 2, 0.8), (BOXES[0], 0, 0.9)], 2),  # in any order
+        ([(BOXES[0], 1, 0.9), (BOXES[1], 2, 0.8)], 1),  # a wrong class
+        ([(BOXES[0], 0, 0.9), (BOXES[0], 0, 0.8), (BOXES[1], 2, 0.1)], 1),  # two objects: only the best two are seen
+        ([([0.0, 0, 20, 9], 0, 0.9)], 0),  # too little overlap
+        ([([0.0, 0, 20, 10], 0, 0.9)], 1),
+        ([], 0),
+    ],
+)
+def test_score_counts_the_objects_among_the_best_detections(answer: list, found: int, wrap: Any) -> None:
+    samples = [sample(BOXES, [0, 2], wrap=wrap), sample([], [])]
+    model = Oracle([answer, [(BOXES[0], 0, 1.0)]])
+    assert bound().score(model, torch.zeros(2, 3, 64, 64), samples) == (found, 2)
+
+
+# -- the loss on a detector's own answer ----------------------------------------------------------------------------
+
+
+def wave(*shape: int, pace: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (3 * torch.sin(pace * torch.arange(1, math.prod(shape) + 1, dtype=torch.float64))).reshape(shape).to(dtype)
+
+
+def answer_loss(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    return DetectorAnswerLoss(**options)(Observation(logits=student), Observation(logits=teacher))
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    exps = [math.exp(z / temperature) for z in row]
+    return [e / sum(exps) for e in exps]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_answer_on_regions_by_hand(temperature: float) -> None:
+    student, teacher = wave(5, K + 1, pace=0.9), wave(5, K + 1, pace=1.7)
+    total = 0.0
+    for z_s, z_t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p, q = softmax(z_t, temperature), softmax(z_s, temperature)
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    expected = temperature**2 * total / 5
+    assert float(answer_loss(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_answer_on_a_grid_by_hand(temperature: float) -> None:
+    student, teacher = wave(2, 4, K, pace=0.9), wave(2, 4, K, pace=1.7)
+
+    def sigmoid(z: float) -> float:
+        return 1 / (1 + math.exp(-z))
+
+    total = weights = 0.0
+    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        weight = max(sigmoid(z) for z in z_t)
+        weights += weight
+        for a, b in zip(z_s, z_t, strict=True):
+            p, q = sigmoid(b / temperature), sigmoid(a / temperature)
+            total += weight * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    expected = temperature**2 * total / weights
+    assert float(answer_loss(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_answer_of_a_softmax_grid_by_hand(temperature: float) -> None:
+    student, teacher = wave(2, 4, K + 1, pace=0.9), wave(2, 4, K + 1, pace=1.7)
+    total = weights = 0.0
+    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        weight = max(softmax(z_t, 1.0)[:-1])
+        p, q = softmax(z_t, temperature), softmax(z_s, temperature)
+        weights += weight
+        total += weight * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    expected = temperature**2 * total / weights
+    value = answer_loss(student, teacher, temperature=temperature, softmax=True)
+    assert float(value) == pytest.approx(expected, rel=1e-10)
+
+
+CASES = [((6, K + 1), {}), ((2, 3, K), {}), ((2, 3, K + 1), {"softmax": True})]
+
+
+@pytest.mark.parametrize(("shape", "options"), CASES)
+def test_slopes_of_the_answer_loss(shape: tuple[int, ...], options: dict) -> None:
+    student, teacher = wave(*shape, pace=0.9).requires_grad_(), wave(*shape, pace=1.7).requires_grad_()
+    constant = teacher.detach()
+    assert gradcheck(lambda z: answer_loss(z, constant, temperature=2.0, **options), (student,))
+    answer_loss(student, teacher, **options).backward()
+    assert teacher.grad is None
+    same = student.detach().clone().requires_grad_()
+    value = answer_loss(same, student, **options)
+    assert float(value) == pytest.approx(0.0, abs=1e-12)
+    assert torch.autograd.grad(value, same)[0].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("shape", "options"), CASES)
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e4, 1e12, 1e30])
+def test_extreme_answers_in_bf16_stay_finite(shape: tuple[int, ...], options: dict, size: float) -> None:
+    student = (size * wave(*shape, pace=0.9)).bfloat16().requires_grad_()
+    teacher = (size * wave(*shape, pace=1.7)).bfloat16()
+    for mine, theirs in ((student, teacher), (student, -student.detach().abs())):
+        value = answer_loss(mine, theirs, **options)
+        assert value.dtype == torch.float32
+        assert torch.isfinite(value)
+        assert torch.isfinite(torch.autograd.grad(value, mine)[0]).all()
