@@ -100,6 +100,8 @@ def build_networks(
         )
         late = [answer for answer in answers.values() if answer and answer.late]
         networks.late = bool(late) or (task.late and bool(plan.student_exits))
+        if networks.late or (task.regional and plan.student_exits):
+            _check_pixels(teachers)
         _dry_run(networks, task, inputs, asked)
     _check_classes(networks)
     return networks
@@ -155,6 +157,12 @@ def _measure_answers(networks: Networks, task: Task) -> None:
     grids = {}
     for name, model in models.items():
         answer = answers[name]
+        own_answer = answers[""]
+        if answer and own_answer and type(answer) is not type(own_answer):
+            raise ValueError(
+                f"the student answers {own_answer.place}, teacher {name!r} {answer.place}, and these cannot be "
+                "compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
+            )
         shown = answer.read(model, networks.shown[name], networks.shown[""]) if answer else None
         count = task.num_classes(model, shown)
         compared = not name or shown is not None or networks.plan.teacher_exits.get(name)
@@ -168,6 +176,14 @@ def _measure_answers(networks: Networks, task: Task) -> None:
                 f"the student answers at {grids[''][0]} places over {grids[''][1]} classes, teacher {name!r} at "
                 f"{grid[0]} over {grid[1]}: losses on dense answers need equal strides, anchors and classes; use "
                 "losses on stages"
+            )
+
+
+def _check_pixels(teachers: Mapping[str, Teacher]) -> None:
+    for name, teacher in teachers.items():
+        if teacher.input_size:
+            raise ValueError(
+                f"teacher {name!r}: input_size resizes the batch, and losses on regions compare pixels; leave it out"
             )
 
 

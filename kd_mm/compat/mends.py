@@ -1,0 +1,59 @@
+"""Upstream's own faults that stop a network of its model zoo, mended where the installed version still has them.
+
+* ``mmdet.SSDHead`` has no ``loss_cls``, because it skips ``AnchorHead.__init__``, but the prediction that it inherits
+  asks ``getattr(self.loss_cls, "custom_cls_channels", False)`` (mmdet 3.5.1): SSD trains and cannot predict. Its head
+  gets ``loss_cls = None``, which answers no.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_SSD = "mmdet.models.dense_heads.ssd_head"
+
+
+def mend_ssd_head(module: ModuleType) -> None:
+    """Let the ``SSDHead`` of a module have a ``loss_cls`` where its own constructor leaves it without one."""
+    head: Any = module.SSDHead
+    original = head.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if not hasattr(self, "loss_cls"):
+            self.loss_cls = None
+
+    head.__init__ = init
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Mends the module right after it has been imported; importing all of mmdet's models for it would take seconds."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == _SSD else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            mend_ssd_head(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Mend what is imported already, and the rest when it is."""
+    if _SSD in sys.modules:
+        mend_ssd_head(sys.modules[_SSD])
+    else:
+        sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,64 @@
+"""Upstream's faults that are mended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from torch import nn
+
+from kd_mm.compat.mends import mend_ssd_head
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = {
+    "type": "SSDHead",
+    "in_channels": (4,),
+    "num_classes": 2,
+    "anchor_generator": {
+        "type": "SSDAnchorGenerator",
+        "scale_major": False,
+        "strides": [16],
+        "ratios": [[2]],
+        "min_sizes": [8],
+        "max_sizes": [16],
+    },
+}
+
+
+def test_ssd_head_has_what_its_prediction_asks_for() -> None:
+    register_all_modules()
+    head = MODELS.build(HEAD)
+    assert head.loss_cls is None
+    assert not any("loss_cls" in key for key in head.state_dict())
+
+
+def test_a_head_that_has_its_loss_keeps_it() -> None:
+    class SSDHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss_cls = nn.Identity()
+
+    module = ModuleType("mended")
+    module.SSDHead = SSDHead
+    mend_ssd_head(module)
+    assert isinstance(SSDHead().loss_cls, nn.Identity)
+
+
+def test_heads_that_were_imported_before_are_mended_too() -> None:
+    code = f"""
+import sys
+from types import ModuleType
+sys.path.insert(0, {str(ROOT)!r})
+early = ModuleType("mmdet.models.dense_heads.ssd_head")
+early.SSDHead = type("SSDHead", (), {{}})
+sys.modules[early.__name__] = early
+import kd_mm
+print(early.SSDHead().loss_cls)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "None"

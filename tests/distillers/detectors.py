@@ -1,0 +1,208 @@
+"""Upstream's detectors made small, batches for them, and Distillers of two of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+import kd_mm
+from kd_mm.registry import MODELS
+
+CLASSES = 3
+SIZE = 96
+WIDTHS = ("in_channels", "out_channels", "feat_channels", "fc_out_channels", "embed_dims", "feedforward_channels")
+#: What makes a network large without bearing on what is tested.
+LESS = {
+    "num_feats": 8,
+    "num_groups": 4,
+    "num_layers": 2,
+    "num_queries": 12,
+    "num_dn_queries": 4,
+    "stacked_convs": 1,
+    "num_classes": CLASSES,
+    "init_cfg": None,
+    "max_per_img": 10,
+    "num_csp_blocks": 1,
+    "ffn_drop": 0.0,
+}
+SHARE = 16
+
+
+def walk(config: Any) -> list[dict]:
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
+    return [*([config] if isinstance(config, dict) else []), *(node for value in inner for node in walk(value))]
+
+
+def shrink(model: Any, share: int = SHARE) -> None:
+    """Divide the widths behind the backbone, and cut down what else is large."""
+    for node in walk({key: value for key, value in model.items() if key != "backbone"}):
+        for key, value in node.items():
+            if key in WIDTHS:
+                node[key] = [v // share for v in value] if isinstance(value, list | tuple) else value // share
+            elif key in LESS and (key != "num_groups" or node.get("type") == "GN"):
+                node[key] = LESS[key]
+    for key in ("num_queries",):
+        if key in model:
+            model[key] = LESS[key]
+    model.backbone.init_cfg = None
+
+
+def resnet(config: str, depth: int = 18, width: int = 8, frozen: int = -1, **model: Any) -> Any:
+    """A detector with a ResNet; ``model`` replaces values, dotted keys with ``__`` for the dot reach inside."""
+    whole = get_config(config).model
+    levels = whole.backbone.out_indices
+    shrink(whole)
+    whole.backbone.update(depth=depth, base_channels=width, frozen_stages=frozen)
+    channels = [width * 2**i * (4 if depth >= 50 else 1) for i in levels]
+    if "neck" in whole:
+        whole.neck.in_channels = channels
+    return replaced(whole, **model)
+
+
+def replaced(whole: Any, **changes: Any) -> Any:
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        node = whole
+        for part in path:
+            node = node[part]
+        if isinstance(node.get(last), dict) and isinstance(value, dict):
+            node[last].update(value)
+        else:
+            node[last] = value
+    return whole
+
+
+FASTER = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+
+
+def two_stage(whole: Any) -> Any:
+    """Few proposals and few sampled regions."""
+    for node in walk(whole):
+        if node.get("type") == "RandomSampler":
+            node["num"] = 16
+        if "nms_pre" in node:
+            node.update(nms_pre=50, max_per_img=10)
+    return whole
+
+
+def faster(width: int = 8, depth: int = 18, frozen: int = -1, **model: Any) -> Any:
+    return two_stage(resnet(FASTER, depth, width, frozen, **model))
+
+
+def retina(width: int = 8, depth: int = 18, frozen: int = -1, **model: Any) -> Any:
+    whole = resnet(RETINA, depth, width, frozen, **model)
+    whole.test_cfg.score_thr = 0.0  # an untrained head scores about 0.01, by the bias it starts from
+    return whole
+
+
+MTKD = {
+    "exits": {"type": "kd_mm.SepConvExit", "norm": "GN"},
+    "losses": {
+        "aux": {"type": "kd_mm.ExitTaskLoss", "loss_weight": 0.5},
+        "scd": {"type": "kd_mm.StageChannelLoss", "loss_weight": 3.0},
+        "srd": {"type": "kd_mm.StageResponseLoss", "loss_weight": 0.5, "temperature": 1.0},
+        "review": {"type": "kd_mm.CrossStageReviewLoss", "loss_weight": 0.15, "temperature": 1.0},
+    },
+}
+KD = {"losses": {"kd": {"type": "kd_mm.DetectorAnswerLoss"}}}
+ROI = {**MTKD, "exits": {"type": "kd_mm.RoIExit", "norm": "GN"}}
+
+
+def only(recipe: dict, *names: str) -> dict:
+    """The recipe with these losses alone."""
+    return {**recipe, "losses": {name: recipe["losses"][name] for name in names}}
+
+
+def register() -> None:
+    register_all_modules(init_default_scope=False)
+    init_default_scope("mmdet")
+
+
+def plain(config: Any, seed: int = 0) -> nn.Module:
+    register()
+    torch.manual_seed(seed)
+    model = MODELS.build(copy.deepcopy(config))
+    model.init_weights()
+    return model
+
+
+def build(student: Any, teacher: Any, recipe: Any = MTKD, seed: int = 0, **config: Any) -> kd_mm.distillers.Distiller:
+    """A Distiller; teachers have random weights, their exits count as trained."""
+    register()
+    torch.manual_seed(seed)
+    whole = {
+        "type": "kd_mm.Distiller",
+        "student": student,
+        "teacher": {"config": teacher, "random_weights": True},
+        "recipe": recipe,
+        "input_size": SIZE,
+    }
+    model = MODELS.build(ConfigDict(copy.deepcopy({**whole, **config})))
+    model.init_weights()
+    for each in model.teachers.values():
+        each.exits_ready = True
+    return model
+
+
+def batch(size: int = SIZE, images: int = 2, empty: bool = False) -> dict[str, Any]:
+    """Noise images with two objects each, and one ignored object; the last image is empty if asked for."""
+    generator = torch.Generator().manual_seed(7)
+    data: dict[str, Any] = {"inputs": [], "data_samples": []}
+    shape, scale = (size, size), size / 96
+    for i in range(images):
+        none = empty and i == images - 1
+        sample = DetDataSample(metainfo={"img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)})
+        boxes = torch.tensor([[8.0, 8, 60, 50], [30, 40, 90, 92]]) * scale
+        sample.gt_instances = InstanceData(
+            bboxes=boxes[: 0 if none else 2], labels=torch.tensor([0, 2])[: 0 if none else 2]
+        )
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.tensor([[60.0, 2, 90, 30]]) * scale, labels=torch.tensor([1])
+        )
+        data["inputs"].append(torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8))
+        data["data_samples"].append(sample)
+    return data
+
+
+def losses_of(model: nn.Module, seed: int = 3, **options: Any) -> dict[str, Any]:
+    """The losses of a training step, the detectors' random samplers seeded."""
+    data = model.data_preprocessor(batch(**options), True)
+    torch.manual_seed(seed)
+    return model(**data, mode="loss")
+
+
+def total(losses: dict[str, Any]) -> Tensor:
+    values = [value for name, value in losses.items() if "loss" in name]
+    return torch.stack([t for v in values for t in (v if isinstance(v, list | tuple) else [v])]).sum()
+
+
+def predict(model: nn.Module, **options: Any) -> list[Any]:
+    model.eval()
+    with torch.no_grad():
+        return [sample.pred_instances for sample in model.val_step(batch(**options))]
+
+
+def count_calls(modules: dict[str, nn.Module]) -> dict[str, int]:
+    """Count how often each module is entered from now on."""
+    calls = dict.fromkeys(modules, 0)
+
+    def counter(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            calls[name] += 1
+
+        return hook
+
+    for name, module in modules.items():
+        module.register_forward_pre_hook(counter(name))
+    return calls
