@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from kd_mm.apis.explain import said
+from kd_mm.apis.remarks import LeftOverWeightsHook, misspelt_keys
 from kd_mm.distillers.config_file import load_config
 from kd_mm.distillers.options import nearest_file
 
@@ -88,6 +92,8 @@ def use_launcher(config: Config, launcher: str) -> None:
 def build_runner(config: Config) -> Runner:
     """Return the Runner of a config; ``runner_type`` is honoured as upstream does.
 
+    The log warns of top-level keys that look misspelt, and later of weights that a loaded file has too many.
+
     Raises:
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
     """
@@ -95,11 +101,13 @@ def build_runner(config: Config) -> Runner:
     if start and "://" not in start and not Path(start).expanduser().is_file():
         raise FileNotFoundError(f"checkpoint {start} does not exist{nearest_file(Path(start))}")
     measure_at_data_size(config)
-    if "runner_type" not in config:
-        return Runner.from_cfg(config)
-    from mmengine.registry import RUNNERS
-
-    return RUNNERS.build(config)
+    try:
+        runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    finally:  # into the log where there is one by now; a misspelt key may be why there is none
+        for line in misspelt_keys(config):
+            print_log(line, logger="current", level=logging.WARNING)
+    runner.register_hook(LeftOverWeightsHook())
+    return runner
 
 
 def measure_at_data_size(config: Config) -> None:

@@ -319,6 +319,30 @@ def test_weights_to_start_from_must_fill_the_student(tools, world, checkpoints, 
     refused(evaluated, "student:", "teacher.pth does not fit", "left over")
 
 
+def test_what_is_passed_over_is_told(tools, world, checkpoints, config, tmp_path) -> None:
+    """Misspelt keys of a config, and weights that nobody takes: one line each, and the run goes on."""
+
+    def warnings(*options: str) -> list[str]:
+        run = world.plain if not options or "student" not in options[0] else config
+        options = ("train_cfg.max_epochs=1", *options)
+        ended = tools.train(run, "--work-dir", tmp_path / str(tools.count), "--cfg-options", *options)
+        lines = [line.partition(" - WARNING - ")[2] for line in ended.out.splitlines()]
+        return [line for line in lines if line.startswith("config: ") or "left over" in line]
+
+    assert warnings("optim_wraper.x=1", "my_classes=3", "batch_size=6") == [
+        "config: nothing reads the key 'optim_wraper', did you mean 'optim_wrapper'?"
+    ]
+    extra = f"load_from={checkpoints['extra keys']}"
+    (line,) = warnings("model.backbone.depth=14", extra)
+    assert line.endswith("1 of its weights are left over, ImageClassifier has no place for them (head.extra)")
+    (line,) = warnings("model.student.backbone.depth=14", extra)
+    assert line.endswith("1 of its weights are left over, ImageClassifier has no place for them (head.extra)")
+    # A misspelt key may be why a run does not start.
+    ended = tools.run("train", world.plain, "--cfg-options", "train_cfg=None", "traincfg.max_epochs=1")
+    refused(ended, "train_dataloader and optim_wrapper without train_cfg")
+    assert "nothing reads the key 'traincfg', did you mean 'train_cfg'?" in ended.out
+
+
 def test_resume_with_another_teacher(tools: Tools, world: World, tmp_path: Path) -> None:
     config = world.distil("other_teacher.py", recipe="kd")
     tools.train(config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
