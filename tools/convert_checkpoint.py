@@ -7,21 +7,25 @@ Example:
 
 import argparse
 
+from kd_mm.apis.cli import ClearErrors, add_traceback
 from kd_mm.apis.convert import convert_checkpoint
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("src", help="checkpoint of RepDistiller, or of a CIFAR-10 ResNet in akamaster's form")
     parser.add_argument("config", help="plain config of the same network")
     parser.add_argument("dst", help="file to write")
-    args = parser.parse_args()
-    try:
-        meta = convert_checkpoint(args.src, args.config, args.dst)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
+    add_traceback(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    meta = convert_checkpoint(args.src, args.config, args.dst)
     print(f"{meta['source']} ({meta['network']}) -> {args.dst}")
 
 
 if __name__ == "__main__":
-    main()
+    arguments = parse_args()
+    with ClearErrors(arguments.traceback):
+        main(arguments)

@@ -44,6 +44,11 @@ class Overrides(DictAction):
 def add_common(parser: ArgumentParser) -> None:
     """Add the options that every tool over a config has."""
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="KEY=VALUE", help="override config keys")
+    add_traceback(parser)
+
+
+def add_traceback(parser: ArgumentParser) -> None:
+    """Add the option that :class:`ClearErrors` takes."""
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
 
 

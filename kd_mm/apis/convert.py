@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine import Config
-from mmengine.hub import get_config
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
+
+from kd_mm.distillers.config_file import load_config
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -204,12 +204,7 @@ def _shortened(names: Sequence[str], count: int = 4) -> str:
 def _load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Any:
     if not isinstance(config, str | os.PathLike):
         return config
-    path = os.fspath(config)
-    if "::" in path:
-        return get_config(path)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no config at {os.path.abspath(path)}")
-    return Config.fromfile(path)
+    return load_config(os.fspath(config))
 
 
 def _model_cfg(config: Any) -> Any:

@@ -309,7 +309,7 @@ def test_wrong_paths_and_networks(resnet8: dict[str, Tensor], tmp_path: Path) ->
     config = CIFAR100 / "resnet8_b64_cifar100.py"
     with pytest.raises(FileNotFoundError, match="no checkpoint at .*/other.pth"):
         convert_checkpoint(tmp_path / "other.pth", config, tmp_path / "dst.pth")
-    with pytest.raises(FileNotFoundError, match="no config at .*/other.py"):
+    with pytest.raises(FileNotFoundError, match="other.py' does not exist"):
         convert_checkpoint(tmp_path / "src.pth", tmp_path / "other.py", tmp_path / "dst.pth")
     imagenet = ROOT / "configs" / "classification" / "imagenet" / "mobilenetv1_8xb32_imagenet.py"
     with pytest.raises(ValueError, match="MobileNetV1; known are kd_mm.CIFARResNet"):
@@ -325,10 +325,13 @@ def test_the_command_line(resnet8: dict[str, Tensor], tmp_path: Path, monkeypatc
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "missing: backbone.layer1.1.conv1.weight" in done.stderr.splitlines()[-1]
     monkeypatch.setattr(sys, "argv", [tool, src, str(CIFAR100 / "resnet8_b64_cifar100.py"), dst])
     runpy.run_path(tool, run_name="__main__")
     assert capsys.readouterr().out.splitlines()[-1] == f"src.pth (kd_mm.CIFARResNet) -> {dst}"
     assert Path(dst).is_file()
+    monkeypatch.setattr(sys, "argv", [tool, src, str(tmp_path / "missing.py"), dst, "--traceback"])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        runpy.run_path(tool, run_name="__main__")
