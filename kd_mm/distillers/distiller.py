@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,8 +64,9 @@ class Distiller(BaseModel):
         seed: int = 0,
     ) -> None:
         # Parity with the plain run: nothing may touch the global random state before or after the student is built.
-        if isinstance(student, dict) and data_preprocessor is not None:
-            student = {"data_preprocessor": data_preprocessor, **student}
+        if isinstance(student, dict):  # copied: some detectors write into their config while they are built
+            own = {} if data_preprocessor is None else {"data_preprocessor": data_preprocessor}
+            student = {**own, **copy.deepcopy(student)}
         built = student if isinstance(student, nn.Module) else MODELS.build(student)
         super().__init__()
         del self.data_preprocessor  # the student's serves, through __getattr__

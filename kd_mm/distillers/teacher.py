@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -234,7 +235,7 @@ def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str 
     model = whole if "type" in whole else whole.get("model")
     if model is None:
         raise ValueError("the teacher's config has no 'model'; give an mm config file or a model dict")
-    model = ConfigDict(model.copy() if isinstance(model, dict) else model)
+    model = ConfigDict(copy.deepcopy(model))
     if str(model.get("type", "")).endswith("Distiller"):
         model = ConfigDict(model["student"])
     if "data_preprocessor" not in model and whole.get("data_preprocessor"):

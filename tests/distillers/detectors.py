@@ -137,14 +137,16 @@ def plain(config: Any, seed: int = 0) -> nn.Module:
     return model
 
 
-def build(student: Any, teacher: Any, recipe: Any = MTKD, seed: int = 0, **config: Any) -> kd_mm.distillers.Distiller:
-    """A Distiller; teachers have random weights, their exits count as trained."""
+def build(
+    student: Any, teacher: Any, recipe: Any = MTKD, seed: int = 0, options: Any = None, **config: Any
+) -> kd_mm.distillers.Distiller:
+    """A Distiller; the teacher has random weights, its exits count as trained; ``options`` are the teacher's."""
     register()
     torch.manual_seed(seed)
     whole = {
         "type": "kd_mm.Distiller",
         "student": student,
-        "teacher": {"config": teacher, "random_weights": True},
+        "teacher": {"config": teacher, "random_weights": True, **(options or {})},
         "recipe": recipe,
         "input_size": SIZE,
     }

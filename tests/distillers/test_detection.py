@@ -1,0 +1,480 @@
+"""The contracts of a Distiller between two detectors: a two-stage and a dense one, tiny."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from kd_mm.engine import Bf16OptimWrapper
+from kd_mm.tasks import DetectionTask
+from kd_mm.tasks.targets import LEFT_OUT, label_regions
+
+from .detectors import (
+    KD,
+    MTKD,
+    ROI,
+    batch,
+    build,
+    count_calls,
+    faster,
+    losses_of,
+    only,
+    plain,
+    predict,
+    resnet,
+    retina,
+    total,
+)
+
+NETWORKS = {"faster": faster, "retina": retina}
+CASCADE = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
+DETR = "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
+SAMPLED = {"type": "kd_mm.DetectionTask", "sampled": True}
+
+
+@pytest.fixture(params=list(NETWORKS))
+def network(request: pytest.FixtureRequest) -> Any:
+    return NETWORKS[request.param]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def pair(network: Any, recipe: Any = MTKD, **config: Any) -> Any:
+    return build(network(8), network(12), recipe, **config)
+
+
+# -- parity with the plain detector ---------------------------------------------------------------------------------
+
+
+def test_zero_weights_equal_the_plain_detector_bit_for_bit(network: Any) -> None:
+    zero = {**MTKD, "losses": {name: {**loss, "loss_weight": 0} for name, loss in MTKD["losses"].items()}}
+    detector, distiller = plain(network()), pair(network, zero)
+    assert same(detector.state_dict(), distiller.state_dict())
+    assert not distiller.teachers
+    for _ in range(2):
+        ours, theirs = losses_of(distiller.train()), losses_of(detector.train())
+        assert same(ours, theirs)
+        for model, losses in ((distiller, ours), (detector, theirs)):
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+            optimizer.zero_grad()
+            total(losses).backward()
+            optimizer.step()
+        assert same(gradients(detector), gradients(distiller.student))
+    assert same(detector.state_dict(), distiller.state_dict())
+
+
+@pytest.mark.parametrize("recipe", [MTKD, KD], ids=["mtkd", "kd"])
+def test_distillation_leaves_the_detectors_own_losses_as_they_are(network: Any, recipe: Any) -> None:
+    own = losses_of(plain(network()).train())
+    losses = losses_of(pair(network, recipe).train())
+    assert same(own, {name: losses[name] for name in own})
+    assert {f"loss_{name}" for name in recipe["losses"]} <= set(losses)
+
+
+def test_checkpoint_is_the_plain_detectors_and_what_distillation_owns(network: Any) -> None:
+    detector, distiller = plain(network(), seed=5), pair(network)
+    state = distiller.state_dict()
+    own = {key for key in state if key.startswith("distill.")}
+    assert set(state) - own == set(detector.state_dict())
+    assert {key.split(".")[1] for key in own} == {"exits", "connectors"}
+    detector.load_state_dict({key: value for key, value in state.items() if key not in own})
+    assert same(detector.state_dict(), distiller.student.state_dict())
+    distiller.load_state_dict(plain(network(), seed=6).state_dict(), strict=False)
+    assert not same(detector.state_dict(), distiller.student.state_dict())
+
+
+def test_predictions_are_the_plain_detectors(network: Any) -> None:
+    detector, distiller = plain(network()), pair(network)
+    detector.load_state_dict(distiller.student.state_dict())
+    ours, theirs = predict(distiller), predict(detector)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert len(mine)
+        for key in ("bboxes", "scores", "labels"):
+            assert torch.equal(mine[key], other[key])
+    assert not distiller.recorder._records
+    data = distiller.data_preprocessor(batch(), False)
+    assert distiller(**data, mode="tensor")
+
+
+# -- the teacher ----------------------------------------------------------------------------------------------------
+
+
+def parts_of(detector: Any) -> dict[str, nn.Module]:
+    parts = {f"layer{i}": getattr(detector.backbone, f"layer{i}") for i in (1, 2, 3, 4)}
+    parts |= {name: getattr(detector, name) for name in ("neck", "rpn_head", "bbox_head") if hasattr(detector, name)}
+    return parts | ({"roi_head": detector.roi_head.bbox_head} if hasattr(detector, "roi_head") else {})
+
+
+def calls_of_the_teacher(model: Any) -> dict[str, int]:
+    calls = count_calls(parts_of(model.teachers["teacher"].model))
+    losses_of(model.train())
+    return calls
+
+
+BACKBONE = {"layer1": 1, "layer2": 1, "layer3": 1, "layer4": 1}
+
+
+def test_teacher_runs_no_deeper_than_its_deepest_tap() -> None:
+    assert calls_of_the_teacher(pair(retina)) == {**BACKBONE, "neck": 0, "bbox_head": 0}
+    assert calls_of_the_teacher(pair(faster)) == {**BACKBONE, "neck": 0, "rpn_head": 0, "roi_head": 0}
+    shallow = only(MTKD, "scd")
+    shallow["losses"] = {"scd": {**shallow["losses"]["scd"], "stages": [1, 2]}}
+    calls = calls_of_the_teacher(pair(retina, shallow))
+    assert calls == {"layer1": 1, "layer2": 1, "layer3": 0, "layer4": 0, "neck": 0, "bbox_head": 0}
+
+
+def test_teacher_answers_once_and_proposes_nothing() -> None:
+    assert calls_of_the_teacher(pair(faster, KD)) == {**BACKBONE, "neck": 1, "rpn_head": 0, "roi_head": 1}
+    assert calls_of_the_teacher(pair(retina, KD)) == {**BACKBONE, "neck": 1, "bbox_head": 1}
+
+
+@pytest.mark.parametrize("recipe", [MTKD, ROI, KD], ids=["mtkd", "roi", "kd"])
+def test_every_part_learns_and_the_teacher_does_not(network: Any, recipe: Any) -> None:
+    model = pair(network, recipe)
+    teacher = model.teachers["teacher"]
+    before = copy.deepcopy(teacher.model.state_dict()), copy.deepcopy(teacher.exits.state_dict())
+    model.train()
+    model.check_next_step = True
+    total(losses_of(model)).backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("distill."):
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+    for part in model.distill.values():
+        assert any(p.grad.any() for p in part.parameters())
+    assert all(p.grad is None for p in [*teacher.model.parameters(), *teacher.exits.parameters()])
+    assert same(before[0], teacher.model.state_dict())
+    assert same(before[1], teacher.exits.state_dict())
+    assert not teacher.model.training
+    if "exits" in model.distill:
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.distill["exits"].modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aux", {"backbone", "exits"}),
+        ("scd", {"backbone", "connectors"}),
+        ("srd", {"backbone", "exits"}),
+        ("review", {"backbone", "exits"}),
+    ],
+)
+def test_stage_losses_reach_the_backbone_alone(network: Any, name: str, expected: set[str]) -> None:
+    model = pair(network, only(MTKD, name))
+    losses_of(model.train())[f"loss_{name}"].backward()
+    assert {key.split(".")[1] for key, gradient in gradients(model).items() if gradient.any()} == expected
+
+
+def test_answer_loss_reaches_the_head_that_answers(network: Any) -> None:
+    model = pair(network, KD)
+    losses_of(model.train())["loss_kd"].backward()
+    reached = {key.split(".")[1] for key, gradient in gradients(model).items() if gradient.any()}
+    assert reached == {"backbone", "neck", "roi_head" if network is faster else "bbox_head"}
+
+
+def test_input_is_renormalised_for_the_teacher(network: Any) -> None:
+    theirs = network(12)
+    theirs.data_preprocessor.update(mean=[10.0, 20.0, 30.0], std=[1.0, 2.0, 3.0], bgr_to_rgb=False)
+    model = build(network(8), theirs)
+    teacher = model.teachers["teacher"]
+    own = model.data_preprocessor(batch(), False)["inputs"]
+    expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
+    assert not torch.allclose(own, expected, atol=1.0)
+    torch.testing.assert_close(teacher.see(own), expected, rtol=1e-5, atol=1e-4)
+    alike = pair(network)
+    assert alike.teachers["teacher"].see(own) is own
+
+
+def test_teacher_without_a_normalisation_sees_raw_colours() -> None:
+    theirs = retina(12)
+    theirs.data_preprocessor = {"type": "DetDataPreprocessor", "pad_size_divisor": 32}
+    model = build(retina(8), theirs)
+    own = model.data_preprocessor(batch(), False)["inputs"]
+    raw = torch.stack(batch()["inputs"]).float()
+    torch.testing.assert_close(model.teachers["teacher"].see(own), raw, rtol=1e-5, atol=1e-3)
+
+
+# -- stages ---------------------------------------------------------------------------------------------------------
+
+
+def test_stages_are_the_backbones_and_each_has_an_exit(network: Any) -> None:
+    model = pair(network)
+    assert isinstance(model.task, DetectionTask)
+    assert [stage.tap for stage in model.stages] == [f"backbone.layer{i}" for i in (1, 2, 3, 4)]
+    assert [stage.stride for stage in model.stages] == [4, 8, 16, 32]
+    assert list(model.distill["exits"]) == list(model.teachers["teacher"].exits) == ["1", "2", "3", "4"]
+    assert list(model.distill["connectors"]["teacher"]) == ["1", "2", "3", "4"]
+
+
+def test_frozen_stages_are_left_out(network: Any) -> None:
+    model = build(network(8, frozen=2), network(12))
+    pairs = [(a.tap, b.tap) for a, b in model.stage_pairs["teacher"]]
+    assert pairs == [(f"backbone.layer{i}", f"backbone.layer{i}") for i in (3, 4)]
+    total(losses_of(model.train())).backward()
+    frozen = [p for i in (1, 2) for p in getattr(model.backbone, f"layer{i}").parameters()]
+    assert all(p.grad is None for p in frozen)
+
+
+def test_levels_of_the_neck_are_stages_by_name(network: Any) -> None:
+    levels = [f"neck[{i}]" for i in range(5)]
+    model = pair(network, only(MTKD, "scd"), stages=levels)
+    assert [stage.tap for stage in model.stages] == levels
+    strides = [4, 8, 16, 32, 48] if network is faster else [8, 16, 32, 48, 96]  # 3 cells are halved to 2
+    assert [stage.stride for stage in model.stages] == strides
+    assert {stage.channels for stage in model.stages} == {16}
+    calls = calls_of_the_teacher(model)
+    assert calls["neck"] == 1
+    assert not any(count for name, count in calls.items() if "head" in name)
+    losses_of(model)["loss_scd"].backward()
+    reached = {key.split(".")[1] for key, gradient in gradients(model).items() if gradient.any()}
+    assert reached == {"backbone", "neck", "connectors"}
+
+
+def test_connected_levels_are_what_the_necks_showed() -> None:
+    model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
+    seen: dict[str, Any] = {}
+    model.student.neck.register_forward_hook(lambda _m, _a, out: seen.update(student=out))
+    connectors = model.distill["connectors"]["teacher"]
+    for i in ("1", "2"):
+        connectors[i].register_forward_pre_hook(lambda _m, args, i=i: seen.update({i: args[0]}))
+    losses_of(model.train())
+    assert seen["1"] is seen["student"][1]
+    assert seen["2"] is seen["student"][3]
+
+
+# -- responses by region --------------------------------------------------------------------------------------------
+
+
+def watched(model: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Regions and logits of every exit, the student's and the teacher's, from now on."""
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    sides = {"student": model.distill["exits"], "teacher": model.teachers["teacher"].exits}
+    for side, exits in sides.items():
+        for i, each in exits.items():
+            each.register_forward_hook(
+                lambda _m, args, out, key=f"{side}{i}": seen.update({key: (args[1], out.detach())})
+            )
+    return seen
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_exits_of_student_and_teacher_answer_for_the_same_regions(sampled: bool) -> None:
+    model = pair(faster, ROI, task={**SAMPLED, "sampled": sampled, "extra_regions": 5})
+    seen, pooled = watched(model), {}
+    model.student.roi_head.bbox_roi_extractor.register_forward_hook(lambda _m, a, _o: pooled.update(rois=a[1]))
+    data = model.data_preprocessor(batch(), True)
+    losses = model.train()(**data, mode="loss")
+    assert set(seen) == {f"{side}{i}" for side in ("student", "teacher") for i in (1, 2, 3, 4)}
+    regions = seen["student1"][0]
+    for where, _ in seen.values():
+        assert where is regions
+    assert len(regions) == 2 * (2 + 5) + (len(pooled["rois"]) if sampled else 0)
+    if sampled:
+        assert torch.equal(regions[14:], pooled["rois"])
+    samples = data["data_samples"]
+    labels = label_regions(model.task.targets(samples), regions, samples)
+    expected = sum(F.cross_entropy(seen[f"student{i}"][1], labels, ignore_index=LEFT_OUT) for i in (1, 2, 3, 4))
+    assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
+    divergence = 0.0
+    for i in (1, 2, 3, 4):
+        p, q = (seen[f"{side}{i}"][1].double().softmax(dim=1) for side in ("teacher", "student"))
+        divergence += float((p * (p / q).log()).sum() / len(regions))
+    assert float(losses["srd"]) == pytest.approx(divergence, rel=1e-4)
+
+
+def test_image_responses_follow_the_annotations() -> None:
+    model = pair(retina)
+    seen: dict[str, torch.Tensor] = {}
+    for i, each in model.distill["exits"].items():
+        each.register_forward_hook(lambda _m, _a, out, i=i: seen.update({i: out.detach().double()}))
+    losses = losses_of(model.train())
+    # Classes 0 and 2 are there, 1 only as an ignored object.
+    expected = sum((-F.logsigmoid(z[:, 0]) - F.logsigmoid(z[:, 2])).sum() / 6 for z in seen.values())
+    assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "recipe", "task"),
+    [(faster, MTKD, None), (retina, MTKD, None), (retina, ROI, None), (faster, ROI, SAMPLED), (faster, KD, None)],
+)
+def test_images_without_objects(network: Any, recipe: Any, task: Any) -> None:
+    model = pair(network, recipe, task=task)
+    for images in (1, 2):
+        loss = total(losses_of(model.train(), images=images, empty=True))
+        assert torch.isfinite(loss)
+        loss.backward()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
+# -- the detectors' own answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stronger", [False, True])
+def test_a_teacher_that_is_the_student_teaches_nothing(network: Any, stronger: bool) -> None:
+    student = network(8)
+    model = build(student, student, KD, options={"fold": False})
+    model.teachers["teacher"].model.load_state_dict(model.student.state_dict())
+    if stronger:
+        with torch.no_grad():
+            model.teachers["teacher"].model.backbone.conv1.weight.mul_(1.5)
+    value = losses_of(model.train())["kd"]
+    assert (float(value) > 0) if stronger else (float(value) == 0.0)
+
+
+def test_teacher_sees_the_regions_that_the_student_sampled() -> None:
+    model = pair(faster, KD)
+    seen: dict[str, torch.Tensor] = {}
+    for name, network in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
+        extractor = network.roi_head.bbox_roi_extractor
+        extractor.register_forward_hook(lambda _m, args, _o, name=name: seen.update({name: args[1]}))
+        network.roi_head.bbox_head.register_forward_hook(
+            lambda _m, _a, out, name=name: seen.update({f"z{name}": out[0]})
+        )
+    losses = losses_of(model.train())
+    assert torch.equal(seen["student"], seen["teacher"])
+    p, q = seen["zteacher"].detach().double().softmax(dim=1), seen["zstudent"].detach().double().softmax(dim=1)
+    assert float(losses["kd"]) == pytest.approx(float((p * (p / q).log()).sum() / len(p)), rel=1e-4)
+
+
+def cascade(width: int = 8) -> Any:
+    from .detectors import two_stage
+
+    return two_stage(resnet(CASCADE, width=width))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(cascade, faster), (faster, cascade), (cascade, cascade)])
+def test_cascades_teach_and_learn_by_their_first_stage(student: Any, teacher: Any) -> None:
+    model = build(student(8), teacher(12), KD)
+    losses = losses_of(model.train())
+    assert float(losses["kd"]) > 0
+    losses["loss_kd"].backward()
+    assert any("roi_head" in name for name, gradient in gradients(model).items() if gradient.any())
+
+
+# -- what does not fit ----------------------------------------------------------------------------------------------
+
+
+def classes(network: Any, count: int) -> Any:
+    whole = network(12)
+    (whole.roi_head if "roi_head" in whole else whole).bbox_head.num_classes = count
+    return whole
+
+
+@pytest.mark.parametrize("recipe", [MTKD, ROI, KD], ids=["mtkd", "roi", "kd"])
+def test_unequal_classes_are_refused(network: Any, recipe: Any) -> None:
+    with pytest.raises(ValueError, match=r"over 3 classes.*over (36 at 5|5)") as caught:
+        build(network(8), classes(network, 5), recipe)
+    assert "\n" not in str(caught.value)
+
+
+def test_unequal_classes_do_not_matter_to_features(network: Any) -> None:
+    model = build(network(8), classes(network, 5), only(MTKD, "scd"))
+    assert torch.isfinite(losses_of(model.train())["scd"])
+
+
+def test_unequal_grids_are_refused() -> None:
+    other = retina(12)
+    other.bbox_head.anchor_generator.scales_per_octave = 2
+    with pytest.raises(
+        ValueError, match=r"student answers at \d+ places over 3 classes, teacher 'teacher' at \d+"
+    ) as caught:
+        build(retina(8), other, KD)
+    assert "losses on stages" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_answers_of_different_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match="student answers on regions, teacher 'teacher' on a grid"):
+        build(faster(8), retina(12), KD)
+    with pytest.raises(ValueError, match="student answers on a grid, teacher 'teacher' on regions"):
+        build(retina(8), faster(12), KD)
+    assert torch.isfinite(total(losses_of(build(retina(8), faster(12)).train())))
+
+
+def test_answer_of_queries_is_refused() -> None:
+    queries = resnet(DETR)
+    with pytest.raises(
+        ValueError, match=r"DeformableDETR \(DeformableDETRHead\) has no class answer .*use losses on stages"
+    ):
+        build(retina(8), queries, KD)
+    with pytest.raises(ValueError, match="DeformableDETR"):
+        build(queries, queries, KD)
+
+
+def test_resized_teachers_do_not_answer_for_regions() -> None:
+    options = {"input_size": (64, 64)}
+    for recipe in (KD, ROI):
+        with pytest.raises(ValueError, match="input_size resizes the batch"):
+            pair(faster, recipe, options=options)
+    assert torch.isfinite(total(losses_of(pair(faster, options=options).train())))
+
+
+def test_sampled_regions_need_a_student_that_samples() -> None:
+    with pytest.raises(ValueError, match="needs a two-stage student .* the student is a RetinaNet"):
+        pair(retina, ROI, task=SAMPLED)
+
+
+# -- the engine -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "recipe", "task"),
+    [(faster, MTKD, None), (faster, KD, None), (faster, ROI, SAMPLED), (retina, MTKD, None), (retina, KD, None)],
+)
+def test_bf16_autocast_on_the_cpu(network: Any, recipe: Any, task: Any) -> None:
+    model = pair(network, recipe, task=task)
+    wrapper = Bf16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+    before = copy.deepcopy(model.student.state_dict())
+    model.train()
+    torch.manual_seed(3)
+    out = model.train_step(batch(), wrapper)
+    assert all(torch.isfinite(value).all() for value in out.values())
+    assert all(out[name].dtype == torch.float32 for name in recipe["losses"])
+    assert not same(before, model.student.state_dict())
+    exact = losses_of(pair(network, recipe, task=task).train())
+    for name in recipe["losses"]:
+        assert float(out[name]) == pytest.approx(float(exact[name]), rel=0.3, abs=1e-3)
+
+
+@pytest.mark.parametrize("recipe", [MTKD, ROI, KD], ids=["mtkd", "roi", "kd"])
+def test_copies_distil_and_predict_alike(network: Any, recipe: Any) -> None:
+    model = pair(network, recipe)
+    twin = copy.deepcopy(model)
+    assert same(losses_of(model.train()), losses_of(twin.train()))
+    assert not model.recorder._records
+    assert not twin.recorder._records
+    ema = ExponentialMovingAverage(model, momentum=0.5)
+    model.train_step(batch(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01)))
+    ema.update_parameters(model)
+    assert set(ema.module.state_dict()) == set(model.state_dict())
+    assert len(predict(ema.module)) == 2
+
+
+def test_first_step_is_checked(network: Any) -> None:
+    for recipe in (MTKD, KD):
+        model = pair(network, recipe)
+        model.check_next_step = True
+        losses_of(model.train())
+        assert not model.check_next_step
+    with torch.no_grad():
+        model.teachers["teacher"].model.backbone.conv1.weight.fill_(float("nan"))
+    model.check_next_step = True
+    with pytest.raises(RuntimeError, match="loss 'kd' is not finite"):
+        losses_of(model)
