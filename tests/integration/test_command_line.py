@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from mmengine.config import Config
 
 from .conftest import Tools, differences, weights
-from .world import World
+from .world import ROOT, World
 
 QUICK = [
     "model.input_size=20",
@@ -106,3 +109,24 @@ def test_the_default_work_dir_is_named_after_the_config(tools: Tools, world: Wor
     config = world.distil("somewhere.py", recipe="kd")
     tools.train(config, "--cfg-options", "train_cfg.max_epochs=1")
     assert (tools.folder / "work_dirs" / "somewhere" / "epoch_1.pth").is_file()
+
+
+def test_the_loss_of_the_readme(tools: Tools, tmp_path: Path) -> None:
+    """Its blocks as they stand, with a teacher of one epoch."""
+    section = (ROOT / "README.md").read_text().partition("## Add a loss")[2].partition("\n## ")[0]
+    loss, config, commands = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "my_losses.py").write_text(loss)
+    (tmp_path / "my_config.py").write_text(config)
+    teacher, student = [line.partition("#")[0].split() for line in commands.splitlines()]
+    assert student[:3] == ["PYTHONPATH=.", "python", "tools/train.py"]
+    tools.train(ROOT / teacher[2], "--work-dir", tmp_path / "teacher", "--cfg-options", "train_cfg.max_epochs=1")
+    (tmp_path / "work_dirs" / "teacher_digits").mkdir(parents=True)
+    (tmp_path / "teacher" / "epoch_1.pth").rename(tmp_path / "work_dirs" / "teacher_digits" / "epoch_60.pth")
+    command = [sys.executable, ROOT / "tools" / "train.py", *student[3:]]
+    options = ["--cfg-options", "train_cfg.max_epochs=1", "default_hooks.teacher_check.min_score=0"]
+    searched = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
+    ended = subprocess.run([*command, *options], cwd=tmp_path, env=searched, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (row,) = steps(tmp_path / "work_dirs" / "my_config")
+    assert row["loss_cosine"] == pytest.approx(2 * row["cosine"], rel=1e-3)
+    assert {"loss_student", "loss_kd", "cosine.stage1", "cosine.stage3"} <= set(row)
