@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ from mmengine.registry import DefaultScope
 from rich.table import Table
 from torch import Tensor, nn
 
+from kd_mm.apis.noise import noise_batch
 from kd_mm.apis.run import use_amp
-from kd_mm.distillers import Distiller
+from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.distillers.random_state import private_random_state
@@ -43,12 +45,13 @@ def benchmark(
     """Time a distillation config on one resident batch of noise, with random weights; no file is read or written.
 
     Each round runs, one after the other, the plain student's training step (built from its own config, with its own
-    optimizer), the plain teachers' whole forward to their logits (eval, no_grad), the distillation step, and the
-    distillation step without each of the recipe's losses. A round sees one state of the machine, so drift cancels in
-    ratios within a round. Learning rates are set to zero, so that every step computes on the same weights.
+    optimizer), the plain teachers' forward (eval, no_grad; a classifier's to its logits, a detector's as deep as it is
+    read: backbone, neck or heads), the distillation step, and the distillation step without each of the recipe's
+    losses. A round sees one state of the machine, so drift cancels in ratios within a round. Learning rates are set to
+    zero, so that every step computes on the same weights.
 
     Args:
-        config: A distillation config of a classifier. It is left as it is.
+        config: A distillation config of a classifier or a detector. It is left as it is.
         device: ``"cpu"`` or ``"cuda"``; CUDA times come from device events around each step.
         amp: Mixed precision as ``tools/train.py --amp`` has it, for every measured part alike.
         batch_size: Images a step; default ``train_dataloader.batch_size`` of the config.
@@ -171,10 +174,10 @@ def _parts(
     student_config = ConfigDict({"data_preprocessor": preprocessor, **model.student})
     student = MODELS.build(student_config)
     size, classes = distiller.input_size, _num_classes(distiller)
-    batch = _batch(batch_size, size, classes, device)
+    batch = noise_batch(distiller.task, batch_size, size, classes, device)
     parts = {STUDENT: _training_step(student.to(**place), config, batch)}
     views = [
-        (_plain(model.teacher[name]).to(**place), _view(teacher, distiller, batch))
+        (_to_deepest_tap(teacher, _plain(model.teacher[name]).to(**place), distiller), _view(teacher, distiller, batch))
         for name, teacher in distiller.teachers.items()
     ]
     parts[TEACHER] = _forward(views, config.optim_wrapper, device if amp else None)
@@ -214,12 +217,15 @@ def _num_classes(distiller: Distiller) -> int:
     return int(classes)
 
 
-def _batch(batch_size: int, size: tuple[int, int], classes: int, device: str) -> dict[str, Any]:
-    from mmpretrain.structures import DataSample
-
-    images = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, classes, (batch_size,)).tolist()
-    return {"inputs": images, "data_samples": [DataSample().set_gt_label(label).to(device) for label in labels]}
+def _to_deepest_tap(teacher: Teacher, plain: nn.Module, distiller: Distiller) -> Callable[[Tensor], Any]:
+    """Return what runs a plain teacher as deep as the teacher is read; a classifier to its logits in any case."""
+    assert teacher.recorder is not None
+    paths = {tap.path.partition(".")[0] for tap in teacher.recorder.taps.values()}
+    if not distiller.task.answer_is_response and paths == {"backbone"}:
+        return plain.backbone  # type: ignore[return-value]
+    if not distiller.task.answer_is_response and paths <= {"backbone", "neck"}:
+        return functools.partial(distiller.task.forward_features, plain)
+    return functools.partial(distiller.task.forward, plain)
 
 
 def _plain(teacher: Mapping[str, Any]) -> nn.Module:
@@ -235,14 +241,14 @@ def _view(teacher: Any, distiller: Distiller, batch: dict[str, Any]) -> Tensor:
 
 
 def _forward(
-    views: Sequence[tuple[nn.Module, Tensor]], wrapper: Mapping[str, Any], amp: str | None
+    views: Sequence[tuple[Callable[[Tensor], Any], Tensor]], wrapper: Mapping[str, Any], amp: str | None
 ) -> Callable[[], Any]:
     dtype = torch.float16 if wrapper.get("type") == "AmpOptimWrapper" else torch.bfloat16
 
     def run() -> None:
         with torch.no_grad(), torch.autocast(amp or "cpu", dtype=dtype, enabled=amp is not None):
             for network, inputs in views:
-                network(inputs, mode="tensor")
+                network(inputs)
 
     return run
 

@@ -28,7 +28,7 @@ from mmengine.runner import Runner
 from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.report import complexity
 
 Result = dict[str, Any]

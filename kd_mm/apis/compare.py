@@ -13,7 +13,7 @@ from mmengine.config import Config
 from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, train_and_test
 from kd_mm.apis.run import read_config
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 
 COSTS = (
     Column("params", "parameters", ".3f", 1e-6, " M"),

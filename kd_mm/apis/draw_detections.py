@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 
 Image = NDArray[np.uint8]
 #: Longest side in pixels below which an image is enlarged, so that names and scores can be read.

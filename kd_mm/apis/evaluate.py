@@ -17,7 +17,7 @@ from torch import nn
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, read_config, set_threads, use_launcher
 from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 
 
 def plain_config(config: Config) -> Config:

@@ -75,7 +75,7 @@ def _unknown_type(error: Exception, parts: list[Part], place: Place | None) -> s
         kind = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(kind, str) or kind in components:
             continue
-        if isinstance(error, TypeError) or kind in str(error):
+        if kind in str(error) or (isinstance(error, TypeError) and key.endswith("optimizer")):
             registry = place.registry if place is not None and place.key == key else None
             if key.endswith("optimizer"):  # looked up without being built
                 registry = engine.OPTIMIZERS

@@ -23,7 +23,7 @@ from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
 from kd_mm.distillers.config_file import load_config
 from kd_mm.distillers.teacher import teacher_model_config
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.registry import MODELS
 
 # What a Runner or a command line leaves in a dumped config and what belongs to one run alone.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 
 #: Largest accepted difference between onnxruntime and torch, relative to the largest torch output (at least 1).
 ONNX_TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 
 Records = Sequence[Mapping[str, Any]]
 #: Colour-blind safe (Okabe and Ito), shallow to deep; the network's own answer is black.

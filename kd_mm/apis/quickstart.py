@@ -20,7 +20,7 @@ from kd_mm.apis.compose import config_root
 from kd_mm.apis.plots import Records, read_scalars
 from kd_mm.apis.run import read_config
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 
 #: Keys of learning rate schedules that count epochs.
 _LENGTHS = ("T_max", "total_steps", "begin", "end")

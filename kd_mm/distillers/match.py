@@ -55,6 +55,7 @@ def match_stages(
 def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
     """Return the stages without the leading ones whose weights are frozen: their losses would train nothing that is
     deployed (``frozen_stages`` of upstream backbones)."""
+    student.train()  # some upstream backbones freeze their stages only here
     learns = [any(p.requires_grad for p in find_module(student, Tap.parse(s.tap)).parameters()) for s in found]
     first = learns.index(True) if any(learns) else 0
     if first:

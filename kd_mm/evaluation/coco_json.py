@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.detection_samples import ImageBoxes
-from kd_mm.hooks.atomic_files import replace_file
 
 
 def write_coco_json(images: Sequence[ImageBoxes], classes: Sequence[str], prefix: str) -> tuple[str, str]:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.voc import VocResult
-from kd_mm.hooks.atomic_files import replace_file
 
 
 def draw_precision_recall(voc: VocResult, classes: Sequence[str], folder: str | Path) -> list[Path]:

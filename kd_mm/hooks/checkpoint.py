@@ -14,7 +14,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint, save_checkpoint
 
-from kd_mm.hooks.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
+from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
 from kd_mm.registry import HOOKS
 
 _STALE = "stale_ckpts"

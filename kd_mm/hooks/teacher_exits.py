@@ -21,7 +21,7 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.checkpoint import network_weights, read_checkpoint
 from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
-from kd_mm.hooks.atomic_files import replace_file
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.registry import HOOKS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from kd_mm.hooks.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
+from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
 
 from .conftest import KILLED, differences, same_iterations
 

@@ -29,7 +29,7 @@ import mmpretrain.engine  # noqa: F401  isort: skip - what the registries would 
 import mmpretrain.evaluation  # noqa: F401  isort: skip
 import mmpretrain.models  # noqa: F401  isort: skip
 
-from kd_mm.hooks import atomic_files
+from kd_mm.engine import atomic_files
 from kd_mm.hooks.checkpoint import CheckpointHook  # noqa: F401  registers
 from kd_mm.hooks.exact_resume import ExactResumeHook  # noqa: F401  registers
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ def test_a_failed_start_leaves_the_work_dir_as_it_was(tools: Tools, world: World
     tools.train(world.plain, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
     before = files()
     assert tmp_path / "plain.py" in before
+    time.sleep(1.0)  # the engine names the folder of a run by the second
     wrong = ["train_cfg.max_epochs=3", "param_scheduler.gama=0.1"]
     refused(tools.run("train", world.plain, "--work-dir", tmp_path, "--cfg-options", *wrong))
     teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]

@@ -31,7 +31,7 @@ import mmpretrain.structures  # noqa: F401  isort: skip
 import mmpretrain.visualization  # noqa: F401  isort: skip
 import torch._dynamo  # noqa: F401  isort: skip
 
-from kd_mm.hooks import atomic_files
+from kd_mm.engine import atomic_files
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
