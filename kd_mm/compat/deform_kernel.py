@@ -44,6 +44,14 @@ class Geometry:
         return (touched[0] & touched[1]).flatten(2, 3)
 
 
+def _places(offset: Tensor) -> Tensor:
+    """Wide offsets whose NaN lie outside of every input, as upstream's comparisons have it.
+
+    torchvision's CPU kernel would read memory that is not its own.
+    """
+    return torch.nan_to_num(widen(offset), nan=1e9, posinf=torch.inf, neginf=-torch.inf)
+
+
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, offset: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
@@ -62,7 +70,7 @@ def forward(
     result: Tensor = torch.ops.torchvision.deform_conv2d(
         dense,
         widen(weight),
-        widen(offset),
+        _places(offset),
         empty if mask is None else widen(mask),
         dense.new_zeros(len(weight)) if bias is None else widen(bias),
         *geometry.arguments(mask is not None),
@@ -74,7 +82,7 @@ def backward(
     grad_output: Tensor, input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, weight, offset, mask, bias for that of the output; arguments as in `forward`."""
-    dense, shift = widen(input), widen(offset)
+    dense, shift = widen(input), _places(offset)
     empty = dense.new_zeros(len(dense), 0, 1, 1)
     grads = torch.ops.torchvision._deform_conv2d_backward(
         widen(grad_output).contiguous(),

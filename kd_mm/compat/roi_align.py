@@ -17,10 +17,13 @@ _MAX = 0
 
 
 def _readable(rois: Tensor, sampling_ratio: int, aligned: bool) -> Tensor:
-    """Give regions of negative size no size, where an adaptive grid has no points in them in either case.
+    """Bring regions into the range where torchvision's CPU kernel reads no memory but its own.
 
-    torchvision's CPU kernel would ask for a negative amount of memory.
+    Regions with a NaN, which a diverging detector proposes, move off the map and pool to 0. Those of negative size
+    get no size where an adaptive grid has no points in them in either case.
     """
+    lost = rois.isnan().any(dim=1, keepdim=True)
+    rois = torch.cat([rois[:, :1].nan_to_num(0.0), torch.where(lost, -1e6, rois[:, 1:])], dim=1)
     if not aligned or sampling_ratio > 0:
         return rois
     return torch.cat([rois[:, :3], torch.maximum(rois[:, 3:], rois[:, 1:3])], dim=1)

@@ -1,6 +1,6 @@
 """Train every config family of the installed mmdet two steps and say what stops the others.
 
-    python -m tests.compat.sweep                        # all families, about half an hour on one core
+    python -m tests.compat.sweep                        # all families, less than an hour on one core
     python -m tests.compat.sweep dcn carafe             # these
     python -m tests.compat.sweep --write tests/compat/families.md
 
@@ -10,6 +10,7 @@ Each config runs in a process of its own with one thread and a time limit.
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import multiprocessing
 import sys
@@ -21,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import mmdet
 import torch
 from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
@@ -55,16 +57,16 @@ def attempt(path: Path) -> dict[str, Any]:
     try:
         model = families.prepare(families.load(path))
         data = families.batch(model)
-        detector = families.build(model)
+        detector = families.build(model, data)
         result["losses"] = families.train(detector, data)
         result["trains"] = True
-        if "video_data_samples" not in data["data_samples"][0] if isinstance(data["data_samples"], list) else False:
+        if families.takes_images(data):
             families.predict(detector, data)
             result["predicts"] = True
     except Exception as error:  # any failure is a finding
         place = traceback.extract_tb(error.__traceback__)[-1]
-        lines = str(error).strip().splitlines() or [""]
-        result["reason"] = f"{type(error).__name__}: {lines[-1][:160]} ({Path(place.filename).name}:{place.lineno})"
+        message = " ".join(str(error).split())[:160]
+        result["reason"] = f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
     result["seconds"] = time.monotonic() - began
     return result
 
@@ -87,28 +89,73 @@ def limited(path: Path, seconds: float) -> dict[str, Any]:
     try:
         result = here.recv() if here.poll(seconds) else {**failed, "reason": f"took longer than {seconds:g} s"}
     except EOFError:
-        result = {**failed, "reason": "the process died"}
+        process.join()
+        result = {**failed, "reason": f"the process died (exit code {process.exitcode})"}
     process.kill()
     process.join()
     return result
+
+
+def said(result: dict[str, Any]) -> str:
+    """What one row of the table says of a config."""
+    if result["predicts"]:
+        return "trains, predicts"
+    if not result["trains"]:
+        return result["reason"]
+    return f"trains; predicts not: {result['reason']}" if result["reason"] else "trains"
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: counts of families, then every config that stood for one.
+
+    A family counts as training where all its rows do.
+    """
+    train = [name for name, results in rows.items() if results and all(r["trains"] for r in results)]
+    rest = [name for name in rows if name not in train]
+    lines = [
+        "# mmdet's config families on the operators of this process",
+        "",
+        f"mmdet {mmdet.__version__}, torch {torch.__version__}, operators: {kd_mm.compat.report().source}.",
+        "",
+        f"{len(train)} of {len(rows)} families train: two steps of loss, backward pass and update on two images, at",
+        "upstream's widths, without pretrained weights. A family has a further row where one more config brings in a",
+        "further operator. Made by `python -m tests.compat.sweep --write FILE`.",
+        "",
+        f"The others ({len(rest)}):",
+        "",
+        *(f"* {name}: {rows[name][0]['reason'] if rows[name] else 'holds no model, only settings'}" for name in rest),
+        "",
+        "| config | outcome | operators of mmcv that ran |",
+        "| --- | --- | --- |",
+    ]
+    for results in rows.values():
+        for result in results:
+            operators = ", ".join(sorted(result["operators"])) or "none"
+            lines.append(f"| {result['config']} | {said(result)} | {operators} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="folders of mmdet's configs (default: all)")
     parser.add_argument("--limit", type=float, default=300, help="seconds for one config (default: 300)")
+    parser.add_argument("--write", type=Path, help="file for the table, in Markdown")
     args = parser.parse_args()
+    known = families.names()
+    for name in args.families:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            parser.error(f"no family '{name}' in {families.FOLDER}" + (f"; did you mean '{near[0]}'?" if near else ""))
     register_all_modules(init_default_scope=True)
-    for family in args.families or families.names():
-        chosen, broken = families.representatives(family)
-        for line in broken:
-            print("  broken", line)
-        for path in chosen:
-            r = limited(path, args.limit)
-            ok = f"{'T' if r['trains'] else '-'}{'P' if r['predicts'] else '-'}"
-            print(f"{ok} {path} {r['seconds']:.0f}s [{' '.join(sorted(r['operators']))}] {r['reason']}", flush=True)
-        if not chosen:
-            print(f"-- {family}: no model")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for family in args.families or known:
+        rows[family] = []
+        for path in families.representatives(family):
+            result = limited(path, args.limit)
+            rows[family].append(result)
+            print(f"{result['seconds']:4.0f} s  {path}: {said(result)}", flush=True)
+    if args.write:
+        args.write.write_text(table(rows))
 
 
 if __name__ == "__main__":
