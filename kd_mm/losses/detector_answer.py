@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss
+from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
@@ -26,15 +26,21 @@ class DetectorAnswerLoss(Loss):
 
     Args:
         temperature: T, dimensionless (our reading: 1 in detection).
-        softmax: Whether the classes of a dense head exclude each other (SSD); their last one is background then.
+        softmax: Whether the classes of a dense head exclude each other (SSD); their last one is background then. By
+            default where the head has one channel more than classes.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
     reads = frozenset({"student.logits", "teacher.logits"})
 
-    def __init__(self, temperature: float = 1.0, softmax: bool = False, **kwargs: Any) -> None:
+    def __init__(self, temperature: float = 1.0, softmax: bool | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.temperature, self.softmax = temperature, softmax
+        self.num_classes = 0
+
+    def prepare(self, setting: Setting) -> None:
+        """Learn the number of classes, by which a head with background is known."""
+        self.num_classes = setting.num_classes
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the one divergence."""
@@ -48,7 +54,8 @@ class DetectorAnswerLoss(Loss):
 
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         z_s, z_t = student / self.temperature, teacher / self.temperature
-        if self.softmax:
+        background = self.num_classes > 0 and student.shape[-1] == self.num_classes + 1
+        if background if self.softmax is None else self.softmax:
             weight = teacher.softmax(dim=-1)[..., :-1].amax(dim=-1)
             log_p = F.log_softmax(z_t, dim=-1)
             divergence = F.kl_div(F.log_softmax(z_s, dim=-1), log_p, reduction="none", log_target=True).sum(dim=-1)

@@ -99,8 +99,9 @@ class DetectionTask(Task):
         head: Any = getattr(model, "bbox_head", None)
         generator = getattr(head, "prior_generator", None)
         if generator is None or not hasattr(head, "cls_out_channels"):
+            kind = type(getattr(model, "roi_head", None) if head is None else head).__name__
             raise ValueError(
-                f"{type(model).__name__} ({type(head).__name__}) has no class answer on a grid or on regions that "
+                f"{type(model).__name__} ({kind}) has no class answer on a grid or on regions that "
                 "student and teacher could share; use losses on stages (mtkd_ssr, pkd, cwd, fgd) instead"
             )
         levels = len(getattr(generator, "strides", ())) or generator.num_levels

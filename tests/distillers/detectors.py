@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
-from mmengine.hub import get_config
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 import kd_mm
+from kd_mm.distillers.config_file import load_config
 from kd_mm.registry import MODELS
 
 CLASSES = 3
@@ -38,50 +40,49 @@ LESS = {
 SHARE = 16
 
 
+@functools.cache
+def _read(config: str) -> Any:
+    return load_config(config).model
+
+
+def upstream(config: str, share: int = SHARE) -> Any:
+    """The model of an upstream config, its widths behind the backbone divided, and what else is large cut down."""
+    model = copy.deepcopy(_read(config))
+    shrink(model, share)
+    return model
+
+
 def walk(config: Any) -> list[dict]:
     inner = config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
     return [*([config] if isinstance(config, dict) else []), *(node for value in inner for node in walk(value))]
 
 
-def shrink(model: Any, share: int = SHARE) -> None:
-    """Divide the widths behind the backbone, and cut down what else is large."""
+def shrink(model: Any, share: int) -> None:
     for node in walk({key: value for key, value in model.items() if key != "backbone"}):
         for key, value in node.items():
             if key in WIDTHS:
                 node[key] = [v // share for v in value] if isinstance(value, list | tuple) else value // share
             elif key in LESS and (key != "num_groups" or node.get("type") == "GN"):
                 node[key] = LESS[key]
-    for key in ("num_queries",):
+    for key in ("num_queries", "num_classes"):
         if key in model:
             model[key] = LESS[key]
     model.backbone.init_cfg = None
+    model.data_preprocessor.batch_augments = None  # a size of their own for each batch
 
 
-def resnet(config: str, depth: int = 18, width: int = 8, frozen: int = -1, **model: Any) -> Any:
-    """A detector with a ResNet; ``model`` replaces values, dotted keys with ``__`` for the dot reach inside."""
-    whole = get_config(config).model
+def resnet(config: str, width: int = 8, depth: int = 18, frozen: int = -1, share: int = SHARE) -> Any:
+    """A detector with a narrow ResNet."""
+    whole = upstream(config, share)
     levels = whole.backbone.out_indices
-    shrink(whole)
     whole.backbone.update(depth=depth, base_channels=width, frozen_stages=frozen)
     channels = [width * 2**i * (4 if depth >= 50 else 1) for i in levels]
     if "neck" in whole:
         whole.neck.in_channels = channels
-    return replaced(whole, **model)
-
-
-def replaced(whole: Any, **changes: Any) -> Any:
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        node = whole
-        for part in path:
-            node = node[part]
-        if isinstance(node.get(last), dict) and isinstance(value, dict):
-            node[last].update(value)
-        else:
-            node[last] = value
     return whole
 
 
+CASCADE = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
 FASTER = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
 RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 
@@ -96,12 +97,16 @@ def two_stage(whole: Any) -> Any:
     return whole
 
 
-def faster(width: int = 8, depth: int = 18, frozen: int = -1, **model: Any) -> Any:
-    return two_stage(resnet(FASTER, depth, width, frozen, **model))
+def faster(width: int = 8, depth: int = 18, frozen: int = -1) -> Any:
+    return two_stage(resnet(FASTER, width, depth, frozen))
 
 
-def retina(width: int = 8, depth: int = 18, frozen: int = -1, **model: Any) -> Any:
-    whole = resnet(RETINA, depth, width, frozen, **model)
+def cascade(width: int = 8) -> Any:
+    return two_stage(resnet(CASCADE, width))
+
+
+def retina(width: int = 8, depth: int = 18, frozen: int = -1) -> Any:
+    whole = resnet(RETINA, width, depth, frozen)
     whole.test_cfg.score_thr = 0.0  # an untrained head scores about 0.01, by the bias it starts from
     return whole
 
@@ -185,8 +190,8 @@ def losses_of(model: nn.Module, seed: int = 3, **options: Any) -> dict[str, Any]
 
 
 def total(losses: dict[str, Any]) -> Tensor:
-    values = [value for name, value in losses.items() if "loss" in name]
-    return torch.stack([t for v in values for t in (v if isinstance(v, list | tuple) else [v])]).sum()
+    """The sum that the engine takes of a model's losses."""
+    return BaseModel.parse_losses(None, losses)[0]
 
 
 def predict(model: nn.Module, **options: Any) -> list[Any]:

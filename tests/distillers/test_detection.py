@@ -22,20 +22,18 @@ from .detectors import (
     ROI,
     batch,
     build,
+    cascade,
     count_calls,
     faster,
     losses_of,
     only,
     plain,
     predict,
-    resnet,
     retina,
     total,
 )
 
 NETWORKS = {"faster": faster, "retina": retina}
-CASCADE = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
-DETR = "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
 SAMPLED = {"type": "kd_mm.DetectionTask", "sampled": True}
 
 
@@ -353,12 +351,6 @@ def test_teacher_sees_the_regions_that_the_student_sampled() -> None:
     assert float(losses["kd"]) == pytest.approx(float((p * (p / q).log()).sum() / len(p)), rel=1e-4)
 
 
-def cascade(width: int = 8) -> Any:
-    from .detectors import two_stage
-
-    return two_stage(resnet(CASCADE, width=width))
-
-
 @pytest.mark.parametrize(("student", "teacher"), [(cascade, faster), (faster, cascade), (cascade, cascade)])
 def test_cascades_teach_and_learn_by_their_first_stage(student: Any, teacher: Any) -> None:
     model = build(student(8), teacher(12), KD)
@@ -406,16 +398,6 @@ def test_answers_of_different_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="student answers on a grid, teacher 'teacher' on regions"):
         build(retina(8), faster(12), KD)
     assert torch.isfinite(total(losses_of(build(retina(8), faster(12)).train())))
-
-
-def test_answer_of_queries_is_refused() -> None:
-    queries = resnet(DETR)
-    with pytest.raises(
-        ValueError, match=r"DeformableDETR \(DeformableDETRHead\) has no class answer .*use losses on stages"
-    ):
-        build(retina(8), queries, KD)
-    with pytest.raises(ValueError, match="DeformableDETR"):
-        build(queries, queries, KD)
 
 
 def test_resized_teachers_do_not_answer_for_regions() -> None:

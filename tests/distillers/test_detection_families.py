@@ -1,0 +1,234 @@
+"""MTKD-SSR between detectors of every kind, and for students whose backbone is of another family than the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from .detectors import (
+    CLASSES,
+    KD,
+    batch,
+    build,
+    cascade,
+    faster,
+    losses_of,
+    predict,
+    resnet,
+    retina,
+    total,
+    two_stage,
+    upstream,
+)
+
+Network = Callable[[int], Any]
+
+
+def dense(config: str) -> Network:
+    """A dense detector on a narrow ResNet that keeps detections of any score."""
+
+    def network(width: int) -> Any:
+        whole = resnet(f"mmdet::{config}", width, share=8)  # heads normalise in 32 groups
+        whole.test_cfg.score_thr = 0.0
+        return whole
+
+    return network
+
+
+def without_neck(width: int) -> Any:
+    """C4: its shared head has the widths of a full ResNet-18."""
+    whole = two_stage(upstream("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py"))
+    whole.backbone.update(depth=18, base_channels=64)
+    whole.roi_head.shared_head.update(depth=18)
+    whole.rpn_head.in_channels = whole.roi_head.bbox_roi_extractor.out_channels = 256
+    whole.roi_head.bbox_head.in_channels = 512
+    whole.test_cfg.rcnn.score_thr = 0.0
+    whole.train_cfg.rcnn.sampler.num = 4
+    whole.train_cfg.rpn_proposal.max_per_img = whole.test_cfg.rpn.max_per_img = 4
+    return whole
+
+
+def ssd(width: int) -> Any:
+    whole = upstream("mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py", share=1)
+    whole.backbone.widen_factor = width / 64
+    channels = [{8: 16, 16: 24}[width], 1280]
+    whole.neck.update(in_channels=channels, out_channels=[*channels, 32, 32, 32, 32])
+    whole.bbox_head.in_channels = whole.neck.out_channels
+    return whole
+
+
+def one_by_scale(config: str, share: int) -> Network:
+    """A detector whose widths follow from one factor."""
+
+    def network(width: int) -> Any:
+        whole = upstream(f"mmdet::{config}", share)
+        # A width of 8 is an eighth of the published network's.
+        whole.backbone.update(widen_factor=width / 64, deepen_factor=0.167)
+        whole.neck.in_channels = [int(channels * width / 64) for channels in (256, 512, 1024)]
+        whole.test_cfg.score_thr = 0.0
+        return whole
+
+    return network
+
+
+def queries(config: str) -> Network:
+    def network(width: int) -> Any:
+        whole = resnet(f"mmdet::{config}", width)
+        whole.bbox_head.embed_dims = whole.neck.out_channels
+        return whole
+
+    return network
+
+
+def sparse(width: int) -> Any:
+    """Its RoI heads ask for queries beside regions, so it has no answer that others could share."""
+    whole = resnet("mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py", width)
+    whole.rpn_head.update(num_proposals=12, proposal_feature_channel=16)
+    whole.roi_head.proposal_feature_channel = 16
+    whole.roi_head.num_stages = 2
+    whole.roi_head.bbox_head = whole.roi_head.bbox_head[:2]
+    whole.roi_head.stage_loss_weights = [1, 1]
+    whole.train_cfg.rcnn = whole.train_cfg.rcnn[:2]
+    return whole
+
+
+FAMILIES: dict[str, tuple[Network, int]] = {
+    "Faster R-CNN": (faster, 96),
+    "Cascade R-CNN": (cascade, 96),
+    "Faster R-CNN C4": (without_neck, 96),
+    "RetinaNet": (retina, 96),
+    "FCOS": (dense("fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"), 96),
+    "ATSS": (dense("atss/atss_r50_fpn_1x_coco.py"), 96),
+    "GFL": (dense("gfl/gfl_r50_fpn_1x_coco.py"), 96),
+    "SSD": (ssd, 128),
+    "YOLOX": (one_by_scale("yolox/yolox_s_8xb8-300e_coco.py", 8), 96),
+    "RTMDet": (one_by_scale("rtmdet/rtmdet_l_8xb32-300e_coco.py", 8), 96),
+    "Sparse R-CNN": (sparse, 96),
+    "Deformable DETR": (queries("deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"), 96),
+    "DINO": (queries("dino/dino-4scale_r50_8xb2-12e_coco.py"), 96),
+}
+
+
+DENSE = ("FCOS", "ATSS", "GFL", "SSD", "YOLOX", "RTMDet")
+
+
+def trains_and_predicts(model: Any, size: int) -> None:
+    """One step: every loss is there and finite, each of ours reaches the student, which then still detects."""
+    model.train()
+    model.check_next_step = True  # stops at a loss that does not reach the student
+    losses = losses_of(model, size=size)
+    ours = {f"loss_{name}" for name in ("aux", "scd", "srd", "review")}
+    assert ours <= set(losses)
+    assert len(losses) > 2 * len(ours)
+    for name in ours:
+        assert float(losses[name]) > 0
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    loss = total(losses)
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    for part in model.distill.values():
+        assert all(p.grad is not None for p in part.parameters())
+    optimizer.step()
+    found = predict(model, size=size)
+    assert len(found) == 2
+    for one in found:
+        assert len(one)
+        assert torch.isfinite(one.bboxes).all()
+        assert one.bboxes.shape == (len(one.scores), 4)
+        assert one.labels.max() < CLASSES
+    data = model.data_preprocessor(batch(size), False)
+    hits, objects = model.task.score(model.student, data["inputs"], data["data_samples"])
+    assert 0 <= hits <= objects == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_and_predicts(family: str) -> None:
+    network, size = FAMILIES[family]
+    model = build(network(8), network(16), input_size=size)
+    assert len(model.stages) >= 2
+    assert all(stage.tap.startswith("backbone.") for stage in model.stages)
+    trains_and_predicts(model, size)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("Sparse R-CNN", r"SparseRCNN \(SparseRoIHead\)"),
+        ("Deformable DETR", r"DeformableDETR \(DeformableDETRHead\)"),
+        ("DINO", r"DINO \(DINOHead\)"),
+    ],
+)
+def test_answers_of_queries_are_refused(family: str, said: str) -> None:
+    network, size = FAMILIES[family]
+    with pytest.raises(ValueError, match=said + " has no class answer on a grid or on regions .* use losses on stages"):
+        build(retina(), network(8), KD, input_size=size)
+    with pytest.raises(ValueError, match=said):
+        build(network(8), network(8), KD, input_size=size)
+
+
+@pytest.mark.parametrize("family", [*DENSE, "Faster R-CNN C4"])
+def test_detectors_own_answers_are_compared(family: str) -> None:
+    network, size = FAMILIES[family]
+    model = build(network(8), network(16), KD, input_size=size)
+    losses = losses_of(model.train(), size=size)
+    assert torch.isfinite(losses["kd"])
+    assert float(losses["kd"]) > 0
+    losses["loss_kd"].backward()
+    reached = {key.split(".")[1] for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"backbone", "roi_head" if "C4" in family else "bbox_head"} <= reached
+
+
+def test_background_of_a_softmax_head_does_not_weigh() -> None:
+    model = build(ssd(8), ssd(16), KD, input_size=128)
+    seen: dict[str, torch.Tensor] = {}
+    for name, network in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
+        network.bbox_head.register_forward_hook(lambda _m, _a, out, name=name: seen.update({name: out[0]}))
+    value = float(losses_of(model.train(), size=128)["kd"])
+    z_s, z_t = (
+        torch.cat([level.permute(0, 2, 3, 1).reshape(2, -1, CLASSES + 1) for level in seen[name]], dim=1).double()
+        for name in ("student", "teacher")
+    )
+    p, q = z_t.softmax(dim=-1), z_s.softmax(dim=-1)
+    weight = p[..., :CLASSES].amax(dim=-1)
+    divergence = (p * (p / q).log()).sum(dim=-1)
+    assert value == pytest.approx(float((weight * divergence).sum() / weight.sum()), rel=1e-3)
+
+
+def mobile() -> Any:
+    student = retina()
+    student.backbone = {"type": "MobileNetV2", "widen_factor": 0.25, "out_indices": (1, 2, 4, 6)}
+    student.neck.in_channels = [8, 8, 24, 80]
+    return student
+
+
+def pyramid() -> Any:
+    student = retina()
+    student.backbone = {
+        "type": "PyramidVisionTransformer",
+        "embed_dims": 8,
+        "num_layers": [1, 1, 1, 1],
+        "pretrain_img_size": 96,
+    }
+    student.neck.in_channels = [8, 16, 40, 64]
+    return student
+
+
+def shifted() -> Any:
+    student = retina()
+    student.backbone = {"type": "SwinTransformer", "embed_dims": 12, "depths": (1, 1, 1, 1), "out_indices": (1, 2, 3)}
+    student.neck.update(in_channels=[24, 48, 96], start_level=0)
+    return student
+
+
+@pytest.mark.parametrize(("student", "stages"), [(mobile, 4), (pyramid, 4), (shifted, 4)])
+def test_students_of_another_backbone_family(student: Callable[[], Any], stages: int) -> None:
+    model = build(student(), retina(8, depth=50))
+    pairs = model.stage_pairs["teacher"]
+    assert [b.tap for _, b in pairs] == [f"backbone.layer{i}" for i in range(5 - stages, 5)]
+    assert [a.stride for a, _ in pairs] == [b.stride for _, b in pairs]
+    trains_and_predicts(model, 96)
