@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.stages.discovery import discover_stages
+from kd_mm.stages.modes import evaluating
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
@@ -27,6 +28,10 @@ def match_stages(
     student: nn.Module, teachers: dict[str, Teacher], task: Task, recipe: Recipe, stages: Any, inputs: Tensor
 ) -> tuple[dict[str, list[tuple[Stage, Stage]]], list[Stage]]:
     """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
+    if stages is None and recipe.stage_source == "neck":
+        levels = {"student": _neck_levels(student, inputs, task)}
+        levels.update({name: _neck_levels(t.model, t.see(inputs), task) for name, t in teachers.items()})
+        stages = levels
     found = _discover("student", student, inputs, _names(stages, "student"), task)
     if _names(stages, "student") is None:
         found = _without_frozen(student, found)
@@ -50,6 +55,22 @@ def match_stages(
         pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in theirs.items()}
     first = next(iter(pairs.values()), None)
     return pairs, [pair[0] for pair in first] if first else found
+
+
+def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[str]:
+    """Return a tap for each map that the neck of a network gives.
+
+    Raises:
+        ValueError: It has no neck that gives several maps.
+    """
+    with evaluating(model):
+        maps = task.forward_features(model, inputs) if hasattr(model, "neck") else ()
+    if len(maps) < 2:
+        raise ValueError(
+            f"recipe: stage_source='neck', but {type(model).__name__} has no neck with several levels; name stages of "
+            "its backbone: stages=[...]"
+        )
+    return [f"neck[{level}]" for level in range(len(maps))]
 
 
 def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:

@@ -33,6 +33,8 @@ class Recipe:
             distillation on detached features); the other keys are for ``TeacherExitsHook``.
         stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1.
         student_loss_weight: Factor of the student's own losses.
+        stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or
+            the levels that the ``"neck"`` of a detector gives.
     """
 
     losses: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Recipe:
     teacher_exits: dict[str, Any] = field(default_factory=lambda: {"mode": "pretrained"})
     stage_align: str | Sequence[tuple[int, int]] = "from_deep"
     student_loss_weight: float = 1.0
+    stage_source: str = "backbone"
 
     @classmethod
     def read(cls, config: Mapping[str, Any] | None) -> Recipe:
@@ -71,6 +74,8 @@ class Recipe:
         mode = recipe.teacher_exits.get("mode", "pretrained")
         if mode not in TEACHER_EXIT_MODES:
             raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, TEACHER_EXIT_MODES)}")
+        if recipe.stage_source not in ("backbone", "neck"):
+            raise ValueError(f"recipe: stage_source={recipe.stage_source!r} is unknown; choose 'backbone' or 'neck'")
         return recipe
 
     def build_losses(self, teachers: Sequence[str], seed: int, multilabel: bool = False) -> dict[str, Loss]:

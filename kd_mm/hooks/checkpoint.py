@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os.path as osp
 import pickle
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint, save_checkpoint
 
+from kd_mm.distillers.options import nearest
 from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
 from kd_mm.registry import HOOKS
 
@@ -67,6 +69,11 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        accepted = set(signature(Runner.save_checkpoint).parameters)
+        for option in self.args:  # upstream hands them on, and fails when the first checkpoint is due
+            if option not in accepted:
+                known = [*signature(MMEngineCheckpointHook).parameters, *accepted]
+                raise TypeError(f"CheckpointHook has no option {option!r}{nearest(option, known)}")
         self._validating = False
         self._due: tuple[int, dict] | None = None
 

@@ -9,6 +9,5 @@ model = dict(
         checkpoint="checkpoints/voc/gfl_r101.pth",
     ),
     recipe={{_base_.fgd}},
-    stages=["neck[0]", "neck[1]", "neck[2]", "neck[3]", "neck[4]"],
 )
 default_hooks = {{_base_.kd_hooks}}

@@ -9,6 +9,5 @@ model = dict(
         checkpoint="checkpoints/voc/faster-rcnn_r50.pth",
     ),
     recipe={{_base_.pkd}},
-    stages=["neck[0]", "neck[1]", "neck[2]", "neck[3]"],
 )
 default_hooks = {{_base_.kd_hooks}}

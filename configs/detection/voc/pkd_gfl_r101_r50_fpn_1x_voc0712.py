@@ -9,6 +9,5 @@ model = dict(
         checkpoint="checkpoints/voc/gfl_r101.pth",
     ),
     recipe={{_base_.pkd}},
-    stages=["neck[0]", "neck[1]", "neck[2]", "neck[3]"],
 )
 default_hooks = {{_base_.kd_hooks}}

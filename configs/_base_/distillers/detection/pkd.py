@@ -2,6 +2,7 @@
 _base_ = ["../hooks.py"]
 
 pkd = dict(
+    stage_source="neck",
     connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
     losses=dict(pkd=dict(type="kd_mm.PearsonFeatureLoss", loss_weight=10.0, stages=[1, 2, 3, 4])),
 )
