@@ -12,6 +12,19 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def standardized(logits: Tensor) -> Tensor:
+    """Return ``(z - mean) / (std + 1e-7)`` over the last dimension: mean 0, deviation 1 (Sun et al. 2024, 2403.01427).
+
+    The deviation is the unbiased one (divided by K - 1), as in the public code; a row of equal logits becomes 0.
+
+    Args:
+        logits: ``(..., K)``, K >= 2.
+    """
+    logits = full_precision(logits)
+    std, mean = torch.std_mean(logits, dim=-1, keepdim=True)
+    return (logits - mean) / (std + 1e-7)
+
+
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Softened KL divergence of the student from the teacher, with the gradient-preserving factor (Hinton et al. 2015).
 

@@ -4,14 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
-from kd_mm.losses.base import Loss
 from kd_mm.losses.functional import softened
+from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
 
 @MODELS.register_module()
-class LogitLoss(Loss):
+class LogitLoss(ResponseLoss):
     """Knowledge distillation as Hinton et al. (2015): the student's logits follow the teacher's softened ones.
 
     ``KD_T = T^2 / B * sum KL(softmax(z_t / T) || softmax(z_s / T))``: sum over classes, mean over the batch.
@@ -19,18 +19,19 @@ class LogitLoss(Loss):
     Args:
         temperature: T, dimensionless (4 is the habit on CIFAR, 1 on ImageNet).
         multilabel: Independent sigmoids instead of a softmax; then mean over classes.
-        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
     """
 
     reads = frozenset({"student.logits", "teacher.logits"})
 
     def __init__(self, temperature: float = 4.0, multilabel: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.temperature, self.multilabel = temperature, multilabel
+        super().__init__(multilabel=multilabel, **kwargs)
+        self.temperature = temperature
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence under the name ``final``."""
         assert student.logits is not None
         assert teacher is not None
         assert teacher.logits is not None
-        return {"final": softened(student.logits, teacher.logits.detach(), self.temperature, self.multilabel)}
+        ours, theirs = self.compared(student.logits), self.compared(teacher.logits)
+        return {"final": softened(ours, theirs, self.temperature, self.multilabel)}

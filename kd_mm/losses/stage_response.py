@@ -5,14 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, choice
+from kd_mm.losses.base import choice
 from kd_mm.losses.functional import softened, valid_classes
+from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
 
 @MODELS.register_module()
-class StageResponseLoss(Loss):
+class StageResponseLoss(ResponseLoss):
     """The logits of each student stage follow the teacher's.
 
     ``L_SRD = sum_i beta_i KD_T(z_t^i -> z_s^i)``. MTKD-SSR (Gou et al., IJCV 2023) states response distillation at
@@ -24,7 +25,7 @@ class StageResponseLoss(Loss):
         include_last: Whether the last stage, the deployed answer, takes part; there it is Hinton's KD.
         stage_weights: beta, one a stage that takes part; all 1 by default.
         multilabel: Independent sigmoids instead of a softmax; by default as the task's stage responses are.
-        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
     """
 
     reads = frozenset({"student.responses", "teacher.responses"})
@@ -38,8 +39,8 @@ class StageResponseLoss(Loss):
         multilabel: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.temperature, self.multilabel, self.include_last = temperature, multilabel, include_last
+        super().__init__(multilabel=multilabel, **kwargs)
+        self.temperature, self.include_last = temperature, include_last
         self.target = choice("target", target, ("same_stage", "final"))
         self.stage_weights = stage_weights
 
@@ -65,6 +66,7 @@ class StageResponseLoss(Loss):
         for i, beta in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
             target = teacher.logits if self.target == "final" else teacher.responses[i]
             assert target is not None
-            value = softened(student.responses[i], target.detach(), self.temperature, self.multilabel, mask)
+            ours, theirs = self.compared(student.responses[i]), self.compared(target)
+            value = softened(ours, theirs, self.temperature, self.multilabel, mask)
             parts[f"stage{i}"] = value if beta == 1.0 else beta * value
         return parts
