@@ -5,6 +5,9 @@ Distillers, exits, connectors, losses and networks are all ``nn.Module`` and sha
 """
 
 from mmengine.registry import (
+    DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS,
+)
+from mmengine.registry import (
     DATASETS as MMENGINE_DATASETS,
 )
 from mmengine.registry import (
@@ -25,10 +28,9 @@ from mmengine.registry import (
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="kd_mm", locations=["kd_mm.models", "kd_mm.distillers"])
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="kd_mm", locations=["kd_mm.datasets"])
+DATA_SAMPLERS = Registry("data sampler", parent=MMENGINE_DATA_SAMPLERS, scope="kd_mm", locations=["kd_mm.datasets"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="kd_mm", locations=["kd_mm.hooks"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="kd_mm", locations=["kd_mm.evaluation"])
 TASKS = Registry("task", scope="kd_mm", locations=["kd_mm.tasks"])
 SCHEDULES = Registry("schedule", scope="kd_mm", locations=["kd_mm.losses"])
-OPTIM_WRAPPERS = Registry(
-    "optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="kd_mm", locations=["kd_mm.engine"]
-)
+OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope="kd_mm", locations=["kd_mm.engine"])

@@ -3,6 +3,8 @@
 from kd_mm.datasets.cifar import CIFAR10, CIFAR100
 from kd_mm.datasets.digit_scenes import DigitScenes
 from kd_mm.datasets.digits import Digits
+from kd_mm.datasets.identity_sampler import IdentitySampler
+from kd_mm.datasets.market1501 import Market1501
 from kd_mm.datasets.tiny_imagenet import TinyImageNet
 from kd_mm.datasets.upstream import CUB, ImageNet
 from kd_mm.datasets.voc import VOCDataset
@@ -13,7 +15,9 @@ __all__ = [
     "CUB",
     "DigitScenes",
     "Digits",
+    "IdentitySampler",
     "ImageNet",
+    "Market1501",
     "TinyImageNet",
     "VOCDataset",
 ]

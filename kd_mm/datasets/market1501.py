@@ -1,0 +1,218 @@
+"""Market-1501, or one's own folder in its layout, for person re-identification."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.structures import BaseDataElement
+from mmpretrain.datasets import BaseDataset
+
+from kd_mm.datasets.layout import require_layout
+from kd_mm.datasets.voc_findings import shortened
+from kd_mm.datasets.voc_images import SUFFIXES, DamagedImageError, damage, undecodable
+from kd_mm.registry import DATASETS
+
+#: Folders by the part that they hold, and how many images the official ones have.
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+OFFICIAL_COUNTS = {"train": 12936, "query": 3368, "gallery": 19732}
+#: Folders of a split, in the order of its samples.
+SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
+JUNK, DISTRACTOR = -1, 0
+_META = ("pid", "camid", "role", "img_path", "sample_idx")
+_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d)")
+_SUFFIXES = {suffix.lower() for suffix in SUFFIXES}
+
+
+@DATASETS.register_module()
+class Market1501(BaseDataset):
+    """Market-1501 (Zheng et al., ICCV 2015), or any folder in its layout.
+
+    A file is named ``<identity>_c<camera>...``, e.g. ``0002_c1s1_000451_03.jpg``. Identity -1 is junk and left out;
+    identity 0 is a distractor: it stays in the gallery and matches nobody. Samples are dicts of ``img_path``, ``pid``,
+    ``camid``, ``role`` (``"train"``, ``"query"``, ``"gallery"``) and, for training, ``gt_label``: identities counted
+    from 0 in the order of their numbers, or of ``classes``. The same goes into the metainfo of each data sample,
+    whatever the pipeline packs. Metainfo of the set: ``dataset`` (name), ``num_junk`` (images left out), and for
+    training ``classes`` (the identities as text, e.g. ``"0002"``), by which a teacher with another list is found out.
+
+    Args:
+        data_root: The folder with ``bounding_box_train``, ``query`` and ``bounding_box_test``.
+        split: ``"train"`` (default), ``"query"``, ``"gallery"``, or ``"test"``: the queries, then the gallery.
+        expected_counts: How many images the folders of ``"train"``, ``"query"`` and ``"gallery"`` must hold, junk
+            included. Default: the official numbers; None for a folder of your own.
+        on_error: What to do about an image whose name cannot be read or that is damaged: ``"stop"`` (default) before
+            training, naming the first few; ``"skip"`` them, counted in one line. An image whose damage shows only when
+            it is decoded is replaced by another one in training; for a test, ``"skip"`` decodes every image once.
+        metainfo: Overrides; ``classes`` gives the order of the identities, and may name more than the folder holds.
+        **kwargs: As for mmpretrain's ``BaseDataset`` (``pipeline``, ``test_mode``, ``indices`` ...).
+
+    Raises:
+        FileNotFoundError: A folder of the split is missing.
+        ValueError: An unknown split, another number of images than expected, unusable images under ``"stop"``, no
+            image, a query or training identity numbered 0, or a training identity that ``classes`` lacks.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = "train",
+        expected_counts: Mapping[str, int] | None = OFFICIAL_COUNTS,
+        on_error: str = "stop",
+        metainfo: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"Market1501: split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"Market1501: on_error must be 'stop' or 'skip', got {on_error!r}")
+        self.split, self.on_error = split, on_error
+        self.expected_counts = dict(expected_counts or {})
+        self._reported: set[str] = set()
+        root = Path(data_root).expanduser()
+        self.title = "Market-1501" if self.expected_counts == OFFICIAL_COUNTS else root.absolute().name
+        kwargs.setdefault("test_mode", split != "train")
+        super().__init__(
+            ann_file="", data_root=str(root), metainfo={"dataset": self.title, **(metainfo or {})}, **kwargs
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one dict an image, in the order of the folders of the split and of the file names."""
+        parts = SPLITS[self.split]
+        require_layout(
+            self.title,
+            self.data_root,
+            [f"{FOLDERS[part]}/" for part in parts],
+            "the authors of Zheng et al., ICCV 2015 (Market-1501-v15.09.15.zip), or make your own in this layout",
+        )
+        samples = [sample for part in parts for sample in self._read_folder(part)]
+        self._metainfo["num_junk"] = sum(sample["pid"] == JUNK for sample in samples)
+        samples = [sample for sample in samples if sample["pid"] != JUNK]
+        if self.split == "train":
+            self._label(samples)
+        else:
+            self._describe(samples)
+        return samples
+
+    def prepare_data(self, idx: int) -> Any:
+        """Return image ``idx`` as the pipeline leaves it, with identity, camera and role; None if it is skipped.
+
+        Raises:
+            DamagedImageError: It cannot be decoded, and is not skipped.
+        """
+        info = self.get_data_info(idx)
+        try:
+            packed = super().prepare_data(idx)
+        except Exception as error:
+            path = info["img_path"]
+            reason = undecodable(path) if os.path.isfile(path) else ""
+            if not reason:
+                raise
+            if self.on_error == "stop" or self.test_mode:
+                raise DamagedImageError(f"{path}: {reason}; mend it or take it out of its folder") from error
+            if path not in self._reported:
+                self._reported.add(path)
+                print_log(f"skipped {path}: {reason}; {len(self._reported)} so far", "current", logging.WARNING)
+            return None
+        sample = packed.get("data_samples") if isinstance(packed, dict) else None
+        if isinstance(sample, BaseDataElement):
+            sample.set_metainfo({key: info[key] for key in _META})
+        return packed
+
+    def extra_repr(self) -> list[str]:
+        """Lines of ``repr`` beyond mmpretrain's."""
+        return [f"Folder: \t{self.data_root}", f"Split: \t{self.split}"]
+
+    def _read_folder(self, part: str) -> list[dict[str, Any]]:
+        """Return the images of one folder, junk included; other files and folders in it are left alone."""
+        folder = Path(self.data_root) / FOLDERS[part]
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if _is_image(e.name) and e.is_file())
+        expected = self.expected_counts.get(part)
+        if expected is not None and len(names) != expected:
+            raise ValueError(
+                f"{folder.absolute()} holds {len(names)} images, {self.title} has {expected} there: it is incomplete "
+                "or another data set; unpack it anew, or set expected_counts=None for a folder of your own"
+            )
+        samples, unusable = [], []
+        for name in names:
+            path = str(folder / name)
+            found = _NAME.match(name)
+            thorough = self.on_error == "skip" and self.test_mode
+            reason = "" if found else "the name is not <identity>_c<camera>..., as in 0002_c1s1_000451_03.jpg"
+            reason = reason or (undecodable(path) if thorough else damage(path))
+            if reason or not found:
+                unusable.append(f"{path} ({reason})")
+            else:
+                samples.append({"img_path": path, "pid": int(found[1]), "camid": int(found[2]), "role": part})
+        if unusable:
+            said = f"{len(unusable)} of {len(names)} images of {folder.absolute()}"
+            if self.on_error == "stop":
+                raise ValueError(
+                    f"{said} cannot be used: {shortened(unusable)}; mend them or take them out of the folder, or "
+                    "on_error='skip' leaves them out"
+                )
+            print_log(f"skipped {said}: {shortened(unusable)}", "current", logging.WARNING)
+        if not samples:
+            raise ValueError(f"{folder.absolute()} holds no image that can be used")
+        if part != "gallery" and any(sample["pid"] == DISTRACTOR for sample in samples):
+            raise ValueError(
+                f"{folder.absolute()} has an identity numbered 0, which marks distractors of the gallery: number the "
+                "identities from 1"
+            )
+        return samples
+
+    def _label(self, samples: list[dict[str, Any]]) -> None:
+        """Number the training identities; say which have one image only."""
+        counts = Counter(sample["pid"] for sample in samples)
+        classes = self._metainfo.setdefault("classes", tuple(f"{pid:04d}" for pid in sorted(counts)))
+        try:
+            labels = {int(name): label for label, name in enumerate(classes)}
+        except ValueError as error:
+            raise ValueError(
+                f"{self.title}: classes must be the numbers of identities, as in '0002' ({error})"
+            ) from None
+        lacking = [f"{pid:04d}" for pid in sorted(counts) if pid not in labels]
+        if lacking:
+            raise ValueError(
+                f"{self.title}: classes lacks {len(lacking)} of the {len(counts)} training identities: "
+                f"{shortened(lacking)}"
+            )
+        for sample in samples:
+            sample["gt_label"] = labels[sample["pid"]]
+        single = [f"{pid:04d}" for pid in sorted(counts) if counts[pid] == 1]
+        if single:
+            self._warn(
+                f"{len(single)} of {len(counts)} training identities have one image only ({shortened(single)}): it is "
+                "its own positive"
+            )
+
+    def _describe(self, samples: list[dict[str, Any]]) -> None:
+        """Say how many images of which kind there are, and how many query identities the gallery lacks."""
+        pids = {part: [sample["pid"] for sample in samples if sample["role"] == part] for part in SPLITS[self.split]}
+        kinds = []
+        if "query" in pids:
+            kinds.append(f"{len(pids['query'])} queries of {len(set(pids['query']))} identities")
+        if "gallery" in pids:
+            distractors = pids["gallery"].count(DISTRACTOR)
+            kinds.append(f"{len(pids['gallery'])} gallery images, {distractors} of them distractors")
+        kinds.append(f"{self._metainfo['num_junk']} junk images left out")
+        print_log(f"{self.title}: {'; '.join(kinds)}", "current")
+        absent = sorted(set(pids.get("query", ())) - set(pids["gallery"])) if "gallery" in pids else []
+        if absent:
+            self._warn(
+                f"{len(absent)} of {len(set(pids['query']))} query identities are absent from the gallery "
+                f"({shortened([f'{pid:04d}' for pid in absent])}): their queries have no match"
+            )
+
+    def _warn(self, text: str) -> None:
+        print_log(f"{self.title}: {text}", "current", logging.WARNING)
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
