@@ -91,6 +91,7 @@ def build_networks(
         extra = list(task.extra_taps(student)) if plan.student_exits else []
         asked: dict[str, list[str]] = {name: [] for name in teachers}
         for loss in losses.values():
+            loss.matched = tuple(pairs.get(loss.teacher or "", ()))
             mine, theirs = loss.attach(student, teachers[loss.teacher].model if loss.teacher in teachers else None)
             extra += mine
             asked.get(loss.teacher or "", []).extend(theirs)

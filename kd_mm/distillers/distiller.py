@@ -162,6 +162,8 @@ class Distiller(BaseModel):
         if "loss" in losses:  # the engine logs the total under this name
             losses["loss_student"] = losses.pop("loss")
         student = self._observe_student(taken, active, targets)
+        if any("student.indices" in loss.needs() for loss in active.values()):
+            student = replace(student, indices=self.task.indices(data_samples))
         connected = self._connect(taken, active)
         losses.update(exit_losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}

@@ -172,7 +172,7 @@ def exits_are_regional(recipe: Recipe) -> bool:
 def reads_stages(losses: Mapping[str, Loss]) -> bool:
     """Return whether any loss reads anything but the networks' own answers."""
     kinds = {item.partition(".")[2] for loss in losses.values() for item in loss.needs()}
-    return bool(kinds - {"logits", "targets", "taps"})
+    return bool(kinds - {"logits", "targets", "indices", "taps"})
 
 
 def attach_task_loss(losses: Mapping[str, nn.Module], task_loss: Any, exit_on_last: bool) -> None:

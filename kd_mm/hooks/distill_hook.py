@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.monitor import TermMonitor
@@ -44,6 +44,13 @@ class DistillHook(Hook):
     def __init__(self) -> None:
         self._interval, self._ignore_last = 10, True
         self._terms: set[str] = set()
+
+    def before_run(self, runner: Runner) -> None:
+        """Tell the losses how many samples the training data has, before an EMA copy is made or a checkpoint loaded."""
+        count = _count_samples(runner.train_dataloader.dataset) if isinstance(runner._train_loop, BaseLoop) else None
+        if count is not None:
+            for loss in find_distiller(runner).losses.values():
+                loss.expect_samples(count)
 
     def before_train(self, runner: Runner) -> None:
         """Re-check taps and classes, start the monitor, log the report."""
@@ -130,6 +137,14 @@ def _check_class_lists(distiller: Distiller, runner: Runner) -> None:
             f"teacher {name!r} lists its classes in another order: class {first} is {theirs[first]!r} for the teacher, "
             f"{classes[first]!r} in the data set; give the data set the teacher's order (metainfo=dict(classes=...))"
         )
+
+
+def _count_samples(dataset: Any) -> int | None:
+    # Wrappers that repeat, balance or split hand out the indices of what they wrap; joined data sets hand out the same
+    # ones several times.
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return None if hasattr(dataset, "datasets") or not hasattr(dataset, "__len__") else len(dataset)
 
 
 def _check_batch_size(runner: Runner) -> None:

@@ -32,7 +32,7 @@ class Setting:
 #: What a loss can read, by side.
 READABLE = frozenset(
     {
-        *(f"student.{item}" for item in ("features", "connected", "responses", "logits", "targets", "taps")),
+        *(f"student.{item}" for item in ("features", "connected", "responses", "logits", "targets", "indices", "taps")),
         *(f"teacher.{item}" for item in ("features", "responses", "logits", "taps")),
     }
 )
@@ -75,6 +75,8 @@ class Loss(nn.Module):
         self.schedule: Schedule | None = SCHEDULES.build({**schedule, "_scope_": "kd_mm"}) if schedule else None
         self.teacher = teacher
         self.stages = None if stages is None else tuple(stages)
+        #: The matched (student, teacher) stages of its teacher, shallow to deep; known from :meth:`attach` on.
+        self.matched: Sequence[tuple[Stage, Stage]] = ()
 
     def needs(self) -> frozenset[str]:
         """Return what this instance reads; options may make it less than the class reads."""
@@ -116,6 +118,9 @@ class Loss(nn.Module):
 
     def prepare(self, setting: Setting) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
+
+    def expect_samples(self, num_samples: int) -> None:
+        """Learn how many samples the training data has, before training and before a checkpoint is loaded."""
 
     def weight(self, progress: Progress) -> float:
         """Return the weight in force at this point of the run."""

@@ -20,6 +20,7 @@ class Observation:
         targets: Student only: what its task loss compares with, class indices ``(B,)`` or soft labels ``(B, K)``; in
             detection :class:`kd_mm.tasks.DetectionTargets`.
         taps: What else a loss asked for, tap text to tensor.
+        indices: Student only: position of each sample in the training data, ``(B,)`` int64 on the CPU.
     """
 
     features: Mapping[int, Tensor] = field(default_factory=dict)
@@ -28,3 +29,4 @@ class Observation:
     logits: Tensor | None = None
     targets: Any = None
     taps: Mapping[str, Tensor] = field(default_factory=dict)
+    indices: Tensor | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kd_mm.tasks.answers import Answer
@@ -73,6 +74,20 @@ class Task:
             taken: What the student's taps showed in this step, where it has run already.
         """
         raise NotImplementedError
+
+    def indices(self, data_samples: Sequence[Any]) -> Tensor:
+        """Return the position of each sample in the training data, ``(B,)`` int64 on the CPU.
+
+        Raises:
+            ValueError: The data samples do not say it.
+        """
+        found = [sample.get("sample_idx") for sample in data_samples]
+        if any(index is None for index in found):
+            raise ValueError(
+                "the data samples carry no sample_idx, which a loss of this recipe reads: name it among the meta_keys "
+                "of the transform that packs the inputs"
+            )
+        return torch.tensor([int(index) for index in found])
 
     def exit_loss(self, model: nn.Module, logits: Tensor, targets: Any) -> Tensor:
         """Return the task loss of an exit's logits, a scalar."""
