@@ -2,7 +2,7 @@
 
     python -m tests.compat.sweep                        # all families, less than an hour on one core
     python -m tests.compat.sweep dcn carafe             # these
-    python -m tests.compat.sweep --write tests/compat/families.md
+    python -m tests.compat.sweep --results sweep.json --write tests/compat/families.md
 
 Each config runs in a process of its own with one thread and a time limit.
 """
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
+import json
 import multiprocessing
-import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,47 +26,35 @@ from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
 
 import kd_mm
-from tests.compat import families
-
-
-def record_operators(used: set[str]) -> None:
-    """Note the names of mmcv's operators that are called from now on."""
-    extension = sys.modules["mmcv._ext"]
-
-    def wrap(name: str, operator: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(operator)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            used.add(name)
-            return operator(*args, **kwargs)
-
-        return wrapper
-
-    for name in kd_mm.compat.report().operators or dir(extension):
-        if not name.startswith(("_", "get_")):
-            setattr(extension, name, wrap(name, getattr(extension, name)))
+from tests.compat import families, samples
 
 
 def attempt(path: Path) -> dict[str, Any]:
     """Build, train, predict; what failed is named."""
-    used: set[str] = set()
-    record_operators(used)
-    result: dict[str, Any] = {"config": str(path), "trains": False, "predicts": False, "reason": "", "operators": used}
+    result: dict[str, Any] = {"config": str(path), "trains": False, "predicts": False, "reason": ""}
     began = time.monotonic()
+    with families.called_operators() as called:
+        _advance(path, result)
+    result["operators"] = sorted(called)
+    result["seconds"] = time.monotonic() - began
+    return result
+
+
+def _advance(path: Path, result: dict[str, Any]) -> None:
+    """Go as far as the config goes."""
     try:
         model = families.prepare(families.load(path))
-        data = families.batch(model)
+        data = samples.batch(model)
         detector = families.build(model, data)
         result["losses"] = families.train(detector, data)
         result["trains"] = True
-        if families.takes_images(data):
+        if samples.takes_images(data):
             families.predict(detector, data)
             result["predicts"] = True
     except Exception as error:  # any failure is a finding
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = " ".join(str(error).split())[:160]
         result["reason"] = f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
-    result["seconds"] = time.monotonic() - began
-    return result
 
 
 def _child(path: Path, end: Connection) -> None:
@@ -85,7 +71,7 @@ def limited(path: Path, seconds: float) -> dict[str, Any]:
     process = context.Process(target=_child, args=(path, there))
     process.start()
     there.close()
-    failed = {"config": str(path), "trains": False, "predicts": False, "operators": set(), "seconds": seconds}
+    failed = {"config": str(path), "trains": False, "predicts": False, "operators": [], "seconds": seconds}
     try:
         result = here.recv() if here.poll(seconds) else {**failed, "reason": f"took longer than {seconds:g} s"}
     except EOFError:
@@ -103,6 +89,13 @@ def said(result: dict[str, Any]) -> str:
     if not result["trains"]:
         return result["reason"]
     return f"trains; predicts not: {result['reason']}" if result["reason"] else "trains"
+
+
+def why_not(results: list[dict[str, Any]]) -> str:
+    """What keeps a family from training."""
+    if not results:
+        return "holds no model, only settings"
+    return "; ".join(f"{Path(r['config']).name}: {r['reason']}" for r in results if not r["trains"])
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
@@ -123,14 +116,14 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         "",
         f"The others ({len(rest)}):",
         "",
-        *(f"* {name}: {rows[name][0]['reason'] if rows[name] else 'holds no model, only settings'}" for name in rest),
+        *(f"* {name}: {why_not(rows[name])}" for name in rest),
         "",
         "| config | outcome | operators of mmcv that ran |",
         "| --- | --- | --- |",
     ]
     for results in rows.values():
         for result in results:
-            operators = ", ".join(sorted(result["operators"])) or "none"
+            operators = ", ".join(result["operators"]) or "none"
             lines.append(f"| {result['config']} | {said(result)} | {operators} |")
     return "\n".join(lines) + "\n"
 
@@ -139,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="folders of mmdet's configs (default: all)")
     parser.add_argument("--limit", type=float, default=300, help="seconds for one config (default: 300)")
+    parser.add_argument("--results", type=Path, help="JSON file that keeps results; what it holds is not run again")
     parser.add_argument("--write", type=Path, help="file for the table, in Markdown")
     args = parser.parse_args()
     known = families.names()
@@ -148,14 +142,18 @@ def main() -> None:
             parser.error(f"no family '{name}' in {families.FOLDER}" + (f"; did you mean '{near[0]}'?" if near else ""))
     register_all_modules(init_default_scope=True)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for family in args.families or known:
+    if args.results and args.results.is_file():
+        rows = json.loads(args.results.read_text())
+    for family in args.families or [name for name in known if name not in rows]:
         rows[family] = []
         for path in families.representatives(family):
             result = limited(path, args.limit)
             rows[family].append(result)
             print(f"{result['seconds']:4.0f} s  {path}: {said(result)}", flush=True)
+        if args.results:
+            args.results.write_text(json.dumps(rows, indent=1))
     if args.write:
-        args.write.write_text(table(rows))
+        args.write.write_text(table({name: rows[name] for name in known if name in rows}))
 
 
 if __name__ == "__main__":

@@ -133,3 +133,23 @@ def test_autocast(layer_type: type) -> None:
         assert tensor.grad is not None
         assert tensor.grad.dtype == torch.float32
         assert torch.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_offsets_that_are_no_numbers_lie_outside(modulated: bool) -> None:
+    case = {name: torch.from_numpy(array) for name, array in arrays(SETTINGS[0]).items()}
+    expected = case["offset"].clone()
+    place = torch.rand(expected[:, ::2].shape, generator=torch.Generator().manual_seed(0)) < 0.2
+    expected[:, ::2][place] = -100.0
+    outputs, grads = [], []
+    for offset in (expected, expected.masked_fill(expected == -100, torch.nan)):
+        leaves = [case["features"].clone().requires_grad_(), offset.clone().requires_grad_()]
+        if modulated:
+            output = modulated_deform_conv2d(*leaves, case["mask"], case["weight"], case["bias"], 1, 1, 1, 1, 1)
+        else:
+            output = deform_conv2d(*leaves, case["weight"], 1, 1, 1, 1, 1)
+        outputs.append(output.detach())
+        grads.append(torch.autograd.grad(output.square().sum(), leaves))
+    assert torch.equal(outputs[0], outputs[1])
+    assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))
+    assert (grads[1][1][:, ::2][place] == 0).all()

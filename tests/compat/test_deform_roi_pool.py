@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcv.ops import DeformRoIPoolPack, ModulatedDeformRoIPoolPack, deform_roi_pool
 
-from tests.compat import reference
+from tests.compat import reference_regions as reference
 from tests.compat.slopes import check_value_and_slopes
 
 SIZE = (2, 3)

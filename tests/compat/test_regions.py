@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcv.ops import RoIAlign, RoIPool, roi_align, roi_pool
 
-from tests.compat import reference
+from tests.compat import reference_regions as reference
 from tests.compat.slopes import check_value_and_slopes
 
 # Image index, then corners: inside, second image, beyond the map on both sides, thin, fully outside.
@@ -83,6 +83,21 @@ def test_roi_align_without_regions_and_with_degenerate_ones(mode: str, aligned: 
     out.sum().backward()
     assert torch.isfinite(x.grad).all()
     assert (x.grad.abs().sum() == 0) == aligned
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_regions_that_are_no_numbers_pool_to_zero(mode: str, aligned: bool) -> None:
+    x = torch.from_numpy(features()).requires_grad_()
+    rois = torch.from_numpy(ROIS[:2].repeat(2, axis=0))
+    rois[1, 1] = rois[3, 4] = torch.nan
+    pooled = roi_align(x, rois, (2, 3), 1.0, 2, mode, aligned)
+    assert (pooled[[1, 3]] == 0).all()
+    expected = reference.roi_align(features(), ROIS[:2], (2, 3), 1.0, 2, mode, aligned)
+    np.testing.assert_allclose(pooled[[0, 2]].detach().numpy(), expected)
+    pooled.sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
 
 
 def test_roi_align_max_takes_the_first_of_equal_values() -> None:
