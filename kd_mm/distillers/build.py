@@ -104,7 +104,7 @@ def build_networks(
         if networks.late or (task.regional and plan.student_exits):
             _check_pixels(teachers)
         _dry_run(networks, task, inputs, asked)
-    _check_classes(networks)
+    _check_classes(networks, task)
     return networks
 
 
@@ -188,14 +188,14 @@ def _check_pixels(teachers: Mapping[str, Teacher]) -> None:
             )
 
 
-def _check_classes(networks: Networks) -> None:
+def _check_classes(networks: Networks, task: Task) -> None:
     own = networks.num_classes.get("")
     for name in networks.teachers:
         theirs = networks.num_classes.get(name)
         if own is not None and theirs is not None and own != theirs:
             raise ValueError(
                 f"the student answers over {own} classes, teacher {name!r} over {theirs}: losses on responses need one "
-                "class list; take a teacher of the same classes, or only feature losses (e.g. kd_mm.StageChannelLoss)"
+                f"class list; take a teacher of the same classes, or only {task.free_losses}"
             )
 
 
@@ -206,7 +206,7 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
     width = task.exit_width(classes)
     for name, loss in networks.losses.items():
         with private_random_state(f"loss/{name}/parts", seed):
-            loss.prepare(Setting(networks.pairs.get(loss.teacher or "", ()), classes))
+            loss.prepare(_setting(networks, loss.teacher or "", classes))
     exits = _build_exits(
         networks.student, networks.matched, plan.student_exits, networks.shown[""], recipe, width, "student", seed
     )
@@ -231,6 +231,13 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
         "teacher_exits": online,
         "losses": nn.ModuleDict(trainable),
     }
+
+
+def _setting(networks: Networks, teacher: str, classes: int) -> Setting:
+    shapes = {
+        name: {tap: tuple(tensor.shape) for tap, tensor in shown.items()} for name, shown in networks.shown.items()
+    }
+    return Setting(networks.pairs.get(teacher, ()), classes, shapes[""], shapes.get(teacher, {}))
 
 
 def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe, online: nn.ModuleDict) -> None:

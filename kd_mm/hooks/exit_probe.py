@@ -29,7 +29,8 @@ class ExitProbeHook(Hook):
     Logged beside the validation metrics, in the log and under ``val/`` in the message hub: ``exit/student_stage1`` ...
     for the student's exits, ``exit/student_final`` for its own answer, and the same under the name of each teacher
     (``exit/teacher_stage1``, ``exit/teacher_final``). What the recipe does not build is not logged. With several
-    processes, images that the sampler repeats to fill the last batch count twice.
+    processes, images that the sampler repeats to fill the last batch count twice. In re-identification the validation
+    data have other identities than the exits: nothing is measured, and the log says so.
     """
 
     priority = "NORMAL"
@@ -39,17 +40,25 @@ class ExitProbeHook(Hook):
         self._seen = 0
         self._known: set[str] = set()
 
+    def before_train(self, runner: Runner) -> None:
+        """Say so where nothing can be measured."""
+        if not find_distiller(runner).task.closed_set:
+            runner.logger.info("the validation data have other classes than the exits: these are not probed")
+
     def before_val_epoch(self, runner: Runner) -> None:
         """Start counting."""
         self._right, self._seen = {}, 0
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Let the student's taps record during this batch."""
-        find_distiller(runner).recorder.__enter__()
+        if find_distiller(runner).task.closed_set:
+            find_distiller(runner).recorder.__enter__()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Run the exits on what the taps recorded."""
         distiller = find_distiller(runner)
+        if not distiller.task.closed_set:
+            return
         distiller.recorder.__exit__()
         if distiller.task.regional:
             raise ValueError("ExitProbeHook does not fit exits that answer for regions: drop the hook")

@@ -14,12 +14,13 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.registry import HOOKS
-from kd_mm.tasks import Task
 
 
 @HOOKS.register_module()
 class TeacherCheckHook(Hook):
     """Stops a run whose teacher scores near chance on the first validation images.
+
+    Where the classes of the validation data are others (re-identification), the first training images count instead.
 
     Args:
         num_images: How many images are looked at.
@@ -39,9 +40,10 @@ class TeacherCheckHook(Hook):
             ValueError: A teacher's score is below the minimum.
         """
         distiller = find_distiller(runner)
-        loader_config: Any = runner.cfg.get("val_dataloader")
+        split = "validation" if distiller.task.closed_set else "training"
+        loader_config: Any = runner.cfg.get("val_dataloader" if distiller.task.closed_set else "train_dataloader")
         if loader_config is None:
-            runner.logger.info("no validation data in the config: the teachers' scores are not checked")
+            runner.logger.info(f"no {split} data in the config: the teachers' scores are not checked")
             return
         for name, teacher in distiller.teachers.items():
             # A teacher whose answers no loss reads may know other classes than the data set.
@@ -49,7 +51,7 @@ class TeacherCheckHook(Hook):
             if classes is not None and classes == distiller.num_classes.get("", classes):
                 with private_random_state("teacher check"):
                     right, seen = self._score(runner, distiller, teacher, loader_config)
-                self._judge(teacher, right, seen, distiller.task, classes)
+                self._judge(teacher, right, seen, f"{split} {distiller.task.unit}", distiller.task.chance(classes))
 
     def _score(self, runner: Runner, distiller: Distiller, teacher: Teacher, config: Any) -> tuple[int, int]:
         config = copy.deepcopy(dict(config))
@@ -69,14 +71,14 @@ class TeacherCheckHook(Hook):
         all_reduce(counts)
         return int(counts[0]), int(counts[1])
 
-    def _judge(self, teacher: Teacher, right: int, seen: int, task: Task, classes: int) -> None:
-        score, chance = right / max(1, seen), task.chance(classes)
-        teacher.score_text = f"{score:.1%} of the first {seen} validation {task.unit}"
+    def _judge(self, teacher: Teacher, right: int, seen: int, what: str, chance: float) -> None:
+        score = right / max(1, seen)
+        teacher.score_text = f"{score:.1%} of the first {seen} {what}"
         spread = (chance * (1 - chance) / max(1, seen)) ** 0.5
         minimum = self.min_score if self.min_score is not None else min(0.95, chance + 3 * spread)
         if score < minimum:
             raise ValueError(
-                f"teacher {teacher.name!r} scores {score:.1%} on the first {seen} validation {task.unit}, chance is "
-                f"{chance:.1%}: its checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong; "
+                f"teacher {teacher.name!r} scores {score:.1%} on the first {seen} {what}, chance is {chance:.1%}: its "
+                f"checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong; "
                 "to go on all the same set default_hooks.teacher_check.min_score=0"
             )

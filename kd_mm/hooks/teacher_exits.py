@@ -153,7 +153,8 @@ class _Preparation:
                     state = {"state_dict": exits.state_dict(), "optimizer": optimizer.state_dict()}
                     save_whole({**state, "schedule": schedule.state_dict(), "epoch": epoch + 1}, self.partial)
         # Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
-        validated = self.runner.cfg.get("val_dataloader") is not None and not self.distiller.task.regional
+        comparable = self.distiller.task.closed_set and not self.distiller.task.regional
+        validated = self.runner.cfg.get("val_dataloader") is not None and comparable
         accuracy = self.accuracy("val_dataloader" if validated else "train_dataloader")
         if is_main_process():
             result = {"state_dict": exits.state_dict(), "accuracy": accuracy, "validated": validated}

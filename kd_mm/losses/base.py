@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -23,10 +23,14 @@ class Setting:
     Attributes:
         pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher.
         num_classes: K, where a network says it.
+        student_taps: Shapes of what losses tap beside stages and answers, by tap, with a batch of 2.
+        teacher_taps: Likewise of the loss's teacher.
     """
 
     pairs: Sequence[tuple[Stage, Stage]] = ()
     num_classes: int = 0
+    student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 #: What a loss can read, by side.

@@ -6,11 +6,13 @@ from kd_mm.stages.exits import BottleneckExit, Exit, LinearExit, MirrorExit, Sep
 from kd_mm.stages.observation import Observation
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.recorder import Recorder
+from kd_mm.stages.reid_exit import BNNeckExit
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.table import stage_table
 from kd_mm.stages.tap import Tap
 
 __all__ = [
+    "BNNeckExit",
     "BottleneckExit",
     "ConvConnector",
     "Exit",

@@ -35,7 +35,7 @@ class Exit(BaseModule):
             raise ValueError(f"exit norm={norm!r} is unknown; choose 'BN' or 'GN'")
         self.widths, self.num_classes, self.norm = list(widths), num_classes, norm
         self.body: nn.Module = nn.Identity()
-        self.fc = nn.Linear(widths[-1], num_classes)
+        self.fc: nn.Module = nn.Linear(widths[-1], num_classes)
 
     def norm_layer(self, channels: int) -> nn.Module:
         """Return the normalisation of ``channels`` channels; GN takes the largest group count up to 32 that divides."""

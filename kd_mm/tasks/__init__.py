@@ -11,13 +11,19 @@ from kd_mm.tasks.answers import Answer
 from kd_mm.tasks.base import Task
 from kd_mm.tasks.classification import ClassificationTask
 from kd_mm.tasks.detection import DetectionTask
+from kd_mm.tasks.reid import ReIDTask, identifies
 from kd_mm.tasks.targets import DetectionTargets
 
-__all__ = ["Answer", "ClassificationTask", "DetectionTargets", "DetectionTask", "Task", "build_task"]
+__all__ = ["Answer", "ClassificationTask", "DetectionTargets", "DetectionTask", "ReIDTask", "Task", "build_task"]
 
 
 def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:
-    """Build the task that a config names, or the one that suits the student: detection for mmdet's detectors."""
-    detector = any(kind.__module__.startswith("mmdet.models.detectors") for kind in type(student).__mro__)
-    default = "DetectionTask" if detector else "ClassificationTask"
+    """Build the task that a config names, or the one that suits the student.
+
+    That is detection for mmdet's detectors, and re-identification where the head has a ``bnneck``.
+    """
+    if any(kind.__module__.startswith("mmdet.models.detectors") for kind in type(student).__mro__):
+        default = "DetectionTask"
+    else:
+        default = "ReIDTask" if identifies(student) else "ClassificationTask"
     return TASKS.build({"type": default, "_scope_": "kd_mm", **(config or {})})

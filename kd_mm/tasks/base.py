@@ -32,6 +32,10 @@ class Task:
     default_size = 224
     #: The config key of the number of classes, for messages.
     classes_key = "head.num_classes"
+    #: Whether validation data have the classes of the training data, so that responses can be scored on them.
+    closed_set = True
+    #: Losses that need no common class list, for messages.
+    free_losses = "feature losses (e.g. kd_mm.StageChannelLoss)"
 
     def bind(self, student: nn.Module, regional: bool) -> None:
         """Learn what the student is and whether its exits answer for regions of an image.

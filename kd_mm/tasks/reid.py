@@ -1,0 +1,35 @@
+"""Re-identification: what a response is where the identities of the test are not those of the training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from kd_mm.registry import TASKS
+from kd_mm.tasks.classification import ClassificationTask
+
+
+@TASKS.register_module()
+class ReIDTask(ClassificationTask):
+    """Re-identification with a :class:`kd_mm.models.BNNeckHead`, or any head whose ``bnneck`` gives the embedding.
+
+    A response is a row of logits over the training identities ``(B, K)``; the loss of an exit is the head's identity
+    loss alone, without the metric losses. Student and teacher share one list of identities, unless only embeddings are
+    compared. The identities of the validation data are others: there is nothing that a response could be compared with,
+    so teachers are scored on training images, and exits are not probed.
+    """
+
+    metric = "identity accuracy"
+    closed_set = False
+    free_losses = "embedding losses (recipes rkd and cosine)"
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Any:
+        """Run a whole network up to its identity logits."""
+        network: Any = model
+        return network.head(network.extract_feat(inputs))
+
+
+def identifies(model: nn.Module) -> bool:
+    """Return whether a network is one for re-identification: its head has a ``bnneck``."""
+    return isinstance(getattr(getattr(model, "head", None), "bnneck", None), nn.Module)
