@@ -1,0 +1,140 @@
+"""Distances between two sets of features, a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: A block of distances takes this many bytes, or this many rows where these are more.
+_BLOCK_BYTES, _BLOCK_ROWS = 2**26, 64
+_SQUARED_ROWS = 4096
+#: Euclidean features lose digits where their mean is this much longer than their spread.
+_OFF_CENTRE = 4.0
+
+
+class Distances:
+    """Distances from rows ``(R, D)`` to columns ``(C, D)``: ``1 - cos``, or the squared Euclidean distance.
+
+    Half the squared Euclidean distance of L2-normalised features is ``1 - cos``. Products are taken of the features as
+    given and scaled afterwards, and columns that are the same bit by bit get the same distance wherever they stand, so
+    that what ties by arithmetic ties here, whatever the order in which a library sums.
+
+    Args:
+        rows: Finite features, float32 or float64.
+        columns: The same dtype, on the same device; may be ``rows`` itself.
+        metric: ``"cosine"`` or ``"euclidean"``.
+        chunk_size: Rows of a block; default: 64 MiB of distances, at least 64 rows.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, metric: str, chunk_size: int | None = None) -> None:
+        self.metric = metric
+        size = columns.element_size() * len(columns)
+        self.chunk_size = chunk_size or max(_BLOCK_BYTES // size, _BLOCK_ROWS)
+        same = rows is columns
+        if metric == "euclidean":
+            centre = _centre(columns)
+            if centre is not None:
+                columns = columns - centre
+                rows = columns if same else rows - centre
+        self.rows, self.columns = rows, columns
+        self._row_scale = self._scale(rows)
+        self._column_scale = self._row_scale if same else self._scale(columns)
+        first = first_equal_rows(columns)
+        copies = np.flatnonzero(first != np.arange(len(first)))
+        self._copies = torch.from_numpy(copies).to(columns.device)
+        self._originals = torch.from_numpy(first[copies]).to(columns.device)
+
+    def blocks(self, stop: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the number of the first row and the distances ``(n, C)`` of n rows, until all rows were there.
+
+        The memory of a block is used again for the next one; whoever takes it may write into it.
+
+        Args:
+            stop: Take only the rows before this one.
+        """
+        stop = len(self.rows) if stop is None else stop
+        size = min(self.chunk_size, stop), len(self.columns)
+        buffer = torch.empty(size, dtype=self.rows.dtype, device=self.rows.device)
+        for start in range(0, stop, self.chunk_size):
+            rows = slice(start, min(start + self.chunk_size, stop))
+            part = self.rows[rows]
+            block = buffer[: len(part)]
+            with _full_precision(block.device.type):
+                torch.mm(part, self.columns.T, out=block)
+                self._finish(block, self._row_scale[rows, None], self._column_scale)
+                if len(self._copies):
+                    block[:, self._copies] = block[:, self._originals]
+            yield start, block.cpu().numpy()
+
+    def pairs(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
+        """Return the distances ``(P,)`` from ``rows[p]`` to ``columns[p]``."""
+        distances = np.empty(len(rows))
+        step = max(_BLOCK_BYTES // (2 * self.rows.shape[1] * self.rows.element_size()), 1)
+        for start in range(0, len(rows), step):
+            here = slice(start, start + step)
+            i, j = (torch.from_numpy(part[here]).to(self.rows.device) for part in (rows, columns))
+            with _full_precision(self.rows.device.type):
+                product = self.rows[i].mul_(self.columns[j]).sum(dim=1)
+                distances[here] = self._finish(product, self._row_scale[i], self._column_scale[j]).cpu().numpy()
+        return distances
+
+    def _scale(self, features: Tensor) -> Tensor:
+        """Return the inverse norm of each row for cosine, its squared norm for Euclidean distances."""
+        squares = torch.cat([part.square().sum(dim=1) for part in features.split(_SQUARED_ROWS)])
+        return squares.rsqrt() if self.metric == "cosine" else squares
+
+    def _finish(self, products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        if self.metric == "cosine":
+            products.mul_(columns).mul_(rows).neg_().add_(1)
+        else:
+            products.mul_(-2).add_(columns).add_(rows)
+        return products.clamp_(min=0)
+
+
+def first_equal_rows(features: Tensor) -> NDArray[np.int64]:
+    """Return for each row ``(N,)`` the number of the first row that is the same bit by bit."""
+    seen: dict[bytes, int] = {}
+    rows = np.ascontiguousarray(features.cpu().numpy())
+    digests = (blake2b(row.data, digest_size=16).digest() for row in rows)
+    found = (seen.setdefault(digest, i) for i, digest in enumerate(digests))
+    return np.fromiter(found, dtype=np.int64, count=len(rows))
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """Keep autocast and TF32, which a test run may have switched on, from rounding the products."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by backend, through torch's newer switches: there is no one answer
+        precision = "highest"
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
+
+
+def _centre(features: Tensor) -> Tensor | None:
+    """Return what to subtract, or None where nothing is to be won.
+
+    It is the mean, on a grid as coarse as the spread, so that whole numbers stay whole and their ties stay ties.
+    """
+    mean = features.mean(dim=0)
+    energy = torch.linalg.vector_norm(features, dim=1).double().square().mean()
+    length = mean.double().square().sum()
+    spread = float((energy - length).clamp(min=0))
+    if float(length) <= _OFF_CENTRE**2 * spread:
+        return None
+    typical = (max(spread, 1e-12 * float(length)) / features.shape[1]) ** 0.5
+    grid = 2.0 ** np.floor(np.log2(typical))
+    return (mean / grid).round() * grid

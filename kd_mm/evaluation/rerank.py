@@ -1,0 +1,161 @@
+"""k-reciprocal re-ranking, exact, with sparse sets instead of dense matrices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csc_array, csr_array
+from torch import Tensor
+
+from kd_mm.evaluation.reid_distances import Distances, first_equal_rows
+from kd_mm.evaluation.reid_inputs import Ids
+from kd_mm.evaluation.reid_ranks import ranges
+from kd_mm.evaluation.rerank_neighbours import expanded_sets, smallest
+
+DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``k1``, ``k2`` and ``lambda_value``, with defaults for what is not given.
+
+    Raises:
+        ValueError: An unknown name, or a value out of range.
+    """
+    if not isinstance(options, Mapping):
+        raise ValueError(f"rerank={options!r}: give None, or a dict such as {DEFAULTS}")
+    for name in options:
+        if name not in DEFAULTS:
+            near = difflib.get_close_matches(str(name), list(DEFAULTS), 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEFAULTS)}"
+            raise ValueError(f"rerank has no option {name!r}: {hint}")
+    given = {**DEFAULTS, **options}
+    for name in ("k1", "k2"):
+        if isinstance(given[name], bool) or not isinstance(given[name], int | np.integer) or given[name] < 1:
+            raise ValueError(f"rerank: {name}={given[name]}: give a number of neighbours, at least 1")
+    if not 0 <= given["lambda_value"] <= 1:
+        raise ValueError(f"rerank: lambda_value={given['lambda_value']}: give the share of the distance, from 0 to 1")
+    return given
+
+
+class ReRanking:
+    """Distances re-ranked by how much of their nearest neighbours two images share (Zhong et al., CVPR 2017).
+
+    Over queries and gallery together, with ``d`` the squared Euclidean distance (of L2-normalised features for cosine),
+    every row divided by its maximum, and ``N(i, k)`` the ``k + 1`` images nearest to i, itself among them:
+
+    * ``R(i, k)``: the images of ``N(i, k)`` that have i among their own ``k + 1`` (equation 2);
+    * ``R*(i)``: ``R(i, k1)``, and ``R(j, k1 / 2)`` of each j in it which shares more than two thirds with it (3);
+    * ``V(i, j) = exp(-d(i, j))`` for j in ``R*(i)``, else 0; each row divided by its sum (7);
+    * ``V(i)``, averaged over the ``k2`` images nearest to i: local query expansion (11);
+    * Jaccard distance ``1 - m / (2 - m)`` with ``m = sum_j min(V(i, j), V(g, j))`` (10), as rows of V sum to one;
+    * ``(1 - lambda_value) * Jaccard + lambda_value * d`` (12).
+
+    Agrees with the published dense program up to rounding; of equal distances that of the smaller number comes first,
+    queries first. As there, ``k1 / 2`` is rounded, halves to the even number, and ``k2 = 1`` means no expansion. Kept
+    are the nearest neighbours and the sparse V, not one ``N x N`` matrix.
+
+    Args:
+        query: Features ``(Q, D)``, finite, float32 or float64.
+        gallery: Features ``(G, D)``, the same dtype and device; without junk, which would be neighbours.
+        metric: ``"cosine"`` or ``"euclidean"``.
+        k1: Neighbours whose sets are compared.
+        k2: Neighbours to average over.
+        lambda_value: Share of the original distance, in [0, 1].
+        chunk_size: Rows of distances that are held at once; default: 64 MiB of them, at least 64.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        gallery: Tensor,
+        metric: str = "cosine",
+        k1: int = 20,
+        k2: int = 6,
+        lambda_value: float = 0.3,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.lambda_value = lambda_value
+        images = torch.cat([query, gallery])
+        self._distances = Distances(images, images, metric, chunk_size)
+        self._queries = len(query)
+        indices, values, self._largest = self._neighbours(max(k1 + 1, k2))
+        weights = self._weights(indices[:, : k1 + 1], values[:, : k1 + 1], round(k1 / 2) + 1)
+        if k2 > 1:
+            weights = _averaged(weights, indices[:, :k2])
+        self._weights_of_queries = weights[: self._queries]
+        self._weights_of_gallery = csc_array(weights[self._queries :])
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the number of the first query and re-ranked distances ``(n, G)`` of n queries, until all were there."""
+        for start, block in self._distances.blocks(self._queries):
+            mixed = block[:, self._queries :]
+            for i, distances in enumerate(mixed, start):
+                distances *= self.lambda_value / self._largest[i]
+                distances += (1 - self.lambda_value) * self._jaccard(i)
+            yield start, mixed
+
+    def _neighbours(self, count: int) -> tuple[Ids, NDArray[Any], NDArray[Any]]:
+        """Return the nearest images ``(N, count)`` of each, their distances, and the largest distance ``(N,)``."""
+        rows = len(self._distances.rows)
+        count = min(count, rows)
+        indices = np.empty((rows, count), dtype=np.int64)
+        values, largest = np.empty((rows, count)), np.empty(rows)
+        equal = _equal_rows(first_equal_rows(self._distances.rows))
+        for start, block in self._distances.blocks():
+            here = slice(start, start + len(block))
+            # Rounding must not put another image before a row's own, or before its copies.
+            for i in range(start, start + len(block)):
+                block[i - start, equal.get(i, i)] = 0
+            largest[here] = block.max(axis=1)
+            indices[here], values[here] = smallest(block, count)
+        # All images the same: every distance is zero already.
+        return indices, values, np.where(largest > 0, largest, 1)
+
+    def _weights(self, indices: Ids, values: NDArray[Any], half: int) -> csr_array:
+        rows = len(indices)
+        keys = expanded_sets(indices, indices[:, :half])
+        i, j = keys // rows, keys % rows
+        nearest = (np.arange(rows)[:, None] * rows + indices).ravel()
+        order = np.argsort(nearest)
+        at = np.minimum(np.searchsorted(nearest[order], keys), len(order) - 1)
+        known = nearest[order[at]] == keys
+        distances = values.ravel()[order[at]]
+        distances[~known] = self._distances.pairs(i[~known], j[~known])
+        weights = np.exp(-distances / self._largest[i])
+        weights /= np.bincount(i, weights, rows)[i]
+        return csr_array((weights, j, _starts(i, rows)), shape=(rows, rows))
+
+    def _jaccard(self, query: int) -> NDArray[Any]:
+        mine, gallery = self._weights_of_queries, self._weights_of_gallery
+        part = slice(mine.indptr[query], mine.indptr[query + 1])
+        columns = mine.indices[part]
+        starts = gallery.indptr[columns]
+        counts = gallery.indptr[columns + 1] - starts
+        entries = ranges(starts, counts)
+        shared = np.minimum(gallery.data[entries], np.repeat(mine.data[part], counts))
+        shared = np.bincount(gallery.indices[entries], shared, gallery.shape[0])
+        return 1 - shared / (2 - shared)
+
+
+def _averaged(weights: csr_array, neighbours: Ids) -> csr_array:
+    rows, count = neighbours.shape
+    starts = np.arange(rows + 1) * count
+    mean = csr_array((np.full(rows * count, 1 / count), neighbours.ravel(), starts), shape=(rows, rows))
+    return csr_array(mean @ weights)
+
+
+def _starts(rows: Ids, number: int) -> Ids:
+    """Return where each row's entries start in a list sorted by row, and the end."""
+    return np.append(0, np.cumsum(np.bincount(rows, minlength=number)))
+
+
+def _equal_rows(first: Ids) -> dict[int, Ids]:
+    """Return, for each row that has copies, the numbers of all of them, itself included."""
+    order = np.argsort(first, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
+    return {int(i): group for group in groups if len(group) > 1 for i in group}
