@@ -5,7 +5,7 @@ from pathlib import Path
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.compose import check_overrides, compose, recipe_names
+from kd_mm.apis.compose import KINDS, check_overrides, compose, recipe_names
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
 from kd_mm.apis.tidy import as_before
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--distiller",
         metavar="RECIPE",
-        help=f"distil this plain config: {', '.join(recipe_names(detection=True))} (kd and mtkd_ssr for any model); "
+        help=f"distil this plain config: {', '.join(recipe_names(*KINDS))} (kd and mtkd_ssr for any model); "
         "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
         "model.student, the recipe under model.recipe",
     )

@@ -19,33 +19,45 @@ def config_root() -> Path:
     return Path(kd_mm.__file__).parent / ".mim" / "configs"
 
 
-def recipe_names(detection: bool = False) -> list[str]:
-    """Return the names of the shipped recipes; those for detectors come from a folder of their own, too."""
-    folders = [config_root() / "_base_" / "distillers"]
-    if detection:
-        folders.append(folders[0] / "detection")
+#: Folders of the recipes that one kind of model has for itself, and how messages call these models.
+KINDS = {"detection": "detectors", "reid": "re-identification"}
+
+
+def recipe_names(*kinds: str) -> list[str]:
+    """Return the names of the shipped recipes; those of some :data:`KINDS` come from folders of their own, too."""
+    common = config_root() / "_base_" / "distillers"
+    folders = [common, *(common / kind for kind in kinds)]
     return sorted({path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "hooks"})
 
 
-def read_recipe(name: str, detection: bool = False) -> Config:
+def read_recipe(name: str, kind: str | None = None) -> Config:
     """Return the config fragment of a recipe: the recipe under its own name, its hooks and imports.
 
     Args:
         name: Name of the recipe.
-        detection: Take the one for detectors where there is one.
+        kind: One of :data:`KINDS`: take the recipe for these models where there is one.
 
     Raises:
         ValueError: No such recipe; the message names the closest.
     """
-    names = recipe_names(detection)
+    names = recipe_names(kind) if kind else recipe_names()
     if name not in names:
         hint = nearest(name, names)
-        if not detection and name in recipe_names(detection=True):
-            hint = f": it is for detectors (for this model there are: {', '.join(names)})"
+        owners = [said for other, said in KINDS.items() if name in recipe_names(other)]
+        if owners:
+            hint = f": it is for {' and '.join(owners)} (for this model there are: {', '.join(names)})"
         raise ValueError(f"unknown recipe {name!r}{hint}")
     folder = config_root() / "_base_" / "distillers"
-    own = folder / "detection" / f"{name}.py"
-    return Config.fromfile(own if detection and own.is_file() else folder / f"{name}.py")
+    own = folder / kind / f"{name}.py" if kind else None
+    return Config.fromfile(own if own and own.is_file() else folder / f"{name}.py")
+
+
+def kind_of(config: Config) -> str | None:
+    """Return which of :data:`KINDS` the model of a plain config is; None for a classifier."""
+    if is_detector(config):
+        return "detection"
+    head = str((config.model.get("head") or {}).get("type", ""))
+    return "reid" if head.rpartition(".")[2] == "BNNeckHead" else None
 
 
 def is_detector(config: Config) -> bool:
@@ -75,7 +87,7 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
     if not teacher or not teacher_checkpoint:
         missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
         raise ValueError(f"--distiller {distiller} needs {missing}")
-    fragment = read_recipe(distiller, is_detector(config))
+    fragment = read_recipe(distiller, kind_of(config))
     # The engine writes a config to the work dir under its file name.
     name = f"{distiller}_{Path(config.filename).name}" if config.filename else None
     composed = Config(config._cfg_dict.copy().to_dict(), cfg_text=f"# {config.filename}, {distiller}", filename=name)

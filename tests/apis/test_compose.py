@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from kd_mm.apis.compose import compose, is_detector, read_recipe, recipe_names
+from kd_mm.apis.compose import KINDS, compose, is_detector, kind_of, read_recipe, recipe_names
 from kd_mm.distillers.config_file import load_config
 
 RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
@@ -30,8 +30,20 @@ def test_the_result_is_named_after_recipe_and_config() -> None:
 
 def test_recipes_of_one_task() -> None:
     assert {"kd", "mtkd_ssr", "dkd", "dist"} <= set(recipe_names())
-    assert {"kd", "mtkd_ssr", "pkd"} <= set(recipe_names(detection=True))
-    for name in recipe_names(detection=True):
-        assert "losses" in read_recipe(name, detection=True)[name]
-    with pytest.raises(ValueError, match="'pkd': it is for detectors"):
-        read_recipe("pkd")
+    assert {"kd", "mtkd_ssr", "pkd"} <= set(recipe_names("detection"))
+    assert {"kd", "mtkd_ssr", "rkd", "cosine"} <= set(recipe_names("reid"))
+    for kind in KINDS:
+        for name in recipe_names(kind):
+            assert "losses" in read_recipe(name, kind)[name]
+    with pytest.raises(ValueError, match="'crosskd': it is for detectors"):
+        read_recipe("crosskd")
+    with pytest.raises(ValueError, match="'rkd': it is for re-identification"):
+        read_recipe("rkd", "detection")
+
+
+def test_a_network_for_re_identification_gets_its_recipe() -> None:
+    plain = load_config("kd_mm::reid/market1501/resnet18_b64_market1501.py")
+    assert kind_of(plain) == "reid"
+    recipe = compose(plain, "mtkd_ssr", "teacher.py", "teacher.pth").model.recipe
+    assert recipe.exits.type == "kd_mm.BNNeckExit"
+    assert recipe.losses.aux.loss_weight == 0.5

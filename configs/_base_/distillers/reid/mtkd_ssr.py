@@ -1,0 +1,23 @@
+# MTKD-SSR (Gou et al., IJCV 2023) for re-identification: the response of a stage is a row of identity logits. The paper's
+# formulas and weights are not public: every number and option here is our reading, see the docstrings of the losses.
+_base_ = ["../hooks.py"]
+
+mtkd_ssr = dict(
+    exits=dict(type="kd_mm.BNNeckExit"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
+    # Half of the student's schedule.
+    teacher_exits=dict(
+        mode="pretrained", loss="ce", epochs=60, lr=0.05, momentum=0.9, weight_decay=5e-4, milestones=[20, 35]
+    ),
+    losses=dict(
+        aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),
+        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=6.0),
+        srd=dict(type="kd_mm.StageResponseLoss", loss_weight=1.0, temperature=4.0),
+        review=dict(
+            type="kd_mm.CrossStageReviewLoss",
+            loss_weight=0.3,
+            temperature=4.0,
+            schedule=dict(type="kd_mm.LinearRamp", epochs=10),
+        ),
+    ),
+)
