@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from kd_mm.engine.atomic_files import replace_file
 
@@ -124,7 +125,7 @@ def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
 
 def new_rows(rows: int, images: int, panels: int, title: str) -> tuple[Figure, list[list[Axes]], list[Axes]]:
     """Return a figure with rows of images and, below them, panels side by side."""
-    figure = Figure(figsize=(14, 1.75 * rows + 5.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(14, 1.75 * rows + 5.2), dpi=85, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(2, 1, height_ratios=(1.75 * rows, 4.9))
@@ -151,8 +152,13 @@ def legend_below(axes: Axes, columns: int = 2) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
 
 
-def save_png(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+def save_png(figure: Figure, path: str | Path, colors: int | None = None) -> None:
+    """Write a figure as PNG, whole or not at all, with at most so many colours (photographs take a third then)."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    if colors is not None:
+        with Image.open(buffer) as image:
+            reduced = image.convert("RGB").quantize(colors, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        reduced.save(buffer, "PNG", optimize=True)
     replace_file(path, buffer.getvalue())

@@ -45,7 +45,7 @@ def draw(finished: Finished, path: Path) -> None:
     figure, scenes, curves = new_rows(4, _SCENES, 3, "MTKD-SSR for a detector: handwritten digits in scenes")
     _draw_scenes(figure, scenes, finished)
     _draw_curves(curves, finished)
-    save_png(figure, path)
+    save_png(figure, path, colors=128)
 
 
 def _draw_scenes(figure: Figure, panels: list[list[Axes]], finished: Finished) -> None:
