@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss
+from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
@@ -28,7 +28,7 @@ class ChannelWiseLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: A temperature that is not above 0; on use, maps of different sizes.
+        ValueError: A temperature that is not above 0; maps of different sizes.
     """
 
     reads = frozenset({"student.connected", "teacher.features"})
@@ -38,6 +38,13 @@ class ChannelWiseLoss(Loss):
         if temperature <= 0:
             raise ValueError(f"ChannelWiseLoss: temperature={temperature} must be above 0")
         self.temperature = temperature
+
+    def prepare(self, setting: Setting) -> None:
+        """Check before training that the stages that are read have maps of one size."""
+        for i in self.stage_numbers(len(setting.pairs)):
+            sizes = [(stage.height, stage.width) for stage in setting.pairs[i - 1]]
+            if sizes[0] != sizes[1]:
+                raise ValueError(_unlike(i, *sizes))
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence of each stage."""
@@ -50,11 +57,15 @@ class ChannelWiseLoss(Loss):
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the divergence of two maps ``(B, C, H, W)`` of one shape, a scalar."""
         if student.shape != teacher.shape:
-            raise ValueError(
-                f"ChannelWiseLoss: stage {stage} has maps {tuple(student.shape)} (student) and {tuple(teacher.shape)} "
-                "(teacher); pair stages of equal stride, e.g. levels of the necks (PearsonFeatureLoss resizes)"
-            )
+            raise ValueError(_unlike(stage, tuple(student.shape), tuple(teacher.shape)))
         log_q = F.log_softmax(full_precision(student).flatten(2) / self.temperature, dim=-1)
         log_p = F.log_softmax(full_precision(teacher).flatten(2) / self.temperature, dim=-1)
         channels = student.shape[0] * student.shape[1]
         return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * self.temperature**2 / channels
+
+
+def _unlike(stage: int, student: tuple[int, ...], teacher: tuple[int, ...]) -> str:
+    return (
+        f"ChannelWiseLoss: stage {stage} has maps {student} (student) and {teacher} (teacher); pair stages of equal "
+        "stride, e.g. levels of the necks (PearsonFeatureLoss resizes)"
+    )
