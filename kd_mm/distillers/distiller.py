@@ -19,7 +19,9 @@ from kd_mm.distillers.keeping import features_read
 from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.distillers.recipe import Recipe, attach_task_loss, exits_are_regional
 from kd_mm.distillers.teacher import Teacher
+from kd_mm.distillers.transform import Transforms, build_transforms
 from kd_mm.losses import Loss, Progress
+from kd_mm.losses.response_transform import Step
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 from kd_mm.tasks import build_task
@@ -82,7 +84,9 @@ class Distiller(BaseModel):
         self.plan, self._taps, self.num_classes = networks.plan, networks.taps, networks.num_classes
         self.stages, self.num_stages = networks.matched, len(networks.matched)
         self._late = networks.late
-        parts = build_parts(networks, self.task, self.recipe, seed)
+        transforms = build_transforms(networks, self.task, self.recipe, seed)
+        parts = {**build_parts(networks, self.task, self.recipe, seed), "transform": transforms}
+        self._transforms = Transforms(transforms, self._taps.teacher_answer, not self.recipe.exit_on_last)
         attach_task_loss(networks.losses, self._exit_task_loss, bool(self.recipe.exit_on_last))
         self.distill = nn.ModuleDict({name: part for name, part in parts.items() if len(part)})
         self.losses: dict[str, Loss] = networks.losses
@@ -166,10 +170,11 @@ class Distiller(BaseModel):
             student = replace(student, indices=self.task.indices(data_samples))
         connected = self._connect(taken, active)
         losses.update(exit_losses)
+        changed = self._transforms(teachers, active, Step(self.progress, targets), taken, losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         for name, loss in active.items():
             own = _with(student, connected=connected.get(loss.teacher or "", {}))
-            values[name] = loss.evaluate(own, teachers.get(loss.teacher or ""))
+            values[name] = loss.evaluate(own, changed.get(name, teachers.get(loss.teacher or "")))
         if self.check_next_step:
             self.check_next_step = False
             check_first_step(values, taken, weights)
@@ -185,7 +190,10 @@ class Distiller(BaseModel):
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Sum what has "loss" in its name; return scalars for the log only on steps that are logged."""
         loss, log_vars = super().parse_losses(losses)
-        return loss, log_vars if self.monitor is None else self.monitor.update(log_vars)
+        if self.monitor is not None:
+            log_vars = self.monitor.update(log_vars)
+            self._transforms.watch(log_vars)
+        return loss, log_vars
 
     def _observe_teachers(self, inputs: Tensor, active: Mapping[str, Loss]) -> dict[str, dict[str, Tensor]]:
         # Teachers and their exits first: what is not read later is freed before the student's activations are kept.
@@ -202,7 +210,7 @@ class Distiller(BaseModel):
     def _targets(self, active: Mapping[str, Loss], data_samples: Any, taken: Mapping[str, Tensor]) -> Any:
         reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
         regional = self.task.regional and bool(reads & {"student.responses", "teacher.responses"})
-        if "student.targets" in reads or regional or self._online_exits():
+        if "student.targets" in reads or regional or self._online_exits() or self._transforms.needs_targets:
             return self.task.targets(data_samples, taken)
         return None
 

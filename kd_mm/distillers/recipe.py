@@ -35,6 +35,8 @@ class Recipe:
         student_loss_weight: Factor of the student's own losses.
         stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or
             the levels that the ``"neck"`` of a detector gives.
+        transform: Config of a :class:`kd_mm.losses.ResponseTransform` of the teachers' responses.
+        joined: Keys of the recipe that count where it is joined to others (``--distiller a+b``); all by default.
     """
 
     losses: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Recipe:
     stage_align: str | Sequence[tuple[int, int]] = "from_deep"
     student_loss_weight: float = 1.0
     stage_source: str = "backbone"
+    transform: dict[str, Any] | None = None
+    joined: Sequence[str] | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, Any] | None) -> Recipe:
@@ -68,8 +72,9 @@ class Recipe:
                     f"recipe: loss name {name!r} must not contain 'loss' or a dot: it is logged as 'loss_{name}', and "
                     "the engine sums whatever has 'loss' in its name"
                 )
-            if name == "student" or name.startswith("exits_of_"):
+            if name in ("student", "transform") or name.startswith(("exits_of_", "transform_")):
                 raise ValueError(f"recipe: loss name {name!r} is taken by the log key 'loss_{name}'; choose another")
+        _check_transform(config.get("transform"), list(named))
         recipe = cls(**config)
         mode = recipe.teacher_exits.get("mode", "pretrained")
         if mode not in TEACHER_EXIT_MODES:
@@ -181,6 +186,16 @@ def attach_task_loss(losses: Mapping[str, nn.Module], task_loss: Any, exit_on_la
         if isinstance(loss, ExitTaskLoss):
             loss.task_loss = task_loss
             loss.exit_on_last = exit_on_last
+
+
+def _check_transform(transform: Mapping[str, Any] | None, losses: Sequence[str]) -> None:
+    if transform is None:
+        return
+    if not isinstance(transform, Mapping) or "type" not in transform:
+        raise ValueError(f"recipe: transform={transform!r} has no type; e.g. dict(type='kd_mm.LearningSimplifier')")
+    for name in transform.get("losses") or ():
+        if name not in losses:
+            raise ValueError(f"recipe: transform names the loss {name!r}{nearest(name, losses)}")
 
 
 def _with_kind(config: Mapping[str, Any], multilabel: bool) -> dict[str, Any]:

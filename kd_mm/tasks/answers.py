@@ -41,6 +41,10 @@ class TapAnswer:
         """
         return own[self.tap]
 
+    def images(self, student: Taken) -> Tensor | None:
+        """Return the image index ``(R,)`` of each row of an answer on regions; ``None``: rows are images."""
+        return None
+
 
 @dataclass(frozen=True)
 class DenseAnswer:
@@ -67,6 +71,10 @@ class DenseAnswer:
         """Return the answer of ``model``; see :meth:`TapAnswer.read`."""
         maps = [own[tap].permute(0, 2, 3, 1).flatten(1) for tap in self.taps]
         return torch.cat([level.reshape(len(level), -1, self.classes) for level in maps], dim=1)
+
+    def images(self, student: Taken) -> Tensor | None:
+        """Return the image index ``(R,)`` of each row of an answer on regions; ``None``: rows are images."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -104,12 +112,19 @@ class RegionAnswer:
         """Return the answer of ``model``; see :meth:`TapAnswer.read`."""
         if self.student:
             return own[self.taps[0]]
-        sampled = next(student[region_tap(kind)] for kind in (False, True) if region_tap(kind) in student)
+        sampled = self._sampled(student)
         head: Any = model.roi_head
         features = [own[tap] for tap in self.taps]
         regions = sampled.detach().to(features[0].dtype)
         found = head._bbox_forward(0, features, regions) if self.cascade else head._bbox_forward(features, regions)
         return found["cls_score"]
+
+    def images(self, student: Taken) -> Tensor | None:
+        """Return the image index ``(R,)`` of each row."""
+        return self._sampled(student)[:, 0].detach()
+
+    def _sampled(self, student: Taken) -> Tensor:
+        return next(student[region_tap(kind)] for kind in (False, True) if region_tap(kind) in student)
 
 
 Answer = TapAnswer | DenseAnswer | RegionAnswer
