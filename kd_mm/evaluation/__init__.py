@@ -8,6 +8,7 @@ from kd_mm.evaluation.matches import MatchTable, match_boxes
 from kd_mm.evaluation.precision_recall import draw_precision_recall
 from kd_mm.evaluation.reid import evaluate_reid
 from kd_mm.evaluation.reid_expansion import average_query_expansion
+from kd_mm.evaluation.reid_metric import ReIDMetric
 from kd_mm.evaluation.rerank import ReRanking
 from kd_mm.evaluation.voc import Curve, VocResult, voc_average_precision
 
@@ -16,6 +17,7 @@ __all__ = [
     "Curve",
     "DetectionMetric",
     "MatchTable",
+    "ReIDMetric",
     "ReRanking",
     "VocResult",
     "average_query_expansion",

@@ -48,16 +48,17 @@ class ReRanking:
     Over queries and gallery together, with ``d`` the squared Euclidean distance (of L2-normalised features for cosine),
     every row divided by its maximum, and ``N(i, k)`` the ``k + 1`` images nearest to i, itself among them:
 
-    * ``R(i, k)``: the images of ``N(i, k)`` that have i among their own ``k + 1`` (equation 2);
-    * ``R*(i)``: ``R(i, k1)``, and ``R(j, k1 / 2)`` of each j in it which shares more than two thirds with it (3);
-    * ``V(i, j) = exp(-d(i, j))`` for j in ``R*(i)``, else 0; each row divided by its sum (7);
-    * ``V(i)``, averaged over the ``k2`` images nearest to i: local query expansion (11);
-    * Jaccard distance ``1 - m / (2 - m)`` with ``m = sum_j min(V(i, j), V(g, j))`` (10), as rows of V sum to one;
-    * ``(1 - lambda_value) * Jaccard + lambda_value * d`` (12).
+    * ``R(i, k)``: the images of ``N(i, k)`` that have i among their own ``k + 1``;
+    * ``R*(i)``: ``R(i, k1)``, and ``R(j, k1 / 2)`` of each j in it of which more than two thirds lie in ``R(i, k1)``;
+    * ``V(i, j) = exp(-d(i, j))`` for j in ``R*(i)``, else 0; each row divided by its sum;
+    * ``V(i)``, averaged over the ``k2`` images nearest to i: local query expansion;
+    * Jaccard distance ``1 - m / (2 - m)`` with ``m = sum_j min(V(i, j), V(g, j))``, as rows of V sum to one;
+    * ``(1 - lambda_value) * Jaccard + lambda_value * d``.
 
-    Agrees with the published dense program up to rounding; of equal distances that of the smaller number comes first,
-    queries first. As there, ``k1 / 2`` is rounded, halves to the even number, and ``k2 = 1`` means no expansion. Kept
-    are the nearest neighbours and the sparse V, not one ``N x N`` matrix.
+    Agrees with the authors' dense program up to rounding, also where it says more than the paper: "more than" two
+    thirds, rows of d and V divided, ``k1 / 2`` rounded, halves to the even number, and no expansion for ``k2 = 1``. Of
+    equal distances that to the image of the smaller number comes first, queries before the gallery. Kept are the
+    nearest neighbours and the sparse V, not one ``N x N`` matrix.
 
     Args:
         query: Features ``(Q, D)``, finite, float32 or float64.

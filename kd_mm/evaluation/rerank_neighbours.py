@@ -56,7 +56,7 @@ def reciprocal(neighbours: Ids) -> tuple[Ids, Ids]:
 
 
 def expanded_sets(neighbours: Ids, half: Ids) -> Ids:
-    """Return the expanded sets ``R*(i)`` of equation 3 of the paper.
+    """Return the expanded sets ``R*(i)`` of :class:`kd_mm.evaluation.ReRanking`.
 
     Args:
         neighbours: ``(N, k1 + 1)``: the nearest images of each.

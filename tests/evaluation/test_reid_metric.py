@@ -1,0 +1,269 @@
+"""The registered metric of re-identification, as mmengine's evaluator runs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmpretrain.structures import DataSample
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.evaluation import ReIDMetric, evaluate_reid
+
+from .reid_reference import random_images, reference_of
+
+MEASURES = ["reid/mAP", "reid/mAP_trapz", "reid/mINP", "reid/Rank-1", "reid/Rank-5", "reid/Rank-10"]
+COUNTS = ["reid/queries", "reid/gallery", "reid/junk", "reid/distractors"]
+
+
+def samples(images: dict[str, Any]) -> list[DataSample]:
+    """Return what a network leaves of the images: the queries, then the gallery."""
+    found: list[DataSample] = []
+    for role in ("query", "gallery"):
+        features = torch.from_numpy(images[f"{role}_features"]).float()
+        for feature, pid, camid in zip(features, images[f"{role}_pids"], images[f"{role}_camids"], strict=True):
+            meta = {"pid": int(pid), "camid": int(camid), "role": role, "sample_idx": len(found)}
+            sample = DataSample(metainfo={**meta, "img_path": f"{role}/{len(found):03d}.jpg"})
+            found.append(sample.set_field(feature, "feature") or sample)
+    return found
+
+
+def evaluate(given: list[Any], size: int | None = None, meta: Any = None, **options: Any) -> dict[str, float]:
+    evaluator = Evaluator([{"type": "kd_mm.ReIDMetric", **options}])
+    evaluator.dataset_meta = meta
+    for start in range(0, len(given), 7):
+        evaluator.process(given[start : start + 7])
+    return evaluator.evaluate(len(given) if size is None else size)
+
+
+def single(images: dict[str, Any]) -> dict[str, Any]:
+    """Return the features as the metric sees them."""
+    return {name: value.astype(np.float32) if name.endswith("features") else value for name, value in images.items()}
+
+
+@pytest.fixture
+def log() -> Any:
+    """Everything that was logged."""
+    lines: list[str] = []
+    logger = MMLogger.get_current_instance()
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def test_measures_in_percent_and_counts(log: list[str]) -> None:
+    images = random_images(0)
+    metrics = evaluate(samples(images), meta={"dataset": "people", "num_junk": 100})
+    assert list(metrics) == MEASURES + COUNTS
+    expected = reference_of(single(images))
+    theirs = [expected["mAP"], expected["mAP_trapz"], expected["mINP"], *expected["cmc"][[0, 4, 9]]]
+    np.testing.assert_allclose([metrics[key] for key in MEASURES], 100 * np.array(theirs), atol=1e-10)
+    junk, distractors = ((images["gallery_pids"] == pid).sum() for pid in (-1, 0))
+    assert [metrics[key] for key in COUNTS] == [30, 90 - junk, junk + 100, distractors]
+    assert log[-1] == (
+        f"Re-ID on people: 30 queries (29 valid), {90 - junk} gallery images ({distractors} distractors among them), "
+        f"{junk + 100} junk left out; cosine distance, camera rule on, no re-ranking"
+    )
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_options_are_those_of_the_function(metric: str, log: list[str]) -> None:
+    images = random_images(1)
+    rerank = {"k1": 6, "k2": 2}
+    metrics = evaluate(samples(images), metric=metric, rerank=rerank, max_rank=20)
+    found = evaluate_reid(**single(images), metric=metric, rerank=rerank)
+    plain = evaluate_reid(**single(images), metric=metric)
+    assert metrics["reid/mAP"] == 100 * found["mAP"]
+    assert metrics["reid/plain_mAP"] == 100 * plain["mAP"]
+    assert metrics["reid/plain_Rank-1"] == 100 * plain["cmc"][0]
+    assert [line for line in log if line.endswith("re-ranked with {'k1': 6, 'k2': 2, 'lambda_value': 0.3}")]
+
+
+def test_without_cameras(log: list[str]) -> None:
+    """Retrieval of classes counted from 0: there are no distractors."""
+    images = random_images(2)
+    images["query_pids"][:5] = 0
+    given = samples(images)
+    for sample in given:
+        del sample.camid
+    metrics = evaluate(given, camera_rule=False)
+    expected = evaluate_reid(**{**single(images), "query_camids": None, "gallery_camids": None})
+    assert metrics["reid/mAP"] == 100 * expected["mAP"]
+    assert metrics["reid/distractors"] == 0
+    assert "camera rule off" in log[-1]
+    with pytest.raises(ValueError, match=r"query/000.jpg: no camid in the data sample: .*camera_rule=False measures w"):
+        evaluate(given)
+
+
+def test_what_was_measured_can_be_kept() -> None:
+    images = random_images(3)
+    metric = ReIDMetric(keep=True)
+    metric.process(None, [sample.to_dict() for sample in reversed(samples(images))])
+    metric.evaluate(120)
+    assert metric.query is not None
+    assert metric.gallery is not None
+    np.testing.assert_array_equal(metric.query.features, images["query_features"].astype(np.float32))
+    np.testing.assert_array_equal(metric.gallery.pids, images["gallery_pids"])
+    np.testing.assert_array_equal(metric.gallery.camids, images["gallery_camids"])
+    assert metric.gallery.paths[:2] == ["gallery/030.jpg", "gallery/031.jpg"]
+    np.testing.assert_array_equal(metric.cmc, evaluate_reid(**single(images))["cmc"])
+    assert metric.results == []
+
+
+def test_nothing_is_kept_otherwise() -> None:
+    metric = ReIDMetric()
+    metric.process(None, [sample.to_dict() for sample in samples(random_images(3))])
+    metric.evaluate(120)
+    assert metric.query is metric.gallery is metric.cmc is None
+
+
+def test_features_in_low_precision_that_carry_gradients() -> None:
+    given = samples(random_images(4))
+    for sample in given:
+        sample.set_field(sample.feature.bfloat16().requires_grad_(), "feature")
+    metrics = evaluate(given)
+    rounded = [sample.feature.detach().float().numpy() for sample in given]
+    images = {**random_images(4), "query_features": np.stack(rounded[:30]), "gallery_features": np.stack(rounded[30:])}
+    assert metrics["reid/mAP"] == 100 * evaluate_reid(**images)["mAP"]
+
+
+def test_a_part_of_the_data_is_told(log: list[str]) -> None:
+    evaluate(samples(random_images(5))[:110], size=120)
+    assert "110 images were evaluated, but the test data set has 120: the measures are not those of the data set" in log
+
+
+def test_images_that_come_twice_count_once(log: list[str]) -> None:
+    given = samples(random_images(6))
+    assert evaluate(given + given[:9] + given[-9:], size=120) == evaluate(given)
+    assert not [line for line in log if "were evaluated" in line]
+
+
+def changed(place: int, **values: Any) -> list[DataSample]:
+    given = samples(random_images(0))
+    for name, value in values.items():
+        if value is None:
+            delattr(given[place], name)
+        elif isinstance(value, torch.Tensor):
+            given[place].set_field(value, name)
+        else:
+            given[place].set_metainfo({name: value})
+    return given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            changed(4, feature=None),
+            "image query/004.jpg: no feature in the data sample: give the model a kd_mm.BNNeckH",
+        ),
+        (
+            changed(4, pid=None),
+            "image query/004.jpg: no pid in the data sample: add 'pid' to meta_keys of PackInputs in",
+        ),
+        (changed(4, role=None), "image query/004.jpg: no role in the data sample: add 'role' to meta_keys"),
+        (changed(4, role="probe"), "image query/004.jpg: role='probe': write 'query' or 'gallery'"),
+        (
+            changed(4, feature=torch.zeros(3)),
+            r"features have the shapes \[\(3,\), \(12,\)\]: every image needs one vec",
+        ),
+        (changed(28, feature=torch.zeros(2, 3)), r"features have the shapes \[\(2, 3\), \(12,\)\]"),
+        (
+            changed(4, sample_idx=5),
+            r"two query images have sample_idx=5 \(query/004.jpg and query/005.jpg\): number th",
+        ),
+        (changed(35, feature=torch.full((12,), torch.nan)), "1 of 90 gallery features hold NaN or infinity, the first"),
+        (changed(35, feature=torch.zeros(12)), "gallery feature 5 is all zero: it has no direction"),
+        (
+            samples(random_images(0))[:30],
+            "no image of role 'gallery' was evaluated: the test data set needs queries and",
+        ),
+        (samples(random_images(0))[30:], "no image of role 'query' was evaluated"),
+        ([], "no image of role 'query' was evaluated"),
+    ],
+)
+def test_what_is_wrong_is_one_line(given: list[DataSample], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_lengths_that_differ_between_batches() -> None:
+    given = samples(random_images(0))
+    for sample in given[-7:]:
+        sample.set_field(torch.ones(5), "feature")
+    with pytest.raises(ValueError, match=r"features of the gallery have the lengths \[5, 12\]: all must be the same"):
+        evaluate(given[:112] + given[-7:])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "cosin"}, "metric='cosin' is unknown: write metric='cosine'"),
+        ({"max_rank": 5}, "ReIDMetric: max_rank=5: give at least 10: Rank-10 is logged"),
+        ({"rerank": {"k": 5}}, r"rerank has no option 'k': did you mean k"),
+    ],
+)
+def test_options_that_do_not_exist(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReIDMetric(**options)
+
+
+def _share(rank: int, folder: str, seed: int, numbered: bool) -> None:
+    """One of three processes: evaluates the images that a sampler gives it, the first again to fill its share."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=3)
+    given = samples(random_images(seed, gallery=91))
+    metric = ReIDMetric(collect_dir=f"{folder}/parts")
+    indices = list(DefaultSampler(given, shuffle=False))
+    assert len(indices) == 41
+    for i in indices if rank else reversed(indices):
+        sample = given[i].to_dict()
+        metric.process(None, [sample if numbered else {**sample, "sample_idx": None}])
+    try:
+        result: Any = metric.evaluate(len(given))
+    except ValueError as error:
+        result = str(error)
+        # The others wait for the first one.
+        torch.distributed.broadcast_object_list([[{}]], src=0)
+    Path(folder, f"{rank}.json").write_text(json.dumps(result))
+
+
+def run_three(folder: Path, numbered: bool) -> list[Any]:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_share, args=(i, str(folder), 7, numbered)) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(3)]
+
+
+def test_three_processes_say_what_one_says(tmp_path: Path) -> None:
+    """121 images over three processes: two are evaluated twice, to fill the shares, and count once."""
+    alone = evaluate(samples(random_images(7, gallery=91)))
+    assert run_three(tmp_path, numbered=True) == [alone] * 3
+
+
+def test_three_processes_need_numbers(tmp_path: Path) -> None:
+    message = run_three(tmp_path, numbered=False)[0]
+    assert message.startswith("the data samples have no sample_idx, so images evaluated twice by several processes")
+
+
+def test_the_name_of_the_best_checkpoint_can_be_any_of_them() -> None:
+    """Names are as the Runner's hooks take them."""
+    metrics = evaluate(samples(random_images(8)))
+    assert all(re.fullmatch(r"reid/[\w-]+", key) for key in metrics)
+    assert all(type(value) is float for value in metrics.values())
