@@ -47,7 +47,7 @@ class DetectorAnswerLoss(Loss):
         assert teacher is not None
         assert student.logits is not None
         assert teacher.logits is not None
-        target = teacher.logits.detach()
+        target = teacher.logits
         if student.logits.ndim == 2:
             return {"regions": kl_divergence(student.logits, target, self.temperature)}
         return {"grid": self._dense(full_precision(student.logits), full_precision(target))}
@@ -56,11 +56,11 @@ class DetectorAnswerLoss(Loss):
         z_s, z_t = student / self.temperature, teacher / self.temperature
         background = self.num_classes > 0 and student.shape[-1] == self.num_classes + 1
         if background if self.softmax is None else self.softmax:
-            weight = teacher.softmax(dim=-1)[..., :-1].amax(dim=-1)
+            weight = teacher.detach().softmax(dim=-1)[..., :-1].amax(dim=-1)
             log_p = F.log_softmax(z_t, dim=-1)
             divergence = F.kl_div(F.log_softmax(z_s, dim=-1), log_p, reduction="none", log_target=True).sum(dim=-1)
         else:
-            weight, p = teacher.sigmoid().amax(dim=-1), z_t.sigmoid()
+            weight, p = teacher.detach().sigmoid().amax(dim=-1), z_t.sigmoid()
             cross = F.binary_cross_entropy_with_logits(z_s, p, reduction="none")
             divergence = (cross - F.binary_cross_entropy_with_logits(z_t, p, reduction="none")).sum(dim=-1)
         scale = weight.sum().clamp(min=torch.finfo(weight.dtype).eps)

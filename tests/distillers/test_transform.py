@@ -1,0 +1,272 @@
+"""A transform of the teachers' responses in a recipe: what it serves, what it trains, what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import Tensor, nn
+
+from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.losses import LearningSimplifier, Progress
+from kd_mm.losses.learning_simplifier import CollapseError
+from kd_mm.registry import MODELS
+
+from . import detectors
+from .conftest import batch, build, classifier, recipe
+
+SKD = {"type": "kd_mm.LearningSimplifier", "temperature": 4.0}
+LOGITS = {
+    "kd": {"type": "kd_mm.LogitLoss"},
+    "dkd": {"type": "kd_mm.DecoupledLogitLoss"},
+    "dist": {"type": "kd_mm.CorrelationLogitLoss", "temperature": 4.0},
+    "srd": {"type": "kd_mm.StageResponseLoss"},
+}
+
+
+def losses_of(model: Any, **options: Any) -> dict[str, Tensor]:
+    return model(**model.data_preprocessor(batch(**options), True), mode="loss")
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return sum(value for name, value in losses.items() if "loss" in name)
+
+
+def same(a: dict, b: dict) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# -- it starts as the teacher, and is trained with the student ------------------------------------------------------
+
+
+def test_the_first_step_is_that_of_plain_kd() -> None:
+    simplified, plain = build(recipe=recipe("student_friendly")), build(recipe=recipe("kd"))
+    ours, theirs = losses_of(simplified), losses_of(plain)
+    torch.testing.assert_close(ours["loss_kd"], theirs["loss_kd"])
+    assert float(ours["transform.agreement"]) == 100.0
+    assert float(ours["transform.change"]) == pytest.approx(0.0, abs=1e-6)
+    total(ours).backward()
+    total(theirs).backward()
+    for name, gradient in gradients(plain.student).items():
+        torch.testing.assert_close(gradients(simplified.student)[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(LOGITS))
+def test_every_loss_on_logits_trains_the_simplifier_and_never_the_teacher(name: str) -> None:
+    model = build(recipe={"losses": {name: LOGITS[name]}, "transform": {**SKD, "zero_init_out": False}})
+    total(losses_of(model)).backward()
+    transform = model.distill["transform"]["teacher"]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in transform.parameters())
+    teacher = model.teachers["teacher"]
+    assert all(p.grad is None for p in [*teacher.model.parameters(), *teacher.exits.parameters()])
+    before = {key: value.clone() for key, value in teacher.model.state_dict().items()}
+    model.train_step(batch(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    assert same(before, teacher.model.state_dict())
+
+
+def test_zero_weight_leaves_the_plain_run() -> None:
+    def trained(config: dict) -> dict:
+        torch.manual_seed(3)
+        model = MODELS.build(copy.deepcopy(config))
+        model.init_weights()
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4))
+        for i in range(2):
+            model.train_step(batch(seed=i), wrapper)
+        return getattr(model, "student", model).state_dict()
+
+    zero = recipe("student_friendly", **{"losses.kd.loss_weight": 0, "student_loss_weight": 1.0})
+    model = build(recipe=zero)
+    assert not model.teachers
+    assert not list(model.distill.parameters())
+    teacher = {"config": classifier(14), "random_weights": True}
+    whole = {"type": "kd_mm.Distiller", "student": classifier(), "teacher": teacher, "recipe": zero, "input_size": 16}
+    assert same(trained(classifier()), trained(whole))
+
+
+def test_a_schedule_at_zero_leaves_the_simplifier_as_it_is() -> None:
+    silent = {**LOGITS["kd"], "schedule": {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}}
+    model = build(recipe={"losses": {"kd": silent}, "transform": {**SKD, "zero_init_out": False}})
+    total(losses_of(model)).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.distill.parameters())
+
+
+def test_options_reach_it() -> None:
+    waiting = build(recipe=recipe("student_friendly", **{"transform.start_epoch": 2, "transform.zero_init_out": False}))
+    plain = build(recipe=recipe("kd"))
+    torch.testing.assert_close(losses_of(waiting)["kd"], losses_of(plain)["kd"])
+    waiting.progress = Progress(epoch=2)
+    assert float(losses_of(waiting)["kd"]) != pytest.approx(float(losses_of(plain)["kd"]), rel=1e-4)
+    frozen = build(recipe=recipe("student_friendly", **{"transform.detach_target": True}))
+    assert not any(p.requires_grad for p in frozen.distill.parameters())
+    anchored = build(recipe=recipe("student_friendly", **{"transform.anchor": "ce", "transform.anchor_weight": 0.5}))
+    out = losses_of(anchored)
+    torch.testing.assert_close(out["loss_transform"].detach(), 0.5 * out["transform.anchor"])
+    out["loss_transform"].backward()
+    assert set(gradients(anchored)) == {
+        "distill.transform.teacher.simplifiers.final.0.out.weight",
+        *(f"distill.transform.teacher.simplifiers.final.0.{name}.weight" for name in "qkv"),
+    }
+
+
+def test_it_has_its_own_rate_where_the_config_says_so() -> None:
+    model = build(recipe=recipe("student_friendly"))
+    config = {
+        "optimizer": {"type": "SGD", "lr": 0.1, "weight_decay": 1e-3},
+        "paramwise_cfg": {"custom_keys": {"distill.transform": {"lr_mult": 0.1, "decay_mult": 0.0}}},
+    }
+    groups = build_optim_wrapper(model, config).optimizer.param_groups
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = (0.01, 0.0) if name.startswith("distill.transform.") else (0.1, 1e-3)
+        assert rates[id(parameter)] == pytest.approx(expected)
+
+
+# -- which losses and answers ---------------------------------------------------------------------------------------
+
+
+def test_each_stage_has_a_simplifier_of_its_own_and_runs_once() -> None:
+    whole = recipe("mtkd_ssr")
+    whole["losses"] |= {"kd": LOGITS["kd"], "again": {**LOGITS["srd"], "temperature": 2.0}}
+    model = build(recipe={**whole, "transform": SKD})
+    simplifiers = model.distill["transform"]["teacher"].simplifiers
+    assert set(simplifiers) == {"final", "stage1", "stage2"}
+    calls = dict.fromkeys(simplifiers, 0)
+    for name, layers in simplifiers.items():
+        layers[0].register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    out = losses_of(model)
+    assert set(calls.values()) == {1}
+    assert {"transform.agreement", "transform.agreement_stage1", "transform.agreement_stage2"} <= set(out)
+
+
+def test_named_losses_alone_read_it() -> None:
+    both = {"kd": LOGITS["kd"], "plain": LOGITS["kd"]}
+    model = build(recipe={"losses": both, "transform": {**SKD, "losses": ["kd"], "zero_init_out": False}})
+    out = losses_of(model)
+    assert float(out["kd"]) != pytest.approx(float(out["plain"]), rel=1e-4)
+    torch.testing.assert_close(out["plain"], losses_of(build(recipe={"losses": {"plain": LOGITS["kd"]}}))["plain"])
+    some = {**recipe("mtkd_ssr")["losses"], "shallow": {**LOGITS["srd"], "stages": [1]}}
+    model = build(recipe={**recipe("mtkd_ssr"), "losses": some, "transform": {**SKD, "losses": ["shallow"]}})
+    assert set(model.distill["transform"]["teacher"].simplifiers) == {"stage1"}
+    losses_of(model)
+
+
+def test_several_teachers_have_one_each() -> None:
+    teachers = {
+        name: {"config": classifier(8, width=width), "random_weights": True} for name, width in (("a", 8), ("b", 16))
+    }
+    both = {name: {**LOGITS["kd"], "teacher": name} for name in teachers}
+    model = build(teacher=teachers, recipe={"losses": both, "transform": {**SKD, "anchor": "kl"}})
+    assert set(model.distill["transform"]) == {"a", "b"}
+    out = losses_of(model)
+    assert {"transform_a.agreement", "transform_b.agreement", "loss_transform_a", "loss_transform_b"} <= set(out)
+
+
+# -- checkpoints, copies, the log -----------------------------------------------------------------------------------
+
+
+def test_the_student_is_exported_alone() -> None:
+    model = build(recipe=recipe("student_friendly"))
+    state = model.state_dict()
+    own = {key for key in state if key.startswith("distill.")}
+    assert own == {f"distill.transform.teacher.simplifiers.final.0.{name}.weight" for name in ("q", "k", "v", "out")}
+    assert set(state) - own == set(MODELS.build(classifier()).state_dict())
+    twin = build(recipe=recipe("student_friendly"), seed=4)
+    assert twin.load_state_dict(state) == ([], [])
+    assert same(twin.state_dict(), state)
+
+
+def test_a_copy_runs_its_own() -> None:
+    model = build(recipe=recipe("student_friendly"))
+    average = ExponentialMovingAverage(model)
+    twin = copy.deepcopy(model)
+    for copied in (twin, average.module):
+        (found,) = copied._transforms.modules.values()
+        assert found is copied.distill["transform"]["teacher"]
+        assert found is not model.distill["transform"]["teacher"]
+    assert losses_of(twin)
+
+
+def test_mixed_precision() -> None:
+    model = build(recipe={"losses": LOGITS, "transform": {**SKD, "zero_init_out": False}})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = losses_of(model)
+    total(out).backward()
+    assert all(torch.isfinite(g).all() for g in gradients(model.distill).values())
+
+
+def test_a_collapse_stops_the_run_where_asked_for() -> None:
+    model = build(recipe=recipe("student_friendly", **{"transform.guard": "stop", "transform.min_agreement": 101.0}))
+    model.monitor = TermMonitor()
+    model.monitor.report = False
+    model.parse_losses(losses_of(model))
+    model.monitor.report = True
+    with pytest.raises(CollapseError, match="agreement is 100 %, below min_agreement=101"):
+        model.parse_losses(losses_of(model))
+
+
+# -- wrong recipes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"losses": {"kd": LOGITS["kd"]}, "transform": {"temperature": 4.0}}, "has no type"),
+        (
+            {"losses": {"kd": LOGITS["kd"]}, "transform": {**SKD, "losses": ["kb"]}},
+            "names the loss 'kb'; there are: kd",
+        ),
+        ({"losses": {"sp": {"type": "kd_mm.SimilarityLoss"}}, "transform": SKD}, "none of the losses sp reads that"),
+        ({"losses": {"transform": LOGITS["kd"]}}, "is taken by the log key 'loss_transform'"),
+        ({"losses": {"transform_a": LOGITS["kd"]}}, "is taken by the log key 'loss_transform_a'"),
+    ],
+)
+def test_wrong_recipes_are_told(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(recipe=wrong)
+
+
+# -- detection ------------------------------------------------------------------------------------------------------
+
+
+def detection(network: Any, base: dict, **options: Any) -> Any:
+    model = detectors.build(network(8), network(12), {**base, "transform": {**SKD, "temperature": 1.0, **options}})
+    return model.train()
+
+
+@pytest.mark.parametrize("network", [detectors.faster, detectors.retina])
+@pytest.mark.parametrize("base", [detectors.KD, detectors.MTKD], ids=["kd", "mtkd"])
+def test_detectors_start_from_their_teachers_answer(network: Any, base: dict) -> None:
+    model = detection(network, base)
+    out = detectors.losses_of(model)
+    plain = detectors.losses_of(detectors.build(network(8), network(12), base).train())
+    for name in base["losses"]:
+        torch.testing.assert_close(out[name], plain[name], rtol=1e-4, atol=1e-5)
+    agreements = [value for key, value in out.items() if key.startswith("transform.agreement")]
+    assert agreements
+    assert all(float(value) == pytest.approx(100.0) for value in agreements)
+
+
+def test_regions_of_an_image_look_at_each_other_alone() -> None:
+    model = detection(detectors.faster, detectors.KD, zero_init_out=False)
+    transform: LearningSimplifier = model.distill["transform"]["teacher"]
+    seen: dict[str, Any] = {}
+    transform.register_forward_pre_hook(lambda _, args: seen.update(answers=args[0], images=args[1].images))
+    detectors.losses_of(model)
+    (images,), (logits,) = seen["images"].values(), seen["answers"].values()
+    assert images.shape == (len(logits),)
+    assert set(images.tolist()) == {0.0, 1.0}
+
+
+def test_labels_of_images_are_no_anchor_in_detection() -> None:
+    with pytest.raises(ValueError, match="use anchor='kl'"):
+        detection(detectors.retina, detectors.KD, anchor="ce")
+    out = detectors.losses_of(detection(detectors.retina, detectors.KD, anchor="kl", zero_init_out=False))
+    assert torch.isfinite(out["loss_transform"])
