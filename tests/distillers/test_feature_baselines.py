@@ -1,0 +1,199 @@
+"""The recipes of the feature baselines train a CNN under a CNN and under a transformer, or say why not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .conftest import CLASSES, batch, build, classifier, recipe
+
+RECIPES = ["at", "crd", "cwd", "fitnets", "ofd", "pkd", "reviewkd", "vid"]
+NAMES = {
+    "at": "attention",
+    "crd": "contrast",
+    "cwd": "cwd",
+    "fitnets": "hint",
+    "ofd": "ofd",
+    "pkd": "pkd",
+    "reviewkd": "fusion",
+    "vid": "vid",
+}
+
+
+def transformer() -> dict[str, Any]:
+    arch = {"embed_dims": 24, "num_layers": 4, "num_heads": 2, "feedforward_channels": 48}
+    return {
+        "type": "mmpretrain.ImageClassifier",
+        "backbone": {"type": "mmpretrain.VisionTransformer", "arch": arch, "img_size": 16, "patch_size": 4},
+        "head": {"type": "mmpretrain.VisionTransformerClsHead", "num_classes": CLASSES, "in_channels": 24},
+        "data_preprocessor": {"mean": [120.0] * 3, "std": [60.0] * 3, "num_classes": CLASSES},
+    }
+
+
+TEACHERS = {
+    "cnn": classifier(14, width=16),
+    "pre-activation": {
+        **classifier(14),
+        "backbone": {"type": "kd_mm.CIFARWideResNet", "depth": 10, "widen_factor": 2},
+        "head": {"type": "mmpretrain.LinearClsHead", "num_classes": CLASSES, "in_channels": 128},
+    },
+    "transformer": transformer(),
+}
+
+
+def distiller(name: str, teacher: str = "cnn", **config: Any) -> Any:
+    own = recipe(name)
+    for loss in own["losses"].values():
+        if loss["type"] == "kd_mm.ContrastiveLoss":
+            loss.update(num_negatives=16, num_samples=40)
+    config = {"teacher": {"config": TEACHERS[teacher], "random_weights": True}, "recipe": own, **config}
+    return build(**config)
+
+
+def indexed_batch(seed: int = 0) -> dict[str, Any]:
+    data = batch(seed=seed)
+    for k, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo({"sample_idx": (6 * seed + k) % 40})
+    return data
+
+
+def steps(model: Any, *seeds: int, runner: nn.Module | None = None) -> list[dict[str, float]]:
+    """Train on some batches; return what the terms were."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    model.train()
+    seen = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        out = (runner or model)(**model.data_preprocessor(indexed_batch(seed), True), mode="loss")
+        total, terms = model.parse_losses(out)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        seen.append({key: float(value.detach()) for key, value in terms.items()})
+    return seen
+
+
+@pytest.mark.parametrize("teacher", ["cnn", "pre-activation"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_train_a_cnn_under_a_cnn(name: str, teacher: str) -> None:
+    model = distiller(name, teacher)
+    model.check_next_step = True
+    before = copy.deepcopy(model.state_dict())
+    first, second = steps(model, 0, 1)
+    term = f"loss_{NAMES[name]}"
+    assert all(torch.isfinite(torch.tensor(list(terms.values()))).all() for terms in (first, second))
+    assert first[term] != second[term]
+    # Every parameter has a gradient, so DDP needs to look for no unused ones.
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+    learned = model.state_dict()
+    assert all(not torch.equal(learned[key], before[key]) for key in learned if key.endswith("conv1.weight"))
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"cwd", "ofd"}))
+def test_recipes_train_a_cnn_under_a_transformer(name: str) -> None:
+    model = distiller(name, "transformer")
+    model.check_next_step = True
+    first, second = steps(model, 0, 1)
+    assert first[f"loss_{NAMES[name]}"] != second[f"loss_{NAMES[name]}"]
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_recipes_that_make_no_sense_under_a_transformer_refuse() -> None:
+    with pytest.raises(ValueError, match=r"stage 1 of the teacher \(backbone.layers.1 .* no batch norm") as refused:
+        distiller("ofd", "transformer")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"stage 1 has maps \(16, 16\) \(student\) and \(4, 4\) \(teacher\)"):
+        distiller("cwd", "transformer")
+
+
+def test_channel_wise_stages_of_one_size_fit_a_transformer() -> None:
+    own = recipe("cwd", **{"losses.cwd.stages": [3]})
+    model = build(recipe=own, teacher={"config": TEACHERS["transformer"], "random_weights": True})
+    assert len(steps(model, 0, 1)) == 2
+
+
+def test_overhaul_reads_before_the_relu_on_both_sides() -> None:
+    model = distiller("ofd")
+    taps = {f"backbone.layer{i}.0.relu:in" for i in (1, 2, 3)}
+    assert taps <= set(model.recorder.taps)
+    assert {f"backbone.layer{i}.1.relu:in" for i in (1, 2, 3)} <= set(model.teachers["teacher"].recorder.taps)
+    data = model.data_preprocessor(indexed_batch(), True)
+    with torch.no_grad(), model.recorder:
+        model.student(data["inputs"])
+    shown = model.recorder.take()
+    for i in (1, 2, 3):
+        before, behind = shown[f"backbone.layer{i}.0.relu:in"], shown[f"backbone.layer{i}"]
+        assert float(before.min()) < 0
+        torch.testing.assert_close(before.relu(), behind)
+    assert "margin1" not in str(list(model.state_dict()))
+
+
+def test_a_student_without_relus_learns_the_overhaul_from_its_stages() -> None:
+    model = distiller("ofd", student=transformer())
+    assert not any(":in" in tap for tap in model.recorder.taps if "layers" in tap)
+    assert len(steps(model, 0, 1)) == 2
+
+
+def test_review_takes_the_teacher_before_its_relu_where_there_is_one() -> None:
+    taps = distiller("reviewkd").teachers["teacher"].recorder.taps
+    assert {f"backbone.layer{i}.1.relu:in" for i in (1, 2, 3)} <= set(taps)
+    own = recipe("reviewkd", **{"losses.fusion.teacher_maps": "stage"})
+    assert not any(":in" in tap for tap in distiller("reviewkd", recipe=own).teachers["teacher"].recorder.taps)
+    own = recipe("reviewkd", **{"losses.fusion.teacher_maps": "before_relu"})
+    with pytest.raises(ValueError, match="ends in no ReLU module; write teacher_maps='auto'"):
+        distiller("reviewkd", "transformer", recipe=own)
+
+
+def test_a_tap_before_the_relu_changes_neither_network() -> None:
+    plain, tapped = distiller("at"), distiller("ofd")
+    data = plain.data_preprocessor(indexed_batch(), True)["inputs"]
+    assert torch.equal(plain.eval()(data), tapped.eval()(data))
+    pair = [model.teachers["teacher"] for model in (plain, tapped)]
+    pair[1].model.load_state_dict(pair[0].model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(pair[0].model(data), pair[1].model(data))
+
+
+def test_several_baselines_share_one_recipe() -> None:
+    losses = {key: loss for name in RECIPES for key, loss in recipe(name)["losses"].items()}
+    losses["contrast"].update(num_negatives=16, num_samples=40)
+    model = build(recipe={"losses": losses})
+    out = steps(model, 0)[0]
+    assert {f"loss_{name}" for name in NAMES.values()} <= set(out)
+    assert set(model.distill["connectors"]["teacher"]) == {"1", "2", "3"}
+
+
+def test_the_bank_is_in_the_checkpoint_and_a_resumed_run_goes_on_exactly() -> None:
+    whole, first = distiller("crd"), distiller("crd")
+    expected = steps(whole, 0, 1, 2, 3)
+    assert steps(first, 0, 1) == expected[:2]
+    state = first.state_dict()
+    assert {f"distill.losses.contrast.bank.{name}" for name in ("student", "teacher", "labels")} <= set(state)
+    resumed = distiller("crd", seed=3)
+    resumed.load_state_dict(copy.deepcopy(state))
+    resumed.teachers["teacher"].model.load_state_dict(first.teachers["teacher"].model.state_dict())
+    assert steps(resumed, 2, 3) == expected[2:]
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_data_samples_without_an_index_are_named() -> None:
+    model = distiller("crd").train()
+    with pytest.raises(ValueError, match="the data samples carry no sample_idx"):
+        model(**model.data_preprocessor(batch(), True), mode="loss")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_ddp_steps_without_a_search_for_unused_parameters(name: str, tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = distiller(name)
+        parallel = DistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
+        assert len(steps(model, 0, 1, runner=parallel)) == 2
+    finally:
+        torch.distributed.destroy_process_group()
