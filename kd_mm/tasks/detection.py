@@ -78,11 +78,16 @@ class DetectionTask(Task):
         return (region_tap(_is_cascade(model)),) if self.late else ()
 
     def num_classes(self, model: nn.Module, answer: Tensor | None) -> int | None:
-        """Return K, the number of foreground classes that the detector's head was built for."""
+        """Return K, the number of foreground classes that the detector's head was built for; without a box head, those
+        of its mask head (SOLO) or the things of its panoptic head (MaskFormer)."""
         owner: Any = getattr(model, "roi_head", model)
-        head: Any = getattr(owner, "bbox_head", None)
-        head = head[0] if isinstance(head, nn.ModuleList) else head
-        return getattr(head, "num_classes", None)
+        for name in ("bbox_head", "mask_head", "panoptic_head"):
+            head: Any = getattr(owner, name, None)
+            key = "num_things_classes" if name == "panoptic_head" else "num_classes"
+            count = getattr(head[0] if isinstance(head, nn.ModuleList) else head, key, None)
+            if count is not None:
+                return int(count)
+        return None
 
     def exit_width(self, num_classes: int) -> int:
         """Return K, or K + 1 for regions."""
@@ -178,9 +183,14 @@ class DetectionTask(Task):
 
 
 def _has_roi_answer(model: nn.Module) -> bool:
-    """Return whether features and regions alone make the RoI head answer (Sparse R-CNN's also asks for its queries)."""
+    """Return whether features and regions alone make the RoI head answer.
+
+    Sparse R-CNN's also asks for its queries, HTC's and SCNet's for a semantic map or a context of the whole image.
+    """
     head: Any = getattr(model, "roi_head", None)
-    if not (hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward") and hasattr(model, "rpn_head")):
+    if not (hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward")):
+        return False
+    if getattr(head, "with_semantic", False) or getattr(head, "with_glbctx", False):
         return False
     asked = inspect.signature(head._bbox_forward).parameters.values()
     return len([one for one in asked if one.default is one.empty]) == (3 if _is_cascade(model) else 2)

@@ -41,21 +41,32 @@ class DetectionTargets:
 
 
 def read_annotations(data_samples: Sequence[Any], num_classes: int) -> DetectionTargets:
-    """Return the targets of mmdet's data samples: ground truth, ignored instances, shape of the padded batch."""
+    """Return the targets of mmdet's data samples: ground truth, ignored instances, shape of the padded batch.
+
+    Raises:
+        ValueError: An object is of a class that the student does not have.
+    """
     device = data_samples[0].gt_instances.labels.device
     present = torch.zeros(len(data_samples), num_classes, device=device)
-    ignored = torch.zeros_like(present)
+    ignored = torch.zeros(len(data_samples), num_classes + 1, device=device)
     boxes, labels = [], []
     for i, sample in enumerate(data_samples):
         boxes.append(_tensor(sample.gt_instances.bboxes))
         labels.append(sample.gt_instances.labels)
-        present[i, labels[-1]] = 1.0
+        try:
+            present[i, labels[-1]] = 1.0
+        except IndexError as error:
+            raise ValueError(
+                f"an annotated object is of class {int(labels[-1].max())}, but the student tells {num_classes} classes "
+                "apart: set its num_classes to the data's"
+            ) from error
         left = sample.get("ignored_instances")
         if left is not None and "labels" in left:
-            # Some data sets give ignored objects of no class of theirs the label -1 (mmdet's CrowdHuman).
+            # Some data sets give ignored objects of no class of theirs the label -1 (mmdet's CrowdHuman); they go into
+            # a column of their own, because picking the others out would wait for the device.
             known = (left.labels >= 0) & (left.labels < num_classes)
-            ignored[i, left.labels[known]] = 1.0
-    valid = 1.0 - ignored * (1.0 - present)
+            ignored[i, torch.where(known, left.labels, num_classes)] = 1.0
+    valid = 1.0 - ignored[:, :num_classes] * (1.0 - present)
     meta = data_samples[0].metainfo
     height, width = meta.get("batch_input_shape", meta.get("img_shape"))[:2]
     return DetectionTargets(present, valid, boxes, labels, (int(height), int(width)))

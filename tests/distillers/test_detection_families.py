@@ -171,6 +171,14 @@ def test_answers_of_queries_are_refused(family: str, said: str) -> None:
         build(network(8), network(8), KD, input_size=size)
 
 
+def test_a_region_answer_that_needs_more_than_regions_is_refused() -> None:
+    whole = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
+    whole.roi_head.semantic_head.update(conv_out_channels=16)
+    with pytest.raises(ValueError, match="HybridTaskCascadeRoIHead"):
+        build(whole, faster(), KD)
+    assert len(build(whole, faster()).stages) == 4
+
+
 @pytest.mark.parametrize("family", [*DENSE, "Faster R-CNN C4"])
 def test_detectors_own_answers_are_compared(family: str) -> None:
     network, size = FAMILIES[family]
