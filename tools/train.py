@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
         "--distiller",
         metavar="RECIPE",
         help=f"distil this plain config: {', '.join(recipe_names(*KINDS))} (kd and mtkd_ssr for any model); "
+        "names joined by + make one recipe (mtkd_ssr+student_friendly); "
         "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
         "model.student, the recipe under model.recipe",
     )
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     if args.distiller:
         if args.work_dir is None:  # never among the checkpoints of the plain run
             config.work_dir = str(Path("work_dirs") / f"{args.distiller}_{Path(args.config.split('::')[-1]).stem}")
-        plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint)
+        plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
         check_overrides(plain, args.cfg_options)
     override(config, args.cfg_options)
     if args.amp:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 import kd_mm
+from kd_mm.apis.join_recipes import join_hooks, join_recipes
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.options import accepted_options, nearest
 
@@ -66,19 +67,51 @@ def is_detector(config: Config) -> bool:
     return (scope or config.get("default_scope")) == "mmdet"
 
 
-def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpoint: str | None) -> Config:
+def read_recipes(names: str, kind: str | None = None, settled: Collection[str] = ()) -> tuple[dict[str, Any], Any]:
+    """Return a recipe and its hooks; names joined by ``+`` make one recipe (:mod:`kd_mm.apis.join_recipes`).
+
+    Args:
+        names: ``"mtkd_ssr"``, ``"mtkd_ssr+student_friendly"``.
+        kind: See :func:`read_recipe`.
+        settled: Dotted keys of the recipe that are overridden, so that recipes may disagree there.
+
+    Raises:
+        ValueError: No such recipe, one twice, or recipes that cannot be joined.
+    """
+    listed = [name.strip() for name in names.split("+")]
+    for name in listed:
+        if not name or listed.count(name) > 1:
+            raise ValueError(f"--distiller {names}: name each recipe once, e.g. mtkd_ssr+student_friendly")
+    fragments = {name: read_recipe(name, kind) for name in listed}
+    recipes = {name: fragment[name].to_dict() for name, fragment in fragments.items()}
+    hooks = {name: fragment.kd_hooks.to_dict() for name, fragment in fragments.items()}
+    if len(listed) == 1:
+        return recipes[names.strip()], hooks[names.strip()]
+    return join_recipes(recipes, settled), join_hooks(hooks)
+
+
+def compose(
+    config: Config,
+    distiller: str,
+    teacher: str | None,
+    teacher_checkpoint: str | None,
+    options: Mapping[str, Any] | None = None,
+) -> Config:
     """Turn a plain config into a distillation of its model; the given config is left as it is.
 
     Its file name is that of the given one after the recipe's name.
 
     Args:
         config: Any upstream config.
-        distiller: Name of a shipped recipe.
+        distiller: Name of a shipped recipe, or several joined by ``+``.
         teacher: Config of the teacher: a path, or ``package::path``.
         teacher_checkpoint: Its weights.
+        options: Overrides of the composed config that follow; what they set in ``model.recipe``, joined recipes may
+            disagree about.
 
     Raises:
-        ValueError: Unknown recipe, no teacher, or a config that is a distillation already.
+        ValueError: Unknown recipe, recipes that cannot be joined, no teacher, or a config that is a distillation
+            already.
     """
     if str(config.model.type).endswith("Distiller"):
         raise ValueError(
@@ -87,7 +120,8 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
     if not teacher or not teacher_checkpoint:
         missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
         raise ValueError(f"--distiller {distiller} needs {missing}")
-    fragment = read_recipe(distiller, kind_of(config))
+    settled = [key.removeprefix("model.recipe.") for key in options or {} if key.startswith("model.recipe.")]
+    recipe, hooks = read_recipes(distiller, kind_of(config), settled)
     # The engine writes a config to the work dir under its file name.
     name = f"{distiller}_{Path(config.filename).name}" if config.filename else None
     composed = Config(config._cfg_dict.copy().to_dict(), cfg_text=f"# {config.filename}, {distiller}", filename=name)
@@ -95,9 +129,9 @@ def compose(config: Config, distiller: str, teacher: str | None, teacher_checkpo
         "type": "kd_mm.Distiller",
         "student": composed.model.to_dict(),
         "teacher": {"config": locate(teacher), "checkpoint": locate(teacher_checkpoint)},
-        "recipe": fragment[distiller].to_dict(),
+        "recipe": recipe,
     }
-    composed.merge_from_dict({"default_hooks": fragment.kd_hooks.to_dict()})
+    composed.merge_from_dict({"default_hooks": hooks})
     return composed
 
 

