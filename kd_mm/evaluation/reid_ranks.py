@@ -68,13 +68,19 @@ class GalleryRanks:
         values = distances[rows, columns]
         if not np.isfinite(values).all():
             raise ValueError("distances overflow: features are too large for their type; scale them down")
-        places = np.empty(len(values), dtype=np.int64)
-        end = 0
-        for row, count in zip(queries.tolist(), counts.tolist(), strict=True):
-            part = slice(end, end + count)
-            places[part] = _places(distances[row], values[part], columns[part])
-            end += count
-        return Ranks(places, counts, queries)
+        starts = np.cumsum(counts) - counts
+        farthest = np.maximum.reduceat(values, starts) if len(starts) else values
+        before, until = np.empty((2, len(values)), dtype=np.int64)
+        for query, start, count, limit in zip(queries, starts.tolist(), counts.tolist(), farthest, strict=True):
+            row, part = distances[query], slice(start, start + count)
+            nearest = row.take(np.flatnonzero(row <= limit))  # a third of the time of row[row <= limit]
+            nearest.sort()
+            before[part] = nearest.searchsorted(values[part], "left")
+            until[part] = nearest.searchsorted(values[part], "right")
+        for i in np.flatnonzero(until - before > 1):
+            before[i] += np.count_nonzero(distances[rows[i], : columns[i]] == values[i])
+        by_query = np.repeat(np.arange(len(counts)), counts) * len(self._order)
+        return Ranks(np.sort(by_query + before) - by_query + 1, counts, queries)
 
     def _matches(self, pids: Ids) -> tuple[Ids, Ids]:
         """Return query and gallery numbers of all pairs of the same person id, by query, then by gallery number."""
@@ -87,14 +93,3 @@ def ranges(starts: NDArray[Any], counts: NDArray[Any]) -> Ids:
     """Return ``starts[0], starts[0] + 1, ...`` (``counts[0]`` of them), then those of ``starts[1]``, and so on."""
     shift = starts - np.append(0, np.cumsum(counts)[:-1])
     return np.repeat(shift, counts) + np.arange(counts.sum())
-
-
-def _places(row: NDArray[Any], values: NDArray[Any], columns: Ids) -> Ids:
-    nearest = row[row <= values.max()]
-    nearest.sort()
-    before = nearest.searchsorted(values, "left")
-    ties = nearest.searchsorted(values, "right") - before > 1
-    for i in np.flatnonzero(ties):
-        before[i] += np.count_nonzero(row[: columns[i]] == values[i])
-    before.sort()
-    return before + 1
