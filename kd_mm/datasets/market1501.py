@@ -77,9 +77,7 @@ class Market1501(BaseDataset):
         root = Path(data_root).expanduser()
         self.title = "Market-1501" if self.expected_counts == OFFICIAL_COUNTS else root.absolute().name
         kwargs.setdefault("test_mode", split != "train")
-        super().__init__(
-            ann_file="", data_root=str(root), metainfo={"dataset": self.title, **(metainfo or {})}, **kwargs
-        )
+        super().__init__(ann_file="", data_root=str(root), metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return one dict an image, in the order of the folders of the split and of the file names."""
@@ -91,6 +89,7 @@ class Market1501(BaseDataset):
             "the authors of Zheng et al., ICCV 2015 (Market-1501-v15.09.15.zip), or make your own in this layout",
         )
         samples = [sample for part in parts for sample in self._read_folder(part)]
+        self._metainfo["dataset"] = self.title
         self._metainfo["num_junk"] = sum(sample["pid"] == JUNK for sample in samples)
         samples = [sample for sample in samples if sample["pid"] != JUNK]
         if self.split == "train":
@@ -170,13 +169,14 @@ class Market1501(BaseDataset):
     def _label(self, samples: list[dict[str, Any]]) -> None:
         """Number the training identities; say which have one image only."""
         counts = Counter(sample["pid"] for sample in samples)
-        classes = self._metainfo.setdefault("classes", tuple(f"{pid:04d}" for pid in sorted(counts)))
         try:
-            labels = {int(name): label for label, name in enumerate(classes)}
+            numbers = [int(name) for name in self._metainfo.get("classes", sorted(counts))]
         except ValueError as error:
             raise ValueError(
                 f"{self.title}: classes must be the numbers of identities, as in '0002' ({error})"
             ) from None
+        self._metainfo["classes"] = tuple(f"{pid:04d}" for pid in numbers)
+        labels = {pid: label for label, pid in enumerate(numbers)}
         lacking = [f"{pid:04d}" for pid in sorted(counts) if pid not in labels]
         if lacking:
             raise ValueError(

@@ -130,12 +130,18 @@ def _check_class_lists(distiller: Distiller, runner: Runner) -> None:
         theirs = teacher.dataset_meta.get("classes")
         if not classes or not theirs or list(theirs) == list(classes) or name not in distiller.num_classes:
             continue
+        escape = f"take a teacher of the same classes, or use only {distiller.task.free_losses}"
         if len(theirs) != len(classes):
-            raise ValueError(f"teacher {name!r} was trained on {len(theirs)} classes, the data set has {len(classes)}")
+            raise ValueError(
+                f"teacher {name!r} was trained on {len(theirs)} classes, the data set has {len(classes)}: {escape}"
+            )
         first = next(i for i, (a, b) in enumerate(zip(theirs, classes, strict=True)) if a != b)
+        difference = f"class {first} is {theirs[first]!r} for the teacher, {classes[first]!r} in the data set"
+        if set(theirs) != set(classes):
+            raise ValueError(f"teacher {name!r} was trained on other classes: {difference}; {escape}")
         raise ValueError(
-            f"teacher {name!r} lists its classes in another order: class {first} is {theirs[first]!r} for the teacher, "
-            f"{classes[first]!r} in the data set; give the data set the teacher's order (metainfo=dict(classes=...))"
+            f"teacher {name!r} lists its classes in another order: {difference}; give the data set the teacher's order "
+            f"(metainfo=dict(classes=...)), or use only {distiller.task.free_losses}"
         )
 
 

@@ -6,18 +6,18 @@ data_preprocessor = dict(
 )
 
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(128, 256)),
-    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
-    dict(type="RandomCrop", crop_size=(256, 128), padding=10),
+    dict(type="LoadImageFromFile", _scope_="mmpretrain"),
+    dict(type="Resize", _scope_="mmpretrain", scale=(128, 256)),
+    dict(type="RandomFlip", _scope_="mmpretrain", prob=0.5, direction="horizontal"),
+    dict(type="RandomCrop", _scope_="mmpretrain", crop_size=(256, 128), padding=10),
     # Filled with the mean colour, in the channel order of the file reader.
-    dict(type="RandomErasing", erase_prob=0.5, fill_color=(103.53, 116.28, 123.675)),
-    dict(type="PackInputs"),
+    dict(type="RandomErasing", _scope_="mmpretrain", erase_prob=0.5, fill_color=(103.53, 116.28, 123.675)),
+    dict(type="PackInputs", _scope_="mmpretrain"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(128, 256)),
-    dict(type="PackInputs"),
+    dict(type="LoadImageFromFile", _scope_="mmpretrain"),
+    dict(type="Resize", _scope_="mmpretrain", scale=(128, 256)),
+    dict(type="PackInputs", _scope_="mmpretrain"),
 ]
 
 train_dataloader = dict(

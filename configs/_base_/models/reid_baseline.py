@@ -2,6 +2,7 @@
 # triplets. A config adds the backbone and the head's in_channels.
 model = dict(
     type="kd_mm.ReIDModel",
+    _scope_="mmpretrain",
     last_stride=1,
     neck=dict(type="mmpretrain.GlobalAveragePooling"),
     head=dict(
