@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from kd_mm.losses.contrastive_bank import EmbeddingBank
 from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
+
+_DETECTORS = (
+    "ContrastiveLoss draws images of other classes, so it belongs to classification and re-identification; for "
+    "detectors take another feature loss, e.g. kd_mm.PearsonFeatureLoss"
+)
 
 
 @MODELS.register_module()
@@ -79,6 +85,16 @@ class ContrastiveLoss(Loss):
         self.bank = EmbeddingBank(dims, momentum)
         self._num_samples = num_samples
 
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Refuse detectors before training.
+
+        Raises:
+            ValueError: The student is a detector.
+        """
+        if any(hasattr(student, part) for part in ("bbox_head", "roi_head", "rpn_head", "panoptic_head", "mask_head")):
+            raise ValueError(_DETECTORS)
+        return (), ()
+
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stage that is read, the last one by default."""
         return super().stage_numbers(num_stages) if self.stages else (num_stages,)
@@ -102,7 +118,7 @@ class ContrastiveLoss(Loss):
         """Return the contrast of student embeddings and of teacher embeddings; the bank learns from both."""
         assert teacher is not None
         if not isinstance(student.targets, Tensor):
-            raise ValueError("ContrastiveLoss draws images of other classes, so it belongs to image classification")
+            raise ValueError(_DETECTORS)
         assert student.indices is not None
         (i,) = self.stage_numbers(max(student.features))
         maps = {"student": student.features[i], "teacher": teacher.features[i].detach()}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from . import detectors
 from .conftest import CLASSES, batch, build, classifier, recipe
 
 RECIPES = ["at", "crd", "cwd", "fitnets", "ofd", "pkd", "reviewkd", "vid"]
@@ -197,3 +198,22 @@ def test_two_ddp_steps_without_a_search_for_unused_parameters(name: str, tmp_pat
         assert len(steps(model, 0, 1, runner=parallel)) == 2
     finally:
         torch.distributed.destroy_process_group()
+
+
+# -- detectors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"crd", "cwd", "pkd"}))  # the last two have recipes of their own
+def test_recipes_train_a_detector_on_the_stages_of_its_backbone(name: str) -> None:
+    model = detectors.build(detectors.retina(8), detectors.retina(12), recipe(name)).train()
+    model.check_next_step = True
+    losses = detectors.losses_of(model)
+    detectors.total(losses).backward()
+    assert torch.isfinite(losses[f"loss_{NAMES[name]}"])
+    frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+    assert all(parameter.grad is not None or id(parameter) in frozen for parameter in model.parameters())
+
+
+def test_contrast_refuses_detectors_before_training() -> None:
+    with pytest.raises(ValueError, match="for detectors take another feature loss"):
+        detectors.build(detectors.retina(8), detectors.retina(12), recipe("crd"))

@@ -159,7 +159,7 @@ def test_wrong_options_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ContrastiveLoss(**options)
-    with pytest.raises(ValueError, match="belongs to image classification"):
+    with pytest.raises(ValueError, match="belongs to classification and re-identification"):
         contrastive()(
             Observation(features={1: SMALL}, targets=object(), indices=FIRST), Observation(features={1: WIDE})
         )
