@@ -77,10 +77,7 @@ def matrix(data: People) -> Array:
 def rank_ours(data: People, distances: Array) -> float:
     """Return mAP from places that are found without ranking."""
     gallery = Images(torch.from_numpy(data.gallery), data.gpids, data.gcams)
-    ranks = GalleryRanks(gallery).find(distances, data.qpids, data.qcams)
-    starts = np.cumsum(ranks.counts) - ranks.counts
-    number = np.arange(1, len(ranks.places) + 1) - np.repeat(starts, ranks.counts)
-    return float(np.mean(np.add.reduceat(number / ranks.places, starts) / ranks.counts))
+    return float(np.mean(GalleryRanks(gallery).find(distances, data.qpids, data.qcams).average_precision()))
 
 
 def rank_by_argsort(data: People, distances: Array, kind: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,18 +68,41 @@ def evaluate_reid(
     query, gallery = read_images(
         (query_features, query_pids, query_camids), (gallery_features, gallery_pids, gallery_camids), metric
     )
-    blocks: Iterable[tuple[int, NDArray[Any]]]
-    if options is None:
+    if options is not None:
+        query, gallery = _all_but_junk(query), gallery.without_junk()
+    blocks = ranked_blocks(query, gallery, metric, options, chunk_size)
+    return measures([ranks for _, _, ranks in blocks], query, int(max_rank))
+
+
+def ranked_blocks(
+    query: Images,
+    gallery: Images,
+    metric: str = "cosine",
+    rerank: Mapping[str, Any] | None = None,
+    chunk_size: int | None = None,
+) -> Iterator[tuple[int, NDArray[Any], Ranks]]:
+    """Yield, for some queries at a time, the first one's number, distances and the places of right images.
+
+    Args:
+        query: The queries; for re-ranking without junk.
+        gallery: The gallery; for re-ranking without junk.
+        metric: As for :func:`evaluate_reid`.
+        rerank: None, or all options of re-ranking.
+        chunk_size: As for :func:`evaluate_reid`.
+
+    Yields:
+        A number; distances ``(n, G)``, infinite to images that do not count, in memory that is used again; places.
+    """
+    blocks: Iterator[tuple[int, NDArray[Any]]]
+    if rerank is None:
         blocks = Distances(query.features, gallery.features, metric, chunk_size).blocks()
     else:
-        query, gallery = _all_but_junk(query), gallery.without_junk()
-        blocks = ReRanking(query.features, gallery.features, metric, **options, chunk_size=chunk_size).blocks()
+        blocks = ReRanking(query.features, gallery.features, metric, **rerank, chunk_size=chunk_size).blocks()
     finder = GalleryRanks(gallery)
-    found = []
     for start, distances in blocks:
         rows = slice(start, start + len(distances))
-        found.append(finder.find(distances, query.pids[rows], None if query.camids is None else query.camids[rows]))
-    return _measures(found, query, int(max_rank))
+        cameras = None if query.camids is None else query.camids[rows]
+        yield start, distances, finder.find(distances, query.pids[rows], cameras)
 
 
 def _all_but_junk(query: Images) -> Images:
@@ -89,19 +112,28 @@ def _all_but_junk(query: Images) -> Images:
     return rest
 
 
-def _measures(found: list[Ranks], query: Images, max_rank: int) -> dict[str, Any]:
+def measures(found: Sequence[Ranks], query: Images, max_rank: int) -> dict[str, Any]:
+    """Return what :func:`evaluate_reid` does.
+
+    Args:
+        found: Places for all queries.
+        query: The queries.
+        max_rank: Length of ``cmc``.
+
+    Raises:
+        ValueError: No query is valid.
+    """
     places = np.concatenate([ranks.places for ranks in found])
     counts = np.concatenate([ranks.counts for ranks in found])
     _check_valid(len(counts), query)
     ends = np.cumsum(counts)
     starts = ends - counts
     number = np.arange(1, len(places) + 1) - np.repeat(starts, counts)
-    precision = number / places
     before = np.where(places == 1, 1.0, (number - 1) / np.maximum(places - 1, 1))
     first = np.bincount(places[starts], minlength=max_rank + 1)[1 : max_rank + 1]
     return {
-        "mAP": float(np.mean(np.add.reduceat(precision, starts) / counts)),
-        "mAP_trapz": float(np.mean(np.add.reduceat((before + precision) / 2, starts) / counts)),
+        "mAP": float(np.mean(np.concatenate([ranks.average_precision() for ranks in found]))),
+        "mAP_trapz": float(np.mean(np.add.reduceat((before + number / places) / 2, starts) / counts)),
         "mINP": float(np.mean(counts / places[ends - 1])),
         "cmc": np.cumsum(first) / len(counts),
         "num_valid_queries": len(counts),

@@ -25,6 +25,14 @@ class Ranks:
     counts: Ids
     queries: Ids
 
+    def average_precision(self) -> NDArray[np.float64]:
+        """Return ``mean_k(k / r_k)`` of each valid query, ``(V,)``."""
+        if not len(self.counts):
+            return np.empty(0)
+        starts = np.cumsum(self.counts) - self.counts
+        number = np.arange(1, len(self.places) + 1) - np.repeat(starts, self.counts)
+        return np.add.reduceat(number / self.places, starts) / self.counts
+
 
 class GalleryRanks:
     """Finds the places of right images.
