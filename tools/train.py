@@ -29,8 +29,12 @@ def parse_args() -> argparse.Namespace:
         "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
         "model.student, the recipe under model.recipe",
     )
-    parser.add_argument("--teacher", metavar="CONFIG", help="with --distiller: the teacher's config")
-    parser.add_argument("--teacher-checkpoint", metavar="PTH", help="with --distiller: the teacher's weights")
+    parser.add_argument(
+        "--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher's config, or several"
+    )
+    parser.add_argument(
+        "--teacher-checkpoint", nargs="+", metavar="PTH", help="with --distiller: the teacher's weights, or theirs"
+    )
     add_common(parser)
     return parser.parse_args()
 

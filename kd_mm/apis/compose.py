@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,8 @@ def read_recipes(names: str, kind: str | None = None, settled: Collection[str] =
 def compose(
     config: Config,
     distiller: str,
-    teacher: str | None,
-    teacher_checkpoint: str | None,
+    teacher: str | Sequence[str] | None,
+    teacher_checkpoint: str | Sequence[str] | None,
     options: Mapping[str, Any] | None = None,
 ) -> Config:
     """Turn a plain config into a distillation of its model; the given config is left as it is.
@@ -104,8 +104,8 @@ def compose(
     Args:
         config: Any upstream config.
         distiller: Name of a shipped recipe, or several joined by ``+``.
-        teacher: Config of the teacher: a path, or ``package::path``.
-        teacher_checkpoint: Its weights.
+        teacher: Config of the teacher: a path, or ``package::path``; or those of several, called teacher1, teacher2...
+        teacher_checkpoint: Its weights, or theirs.
         options: Overrides of the composed config that follow; what they set in ``model.recipe``, joined recipes may
             disagree about.
 
@@ -117,9 +117,6 @@ def compose(
         raise ValueError(
             "--distiller composes a plain config, but this config is a distillation already; drop the option"
         )
-    if not teacher or not teacher_checkpoint:
-        missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
-        raise ValueError(f"--distiller {distiller} needs {missing}")
     settled = [key.removeprefix("model.recipe.") for key in options or {} if key.startswith("model.recipe.")]
     recipe, hooks = read_recipes(distiller, kind_of(config), settled)
     # The engine writes a config to the work dir under its file name.
@@ -128,11 +125,22 @@ def compose(
     composed.model = {
         "type": "kd_mm.Distiller",
         "student": composed.model.to_dict(),
-        "teacher": {"config": locate(teacher), "checkpoint": locate(teacher_checkpoint)},
+        "teacher": _teachers(distiller, teacher, teacher_checkpoint),
         "recipe": recipe,
     }
     composed.merge_from_dict({"default_hooks": hooks})
     return composed
+
+
+def _teachers(distiller: str, teacher: Any, checkpoint: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    if not teacher or not checkpoint:
+        missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
+        raise ValueError(f"--distiller {distiller} needs {missing}")
+    configs, files = ([given] if isinstance(given, str) else list(given) for given in (teacher, checkpoint))
+    if len(configs) != len(files):
+        raise ValueError(f"--teacher names {len(configs)} configs, --teacher-checkpoint {len(files)}; give as many")
+    found = [{"config": locate(one), "checkpoint": locate(file)} for one, file in zip(configs, files, strict=True)]
+    return found[0] if len(found) == 1 else found
 
 
 def check_overrides(config: Config, options: Mapping[str, Any] | None) -> None:

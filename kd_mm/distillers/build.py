@@ -69,7 +69,7 @@ def build_networks(
     """
     configs = teacher_configs(teacher)
     losses = recipe.build_losses(list(configs), seed, task.multilabel)
-    used = {loss.teacher for loss in losses.values() if loss.needs_teacher}
+    used = {name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by}
     teachers = {}
     for name in sorted(name for name in configs if name in used):
         check_options(Teacher, configs[name], f"teacher {name!r}")
@@ -237,7 +237,7 @@ def _setting(networks: Networks, teacher: str, classes: int) -> Setting:
     shapes = {
         name: {tap: tuple(tensor.shape) for tap, tensor in shown.items()} for name, shown in networks.shown.items()
     }
-    return Setting(networks.pairs.get(teacher, ()), classes, shapes[""], shapes.get(teacher, {}))
+    return Setting(networks.pairs.get(teacher, ()), classes, shapes[""], shapes.get(teacher, {}), networks.pairs)
 
 
 def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe, online: nn.ModuleDict) -> None:

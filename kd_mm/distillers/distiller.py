@@ -20,6 +20,7 @@ from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.distillers.recipe import Recipe, attach_task_loss, exits_are_regional
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.distillers.transform import Transforms, build_transforms
+from kd_mm.distillers.views import views
 from kd_mm.losses import Loss, Progress
 from kd_mm.losses.response_transform import Step
 from kd_mm.registry import MODELS
@@ -173,8 +174,7 @@ class Distiller(BaseModel):
         changed = self._transforms(teachers, active, Step(self.progress, targets), taken, losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         for name, loss in active.items():
-            own = _with(student, connected=connected.get(loss.teacher or "", {}))
-            values[name] = loss.evaluate(own, changed.get(name, teachers.get(loss.teacher or "")))
+            values[name] = loss.evaluate(*views(name, loss, student, connected, teachers, changed))
         if self.check_next_step:
             self.check_next_step = False
             check_first_step(values, taken, weights)
@@ -197,7 +197,7 @@ class Distiller(BaseModel):
 
     def _observe_teachers(self, inputs: Tensor, active: Mapping[str, Loss]) -> dict[str, dict[str, Tensor]]:
         # Teachers and their exits first: what is not read later is freed before the student's activations are kept.
-        needed = {loss.teacher for loss in active.values() if loss.needs_teacher}
+        needed = {name for loss in active.values() if loss.needs_teacher for name in loss.taught_by}
         if self.recipe.teacher_exits.get("mode") != "online":
             for name in sorted(self.teachers):
                 if name in needed and not self.teachers[name].exits_ready:
@@ -230,7 +230,7 @@ class Distiller(BaseModel):
     def _connect(self, taken: dict[str, Tensor], active: Mapping[str, Loss]) -> dict[str, dict[int, Tensor]]:
         connected: dict[str, dict[int, Tensor]] = {}
         for name in self.teachers:
-            mine = {key: loss for key, loss in active.items() if loss.teacher == name}
+            mine = {key: loss for key, loss in active.items() if name in loss.taught_by}
             stages = sorted(self._stages_of("student.connected", mine))
             if stages:
                 connectors = self._own("connectors", name)
@@ -248,7 +248,7 @@ class Distiller(BaseModel):
         observations = {}
         for name in list(seen):
             taken, teacher = seen.pop(name), self.teachers[name]
-            mine = {key: loss for key, loss in active.items() if loss.teacher == name}
+            mine = {key: loss for key, loss in active.items() if name in loss.taught_by}
             stages = {i: self.stage_pairs[name][i - 1][1] for i in self.plan.teacher_features[name]}
             maps = {i: stage.to_map(taken[stage.tap]) for i, stage in stages.items()}
             online = self._online_exits() and name in self._own("teacher_exits")
@@ -308,10 +308,6 @@ class Distiller(BaseModel):
 
 def _scaled(value: Any, weight: float) -> Any:
     return [weight * item for item in value] if isinstance(value, list | tuple) else weight * value
-
-
-def _with(observation: Observation, connected: Mapping[int, Tensor]) -> Observation:
-    return replace(observation, connected=connected)
 
 
 def _cast(feature: Tensor, exits: nn.Module) -> Tensor:

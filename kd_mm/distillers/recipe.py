@@ -100,7 +100,9 @@ class Recipe:
                 continue
             with private_random_state(f"loss/{name}", seed):
                 loss: Loss = MODELS.build(_with_kind(config, multilabel))
-            if loss.needs_teacher:
+            if loss.needs_teacher and loss.all_teachers:
+                loss.team = _team(name, loss.teacher, teachers)
+            elif loss.needs_teacher:
                 loss.teacher = _which_teacher(name, loss.teacher, teachers)
             losses[name] = loss
         return losses
@@ -143,18 +145,18 @@ class Plan:
         def stages(item: str, teacher: str | None = None) -> frozenset[int]:
             chosen: set[int] = set()
             for loss in losses.values():
-                if item in loss.needs() and (teacher is None or loss.teacher == teacher):
+                if item in loss.needs() and (teacher is None or teacher in loss.taught_by):
                     chosen |= set(loss.stage_numbers(num_stages))
             return frozenset(chosen)
 
         def answer(side: str, teacher: str | None = None) -> bool:
             direct = any(
-                f"{side}.logits" in loss.needs() and (teacher is None or loss.teacher == teacher)
+                f"{side}.logits" in loss.needs() and (teacher is None or teacher in loss.taught_by)
                 for loss in losses.values()
             )
             return direct or bool(stages(f"{side}.responses", teacher) & own)
 
-        names = sorted({loss.teacher for loss in losses.values() if loss.needs_teacher and loss.teacher})
+        names = sorted({name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by})
         responses = stages("student.responses")
         connectors = {name: stages("student.connected", name) for name in names}
         teacher_exits = {name: stages("teacher.responses", name) - own for name in names}
@@ -204,6 +206,12 @@ def _with_kind(config: Mapping[str, Any], multilabel: bool) -> dict[str, Any]:
     if responds and "multilabel" in inspect.signature(kind).parameters:
         return {"multilabel": True, **config}
     return dict(config)
+
+
+def _team(loss: str, teacher: str | None, teachers: Sequence[str]) -> tuple[str, ...]:
+    if teacher is not None:
+        raise ValueError(f"loss {loss!r} reads all teachers ({', '.join(teachers)}); leave teacher={teacher!r} out")
+    return tuple(teachers) if len(teachers) > 1 else (_which_teacher(loss, None, teachers),)
 
 
 def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:

@@ -77,8 +77,8 @@ class Transforms:
         step: Step,
         taken: Mapping[str, Tensor],
         losses: dict[str, Tensor],
-    ) -> dict[str, Observation]:
-        """Return what the losses see of a teacher whose responses are transformed, by the name of the loss.
+    ) -> dict[tuple[str, str], Observation]:
+        """Return what the losses see of a teacher whose responses are transformed, by the names of loss and teacher.
 
         Args:
             teachers: What the teachers showed; their responses are constants.
@@ -87,9 +87,9 @@ class Transforms:
             taken: What the student's taps showed.
             losses: Takes the transforms' terms and penalties.
         """
-        seen: dict[str, Observation] = {}
+        seen: dict[tuple[str, str], Observation] = {}
         for name, transform in self.modules.items():
-            mine = {key: loss for key, loss in active.items() if loss.teacher == name and transform.serves(key)}
+            mine = {key: loss for key, loss in active.items() if name in loss.taught_by and transform.serves(key)}
             if name not in teachers or not mine:
                 continue
             observation = teachers[name]
@@ -105,7 +105,8 @@ class Transforms:
                 losses[f"loss_{label}"] = result.penalty
             responses = {i: result.answers.get(key, observation.responses[i]) for i, key in stages.items()}
             logits = result.answers.get(FINAL, observation.logits)
-            seen.update(dict.fromkeys(mine, replace(observation, responses=responses, logits=logits)))
+            changed = replace(observation, responses=responses, logits=logits)
+            seen.update({(key, name): changed for key in mine})
         return seen
 
     def watch(self, terms: Mapping[str, float]) -> None:
@@ -144,7 +145,7 @@ def _answers_read(
 ) -> list[str]:
     names: set[str] = set()
     for key, loss in losses.items():
-        if loss.teacher != teacher or not transform.serves(key):
+        if teacher not in loss.taught_by or not transform.serves(key):
             continue
         if "teacher.logits" in loss.needs():
             names.add(FINAL)

@@ -24,6 +24,7 @@ from kd_mm.losses.schedules import LinearRamp, Progress, Schedule, StepDecay
 from kd_mm.losses.similarity import SimilarityLoss
 from kd_mm.losses.stage_channel import StageChannelLoss
 from kd_mm.losses.stage_response import StageResponseLoss
+from kd_mm.losses.team import TeamLogitLoss
 
 __all__ = [
     "AngleRelationLoss",
@@ -57,5 +58,6 @@ __all__ = [
     "StageChannelLoss",
     "StageResponseLoss",
     "StepDecay",
+    "TeamLogitLoss",
     "VariationalInformationLoss",
 ]

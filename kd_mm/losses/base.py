@@ -25,12 +25,14 @@ class Setting:
         num_classes: K, where a network says it.
         student_taps: Shapes of what losses tap beside stages and answers, by tap, with a batch of 2.
         teacher_taps: Likewise of the loss's teacher.
+        pairs_by_teacher: The matched stages of every teacher, for losses that read all.
     """
 
     pairs: Sequence[tuple[Stage, Stage]] = ()
     num_classes: int = 0
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    pairs_by_teacher: Mapping[str, Sequence[tuple[Stage, Stage]]] = field(default_factory=dict)
 
 
 #: What a loss can read, by side.
@@ -58,6 +60,8 @@ class Loss(nn.Module):
 
     #: Subset of :data:`READABLE`.
     reads: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it reads all teachers at once; their observations come as ``Observation.team``.
+    all_teachers: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,6 +82,8 @@ class Loss(nn.Module):
         self.loss_weight = loss_weight
         self.schedule: Schedule | None = SCHEDULES.build({**schedule, "_scope_": "kd_mm"}) if schedule else None
         self.teacher = teacher
+        #: Names of the teachers of a loss that reads all; set when it is built.
+        self.team: tuple[str, ...] = ()
         self.stages = None if stages is None else tuple(stages)
         #: The matched (student, teacher) stages of its teacher, shallow to deep; known from :meth:`attach` on.
         self.matched: Sequence[tuple[Stage, Stage]] = ()
@@ -90,6 +96,11 @@ class Loss(nn.Module):
     def needs_teacher(self) -> bool:
         """Whether any part of a teacher's observation is read."""
         return any(item.startswith("teacher.") for item in self.needs()) or "student.connected" in self.needs()
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """Names of the teachers that are read."""
+        return self.team or ((self.teacher,) if self.teacher else ())
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that are read, of ``num_stages`` matched ones.
@@ -141,7 +152,8 @@ class Loss(nn.Module):
             student: What the student showed, with gradient.
             teacher: What the teacher showed, without.
         """
-        maps = (student.features, student.connected, student.responses)
+        connected = (view.connected for view in student.team.values())
+        maps = (student.features, student.connected, student.responses, *connected)
         tensors = [*(t for stages in maps for t in stages.values()), student.logits, *student.taps.values()]
         device = next(tensor for tensor in tensors if tensor is not None).device.type
         with torch.autocast(device, enabled=False):

@@ -35,5 +35,14 @@ class ResponseLoss(Loss):
         self.standardize, self.multilabel = standardize, multilabel
 
     def compared(self, logits: Tensor) -> Tensor:
-        """Return logits ``(B, K)`` as they are compared, at least float32."""
+        """Return logits ``(B, K)`` as they are compared, at least float32.
+
+        Raises:
+            ValueError: A dense head's logits ``(B, N, K)``, which are no single answer.
+        """
+        if logits.ndim != 2 and not self.multilabel:
+            raise ValueError(
+                f"{type(self).__name__} compares one row of logits an answer, this detector answers at "
+                f"{logits.shape[1]} places: use kd_mm.DetectorAnswerLoss (recipe kd)"
+            )
         return standardized(logits) if self.standardize else full_precision(logits)

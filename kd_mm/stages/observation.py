@@ -1,5 +1,7 @@
 """What one forward pass of one network showed."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ class Observation:
             detection :class:`kd_mm.tasks.DetectionTargets`.
         taps: What else a loss asked for, tap text to tensor.
         indices: Student only: position of each sample in the training data, ``(B,)`` int64 on the CPU.
+        team: For losses that read all teachers, by teacher: what the student shows for it (``connected``), and on the
+            teacher's side, where nothing else stands, what that teacher shows.
     """
 
     features: Mapping[int, Tensor] = field(default_factory=dict)
@@ -30,3 +34,4 @@ class Observation:
     targets: Any = None
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None
+    team: Mapping[str, Observation] = field(default_factory=dict)

@@ -134,3 +134,12 @@ def test_each_name_is_given_once(names: str) -> None:
         read_recipes(names)
     with pytest.raises(ValueError, match="unknown recipe 'dkt'"):
         read_recipes("kd+dkt")
+
+
+def test_several_teachers() -> None:
+    plain = load_config(RESNET)
+    teachers = compose(plain, "ca_mkd", ["a.py", "kd_mm::b.py"], ["a.pth", "b.pth"]).model.teacher
+    assert [teacher.config.rpartition("/")[2] for teacher in teachers] == ["a.py", "kd_mm::b.py"]
+    assert compose(plain, "kd", ["a.py"], ["a.pth"]).model == compose(plain, "kd", "a.py", "a.pth").model
+    with pytest.raises(ValueError, match="--teacher names 2 configs, --teacher-checkpoint 1; give as many"):
+        compose(plain, "ca_mkd", ["a.py", "b.py"], ["a.pth"])

@@ -1,0 +1,85 @@
+"""Several teachers at once: their average, or weighted by how sure each is of the right class (CA-MKD)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.losses.base import Setting, choice
+from kd_mm.losses.functional import full_precision
+from kd_mm.losses.responses import ResponseLoss
+from kd_mm.registry import MODELS
+from kd_mm.stages.observation import Observation
+
+
+@MODELS.register_module()
+class TeamLogitLoss(ResponseLoss):
+    """The student's logits follow those of all teachers.
+
+    ``L = T^2 / B sum_b sum_m w_mb KL(softmax(z_m / T) || softmax(z_s / T))`` over M teachers, with, for each sample,
+
+    * ``"mean"``: ``w = 1 / M``, Hinton's KD averaged over the teachers;
+    * ``"ca_mkd"``: ``w = (1 - softmax_m(CE(z_m, y))) / (M - 1)``, so a teacher that is wrong or unsure counts less, and
+      the weights add up to 1 (CA-MKD, Zhang et al., ICASSP 2022, arXiv 2201.00007).
+
+    Public code: ``Rorozhl/CA-MKD``, which divides the second form by M once more (its weight 1 is 1 / M here). Public
+    settings: T 4, weight 1 beside the student's own loss with weight 1, and a term on features with weight 50 that is
+    not part of this loss.
+
+    Args:
+        weights: ``"mean"`` or ``"ca_mkd"``.
+        temperature: T > 0, dimensionless.
+        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`; without ``teacher``.
+
+    Raises:
+        ValueError: Unknown weights; ``"ca_mkd"`` with one teacher, or without a label for each answer.
+    """
+
+    reads = frozenset({"student.logits", "teacher.logits", "student.targets"})
+    all_teachers = True
+
+    def __init__(self, weights: str = "mean", temperature: float = 4.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weights = choice("weights", weights, ("mean", "ca_mkd"))
+        self.temperature = temperature
+
+    def needs(self) -> frozenset[str]:
+        """Return what is read: labels only where they weigh the teachers."""
+        return self.reads if self.weights == "ca_mkd" else self.reads - {"student.targets"}
+
+    def prepare(self, setting: Setting) -> None:
+        """Check that there are teachers to weigh against each other."""
+        if self.weights == "ca_mkd" and len(self.team) < 2:
+            raise ValueError("TeamLogitLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'")
+
+    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the weighted divergence from each teacher."""
+        assert teacher is not None
+        assert student.logits is not None
+        answers = {name: view.logits for name, view in teacher.team.items() if view.logits is not None}
+        shares = confidence_weights(list(answers.values()), student.targets) if self.weights == "ca_mkd" else None
+        log_q = F.log_softmax(self.compared(student.logits) / self.temperature, dim=-1)
+        parts = {}
+        for index, (name, logits) in enumerate(answers.items()):
+            log_p = F.log_softmax(self.compared(logits) / self.temperature, dim=-1)
+            divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1) * self.temperature**2
+            parts[name] = (divergence / len(answers) if shares is None else divergence * shares[index]).mean()
+        return parts
+
+
+@torch.no_grad()
+def confidence_weights(answers: list[Tensor], targets: Any) -> Tensor:
+    """Return CA-MKD's weights ``(M, B)`` of M teachers, constants that add up to 1 for each sample.
+
+    Args:
+        answers: Logits ``(B, K)`` of each teacher.
+        targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
+
+    Raises:
+        ValueError: There is not one label for each answer.
+    """
+    if not isinstance(targets, Tensor) or len(targets) != len(answers[0]):
+        raise ValueError("CA-MKD weights need one label for each answer, as in classification; use weights='mean'")
+    errors = torch.stack([F.cross_entropy(full_precision(logits), targets, reduction="none") for logits in answers])
+    return (1 - errors.softmax(dim=0)) / (len(answers) - 1)
