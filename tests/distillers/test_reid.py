@@ -1,0 +1,137 @@
+"""The Distiller around networks for re-identification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+
+from kd_mm.apis.compose import config_root
+from kd_mm.models import BNNeck
+from kd_mm.registry import MODELS
+from kd_mm.stages.reid_exit import BNNeckExit
+from kd_mm.tasks import ReIDTask
+
+from .conftest import batch, build
+
+PEOPLE = 3
+
+
+def network(classes: int = PEOPLE, width: int = 8, depth: int = 8, kind: str = "kd_mm.ReIDModel") -> dict[str, Any]:
+    return {
+        "type": kind,
+        "backbone": {"type": "kd_mm.CIFARResNet", "depth": depth, "widths": (width, width, 2 * width, 4 * width)},
+        "neck": {"type": "mmpretrain.GlobalAveragePooling"},
+        "head": {"type": "kd_mm.BNNeckHead", "num_classes": classes, "in_channels": 4 * width},
+        "data_preprocessor": {"type": "mmpretrain.ClsDataPreprocessor", "mean": [120.0] * 3, "std": [60.0] * 3},
+    }
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    return Config.fromfile(config_root() / "_base_" / "distillers" / "reid" / f"{name}.py")[name].to_dict()
+
+
+def distil(name: str = "mtkd_ssr", student: dict[str, Any] | None = None, **teacher: Any) -> Any:
+    config = {"config": {"model": network(**{"width": 16, "depth": 14, **teacher})}, "random_weights": True}
+    return build(student=student or network(), teacher=config, recipe=recipe_of(name))
+
+
+@pytest.fixture
+def images() -> dict[str, Any]:
+    return batch(6, PEOPLE)
+
+
+def run(model: Any, images: dict[str, Any]) -> dict[str, Any]:
+    return model(**model.data_preprocessor(images, True), mode="loss")
+
+
+def test_exits_are_bnneck_exits_on_both_sides_and_the_head_answers_for_the_last_stage() -> None:
+    model = distil()
+    assert isinstance(model.task, ReIDTask)
+    own = model.distill["exits"]
+    assert list(own) == list(model.teachers["teacher"].exits) == ["1", "2"]
+    for exits, width in ((own, 32), (model.teachers["teacher"].exits, 64)):
+        for module in exits.values():
+            assert isinstance(module, BNNeckExit)
+            assert isinstance(module.fc[0], BNNeck)
+            assert module.fc[1].weight.shape == (PEOPLE, width)
+            assert module.fc[1].bias is None
+
+
+def test_exits_learn_by_the_smoothed_identity_loss_alone(images: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = distil()
+    logits, labels = torch.randn(6, PEOPLE), torch.arange(6) % PEOPLE
+    smooth = F.one_hot(labels, PEOPLE) * 0.9 + 0.1 / PEOPLE
+    expected = -(smooth * F.log_softmax(logits, dim=1)).sum(1).mean()
+    torch.testing.assert_close(model.task.exit_loss(model.student, logits, labels), expected)
+    out = run(model, images)
+    assert {"loss_id", "loss_triplet", "loss_aux", "loss_scd", "loss_srd", "loss_review", "srd.stage3"} <= set(out)
+    total, _ = model.parse_losses(out)
+    total.backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
+    assert all(p.grad is None for p in model.teachers["teacher"].model.parameters())
+
+
+def test_kd_compares_the_identity_logits_of_the_heads(images: dict[str, Any]) -> None:
+    model = distil("kd").eval()  # so that running statistics serve on both sides
+    inputs = model.data_preprocessor(images, True)
+    out = model(**inputs, mode="loss")
+    teacher = model.teachers["teacher"].model
+    ours, theirs = (net.head(net.extract_feat(inputs["inputs"])) for net in (model.student, teacher))
+    p, q = F.softmax(theirs / 4, dim=1), F.log_softmax(ours / 4, dim=1)
+    torch.testing.assert_close(out["kd"], (16 * (p * (p.log() - q)).sum(1).mean()).detach())
+    assert set(out) == {"loss_id", "loss_triplet", "loss_kd", "kd"}
+
+
+@pytest.mark.parametrize("kind", ["kd_mm.ReIDModel", "mmpretrain.ImageClassifier"])
+def test_what_is_deployed_is_the_plain_student(kind: str, images: dict[str, Any]) -> None:
+    model = distil(student=network(kind=kind))
+    run(model, images)
+    plain = MODELS.build(network(kind=kind))
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith("distill.")}
+    plain.load_state_dict(weights)
+    inputs = model.data_preprocessor(images, False)["inputs"]
+    for mode in ("tensor", "predict"):
+        ours, theirs = model.eval()(inputs, mode=mode), plain.eval()(inputs, mode=mode)
+        if mode == "predict":
+            ours, theirs = (torch.stack([sample.feature for sample in found]) for found in (ours, theirs))
+            assert ours.shape == (6, 32)
+        assert torch.equal(ours, theirs)
+
+
+def test_without_weights_it_is_plain_training(images: dict[str, Any]) -> None:
+    silent = {name: {**loss, "loss_weight": 0} for name, loss in recipe_of("mtkd_ssr")["losses"].items()}
+    torch.manual_seed(0)
+    plain = MODELS.build(network())
+    torch.manual_seed(0)
+    model = build(
+        student=network(),
+        teacher={"config": {"model": network(width=16)}, "random_weights": True},
+        recipe={**recipe_of("mtkd_ssr"), "losses": silent},
+    )
+    ours, theirs = (net.parse_losses(run(net, images))[0] for net in (model, plain))
+    assert torch.equal(ours, theirs)
+    ours.backward(), theirs.backward()
+    for (name, own), other in zip(model.student.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(own.grad, other.grad), name
+
+
+@pytest.mark.parametrize("name", ["mtkd_ssr", "kd"])
+def test_another_number_of_identities_is_refused_where_responses_are_compared(name: str) -> None:
+    with pytest.raises(ValueError, match=r"over 3 classes, teacher 'teacher' over 5: .*embedding losses \(recipes rkd"):
+        distil(name, classes=5)
+
+
+@pytest.mark.parametrize("name", ["rkd", "cosine"])
+def test_embeddings_are_compared_whatever_the_identities(name: str, images: dict[str, Any]) -> None:
+    model = distil(name, classes=5)
+    out = run(model, images)
+    total, _ = model.parse_losses(out)
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert model.num_classes == {}
