@@ -1,6 +1,7 @@
 """The exits' own task loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -12,10 +13,16 @@ from kd_mm.stages.observation import Observation
 
 @MODELS.register_module()
 class ExitTaskLoss(Loss):
-    """``L_AUX = sum_{i<N} CE(z_s^i, y)`` over all stages that have an exit of their own.
+    """``L_AUX = sum_{i<N} w_i CE(z_s^i, y)`` over all stages that have an exit of their own.
 
     The arithmetic is the student's own task loss (label smoothing and soft labels included), handed in by the task
     through :attr:`task_loss`; so it is on the scale of the student's own loss.
+
+    Args:
+        include_last: Whether the network's own answer counts as an exit, too; with ``student_loss_weight=0`` in the
+            recipe, this loss then is the whole task loss of a multi-exit network.
+        stage_weights: w, one a stage that takes part; all 1 by default.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
     reads = frozenset({"student.responses", "student.targets"})
@@ -24,13 +31,24 @@ class ExitTaskLoss(Loss):
     #: Whether the last stage has an exit of its own beside the network's answer; set by the Distiller.
     exit_on_last: bool = False
 
+    def __init__(self, include_last: bool = False, stage_weights: Sequence[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.include_last, self.stage_weights = include_last, stage_weights
+
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages whose exit is trained; see the base class for errors."""
         stages = super().stage_numbers(num_stages)
-        return stages if self.exit_on_last else tuple(stage for stage in stages if stage != num_stages)
+        if not (self.exit_on_last or self.include_last):
+            stages = tuple(stage for stage in stages if stage != num_stages)
+        if self.stage_weights is not None and len(self.stage_weights) != len(stages):
+            raise ValueError(f"ExitTaskLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
+        return stages
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
-        """Return the task loss of each exit."""
+        """Return the task loss of each exit, times its stage weight."""
         assert student.targets is not None
-        stages = self.stage_numbers(max(student.responses))
-        return {f"stage{i}": self.task_loss(full_precision(student.responses[i]), student.targets) for i in stages}
+        stages, parts = self.stage_numbers(max(student.responses)), {}
+        for i, weight in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
+            value = self.task_loss(full_precision(student.responses[i]), student.targets)
+            parts[f"stage{i}"] = value if weight == 1.0 else weight * value
+        return parts
