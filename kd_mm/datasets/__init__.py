@@ -1,10 +1,12 @@
 """Data sets that upstream lacks, or reads in a way that does not suit."""
 
 from kd_mm.datasets.cifar import CIFAR10, CIFAR100
+from kd_mm.datasets.cifar_retrieval import CIFAR100Retrieval
 from kd_mm.datasets.digit_scenes import DigitScenes
 from kd_mm.datasets.digits import Digits
 from kd_mm.datasets.identity_sampler import IdentitySampler
 from kd_mm.datasets.market1501 import Market1501
+from kd_mm.datasets.people import People
 from kd_mm.datasets.tiny_imagenet import TinyImageNet
 from kd_mm.datasets.upstream import CUB, ImageNet
 from kd_mm.datasets.voc import VOCDataset
@@ -12,12 +14,14 @@ from kd_mm.datasets.voc import VOCDataset
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "CIFAR100Retrieval",
     "CUB",
     "DigitScenes",
     "Digits",
     "IdentitySampler",
     "ImageNet",
     "Market1501",
+    "People",
     "TinyImageNet",
     "VOCDataset",
 ]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +11,7 @@ import mmcv
 import numpy as np
 
 from kd_mm.datasets.digits import Digits
+from kd_mm.datasets.generated import write_once
 from kd_mm.datasets.scenes import Image, SceneObject, draw_scene
 from kd_mm.datasets.voc import VOCDataset
 from kd_mm.registry import DATASETS
@@ -87,25 +85,13 @@ def write_digit_scenes(devkit: Path, seed: int = 0, counts: Mapping[str, int] = 
         ValueError: ``VOC2007`` is there and was not written by this function with these arguments.
         OSError: The folder could not be written.
     """
-    folder = devkit / "VOC2007"
-    note = json.dumps({"edition": _EDITION, "seed": seed, "counts": dict(counts), "size": SIZE}, sort_keys=True)
-    if not folder.exists():
-        devkit.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".VOC2007-", dir=devkit))
-        try:
-            part.chmod(0o755)
-            for index, (split, count) in enumerate(counts.items()):
-                _write_split(part, split, [seed, index], count)
-            (part / _NOTE).write_text(note)
-            part.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    if not (folder / _NOTE).is_file() or (folder / _NOTE).read_text() != note:
-        raise ValueError(f"{folder} holds other data than these scenes; remove it or give another data_root")
-    return folder
+    made_by = {"edition": _EDITION, "seed": seed, "counts": dict(counts), "size": SIZE}
+    return write_once(devkit / "VOC2007", _NOTE, made_by, "these scenes", lambda part: _fill(part, seed, counts))
+
+
+def _fill(part: Path, seed: int, counts: Mapping[str, int]) -> None:
+    for index, (split, count) in enumerate(counts.items()):
+        _write_split(part, split, [seed, index], count)
 
 
 def _write_split(root: Path, split: str, seed: Sequence[int], count: int) -> None:

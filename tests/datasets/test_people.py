@@ -1,0 +1,127 @@
+"""Drawn people: a folder in the layout of Market-1501, always the same one, whole or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd_mm.datasets import Market1501, People
+from kd_mm.datasets import people as module
+from kd_mm.datasets.people import CAMERAS, write_people
+from kd_mm.datasets.people_drawing import SIZE, draw_up, set_up, take_picture
+
+IDENTITIES = {"train": 5, "val": 4, "test": 6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people") / "here", identities=IDENTITIES)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def infos(folder: Path, split: str) -> list[dict]:
+    data = People(str(folder), split, identities=IDENTITIES, test_mode=True)
+    return [data.get_data_info(index) for index in range(len(data))]
+
+
+def test_it_is_a_folder_in_the_layout_of_market_1501(folder):
+    for part in ("train", "query", "gallery"):
+        data = Market1501(str(folder), part, expected_counts=None)
+        assert len(data) > 5
+        for index in range(len(data)):
+            with Image.open(data.get_data_info(index)["img_path"]) as image:
+                assert (image.format, image.mode, image.size) == ("JPEG", "RGB", SIZE[::-1])
+
+
+def test_nobody_is_in_two_splits(folder):
+    people = {split: {info["pid"] for info in infos(folder, split)} - {0} for split in IDENTITIES}
+    assert {split: len(found) for split, found in people.items()} == IDENTITIES
+    assert sum(map(len, people.values())) == len(set.union(*people.values()))
+
+
+def test_every_query_has_a_match_from_another_camera_and_strangers_stand_between(folder):
+    for split in ("val", "test"):
+        samples = infos(folder, split)
+        gallery = [info for info in samples if info["role"] == "gallery"]
+        queries = [info for info in samples if info["role"] == "query"]
+        assert max(Counter((info["pid"], info["camid"]) for info in queries).values()) == 1
+        for query in queries:
+            assert any(one["pid"] == query["pid"] and one["camid"] != query["camid"] for one in gallery)
+        strangers = sum(info["pid"] == 0 for info in gallery)
+        assert strangers == pytest.approx(0.3 * (len(gallery) - strangers), abs=1)
+    assert People(str(folder), "test", identities=IDENTITIES).metainfo["num_junk"] > 0
+
+
+def test_training_identities_are_seen_by_two_cameras_or_more(folder):
+    seen = {(info["pid"], info["camid"]) for info in infos(folder, "train")}
+    assert min(Counter(pid for pid, _ in seen).values()) >= 2
+    assert {camera for _, camera in seen} == set(range(1, CAMERAS + 1))
+
+
+def test_the_same_seed_draws_the_same_people_and_another_others(folder, tmp_path):
+    assert content(write_people(tmp_path / "again", identities=IDENTITIES)) == content(folder)
+    others = content(write_people(tmp_path / "other", seed=1, identities=IDENTITIES))
+    assert not set(others.values()) & set(content(folder).values())
+
+
+def test_a_person_keeps_the_clothes_and_a_camera_its_light():
+    """Of one person's images from one camera, the mean colour of the shirt differs less than between people."""
+    rng = np.random.default_rng(0)
+    camera = set_up(rng, 0)
+    shirts = []
+    for _ in range(8):
+        person = draw_up(rng)
+        images = [take_picture(rng, camera, person).astype(float) for _ in range(12)]
+        shirts.append([image[18:24, 13:19].mean((0, 1)) for image in images])
+    within = np.mean([np.std(one, axis=0) for one in shirts])
+    between = np.std([np.median(one, axis=0) for one in shirts], axis=0).mean()
+    assert between > 1.5 * within
+
+
+def test_what_is_there_is_kept_and_other_data_are_not_overwritten(folder, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    write_people(folder, identities=IDENTITIES)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    with pytest.raises(ValueError, match="holds other data than these people; remove it or give another data_root"):
+        write_people(folder, seed=5, identities=IDENTITIES)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="holds other data"):
+        People(str(tmp_path / "mine"), identities=IDENTITIES)
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    taken = []
+
+    def full_disk(*arguments, **options):
+        taken.append(1)
+        if len(taken) > 20:
+            raise OSError(28, "No space left on device")
+        return take_picture(*arguments, **options)
+
+    monkeypatch.setattr(module, "take_picture", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_people(tmp_path / "people", identities=IDENTITIES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_may_write_at_once(tmp_path, folder):
+    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
+        for done in [pool.submit(write_people, tmp_path / "one", 0, IDENTITIES) for _ in range(3)]:
+            assert done.result() == tmp_path / "one"
+    assert content(tmp_path / "one") == content(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_an_unknown_split_is_named(folder):
+    with pytest.raises(ValueError, match="split must be one of .*got 'tets'"):
+        People(str(folder), "tets", identities=IDENTITIES)
