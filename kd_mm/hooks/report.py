@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,15 +58,19 @@ def distillation_report(distiller: Distiller) -> str:
     losses.add_row(
         "(student's own)", _head_loss(distiller.student), f"{distiller.recipe.student_loss_weight:g}", "", ""
     )
+    if distiller.recipe.transform and "transform" in distiller.distill:
+        kind = str(distiller.recipe.transform["type"]).rpartition(".")[2]
+        losses.add_row("(teachers' responses)", kind, "", "", _options(distiller.recipe.transform))
     for name, loss in distiller.losses.items():
         schedule = type(loss.schedule).__name__ if loss.schedule else ""
-        options = ", ".join(
-            f"{key}={value}"
-            for key, value in distiller.recipe.losses[name].items()
-            if key not in ("type", "loss_weight", "schedule", "_scope_")
-        )
+        options = _options(distiller.recipe.losses[name])
         losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
     return render(*tables, losses)
+
+
+def _options(config: Mapping[str, Any]) -> str:
+    shown = {k: value for k, value in config.items() if k not in ("type", "loss_weight", "schedule", "_scope_")}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
 
 
 def _role(name: str) -> str:

@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import Tensor, nn
 
 from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import LearningSimplifier, Progress
 from kd_mm.losses.learning_simplifier import CollapseError
 from kd_mm.registry import MODELS
@@ -210,6 +211,11 @@ def test_a_collapse_stops_the_run_where_asked_for() -> None:
     model.monitor.report = True
     with pytest.raises(CollapseError, match="agreement is 100 %, below min_agreement=101"):
         model.parse_losses(losses_of(model))
+
+
+def test_the_report_names_it() -> None:
+    assert "LearningSimplifier" in distillation_report(build(recipe=recipe("student_friendly")))
+    assert "LearningSimplifier" not in distillation_report(build(recipe=recipe("kd")))
 
 
 # -- wrong recipes --------------------------------------------------------------------------------------------------
