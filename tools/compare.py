@@ -1,7 +1,9 @@
 """Train and test configs under the same seeds and print one table: mean and spread, last epoch first.
 
-Example:
-    python tools/compare.py STUDENT.py KD.py MTKD-SSR.py --seeds 0 1 2 --jobs 2 --work-dir work_dirs/comparison
+Examples:
+    python tools/compare.py STUDENT.py KD.py MTKD-SSR.py --seeds 0,1,2 --jobs 2 --work-dir work_dirs/comparison
+    python tools/compare.py STUDENT.py --distillers kd,dkd,mtkd_ssr --teacher TEACHER.py --teacher-checkpoint T.pth
+    python tools/compare.py STUDENT.py --distillers mtkd_ssr --ablate scd,srd,review --teacher ... (alone, in pairs)
 """
 
 import argparse
@@ -10,13 +12,28 @@ from pathlib import Path
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
 from kd_mm.apis.compare import compare
+from kd_mm.apis.rows import read_rows
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", help="config files, or package::path; each is a row")
+    parser.add_argument(
+        "--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config"
+    )
+    parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="of --distillers: its config, or several")
+    parser.add_argument(
+        "--teacher-checkpoint", nargs="+", metavar="PTH", help="of --distillers: its weights, or theirs"
+    )
+    parser.add_argument(
+        "--ablate",
+        type=_words,
+        default=[],
+        metavar="LOSS,LOSS",
+        help="losses of the recipes: further rows with each of them alone and in pairs, other losses as they are",
+    )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--seeds", type=_numbers, nargs="+", default=[[0, 1, 2]], metavar="N", help="default: 0,1,2")
     parser.add_argument(
         "--metric",
         nargs="+",
@@ -29,17 +46,29 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in _words(text)]
+
+
 def main(args: argparse.Namespace) -> None:
+    rows = read_rows(
+        args.configs, args.distillers, args.teacher, args.teacher_checkpoint, args.ablate, args.cfg_options
+    )
     table = compare(
-        args.configs,
+        rows,
         args.work_dir,
-        args.seeds,
+        [seed for seeds in args.seeds for seed in seeds],
         args.metric,
-        args.cfg_options,
         args.jobs,
         lambda line: print(line, flush=True),
     )
-    print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, results.json, and the runs under runs/")
+    print(
+        f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/"
+    )
 
 
 if __name__ == "__main__":

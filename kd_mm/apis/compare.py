@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, train_and_test
-from kd_mm.apis.run import read_config
+from kd_mm.apis.plots import draw_comparison, save_png
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
 from kd_mm.engine.atomic_files import replace_file
 
@@ -23,25 +24,23 @@ COSTS = (
 
 
 def compare(
-    configs: Sequence[str],
+    rows: Mapping[str, Config],
     work_dir: Path,
     seeds: Sequence[int] = (0, 1, 2),
     metrics: Sequence[str] = ("accuracy/top1",),
-    options: dict[str, Any] | None = None,
     processes: int = 1,
     report: Callable[[str], object] = lambda line: None,
 ) -> str:
-    """Train and test every config under every seed; write ``table.md``, ``table.csv`` and ``results.json``.
+    """Train and test every config under every seed; write ``table.md``, ``table.csv``, ``table.png``, ``results.json``.
 
     Each run trains by its own config, with the seed set, and is tested with the plain config of its student. The
     teachers' exits are trained once and shared. Finished runs of an earlier call are kept.
 
     Args:
-        configs: Paths of plain configs or distillations; each is a row under its file's name.
+        rows: Plain configs or distillations by the name of their row (:func:`kd_mm.apis.rows.read_rows`).
         work_dir: Where everything is written.
         seeds: Seeds of weights, data order and augmentation.
         metrics: The test metrics, larger is better; the first one chooses the best validation epoch.
-        options: Overrides of config keys, for all configs alike.
         processes: Runs side by side, one thread each.
         report: Takes a line for each finished run.
 
@@ -52,38 +51,39 @@ def compare(
         ValueError: No config, seed or metric, or one twice.
         JobFailedError: A run failed; what is finished is kept.
     """
-    names = [Path(path.split("::")[-1]).stem for path in configs]
-    for what, given in (("configs", names), ("seeds", list(seeds)), ("metrics", list(metrics))):
+    for what, given in (("configs", list(rows)), ("seeds", list(seeds)), ("metrics", list(metrics))):
         if not given or len(set(given)) != len(given):
             raise ValueError(f"compare: give one or more {what}, each once; got {given}")
-    jobs, rows = [], {}
-    for path, name in zip(configs, names, strict=True):
+    jobs, row_of = [], {}
+    for name, row in rows.items():
         first: tuple[str, ...] = ()
         for seed in seeds:
-            config = _run_config(path, seed, options, work_dir)
+            config = _run_config(row, seed, work_dir)
             work = functools.partial(_work, config.to_dict(), metrics)
             job = Job(f"{name}_seed{seed}", work, fingerprint(config, *metrics), first)
             if "teacher_exits" in (config.model.get("recipe") or {}):
                 first = first or (job.name,)
             jobs.append(job)
-            rows[job.name] = name
+            row_of[job.name] = name
 
     def say(job: Job, result: Result, kept: bool) -> None:
         scores = ", ".join(f"{metric} {result[metric]:.2f}" for metric in metrics)
         report(f"{job.name}: {scores}, {result['seconds']:.0f} s{' (kept)' if kept else ''}")
 
     results = run_jobs(jobs, work_dir.absolute() / "runs", processes, say)
-    cells = [{"row": rows[name], "run": name, **result} for name, result in results.items()]
+    cells = [{"row": row_of[name], "run": name, **result} for name, result in results.items()]
     columns = table_columns(metrics)
     table = markdown(group(cells, "row"), columns, "config")
     replace_file(work_dir / "table.md", table.encode())
     replace_file(work_dir / "table.csv", comma_separated(group(cells, "row"), columns, "config").encode())
+    scores = {row: [cell[metrics[0]] for cell in runs] for row, runs in group(cells, "row").items()}
+    save_png(draw_comparison(scores, metrics[0]), work_dir / "table.png")
     replace_file(work_dir / "results.json", json.dumps(cells, indent=2).encode())
     return table
 
 
-def _run_config(path: str, seed: int, options: dict[str, Any] | None, work_dir: Path) -> Config:
-    config = read_config(path, options)
+def _run_config(row: Config, seed: int, work_dir: Path) -> Config:
+    config = copy.deepcopy(row)
     config.randomness = {**(config.get("randomness") or {}), "seed": seed}
     config.pop("work_dir", None)
     checkpoint = config.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})

@@ -152,6 +152,25 @@ def legend_below(axes: Axes, columns: int = 2) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
 
 
+def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Return a figure with the mean, the standard deviation as error bar and every single run of each row.
+
+    Args:
+        scores: Scores of the runs by row.
+        title: Name of the score.
+    """
+    figure = Figure(figsize=(7.0, 1.2 + 0.35 * len(scores)), layout="constrained")
+    axes = _plain(figure.add_subplot())
+    for place, runs in enumerate(scores.values()):
+        spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
+        axes.errorbar([float(np.mean(runs))], [place], xerr=[spread], fmt="o", capsize=4, color="C0")
+        axes.plot(list(runs), [place] * len(runs), ".", color="0.6", zorder=0)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{title}: mean, standard deviation, single runs")
+    return figure
+
+
 def save_png(figure: Figure, path: str | Path, colors: int | None = None) -> None:
     """Write a figure as PNG, whole or not at all, with at most so many colours (photographs take a third then)."""
     buffer = io.BytesIO()

@@ -1,0 +1,66 @@
+"""Rows of a comparison: recipes on plain configs, ablations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from kd_mm.apis.rows import read_rows
+
+STUDENT = "kd_mm::quickstart/student_digits.py"
+TEACHER = {"teacher": ["kd_mm::quickstart/teacher_digits.py"], "checkpoint": ["t.pth"]}
+
+
+def active(config: Config) -> set[str]:
+    return {name for name, loss in config.model.recipe.losses.items() if loss.loss_weight != 0}
+
+
+def test_each_recipe_is_a_row_beside_the_plain_config() -> None:
+    rows = read_rows([STUDENT], ["kd", "mtkd_ssr"], **TEACHER, options={"train_cfg.max_epochs": 1})
+    assert list(rows) == ["student_digits", "kd", "mtkd_ssr"]
+    assert {row.train_cfg.max_epochs for row in rows.values()} == {1}
+    assert rows["kd"].model.type == "kd_mm.Distiller"
+    assert rows["student_digits"].model.type.endswith("ImageClassifier")
+
+
+def test_ablations_are_each_loss_alone_and_in_pairs() -> None:
+    rows = read_rows([STUDENT], ["kd", "mtkd_ssr"], **TEACHER, ablate=["scd", "srd", "review"])
+    kept = {name: active(row) for name, row in rows.items() if name.startswith("mtkd_ssr")}
+    assert kept == {
+        "mtkd_ssr": {"aux", "scd", "srd", "review"},
+        "mtkd_ssr-scd": {"aux", "scd"},
+        "mtkd_ssr-srd": {"aux", "srd"},
+        "mtkd_ssr-review": {"aux", "review"},
+        "mtkd_ssr-scd-srd": {"aux", "scd", "srd"},
+        "mtkd_ssr-scd-review": {"aux", "scd", "review"},
+        "mtkd_ssr-srd-review": {"aux", "srd", "review"},
+    }
+    assert "kd" in rows
+
+
+def test_recipes_of_several_configs_are_told_apart(tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(f"_base_ = ['{STUDENT}']\n")
+    rows = read_rows([STUDENT, str(other)], ["kd"], **TEACHER)
+    assert list(rows) == ["student_digits", "kd_student_digits", "other", "kd_other"]
+
+
+def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
+    rows = read_rows([STUDENT], ["kd"], **TEACHER, options={"model.recipe.losses.kd.temperature": 2.0})
+    assert rows["kd"].model.recipe.losses.kd.temperature == 2.0
+    assert "recipe" not in rows["student_digits"].model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"distillers": ["mtkd_ssr"], "ablate": ["scdd"]}, "did you mean 'scd'"),
+        ({"distillers": ["kdd"]}, "did you mean 'kd'"),
+        ({"configs": [STUDENT, STUDENT]}, "given twice"),
+    ],
+)
+def test_what_does_not_exist_is_refused(arguments: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_rows(**{"configs": [STUDENT], **TEACHER, **arguments})
