@@ -1,0 +1,157 @@
+"""``tools/visualize_ranking.py`` on a small made-up gallery: what it shows, and where it says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+
+from kd_mm.apis.evaluate import evaluate
+from kd_mm.apis.ranking import find_images, picked
+from kd_mm.apis.ranking_pictures import write_ranking
+from kd_mm.apis.run import read_config
+
+ROOT = Path(__file__).parents[2]
+PLAIN = """
+custom_imports = dict(imports=["kd_mm"])
+default_scope = "mmpretrain"
+model = dict(
+    type="kd_mm.ReIDModel",
+    backbone=dict(type="ResNet_CIFAR", depth=18, base_channels=4, stem_channels=4, norm_cfg=dict(type="BN")),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(type="kd_mm.BNNeckHead", num_classes=4, in_channels=32),
+)
+data_preprocessor = dict(mean=[100.0 + SHIFT] * 3, std=[50.0] * 3, to_rgb=True)
+pipeline = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=(16, 32)), dict(type="PackInputs")]
+dataset = dict(type="kd_mm.Market1501", data_root="people", split="test", expected_counts=None, pipeline=pipeline)
+test_dataloader = dict(
+    batch_size=8, num_workers=0, dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False)
+)
+test_cfg = dict()
+test_evaluator = dict(type="kd_mm.ReIDMetric", metric="euclidean", max_rank=30)
+"""
+DISTILLATION = """
+_base_ = ["student.py"]
+model = dict(
+    _delete_=True, type="kd_mm.Distiller", student={{_base_.model}},
+    teacher=dict(config="teacher.py", checkpoint="teacher.pth"),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four people in their colours before three cameras, two distractors, one junk image, two untrained networks."""
+    folder = tmp_path_factory.mktemp("ranking")
+    random = np.random.default_rng(0)
+    for part, pids in (("query", range(1, 5)), ("bounding_box_test", (-1, 0, 0, 1, 2, 3, 4))):
+        (folder / "people" / part).mkdir(parents=True)
+        for number, pid in enumerate(pids):
+            for camera in (1, 2, 3) if pid > 0 else (1,):
+                colour = np.array([60 * (pid % 4), 250 - 60 * (pid % 4), 40 * camera])
+                image = np.clip(colour + random.normal(0, 25, (24, 12, 3)), 0, 255).astype(np.uint8)
+                name = f"{pid:04d}" if pid >= 0 else "-1"
+                cv2.imwrite(str(folder / "people" / part / f"{name}_c{camera}s1_{number:06d}_00.jpg"), image)
+    for i, name in enumerate(("student", "teacher")):
+        (folder / f"{name}.py").write_text(PLAIN.replace("SHIFT", str(i)))
+        torch.manual_seed(i)
+        with DefaultScope.overwrite_default_scope("mmpretrain"):
+            model = MODELS.build(read_config(str(folder / f"{name}.py")).model)
+        torch.save({"state_dict": model.state_dict()}, folder / f"{name}.pth")
+    (folder / "distil.py").write_text(DISTILLATION)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def test_the_tool_writes_a_page_and_a_picture(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "visualize_ranking.py"), "distil.py", "student.pth"]
+    command += ["--out", "out/page.html", "out/picture.png", "--queries", "3", "--top", "5"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(
+        r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)", done.stdout
+    )
+    page = (folder / "out" / "page.html").read_text()
+    assert page.count("<h2>Query ") == 3
+    assert page.count("<div class='row'>") == 6
+    assert page.count("class='right'") + page.count("class='wrong'") == 3 * 2 * 5
+    assert not re.findall(r"(?:src|href)='(?!data:)", page)
+    assert cv2.imread(str(folder / "out" / "picture.png")).shape[1] > 800
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["page.html", "picture.png"]
+
+
+def test_what_is_shown_is_what_was_measured() -> None:
+    found = find_images("distil.py", "student.pth", queries=12, top=14)
+    assert list(found.tops) == ["student", "teacher"]
+    assert found.shown == list(range(12))
+    for name, top in found.tops.items():
+        metrics = evaluate(f"{name}.py", f"{name}.pth", work_dir="work")
+        assert 100 * top.measures["mAP"] == pytest.approx(metrics["reid/mAP"], abs=1e-9)
+        assert 100 * top.measures["cmc"][4] == pytest.approx(metrics["reid/Rank-5"], abs=1e-9)
+        assert top.measures["cmc"].shape == (30,)
+        first = [found.right(query, top.images[query, 0]) for query in range(12)]
+        assert np.mean(first) == pytest.approx(top.measures["cmc"][0])
+    assert len(found.gallery) == metrics["reid/gallery"] == 14
+
+
+def test_images_that_do_not_count_are_not_shown() -> None:
+    """Of 14 gallery images, one shows the query's person from its own camera."""
+    found = find_images("student.py", "student.pth", queries=12, top=14)
+    (top,) = found.tops.values()
+    for query in range(12):
+        shown = top.images[query]
+        assert shown[-1] == -1
+        assert sorted(shown[:-1]) == [
+            i
+            for i in range(14)
+            if (found.gallery.pids[i], found.gallery.camids[i]) != (found.query.pids[query], found.query.camids[query])
+        ]
+        features = found.gallery.features[shown[:-1]] - found.query.features[query]
+        assert (np.diff((features**2).sum(axis=1)) >= -1e-3).all()
+    write_ranking(found, "plain.html", "a title & more")
+    page = Path("plain.html").read_text()
+    assert "a title &amp; more" in page
+    assert "network" in page
+    assert page.count("class='right'") == 12 * 2
+    assert page.count("class='wrong'") == 12 * 11
+
+
+def test_a_given_teacher_and_the_worst_queries() -> None:
+    found = find_images("student.py", "student.pth", ("teacher.py", "teacher.pth"), 4, 3, pick="worst", rerank={})
+    assert list(found.tops) == ["student", "teacher"]
+    precision = found.tops["student"].average_precision
+    assert found.shown == np.argsort(precision, kind="stable")[:4].tolist()
+    assert found.setting == "euclidean distance, camera rule on, re-ranked"
+
+
+def test_queries_are_picked_among_the_valid_ones() -> None:
+    precision = np.array([0.5, np.nan, 0.1, 0.9, np.nan, 0.3])
+    assert picked(precision, 2, "even") == [0, 5]
+    assert picked(precision, 9, "even") == [0, 2, 3, 5]
+    assert picked(precision, 2, "worst") == [2, 5]
+
+
+def test_what_is_wrong_is_one_line() -> None:
+    with pytest.raises(ValueError, match="page.pdf: give a name that ends in .html, for one page, or in .png"):
+        write_ranking(find_images("student.py", "student.pth"), "page.pdf", "")
+    with pytest.raises(ValueError, match="0 queries, 10 images of each: show at least 1"):
+        find_images("student.py", "student.pth", queries=0)
+    with pytest.raises(ValueError, match="pick='best': choose one of even, worst"):
+        find_images("student.py", "student.pth", pick="best")
+    with pytest.raises(ValueError, match="test_evaluator of this config has no kd_mm.ReIDMetric"):
+        find_images("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
+    with pytest.raises(ValueError, match="teacher 'teacher' has no checkpoint"):
+        find_images("distil.py", "student.pth", options={"model.teacher.checkpoint": None})
