@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart quickstart-detection test lint clean
+.PHONY: quickstart quickstart-detection quickstart-reid test lint clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -11,6 +11,9 @@ quickstart: $(VENV)/.installed
 
 quickstart-detection: $(VENV)/.installed
 	$(BIN)/python tools/quickstart.py detection
+
+quickstart-reid: $(VENV)/.installed
+	$(BIN)/python tools/quickstart.py reid
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests

@@ -1,0 +1,10 @@
+_base_ = ["./student_people.py", "./_mtkd_ssr_people.py"]
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(config="kd_mm::quickstart/teacher_people.py", checkpoint="work_dirs/teacher_people/epoch_60.pth"),
+    recipe={{_base_.mtkd_ssr}},
+)
+default_hooks = {{_base_.kd_hooks}}

@@ -1,0 +1,83 @@
+"""Retrieval over held-out classes of CIFAR-100."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
+
+from kd_mm.datasets import CIFAR100Retrieval
+from kd_mm.datasets.cifar_retrieval import TRAINING_CLASSES
+
+from .test_cifar import write_cifar100
+
+PACK = [{"type": "mmpretrain.PackInputs"}]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cifar100")
+    write_cifar100(folder)
+    return folder
+
+
+def read(root: Path, split: str, **options: Any) -> CIFAR100Retrieval:
+    given = {"val_size": 200, "queries_per_class": 1, "allow_partial": True, "pipeline": PACK, **options}
+    return CIFAR100Retrieval(str(root), split, **given)
+
+
+def infos(data: CIFAR100Retrieval) -> list[dict[str, Any]]:
+    return [data.get_data_info(index) for index in range(len(data))]
+
+
+def test_training_and_test_have_no_class_in_common(root):
+    train, test = infos(read(root, "train")), infos(read(root, "test"))
+    assert {info["gt_label"] for info in train} == set(range(TRAINING_CLASSES))
+    assert {info["pid"] for info in train} == set(range(1, 81))
+    assert {info["pid"] for info in test} == set(range(81, 101))
+    assert read(root, "train").metainfo["classes"] == tuple(CIFAR100_CATEGORIES[:80])
+
+
+def test_validation_has_the_training_classes_and_other_images(root):
+    train, val = infos(read(root, "train")), infos(read(root, "val"))
+    assert {info["pid"] for info in val} == {info["pid"] for info in train}
+    assert not {info["img"].tobytes() for info in val} & {info["img"].tobytes() for info in train}
+    assert Counter(info["pid"] for info in val) == dict.fromkeys(range(1, 81), 2)
+
+
+def test_queries_come_before_the_gallery_of_the_same_classes(root):
+    roles = [info["role"] for info in infos(read(root, "test"))]
+    assert roles == ["query"] * 20 + ["gallery"] * 60
+    queries = [info["pid"] for info in infos(read(root, "test", queries_per_class=3)) if info["role"] == "query"]
+    assert Counter(queries) == dict.fromkeys(range(81, 101), 3)
+
+
+def test_which_images_are_queries_does_not_depend_on_their_order(root, tmp_path):
+    write_cifar100(tmp_path, order=np.random.default_rng(3).permutation(400))
+    chosen = [
+        {info["img"].tobytes() for info in infos(read(folder, "val")) if info["role"] == "query"}
+        for folder in (root, tmp_path)
+    ]
+    assert chosen[0] == chosen[1]
+
+
+def test_samples_tell_class_role_and_number_but_no_camera(root):
+    data = read(root, "test")
+    sample = data[25]["data_samples"]
+    info = data.get_data_info(25)
+    assert (sample.pid, sample.role, sample.sample_idx) == (info["pid"], "gallery", 25)
+    assert "camid" not in sample
+    assert "gt_label" not in sample
+    trained = read(root, "train")[3]["data_samples"]
+    assert int(trained.gt_label) + 1 == trained.pid
+
+
+def test_bad_options_are_named(root):
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'trainval'"):
+        read(root, "trainval")
+    with pytest.raises(ValueError, match="queries_per_class must be 1 to 3, .* 4 images; got 4"):
+        read(root, "test", queries_per_class=4)
