@@ -1,6 +1,7 @@
 """Upstream's detectors as they come, on samples made here: which configs stand for a family, and two training steps.
 
-Nothing of a model is narrowed; it only loses its pretrained weights, and what would enlarge the images.
+Nothing of a model is narrowed; it only loses its pretrained weights, what would enlarge the images, and regions beyond
+the first few.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def representatives(family: str) -> list[Path]:
 
 
 def prepare(config: Config) -> Any:
-    """The model's config without pretrained weights and without what would enlarge the images."""
+    """The model's config without pretrained weights, with small images and few regions."""
     model = deepcopy(config.model)
     for node in list(nodes(model)):
         if (node.get("init_cfg") or {}) and "Pretrained" in types(node["init_cfg"]):
@@ -93,6 +94,9 @@ def prepare(config: Config) -> Any:
             node["teacher_config"] = str(FOLDER.parent / node["teacher_config"])
         if "score_thr" in node or node.get("type") == "ScoreHLRSampler":
             node["score_thr"] = 0.0  # an untrained head is sure of nothing
+        for key, most in (("num", 64), ("max_per_img", 100)):
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], most)
         if node.get("type") == "SyncBN":
             node["type"] = "BN"  # what the runner makes of it on a CPU
         if node.get("type") == "BatchFixedSizePad":

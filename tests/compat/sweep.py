@@ -131,7 +131,7 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="folders of mmdet's configs (default: all)")
-    parser.add_argument("--limit", type=float, default=300, help="seconds for one config (default: 300)")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for one config (default: 600)")
     parser.add_argument("--results", type=Path, help="JSON file that keeps results; what it holds is not run again")
     parser.add_argument("--write", type=Path, help="file for the table, in Markdown")
     args = parser.parse_args()

@@ -44,7 +44,7 @@ def lighten(model: Any) -> Any:
             node["base_channels"] = 16
         if "in_channels" in node and isinstance(node["in_channels"], (list, tuple)):
             node["in_channels"] = [channels // 4 for channels in node["in_channels"]]
-        for key, most in (("fc_out_channels", 32), ("deform_fc_channels", 32), ("max_per_img", 100), ("num", 16)):
+        for key, most in (("fc_out_channels", 32), ("deform_fc_channels", 32), ("num", 16)):
             if isinstance(node.get(key), int):
                 node[key] = min(node[key], most)
     return model
