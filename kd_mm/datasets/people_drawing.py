@@ -148,7 +148,8 @@ def _shade(rng: np.random.Generator, colors: tuple[Color, ...], spread: int = 14
 
 def _expose(rng: np.random.Generator, picture: NDArray[np.float64], camera: Camera) -> Picture:
     """Apply the camera's light, a shadow from one side and noise."""
-    side = np.linspace(*rng.uniform(0.75, 1.2, 2), SIZE[1])[None, :, None]
+    left, right = (float(part) for part in rng.uniform(0.75, 1.2, 2))
+    side = np.linspace(left, right, SIZE[1])[None, :, None]
     light = (picture / 255) ** (camera.gamma * rng.uniform(0.88, 1.14)) * np.array(camera.gain) * side
     light = light * (1 - camera.haze) + 0.55 * camera.haze
     noisy = 255 * light * rng.uniform(0.85, 1.12) + rng.normal(0, camera.noise, picture.shape)
