@@ -11,7 +11,8 @@ from PIL import Image
 
 from kd_mm.datasets.generated import write_once
 from kd_mm.datasets.market1501 import DISTRACTOR, FOLDERS, JUNK, Market1501
-from kd_mm.datasets.people_drawing import SIZE, Camera, Person, draw_up, set_up, take_picture
+from kd_mm.datasets.people_cast import Camera, Person, draw_up, set_up
+from kd_mm.datasets.people_drawing import SIZE, take_picture
 from kd_mm.registry import DATASETS
 
 #: Identities by split; nobody is in two splits.
