@@ -1,5 +1,12 @@
-# MTKD-SSR for detectors; the training of the teacher's exits fits the quickstart, the weights are the recipe's.
+# MTKD-SSR for detectors, fitted to 400 small scenes: exits answer for regions, because which digits are somewhere in a
+# scene cannot be learnt from so few; they weigh less on a small student; and the detector's own answer takes part.
 _base_ = "../_base_/distillers/detection/mtkd_ssr.py"
 
-mtkd_ssr = dict(teacher_exits=dict(epochs=8, milestones=[6]))
-kd_hooks = dict(exit_probe=dict(type="kd_mm.ExitProbeHook"))
+mtkd_ssr = dict(
+    exits=dict(type="kd_mm.RoIExit"),
+    teacher_exits=dict(epochs=8, milestones=[6]),
+    losses=dict(
+        aux=dict(loss_weight=0.1),
+        answer=dict(type="kd_mm.DetectorAnswerLoss", loss_weight=1.0, temperature=1.0),
+    ),
+)

@@ -6,5 +6,6 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(config="kd_mm::quickstart/teacher_scenes.py", checkpoint="work_dirs/teacher_scenes/epoch_40.pth"),
     recipe={{_base_.mtkd_ssr}},
+    task=dict(type="kd_mm.DetectionTask", extra_regions=4),
 )
 default_hooks = {{_base_.kd_hooks}}
