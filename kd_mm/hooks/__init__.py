@@ -6,5 +6,14 @@ from kd_mm.hooks.exact_resume import ExactResumeHook
 from kd_mm.hooks.exit_probe import ExitProbeHook
 from kd_mm.hooks.teacher_check import TeacherCheckHook
 from kd_mm.hooks.teacher_exits import TeacherExitsHook
+from kd_mm.hooks.teacher_probes import TeacherProbesHook
 
-__all__ = ["CheckpointHook", "DistillHook", "ExactResumeHook", "ExitProbeHook", "TeacherCheckHook", "TeacherExitsHook"]
+__all__ = [
+    "CheckpointHook",
+    "DistillHook",
+    "ExactResumeHook",
+    "ExitProbeHook",
+    "TeacherCheckHook",
+    "TeacherExitsHook",
+    "TeacherProbesHook",
+]

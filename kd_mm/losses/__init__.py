@@ -11,16 +11,18 @@ from kd_mm.losses.embedding import CosineEmbeddingLoss, EmbeddingLoss
 from kd_mm.losses.exit_task import ExitTaskLoss
 from kd_mm.losses.feature_hints import AttentionTransferLoss, HintLoss, VariationalInformationLoss
 from kd_mm.losses.focal_global import FocalGlobalLoss
+from kd_mm.losses.instruction import InstructionLoss
 from kd_mm.losses.knowledge_review import KnowledgeReviewLoss
 from kd_mm.losses.learning_simplifier import LearningSimplifier
 from kd_mm.losses.logits import LogitLoss
 from kd_mm.losses.overhaul import OverhaulLoss
 from kd_mm.losses.pearson_feature import PearsonFeatureLoss
+from kd_mm.losses.probed_attention import ProbedAttentionLoss
 from kd_mm.losses.relations import AngleRelationLoss, DistanceRelationLoss
 from kd_mm.losses.response_transform import ResponseTransform
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.losses.review import CrossStageReviewLoss
-from kd_mm.losses.schedules import LinearRamp, Progress, Schedule, StepDecay
+from kd_mm.losses.schedules import Levels, LinearRamp, Progress, Schedule, StepDecay
 from kd_mm.losses.similarity import SimilarityLoss
 from kd_mm.losses.stage_channel import StageChannelLoss
 from kd_mm.losses.stage_response import StageResponseLoss
@@ -42,13 +44,16 @@ __all__ = [
     "ExitTaskLoss",
     "FocalGlobalLoss",
     "HintLoss",
+    "InstructionLoss",
     "KnowledgeReviewLoss",
     "LearningSimplifier",
+    "Levels",
     "LinearRamp",
     "LogitLoss",
     "Loss",
     "OverhaulLoss",
     "PearsonFeatureLoss",
+    "ProbedAttentionLoss",
     "Progress",
     "ResponseLoss",
     "ResponseTransform",

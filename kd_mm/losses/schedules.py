@@ -77,5 +77,51 @@ class StepDecay(Schedule):
         return self.gamma ** sum(progress.epoch >= milestone for milestone in self.milestones)
 
 
+@SCHEDULES.register_module()
+class Levels(Schedule):
+    """Piecewise constant: ``levels[i]`` until ``bounds[i]`` of the run, the last level from then on.
+
+    GPAC (Neural Networks 164, 2023) scales its attention loss by such a function of the epoch with three levels; which
+    ones, and from when, is not known, so the defaults are our reading. A level holds while ``e < bounds[i] * E`` for
+    zero-based epoch e of E; where the run counts iterations, these.
+
+    Args:
+        levels: Factors, 0 or more, one more than there are bounds.
+        bounds: Increasing; fractions of the run in (0, 1), or, in the ``"epochs"`` unit, zero-based epochs (e.g. where
+            the learning rate steps).
+        unit: ``"fraction"`` or ``"epochs"``.
+
+    Raises:
+        ValueError: Levels and bounds that do not go together, or an unknown unit.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[float] = (1.0, 0.5, 0.1),
+        bounds: Sequence[float] = (1 / 3, 2 / 3),
+        unit: str = "fraction",
+    ) -> None:
+        if unit not in ("fraction", "epochs"):
+            raise ValueError(f"Levels: unit={unit!r} is unknown; choose 'fraction' or 'epochs'")
+        increasing = all(first < second for first, second in zip((0, *bounds), bounds, strict=False))
+        if len(levels) != len(bounds) + 1 or not increasing or min(levels) < 0:
+            raise ValueError(
+                f"Levels: levels={list(levels)} must be 0 or more and one more than bounds={list(bounds)}, which must "
+                "increase from above 0"
+            )
+        if unit == "fraction" and bounds and bounds[-1] >= 1:
+            raise ValueError(f"Levels: bounds={list(bounds)} are fractions of the run, below 1; set unit='epochs'")
+        self.levels, self.bounds, self.unit = tuple(levels), tuple(bounds), unit
+
+    def __call__(self, progress: Progress) -> float:
+        position, whole = progress.epoch, 1
+        if self.unit == "fraction":
+            by_epochs = progress.max_epochs > 1
+            whole = progress.max_epochs if by_epochs else progress.max_iterations
+            position = progress.epoch if by_epochs else progress.iteration
+        # Thirds of a run end where its epochs do, in spite of rounding.
+        return self.levels[sum(position >= bound * whole - 1e-9 for bound in self.bounds)]
+
+
 def _ramp(position: int, length: float) -> float:
     return 1.0 if length <= 0 else min(1.0, (position + 1) / length)

@@ -4,6 +4,7 @@
 kd_hooks = dict(
     teacher_check=dict(type="kd_mm.TeacherCheckHook"),
     teacher_exits=dict(type="kd_mm.TeacherExitsHook"),
+    teacher_probes=dict(type="kd_mm.TeacherProbesHook"),
     distill=dict(type="kd_mm.DistillHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook"),
     exact_resume=dict(type="kd_mm.ExactResumeHook"),

@@ -1,0 +1,17 @@
+# GPAC (Neural Networks 164, 2023): several teachers; probes choose whose attention guides each stage, and the teacher
+# that is near the student's own answer counts most. Every number here is our reading.
+_base_ = ["./hooks.py"]
+
+gpac = dict(
+    losses=dict(
+        instruction=dict(
+            type="kd_mm.InstructionLoss", weight_rule="softmax", kappa=1.0, temperature=4.0, loss_weight=1.0
+        ),
+        attention=dict(
+            type="kd_mm.ProbedAttentionLoss",
+            selection="argmax",
+            loss_weight=1000.0,
+            schedule=dict(type="kd_mm.Levels", levels=(1.0, 0.5, 0.1), bounds=(1 / 3, 2 / 3)),
+        ),
+    ),
+)
