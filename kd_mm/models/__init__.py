@@ -10,8 +10,10 @@ from kd_mm.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
 from kd_mm.models.cifar_vgg import CIFARVGG
 from kd_mm.models.cifar_wide_resnet import CIFARWideResNet
 from kd_mm.models.circle_loss import CircleLoss
+from kd_mm.models.exit_ensemble import combine_exits
 from kd_mm.models.generalized_mean_pooling import GeneralizedMeanPooling
 from kd_mm.models.mobilenet_v1 import MobileNetV1
+from kd_mm.models.multi_exit import MultiExitClassifier
 from kd_mm.models.reid_model import ReIDModel
 from kd_mm.models.triplet_loss import TripletLoss
 
@@ -28,6 +30,8 @@ __all__ = [
     "CircleLoss",
     "GeneralizedMeanPooling",
     "MobileNetV1",
+    "MultiExitClassifier",
     "ReIDModel",
     "TripletLoss",
+    "combine_exits",
 ]
