@@ -2,6 +2,10 @@
 
 Example:
     python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --onnx
+
+With --exits the student with the exits that it was trained with is written as well, as a classifier of its own:
+    python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --exits
+    python tools/test.py student_exits.py student_exits.pth --cfg-options model.threshold=0.9
 """
 
 import argparse
@@ -10,6 +14,7 @@ from pathlib import Path
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
 from kd_mm.apis.export import export_student
+from kd_mm.apis.export_exits import ExportedExits, export_exits
 from kd_mm.apis.onnx_export import ONNX_BATCHES, ONNX_TOLERANCE
 
 
@@ -19,7 +24,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="any checkpoint of a run")
     parser.add_argument("out", help="checkpoint to write (.pth); the config is written beside it as .py")
     parser.add_argument("--onnx", nargs="?", const="", metavar="FILE", help="write ONNX, too (default: beside, .onnx)")
-    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX")
+    parser.add_argument(
+        "--exits",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write the multi-exit classifier, too: checkpoint and config (default: beside, OUT_exits.pth)",
+    )
+    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX and for costs")
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
@@ -42,6 +54,19 @@ def main(args: argparse.Namespace) -> None:
             f"{done.onnx}: agrees with torch to {done.onnx_difference:.1e} of the largest output "
             f"(limit {ONNX_TOLERANCE:g}) for batches of {batches}"
         )
+    if args.exits is not None:
+        out = Path(args.exits) if args.exits else Path(args.out).with_stem(f"{Path(args.out).stem}_exits")
+        show_exits(export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size))
+
+
+def show_exits(done: ExportedExits) -> None:
+    print(f"{done.checkpoint}: {done.tensors} tensors, the student and its exits")
+    print(f"{done.config}: its config; set model.ensemble, model.weights and model.threshold (early exit) there")
+    print(f"at {done.input_size[0]}x{done.input_size[1]} pixels")
+    for name, (parameters, macs) in (("student alone", done.student), ("all exits", done.whole)):
+        print(f"  {name:<22}{parameters:>15,} parameters {macs:>17,} multiply-adds")
+    for i, macs in enumerate(done.leaving, 1):
+        print(f"  {f'image left at exit {i}':<22}{'':>26} {macs:>17,} multiply-adds")
 
 
 if __name__ == "__main__":

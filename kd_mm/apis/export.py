@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 import kd_mm
 from kd_mm.apis.evaluate import plain_config
@@ -84,22 +84,23 @@ def export_student(
         ImportError: A package that ONNX needs is missing; nothing was written.
     """
     out = Path(out).expanduser()
-    _check_targets(out, onnx)
+    check_target(out)
+    _check_onnx(onnx)
     source = load_config(config)
     if options:
         source.merge_from_dict(options)
     text = exported_config(source).pretty_text
     stored = read_checkpoint(checkpoint)
-    weights, kind = _chosen_weights(stored, ema, checkpoint)
+    state, kind = chosen_weights(stored, ema, checkpoint)
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
     model_config, scope = teacher_model_config(plain)
     with explaining(plain), DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(model_config)
-    fill(model, weights, "student", checkpoint)
+    fill(model, network_weights(state), "student", checkpoint)
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    meta = {**_plain_meta(stored), "source": Path(checkpoint).name, "weights": kind, "kd_mm_version": kd_mm.__version__}
-    replace_file(out, _saved({"meta": meta, "state_dict": state}))
+    meta = {**plain_meta(stored), "source": Path(checkpoint).name, "weights": kind, "kd_mm_version": kd_mm.__version__}
+    replace_file(out, saved({"meta": meta, "state_dict": state}))
     beside = out.with_suffix(".py")
     replace_file(beside, text.encode())
     if onnx is None:
@@ -147,18 +148,36 @@ def _forget_scope(part: Any) -> None:
             _forget_scope(item)
 
 
-def _check_targets(out: Path, onnx: str | Path | None) -> None:
+def check_target(out: Path) -> None:
+    """Stop where the config could not stand beside the checkpoint.
+
+    Raises:
+        ValueError: The checkpoint has another ending than ``.pth`` or ``.pt``.
+    """
     if out.suffix not in (".pth", ".pt"):
         raise ValueError(f"cannot export to {out}: give a .pth file; the config is written beside it as .py")
+
+
+def _check_onnx(onnx: str | Path | None) -> None:
     if onnx is not None:
         require_onnx()
         if Path(onnx).suffix != ".onnx":
             raise ValueError(f"--onnx {onnx}: give a file that ends in .onnx")
 
 
-def _chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> tuple[dict[str, Tensor], str]:
+def chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> tuple[dict[str, Any], str]:
+    """Return the weights of a checkpoint that are wanted, student and distillation, and what they are.
+
+    Args:
+        stored: What the checkpoint holds.
+        ema: See :func:`export_student`.
+        origin: Its file, for messages.
+
+    Raises:
+        ValueError: It has no EMA weights, and they or those beside them were asked for.
+    """
     if ema is None:
-        return network_weights(stored), "stored"
+        return dict(stored), "stored"
     if "ema_state_dict" not in stored:
         option = "--ema" if ema else "--no-ema"
         raise ValueError(
@@ -167,13 +186,14 @@ def _chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) ->
         )
     # mmengine's EMAHook swaps the two when it saves.
     if ema:
-        return network_weights(stored), "ema"
+        return dict(stored), "ema"
     prefix = "module."
     raw = {key[len(prefix) :]: value for key, value in stored["ema_state_dict"].items() if key.startswith(prefix)}
-    return network_weights({"state_dict": raw}), "raw"
+    return {"state_dict": raw}, "raw"
 
 
-def _plain_meta(stored: Mapping[str, Any]) -> dict[str, Any]:
+def plain_meta(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an exported checkpoint says of its run, in plain types."""
     meta = stored.get("meta") or {}
     return {key: _plain(meta[key]) for key in ("dataset_meta", "CLASSES", "PALETTE", "epoch", "iter") if key in meta}
 
@@ -191,7 +211,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def _saved(checkpoint: dict[str, Any]) -> bytes:
+def saved(checkpoint: dict[str, Any]) -> bytes:
+    """Return a checkpoint as the content of a file."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
