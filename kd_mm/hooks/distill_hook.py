@@ -58,7 +58,7 @@ class DistillHook(Hook):
         renewed = distiller.recorder.attach(distiller.student)
         if renewed:
             runner.logger.info(f"taps hooked anew after their modules were replaced: {', '.join(renewed)}")
-        _check_class_lists(distiller, runner)
+        check_class_lists(distiller, runner)
         _check_batch_size(runner)
         for hook in runner.hooks:
             if isinstance(hook, LoggerHook):
@@ -117,7 +117,12 @@ class DistillHook(Hook):
             )
 
 
-def _check_class_lists(distiller: Distiller, runner: Runner) -> None:
+def check_class_lists(distiller: Distiller, runner: Runner) -> None:
+    """Compare the class list of the training data with those of the networks whose responses are compared.
+
+    Raises:
+        ValueError: Another number of classes, other classes, or another order.
+    """
     dataset = runner.train_dataloader.dataset
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     count = distiller.num_classes.get("")

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.random_state import private_random_state
-from kd_mm.hooks.distill_hook import find_distiller
+from kd_mm.hooks.distill_hook import check_class_lists, find_distiller
 from kd_mm.registry import HOOKS
 
 
@@ -37,9 +37,10 @@ class TeacherCheckHook(Hook):
         """Score every teacher whose answer is used.
 
         Raises:
-            ValueError: A teacher's score is below the minimum.
+            ValueError: A teacher's score is below the minimum, or its class list is not that of the data.
         """
         distiller = find_distiller(runner)
+        check_class_lists(distiller, runner)  # says more than a low score
         split = "validation" if distiller.task.closed_set else "training"
         loader_config: Any = runner.cfg.get("val_dataloader" if distiller.task.closed_set else "train_dataloader")
         if loader_config is None:

@@ -1,0 +1,168 @@
+"""Re-identification as a user runs it: a small folder in the layout of Market-1501, a teacher, every recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..datasets.market_folder import MarketFolder
+from ..test_configs import CONFIGS
+from .conftest import KILLED, Tools, differences, weights
+
+PLAIN = """
+_base_ = "kd_mm::reid/market1501/resnet18_scratch_b64_market1501.py"
+folder = dict(data_root=r"DATA", expected_counts=None)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="RandomCrop", crop_size=(32, 16), padding=2),
+    dict(type="RandomErasing", erase_prob=0.5),
+    dict(type="PackInputs"),
+]
+test_pipeline = [dict(type="LoadImageFromFile"), dict(type="PackInputs")]
+few = dict(batch_size=8, num_workers=0, persistent_workers=False)
+train_dataloader = dict(
+    **few, dataset=dict(**folder, pipeline=train_pipeline), sampler=dict(num_identities=4, num_images=2)
+)
+val_dataloader = dict(**few, dataset=dict(**folder, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+model = dict(backbone=dict(base_channels=4, stem_channels=4), head=dict(in_channels=32, num_classes=6))
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
+param_scheduler = [dict(type="LinearLR", start_factor=0.1, end=1, convert_to_iter_based=True)]
+train_cfg = dict(max_epochs=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1))
+auto_scale_lr = dict(base_batch_size=8)
+randomness = dict(seed=1)
+"""
+TEACHER = """
+_base_ = "plain.py"
+model = dict(
+    head=dict(metric_losses=dict(center=dict(type="kd_mm.CenterLoss"), circle=dict(type="kd_mm.CircleLoss", scale=16)))
+)
+train_cfg = dict(max_epochs=14, val_interval=14)
+"""
+SHORT = ["model.recipe.teacher_exits.epochs=2", "model.recipe.teacher_exits.milestones=[1]"]
+
+
+class Street:
+    """Configs, images and a trained teacher."""
+
+    def __init__(self, folder: Path, tools: Tools) -> None:
+        self.folder, self.tools = folder, tools
+        self.images = MarketFolder(folder / "street").fill()
+        self.plain, self.teacher = folder / "plain.py", folder / "teacher.py"
+        self.plain.write_text(PLAIN.replace("DATA", str(self.images.root)))
+        self.teacher.write_text(TEACHER)
+        self.checkpoint = folder / "teacher" / "epoch_14.pth"
+
+    def options(self, recipe: str) -> list[object]:
+        chosen = ["--distiller", recipe, "--teacher", self.teacher, "--teacher-checkpoint", self.checkpoint]
+        return [self.plain, *chosen, *(["--cfg-options", *SHORT] if recipe == "mtkd_ssr" else [])]
+
+
+@pytest.fixture(scope="module")
+def street(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Street:
+    made = Street(tmp_path_factory.mktemp("reid"), tools)
+    ended = tools.train(made.teacher, "--work-dir", made.folder / "teacher")
+    for term in ("loss_id", "loss_triplet", "loss_center", "loss_circle"):
+        assert term in ended.out
+    assert "3 queries of 3 identities; 7 gallery images, 1 of them distractors; 2 junk images left out" in ended.out
+    assert "reid/mAP: " in ended.out
+    return made
+
+
+def refused(street: Street, *arguments: object) -> str:
+    ended = street.tools.run("train", *arguments)
+    assert ended.status == 2, ended.out[-2000:] + ended.err[-2000:]
+    (line,) = ended.err.splitlines()
+    return line
+
+
+TERMS = {
+    "mtkd_ssr": ["loss_aux", "loss_scd", "loss_srd", "loss_review", "srd.stage4"],
+    "kd": ["loss_kd"],
+    "rkd": ["loss_rkd_distance", "loss_rkd_angle"],
+    "cosine": ["loss_cosine"],
+}
+
+
+@pytest.mark.parametrize("recipe", TERMS)
+def test_every_recipe_from_the_command_line(street: Street, tmp_path: Path, recipe: str) -> None:
+    ended = street.tools.train(*street.options(recipe), "--work-dir", tmp_path)
+    for term in ["loss_id", "loss_triplet", *TERMS[recipe]]:
+        assert f" {term}: " in ended.out
+    assert "reid/Rank-1: " in ended.out
+    compared = recipe in ("mtkd_ssr", "kd")
+    assert ("of the first 24 training images" in ended.out) == compared
+    if recipe == "mtkd_ssr":
+        assert "identity accuracy on the training data: stage 1: " in ended.out
+    stored = weights(tmp_path / "epoch_2.pth")
+    plain = {key for key in weights(street.checkpoint) if "metric_losses" not in key}
+    assert {key for key in stored if not key.startswith("distill.")} == plain
+
+
+def test_a_run_that_was_killed_goes_on_with_the_batches_it_would_have_had(street: Street, tmp_path: Path) -> None:
+    options = [
+        *street.options("kd"),
+        "--cfg-options",
+        "default_hooks.checkpoint.by_epoch=False",
+        "default_hooks.checkpoint.interval=2",
+    ]
+    street.tools.train(*options, "--work-dir", tmp_path / "whole")
+    ended = street.tools.run("train", *options, "--work-dir", tmp_path / "cut", kill={"iteration": 5})
+    assert ended.status == KILLED
+    ended = street.tools.train(*options, "--work-dir", tmp_path / "cut", "--resume")
+    assert "Going on after batch 1 of the current pass" in ended.out
+    assert "will differ from an uninterrupted" not in ended.out
+    states = [torch.load(tmp_path / run / "iter_6.pth", weights_only=False) for run in ("whole", "cut")]
+    for part in ("state_dict", "optimizer", "param_schedulers"):
+        assert differences(*(state[part] for state in states)) == []
+
+
+def test_two_processes_train_and_measure(street: Street, tmp_path: Path) -> None:
+    ended = street.tools.train(
+        street.teacher,
+        "--launcher",
+        "pytorch",
+        "--work-dir",
+        tmp_path,
+        "--cfg-options",
+        "train_cfg.max_epochs=2",
+        "train_cfg.val_interval=2",
+        ranks=2,
+    )
+    assert "reid/queries: 3.0000  reid/gallery: 7.0000  reid/junk: 2.0000" in ended.out
+    assert "Epoch(train) [2][1/1]" in ended.out
+    centres = weights(tmp_path / "epoch_2.pth")["head.metric_losses.center.centers"]
+    assert float(centres.abs().sum()) > 0
+
+
+def test_other_identities_are_refused_where_responses_are_compared(street: Street, tmp_path: Path) -> None:
+    order = "train_dataloader.dataset.metainfo.classes=[4,2,6,8,10,12]"
+    line = refused(street, *street.options("kd"), "--work-dir", tmp_path, "--cfg-options", order)
+    assert "lists its classes in another order: class 0 is '0002' for the teacher, '0004' in the data set" in line
+    assert "embedding losses (recipes rkd and cosine)" in line
+    other = "train_dataloader.dataset.metainfo.classes=[4,2,6,8,10,12,99]"
+    sized = "model.student.head.num_classes=7"
+    line = refused(street, *street.options("kd"), "--work-dir", tmp_path, "--cfg-options", other, sized)
+    assert "the student answers over 7 classes, teacher 'teacher' over 6" in line
+    ended = street.tools.train(*street.options("rkd"), "--work-dir", tmp_path, "--cfg-options", other, sized)
+    assert "loss_rkd_distance: " in ended.out
+
+
+def test_what_is_wrong_with_the_images_is_said_in_one_line(street: Street, tmp_path: Path) -> None:
+    images = MarketFolder(tmp_path / "bad").fill()
+    here = ["--work-dir", tmp_path / "run", "--cfg-options", f"train_dataloader.dataset.data_root={images.root}"]
+    path = images.add("bounding_box_train", 2, 1)[0]
+    path.write_bytes(path.read_bytes()[:300])
+    assert f"1 of 25 images of {images.root}" in refused(street, street.plain, *here)
+    path.rename(path.with_name("anna.jpg"))
+    assert "anna.jpg (the name is not <identity>_c<camera>" in refused(street, street.plain, *here)
+    shipped = CONFIGS / "reid/market1501/resnet18_scratch_b64_market1501.py"
+    assert "holds 25 images, Market-1501 has 12936" in refused(street, shipped, *here)
+    crowd = "train_dataloader.sampler.num_identities=9"
+    line = refused(street, street.plain, "--work-dir", tmp_path / "run", "--cfg-options", crowd)
+    assert "the data set has 6 identities, a batch wants 9" in line
+    assert not (tmp_path / "run").exists()
