@@ -13,6 +13,7 @@ import kd_mm
 from kd_mm.apis.join_recipes import join_hooks, join_recipes
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.options import accepted_options, nearest
+from kd_mm.registry import MODELS
 
 
 def config_root() -> Path:
@@ -125,11 +126,18 @@ def compose(
     composed.model = {
         "type": "kd_mm.Distiller",
         "student": composed.model.to_dict(),
-        "teacher": _teachers(distiller, teacher, teacher_checkpoint),
+        "teacher": _teachers(distiller, teacher, teacher_checkpoint) if teacher or _is_taught(recipe) else None,
         "recipe": recipe,
     }
     composed.merge_from_dict({"default_hooks": hooks})
     return composed
+
+
+def _is_taught(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a recipe reads a teacher; self-distillation does not."""
+    kinds = [loss["type"] for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]
+    reads: set[str] = set().union(*(getattr(MODELS.get(kind), "reads", ()) for kind in kinds))
+    return "student.connected" in reads or any(item.startswith("teacher.") for item in reads)
 
 
 def _teachers(distiller: str, teacher: Any, checkpoint: Any) -> dict[str, Any] | list[dict[str, Any]]:

@@ -217,15 +217,19 @@ class Distiller(BaseModel):
     def _observe_student(self, taken: dict[str, Tensor], active: Mapping[str, Loss], targets: Any) -> Observation:
         reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
         wanted = self._stages_of("student.features", active) if "student.features" in reads else set()
-        exits = self._stages_of("student.responses", active) if "student.responses" in reads else set()
+        inner = self._stages_of("student.embeddings", active) & self.plan.student_exits
+        exits = inner | (self._stages_of("student.responses", active) if "student.responses" in reads else set())
         maps = {i: self._map(taken, i) for i in sorted(wanted | (exits & self.plan.student_exits))}
         answer, regions = self._taps.student_answer, getattr(targets, "regions", None)
         logits = answer.read(self.student, taken, taken) if answer else None
-        responses = {i: self._own("exits")[str(i)](maps[i], regions) for i in sorted(exits & self.plan.student_exits)}
+        own: Any = {i: self._own("exits")[str(i)] for i in sorted(exits & self.plan.student_exits)}
+        embeddings = {i: own[i].embed(maps[i]) for i in sorted(inner)}
+        responses = {i: e.fc(embeddings[i]) if i in inner else e(maps[i], regions) for i, e in own.items()}
         if exits and logits is not None and not self.recipe.exit_on_last:
             responses[self.num_stages] = logits
         taps = taken if "student.taps" in reads else {}
-        return Observation({i: maps[i] for i in sorted(wanted)}, {}, responses, logits, targets, taps)
+        kept = {i: maps[i] for i in sorted(wanted)}
+        return Observation(kept, {}, responses, logits, targets, taps, embeddings=embeddings)
 
     def _connect(self, taken: dict[str, Tensor], active: Mapping[str, Loss]) -> dict[str, dict[int, Tensor]]:
         connected: dict[str, dict[int, Tensor]] = {}

@@ -157,7 +157,7 @@ class Plan:
             return direct or bool(stages(f"{side}.responses", teacher) & own)
 
         names = sorted({name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by})
-        responses = stages("student.responses")
+        responses = stages("student.responses") | stages("student.embeddings")
         connectors = {name: stages("student.connected", name) for name in names}
         teacher_exits = {name: stages("teacher.responses", name) - own for name in names}
         return cls(

@@ -8,9 +8,11 @@ from kd_mm.losses.cross_head import CrossHeadLoss
 from kd_mm.losses.decoupled import DecoupledLogitLoss
 from kd_mm.losses.detector_answer import DetectorAnswerLoss
 from kd_mm.losses.embedding import CosineEmbeddingLoss, EmbeddingLoss
+from kd_mm.losses.exit_hint import ExitHintLoss
 from kd_mm.losses.exit_task import ExitTaskLoss
 from kd_mm.losses.feature_hints import AttentionTransferLoss, HintLoss, VariationalInformationLoss
 from kd_mm.losses.focal_global import FocalGlobalLoss
+from kd_mm.losses.granularity import CodeLoss, StableLogitLoss
 from kd_mm.losses.instruction import InstructionLoss
 from kd_mm.losses.knowledge_review import KnowledgeReviewLoss
 from kd_mm.losses.learning_simplifier import LearningSimplifier
@@ -32,6 +34,7 @@ __all__ = [
     "AngleRelationLoss",
     "AttentionTransferLoss",
     "ChannelWiseLoss",
+    "CodeLoss",
     "ContrastiveLoss",
     "CorrelationLogitLoss",
     "CosineEmbeddingLoss",
@@ -41,6 +44,7 @@ __all__ = [
     "DetectorAnswerLoss",
     "DistanceRelationLoss",
     "EmbeddingLoss",
+    "ExitHintLoss",
     "ExitTaskLoss",
     "FocalGlobalLoss",
     "HintLoss",
@@ -60,6 +64,7 @@ __all__ = [
     "Schedule",
     "Setting",
     "SimilarityLoss",
+    "StableLogitLoss",
     "StageChannelLoss",
     "StageResponseLoss",
     "StepDecay",

@@ -38,7 +38,8 @@ class Setting:
 #: What a loss can read, by side.
 READABLE = frozenset(
     {
-        *(f"student.{item}" for item in ("features", "connected", "responses", "logits", "targets", "indices", "taps")),
+        *(f"student.{item}" for item in ("features", "connected", "responses", "embeddings", "logits", "targets")),
+        *(f"student.{item}" for item in ("indices", "taps")),
         *(f"teacher.{item}" for item in ("features", "responses", "logits", "taps")),
     }
 )

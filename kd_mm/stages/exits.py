@@ -51,9 +51,13 @@ class Exit(BaseModule):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def embed(self, feature: Tensor) -> Tensor:
+        """Return what the classifier reads of a stage map ``(B, C_i, H, W)``: pooled features ``(B, D)``."""
+        return self.body(feature).mean(dim=(2, 3))
+
     def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``; ``regions`` are for regional exits."""
-        return self.fc(self.body(feature).mean(dim=(2, 3)))
+        return self.fc(self.embed(feature))
 
 
 @MODELS.register_module()
@@ -87,10 +91,10 @@ class SepConvExit(Exit):
             nn.ReLU(inplace=True),
         ]
 
-    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
-        """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``."""
+    def embed(self, feature: Tensor) -> Tensor:
+        """Return pooled features ``(B, C_N)`` of a stage map ``(B, C_i, H, W)``."""
         if feature.device.type != "cpu":
-            return super().forward(feature)
+            return super().embed(feature)
         # On CPUs the strided depthwise convolution suits either memory format, what follows it suits channels_last,
         # except on the last, smallest maps, where reordering the wide weights costs more.
         starts = range(0, len(self.body), 8)
@@ -99,7 +103,7 @@ class SepConvExit(Exit):
             last = start == starts[-1]
             feature = feature.contiguous(memory_format=torch.contiguous_format if last else torch.channels_last)
             feature = self.body[start + 1 : start + 8](feature)
-        return self.fc(feature.mean(dim=(2, 3)))
+        return feature.mean(dim=(2, 3))
 
 
 @MODELS.register_module()

@@ -21,6 +21,7 @@ class Observation:
         logits: The network's own answer ``(B, K)``; of a detector ``(R, K + 1)`` or ``(B, N, K)``.
         targets: Student only: what its task loss compares with, class indices ``(B,)`` or soft labels ``(B, K)``; in
             detection :class:`kd_mm.tasks.DetectionTargets`.
+        embeddings: Student only: what the classifier of each exit reads, pooled features ``(B, D)`` by stage.
         taps: What else a loss asked for, tap text to tensor.
         indices: Student only: position of each sample in the training data, ``(B,)`` int64 on the CPU.
         team: For losses that read all teachers, by teacher: what the student shows for it (``connected``), and on the
@@ -34,4 +35,5 @@ class Observation:
     targets: Any = None
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None
+    embeddings: Mapping[int, Tensor] = field(default_factory=dict)
     team: Mapping[str, Observation] = field(default_factory=dict)
