@@ -66,9 +66,7 @@ def main(args: argparse.Namespace) -> None:
         args.jobs,
         lambda line: print(line, flush=True),
     )
-    print(
-        f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/"
-    )
+    print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ class DetectionTask(Task):
         ValueError: No region at all would be looked at in images without objects.
     """
 
-    metric = "accuracy of presence"
     unit = "objects"
     exit_on_last = True
     answer_is_response = False
@@ -65,6 +64,7 @@ class DetectionTask(Task):
         """
         self.regional, self.multilabel = regional, not regional
         self.late = regional and self.sampled
+        self.metric = "accuracy by region" if regional else "accuracy of presence"
         self.classes = self.num_classes(student, None) or 0
         self.classes_key = "roi_head.bbox_head.num_classes" if hasattr(student, "roi_head") else "bbox_head.num_classes"
         if self.sampled and not (regional and hasattr(student, "roi_head")):
