@@ -5,6 +5,7 @@ from kd_mm.hooks.distill_hook import DistillHook
 from kd_mm.hooks.exact_resume import ExactResumeHook
 from kd_mm.hooks.exit_probe import ExitProbeHook
 from kd_mm.hooks.teacher_check import TeacherCheckHook
+from kd_mm.hooks.teacher_codes import TeacherCodesHook
 from kd_mm.hooks.teacher_exits import TeacherExitsHook
 from kd_mm.hooks.teacher_probes import TeacherProbesHook
 
@@ -14,6 +15,7 @@ __all__ = [
     "ExactResumeHook",
     "ExitProbeHook",
     "TeacherCheckHook",
+    "TeacherCodesHook",
     "TeacherExitsHook",
     "TeacherProbesHook",
 ]

@@ -4,6 +4,7 @@
 kd_hooks = dict(
     teacher_check=dict(type="kd_mm.TeacherCheckHook"),
     teacher_exits=dict(type="kd_mm.TeacherExitsHook"),
+    teacher_codes=dict(type="kd_mm.TeacherCodesHook"),
     teacher_probes=dict(type="kd_mm.TeacherProbesHook"),
     distill=dict(type="kd_mm.DistillHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook"),

@@ -1,0 +1,269 @@
+"""Multi-granularity distillation: the teacher's feature coded in few and in many numbers, and its answers averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_mm.losses.base import Setting, choice
+from kd_mm.losses.embedding import EmbeddingLoss
+from kd_mm.losses.functional import full_precision, kl_divergence
+from kd_mm.losses.responses import ResponseLoss
+from kd_mm.registry import MODELS
+from kd_mm.stages.observation import Observation
+
+BRANCHES = ("low", "high")
+
+
+def two_layers(width: int, out: int, inner: int) -> nn.Sequential:
+    """Return linear, ReLU, linear: ``(B, width)`` to ``(B, out)``, with biases."""
+    return nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, out))
+
+
+class Codes(nn.Module):
+    """Encoders of a feature ``(B, D)`` into a code of few and one of many numbers, and decoders into logits ``(B, K)``.
+
+    Args:
+        width: D, also that of the hidden layers.
+        dims: Numbers of both codes.
+        num_classes: K, or 0 for no decoders.
+    """
+
+    def __init__(self, width: int, dims: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        sizes = dict(zip(BRANCHES, dims, strict=True))
+        self.encoders = nn.ModuleDict({name: two_layers(width, size, width) for name, size in sizes.items()})
+        decoders = {name: two_layers(size, num_classes, width) for name, size in sizes.items()} if num_classes else {}
+        self.decoders = nn.ModuleDict(decoders)
+
+    def encode(self, feature: Tensor) -> dict[str, Tensor]:
+        """Return the codes of ``(B, D)`` by branch."""
+        return {name: encoder(feature) for name, encoder in self.encoders.items()}
+
+    def decode(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits ``(B, K)`` of each code."""
+        return {name: decoder(codes[name]) for name, decoder in self.decoders.items()}
+
+
+class CodeReader:
+    """What the losses that read a teacher's codes have in common.
+
+    Attributes:
+        code_dims: Numbers of the low-dimensional and of the high-dimensional code.
+        code_temperatures: Temperature of each code and of the training of its decoder.
+        preparation: Options of the training of the teacher's codes (:class:`kd_mm.hooks.TeacherCodesHook`).
+        teacher_tap: Where the teacher's feature is read, settled by ``attach``.
+        width: D of the teacher's feature; measured.
+    """
+
+    code_dims: tuple[int, ...]
+    code_temperatures: tuple[float, ...]
+    preparation: dict[str, Any]
+    teacher_tap: str | None
+    width: int = 0
+    # In a tuple: the teacher's codes are frozen and belong neither to the optimizer nor into checkpoints.
+    _codes: tuple[Codes, ...] = ()
+
+    def set_up(self, dims: Sequence[int], temperatures: Sequence[float], preparation: Mapping[str, Any] | None) -> None:
+        """Check and keep the options.
+
+        Raises:
+            ValueError: Not two dimensions and temperatures above 0.
+        """
+        if len(dims) != 2 or len(temperatures) != 2 or min(*dims, *temperatures) <= 0:
+            raise ValueError(
+                f"{type(self).__name__}: code_dims={list(dims)} and code_temperatures={list(temperatures)} are two "
+                "numbers above 0 each, for the low-dimensional and the high-dimensional code"
+            )
+        self.code_dims, self.code_temperatures = tuple(dims), tuple(temperatures)
+        self.preparation = dict(preparation or {})
+
+    def take_codes(self, codes: Codes) -> None:
+        """Read these trained, frozen codes from now on."""
+        self._codes = (codes,)
+
+    def teacher_codes(self) -> Codes:
+        """Return the teacher's codes.
+
+        Raises:
+            RuntimeError: They were not prepared.
+        """
+        if not self._codes:
+            raise RuntimeError(
+                f"{type(self).__name__}: the teacher's codes are not trained: register the hook kd_mm.TeacherCodesHook "
+                "(default_hooks = {{_base_.kd_hooks}})"
+            )
+        return self._codes[0]
+
+
+@MODELS.register_module()
+class CodeLoss(CodeReader, EmbeddingLoss):
+    """The student learns the teacher's feature as two codes: granularity-wise distillation.
+
+    ``L = w_low 2^2 KL(softmax(e_t / 2) || softmax(e_s / 2)) + w_high 8^2 KL(softmax(e_t' / 8) || softmax(e_s' / 8))``
+    on codes ``e (B, 64)`` and ``e' (B, 256)``, softmax over the numbers of a code. A code is what two linear layers
+    make of the input of the final classifier; the teacher's are trained before distillation, the student's with it.
+    Shao and Chen (Image and Vision Computing, 2021, arXiv 2108.06681); formulas, dimensions, temperatures and weights
+    are those of the public code, ``shaoeric/multi-granularity-distillation``; the paper's own equations were not
+    available.
+
+    Args:
+        code_dims: Numbers of the low- and the high-dimensional code, alike on both sides.
+        code_temperatures: T of each; it enters squared, so do not take that away to balance the two.
+        code_weights: ``w_low, w_high``.
+        student_stable_weight: Weight of ``2^2 KL(softmax(z / 2) || softmax(z_s / 2))``, z being the mean of the
+            student's three answers, constant; an early script of the public code had it.
+        build_student_decoders: Whether the student has decoders even where nothing reads them (the public checkpoint's
+            layout). Either way nothing trains them.
+        preparation: See :class:`kd_mm.hooks.TeacherCodesHook`.
+        student_tap: Where the student's feature ``(B, D)`` is read; by default what the head takes in, in
+            re-identification the embedding after BNNeck.
+        teacher_tap: Likewise.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: Dimensions or temperatures that are not above 0.
+    """
+
+    # The teacher's answer is what its codes are trained with.
+    reads = frozenset({"student.taps", "teacher.taps", "teacher.logits", "student.logits"})
+
+    def __init__(
+        self,
+        code_dims: Sequence[int] = (64, 256),
+        code_temperatures: Sequence[float] = (2.0, 8.0),
+        code_weights: Sequence[float] = (1.0, 1.0),
+        student_stable_weight: float = 0.0,
+        build_student_decoders: bool = False,
+        preparation: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.set_up(code_dims, code_temperatures, preparation)
+        self.code_weights = tuple(code_weights)
+        self.student_stable_weight = student_stable_weight
+        self.build_student_decoders = build_student_decoders or student_stable_weight != 0
+
+    def needs(self) -> frozenset[str]:
+        """Return what is read: the student's answer only for its own stable term."""
+        return self.reads if self.student_stable_weight else self.reads - {"student.logits"}
+
+    def prepare(self, setting: Setting) -> None:
+        """Build the student's codes of the measured width; see the base class for errors."""
+        super().prepare(setting)
+        (_, (_, own)), (_, (_, self.width)) = (
+            self._measured(setting.student_taps, 0),
+            self._measured(setting.teacher_taps, 1),
+        )
+        if self.build_student_decoders and not setting.num_classes:
+            raise ValueError("CodeLoss: the student's decoders need a number of classes, and no network says one")
+        self.codes = Codes(own, self.code_dims, setting.num_classes if self.build_student_decoders else 0)
+        self.codes.decoders.requires_grad_(False)
+
+    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the divergence of each code, ``low`` and ``high``, and ``stable``, weighted against each other."""
+        assert teacher is not None
+        ours = self.codes.encode(full_precision(student.taps[self.student_tap or ""]))
+        with torch.no_grad():
+            theirs = self.teacher_codes().encode(full_precision(teacher.taps[self.teacher_tap or ""]))
+        parts = {
+            name: weight * kl_divergence(ours[name], theirs[name], temperature)
+            for name, weight, temperature in zip(BRANCHES, self.code_weights, self.code_temperatures, strict=True)
+            if weight
+        }
+        if self.student_stable_weight:
+            assert student.logits is not None
+            with torch.no_grad():
+                decoded = self.codes.decode(ours)
+                own = torch.stack([full_precision(student.logits), *decoded.values()]).mean(dim=0)
+            parts["stable"] = self.student_stable_weight * kl_divergence(student.logits, own, 2.0)
+        return parts or {"low": 0.0 * ours["low"].sum()}
+
+
+@MODELS.register_module()
+class StableLogitLoss(CodeReader, ResponseLoss):
+    """The student's logits follow the mean of the teacher's three answers: stable excitation (MAS).
+
+    ``L = T^2 KL(softmax(z / T) || softmax(z_s / T))``, ``z = (z_t + D_low(e_t) + D_high(e_t')) / 3``: the teacher's
+    ordinary answer and those decoded from its codes (:class:`CodeLoss`). With ``stable_space="prob"`` (our reading) the
+    softmaxes are averaged instead of the logits. Public code and settings as there; T 4, weight 0.8 beside 0.2 of the
+    student's own loss, or 1 and 1 beside a loss on features.
+
+    Args:
+        temperature: T > 0, dimensionless.
+        stable_space: ``"logit"`` or ``"prob"``.
+        stable_weights: Shares of the ordinary answer, the low- and the high-dimensional one; they add up to 1.
+        code_dims: See :class:`CodeLoss`.
+        code_temperatures: See :class:`CodeLoss`.
+        preparation: See :class:`kd_mm.hooks.TeacherCodesHook`; equal options are prepared once.
+        teacher_tap: See :class:`CodeLoss`.
+        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
+
+    Raises:
+        ValueError: An unknown space, or weights that are no shares.
+    """
+
+    reads = frozenset({"student.logits", "teacher.logits", "teacher.taps"})
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        stable_space: str = "logit",
+        stable_weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
+        code_dims: Sequence[int] = (64, 256),
+        code_temperatures: Sequence[float] = (2.0, 8.0),
+        preparation: Mapping[str, Any] | None = None,
+        teacher_tap: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.set_up(code_dims, code_temperatures, preparation)
+        self.temperature, self.teacher_tap = temperature, teacher_tap
+        self.stable_space = choice("stable_space", stable_space, ("logit", "prob"))
+        if len(stable_weights) != 3 or min(stable_weights) < 0 or abs(sum(stable_weights) - 1) > 1e-6:
+            raise ValueError(f"StableLogitLoss: stable_weights={list(stable_weights)} must be three shares of 1")
+        self.stable_weights = tuple(stable_weights)
+
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Settle the tap of the teacher's feature; see the base class."""
+        reader = EmbeddingLoss(student_tap="", teacher_tap=self.teacher_tap)
+        self.teacher_tap = reader.attach(student, teacher)[1][0]
+        return (), (self.teacher_tap,)
+
+    def prepare(self, setting: Setting) -> None:
+        """Look at the measured feature.
+
+        Raises:
+            ValueError: It is no embedding ``(B, D)``.
+        """
+        shape = setting.teacher_taps[self.teacher_tap or ""]
+        if len(shape) != 2:
+            raise ValueError(
+                f"StableLogitLoss decodes a feature (B, D), but {self.teacher_tap} gives {tuple(shape)}: name another "
+                "teacher_tap, e.g. head:in[-1]"
+            )
+        self.width = shape[1]
+
+    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the divergence under the name ``final``."""
+        assert teacher is not None
+        assert student.logits is not None
+        assert teacher.logits is not None
+        with torch.no_grad():
+            codes = self.teacher_codes()
+            decoded = codes.decode(codes.encode(full_precision(teacher.taps[self.teacher_tap or ""])))
+        target = self.stable(teacher.logits, [decoded[name] for name in BRANCHES])
+        return {"final": kl_divergence(self.compared(student.logits), self.compared(target), self.temperature)}
+
+    def stable(self, answer: Tensor, decoded: Sequence[Tensor]) -> Tensor:
+        """Return the mean of three answers ``(B, K)`` as logits."""
+        answers = torch.stack([full_precision(logits) for logits in (answer, *decoded)])
+        weights = answers.new_tensor(self.stable_weights).view(3, 1, 1)
+        if self.stable_space == "logit":
+            return (weights * answers).sum(dim=0)
+        log_p = F.log_softmax(answers / self.temperature, dim=-1)
+        return self.temperature * torch.logsumexp(log_p + weights.clamp(min=1e-30).log(), dim=0)

@@ -1,0 +1,107 @@
+"""The teachers' codes: trained on a frozen teacher, kept, found again, and gone from what is exported."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.apis.compose import config_root
+from kd_mm.hooks import teacher_codes
+
+RUNS = itertools.count()
+
+
+def prepared(folder: Path, **preparation: Any) -> Runner:
+    torch.set_num_threads(1)
+    config = Config.fromfile(config_root() / "quickstart" / "kd_teacher_student_digits.py")
+    teacher = Config.fromfile(config_root() / "quickstart" / "teacher_digits.py")
+    torch.manual_seed(0)
+    whole = {**teacher.model, "data_preprocessor": teacher.data_preprocessor}
+    config.model.teacher = {"config": whole, "random_weights": True}
+    fragment = Config.fromfile(config_root() / "_base_" / "distillers" / "mas.py")
+    config.model.recipe = fragment.mas
+    for loss in config.model.recipe.losses.values():
+        loss.preparation = {"epochs": 2, "lr": 0.05, **preparation}
+    config.default_hooks.update(fragment.kd_hooks)
+    config.merge_from_dict(
+        {
+            "work_dir": str(folder),
+            "experiment_name": f"codes_{next(RUNS)}",
+            "randomness": {"seed": 1},
+            "train_cfg.max_epochs": 1,
+            "train_dataloader.batch_size": 20,
+            "train_dataloader.dataset.samples_per_class": 6,
+            "val_dataloader.dataset.indices": 20,
+            "default_hooks.teacher_check.min_score": 0.0,
+        }
+    )
+    return Runner.from_cfg(config)
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("teacher_codes_teacher_*.pth")
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    runner = prepared(tmp_path_factory.mktemp("mas"))
+    before = {key: value.clone() for key, value in runner.model.teachers["teacher"].model.state_dict().items()}
+    plain = set(runner.model.student.state_dict())
+    runner.train()
+    for key, value in runner.model.teachers["teacher"].model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert set(runner.model.student.state_dict()) == plain
+    return runner
+
+
+def test_trained_once_for_both_losses(trained: Runner) -> None:
+    log = next(Path(trained.log_dir).glob("*.log")).read_text()
+    assert log.count("training the codes of teacher 'teacher' for 2 epochs") == 1
+    kept = stored(Path(trained.work_dir))
+    for name in ("codes", "stable"):
+        codes = trained.model.losses[name].teacher_codes()
+        assert not any(p.requires_grad for p in codes.parameters())
+        assert all(torch.equal(value, kept[key]) for key, value in codes.state_dict().items())
+    assert {key.split(".")[0] for key in kept} == {"encoders", "decoders"}
+    assert not any("decoders" in key for key in trained.model.state_dict())
+
+
+def test_killed_preparation_goes_on_with_the_same_result(
+    trained: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = teacher_codes._Preparation.epoch
+
+    def killed(self: Any, epoch: int, *args: Any) -> Any:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return whole(self, epoch, *args)
+
+    monkeypatch.setattr(teacher_codes._Preparation, "epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path).train()
+    monkeypatch.setattr(teacher_codes._Preparation, "epoch", whole)
+    prepared(tmp_path).train()
+    log = sorted(tmp_path.glob("*/*.log"))[-1].read_text()
+    assert "going on after epoch 1 of the codes' training" in log
+    expected = stored(Path(trained.work_dir))
+    assert all(torch.equal(value, expected[key]) for key, value in stored(tmp_path).items())
+
+
+def test_separate_passes_end_where_a_joint_one_does(trained: Runner, tmp_path: Path) -> None:
+    prepared(tmp_path, separate_passes=True).train()
+    expected = stored(Path(trained.work_dir))
+    for key, value in stored(tmp_path).items():
+        torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=0)
+
+
+def test_unknown_option_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="preparation has no option 'epoch', did you mean 'epochs'"):
+        prepared(tmp_path, epoch=3).train()
