@@ -38,7 +38,7 @@ img.image {{ height: {_HEIGHT}px; border: 5px solid #999; display: block; margin
 def write_ranking(found: Found, path: str | Path, title: str) -> None:
     """Write a page or a picture, whole or not at all.
 
-    Right images have a green frame, wrong ones a red (on the page also dashed) one; images of the query's person from
+    Right images have a green frame, wrong ones a red, dashed one; images of the query's person from
     its own camera do not count and are not shown.
 
     Args:
@@ -103,6 +103,7 @@ def _show(axes: Axes, path: str, label: str, right: bool | None) -> None:
     for spine in axes.spines.values():
         spine.set_color("#999999" if right is None else RIGHT if right else WRONG)
         spine.set_linewidth(3)
+        spine.set_linestyle((0, (2, 0.8)) if right is False else "-")
 
 
 def _page(found: Found, title: str) -> str:
