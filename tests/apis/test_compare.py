@@ -1,0 +1,37 @@
+"""Comparisons: columns of several metrics, and clear words about what cannot be compared."""
+
+import pytest
+
+from kd_mm.apis.cells import require
+from kd_mm.apis.compare import compare, table_columns
+
+
+def test_every_metric_has_a_column_at_the_last_and_at_the_best_epoch():
+    columns = table_columns(["voc07/mAP", "coco/mAP"])
+    assert [column.key for column in columns][:4] == ["voc07/mAP", "coco/mAP", "best/voc07/mAP", "best/coco/mAP"]
+    assert all(column.spread for column in columns[:4])
+    assert [column.key for column in columns][4:] == ["params", "macs", "seconds"]
+
+
+def test_a_metric_that_is_not_there_is_told_with_the_nearest():
+    found = {"voc07/mAP": 71.5, "voc12/mAP": 72.0, "coco/mAP": 40.0}
+    assert require("voc12/mAP", found, "the test") == 72.0
+    message = r"the test gives no metric 'voc7/mAP', did you mean 'voc07/mAP'\? \(there are: coco/mAP, voc07/mAP"
+    with pytest.raises(ValueError, match=message):
+        require("voc7/mAP", found, "the test")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"configs": []}, "one or more configs, each once"),
+        ({"configs": ["a.py", "b/a.py"]}, "one or more configs, each once"),
+        ({"seeds": [1, 1]}, "one or more seeds, each once"),
+        ({"metrics": []}, "one or more metrics, each once"),
+    ],
+)
+def test_nothing_and_the_same_twice_are_refused(tmp_path, wrong, message):
+    arguments = {"configs": ["a.py"], "seeds": [0], "metrics": ["accuracy/top1"], **wrong}
+    with pytest.raises(ValueError, match=message):
+        compare(work_dir=tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
