@@ -1,6 +1,7 @@
 """Comparisons: columns of several metrics, and clear words about what cannot be compared."""
 
 import pytest
+from mmengine.config import Config
 
 from kd_mm.apis.cells import require
 from kd_mm.apis.compare import compare, table_columns
@@ -24,14 +25,13 @@ def test_a_metric_that_is_not_there_is_told_with_the_nearest():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"configs": []}, "one or more configs, each once"),
-        ({"configs": ["a.py", "b/a.py"]}, "one or more configs, each once"),
+        ({"rows": {}}, "one or more configs, each once"),
         ({"seeds": [1, 1]}, "one or more seeds, each once"),
         ({"metrics": []}, "one or more metrics, each once"),
     ],
 )
 def test_nothing_and_the_same_twice_are_refused(tmp_path, wrong, message):
-    arguments = {"configs": ["a.py"], "seeds": [0], "metrics": ["accuracy/top1"], **wrong}
+    arguments = {"rows": {"a": Config()}, "seeds": [0], "metrics": ["accuracy/top1"], **wrong}
     with pytest.raises(ValueError, match=message):
         compare(work_dir=tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
