@@ -43,7 +43,11 @@ model = dict(
 )
 train_cfg = dict(max_epochs=14, val_interval=14)
 """
-SHORT = ["model.recipe.teacher_exits.epochs=2", "model.recipe.teacher_exits.milestones=[1]"]
+SHORT = [
+    "model.recipe.teacher_exits.epochs=2",
+    "model.recipe.teacher_exits.milestones=[1]",
+    "default_hooks.probe.type=kd_mm.ExitProbeHook",
+]
 
 
 class Street:
@@ -98,6 +102,8 @@ def test_every_recipe_from_the_command_line(street: Street, tmp_path: Path, reci
     assert ("of the first 24 training images" in ended.out) == compared
     if recipe == "mtkd_ssr":
         assert "identity accuracy on the training data: stage 1: " in ended.out
+        assert "the validation data have other classes than the exits: these are not probed" in ended.out
+        assert "exit/" not in ended.out
     stored = weights(tmp_path / "epoch_2.pth")
     plain = {key for key in weights(street.checkpoint) if "metric_losses" not in key}
     assert {key for key in stored if not key.startswith("distill.")} == plain
