@@ -8,23 +8,21 @@ bccd_set = dict(
     type="kd_mm.VOCDataset",
     data_root=bccd_root,
     data_prefix=dict(sub_data_root="VOC2007/"),
-    metainfo=dict(
-        classes=("RBC", "WBC", "Platelets"), palette=[(213, 94, 0), (0, 114, 178), (0, 158, 115)]
-    ),
+    metainfo=dict(classes=("RBC", "WBC", "Platelets"), palette=[(213, 94, 0), (0, 114, 178), (0, 158, 115)]),
 )
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(256, 192), keep_ratio=True),
-    dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
-    dict(type="RandomShift", prob=0.5, max_shift_px=24),
-    dict(type="PackDetInputs"),
+    dict(type="mmdet.LoadAnnotations", with_bbox=True),
+    dict(type="mmdet.Resize", scale=(256, 192), keep_ratio=True),
+    dict(type="mmdet.RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
+    dict(type="mmdet.RandomShift", prob=0.5, max_shift_px=24),
+    dict(type="mmdet.PackDetInputs"),
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(256, 192), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+    dict(type="mmdet.Resize", scale=(256, 192), keep_ratio=True),
+    dict(type="mmdet.LoadAnnotations", with_bbox=True),
+    dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
     batch_size=8,
@@ -40,17 +38,13 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=0,
-    dataset=dict(
-        **bccd_set, ann_file="VOC2007/ImageSets/Main/val.txt", test_mode=True, pipeline=test_pipeline
-    ),
+    dataset=dict(**bccd_set, ann_file="VOC2007/ImageSets/Main/val.txt", test_mode=True, pipeline=test_pipeline),
     sampler=dict(type="DefaultSampler", shuffle=False),
 )
 test_dataloader = dict(
     batch_size=8,
     num_workers=0,
-    dataset=dict(
-        **bccd_set, ann_file="VOC2007/ImageSets/Main/test.txt", test_mode=True, pipeline=test_pipeline
-    ),
+    dataset=dict(**bccd_set, ann_file="VOC2007/ImageSets/Main/test.txt", test_mode=True, pipeline=test_pipeline),
     sampler=dict(type="DefaultSampler", shuffle=False),
 )
 val_evaluator = dict(type="kd_mm.DetectionMetric")
@@ -59,46 +53,44 @@ test_evaluator = val_evaluator
 # Cells are about 16 (platelets), 40 (red) and 80 (white) pixels wide and round: three levels with square anchors of 16
 # to 102 pixels.
 model = dict(
-    type="RetinaNet",
+    type="mmdet.RetinaNet",
     data_preprocessor=dict(
-        type="DetDataPreprocessor",
+        type="mmdet.DetDataPreprocessor",
         mean=[170.0, 180.0, 180.0],
         std=[40.0, 40.0, 40.0],
         bgr_to_rgb=False,
         pad_size_divisor=32,
     ),
     backbone=dict(
-        type="ResNet",
+        type="mmdet.ResNet",
         depth=18,
         base_channels=4,
         out_indices=(0, 1, 2, 3),
         norm_cfg=dict(type="BN"),
         norm_eval=False,
     ),
-    neck=dict(type="FPN", in_channels=[4, 8, 16, 32], start_level=1, out_channels=16, num_outs=3),
+    neck=dict(type="mmdet.FPN", in_channels=[4, 8, 16, 32], start_level=1, out_channels=16, num_outs=3),
     bbox_head=dict(
-        type="RetinaHead",
+        type="mmdet.RetinaHead",
         num_classes=3,
         in_channels=16,
         stacked_convs=1,
         feat_channels=16,
         norm_cfg=dict(type="GN", num_groups=4),
         anchor_generator=dict(
-            type="AnchorGenerator",
+            type="mmdet.AnchorGenerator",
             octave_base_scale=2,
             scales_per_octave=3,
             ratios=[1.0],
             strides=[8, 16, 32],
         ),
-        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[1.0] * 4),
-        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type="L1Loss", loss_weight=1.0),
+        bbox_coder=dict(type="mmdet.DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[1.0] * 4),
+        loss_cls=dict(type="mmdet.FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type="mmdet.L1Loss", loss_weight=1.0),
     ),
     train_cfg=dict(
-        assigner=dict(
-            type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1
-        ),
-        sampler=dict(type="PseudoSampler"),
+        assigner=dict(type="mmdet.MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
+        sampler=dict(type="mmdet.PseudoSampler"),
         allowed_border=-1,
         pos_weight=-1,
         debug=False,
