@@ -194,7 +194,7 @@ def table(title: str, found: dict[str, list[Any]], last: str, say: Callable[[Any
 
 def growth(args: argparse.Namespace, console: Console) -> None:
     """Print what a gallery of 1, 10 and 100 times the size costs."""
-    length, small = min(args.growth_length, args.length), max(args.gallery // 10, 1)
+    length, small = min(args.growth_length, args.length), max(args.gallery // 40, 1)
     title = f"growing galleries, features of length {length}"
     made = Table("what", "queries", "gallery", "seconds", "CPU s", "peak MiB", title=title)
     for what, base, queries in (

@@ -84,8 +84,9 @@ class ReRanking:
         images = torch.cat([query, gallery])
         self._distances = Distances(images, images, metric, chunk_size)
         self._queries = len(query)
-        indices, values, self._largest = self._neighbours(max(k1 + 1, k2))
-        weights = self._weights(indices[:, : k1 + 1], values[:, : k1 + 1], round(k1 / 2) + 1)
+        # Twice the neighbours: most of what the sets are expanded by is among them, so its distances are known.
+        indices, values, self._largest = self._neighbours(max(2 * (k1 + 1), k2))
+        weights = self._weights(indices, values, k1)
         if k2 > 1:
             weights = _averaged(weights, indices[:, :k2])
         self._weights_of_queries = weights[: self._queries]
@@ -117,9 +118,9 @@ class ReRanking:
         # All images the same: every distance is zero already.
         return indices, values, np.where(largest > 0, largest, 1)
 
-    def _weights(self, indices: Ids, values: NDArray[Any], half: int) -> csr_array:
+    def _weights(self, indices: Ids, values: NDArray[Any], k1: int) -> csr_array:
         rows = len(indices)
-        keys = expanded_sets(indices, indices[:, :half])
+        keys = expanded_sets(indices[:, : k1 + 1], indices[:, : round(k1 / 2) + 1])
         i, j = keys // rows, keys % rows
         nearest = (np.arange(rows)[:, None] * rows + indices).ravel()
         order = np.argsort(nearest)
