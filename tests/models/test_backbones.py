@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 from kd_mm.models import (
@@ -63,14 +64,15 @@ def test_a_stage_output_is_not_changed_by_later_stages(network, kwargs, stages) 
 @pytest.mark.parametrize(("network", "kwargs", "stages"), STAGES, ids=IDS)
 def test_a_training_step_is_finite_and_reaches_every_parameter(network, kwargs, stages) -> None:
     torch.manual_seed(0)
-    model = MODELS.build(
-        {
-            "type": "ImageClassifier",
-            "backbone": {"type": f"kd_mm.{network.__name__}", **kwargs},
-            "neck": {"type": "GlobalAveragePooling"},
-            "head": {"type": "LinearClsHead", "num_classes": 5, "in_channels": stages[-1][0], "topk": (1, 5)},
-        }
-    )
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        model = MODELS.build(
+            {
+                "type": "ImageClassifier",
+                "backbone": {"type": f"kd_mm.{network.__name__}", **kwargs},
+                "neck": {"type": "GlobalAveragePooling"},
+                "head": {"type": "LinearClsHead", "num_classes": 5, "in_channels": stages[-1][0], "topk": (1, 5)},
+            }
+        )
     model.init_weights()
     model.train()
     features = model.extract_feat(torch.randn(4, 3, 32, 32))
