@@ -35,13 +35,14 @@ SCHEDULES = {
     "imagenet": (0.1, 1e-4, 100, [30, 60, 90]),
     "tiny_imagenet": (0.05, 5e-4, 240, [150, 180, 210]),
 }
-# Folder: weights of scd, srd, review, aux; temperature; epochs of the ramp; epochs and rate of the teacher's exits.
+# Folder: weights of scd, srd, review, aux; temperature; length of the ramp and of the training of the teacher's exits as
+# fractions of the run; rate of the latter.
 MTKD_SSR = {
-    "cifar10": (6, 1, 0.3, 1, 4, 20, 100, 0.05),
-    "cifar100": (6, 1, 0.3, 1, 4, 20, 100, 0.05),
-    "cub": (6, 1, 0.3, 1, 4, 10, 60, 0.05),
-    "imagenet": (6, 1, 0.3, 0.5, 1, 5, 20, 0.1),
-    "tiny_imagenet": (6, 1, 0.3, 1, 4, 20, 60, 0.05),
+    "cifar10": (6, 1, 0.3, 1, 4, 20 / 240, 100 / 240, 0.05),
+    "cifar100": (6, 1, 0.3, 1, 4, 20 / 240, 100 / 240, 0.05),
+    "cub": (6, 1, 0.3, 1, 4, 10 / 120, 60 / 120, 0.05),
+    "imagenet": (6, 1, 0.3, 0.5, 1, 5 / 100, 20 / 100, 0.1),
+    "tiny_imagenet": (6, 1, 0.3, 1, 4, 20 / 240, 60 / 240, 0.05),
 }
 MTKD_SSR_ON_CIFAR = ("classification/cifar10/mtkd-ssr_", "classification/cifar100/mtkd-ssr_")
 UPSTREAM_TEACHERS = ["mmpretrain::resnet/resnet34_8xb32_in1k.py", "mmpretrain::resnet/resnet50_8xb32_in1k.py"]
@@ -173,13 +174,14 @@ def test_teachers_of_upstream_build_and_answer(teacher: str) -> None:
 @pytest.mark.parametrize("leaf", [leaf for leaf in DISTILLED if name_of(leaf)["method"] == "mtkd-ssr"])
 def test_mtkd_ssr_has_the_weights_of_its_table(leaf: str) -> None:
     recipe = load(leaf).model.recipe
-    scd, srd, review, aux, temperature, ramp, epochs, rate = MTKD_SSR[folder_of(leaf)]
+    scd, srd, review, aux, temperature, ramp, length, rate = MTKD_SSR[folder_of(leaf)]
     weights = {name: loss.loss_weight for name, loss in recipe.losses.items()}
     assert weights == {"scd": scd, "srd": srd, "review": review, "aux": aux}
     assert recipe.losses.srd.temperature == recipe.losses.review.temperature == temperature
-    assert recipe.losses.review.schedule.epochs == ramp
-    assert (recipe.teacher_exits.epochs, recipe.teacher_exits.lr) == (epochs, rate)
-    assert max(recipe.teacher_exits.milestones) < epochs
+    assert recipe.losses.review.schedule.fraction == pytest.approx(ramp)
+    assert recipe.teacher_exits.fraction == pytest.approx(length)
+    assert recipe.teacher_exits.lr == rate
+    assert 0 < min(recipe.teacher_exits.milestones) < max(recipe.teacher_exits.milestones) < 1
 
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in DISTILLED if leaf.startswith(MTKD_SSR_ON_CIFAR)])

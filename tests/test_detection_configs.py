@@ -139,7 +139,7 @@ def test_mtkd_ssr_has_the_weights_of_its_table(leaf: str) -> None:
     assert recipe.losses.srd.temperature == recipe.losses.review.temperature == 1.0
     assert recipe.losses.review.schedule == {"type": "kd_mm.LinearRamp", "fraction": 0.1}
     assert recipe.exits == {"type": "kd_mm.SepConvExit", "norm": "GN"}
-    assert recipe.teacher_exits.epochs == 1
+    assert recipe.teacher_exits.fraction == 1 / 3
 
 
 def test_feature_losses_of_two_stages_have_their_own_weights() -> None:

@@ -4,7 +4,6 @@ _base_ = "../_base_/distillers/detection/mtkd_ssr.py"
 
 mtkd_ssr = dict(
     exits=dict(type="kd_mm.RoIExit"),
-    teacher_exits=dict(epochs=8, milestones=[6]),
     losses=dict(
         aux=dict(loss_weight=0.1),
         answer=dict(type="kd_mm.DetectorAnswerLoss", loss_weight=1.0, temperature=1.0),

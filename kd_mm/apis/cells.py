@@ -33,6 +33,9 @@ from kd_mm.hooks.report import complexity
 
 Result = dict[str, Any]
 
+#: Hooks that prepare something on the teachers once.
+_PREPARE = ("TeacherExitsHook", "TeacherCodesHook", "TeacherProbesHook")
+
 
 class JobFailedError(RuntimeError):
     """A job of a comparison failed; the message names its log."""
@@ -128,6 +131,13 @@ def execute(job: Job, folder: Path) -> Result:
             raise
     replace_file(home / "result.json", json.dumps({"mark": job.mark, "result": result}, indent=2).encode())
     return result
+
+
+def share_preparations(config: Config, folder: Path) -> None:
+    """Have what a distillation trains on its teachers beforehand kept in a folder that other runs share."""
+    for hook in (config.get("default_hooks") or {}).values():
+        if str((hook or {}).get("type")).removeprefix("kd_mm.") in _PREPARE:
+            hook.setdefault("cache_dir", str(folder))
 
 
 def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictions: bool = False) -> Result:

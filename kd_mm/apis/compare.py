@@ -11,10 +11,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, train_and_test
+from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, share_preparations, train_and_test
 from kd_mm.apis.plots import draw_comparison, save_png
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
 from kd_mm.engine.atomic_files import replace_file
+from kd_mm.losses import ProbedAttentionLoss
+from kd_mm.losses.granularity import CodeReader
+from kd_mm.registry import MODELS
 
 COSTS = (
     Column("params", "parameters", ".3f", 1e-6, " M"),
@@ -33,8 +36,9 @@ def compare(
 ) -> str:
     """Train and test every config under every seed; write ``table.md``, ``table.csv``, ``table.png``, ``results.json``.
 
-    Each run trains by its own config, with the seed set, and is tested with the plain config of its student. The
-    teachers' exits are trained once and shared. Finished runs of an earlier call are kept.
+    Each run trains by its own config, with the seed set, and is tested with the plain config of its student. What is
+    prepared on the teachers (exits, codes, probes) is prepared once and shared. Finished runs of an earlier call are
+    kept.
 
     Args:
         rows: Plain configs or distillations by the name of their row (:func:`kd_mm.apis.rows.read_rows`).
@@ -55,16 +59,18 @@ def compare(
         if not given or len(set(given)) != len(given):
             raise ValueError(f"compare: give one or more {what}, each once; got {given}")
     jobs, row_of = [], {}
+    first: dict[str, str] = {}
     for name, row in rows.items():
-        first: tuple[str, ...] = ()
+        prepared = _prepared(row)
         for seed in seeds:
             config = _run_config(row, seed, work_dir)
             work = functools.partial(_work, config.to_dict(), metrics)
-            job = Job(f"{name}_seed{seed}", work, fingerprint(config, *metrics), first)
-            if "teacher_exits" in (config.model.get("recipe") or {}):
-                first = first or (job.name,)
-            jobs.append(job)
-            row_of[job.name] = name
+            run = f"{name}_seed{seed}"
+            # The first run that needs a preparation makes it; the others wait for it.
+            needs = tuple(dict.fromkeys(first[what] for what in prepared if what in first))
+            first = {**dict.fromkeys(prepared, run), **first}
+            jobs.append(Job(run, work, fingerprint(config, *metrics), needs))
+            row_of[run] = name
 
     def say(job: Job, result: Result, kept: bool) -> None:
         scores = ", ".join(f"{metric} {result[metric]:.2f}" for metric in metrics)
@@ -88,10 +94,24 @@ def _run_config(row: Config, seed: int, work_dir: Path) -> Config:
     config.pop("work_dir", None)
     checkpoint = config.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
     checkpoint.update(interval=-1, save_last=True)
-    recipe = config.model.get("recipe") or {}
-    if "teacher_exits" in recipe and not recipe["teacher_exits"].get("cache_dir"):
-        recipe["teacher_exits"]["cache_dir"] = str(work_dir.absolute() / "teacher_exits")
+    share_preparations(config, work_dir.absolute() / "teachers")
     return config
+
+
+def _prepared(config: Config) -> list[str]:
+    """Return a word for each thing that is prepared on the teachers; rows with the same word may share it."""
+    recipe = config.model.get("recipe") or {}
+    if not recipe.get("losses"):
+        return []
+    teachers = config.model.get("teacher")
+    words = []
+    if "teacher_exits" in recipe:
+        words.append(fingerprint(teachers, recipe.get("exits"), recipe["teacher_exits"]))
+    kinds = [MODELS.get(loss["type"]) for loss in recipe["losses"].values()]
+    for kind in (CodeReader, ProbedAttentionLoss):
+        if any(isinstance(found, type) and issubclass(found, kind) for found in kinds):
+            words.append(fingerprint(teachers, kind.__name__))
+    return words
 
 
 def table_columns(metrics: Sequence[str]) -> list[Column]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, train_and_test
+from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, share_preparations, train_and_test
 from kd_mm.apis.compose import config_root
 from kd_mm.apis.plots import Records, read_scalars
 from kd_mm.apis.run import read_config
@@ -130,7 +130,7 @@ def run_config(run: Run, folder: Path, epochs: int | None = None) -> Config:
         length = epochs or read_config(teacher.config).train_cfg.max_epochs
         checkpoint = folder / teacher.name / f"epoch_{length}.pth"
         config.model.teacher.update(config=teacher.config, checkpoint=str(checkpoint))
-        _scale_recipe(config.model.recipe, factor, folder / "teacher_exits")
+        share_preparations(config, folder / "teachers")
         if factor < 1:  # a shortened teacher may know next to nothing
             config.default_hooks.teacher_check.min_score = 0.0
     return config
@@ -152,17 +152,6 @@ def _stretch(config: Config, epochs: int | None) -> float:
             scaled = {key: round(schedule[key] * epochs / whole) for key in _LENGTHS if key in schedule}
             schedule.update({key: value if key == "begin" else max(1, value) for key, value in scaled.items()})
     return float(epochs / whole)
-
-
-def _scale_recipe(recipe: Any, factor: float, exits_folder: Path) -> None:
-    if "teacher_exits" in recipe:
-        exits = recipe.teacher_exits
-        exits.epochs = max(1, round(exits.epochs * factor))
-        exits.milestones = [max(1, round(epoch * factor)) for epoch in exits.milestones]
-        exits.cache_dir = str(exits_folder)
-    for loss in recipe.losses.values():
-        if "epochs" in (loss.get("schedule") or {}):
-            loss.schedule.epochs = round(loss.schedule.epochs * factor)
 
 
 def mark(run: Run, epochs: int | None) -> str:

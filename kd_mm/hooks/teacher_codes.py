@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,20 +19,20 @@ from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.distill_hook import find_distiller
-from kd_mm.hooks.teacher_exits import save_whole
+from kd_mm.hooks.preparation import data_loader, in_epochs, result_folder, save_whole
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.granularity import BRANCHES, CodeReader, Codes
 from kd_mm.registry import HOOKS
 
 DEFAULTS: dict[str, Any] = {
-    "epochs": 60,
+    "epochs": None,
+    "fraction": 1 / 4,
     "lr": 0.01,
     "momentum": 0.9,
     "weight_decay": 5e-4,
-    "milestones": [30, 45],
+    "milestones": [0.5, 0.75],
     "gamma": 0.1,
     "separate_passes": False,
-    "cache_dir": None,
 }
 
 
@@ -45,17 +43,24 @@ class TeacherCodesHook(Hook):
     ``sum_j T_j^2 KL(softmax(z_t / T_j) || softmax(d_j / T_j)) + CE(d_j, y)``, ``d_j`` decoded from the code j of the
     teacher's feature, T 2 and 8, as the public code of Shao and Chen (arXiv 2108.06681) does; SGD with step decay, data
     and augmentation as the student's. The options come from ``preparation`` of the losses
-    (:class:`kd_mm.losses.CodeLoss`): ``epochs``, ``lr``, ``momentum``, ``weight_decay``, ``milestones`` (epochs),
-    ``gamma``, ``separate_passes`` (a pass over the data for each code, as in the public code, instead of one for both,
-    which gives equal gradients), ``cache_dir`` (default: the work dir). The last epoch counts; the public code chose
+    (:class:`kd_mm.losses.CodeLoss`): ``fraction`` (its length in epochs over that of the whole run, the public code's
+    60 of 240 by default), ``epochs`` (its length as a number, instead), ``milestones`` (fractions of this length),
+    ``gamma``, ``lr``, ``momentum``, ``weight_decay``, ``separate_passes`` (a pass over the data for each code, as in
+    the public code, instead of one for both, which gives equal gradients). The last epoch counts; the public code chose
     one by test accuracy.
 
     The result is written to ``teacher_codes_<teacher>_<hash>.pth``; the hash covers the teacher's weights, the feature,
     the data and the options, so later runs and resumes find it. After each epoch the state so far is kept, and a killed
     preparation goes on from there. Without such a loss the hook does nothing.
+
+    Args:
+        cache_dir: Folder of the result, which other runs may share; the work dir by default.
     """
 
     priority = "NORMAL"
+
+    def __init__(self, cache_dir: str | None = None) -> None:
+        self.cache_dir = cache_dir
 
     def before_train(self, runner: Runner) -> None:
         """Load or train the codes that the losses read.
@@ -72,17 +77,19 @@ class TeacherCodesHook(Hook):
                             f"{type(loss).__name__}: preparation has no option {option!r}{nearest(option, DEFAULTS)}"
                         )
                 teacher = distiller.teachers[loss.teacher or ""]
-                loss.take_codes(_Preparation(runner, distiller, teacher, loss).run())
+                loss.take_codes(_Preparation(runner, distiller, teacher, loss, self.cache_dir).run())
 
 
 class _Preparation:
     """One teacher's codes, from nothing to a file."""
 
-    def __init__(self, runner: Runner, distiller: Distiller, teacher: Teacher, reader: CodeReader) -> None:
+    def __init__(
+        self, runner: Runner, distiller: Distiller, teacher: Teacher, reader: CodeReader, cache_dir: str | None
+    ) -> None:
         self.runner, self.distiller, self.teacher, self.reader = runner, distiller, teacher, reader
-        self.options = {**DEFAULTS, **reader.preparation}
-        folder = Path(self.options["cache_dir"] or runner.work_dir)
-        self.file = folder / f"teacher_codes_{teacher.name}_{self.fingerprint()}.pth"
+        name = f"{type(reader).__name__}: preparation"
+        self.options = in_epochs({**DEFAULTS, **reader.preparation}, runner, name)
+        self.file = result_folder(cache_dir, runner) / f"teacher_codes_{teacher.name}_{self.fingerprint()}.pth"
         self.partial = self.file.with_suffix(".partial.pth")
 
     def fingerprint(self) -> str:
@@ -92,9 +99,17 @@ class _Preparation:
         data = {k: v for k, v in loader.items() if k not in ("num_workers", "persistent_workers", "pin_memory")}
         view = [self.runner.cfg.model.get("data_preprocessor"), self.runner.cfg.get("data_preprocessor")]
         shape = [reader.teacher_tap, reader.width, reader.code_dims, reader.code_temperatures]
-        options = {k: v for k, v in self.options.items() if k != "cache_dir"}
         student = self.runner.cfg.model.get("student", {}).get("train_cfg")
-        parts = [self.teacher.identity, self.teacher.input_size, shape, options, data, view, student, get_world_size()]
+        parts = [
+            self.teacher.identity,
+            self.teacher.input_size,
+            shape,
+            self.options,
+            data,
+            view,
+            student,
+            get_world_size(),
+        ]
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self) -> Codes:
@@ -134,7 +149,7 @@ class _Preparation:
             schedule.load_state_dict(state["schedule"])
             start, accuracy = state["epoch"], state["accuracy"]
             self.runner.logger.info(f"going on after epoch {start} of the codes' training ({self.partial})")
-        loader = self.loader()
+        loader = data_loader(self.runner)
         passes = [(name,) for name in BRANCHES] if options["separate_passes"] else [BRANCHES]
         with ProgressBar(disable=not is_main_process(), transient=True) as bar:
             task = bar.add_task(f"codes of {self.teacher.name}", total=options["epochs"], completed=start)
@@ -184,13 +199,6 @@ class _Preparation:
         )
         targets = self.distiller.task.targets(data["data_samples"])
         return full_precision(taken[self.reader.teacher_tap or ""]), logits.detach(), targets
-
-    def loader(self) -> Any:
-        config = copy.deepcopy(dict(self.runner.cfg["train_dataloader"]))
-        config["persistent_workers"] = False
-        if "InfiniteSampler" in str(config.get("sampler", {}).get("type")):
-            config["sampler"] = {"type": "DefaultSampler", "shuffle": True}
-        return self.runner.build_dataloader(config, seed=0)
 
 
 def branch_parameters(codes: Codes, name: str) -> list[torch.nn.Parameter]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +18,8 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.checkpoint import network_weights, read_checkpoint
 from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.distill_hook import find_distiller
+from kd_mm.hooks.preparation import data_loader, in_epochs, result_folder, save_whole
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.registry import HOOKS
 
@@ -30,14 +27,14 @@ DEFAULTS: dict[str, Any] = {
     "mode": "pretrained",
     "loss": "ce",
     "temperature": 4.0,
-    "epochs": 100,
+    "epochs": None,
+    "fraction": 5 / 12,
     "lr": 0.05,
     "momentum": 0.9,
     "weight_decay": 5e-4,
-    "milestones": [30, 60, 90],
+    "milestones": [0.3, 0.6, 0.9],
     "gamma": 0.1,
     "checkpoint": None,
-    "cache_dir": None,
 }
 
 
@@ -47,16 +44,23 @@ class TeacherExitsHook(Hook):
 
     ``sum_i CE(g_i(F_i), y)``, optionally plus ``KD_T`` from the teacher's own answer; SGD with step decay, data and
     augmentation as the student's. HSAKD (Yang et al., IJCAI 2021) trains its teacher's heads so; that MTKD-SSR does is
-    our reading. The options come from the recipe's ``teacher_exits``: ``epochs``, ``lr``, ``momentum``,
-    ``weight_decay``, ``milestones`` (epochs), ``gamma``, ``loss`` (``"ce"`` or ``"ce+kd"``), ``temperature``,
-    ``checkpoint`` (exits trained elsewhere), ``cache_dir`` (default: the work dir).
+    our reading. The options come from the recipe's ``teacher_exits``: ``fraction`` (its length in epochs over that of
+    the whole run, HSAKD's 100 of 240 by default), ``epochs`` (its length as a number, instead), ``milestones``
+    (fractions of this length), ``gamma``, ``lr``, ``momentum``, ``weight_decay``, ``loss`` (``"ce"`` or ``"ce+kd"``),
+    ``temperature``, ``checkpoint`` (exits trained elsewhere).
 
     The result is written to ``teacher_exits_<teacher>_<hash>.pth``; the hash covers the teacher's weights, the exits,
     the stages, the data and the schedule, so later runs and resumes find it. After each epoch the state so far is kept,
     and a killed preparation goes on from there with the same result.
+
+    Args:
+        cache_dir: Folder of the result, which other runs may share; the work dir by default.
     """
 
     priority = "NORMAL"
+
+    def __init__(self, cache_dir: str | None = None) -> None:
+        self.cache_dir = cache_dir
 
     def before_train(self, runner: Runner) -> None:
         """Load or train the exits of every teacher that needs some.
@@ -75,22 +79,24 @@ class TeacherExitsHook(Hook):
             raise ValueError("recipe: teacher_exits loss='ce+kd' needs a classifier's own answer; use 'ce' here")
         for teacher in distiller.teachers.values():
             if not teacher.exits_ready:
-                _Preparation(runner, distiller, teacher, options).run()
+                length = in_epochs(options, runner, "recipe: teacher_exits")
+                _Preparation(runner, distiller, teacher, length, self.cache_dir).run()
 
 
 class _Preparation:
     """One teacher's exits, from nothing to a file."""
 
-    def __init__(self, runner: Runner, distiller: Distiller, teacher: Teacher, options: dict[str, Any]) -> None:
+    def __init__(
+        self, runner: Runner, distiller: Distiller, teacher: Teacher, options: dict[str, Any], cache_dir: str | None
+    ) -> None:
         self.runner, self.distiller, self.teacher, self.options = runner, distiller, teacher, options
-        folder = Path(options["cache_dir"] or runner.work_dir)
-        self.file = folder / f"teacher_exits_{teacher.name}_{self.fingerprint()}.pth"
+        self.file = result_folder(cache_dir, runner) / f"teacher_exits_{teacher.name}_{self.fingerprint()}.pth"
         self.partial = self.file.with_suffix(".partial.pth")
 
     def fingerprint(self) -> str:
         """Return a hash of everything that the trained exits depend on."""
         stages = [pair[1].tap for pair in self.distiller.stage_pairs[self.teacher.name]]
-        options = {k: v for k, v in self.options.items() if k not in ("cache_dir", "checkpoint", "mode")}
+        options = {k: v for k, v in self.options.items() if k not in ("checkpoint", "mode")}
         loader = self.runner.cfg.get("train_dataloader")
         data = {k: v for k, v in (loader or {}).items() if k not in ("num_workers", "persistent_workers", "pin_memory")}
         exits = {k: list(v.shape) for k, v in self.teacher.exits.state_dict().items()}
@@ -137,7 +143,7 @@ class _Preparation:
             schedule.load_state_dict(state["schedule"])
             start = state["epoch"]
             self.runner.logger.info(f"going on after epoch {start} of the exits' training ({self.partial})")
-        loader = self.loader("train_dataloader")
+        loader = data_loader(self.runner)
         with ProgressBar(disable=not is_main_process(), transient=True) as bar:
             task = bar.add_task(f"exits of teacher {teacher.name}", total=options["epochs"] * len(loader))
             bar.advance(task, start * len(loader))
@@ -192,7 +198,7 @@ class _Preparation:
         right: dict[int, float] = {}
         seen = 0
         with torch.no_grad():
-            for batch in self.loader(loader):
+            for batch in data_loader(self.runner, loader):
                 maps, _, targets = self.look(batch, training=False)
                 regions = getattr(targets, "regions", None)
                 for i, feature in maps.items():
@@ -217,20 +223,6 @@ class _Preparation:
             else torch.empty(0)
         )
         return maps, logits, self.distiller.task.targets(data["data_samples"])
-
-    def loader(self, key: str) -> Any:
-        config = copy.deepcopy(dict(self.runner.cfg[key]))
-        config["persistent_workers"] = False
-        if key == "train_dataloader" and "InfiniteSampler" in str(config.get("sampler", {}).get("type")):
-            config["sampler"] = {"type": "DefaultSampler", "shuffle": True}
-        return self.runner.build_dataloader(config, seed=0)
-
-
-def save_whole(state: dict[str, Any], path: Path) -> None:
-    """Write a state that ``torch.load(weights_only=True)`` reads, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    replace_file(path, buffer.getvalue())
 
 
 class _Exits(nn.Module):

@@ -25,6 +25,7 @@ from kd_mm.distillers.random_state import private_random_state
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.hooks.linear_probes import held_out_parts, pooled, rate
+from kd_mm.hooks.preparation import result_folder
 from kd_mm.hooks.report import render
 from kd_mm.hooks.training_images import look_at_all, plain_training_data
 from kd_mm.losses import ProbedAttentionLoss
@@ -32,7 +33,7 @@ from kd_mm.registry import HOOKS
 
 #: Options of ``ProbedAttentionLoss.probes``: what a probe reads (``"gap"``, ``"pool4"`` or ``"flat"``), the share of
 #: each class that is held out or a number of ``folds`` instead, Adam's schedule, the most images that are looked at
-#: (``None`` for all), the most memory that their features may take, the folder of the result (default: the work dir).
+#: (``None`` for all), the most memory that their features may take.
 DEFAULTS: dict[str, Any] = {
     "input": "gap",
     "held_out": 0.1,
@@ -44,7 +45,6 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "max_images": 100_000,
     "max_gigabytes": 8.0,
-    "cache_dir": None,
 }
 
 
@@ -60,9 +60,15 @@ class TeacherProbesHook(Hook):
     The table of accuracies is logged and drawn into ``teacher_probes_<loss>.png`` in the work dir. Each teacher's row
     is kept in ``teacher_probes_<teacher>_<hash>.json``; the hash covers the teacher's weights, the stages, the data and
     the options, so later runs and resumes find it. Without such a loss the hook does nothing.
+
+    Args:
+        cache_dir: Folder of the rows, which other runs may share; the work dir by default.
     """
 
     priority = "NORMAL"
+
+    def __init__(self, cache_dir: str | None = None) -> None:
+        self.cache_dir = cache_dir
 
     def before_train(self, runner: Runner) -> None:
         """Rate the teachers and let the losses choose.
@@ -73,13 +79,15 @@ class TeacherProbesHook(Hook):
         distiller = find_distiller(runner)
         for name, loss in distiller.losses.items():
             if isinstance(loss, ProbedAttentionLoss) and loss.needs_probes:
-                _rate_for(runner, distiller, name, loss)
+                _rate_for(runner, distiller, name, loss, result_folder(self.cache_dir, runner))
 
 
-def _rate_for(runner: Runner, distiller: Distiller, name: str, loss: ProbedAttentionLoss) -> None:
+def _rate_for(runner: Runner, distiller: Distiller, name: str, loss: ProbedAttentionLoss, folder: Path) -> None:
     options = checked(loss.probes)
     stages = loss.stage_numbers(distiller.num_stages)
-    rows = {one: _Rating(runner, distiller, distiller.teachers[one], stages, options).row() for one in loss.team}
+    rows = {
+        one: _Rating(runner, distiller, distiller.teachers[one], stages, options, folder).row() for one in loss.team
+    }
     accuracy = {one: {i: row[f"stage{i}"] for i in stages} for one, row in rows.items()}
     loss.choose(accuracy, {one: row["final"] for one, row in rows.items()})
     runner.logger.info("\n" + probe_table(rows, loss.shares))
@@ -110,18 +118,23 @@ class _Rating:
     """One teacher's row of the table, from nothing to a file."""
 
     def __init__(
-        self, runner: Runner, distiller: Distiller, teacher: Teacher, stages: tuple[int, ...], options: dict[str, Any]
+        self,
+        runner: Runner,
+        distiller: Distiller,
+        teacher: Teacher,
+        stages: tuple[int, ...],
+        options: dict[str, Any],
+        folder: Path,
     ) -> None:
         self.runner, self.distiller, self.teacher, self.options = runner, distiller, teacher, options
         pairs = distiller.stage_pairs[teacher.name]
         self.stages = {i: pairs[i - 1][1] for i in stages}
         self.data, self.plain = plain_training_data(runner)
-        folder = Path(options["cache_dir"] or runner.work_dir)
         self.file = folder / f"teacher_probes_{teacher.name}_{self.fingerprint()}.json"
 
     def fingerprint(self) -> str:
         """Return a hash of everything that the row depends on."""
-        options = {k: v for k, v in self.options.items() if k not in ("cache_dir", "max_gigabytes")}
+        options = {k: v for k, v in self.options.items() if k != "max_gigabytes"}
         taps = {i: stage.tap for i, stage in self.stages.items()}
         view = [self.runner.cfg.model.get("data_preprocessor"), self.runner.cfg.get("data_preprocessor")]
         parts = [self.teacher.identity, taps, self.teacher.input_size, self.data, view, options]

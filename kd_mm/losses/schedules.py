@@ -37,9 +37,10 @@ class LinearRamp(Schedule):
     Give one of the three; 0 switches the ramp off (factor 1 from the start).
 
     Args:
-        epochs: E in epochs (ReviewKD and DKD ramp over 20 epochs on CIFAR-100).
+        epochs: E in epochs.
         iterations: E in iterations.
-        fraction: E as a fraction of all iterations, in [0, 1].
+        fraction: E as a fraction of all iterations, in [0, 1], e as the iteration (ReviewKD and DKD ramp over 20 of 240
+            epochs on CIFAR-100).
 
     Raises:
         ValueError: Not exactly one length was given, or a negative one.
@@ -50,7 +51,7 @@ class LinearRamp(Schedule):
         if len(given) != 1 or given[0] < 0:
             raise ValueError(
                 f"LinearRamp takes one length, 0 or more: got epochs={epochs}, iterations={iterations}, "
-                f"fraction={fraction}"
+                f"fraction={fraction}; set one that is inherited to None"
             )
         self.epochs, self.iterations, self.fraction = epochs, iterations, fraction
 

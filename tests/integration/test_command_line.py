@@ -19,7 +19,7 @@ from .world import ROOT, World
 QUICK = [
     "model.input_size=20",
     "model.recipe.teacher_exits.epochs=2",
-    "model.recipe.teacher_exits.milestones=[1]",
+    "model.recipe.teacher_exits.milestones=[0.5]",
     "model.recipe.losses.scd.loss_weight=1.0",
 ]
 
@@ -82,7 +82,7 @@ def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Pa
 
 
 def exits_in(world: World) -> str:
-    return f'model = dict(recipe=dict(teacher_exits=dict(cache_dir=r"{world.folder}/exits")))'
+    return f'default_hooks = dict(teacher_exits=dict(cache_dir=r"{world.folder}/exits"))'
 
 
 def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ train_cfg = dict(max_epochs=14, val_interval=14)
 """
 SHORT = [
     "model.recipe.teacher_exits.epochs=2",
-    "model.recipe.teacher_exits.milestones=[1]",
+    "model.recipe.teacher_exits.milestones=[0.5]",
     "default_hooks.probe.type=kd_mm.ExitProbeHook",
 ]
 

@@ -168,7 +168,7 @@ def test_exits_of_other_options_are_trained_anew(tools, run, world, tmp_path, ch
 
 
 def cached(folder: Path) -> str:
-    return f'model = dict(recipe=dict(teacher_exits=dict(cache_dir=r"{folder}")))'
+    return f'default_hooks = dict(teacher_exits=dict(cache_dir=r"{folder}"))'
 
 
 def test_exits_from_a_file(tools: Tools, run: Run, world: World, tmp_path: Path) -> None:

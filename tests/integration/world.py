@@ -84,8 +84,8 @@ default_hooks = {{{{_base_.kd_hooks}}}}
 #: A short preparation of the teacher's exits, for the recipe of MTKD-SSR.
 SHORT = """
 mtkd_ssr = dict(
-    teacher_exits=dict(epochs=3, milestones=[2]),
-    losses=dict(scd=dict(loss_weight=1.0), review=dict(schedule=dict(epochs=2))),
+    teacher_exits=dict(epochs=3, milestones=[2 / 3]),
+    losses=dict(scd=dict(loss_weight=1.0), review=dict(schedule=dict(epochs=2, fraction=None))),
 )
 """
 

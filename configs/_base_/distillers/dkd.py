@@ -10,7 +10,7 @@ dkd = dict(
             temperature=4.0,
             alpha=1.0,
             beta=8.0,
-            schedule=dict(type="kd_mm.LinearRamp", epochs=20),
+            schedule=dict(type="kd_mm.LinearRamp", fraction=20 / 240),
         )
     )
 )

@@ -6,7 +6,13 @@ _base_ = ["./hooks.py"]
 mskd = dict(
     exits=dict(type="kd_mm.SepConvExit"),
     teacher_exits=dict(
-        mode="pretrained", loss="ce", epochs=100, lr=0.05, momentum=0.9, weight_decay=5e-4, milestones=[30, 60, 90]
+        mode="pretrained",
+        loss="ce",
+        fraction=100 / 240,
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
+        milestones=[0.3, 0.6, 0.9],
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),

@@ -6,7 +6,13 @@ mtkd_ssr = dict(
     exits=dict(type="kd_mm.SepConvExit"),
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
     teacher_exits=dict(
-        mode="pretrained", loss="ce", epochs=100, lr=0.05, momentum=0.9, weight_decay=5e-4, milestones=[30, 60, 90]
+        mode="pretrained",
+        loss="ce",
+        fraction=100 / 240,
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
+        milestones=[0.3, 0.6, 0.9],
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=1.0),
@@ -16,7 +22,7 @@ mtkd_ssr = dict(
             type="kd_mm.CrossStageReviewLoss",
             loss_weight=0.3,
             temperature=4.0,
-            schedule=dict(type="kd_mm.LinearRamp", epochs=20),
+            schedule=dict(type="kd_mm.LinearRamp", fraction=20 / 240),
         ),
     ),
 )

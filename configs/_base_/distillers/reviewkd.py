@@ -9,7 +9,7 @@ reviewkd = dict(
             loss_weight=5.0,
             teacher_maps="auto",
             pooled=True,
-            schedule=dict(type="kd_mm.LinearRamp", epochs=20),
+            schedule=dict(type="kd_mm.LinearRamp", fraction=20 / 240),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-_base_ = ["./resnet8_b64_cifar100-small.py", "./_mtkd_ssr.py"]
+_base_ = ["./resnet8_b64_cifar100-small.py", "../../_base_/distillers/mtkd_ssr.py"]
 
 model = dict(
     _delete_=True,

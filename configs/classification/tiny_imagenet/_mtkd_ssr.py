@@ -1,4 +1,4 @@
-# Tiny ImageNet: the teacher's exits train for 60 epochs.
+# Tiny ImageNet: the teacher's exits train for a quarter of the student's schedule.
 _base_ = ["../../_base_/distillers/mtkd_ssr.py"]
 
-mtkd_ssr = dict(teacher_exits=dict(epochs=60, milestones=[18, 36, 54]))
+mtkd_ssr = dict(teacher_exits=dict(fraction=1 / 4))

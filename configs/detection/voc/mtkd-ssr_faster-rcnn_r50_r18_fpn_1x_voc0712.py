@@ -1,4 +1,4 @@
-_base_ = ["./faster-rcnn_r18_fpn_1x_voc0712.py", "./_mtkd_ssr.py"]
+_base_ = ["./faster-rcnn_r18_fpn_1x_voc0712.py", "../../_base_/distillers/detection/mtkd_ssr.py"]
 
 model = dict(
     _delete_=True,

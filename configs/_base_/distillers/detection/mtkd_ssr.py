@@ -6,9 +6,8 @@ mtkd_ssr = dict(
     # A device sees two images at a time: too few for the statistics of a batch.
     exits=dict(type="kd_mm.SepConvExit", norm="GN"),
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
-    # A third of the detector's schedule: upstream's 1x has 12 epochs.
     teacher_exits=dict(
-        mode="pretrained", loss="ce", epochs=4, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3]
+        mode="pretrained", loss="ce", fraction=1 / 3, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3 / 4]
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),

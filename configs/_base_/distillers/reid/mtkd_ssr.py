@@ -5,9 +5,14 @@ _base_ = ["../hooks.py"]
 mtkd_ssr = dict(
     exits=dict(type="kd_mm.BNNeckExit"),
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
-    # Half of the student's schedule.
     teacher_exits=dict(
-        mode="pretrained", loss="ce", epochs=60, lr=0.05, momentum=0.9, weight_decay=5e-4, milestones=[20, 35]
+        mode="pretrained",
+        loss="ce",
+        fraction=1 / 2,
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
+        milestones=[1 / 3, 7 / 12],
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),
@@ -17,7 +22,7 @@ mtkd_ssr = dict(
             type="kd_mm.CrossStageReviewLoss",
             loss_weight=0.3,
             temperature=4.0,
-            schedule=dict(type="kd_mm.LinearRamp", epochs=10),
+            schedule=dict(type="kd_mm.LinearRamp", fraction=10 / 120),
         ),
     ),
 )
