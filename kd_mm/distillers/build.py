@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.match import dry_run_size, match_stages
+from kd_mm.distillers.measure import check_classes, check_pixels, dry_run
 from kd_mm.distillers.normalization import Renormalize
 from kd_mm.distillers.options import check_options
 from kd_mm.distillers.random_state import private_random_state
@@ -51,6 +52,8 @@ class Networks:
     late: bool = False
     num_classes: dict[str, int] = field(default_factory=dict)
     shown: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    #: What makes a teacher's answer of a map of its last stage, where a loss reads it.
+    tails: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
 def build_networks(
@@ -102,9 +105,9 @@ def build_networks(
         late = [answer for answer in answers.values() if answer and answer.late]
         networks.late = bool(late) or (task.late and bool(plan.student_exits))
         if networks.late or (task.regional and plan.student_exits):
-            _check_pixels(teachers)
-        _dry_run(networks, task, inputs, asked)
-    _check_classes(networks, task)
+            check_pixels(teachers)
+        dry_run(networks, task, inputs, asked)
+    check_classes(networks, task)
     return networks
 
 
@@ -124,79 +127,6 @@ def teacher_configs(teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | N
         raise ValueError(f"teacher={dict(teacher)!r}: give dict(config=..., checkpoint=...), or such dicts by name")
     named = [dict(config) for config in teacher]
     return {str(config.pop("name", f"teacher{i}")): config for i, config in enumerate(named, 1)}
-
-
-def _dry_run(networks: Networks, task: Task, inputs: Tensor, asked: Mapping[str, Sequence[str]]) -> None:
-    """Run each network once, eval and no_grad, on what it will see; learn how its taps behave.
-
-    ``asked`` holds further taps of each teacher.
-    """
-    with evaluating(networks.student), networks.recorder as recorder:
-        task.forward(networks.student, inputs)
-        recorder.calibrate()
-    networks.shown[""] = networks.recorder.take()
-    for name, teacher in networks.teachers.items():
-        stage_taps = [networks.pairs[name][i - 1][1].tap for i in sorted(networks.plan.teacher_features[name])]
-        answer = networks.taps.teacher_answer[name]
-        shallow = answer is None or answer.late
-        taps = [*stage_taps, *(answer.taps if answer else ()), *asked[name]]
-        teacher.observe_at(taps, task.forward, shallow=shallow)
-        assert teacher.recorder is not None
-        with torch.no_grad(), teacher.recorder as recorder:
-            task.forward(teacher.model, teacher.see(inputs))
-            recorder.calibrate()
-        networks.shown[name] = teacher.recorder.take()
-        if teacher.folds:
-            teacher.fold(inputs)
-    _measure_answers(networks, task)
-
-
-def _measure_answers(networks: Networks, task: Task) -> None:
-    """Find out how many classes each network answers over, and whether student and teacher answer on one grid."""
-    models = {"": networks.student, **{name: teacher.model for name, teacher in networks.teachers.items()}}
-    answers = {"": networks.taps.student_answer, **networks.taps.teacher_answer}
-    grids = {}
-    for name, model in models.items():
-        answer = answers[name]
-        own_answer = answers[""]
-        if answer and own_answer and type(answer) is not type(own_answer):
-            raise ValueError(
-                f"the student answers {own_answer.place}, teacher {name!r} {answer.place}, and these cannot be "
-                "compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
-            )
-        shown = answer.read(model, networks.shown[name], networks.shown[""]) if answer else None
-        count = task.num_classes(model, shown)
-        compared = not name or shown is not None or networks.plan.teacher_exits.get(name)
-        if count is not None and compared:
-            networks.num_classes[name] = count
-        if shown is not None and shown.ndim == 3:
-            grids[name] = tuple(shown.shape[1:])
-    for name, grid in grids.items():
-        if "" in grids and grid != grids[""]:
-            raise ValueError(
-                f"the student answers at {grids[''][0]} places over {grids[''][1]} classes, teacher {name!r} at "
-                f"{grid[0]} over {grid[1]}: losses on dense answers need equal strides, anchors and classes; use "
-                "losses on stages"
-            )
-
-
-def _check_pixels(teachers: Mapping[str, Teacher]) -> None:
-    for name, teacher in teachers.items():
-        if teacher.input_size:
-            raise ValueError(
-                f"teacher {name!r}: input_size resizes the batch, and losses on regions compare pixels; leave it out"
-            )
-
-
-def _check_classes(networks: Networks, task: Task) -> None:
-    own = networks.num_classes.get("")
-    for name in networks.teachers:
-        theirs = networks.num_classes.get(name)
-        if own is not None and theirs is not None and own != theirs:
-            raise ValueError(
-                f"the student answers over {own} classes, teacher {name!r} over {theirs}: losses on responses need one "
-                f"class list; take a teacher of the same classes, or only {task.free_losses}"
-            )
 
 
 def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> dict[str, nn.ModuleDict]:

@@ -84,7 +84,7 @@ class Distiller(BaseModel):
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.plan, self._taps, self.num_classes = networks.plan, networks.taps, networks.num_classes
         self.stages, self.num_stages = networks.matched, len(networks.matched)
-        self._late = networks.late
+        self._late, self._tails = networks.late, networks.tails
         transforms = build_transforms(networks, self.task, self.recipe, seed)
         parts = {**build_parts(networks, self.task, self.recipe, seed), "transform": transforms}
         self._transforms = Transforms(transforms, self._taps.teacher_answer, not self.recipe.exit_on_last)
@@ -272,7 +272,7 @@ class Distiller(BaseModel):
             kept = features_read(maps, mine.values(), self.num_stages)
             constants = {i: response.detach() for i, response in responses.items()}
             taps = taken if any("teacher.taps" in loss.needs() for loss in mine.values()) else {}
-            observations[name] = Observation(kept, {}, constants, logits, taps=taps)
+            observations[name] = Observation(kept, {}, constants, logits, taps=taps, tail=self._tails.get(name))
         return observations
 
     @torch.no_grad()

@@ -151,7 +151,8 @@ class Plan:
 
         def answer(side: str, teacher: str | None = None) -> bool:
             direct = any(
-                f"{side}.logits" in loss.needs() and (teacher is None or teacher in loss.taught_by)
+                bool(loss.needs() & {f"{side}.logits", f"{side}.tail"})
+                and (teacher is None or teacher in loss.taught_by)
                 for loss in losses.values()
             )
             return direct or bool(stages(f"{side}.responses", teacher) & own)

@@ -29,6 +29,7 @@ from kd_mm.losses.similarity import SimilarityLoss
 from kd_mm.losses.stage_channel import StageChannelLoss
 from kd_mm.losses.stage_response import StageResponseLoss
 from kd_mm.losses.team import TeamLogitLoss
+from kd_mm.losses.team_features import TeamHintLoss
 
 __all__ = [
     "AngleRelationLoss",
@@ -68,6 +69,7 @@ __all__ = [
     "StageChannelLoss",
     "StageResponseLoss",
     "StepDecay",
+    "TeamHintLoss",
     "TeamLogitLoss",
     "VariationalInformationLoss",
 ]

@@ -40,7 +40,7 @@ READABLE = frozenset(
     {
         *(f"student.{item}" for item in ("features", "connected", "responses", "embeddings", "logits", "targets")),
         *(f"student.{item}" for item in ("indices", "taps")),
-        *(f"teacher.{item}" for item in ("features", "responses", "logits", "taps")),
+        *(f"teacher.{item}" for item in ("features", "responses", "logits", "tail", "taps")),
     }
 )
 

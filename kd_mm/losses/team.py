@@ -24,8 +24,8 @@ class TeamLogitLoss(ResponseLoss):
       the weights add up to 1 (CA-MKD, Zhang et al., ICASSP 2022, arXiv 2201.00007).
 
     Public code: ``Rorozhl/CA-MKD``, which divides the second form by M once more (its weight 1 is 1 / M here). Public
-    settings: T 4, weight 1 beside the student's own loss with weight 1, and a term on features with weight 50 that is
-    not part of this loss.
+    settings: T 4, weight 1 beside the student's own loss with weight 1, and a term on features with weight 50,
+    :class:`kd_mm.losses.TeamHintLoss`.
 
     Args:
         weights: ``"mean"`` or ``"ca_mkd"``.
@@ -58,7 +58,9 @@ class TeamLogitLoss(ResponseLoss):
         assert teacher is not None
         assert student.logits is not None
         answers = {name: view.logits for name, view in teacher.team.items() if view.logits is not None}
-        shares = confidence_weights(list(answers.values()), student.targets) if self.weights == "ca_mkd" else None
+        with torch.no_grad():
+            rated = self.weights == "ca_mkd"
+            shares = confidence_weights(list(answers.values()), student.targets) if rated else None
         log_q = F.log_softmax(self.compared(student.logits) / self.temperature, dim=-1)
         parts = {}
         for index, (name, logits) in enumerate(answers.items()):
@@ -68,12 +70,11 @@ class TeamLogitLoss(ResponseLoss):
         return parts
 
 
-@torch.no_grad()
 def confidence_weights(answers: list[Tensor], targets: Any) -> Tensor:
-    """Return CA-MKD's weights ``(M, B)`` of M teachers, constants that add up to 1 for each sample.
+    """Return CA-MKD's weights ``(M, B)`` of M teachers, which add up to 1 for each sample.
 
     Args:
-        answers: Logits ``(B, K)`` of each teacher.
+        answers: Logits ``(B, K)`` of each teacher; the weights are constants where these are.
         targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class Observation:
         embeddings: Student only: what the classifier of each exit reads, pooled features ``(B, D)`` by stage.
         taps: What else a loss asked for, tap text to tensor.
         indices: Student only: position of each sample in the training data, ``(B,)`` int64 on the CPU.
+        tail: Teacher only: makes the network's own answer ``(B, K)`` of a map of its last stage; constant weights.
         team: For losses that read all teachers, by teacher: what the student shows for it (``connected``), and on the
             teacher's side, where nothing else stands, what that teacher shows.
     """
@@ -36,4 +37,5 @@ class Observation:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None
     embeddings: Mapping[int, Tensor] = field(default_factory=dict)
+    tail: Callable[[Tensor], Tensor] | None = None
     team: Mapping[str, Observation] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,17 @@ class Task:
             ValueError: The network has no answer that a loss could read.
         """
         raise NotImplementedError
+
+    def tail(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return what makes the network's own answer ``(B, K)`` of a map ``(B, C, H, W)`` of its last stage.
+
+        Raises:
+            ValueError: The network has no single answer an image.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: a loss of this recipe reads the teachers' classifiers, which answer once an image "
+            "in classification and re-identification alone"
+        )
 
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
         """Return taps of the student that the targets need."""

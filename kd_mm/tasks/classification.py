@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,26 @@ class ClassificationTask(Task):
             f"{type(model).__name__} has no head that gives class logits; kd_mm distils classifiers with a 'head' "
             "(ImageClassifier) or a wrapped 'model' (TimmClassifier)"
         )
+
+    def tail(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return what makes the logits ``(B, K)`` of a map of the last stage: neck and head.
+
+        Raises:
+            ValueError: The network has no head.
+        """
+        network: Any = model
+        head = getattr(network, "head", None)
+        if not isinstance(head, nn.Module):
+            raise ValueError(
+                f"{type(model).__name__} has no 'head' that could read a map; leave the loss that needs it out"
+            )
+        like = next(head.parameters())
+
+        def answer(feature: Tensor) -> Tensor:
+            feats = (feature.to(like.dtype),)
+            return head(network.neck(feats) if network.with_neck else feats)
+
+        return answer
 
     def targets(self, data_samples: Sequence[Any], taken: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return what the task loss compares with: soft labels ``(B, K)`` where batch augmentation made them, else

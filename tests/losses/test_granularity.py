@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 
 from kd_mm.apis.compose import read_recipes
 from kd_mm.hooks.teacher_codes import branch_loss, branch_parameters, train_step
-from kd_mm.losses import CodeLoss, Loss, Setting, StableLogitLoss
+from kd_mm.losses import CodeLoss, LogitLoss, Loss, Setting, StableLogitLoss
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.granularity import BRANCHES, CodeReader, Codes
 from kd_mm.stages import Observation
@@ -80,6 +80,30 @@ def test_losses_are_these_terms() -> None:
     decoded = codes(8).decode(theirs)
     mean = (TEACHER + decoded["low"] + decoded["high"]) / 3
     assert float(value(stable)) == pytest.approx(float(kl_divergence(STUDENT, mean, 4.0)), abs=1e-12)
+
+
+def with_waves(module: torch.nn.Module) -> None:
+    for part in module.children():
+        for i, parameter in enumerate(part.parameters()):
+            parameter.data = wave(*parameter.shape, pace=0.3 + 0.1 * i)
+
+
+def test_agrees_with_public_code() -> None:
+    """Numbers of shaoeric/multi-granularity-distillation (student_stable.py, student.py, train_teacher_wrapper.py)."""
+    loss, theirs, labels = code_loss(), codes(8), torch.tensor([0, 1, 2, 3])
+    for part in (loss.codes.encoders, theirs.encoders, theirs.decoders):
+        with_waves(part)
+    mas = StableLogitLoss(code_dims=(3, 7), teacher_tap="theirs")
+    for one in (loss, mas):
+        one.take_codes(theirs)
+    own = 0.2 * float(F.cross_entropy(STUDENT, labels)) + float(value(loss))
+    assert own + 0.8 * float(value(mas)) == pytest.approx(14.253040271853283, abs=1e-9)
+    mag = LogitLoss(temperature=4.0)
+    assert own + 0.8 * float(value(mag)) == pytest.approx(11.103691901913567, abs=1e-9)
+    decoded = theirs.decode(theirs.encode(TARGET))
+    for name, temperature, expected in (("low", 2.0, 14.402293743934877), ("high", 8.0, 31.77688209328096)):
+        found = branch_loss(decoded[name], TEACHER, labels, temperature)
+        assert float(found) == pytest.approx(expected, abs=1e-9)
 
 
 # -- invariants ----------------------------------------------------------------------------------------------------
