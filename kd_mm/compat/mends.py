@@ -3,6 +3,9 @@
 * ``mmdet.SSDHead`` has no ``loss_cls``, because it skips ``AnchorHead.__init__``, but the prediction that it inherits
   asks ``getattr(self.loss_cls, "custom_cls_channels", False)`` (mmdet 3.5.1): SSD trains and cannot predict. Its head
   gets ``loss_cls = None``, which answers no.
+* ``mmdet.TridentConv`` holds unset memory where no pretrained weights are loaded: its ``init_cfg`` names a child that
+  it does not have and is never reached (mmdet 3.5.1). It starts as that ``init_cfg`` means it to: Kaiming, uniform,
+  fan in.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ import functools
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_SSD = "mmdet.models.dense_heads.ssd_head"
+from torch import nn
 
 
 def mend_ssd_head(module: ModuleType) -> None:
@@ -32,20 +35,41 @@ def mend_ssd_head(module: ModuleType) -> None:
     head.__init__ = init
 
 
+def mend_trident_conv(module: ModuleType) -> None:
+    """Let the ``TridentConv`` of a module start from weights."""
+    conv: Any = module.TridentConv
+    original = conv.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        nn.init.kaiming_uniform_(self.weight, mode="fan_in", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    conv.__init__ = init
+
+
+MENDS: dict[str, Callable[[ModuleType], None]] = {
+    "mmdet.models.dense_heads.ssd_head": mend_ssd_head,
+    "mmdet.models.backbones.trident_resnet": mend_trident_conv,
+}
+
+
 class _Finder(importlib.abc.MetaPathFinder):
-    """Mends the module right after it has been imported; importing all of mmdet's models for it would take seconds."""
+    """Mends a module right after it has been imported; importing all of mmdet's models for it would take seconds."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == _SSD else None
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name in MENDS else None
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            mend_ssd_head(module)
+            MENDS[name](module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -53,7 +77,6 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def install() -> None:
     """Mend what is imported already, and the rest when it is."""
-    if _SSD in sys.modules:
-        mend_ssd_head(sys.modules[_SSD])
-    else:
-        sys.meta_path.insert(0, _Finder())
+    for name in MENDS.keys() & sys.modules.keys():
+        MENDS[name](sys.modules[name])
+    sys.meta_path.insert(0, _Finder())

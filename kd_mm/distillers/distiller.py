@@ -156,7 +156,7 @@ class Distiller(BaseModel):
                 stack.enter_context(loss.watching(self.student))
             stack.enter_context(self.recorder)
             losses = dict(self.student(inputs, data_samples, mode="loss"))
-        taken = self.recorder.take()
+        taken = self.task.as_deployed(self.student, self.recorder.take(), inputs)
         if self._late:
             targets = self._targets(active, data_samples, taken)
             teachers = self._teacher_observations(seen, active, targets, exit_losses, taken)

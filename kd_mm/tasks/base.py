@@ -73,6 +73,10 @@ class Task:
         """Return taps of the student that the targets need."""
         return ()
 
+    def as_deployed(self, model: nn.Module, taken: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
+        """Return what the taps of a student in training showed, one row of each map an image of ``inputs``."""
+        return dict(taken)
+
     def num_classes(self, model: nn.Module, answer: Tensor | None) -> int | None:
         """Return K, from the network or from its measured answer; ``None`` where neither says."""
         return None if answer is None else int(answer.shape[-1])

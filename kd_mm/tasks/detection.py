@@ -15,6 +15,7 @@ from kd_mm.losses.functional import full_precision
 from kd_mm.registry import TASKS
 from kd_mm.tasks.answers import Answer, DenseAnswer, RegionAnswer, region_tap
 from kd_mm.tasks.base import Task
+from kd_mm.tasks.branches import deployed_branch, keep_deployed_branch
 from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, label_regions, make_regions, read_annotations
 
 
@@ -76,6 +77,10 @@ class DetectionTask(Task):
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
         """Return the tap of the student's sampled regions where exits answer for them."""
         return (region_tap(_is_cascade(model)),) if self.late else ()
+
+    def as_deployed(self, model: nn.Module, taken: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
+        """Return what the taps showed, of the branch that is deployed where a detector trains several (TridentNet)."""
+        return keep_deployed_branch(model, taken, len(inputs))
 
     def num_classes(self, model: nn.Module, answer: Tensor | None) -> int | None:
         """Return K, the number of foreground classes that the detector's head was built for; without a box head, those
@@ -139,7 +144,12 @@ class DetectionTask(Task):
         return (right * targets.valid).sum(dim=1) / targets.valid.sum(dim=1).clamp(min=1)
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run backbone, neck and the heads whose answer can be read; no proposals, no post-processing."""
+        """Run backbone, neck and the heads whose answer can be read; no proposals, no post-processing.
+
+        Raises:
+            ValueError: The detector keeps several branches in inference.
+        """
+        deployed_branch(model)
         features = model.extract_feat(inputs)  # type: ignore[operator]
         network: Any = model
         if _has_roi_answer(model):

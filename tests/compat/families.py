@@ -118,6 +118,9 @@ def build(model: Any, data: dict[str, Any]) -> nn.Module:
     detector = MODELS.build(model)
     detector.init_weights()
     detector.train()
+    hub = MessageHub.get_current_instance()
+    hub.update_info("epoch", 0)
+    hub.update_info("iter", 0)
     inputs = detector.data_preprocessor(deepcopy(data), True)["inputs"]
     images = (next(iter(inputs.values())) if isinstance(inputs, dict) else inputs).flatten(0, -4)
     for name, module in detector.named_modules():
@@ -149,7 +152,6 @@ def train(detector: nn.Module, data: dict[str, Any], steps: int = 2) -> list[flo
     # Adam's step does not grow with the gradient, which is huge in some fresh networks.
     optimizer = torch.optim.Adam([p for p in detector.parameters() if p.requires_grad], lr=1e-5)
     hub = MessageHub.get_current_instance()
-    hub.update_info("epoch", 0)
     history = []
     for step in range(steps):
         hub.update_info("iter", step)

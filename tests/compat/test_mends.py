@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from torch import nn
@@ -34,6 +36,20 @@ def test_ssd_head_has_what_its_prediction_asks_for() -> None:
     head = MODELS.build(HEAD)
     assert head.loss_cls is None
     assert not any("loss_cls" in key for key in head.state_dict())
+
+
+def test_tridentnet_starts_from_weights() -> None:
+    register_all_modules()
+    torch.manual_seed(0)
+    config = {"type": "TridentResNet", "depth": 50, "num_stages": 3, "strides": (1, 2, 2), "dilations": (1, 1, 1)}
+    config |= {"base_channels": 4, "out_indices": (2,), "num_branch": 2, "test_branch_idx": 1}
+    backbone = MODELS.build({**config, "trident_dilations": (1, 2)})
+    backbone.init_weights()
+    for block in backbone.layer3:
+        limit = (6 / (9 * block.conv2.in_channels)) ** 0.5  # Kaiming, uniform, fan in
+        weight = block.conv2.weight.detach().abs()
+        assert 0.9 * limit < weight.max() <= limit
+        assert float(weight.mean()) == pytest.approx(limit / 2, rel=0.1)
 
 
 def test_a_head_that_has_its_loss_keeps_it() -> None:

@@ -95,6 +95,19 @@ def sparse(width: int) -> Any:
     return whole
 
 
+def trident(width: int, branch: int = 1) -> Any:
+    """Three branches in training, one in inference; its RoI head reads the backbone, which is narrow then."""
+    whole = two_stage(upstream("mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py"))
+    whole.backbone.update(base_channels=width, test_branch_idx=branch)
+    del whole.roi_head.shared_head
+    whole.roi_head.test_branch_idx = branch
+    whole.rpn_head.in_channels = whole.roi_head.bbox_roi_extractor.out_channels = 16 * width
+    whole.roi_head.bbox_roi_extractor.roi_layer.output_size = 7
+    whole.roi_head.bbox_head.in_channels = 16 * width
+    whole.test_cfg.rcnn.score_thr = 0.0
+    return whole
+
+
 FAMILIES: dict[str, tuple[Network, int]] = {
     "Faster R-CNN": (faster, 96),
     "Cascade R-CNN": (cascade, 96),
@@ -153,6 +166,41 @@ def test_every_family_trains_and_predicts(family: str) -> None:
     assert len(model.stages) >= 2
     assert all(stage.tap.startswith("backbone.") for stage in model.stages)
     trains_and_predicts(model, size)
+
+
+def test_tridentnet_learns_on_the_branch_that_is_deployed() -> None:
+    model = build(trident(8), faster(16))
+    assert [stage.tap for stage in model.stages] == ["backbone.layer2", "backbone.layer3"]
+    seen: dict[str, torch.Tensor] = {}
+    model.student.backbone.layer3.register_forward_hook(lambda _m, _a, out: seen.update(out=out))
+    model.distill["connectors"]["teacher"]["2"].register_forward_hook(lambda _m, args, _o: seen.update(read=args[0]))
+    losses_of(model.train())
+    assert len(seen["out"]) == 6
+    assert torch.equal(seen["read"], seen["out"][2:4])
+    trains_and_predicts(model, 96)
+
+
+@pytest.mark.parametrize("teaches", [False, True])
+def test_regions_of_all_branches_of_tridentnet_are_compared_on_their_image(teaches: bool) -> None:
+    pair = (faster(), trident(8)) if teaches else (trident(8), faster())
+    model = build(*pair, KD)
+    teacher = model.teachers["teacher"].model
+    seen: dict[str, torch.Tensor] = {}
+    for name, network in (("student", model.student), ("teacher", teacher)):
+        network.roi_head.bbox_roi_extractor.register_forward_hook(
+            lambda _m, args, _o, name=name: seen.update({name: args[1]})
+        )
+    assert torch.isfinite(losses_of(model.train())["kd"])
+    assert set(seen["student"][:, 0].tolist()) == (set(range(2)) if teaches else set(range(6)))
+    assert torch.equal(seen["teacher"][:, 0], seen["student"][:, 0] % 2)
+    assert torch.equal(seen["teacher"][:, 1:], seen["student"][:, 1:])
+
+
+@pytest.mark.parametrize("teaches", [False, True])
+def test_tridentnet_of_several_deployed_branches_is_refused(teaches: bool) -> None:
+    pair = (faster(), trident(8, -1)) if teaches else (trident(8, -1), faster())
+    with pytest.raises(ValueError, match=r"all of its branches in inference \(test_branch_idx=-1\)"):
+        build(*pair)
 
 
 @pytest.mark.parametrize(
