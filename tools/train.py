@@ -9,6 +9,7 @@ from kd_mm.apis.compose import KINDS, check_overrides, compose, recipe_names
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
 from kd_mm.apis.tidy import as_before
+from kd_mm.datasets.identity_sampler import check_identity_batches
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     if args.resume is not None:
         config.resume = True
         config.load_from = None if args.resume == "auto" else args.resume
+    check_identity_batches(config)
     use_launcher(config, args.launcher)
     with explaining(config), as_before(config.work_dir):
         build_runner(config).train()

@@ -28,6 +28,7 @@ from mmengine.runner import Runner
 from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
+from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.report import complexity
 
@@ -156,8 +157,9 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
         validation, and ``preparation_seconds`` before it.
 
     Raises:
-        ValueError: The evaluation gives no such metric.
+        ValueError: The evaluation gives no such metric, or the batches are not those of their sampler.
     """
+    check_identity_batches(config)
     # Several runners live in one process; the engine tells them apart by this name.
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
     written = home / "config.py"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class IdentitySampler(Sampler[int]):
     as many batches as the images fill, ``len(dataset) // (P * K * processes)``, at least one: its length is fixed.
     The order depends on ``seed`` and epoch alone. All processes draw the same plan, and each takes its own batches.
 
-    Set ``batch_size`` of the loader to ``P * K``.
+    Set ``batch_size`` of the loader to ``P * K``: a sampler cannot see it, the tools check it in the config.
 
     Args:
         dataset: With ``get_data_info(index)["gt_label"]``, e.g. :class:`kd_mm.datasets.market1501.Market1501`.
@@ -71,6 +72,29 @@ class IdentitySampler(Sampler[int]):
                 group = _take(queues[identity], self._images[identity], self.num_images, generator)
                 if batch % self.world_size == self.rank:
                     yield from group
+
+
+def check_identity_batches(config: Mapping[str, Any]) -> None:
+    """Check that the training batches are those of the :class:`IdentitySampler`, where there is one.
+
+    Args:
+        config: A whole config; ``train_dataloader`` is looked at.
+
+    Raises:
+        ValueError: ``batch_size`` is not ``num_identities * num_images``.
+    """
+    loader = config.get("train_dataloader") or {}
+    sampler, size = loader.get("sampler"), loader.get("batch_size")
+    kind = sampler.get("type") if isinstance(sampler, Mapping) else None
+    if kind is not IdentitySampler and str(kind).rpartition(".")[2] != IdentitySampler.__name__:
+        return
+    parameters = inspect.signature(IdentitySampler).parameters
+    identities, images = (sampler.get(name, parameters[name].default) for name in ("num_identities", "num_images"))
+    if size != identities * images:
+        raise ValueError(
+            f"train_dataloader: batch_size={size}, but its IdentitySampler makes batches of {identities} identities x "
+            f"{images} images: set batch_size={identities * images}, or num_identities and num_images to fit"
+        )
 
 
 def _take(queue: list[int], everything: Sequence[int], count: int, generator: torch.Generator) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 _SIZE = 64
+#: Attribute of a changed layer: what it had before.
+_BEFORE = "before_last_stride_1"
 
 
 def remove_last_stride(backbone: nn.Module) -> list[str]:
@@ -45,6 +49,26 @@ def remove_last_stride(backbone: nn.Module) -> list[str]:
     return changed
 
 
+@contextmanager
+def last_stride_in_place(backbone: nn.Module) -> Iterator[bool]:
+    """Put back for a while what :func:`remove_last_stride` took out; gives whether anything was.
+
+    Where two stages ended up at one resolution, a dry run in here tells where the one ends and the other begins.
+
+    Args:
+        backbone: Any network.
+    """
+    layers = [module for module in backbone.modules() if hasattr(module, _BEFORE)]
+    changed = [{name: getattr(layer, name) for name in getattr(layer, _BEFORE)} for layer in layers]
+    try:
+        for layer in layers:
+            vars(layer).update(getattr(layer, _BEFORE))
+        yield bool(layers)
+    finally:
+        for layer, values in zip(layers, changed, strict=True):
+            vars(layer).update(values)
+
+
 def _dry_run(backbone: nn.Module) -> tuple[tuple[int, int], dict[str, tuple[int, Any]]]:
     """Return height and width of the last map, and the layers with a stride by name with the cells of their input."""
     strided: dict[str, tuple[int, Any]] = {}
@@ -73,6 +97,7 @@ def _dry_run(backbone: nn.Module) -> tuple[tuple[int, int], dict[str, tuple[int,
 
 
 def _unstride(layer: Any) -> None:
+    setattr(layer, _BEFORE, {name: getattr(layer, name) for name in ("stride", "kernel_size")})
     # A window as large as the stride tiles the map, and has nothing left to tile.
     if not isinstance(layer, nn.Conv2d):
         if _pair(layer.kernel_size) == _pair(layer.stride):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kd_mm.models.last_stride import last_stride_in_place
 from kd_mm.stages.candidates import Candidate, find_candidates
 from kd_mm.stages.reading import Reading
 from kd_mm.stages.stage import Stage
@@ -29,6 +30,8 @@ def discover_stages(
 
     A stage is the last block at each resolution; what runs before the first block is the stem. A backbone of constant
     resolution gives four stages of equally many blocks. With parallel branches (HRNet) a stage is the coarsest branch.
+    Where :func:`kd_mm.models.last_stride.remove_last_stride` took a halving out, the stages are those of the network
+    with it: the last two then share a resolution.
 
     Args:
         model: A network with the backbone as a submodule, e.g. an ``ImageClassifier`` or a detector.
@@ -50,9 +53,13 @@ def discover_stages(
         chosen = [_find_named(model, name, backbone, run) for name in names or ()]
         return _measure([candidate for _, candidate in chosen], [text for text, _ in chosen], run, inputs, 0)
     run = trace(modules[backbone], inputs)
-    candidates, first_block = find_candidates(run.root)
+    with last_stride_in_place(modules[backbone]) as put_back:
+        whole = trace(modules[backbone], inputs) if put_back else run
+    candidates, first_block = find_candidates(whole.root)
     start = 0 if first_block is None else first_block.start
-    taps = [_tap_text(backbone, call, reading, run) for call, reading in candidates]
+    taps = [_tap_text(backbone, call, reading, whole) for call, reading in candidates]
+    if put_back:
+        candidates = [_find_named(model, tap, backbone, run)[1] for tap in taps]
     found = _measure(candidates, taps, run, inputs, start)
     if names is None:
         if len(found) < 2:

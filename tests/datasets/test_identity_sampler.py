@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kd_mm.datasets import IdentitySampler
+from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.registry import DATA_SAMPLERS
 
 
@@ -105,6 +106,21 @@ def test_it_is_built_by_its_name_and_feeds_a_loader() -> None:
     sampler = DATA_SAMPLERS.build(config, default_args={"dataset": people, "seed": 2})
     loader = DataLoader(people, batch_size=6, sampler=sampler, drop_last=True)
     assert [batch.tolist() for batch in loader] == batches(sampler, 6)
+
+
+@pytest.mark.parametrize("name", ["kd_mm.IdentitySampler", "IdentitySampler", IdentitySampler])
+def test_a_batch_size_that_is_not_its_own(name: Any) -> None:
+    def config(size: int | None, **options: int) -> dict[str, Any]:
+        return {"train_dataloader": {"batch_size": size, "sampler": {"type": name, **options}}}
+
+    check_identity_batches(config(64))
+    check_identity_batches(config(6, num_identities=3, num_images=2))
+    with pytest.raises(ValueError, match="batch_size=32, but .* 16 identities x 4 images: set batch_size=64"):
+        check_identity_batches(config(32))
+    with pytest.raises(ValueError, match="batch_size=64, but .* 16 identities x 8 images: set batch_size=128"):
+        check_identity_batches(config(64, num_images=8))
+    for other in ({}, {"train_dataloader": None}, {"train_dataloader": {"sampler": {"type": "DefaultSampler"}}}):
+        check_identity_batches(other)
 
 
 def _rank(rank: int, file: Path, found: Any) -> None:

@@ -170,5 +170,8 @@ def test_what_is_wrong_with_the_images_is_said_in_one_line(street: Street, tmp_p
     assert "holds 25 images, Market-1501 has 12936" in refused(street, shipped, *here)
     crowd = "train_dataloader.sampler.num_identities=9"
     line = refused(street, street.plain, "--work-dir", tmp_path / "run", "--cfg-options", crowd)
+    assert "train_dataloader: batch_size=8, but its IdentitySampler makes batches of 9 identities x 2 images" in line
+    crowds = [crowd, "train_dataloader.batch_size=18"]
+    line = refused(street, street.plain, "--work-dir", tmp_path / "run", "--cfg-options", *crowds)
     assert "the data set has 6 identities, a batch wants 9" in line
     assert not (tmp_path / "run").exists()

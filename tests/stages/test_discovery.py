@@ -9,6 +9,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 import kd_mm  # noqa: F401
+from kd_mm.models.last_stride import remove_last_stride
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.table import stage_table
 
@@ -186,6 +187,30 @@ def test_last_stages_at_one_resolution_stay_apart(strides, dilations):
     stages = discover_stages(model, image())
     assert [stage.tap for stage in stages] == [f"backbone.layer{k}" for k in (1, 2, 3, 4)]
     assert stages[2].stride == stages[3].stride
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "ResNet", "depth": 18},
+        {"type": "MobileNetV2"},
+        {"type": "MobileNetV3"},
+        {"type": "ShuffleNetV2"},
+        {"type": "EfficientNet", "arch": "b0"},
+    ],
+    ids=lambda config: config["type"],
+)
+def test_without_the_last_stride_stages_are_those_with_it(config):
+    model = backbone(**config)
+    before = discover_stages(model, image())
+    remove_last_stride(model.backbone)
+    state = {name: dict(vars(module)) for name, module in model.named_modules()}
+    stages = discover_stages(model, image())
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == state
+    assert [(stage.tap, stage.channels, stage.params) for stage in stages] == [
+        (stage.tap, stage.channels, stage.params) for stage in before
+    ]
+    assert [stage.stride for stage in stages] == [stage.stride for stage in before[:-1]] + [before[-1].stride / 2]
 
 
 def test_stages_without_blocks_include_norm_and_activation():

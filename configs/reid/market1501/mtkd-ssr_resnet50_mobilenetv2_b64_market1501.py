@@ -8,11 +8,6 @@ model = dict(
         config="kd_mm::reid/market1501/resnet50_b64_market1501.py",
         checkpoint="checkpoints/market1501/resnet50.pth",
     ),
-    # Without its last stride, all of MobileNetV2 from layer4 on has one resolution.
-    stages=dict(
-        student=["backbone.layer2", "backbone.layer3", "backbone.layer5", "backbone.conv2"],
-        teacher=["backbone.layer1", "backbone.layer2", "backbone.layer3", "backbone.layer4"],
-    ),
     recipe={{_base_.mtkd_ssr}},
 )
 default_hooks = {{_base_.kd_hooks}}
