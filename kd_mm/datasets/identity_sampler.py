@@ -85,7 +85,9 @@ def check_identity_batches(config: Mapping[str, Any]) -> None:
     """
     loader = config.get("train_dataloader") or {}
     sampler, size = loader.get("sampler"), loader.get("batch_size")
-    kind = sampler.get("type") if isinstance(sampler, Mapping) else None
+    if not isinstance(sampler, Mapping):
+        return
+    kind = sampler.get("type")
     if kind is not IdentitySampler and str(kind).rpartition(".")[2] != IdentitySampler.__name__:
         return
     parameters = inspect.signature(IdentitySampler).parameters
