@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kd_mm.apis.noise import noise_batch
 from kd_mm.apis.run import use_amp
-from kd_mm.distillers import Distiller, Teacher
+from kd_mm.distillers import Distiller, EMATeacher, Teacher
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.distillers.random_state import private_random_state
@@ -177,8 +177,9 @@ def _parts(
     batch = noise_batch(distiller.task, batch_size, size, classes, device)
     parts = {STUDENT: _training_step(student.to(**place), config, batch)}
     views = [
-        (_to_deepest_tap(teacher, _plain(model.teacher[name]).to(**place), distiller), _view(teacher, distiller, batch))
+        (_to_deepest_tap(teacher, one.to(**place), distiller), _view(teacher, distiller, batch))
         for name, teacher in distiller.teachers.items()
+        for one in [_plain(model.teacher.get(name, {"config": student_config}))]
     ]
     parts[TEACHER] = _forward(views, config.optim_wrapper, device if amp else None)
     parts[DISTILLATION] = _training_step(distiller, config, batch)
@@ -205,6 +206,8 @@ def _distiller(config: ConfigDict, place: dict[str, Any]) -> Distiller:
     distiller: Distiller = MODELS.build(config)
     for teacher in distiller.teachers.values():
         teacher.exits_ready = True
+        if isinstance(teacher, EMATeacher):
+            teacher.start(distiller)
     return distiller.to(**place)
 
 

@@ -134,8 +134,10 @@ def compose(
 
 
 def _is_taught(recipe: Mapping[str, Any]) -> bool:
-    """Return whether a recipe reads a teacher; self-distillation does not."""
-    kinds = [loss["type"] for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]
+    """Return whether a recipe reads a teacher; self-distillation does not, and some bring their own."""
+    brought = recipe.get("teachers") or {}
+    active = [loss for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]
+    kinds = [loss["type"] for loss in active if loss.get("teacher") not in brought]
     reads: set[str] = set().union(*(getattr(MODELS.get(kind), "reads", ()) for kind in kinds))
     return "student.connected" in reads or any(item.startswith("teacher.") for item in reads)
 

@@ -71,14 +71,17 @@ def build_networks(
         ValueError: Class counts that differ where a loss compares responses, stages that do not fit, and so on.
     """
     configs = teacher_configs(teacher)
+    twice = sorted(set(configs) & set(recipe.teachers))
+    if twice:
+        raise ValueError(f"teacher {twice[0]!r} of the config has the name of one that the recipe brings; rename it")
     losses = recipe.build_losses(list(configs), seed, task.multilabel)
     used = {name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by}
     teachers = {}
-    for name in sorted(name for name in configs if name in used):
-        check_options(Teacher, configs[name], f"teacher {name!r}")
+    for name in sorted(used):
         with private_random_state(f"teacher/{name}", seed):
-            teachers[name] = Teacher(name, **configs[name])
+            teachers[name] = _teacher(name, configs, recipe, student)
             teachers[name].renormalize = Renormalize(student, teachers[name].model)
+    _check_followers(losses, teachers)
     with private_random_state("dry run", seed):
         inputs = torch.rand(2, 3, *dry_run_size(student, input_size, task.default_size)) * 2 - 1
         device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
@@ -109,6 +112,26 @@ def build_networks(
         dry_run(networks, task, inputs, asked)
     check_classes(networks, task)
     return networks
+
+
+def _teacher(name: str, configs: Mapping[str, Any], recipe: Recipe, student: nn.Module) -> Teacher:
+    if name in configs:
+        check_options(Teacher, configs[name], f"teacher {name!r}")
+        return Teacher(name, **configs[name])
+    config = dict(recipe.teachers[name])
+    kind: Any = MODELS.get(config.pop("type"))
+    check_options(kind, config, f"teacher {name!r}")
+    own: Teacher = kind(name, student, **config)
+    return own
+
+
+def _check_followers(losses: Mapping[str, Loss], teachers: Mapping[str, Teacher]) -> None:
+    for name, loss in losses.items():
+        if loss.frozen_teacher and loss.teacher and teachers[loss.teacher].follows:
+            raise ValueError(
+                f"loss {name!r}: {type(loss).__name__} prepares something on a teacher that stays as it is, and "
+                f"{loss.teacher!r} follows the student; take a loss on logits or maps (kd_mm.LogitLoss, kd_mm.HintLoss)"
+            )
 
 
 def teacher_configs(teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
@@ -172,6 +195,9 @@ def _setting(networks: Networks, teacher: str, classes: int) -> Setting:
 
 def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe, online: nn.ModuleDict) -> None:
     mode = recipe.teacher_exits.get("mode", "pretrained")
+    if teacher.follows:
+        teacher.exits, teacher.exits_ready = built.requires_grad_(False).eval(), True
+        return
     if mode == "online" and len(built):
         online[teacher.name] = built
         teacher.exits_ready = True  # nothing to prepare before training

@@ -41,7 +41,7 @@ def match_stages(
             f"teacher {name!r}",
             teacher.model,
             views[name],
-            _names(stages, name if isinstance(stages, Mapping) and name in stages else "teacher"),
+            _names(stages, _side(name, teacher, stages)),
             task,
         )
         for name, teacher in teachers.items()
@@ -92,6 +92,13 @@ def _discover(who: str, model: nn.Module, inputs: Tensor, names: Sequence[str] |
         hint = f" (stages of {who}; name each network's own with stages=dict(student=[...], teacher=[...]))"
         first, newline, table = str(error).partition("\n")
         raise ValueError(first.rstrip(":") + hint + newline + table) from error
+
+
+def _side(name: str, teacher: Teacher, stages: Any) -> str:
+    """Return under which key the stages of a teacher are named."""
+    if isinstance(stages, Mapping) and name in stages:
+        return name
+    return "student" if teacher.follows else "teacher"
 
 
 def _names(stages: Any, side: str) -> Sequence[str] | None:

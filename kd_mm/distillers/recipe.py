@@ -36,6 +36,8 @@ class Recipe:
         stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or
             the levels that the ``"neck"`` of a detector gives.
         transform: Config of a :class:`kd_mm.losses.ResponseTransform` of the teachers' responses.
+        teachers: Configs of teachers that the recipe itself brings, by the name under which its losses call them
+            (:class:`kd_mm.distillers.EMATeacher`); a loss that names none means one of the Distiller's.
         joined: Keys of the recipe that count where it is joined to others (``--distiller a+b``); all by default.
     """
 
@@ -48,6 +50,7 @@ class Recipe:
     student_loss_weight: float = 1.0
     stage_source: str = "backbone"
     transform: dict[str, Any] | None = None
+    teachers: dict[str, Any] = field(default_factory=dict)
     joined: Sequence[str] | None = None
 
     @classmethod
@@ -103,7 +106,8 @@ class Recipe:
             if loss.needs_teacher and loss.all_teachers:
                 loss.team = _team(name, loss.teacher, teachers)
             elif loss.needs_teacher:
-                loss.teacher = _which_teacher(name, loss.teacher, teachers)
+                own = [] if loss.teacher is None else sorted(self.teachers)
+                loss.teacher = _which_teacher(name, loss.teacher, [*teachers, *own])
             losses[name] = loss
         return losses
 

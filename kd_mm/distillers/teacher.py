@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,15 @@ class Teacher:
         ValueError: No checkpoint, or one that does not fit.
     """
 
+    #: Whether its weights follow the student's during training.
+    follows: ClassVar[bool] = False
+    checkpoint: str | None = None
+    input_size: tuple[int, int] | None = None
+    dtype: torch.dtype | None = None
+    compile = False
+    folds = False
+    channels_last = False
+
     def __init__(
         self,
         name: str,
@@ -59,28 +68,32 @@ class Teacher:
         fold: bool = True,
         channels_last: bool = False,
     ) -> None:
-        self.name, self.checkpoint, self.input_size, self.compile = name, checkpoint, input_size, compile
+        self.checkpoint, self.input_size, self.compile = checkpoint, input_size, compile
         self.folds, self.channels_last = fold and not compile, channels_last
         model_config, scope = teacher_model_config(config)
         self.config = model_config
         with DefaultScope.overwrite_default_scope(scope):
-            self.model: nn.Module = MODELS.build(model_config)
-        self.dataset_meta: dict[str, Any] = {}
-        self._stored: dict[str, Any] = {}
+            model: nn.Module = MODELS.build(model_config)
+        stored: dict[str, Any] = {}
         if checkpoint is not None:
-            self._stored = read_checkpoint(checkpoint)
-            fill(self.model, network_weights(self._stored), f"teacher {name!r}", checkpoint)
-            self.dataset_meta = (self._stored.get("meta") or {}).get("dataset_meta") or {}
+            stored = read_checkpoint(checkpoint)
+            fill(model, network_weights(stored), f"teacher {name!r}", checkpoint)
         elif not random_weights:
             raise ValueError(
                 f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH"
             )
-        self.model.requires_grad_(False).eval()
         self.dtype = getattr(torch, dtype) if dtype else None
         if self.dtype:
-            self.model.to(self.dtype)
+            model.to(self.dtype)
         if channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)
+        self._stand(name, model, stored)
+
+    def _stand(self, name: str, model: nn.Module, stored: dict[str, Any]) -> None:
+        """Freeze the network and be ready to be read; ``stored`` is its checkpoint."""
+        self.name, self.model = name, model.requires_grad_(False).eval()
+        self._stored = stored
+        self.dataset_meta: dict[str, Any] = (stored.get("meta") or {}).get("dataset_meta") or {}
         self.exits = nn.ModuleDict()
         self.exits_ready = False
         self.score_text = ""

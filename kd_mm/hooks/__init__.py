@@ -2,6 +2,7 @@
 
 from kd_mm.hooks.checkpoint import CheckpointHook
 from kd_mm.hooks.distill_hook import DistillHook
+from kd_mm.hooks.ema_teacher import EMATeacherHook
 from kd_mm.hooks.exact_resume import ExactResumeHook
 from kd_mm.hooks.exit_probe import ExitProbeHook
 from kd_mm.hooks.teacher_check import TeacherCheckHook
@@ -12,6 +13,7 @@ from kd_mm.hooks.teacher_probes import TeacherProbesHook
 __all__ = [
     "CheckpointHook",
     "DistillHook",
+    "EMATeacherHook",
     "ExactResumeHook",
     "ExitProbeHook",
     "TeacherCheckHook",

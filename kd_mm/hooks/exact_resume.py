@@ -142,7 +142,7 @@ class ExactResumeHook(Hook):
         model = _unwrapped(runner)
         state: dict[str, Any] = {"random": pack(capture_random_state()), "buffers": {}}
         if get_world_size() > 1:
-            state["buffers"] = {name: value.detach().cpu() for name, value in model.named_buffers()}
+            state["buffers"] = {name: value.detach().cpu() for name, value in _buffers(model).items()}
         if self._place is not None:
             state["place"] = self._place.state_dict(runner.train_loop.dataloader)
             # IterBasedTrainLoop counts the passes over a finite loader in its iterator.
@@ -209,6 +209,15 @@ def _wrappers(runner: Runner) -> dict[str, OptimWrapper]:
     return {"": wrapper} if isinstance(wrapper, OptimWrapper) else {}
 
 
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return buffers by name, those of teachers that follow the student included: each process has its own."""
+    found = dict(model.named_buffers())
+    for name, teacher in getattr(model, "teachers", {}).items():
+        for part, module in (("model", teacher.model), ("exits", teacher.exits)) if teacher.follows else ():
+            found.update({f"distill.teachers.{name}.{part}.{key}": value for key, value in module.named_buffers()})
+    return found
+
+
 def _by_epoch(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
@@ -226,7 +235,7 @@ def _validate_if_due(runner: Runner) -> None:
 
 
 def _restore_tensors(model: nn.Module, rank: dict[str, Any]) -> None:
-    buffers = dict(model.named_buffers())
+    buffers = _buffers(model)
     for name, value in rank["buffers"].items():
         buffers[name].copy_(value)
     grads: dict[str, Tensor] = rank.get("grads", {})

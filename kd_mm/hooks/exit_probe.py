@@ -84,7 +84,8 @@ class ExitProbeHook(Hook):
         for name, count in zip(names, right, strict=True):
             runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * count / seen)
         distiller = find_distiller(runner)
-        self._known |= {name for name in distiller.teachers if name not in _online_exits(distiller)}
+        still = {name for name, teacher in distiller.teachers.items() if not teacher.follows}
+        self._known |= still - set(_online_exits(distiller))
 
     def _count(self, side: str, responses: Mapping[str, Tensor], targets: Tensor, distiller: Distiller) -> None:
         for part, logits in responses.items():

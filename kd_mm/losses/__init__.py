@@ -2,6 +2,7 @@
 
 from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.channel_wise import ChannelWiseLoss
+from kd_mm.losses.consistency import ConsistencyLoss
 from kd_mm.losses.contrastive import ContrastiveLoss
 from kd_mm.losses.correlation import CorrelationLogitLoss
 from kd_mm.losses.cross_head import CrossHeadLoss
@@ -36,6 +37,7 @@ __all__ = [
     "AttentionTransferLoss",
     "ChannelWiseLoss",
     "CodeLoss",
+    "ConsistencyLoss",
     "ContrastiveLoss",
     "CorrelationLogitLoss",
     "CosineEmbeddingLoss",

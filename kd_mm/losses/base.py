@@ -63,6 +63,8 @@ class Loss(nn.Module):
     reads: ClassVar[frozenset[str]] = frozenset()
     #: Whether it reads all teachers at once; their observations come as ``Observation.team``.
     all_teachers: ClassVar[bool] = False
+    #: Whether it prepares something on its teacher that holds only while the teacher stays as it is.
+    frozen_teacher: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

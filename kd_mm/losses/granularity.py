@@ -129,6 +129,7 @@ class CodeLoss(CodeReader, EmbeddingLoss):
         ValueError: Dimensions or temperatures that are not above 0.
     """
 
+    frozen_teacher = True
     # The teacher's answer is what its codes are trained with.
     reads = frozenset({"student.taps", "teacher.taps", "teacher.logits", "student.logits"})
 
@@ -207,6 +208,7 @@ class StableLogitLoss(CodeReader, ResponseLoss):
         ValueError: An unknown space, or weights that are no shares.
     """
 
+    frozen_teacher = True
     reads = frozenset({"student.logits", "teacher.logits", "teacher.taps"})
 
     def __init__(

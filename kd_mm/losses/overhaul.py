@@ -46,6 +46,7 @@ class OverhaulLoss(Loss):
         ValueError: On construction of the Distiller, a teacher without such a batch norm.
     """
 
+    frozen_teacher = True
     reads = frozenset({"student.features", "student.taps", "teacher.taps"})
 
     def __init__(self, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ kd_hooks = dict(
     teacher_exits=dict(type="kd_mm.TeacherExitsHook"),
     teacher_codes=dict(type="kd_mm.TeacherCodesHook"),
     teacher_probes=dict(type="kd_mm.TeacherProbesHook"),
+    ema_teacher=dict(type="kd_mm.EMATeacherHook"),
     distill=dict(type="kd_mm.DistillHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook"),
     exact_resume=dict(type="kd_mm.ExactResumeHook"),

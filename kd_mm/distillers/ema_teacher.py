@@ -1,0 +1,145 @@
+"""A teacher that is the moving average of the student itself: Mean Teacher."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_mm.distillers.checkpoint import OWN_PREFIX, fill
+from kd_mm.distillers.teacher import Teacher
+from kd_mm.registry import MODELS
+
+if TYPE_CHECKING:
+    from kd_mm.distillers.distiller import Distiller
+
+_UPDATES = "updates"
+
+
+@MODELS.register_module()
+class EMATeacher(Teacher):
+    """A copy of the student whose weights follow the student's as an exponential moving average.
+
+    After the n-th optimizer step ``w' = a_n w' + (1 - a_n) w`` with ``a_n = min(momentum, 1 - 1 / (n + 1))``, so that
+    it is the plain average at first (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780; public code
+    ``CuriousAI/mean-teacher``). It starts as the student, where the public code draws weights of their own for it. Its
+    exits, where a loss reads them, are the average of the student's.
+
+    Like every teacher it stands outside the module tree, sees the student's batch in eval mode and without gradient;
+    the public code runs it in training mode on an augmentation of its own. :class:`kd_mm.hooks.EMATeacherHook` moves
+    it, and keeps it in checkpoints under ``distill.teachers.<name>.``.
+
+    A recipe brings it along: ``teachers=dict(ema=dict(type="kd_mm.EMATeacher"))``; losses name it, ``teacher="ema"``.
+
+    Args:
+        name: Its name in the recipe, in logs and in messages.
+        student: The network that it follows.
+        momentum: a, in [0, 1).
+        warmup: Whether ``a_n`` grows to ``momentum`` as above; otherwise it is ``momentum`` from the start.
+        average_buffers: Whether statistics of batch normalisation are averaged, too, as the weights that they belong
+            to; otherwise they are the student's latest.
+
+    Raises:
+        ValueError: A momentum outside of [0, 1).
+    """
+
+    follows = True
+
+    def __init__(
+        self,
+        name: str,
+        student: nn.Module,
+        momentum: float = 0.999,
+        warmup: bool = True,
+        average_buffers: bool = True,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"EMATeacher {name!r}: momentum={momentum} must be at least 0 and below 1")
+        self.momentum, self.warmup, self.average_buffers = momentum, warmup, average_buffers
+        self.updates = 0
+        self.started = False
+        self._stand(name, copy.deepcopy(student), {})
+        self.score_text = "follows the student"
+
+    def observe(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Run once on the student's batch; see the base class.
+
+        Raises:
+            RuntimeError: Nothing moves it.
+        """
+        if not self.started:
+            raise RuntimeError(
+                f"nothing moves the teacher {self.name!r}: register the hook kd_mm.EMATeacherHook (default_hooks = "
+                "{{_base_.kd_hooks}})"
+            )
+        return super().observe(inputs)
+
+    def start(self, distiller: Distiller) -> None:
+        """Become the student of a Distiller, before its first step."""
+        self.updates, self.started = 0, True
+        self._move(distiller, 0.0)
+
+    def update(self, distiller: Distiller) -> None:
+        """Move toward the student, after each of its steps."""
+        self.updates += 1
+        self._move(distiller, min(self.momentum, 1 - 1 / (self.updates + 1)) if self.warmup else self.momentum)
+
+    @torch.no_grad()
+    def _move(self, distiller: Distiller, keep: float) -> None:
+        exits: Any = distiller.distill["exits"] if len(self.exits) else {}
+        pairs = [(self.model, distiller.student), *((own, exits[i]) for i, own in self.exits.items())]
+        averages, latest = [], []
+        for own, followed in pairs:
+            now, weights = followed.state_dict(), {name for name, _ in own.named_parameters()}
+            for name, value in own.state_dict().items():
+                averaged = value.is_floating_point() and (self.average_buffers or name in weights)
+                if averaged and keep > 0:
+                    averages.append(value)
+                    latest.append(now[name].to(value))
+                else:
+                    value.copy_(now[name])
+        if averages:
+            torch._foreach_lerp_(averages, latest, 1 - keep)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return its state as a checkpoint holds it: names under ``distill.teachers.<name>.``, on the CPU."""
+        parts = {"model": self.model, "exits": self.exits}
+        own = {f"{part}.{key}": t.detach().cpu() for part, m in parts.items() for key, t in m.state_dict().items()}
+        return {f"{self._prefix}{key}": value for key, value in {**own, _UPDATES: torch.tensor(self.updates)}.items()}
+
+    def resume(self, state: dict[str, Tensor], origin: str) -> bool:
+        """Take its own state out of a checkpoint's ``state_dict`` and go on from there.
+
+        Args:
+            state: The checkpoint's ``state_dict``; its own keys are removed.
+            origin: Where it comes from, for messages.
+
+        Returns:
+            Whether the checkpoint holds it.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        mine = self.taken(state)
+        if not mine:
+            return False
+        self.updates, self.started = int(mine.pop(_UPDATES)), True
+        for part, module in (("model.", self.model), ("exits.", self.exits)):
+            weights = {key.removeprefix(part): value for key, value in mine.items() if key.startswith(part)}
+            fill(module, weights, f"teacher {self.name!r}", origin)
+        return True
+
+    def taken(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Remove its own state from a checkpoint's ``state_dict`` and return it."""
+        keys = [key for key in state if key.startswith(self._prefix)]
+        return {key.removeprefix(self._prefix): state.pop(key) for key in keys}
+
+    @property
+    def _prefix(self) -> str:
+        return f"{OWN_PREFIX}teachers.{self.name}."
+
+    def _identity(self) -> str:
+        """Return what a resumed run knows it by; its weights are not those it began with."""
+        return "follows the student"
