@@ -37,8 +37,8 @@ def test_recipes_of_one_task() -> None:
             assert "losses" in read_recipe(name, kind)[name]
     with pytest.raises(ValueError, match="'crosskd': it is for detectors"):
         read_recipe("crosskd")
-    with pytest.raises(ValueError, match="'rkd': it is for re-identification"):
-        read_recipe("rkd", "detection")
+    with pytest.raises(ValueError, match="'cosine': it is for re-identification"):
+        read_recipe("cosine", "detection")
 
 
 def test_a_network_for_re_identification_gets_its_recipe() -> None:

@@ -1,7 +1,7 @@
-"""DKD, DIST, logit standardisation and SP against their public code, independent arithmetic and extreme values.
+"""DKD, DIST, logit standardisation, SP, Mean Teacher: public code, independent arithmetic, extreme values.
 
 The golden numbers come from mdistiller and the standardisation's fork of it (DKD, KD), hunto/DIST_KD (DIST) and
-RepDistiller (SP), run in float64 on the same waves.
+RepDistiller (SP), CuriousAI/mean-teacher (consistency, KL at temperature 1), run in float64 on the same waves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_mm.losses import (
+    ConsistencyLoss,
     CorrelationLogitLoss,
     DecoupledLogitLoss,
     LogitLoss,
@@ -66,6 +67,8 @@ WAVES = answers(wave(4, 6, pace=0.9, size=2.0), wave(4, 6, pace=1.7, size=3.0) +
         (CorrelationLogitLoss(temperature=4.0), WAVES, 24.600337369080723),
         (CorrelationLogitLoss(), WAVES, 1.1742488239375877),
         (CorrelationLogitLoss(temperature=2.0, beta=2.0, gamma=0.5), WAVES, 7.480327084749),
+        (ConsistencyLoss(), WAVES, 0.055560752931567016),
+        (LogitLoss(temperature=1.0), WAVES, 1.4390219805804),
         (LogitLoss(temperature=4.0), FIXTURE, 0.263687),
         (LogitLoss(temperature=2.0, standardize=True), FIXTURE, 0.604914),
         (LogitLoss(temperature=2.0, standardize=True), WAVES, 0.7309082436932184),
@@ -161,6 +164,7 @@ def test_sp_knows_neither_scale_nor_channel_order_and_reads_the_last_stage() -> 
         LogitLoss(standardize=True),
         StageResponseLoss(standardize=True),
         SimilarityLoss(),
+        ConsistencyLoss(temperature=0.5),
     ],
     ids=lambda loss: f"{type(loss).__name__}{'-standardised' if getattr(loss, 'standardize', False) else ''}",
 )
@@ -181,7 +185,9 @@ def test_gradcheck(loss: Loss) -> None:
 @pytest.mark.parametrize(
     "loss",
     [
+        LogitLoss(),
         DecoupledLogitLoss(),
+        ConsistencyLoss(),
         CorrelationLogitLoss(),
         LogitLoss(standardize=True),
         DecoupledLogitLoss(standardize=True),

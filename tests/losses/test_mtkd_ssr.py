@@ -250,9 +250,10 @@ def test_gradcheck(loss: torch.nn.Module) -> None:
 )
 def test_half_precision_with_extreme_logits_is_finite_and_exact(loss: torch.nn.Module, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    z = {i: (torch.randn(4, 10) * 1e4).to(dtype) for i in (1, 2)}
+    z = {i: (torch.randn(4, 10) * 1e4).to(dtype).requires_grad_() for i in (1, 2)}
     t = {i: (torch.randn(4, 10) * 1e4).to(dtype) for i in (1, 2)}
-    f, g = {1: (torch.randn(4, 3, 5, 5) * 1e4).to(dtype)}, {1: torch.randn(4, 3, 5, 5).to(dtype)}
+    f = {1: (torch.randn(4, 3, 5, 5) * 1e4).to(dtype).requires_grad_()}
+    g = {1: torch.randn(4, 3, 5, 5).to(dtype)}
 
     def up(m: dict) -> dict:
         return {i: x.double() for i, x in m.items()}
@@ -263,6 +264,8 @@ def test_half_precision_with_extreme_logits_is_finite_and_exact(loss: torch.nn.M
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
     assert float(value) == pytest.approx(float(exact), rel=1e-4)
+    slopes = torch.autograd.grad(value, [*z.values(), *f.values()], allow_unused=True)
+    assert all(slope.isfinite().all() for slope in slopes if slope is not None)
 
 
 @pytest.mark.parametrize(

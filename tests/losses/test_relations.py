@@ -14,6 +14,9 @@ from torch import Tensor
 from kd_mm.distillers import Distiller
 from kd_mm.losses import AngleRelationLoss, CosineEmbeddingLoss, DistanceRelationLoss, Setting
 from kd_mm.registry import MODELS
+from kd_mm.stages import Observation
+
+from ..distillers.conftest import batch, build, recipe
 
 #: The fixture whose values the public code of RepDistiller and MMRazor gives.
 STUDENT = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.0, 2.0]])
@@ -66,6 +69,28 @@ def test_gradients_by_finite_differences_and_of_equal_embeddings(loss: Any) -> N
     equal = torch.ones(3, 2, requires_grad=True)
     (slope,) = torch.autograd.grad(loss.compare(equal, TEACHER), equal)
     assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e4, 1e12])
+@pytest.mark.parametrize("loss", [DistanceRelationLoss(), AngleRelationLoss(), CosineEmbeddingLoss()])
+def test_extreme_embeddings_in_bf16_stay_finite(loss: Any, size: float) -> None:
+    loss.student_tap = loss.teacher_tap = "head"
+    ours = (size * STUDENT).bfloat16().requires_grad_()
+    found = loss(Observation(taps={"head": ours}), Observation(taps={"head": (-size * TEACHER).bfloat16()}))
+    found.backward()
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found)
+    assert torch.isfinite(ours.grad).all()
+
+
+def test_the_recipe_for_classifiers_has_the_benchmarks_weights() -> None:
+    model = build(recipe=recipe("rkd"))
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    torch.testing.assert_close(out["loss_rkd_distance"].detach(), 25 * out["rkd_distance"])
+    torch.testing.assert_close(out["loss_rkd_angle"].detach(), 50 * out["rkd_angle"])
+    (out["loss_rkd_distance"] + out["loss_rkd_angle"]).backward()
+    assert all(p.grad is not None for p in model.student.backbone.parameters())
+    assert model.student.head.fc.weight.grad is None
 
 
 def test_cosine_by_hand() -> None:
