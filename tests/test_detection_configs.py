@@ -19,7 +19,7 @@ from .test_configs import CONFIGS, load, without_scope
 FOLDER = "detection/voc"
 LEAVES = sorted(path.stem for path in (CONFIGS / FOLDER).glob("[a-z]*.py"))
 NAME = re.compile(
-    r"(?:(?P<method>[a-z-]+)_)?(?P<detector>faster-rcnn|retinanet|gfl)_(?:(?P<teacher>[a-z0-9]+)_)?"
+    r"(?:(?P<method>[a-z-]+)_)?(?P<detector>faster-rcnn|retinanet|gfl)_(?:(?P<teacher>[a-z0-9-]+)_)?"
     r"(?P<student>[a-z0-9]+)_fpn_1x_voc0712"
 )
 PAIRS = {
@@ -30,6 +30,11 @@ PAIRS = {
     ("gfl", "r101", "r50"),
 }
 METHODS = {"mtkd-ssr", "kd", "pkd", "cwd", "fgd"}
+#: What the pair R50 to R18 has besides, by detector.
+BOTH = {"student-friendly", "fitnets", "at", "vid", "ofd", "reviewkd", "mskd"}
+MORE = {"faster-rcnn": {"kd-standardized", "dkd", "dist", *BOTH}, "retinanet": BOTH}
+#: Configs with two teachers or with none.
+OTHERS = {("multi-kd", "faster-rcnn", "r101-r50"), ("byot", "faster-rcnn", None), ("byot", "retinanet", None)}
 WEIGHTS = {"scd": 3.0, "srd": 0.5, "review": 0.15, "aux": 0.5}
 
 
@@ -60,11 +65,15 @@ def bare(part: Any) -> Any:
 
 def test_every_pair_has_every_method() -> None:
     named = [name_of(leaf) for leaf in DISTILLED]
+    others = [name for name in named if name.group("method", "detector", "teacher") in OTHERS]
+    assert len(others) == len(OTHERS)
+    named = [name for name in named if name not in others]
     assert {(name["detector"], name["teacher"], name["student"]) for name in named} == PAIRS
     for detector, teacher, student in PAIRS:
         pair = (detector, teacher, student)
         methods = {name["method"] for name in named if name.group("detector", "teacher", "student") == pair}
-        assert methods == METHODS | ({"crosskd"} if detector != "faster-rcnn" else set())
+        more = MORE.get(detector, set()) if student == "r18" else set()
+        assert methods == METHODS | more | ({"crosskd"} if detector != "faster-rcnn" else set())
         assert plain_of(detector, teacher) in PLAIN
         assert plain_of(detector, student) in PLAIN
 
@@ -127,9 +136,12 @@ def test_distillation_adds_a_teacher_and_changes_nothing_else(leaf: str) -> None
         assert config[field] == plain[field]
     assert set(plain.default_hooks) < set(config.default_hooks)
     assert config.default_hooks.checkpoint.save_best == "voc07/mAP"
-    teacher = config.model.teacher
-    assert teacher.config == f"kd_mm::{FOLDER}/{plain_of(name['detector'], name['teacher'])}.py"
-    assert teacher.checkpoint == f"checkpoints/voc/{name['detector']}_{name['teacher']}.pth"
+    teachers = config.model.teacher if isinstance(config.model.teacher, list) else [config.model.teacher]
+    for backbone, teacher in zip(name["teacher"].split("-") if name["teacher"] else [], teachers, strict=False):
+        assert teacher.config == f"kd_mm::{FOLDER}/{plain_of(name['detector'], backbone)}.py"
+        assert teacher.checkpoint == f"checkpoints/voc/{name['detector']}_{backbone}.pth"
+    assert len(teachers) == (2 if name["method"] == "multi-kd" else 1)
+    assert (config.model.teacher is None) == (name["method"] == "byot")
 
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in DISTILLED if leaf.startswith("mtkd-ssr")])

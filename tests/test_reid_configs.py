@@ -18,11 +18,15 @@ from .test_configs import CONFIGS, load, without_scope
 FOLDER = "reid/market1501"
 LEAVES = sorted(path.stem for path in (CONFIGS / FOLDER).glob("[a-z]*.py"))
 NAME = re.compile(
-    r"(?:(?P<method>mtkd-ssr|kd|rkd|cosine)_(?P<teacher>[a-z0-9]+)_)?(?P<student>[a-z0-9]+)(?P<init>_scratch)?"
+    r"(?:(?P<method>[a-z-]+)_(?:(?P<teacher>[a-z0-9-]+)_)?)?(?P<student>[a-z]+[0-9]+|mobilenetv2)(?P<init>_scratch)?"
     r"_b64_market1501"
 )
 PAIRS = {("resnet101", "resnet50"), ("resnet50", "resnet18"), ("resnet50", "mobilenetv2")}
 METHODS = {"mtkd-ssr", "kd", "rkd", "cosine"}
+#: What the pair ResNet-50 to ResNet-18 has besides, what has two teachers, and what has none.
+MORE = {"kd-standardized", "dkd", "dist", "student-friendly", "fitnets", "at", "sp", "vid", "ofd", "reviewkd", "crd"}
+MORE |= {"cwd", "pkd", "mskd", "mskd-final", "mag", "mas"}
+TEAMS, ALONE = {"multi-kd", "ca-mkd", "gpac"}, {"byot"}
 NETWORKS = {"resnet101": 2048, "resnet50": 2048, "resnet18": 512, "mobilenetv2": 1280}
 
 
@@ -51,7 +55,9 @@ def test_every_network_with_and_without_initialisation_and_every_pair_with_every
     plain = {(name_of(leaf)["student"], bool(name_of(leaf)["init"])) for leaf in PLAIN}
     assert plain == {(network, scratch) for network in NETWORKS for scratch in (True, False)}
     found = {(name_of(leaf)["method"], name_of(leaf)["teacher"], name_of(leaf)["student"]) for leaf in DISTILLED}
-    assert found == {(method, *pair) for method in METHODS for pair in PAIRS}
+    more = {(method, "resnet50", "resnet18") for method in MORE} | {(method, None, "resnet18") for method in ALONE}
+    more |= {(method, "resnet101-resnet50", "resnet18") for method in TEAMS}
+    assert found == {(method, *pair) for method in METHODS for pair in PAIRS} | more
 
 
 @pytest.mark.parametrize("leaf", PLAIN)
@@ -99,8 +105,12 @@ def test_distillation_adds_a_teacher_and_changes_nothing_else(leaf: str) -> None
     for field in ("train_dataloader", "test_dataloader", "param_scheduler", "train_cfg", "optim_wrapper"):
         assert config[field] == plain[field]
     assert set(plain.default_hooks) < set(config.default_hooks)
-    assert config.model.teacher.config == f"kd_mm::{FOLDER}/{name['teacher']}_b64_market1501.py"
-    assert config.model.teacher.checkpoint == f"checkpoints/market1501/{name['teacher']}.pth"
+    teachers = config.model.teacher if isinstance(config.model.teacher, list) else [config.model.teacher]
+    for network, teacher in zip(name["teacher"].split("-") if name["teacher"] else [], teachers, strict=False):
+        assert teacher.config == f"kd_mm::{FOLDER}/{network}_b64_market1501.py"
+        assert teacher.checkpoint == f"checkpoints/market1501/{network}.pth"
+    assert len(teachers) == (2 if name["method"] in TEAMS else 1)
+    assert (config.model.teacher is None) == (name["method"] in ALONE)
 
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in DISTILLED if name_of(leaf)["method"] == "mtkd-ssr"])

@@ -44,11 +44,11 @@ def read_recipe(name: str, kind: str | None = None) -> Config:
     """
     names = recipe_names(kind) if kind else recipe_names()
     if name not in names:
-        hint = nearest(name, names)
         owners = [said for other, said in KINDS.items() if name in recipe_names(other)]
         if owners:
-            hint = f": it is for {' and '.join(owners)} (for this model there are: {', '.join(names)})"
-        raise ValueError(f"unknown recipe {name!r}{hint}")
+            whom, there = " and ".join(owners), ", ".join(names)
+            raise ValueError(f"recipe {name!r} is for {whom} alone; for this model take one of: {there}")
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, names)}")
     folder = config_root() / "_base_" / "distillers"
     own = folder / kind / f"{name}.py" if kind else None
     return Config.fromfile(own if own and own.is_file() else folder / f"{name}.py")

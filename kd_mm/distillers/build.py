@@ -54,6 +54,8 @@ class Networks:
     shown: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     #: What makes a teacher's answer of a map of its last stage, where a loss reads it.
     tails: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    #: Shape of the student's own answer, where a loss reads it.
+    answer: tuple[int, ...] = ()
 
 
 def build_networks(
@@ -75,6 +77,7 @@ def build_networks(
     if twice:
         raise ValueError(f"teacher {twice[0]!r} of the config has the name of one that the recipe brings; rename it")
     losses = recipe.build_losses(list(configs), seed, task.multilabel)
+    task.check_losses(losses)
     used = {name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by}
     teachers = {}
     for name in sorted(used):
@@ -190,7 +193,8 @@ def _setting(networks: Networks, teacher: str, classes: int) -> Setting:
     shapes = {
         name: {tap: tuple(tensor.shape) for tap, tensor in shown.items()} for name, shown in networks.shown.items()
     }
-    return Setting(networks.pairs.get(teacher, ()), classes, shapes[""], shapes.get(teacher, {}), networks.pairs)
+    pairs = networks.pairs.get(teacher, ())
+    return Setting(pairs, classes, shapes[""], shapes.get(teacher, {}), networks.pairs, networks.answer)
 
 
 def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe, online: nn.ModuleDict) -> None:

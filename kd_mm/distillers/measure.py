@@ -81,6 +81,8 @@ def _measure_answers(networks: Networks, task: Task) -> None:
                 "compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
             )
         shown = answer.read(model, networks.shown[name], networks.shown[""]) if answer else None
+        if not name and shown is not None:
+            networks.answer = tuple(shown.shape)
         count = task.num_classes(model, shown)
         compared = not name or shown is not None or networks.plan.teacher_exits.get(name)
         if count is not None and compared:

@@ -26,6 +26,7 @@ class Setting:
         student_taps: Shapes of what losses tap beside stages and answers, by tap, with a batch of 2.
         teacher_taps: Likewise of the loss's teacher.
         pairs_by_teacher: The matched stages of every teacher, for losses that read all.
+        answer: Shape of the student's own answer with a batch of 2, where a loss reads it.
     """
 
     pairs: Sequence[tuple[Stage, Stage]] = ()
@@ -33,6 +34,7 @@ class Setting:
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pairs_by_teacher: Mapping[str, Sequence[tuple[Stage, Stage]]] = field(default_factory=dict)
+    answer: tuple[int, ...] = ()
 
 
 #: What a loss can read, by side.
@@ -118,6 +120,10 @@ class Loss(nn.Module):
                 f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}"
             )
         return chosen
+
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it and what to take instead, for a message; empty where it can."""
+        return ""
 
     def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads beside stages and answers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
 _DETECTORS = (
-    "ContrastiveLoss draws images of other classes, so it belongs to classification and re-identification; for "
+    "it draws images of other classes, so it belongs to classification and re-identification; for "
     "detectors take another feature loss, e.g. kd_mm.PearsonFeatureLoss"
 )
 
@@ -85,15 +84,9 @@ class ContrastiveLoss(Loss):
         self.bank = EmbeddingBank(dims, momentum)
         self._num_samples = num_samples
 
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
-        """Refuse detectors before training.
-
-        Raises:
-            ValueError: The student is a detector.
-        """
-        if any(hasattr(student, part) for part in ("bbox_head", "roi_head", "rpn_head", "panoptic_head", "mask_head")):
-            raise ValueError(_DETECTORS)
-        return (), ()
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it: an image has no single class."""
+        return _DETECTORS
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stage that is read, the last one by default."""
@@ -118,7 +111,7 @@ class ContrastiveLoss(Loss):
         """Return the contrast of student embeddings and of teacher embeddings; the bank learns from both."""
         assert teacher is not None
         if not isinstance(student.targets, Tensor):
-            raise ValueError(_DETECTORS)
+            raise ValueError(f"ContrastiveLoss: {_DETECTORS}")
         assert student.indices is not None
         (i,) = self.stage_numbers(max(student.features))
         maps = {"student": student.features[i], "teacher": teacher.features[i].detach()}

@@ -87,7 +87,10 @@ class CrossHeadLoss(Loss):
         """
         for model in (student, teacher):
             if not isinstance(getattr(model, "bbox_head", None), nn.Module):
-                raise ValueError(f"CrossKD: {type(model).__name__} has no dense head; use losses on stages instead")
+                raise ValueError(
+                    f"CrossKD: {type(model).__name__} has no dense head; take the recipe kd or a loss on maps "
+                    "(recipes pkd, cwd, fgd)"
+                )
         head: Any = teacher.bbox_head if teacher is not None else None
         self._crossing = Crossing(head, self.split, self.align)
         return self._crossing.tower_taps, self._crossing.teacher_taps

@@ -27,6 +27,9 @@ class DecoupledLogitLoss(ResponseLoss):
     ramp over 20 epochs; ImageNet T 1, beta 0.5 (ResNet34 to 18) or 2 (ResNet50 to MobileNet). The student's own loss
     has weight 1. A soft label (mixup, cutmix) counts as its largest class: our reading.
 
+    An answer of a two-stage detector is a region that the student samples, its label the object that it overlaps by
+    half or more, else background, one of the K + 1 classes, as in mdistiller: alpha 1, beta 0.25, T 1, no ramp.
+
     Args:
         temperature: T > 0, dimensionless.
         alpha: Weight of ``target``.
@@ -34,7 +37,7 @@ class DecoupledLogitLoss(ResponseLoss):
         **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
 
     Raises:
-        ValueError: On use, targets without one class for each answer (detection).
+        ValueError: On construction of the Distiller, a dense head; on use, targets without a class for each answer.
     """
 
     reads = frozenset({"student.logits", "teacher.logits", "student.targets"})
@@ -88,9 +91,7 @@ def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _labels(targets: Any, logits: Tensor) -> Tensor:
-    if isinstance(targets, Tensor) and len(targets) == len(logits):
-        return targets.argmax(dim=1) if targets.ndim == 2 else targets
-    raise ValueError(
-        f"DecoupledLogitLoss needs one labelled class for each of the {len(logits)} answers, as in classification; in "
-        "detection use kd_mm.DetectorAnswerLoss (recipe kd)"
-    )
+    labels = targets if isinstance(targets, Tensor) else targets.answer_labels()
+    if labels is None or len(labels) != len(logits):
+        raise ValueError(f"DecoupledLogitLoss needs one labelled class for each of the {len(logits)} answers")
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels

@@ -13,6 +13,11 @@ from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
+NO_EMBEDDING = (
+    "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd) or on the "
+    "class answer (recipe kd)"
+)
+
 
 class EmbeddingLoss(Loss):
     """Base of losses on one embedding ``(B, D)`` of each network; a subclass compares them in :meth:`compare`.
@@ -29,6 +34,10 @@ class EmbeddingLoss(Loss):
     def __init__(self, student_tap: str | None = None, teacher_tap: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.student_tap, self.teacher_tap = student_tap, teacher_tap
+
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it, unless the config names what to read."""
+        return "" if self.student_tap and self.teacher_tap else NO_EMBEDDING
 
     def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Settle both taps; see the base class.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Setting, choice
-from kd_mm.losses.embedding import EmbeddingLoss
+from kd_mm.losses.embedding import NO_EMBEDDING, EmbeddingLoss
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
@@ -230,6 +230,10 @@ class StableLogitLoss(CodeReader, ResponseLoss):
             raise ValueError(f"StableLogitLoss: stable_weights={list(stable_weights)} must be three shares of 1")
         self.stable_weights = tuple(stable_weights)
 
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it, unless the config names what to read."""
+        return "" if self.teacher_tap else NO_EMBEDDING
+
     def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Settle the tap of the teacher's feature; see the base class."""
         reader = EmbeddingLoss(student_tap="", teacher_tap=self.teacher_tap)
@@ -237,11 +241,12 @@ class StableLogitLoss(CodeReader, ResponseLoss):
         return (), (self.teacher_tap,)
 
     def prepare(self, setting: Setting) -> None:
-        """Look at the measured feature.
+        """Look at the measured feature; see the base class for further errors.
 
         Raises:
             ValueError: It is no embedding ``(B, D)``.
         """
+        super().prepare(setting)
         shape = setting.teacher_taps[self.teacher_tap or ""]
         if len(shape) != 2:
             raise ValueError(

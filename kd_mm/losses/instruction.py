@@ -72,6 +72,12 @@ class InstructionLoss(ResponseLoss):
         """Return what is read: labels only where they weigh the teachers."""
         return self.reads if self.weight_rule == "ca_mkd" else self.reads - {"student.targets"}
 
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it: labels of images weigh the teachers."""
+        if self.weight_rule != "ca_mkd":
+            return ""
+        return "weight_rule='ca_mkd' rates the teachers by the label of an image; use 'softmax'"
+
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the weighted divergence from each teacher, by its name."""
         assert teacher is not None

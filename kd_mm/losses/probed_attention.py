@@ -71,6 +71,15 @@ class ProbedAttentionLoss(AttentionTransferLoss):
         """Whether there is anything to choose."""
         return self.selection != "all" and len(self.team) > 1
 
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it: the probes."""
+        if not self.needs_probes:
+            return ""
+        return (
+            "linear probes rate the teachers by the class of an image, and in detection an image has no single one; "
+            "take the recipe multi_kd (two-stage detectors), or at with one teacher, or set selection='all'"
+        )
+
     def prepare(self, setting: Setting) -> None:
         """Settle the shares where nothing is to be chosen; see the base class for errors."""
         if not self.needs_probes:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kd_mm.losses.base import Loss
+from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.functional import full_precision, standardized
 
 
@@ -22,7 +22,7 @@ class ResponseLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: Standardised sigmoids.
+        ValueError: Standardised sigmoids; on construction of the Distiller, a dense head's answer ``(B, N, K)``.
     """
 
     def __init__(self, standardize: bool = False, multilabel: bool = False, **kwargs: Any) -> None:
@@ -34,15 +34,19 @@ class ResponseLoss(Loss):
             )
         self.standardize, self.multilabel = standardize, multilabel
 
-    def compared(self, logits: Tensor) -> Tensor:
-        """Return logits ``(B, K)`` as they are compared, at least float32.
+    def prepare(self, setting: Setting) -> None:
+        """Look at the student's own answer.
 
         Raises:
-            ValueError: A dense head's logits ``(B, N, K)``, which are no single answer.
+            ValueError: It is a dense head's ``(B, N, K)``, no single row.
         """
-        if logits.ndim != 2 and not self.multilabel:
+        if "student.logits" in self.needs() and len(setting.answer) == 3 and not self.multilabel:
             raise ValueError(
                 f"{type(self).__name__} compares one row of logits an answer, this detector answers at "
-                f"{logits.shape[1]} places: use kd_mm.DetectorAnswerLoss (recipe kd)"
+                f"{setting.answer[1]} places: use kd_mm.DetectorAnswerLoss (recipe kd)"
+                + (", one for each teacher (teacher=...)" if self.all_teachers else "")
             )
+
+    def compared(self, logits: Tensor) -> Tensor:
+        """Return logits ``(B, K)`` as they are compared, at least float32."""
         return standardized(logits) if self.standardize else full_precision(logits)

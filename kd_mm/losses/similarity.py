@@ -29,6 +29,13 @@ class SimilarityLoss(Loss):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it: its batches."""
+        return (
+            "it compares the images of a batch with each other, and a detector sees a few at a time; take a loss on "
+            "maps (recipes at, pkd, cwd, fgd)"
+        )
+
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that are read, the last one by default; see the base class for errors."""
         return super().stage_numbers(num_stages) if self.stages else (num_stages,)

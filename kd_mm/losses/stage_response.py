@@ -49,6 +49,15 @@ class StageResponseLoss(ResponseLoss):
         target = "teacher.responses" if self.target == "same_stage" else "teacher.logits"
         return frozenset({"student.responses", target, *(("student.targets",) if self.multilabel else ())})
 
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it: its own answer is on boxes."""
+        if self.target == "same_stage":
+            return ""
+        return (
+            "target='final' is the teacher's own answer, and a detector answers for boxes, a stage for the image; take "
+            "target='same_stage' (recipes mskd, mtkd_ssr)"
+        )
+
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that take part; see the base class for errors."""
         stages = super().stage_numbers(num_stages)

@@ -48,8 +48,15 @@ class TeamLogitLoss(ResponseLoss):
         """Return what is read: labels only where they weigh the teachers."""
         return self.reads if self.weights == "ca_mkd" else self.reads - {"student.targets"}
 
+    def not_for_detectors(self) -> str:
+        """Return why a detector cannot use it: labels of images weigh the teachers."""
+        if self.weights != "ca_mkd":
+            return ""
+        return "weights='ca_mkd' rate the teachers by the label of an image; take the recipe multi_kd (weights='mean')"
+
     def prepare(self, setting: Setting) -> None:
-        """Check that there are teachers to weigh against each other."""
+        """Check that there are teachers to weigh against each other; see the base class for errors."""
+        super().prepare(setting)
         if self.weights == "ca_mkd" and len(self.team) < 2:
             raise ValueError("TeamLogitLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'")
 

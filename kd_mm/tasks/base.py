@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_mm.losses import Loss
 from kd_mm.tasks.answers import Answer
 
 
@@ -45,6 +46,16 @@ class Task:
         """
         if regional:
             raise ValueError(f"{type(self).__name__}: exits that answer for regions belong to detection")
+
+    def check_losses(self, losses: Mapping[str, Loss]) -> None:
+        """Refuse losses that make no sense for the task; called before any network is measured.
+
+        Args:
+            losses: By name.
+
+        Raises:
+            ValueError: With the reason and what to take instead.
+        """
 
     def trunk(self, model: nn.Module) -> str:
         """Return the name of the submodule whose stages are looked for."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
 from kd_mm.registry import TASKS
 from kd_mm.tasks.answers import Answer, DenseAnswer, RegionAnswer, region_tap
@@ -74,6 +75,16 @@ class DetectionTask(Task):
                 f"the student is a {type(student).__name__}"
             )
 
+    def check_losses(self, losses: Mapping[str, Loss]) -> None:
+        """Refuse losses that make no sense for detectors.
+
+        Raises:
+            ValueError: With the reason and what to take instead.
+        """
+        for name, loss in losses.items():
+            if reason := loss.not_for_detectors():
+                raise ValueError(f"loss {name!r} ({type(loss).__name__}) is not for detectors: {reason}")
+
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
         """Return the tap of the student's sampled regions where exits answer for them."""
         return (region_tap(_is_cascade(model)),) if self.late else ()
@@ -119,10 +130,11 @@ class DetectionTask(Task):
 
     def targets(self, data_samples: Sequence[Any], taken: Mapping[str, Tensor] | None = None) -> DetectionTargets:
         """Return the targets of a batch; regions too where exits answer for them."""
-        targets = read_annotations(data_samples, self.classes)
+        sampled = next((taken[tap] for tap in taken if tap.endswith(":in1")), None) if taken else None
+        targets = replace(read_annotations(data_samples, self.classes), sampled=sampled)
         if not self.regional:
             return targets
-        sampled = next((taken[tap] for tap in taken if tap.endswith(":in1")), None) if taken and self.late else None
+        sampled = sampled if self.late else None
         regions = make_regions(targets, data_samples, self.extra_regions, sampled)
         return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
 

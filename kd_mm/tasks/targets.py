@@ -26,6 +26,7 @@ class DetectionTargets:
         shape: Height and width of the padded batch.
         regions: ``(R, 5)``, image index and box, where exits answer for regions.
         region_labels: ``(R,)``, class index, K for background, :data:`LEFT_OUT` for regions on ignored objects.
+        sampled: ``(S, 5)``, the regions for which a two-stage student answers in this step, where they are known.
     """
 
     present: Tensor
@@ -35,6 +36,14 @@ class DetectionTargets:
     shape: tuple[int, int]
     regions: Tensor | None = None
     region_labels: Tensor | None = None
+    sampled: Tensor | None = None
+
+    def answer_labels(self) -> Tensor | None:
+        """Return the class of each sampled region ``(S,)``, K for background; ``None`` where there are no regions.
+
+        As a detector's own assigner labels them by default: ignored objects count as background.
+        """
+        return None if self.sampled is None else label_regions(self, self.sampled.detach())
 
     def __len__(self) -> int:
         return len(self.present) if self.region_labels is None else int((self.region_labels != LEFT_OUT).sum())
@@ -73,22 +82,23 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
 
 
 def label_regions(
-    targets: DetectionTargets, regions: Tensor, data_samples: Sequence[Any], threshold: float = 0.5
+    targets: DetectionTargets, regions: Tensor, data_samples: Sequence[Any] = (), threshold: float = 0.5
 ) -> Tensor:
     """Return the class of each region ``(R, 5)``: that of the ground truth it overlaps most, if by ``threshold`` IoU.
 
-    Others are background (K), or :data:`LEFT_OUT` where an ignored object is overlapped by ``threshold``.
+    Others are background (K), or :data:`LEFT_OUT` where an ignored object is overlapped by ``threshold``. Without data
+    samples no object is ignored.
     """
     background = targets.present.shape[1]
     found = torch.full((len(regions),), background, dtype=torch.long, device=regions.device)
-    for i, sample in enumerate(data_samples):
+    for i, boxes in enumerate(targets.boxes):
         mine = regions[:, 0] == i
-        left = sample.get("ignored_instances")
+        left = data_samples[i].get("ignored_instances") if data_samples else None
         if left is not None and len(left):
             on_ignored = box_iou(regions[mine, 1:], _tensor(left.bboxes)).amax(dim=1) >= threshold
             found[mine] = torch.where(on_ignored, LEFT_OUT, found[mine])
-        if len(targets.boxes[i]):
-            overlap, which = box_iou(regions[mine, 1:], targets.boxes[i]).max(dim=1)
+        if len(boxes):
+            overlap, which = box_iou(regions[mine, 1:], boxes).max(dim=1)
             found[mine] = torch.where(overlap >= threshold, targets.labels[i][which], found[mine])
     return found
 

@@ -35,10 +35,9 @@ def test_recipes_of_one_task() -> None:
     for kind in KINDS:
         for name in recipe_names(kind):
             assert "losses" in read_recipe(name, kind)[name]
-    with pytest.raises(ValueError, match="'crosskd': it is for detectors"):
-        read_recipe("crosskd")
-    with pytest.raises(ValueError, match="'cosine': it is for re-identification"):
-        read_recipe("cosine", "detection")
+    for kind in (None, "reid"):
+        with pytest.raises(ValueError, match="'crosskd' is for detectors alone; for this model take one of: at, "):
+            read_recipe("crosskd", kind)
 
 
 def test_a_network_for_re_identification_gets_its_recipe() -> None:

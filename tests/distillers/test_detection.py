@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -349,6 +350,28 @@ def test_teacher_sees_the_regions_that_the_student_sampled() -> None:
     assert torch.equal(seen["student"], seen["teacher"])
     p, q = seen["zteacher"].detach().double().softmax(dim=1), seen["zstudent"].detach().double().softmax(dim=1)
     assert float(losses["kd"]) == pytest.approx(float((p * (p / q).log()).sum() / len(p)), rel=1e-4)
+
+
+def test_dkd_takes_the_labels_that_the_student_gives_its_regions() -> None:
+    model = pair(faster, {"losses": {"dkd": {"type": "kd_mm.DecoupledLogitLoss", "temperature": 1.0, "beta": 0.25}}})
+    seen: dict[str, torch.Tensor] = {}
+    model.student.roi_head.bbox_head.loss_cls.register_forward_pre_hook(
+        lambda _m, args: seen.update(student=args[0], labels=args[1])
+    )
+    model.teachers["teacher"].model.roi_head.bbox_head.register_forward_hook(
+        lambda _m, _a, out: seen.update(teacher=out[0])
+    )
+    losses = losses_of(model.train())
+    labels, background = seen["labels"], 3
+    assert 0 < int((labels < background).sum()) < len(labels)
+    p, q = (seen[side].detach().double().softmax(dim=1).numpy() for side in ("teacher", "student"))
+    expected = 0.0
+    for row, label in enumerate(labels.tolist()):
+        mine = [(logits[row, label], 1 - logits[row, label]) for logits in (p, q)]
+        rest = [np.delete(logits[row], label) / (1 - logits[row, label]) for logits in (p, q)]
+        expected += sum(a * np.log(a / b) for a, b in zip(*mine, strict=True))
+        expected += 0.25 * float((rest[0] * np.log(rest[0] / rest[1])).sum())
+    assert float(losses["dkd"]) == pytest.approx(expected / len(labels), rel=1e-4)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(cascade, faster), (faster, cascade), (cascade, cascade)])

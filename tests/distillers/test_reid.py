@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 
-from kd_mm.apis.compose import config_root
+from kd_mm.apis.compose import read_recipe
 from kd_mm.models import BNNeck
 from kd_mm.registry import MODELS
 from kd_mm.stages.reid_exit import BNNeckExit
@@ -31,7 +30,7 @@ def network(classes: int = PEOPLE, width: int = 8, depth: int = 8, kind: str = "
 
 
 def recipe_of(name: str) -> dict[str, Any]:
-    return Config.fromfile(config_root() / "_base_" / "distillers" / "reid" / f"{name}.py")[name].to_dict()
+    return read_recipe(name, "reid")[name].to_dict()
 
 
 def distil(name: str = "mtkd_ssr", student: dict[str, Any] | None = None, **teacher: Any) -> Any:

@@ -114,3 +114,15 @@ def test_class_names_that_are_not_in_the_folder(tools: Tools, own: Own) -> None:
     assert "the annotations have " in line
     assert "the class list is Square, Disc, Bar" in line
     assert not list((own.folder / "wrong").rglob("*.pth"))
+
+
+def test_recipes_that_make_no_sense_for_a_detector_say_so_before_anything_is_read(tools: Tools, own: Own) -> None:
+    teacher = ["--teacher", own.teacher, "--teacher-checkpoint", own.folder / "nowhere.pth"]
+    for recipe, take in {"sp": "recipes at, pkd, cwd, fgd", "mag": "or on the class answer (recipe kd)"}.items():
+        ended = tools.run("train", own.student, "--distiller", recipe, *teacher)
+        assert ended.status == 2
+        (line,) = ended.err.splitlines()
+        assert line.startswith("error: ")
+        assert "is not for detectors: it " in line
+        assert take in line
+        assert not list(tools.folder.rglob("*.*"))

@@ -158,6 +158,11 @@ def test_other_identities_are_refused_where_responses_are_compared(street: Stree
     assert "loss_rkd_distance: " in ended.out
 
 
+def test_recipes_for_detectors_are_refused(street: Street, tmp_path: Path) -> None:
+    line = refused(street, *street.options("fgd"), "--work-dir", tmp_path)
+    assert "recipe 'fgd' is for detectors alone; for this model take one of: at, byot, " in line
+
+
 def test_what_is_wrong_with_the_images_is_said_in_one_line(street: Street, tmp_path: Path) -> None:
     images = MarketFolder(tmp_path / "bad").fill()
     here = ["--work-dir", tmp_path / "run", "--cfg-options", f"train_dataloader.dataset.data_root={images.root}"]

@@ -1,13 +1,4 @@
-_base_ = ["./gfl_r50_fpn_1x_voc0712.py", "../../_base_/distillers/detection/cwd.py"]
+_base_ = ["./_gfl_r101_r50.py", "../../_base_/distillers/detection/cwd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::detection/voc/gfl_r101_fpn_1x_voc0712.py",
-        checkpoint="checkpoints/voc/gfl_r101.pth",
-    ),
-    recipe={{_base_.cwd}},
-)
+model = dict(recipe={{_base_.cwd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,13 +1,4 @@
-_base_ = ["./faster-rcnn_mobilenetv2_fpn_1x_voc0712.py", "./_fgd_two-stage.py"]
+_base_ = ["./_faster-rcnn_r50_mobilenetv2.py", "./_fgd_two-stage.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::detection/voc/faster-rcnn_r50_fpn_1x_voc0712.py",
-        checkpoint="checkpoints/voc/faster-rcnn_r50.pth",
-    ),
-    recipe={{_base_.fgd}},
-)
+model = dict(recipe={{_base_.fgd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,13 +1,4 @@
-_base_ = ["./faster-rcnn_r50_fpn_1x_voc0712.py", "../../_base_/distillers/detection/kd.py"]
+_base_ = ["./_faster-rcnn_r101_r50.py", "../../_base_/distillers/detection/kd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::detection/voc/faster-rcnn_r101_fpn_1x_voc0712.py",
-        checkpoint="checkpoints/voc/faster-rcnn_r101.pth",
-    ),
-    recipe={{_base_.kd}},
-)
+model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,13 +1,4 @@
-_base_ = ["./resnet18_b64_market1501.py", "../../_base_/distillers/reid/cosine.py"]
+_base_ = ["./_resnet50_resnet18.py", "../../_base_/distillers/cosine.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::reid/market1501/resnet50_b64_market1501.py",
-        checkpoint="checkpoints/market1501/resnet50.pth",
-    ),
-    recipe={{_base_.cosine}},
-)
+model = dict(recipe={{_base_.cosine}})
 default_hooks = {{_base_.kd_hooks}}

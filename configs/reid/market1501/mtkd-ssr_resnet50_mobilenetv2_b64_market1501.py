@@ -1,13 +1,4 @@
-_base_ = ["./mobilenetv2_b64_market1501.py", "../../_base_/distillers/reid/mtkd_ssr.py"]
+_base_ = ["./_resnet50_mobilenetv2.py", "../../_base_/distillers/reid/mtkd_ssr.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::reid/market1501/resnet50_b64_market1501.py",
-        checkpoint="checkpoints/market1501/resnet50.pth",
-    ),
-    recipe={{_base_.mtkd_ssr}},
-)
+model = dict(recipe={{_base_.mtkd_ssr}})
 default_hooks = {{_base_.kd_hooks}}

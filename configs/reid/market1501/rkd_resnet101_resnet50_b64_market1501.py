@@ -1,13 +1,4 @@
-_base_ = ["./resnet50_b64_market1501.py", "../../_base_/distillers/reid/rkd.py"]
+_base_ = ["./_resnet101_resnet50.py", "../../_base_/distillers/reid/rkd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::reid/market1501/resnet101_b64_market1501.py",
-        checkpoint="checkpoints/market1501/resnet101.pth",
-    ),
-    recipe={{_base_.rkd}},
-)
+model = dict(recipe={{_base_.rkd}})
 default_hooks = {{_base_.kd_hooks}}

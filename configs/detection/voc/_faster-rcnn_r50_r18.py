@@ -1,0 +1,11 @@
+_base_ = "./faster-rcnn_r18_fpn_1x_voc0712.py"
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::detection/voc/faster-rcnn_r50_fpn_1x_voc0712.py",
+        checkpoint="checkpoints/voc/faster-rcnn_r50.pth",
+    ),
+)

@@ -1,0 +1,10 @@
+_base_ = "./retinanet_r18_fpn_1x_voc0712.py"
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::detection/voc/retinanet_r50_fpn_1x_voc0712.py", checkpoint="checkpoints/voc/retinanet_r50.pth"
+    ),
+)

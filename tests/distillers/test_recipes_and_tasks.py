@@ -1,0 +1,149 @@
+"""Every shipped recipe with every kind of student: it trains, or one line says why not and what to take instead."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from kd_mm.apis.compose import compose, config_root, recipe_names
+from kd_mm.losses import Progress
+from kd_mm.losses.granularity import CodeReader, Codes
+from kd_mm.losses.probed_attention import ProbedAttentionLoss
+from kd_mm.registry import MODELS
+
+from . import detectors
+from .conftest import CLASSES, batch, classifier
+from .test_reid import PEOPLE
+from .test_reid import network as person
+
+SAMPLES = 40
+TEAMS = ("multi_kd", "ca_mkd", "gpac")
+EMBEDDING = "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd)"
+PLACES = "compares one row of logits an answer, this detector answers at"
+FOR_DETECTORS = "is for detectors alone; for this model take one of: at, "
+
+#: What refuses, and a part of the line that says so; all other recipes train.
+DETECTION = {
+    "ca_mkd": "rate the teachers by the label of an image; take the recipe multi_kd",
+    "cosine": EMBEDDING,
+    "crd": "it draws images of other classes, so it belongs to classification and re-identification; for detectors",
+    "gpac": "in detection an image has no single one; take the recipe multi_kd",
+    "mag": EMBEDDING,
+    "mag_features": EMBEDDING,
+    "mas": EMBEDDING,
+    "mas_features": EMBEDDING,
+    "mskd_final": "answers for boxes, a stage for the image; take target='same_stage' (recipes mskd, mtkd_ssr)",
+    "rkd": EMBEDDING,
+    "sp": "it compares the images of a batch with each other, and a detector sees a few at a time; take a loss on maps",
+}
+REFUSED = {
+    "classification": {"crosskd": FOR_DETECTORS, "fgd": FOR_DETECTORS},
+    "reid": {"crosskd": FOR_DETECTORS, "fgd": FOR_DETECTORS},
+    "two_stage": {**DETECTION, "crosskd": "FasterRCNN has no dense head; take the recipe kd"},
+    "dense": {
+        **DETECTION,
+        "dist": PLACES,
+        "dkd": PLACES,
+        "kd_standardized": PLACES,
+        "multi_kd": "use kd_mm.DetectorAnswerLoss (recipe kd), one for each teacher (teacher=...)",
+    },
+}
+RECIPES = recipe_names("detection", "reid")
+CELLS = [(kind, name) for kind in REFUSED for name in RECIPES if name not in REFUSED[kind]]
+
+
+def dense(width: int) -> Any:
+    whole = detectors.retina(width)
+    whole.bbox_head.stacked_convs = 4
+    return whole
+
+
+def networks(kind: str) -> tuple[Any, Any]:
+    """Student and teacher of a kind, small."""
+    if kind == "classification":
+        return classifier(), classifier(14, width=16)
+    if kind == "reid":
+        return person(), person(width=16, depth=14)
+    network = dense if kind == "dense" else detectors.faster
+    return network(8), network(12)
+
+
+def distiller(kind: str, name: str) -> Any:
+    """What the command line would build, with teachers that are not read from files."""
+    student, teacher = networks(kind)
+    scope = "mmdet" if kind in ("two_stage", "dense") else "mmpretrain"
+    count = 2 if name in TEAMS else 1
+    plain = Config({"model": copy.deepcopy(student), "default_scope": scope})
+    model = compose(plain, name, ["teacher.py"] * count, ["teacher.pth"] * count).model
+    if model.teacher:
+        untrained = {"config": {"model": teacher} if kind == "reid" else teacher, "random_weights": True}
+        model.teacher = [copy.deepcopy(untrained) for _ in range(count)] if count > 1 else untrained
+    for loss in model.recipe.losses.values():
+        if loss.type == "kd_mm.ContrastiveLoss":
+            loss.update(num_negatives=16, num_samples=SAMPLES)
+    detectors.register()
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build({**model, "input_size": detectors.SIZE if scope == "mmdet" else 16})
+
+
+def prepare(model: Any) -> None:
+    """Leave out what hooks do before training: exits, codes and probes of the teachers count as trained."""
+    for teacher in model.teachers.values():
+        teacher.exits_ready = True
+    for loss in model.losses.values():
+        if isinstance(loss, CodeReader):
+            loss.take_codes(Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher]))
+        if isinstance(loss, ProbedAttentionLoss):
+            stages = range(1, model.num_stages + 1)
+            loss.choose({name: dict.fromkeys(stages, 0.5) for name in loss.team}, {})
+
+
+def data_of(kind: str) -> dict[str, Any]:
+    if kind in ("two_stage", "dense"):
+        return detectors.batch()
+    data = batch(6, PEOPLE if kind == "reid" else CLASSES)
+    for index, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo({"sample_idx": index})
+    return data
+
+
+@pytest.mark.parametrize(("kind", "name"), CELLS)
+def test_it_trains(kind: str, name: str) -> None:
+    model = distiller(kind, name).train()
+    prepare(model)
+    model.check_next_step = True  # each loss is finite and reaches the student
+    model.progress = Progress(epoch=1, max_epochs=2)
+    torch.manual_seed(3)
+    losses = model(**model.data_preprocessor(data_of(kind), True), mode="loss")
+    assert {f"loss_{term}" for term in model.losses} <= set(losses)
+    detectors.total(losses).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in REFUSED for name in REFUSED[kind]])
+def test_it_says_why_not_and_what_to_take(kind: str, name: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        distiller(kind, name)
+    assert REFUSED[kind][name] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [
+        ("two_stage", "detection/voc/{}_faster-rcnn_*"),
+        ("dense", "detection/voc/{}_retinanet_*"),
+        ("reid", "reid/market1501/{}_*"),
+    ],
+)
+def test_what_trains_has_a_config(kind: str, pattern: str) -> None:
+    alone = {"mag_features", "mas_features"}  # for joining, mag_features+at
+    names = [name for one, name in CELLS if one == kind and name not in alone]
+    missing = [name for name in names if not list(config_root().glob(pattern.format(name.replace("_", "-"))))]
+    assert missing == []
