@@ -34,7 +34,9 @@ METHODS = {"mtkd-ssr", "kd", "pkd", "cwd", "fgd"}
 BOTH = {"student-friendly", "fitnets", "at", "vid", "ofd", "reviewkd", "mskd"}
 MORE = {"faster-rcnn": {"kd-standardized", "dkd", "dist", *BOTH}, "retinanet": BOTH}
 #: Configs with two teachers or with none.
-OTHERS = {("multi-kd", "faster-rcnn", "r101-r50"), ("byot", "faster-rcnn", None), ("byot", "retinanet", None)}
+ALONE = {"byot", "ema-teacher"}
+OTHERS = {("multi-kd", "faster-rcnn", "r101-r50")}
+OTHERS |= {(method, detector, None) for method in ALONE for detector in ("faster-rcnn", "retinanet")}
 WEIGHTS = {"scd": 3.0, "srd": 0.5, "review": 0.15, "aux": 0.5}
 
 
@@ -141,7 +143,7 @@ def test_distillation_adds_a_teacher_and_changes_nothing_else(leaf: str) -> None
         assert teacher.config == f"kd_mm::{FOLDER}/{plain_of(name['detector'], backbone)}.py"
         assert teacher.checkpoint == f"checkpoints/voc/{name['detector']}_{backbone}.pth"
     assert len(teachers) == (2 if name["method"] == "multi-kd" else 1)
-    assert (config.model.teacher is None) == (name["method"] == "byot")
+    assert (config.model.teacher is None) == (name["method"] in ALONE)
 
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in DISTILLED if leaf.startswith("mtkd-ssr")])

@@ -1,4 +1,4 @@
-"""Every recipe has a page that says what it computes, whose it is and how it is run."""
+"""Every recipe has a page that says what it computes, whose it is and how it is run; the index lists all."""
 
 from __future__ import annotations
 
@@ -7,17 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from kd_mm.apis.compose import recipe_names
+from kd_mm.apis.compose import KINDS, config_root, recipe_names
 from kd_mm.losses import __all__ as losses
 
 ROOT = Path(__file__).parents[1]
-PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs" / "methods").glob("*.md"))}
+FOLDER = ROOT / "docs" / "methods"
+PAGES = {page.stem: page.read_text() for page in sorted(FOLDER.glob("[a-z]*.md"))}
+INDEX = (FOLDER / "README.md").read_text()
+#: Name, year, page and a word on each task of a recipe: the rows of the index.
+ROW = re.compile(
+    r"^\| `(\w+)` \| (\d{4}|) ?\| [^|]+ \| ([^|]+) \| ([^|]+) \| ([^|]+) \| \[\w[^]]*\]\((\w+)\.md\) \|$", re.MULTILINE
+)
+ROWS = {name: (page, words) for name, _, *words, page in ROW.findall(INDEX)}
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names(*KINDS))
 def test_a_recipe_has_a_page(name: str) -> None:
-    assert [page for page, text in PAGES.items() if f"_base_/distillers/{name}.py" in text]
+    page, _ = ROWS[name]
+    folders = {f"_base_/distillers/{kind}{name}.py" for kind in ("", *(f"{kind}/" for kind in KINDS))}
+    assert any(file in PAGES[page] for file in folders)
     assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
+def test_the_index_has_nothing_else() -> None:
+    assert list(ROWS) == [name for name, *_ in ROW.findall(INDEX)]
+    assert set(ROWS) == set(recipe_names(*KINDS))
+    assert {page for page, _ in ROWS.values()} == set(PAGES)
+    assert len(ROWS) + 2 == len([line for line in INDEX.splitlines() if line.startswith("|")])
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -28,6 +44,11 @@ def test_a_page_is_whole(name: str) -> None:
     assert re.search(r"^python tools/(compare|train)\.py ", text, re.MULTILINE)
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert links
-    assert [link for link in links if not (ROOT / "docs" / "methods" / link).exists()] == []
+    assert [link for link in links if not (FOLDER / link).exists()] == []
     named = set(re.findall(r"kd_mm\.([A-Z]\w*Loss)\b", text))
     assert named <= set(losses)
+    recipes = re.findall(r"_base_/distillers/([\w/]+\.py)", text)
+    assert recipes
+    assert [recipe for recipe in recipes if not (config_root() / "_base_" / "distillers" / recipe).is_file()] == []
+    configs = re.findall(r"\bconfigs/([\w./-]+\.py)", text)
+    assert [config for config in configs if not (config_root() / config).is_file()] == []

@@ -26,7 +26,7 @@ METHODS = {"mtkd-ssr", "kd", "rkd", "cosine"}
 #: What the pair ResNet-50 to ResNet-18 has besides, what has two teachers, and what has none.
 MORE = {"kd-standardized", "dkd", "dist", "student-friendly", "fitnets", "at", "sp", "vid", "ofd", "reviewkd", "crd"}
 MORE |= {"cwd", "pkd", "mskd", "mskd-final", "mag", "mas"}
-TEAMS, ALONE = {"multi-kd", "ca-mkd", "gpac"}, {"byot"}
+TEAMS, ALONE = {"multi-kd", "ca-mkd", "gpac"}, {"byot", "ema-teacher"}
 NETWORKS = {"resnet101": 2048, "resnet50": 2048, "resnet18": 512, "mobilenetv2": 1280}
 
 

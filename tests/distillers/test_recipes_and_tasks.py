@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from kd_mm.apis.compose import compose, config_root, recipe_names
+from kd_mm.distillers import EMATeacher
 from kd_mm.losses import Progress
 from kd_mm.losses.granularity import CodeReader, Codes
 from kd_mm.losses.probed_attention import ProbedAttentionLoss
@@ -22,6 +23,7 @@ from .test_reid import PEOPLE
 from .test_reid import network as person
 
 SAMPLES = 40
+ALONE = ("byot", "ema_teacher")
 TEAMS = ("multi_kd", "ca_mkd", "gpac")
 EMBEDDING = "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd)"
 PLACES = "compares one row of logits an answer, this detector answers at"
@@ -78,8 +80,9 @@ def distiller(kind: str, name: str) -> Any:
     student, teacher = networks(kind)
     scope = "mmdet" if kind in ("two_stage", "dense") else "mmpretrain"
     count = 2 if name in TEAMS else 1
+    files = ([f"teacher.{end}"] * count for end in ("py", "pth")) if name not in ALONE else (None, None)
     plain = Config({"model": copy.deepcopy(student), "default_scope": scope})
-    model = compose(plain, name, ["teacher.py"] * count, ["teacher.pth"] * count).model
+    model = compose(plain, name, *files).model
     if model.teacher:
         untrained = {"config": {"model": teacher} if kind == "reid" else teacher, "random_weights": True}
         model.teacher = [copy.deepcopy(untrained) for _ in range(count)] if count > 1 else untrained
@@ -96,6 +99,8 @@ def prepare(model: Any) -> None:
     """Leave out what hooks do before training: exits, codes and probes of the teachers count as trained."""
     for teacher in model.teachers.values():
         teacher.exits_ready = True
+        if isinstance(teacher, EMATeacher):
+            teacher.start(model)
     for loss in model.losses.values():
         if isinstance(loss, CodeReader):
             loss.take_codes(Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher]))

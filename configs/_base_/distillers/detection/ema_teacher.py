@@ -1,0 +1,5 @@
+# EMA teacher for detectors: the average teaches the detector's own answer, class logits of regions or dense class maps.
+# All of it is our reading.
+_base_ = ["../ema_teacher.py"]
+
+ema_teacher = dict(losses=dict(ema=dict(type="kd_mm.DetectorAnswerLoss", temperature=1.0)))
