@@ -35,8 +35,8 @@ SCHEDULES = {
     "imagenet": (0.1, 1e-4, 100, [30, 60, 90]),
     "tiny_imagenet": (0.05, 5e-4, 240, [150, 180, 210]),
 }
-# Folder: weights of scd, srd, review, aux; temperature; length of the ramp and of the training of the teacher's exits as
-# fractions of the run; rate of the latter.
+# Folder: weights of scd, srd, review, aux; temperature; length of the ramp and of the training of the teacher's exits
+# as fractions of the run; rate of the latter.
 MTKD_SSR = {
     "cifar10": (6, 1, 0.3, 1, 4, 20 / 240, 100 / 240, 0.05),
     "cifar100": (6, 1, 0.3, 1, 4, 20 / 240, 100 / 240, 0.05),

@@ -161,7 +161,9 @@ def _add_exits(plain: Config, distiller: Distiller) -> None:
             config["rest"] = [stage.tap for stage in deeper[1:]]
         configs.append({key: value for key, value in config.items() if key != "_scope_"})
     model = plain.model.to_dict()
-    model.update(type="kd_mm.MultiExitClassifier", exits=configs, ensemble="logit_mean", weights=None, threshold=None)
+    model.update(
+        type="kd_mm.MultiExitClassifier", exits=configs, ensemble="logit_mean", weights=None, threshold=None, depth=None
+    )
     plain._cfg_dict["model"] = ConfigDict(model)
     imports = list((plain.get("custom_imports") or {}).get("imports", []))
     plain.custom_imports = {"imports": list(dict.fromkeys([*imports, "kd_mm"])), "allow_failed_imports": False}

@@ -1,4 +1,4 @@
-"""Linear probes: how much of the classes a linear layer finds in frozen features."""
+"""Linear probes: how much of the classes a linear layer, or the nearest neighbour, finds in frozen features."""
 
 from __future__ import annotations
 
@@ -85,6 +85,26 @@ def rate(
             for i, probe in probes.items():
                 answers = [probe(chunk.to(device)).argmax(dim=1).cpu() for chunk in features[i][mask].split(4096)]
                 right[i] += float((torch.cat(answers) == labels[mask]).float().mean()) / len(held_out)
+    return right
+
+
+def nearest_rate(features: Mapping[int, Tensor], labels: Tensor, held_out: list[Tensor]) -> dict[int, float]:
+    """Return at which share of the held-out samples the nearest other one has their label, the mean over the parts.
+
+    Rank-1 of retrieval by cosine among the samples that are not held out; nothing is trained.
+
+    Args:
+        features: ``(N, D)`` of each stage.
+        labels: ``(N,)``.
+        held_out: Masks ``(N,)``.
+    """
+    right = dict.fromkeys(features, 0.0)
+    for mask in held_out:
+        for i, feature in features.items():
+            gallery = F.normalize(feature[~mask], dim=1)
+            chunks = F.normalize(feature[mask], dim=1).split(1024)
+            nearest = torch.cat([(chunk @ gallery.T).argmax(dim=1) for chunk in chunks])
+            right[i] += float((labels[~mask][nearest] == labels[mask]).float().mean()) / len(held_out)
     return right
 
 

@@ -24,17 +24,19 @@ from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.distill_hook import find_distiller
-from kd_mm.hooks.linear_probes import held_out_parts, pooled, rate
+from kd_mm.hooks.linear_probes import held_out_parts, nearest_rate, pooled, rate
 from kd_mm.hooks.preparation import result_folder
 from kd_mm.hooks.report import render
 from kd_mm.hooks.training_images import look_at_all, plain_training_data
 from kd_mm.losses import ProbedAttentionLoss
 from kd_mm.registry import HOOKS
 
-#: Options of ``ProbedAttentionLoss.probes``: what a probe reads (``"gap"``, ``"pool4"`` or ``"flat"``), the share of
+#: Options of ``ProbedAttentionLoss.probes``: what a teacher is rated by (``"accuracy"`` of the probe, or ``"retrieval"``:
+#: rank-1 of the features themselves, without a probe), what is read (``"gap"``, ``"pool4"`` or ``"flat"``), the share of
 #: each class that is held out or a number of ``folds`` instead, Adam's schedule, the most images that are looked at
 #: (``None`` for all), the most memory that their features may take.
 DEFAULTS: dict[str, Any] = {
+    "metric": "accuracy",
     "input": "gap",
     "held_out": 0.1,
     "folds": None,
@@ -107,6 +109,8 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {**DEFAULTS, **given}
     if options["input"] not in ("gap", "pool4", "flat"):
         raise ValueError(f"probes: input={options['input']!r} is unknown; choose 'gap', 'pool4' or 'flat'")
+    if options["metric"] not in ("accuracy", "retrieval"):
+        raise ValueError(f"probes: metric={options['metric']!r} is unknown; choose 'accuracy' or 'retrieval'")
     if not 0 < options["held_out"] < 1 or (options["folds"] is not None and options["folds"] < 2):
         raise ValueError(
             f"probes: held_out={options['held_out']} must be between 0 and 1, folds={options['folds']} 2 or more"
@@ -167,7 +171,10 @@ class _Rating:
         answers = shown.pop("answer")
         features = {i: shown[f"stage{i}"] for i in self.stages}
         device = next(self.teacher.model.parameters()).device
-        accuracy = rate(features, labels, classes, masks, self.options, device)
+        if self.options["metric"] == "retrieval":
+            accuracy = nearest_rate(features, labels, masks)
+        else:
+            accuracy = rate(features, labels, classes, masks, self.options, device)
         final = [float((answers[mask] == labels[mask]).float().mean()) for mask in masks]
         return {**{f"stage{i}": value for i, value in accuracy.items()}, "final": sum(final) / len(final)}
 

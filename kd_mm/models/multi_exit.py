@@ -26,7 +26,7 @@ class MultiExitClassifier(ImageClassifier):
 
     It answers by the ensemble of its exits or, with a threshold, leaves as soon as it is sure: the exits passed so far
     answer, and the deeper stages run on the other images of the batch alone. In ``tensor`` mode, the logits of the
-    ensemble of all exits. In ``loss`` mode, the head's loss and that of each exit, equally. Backbone, neck and head
+    ensemble of its exits. In ``loss`` mode, the head's loss and that of each exit, equally. Backbone, neck and head
     have the names of a plain ``ImageClassifier``, so that either loads the other's checkpoint.
 
     Args:
@@ -38,6 +38,8 @@ class MultiExitClassifier(ImageClassifier):
         weights: Of each exit and of the head, e.g. their accuracies on a validation split; default: all equal.
         threshold: Probability of the likeliest class from which an image leaves, in (0, 1]; None (default): never.
             With ``ensemble="last"`` each exit answers for itself.
+        depth: Number of exits, from the shallowest, that answer; the network stops there. With ``ensemble="last"``
+            that exit alone; None (default): all, the head the last. Not with a threshold.
         **kwargs: As for ``ImageClassifier`` (``neck``, ``head``, ``data_preprocessor`` ...).
 
     Raises:
@@ -51,10 +53,11 @@ class MultiExitClassifier(ImageClassifier):
         ensemble: str = "logit_mean",
         weights: Sequence[float] | None = None,
         threshold: float | None = None,
+        depth: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        self.ensemble, self.weights, self.threshold = ensemble, weights, threshold
+        self.ensemble, self.weights, self.threshold, self.depth = ensemble, weights, threshold, depth
         self.stages = [_stage(i, config) for i, config in enumerate(exits, 1)]
         self._check()
         self.exits = nn.ModuleList(self._build(config) for config in exits)
@@ -79,8 +82,14 @@ class MultiExitClassifier(ImageClassifier):
                 f"weights={list(self.weights)}: give one for each of {len(self.stages)} exits and one for the head, "
                 "none below 0, the first above"
             )
+        if self.depth is not None and not 1 <= self.depth <= len(self.stages) + 1:
+            raise ValueError(
+                f"depth={self.depth}: give one of 1 to {len(self.stages) + 1}, or leave it out for all exits"
+            )
         if self.threshold is None:
             return
+        if self.depth is not None:
+            raise ValueError(f"depth={self.depth} and threshold={self.threshold}: give one of them")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold} is a probability: give one above 0, up to 1")
         for stage in self.stages:
@@ -108,7 +117,7 @@ class MultiExitClassifier(ImageClassifier):
             mode: ``"tensor"``, ``"predict"`` or ``"loss"``.
         """
         if mode == "tensor":
-            return combine_exits(self.answers(inputs), self.ensemble, self.weights)
+            return combine_exits(self.answers(inputs, self.depth), self.ensemble, self.weights)
         return super().forward(inputs, data_samples, mode)
 
     def answers(self, inputs: Tensor, depth: int | None = None) -> list[Tensor]:
@@ -143,9 +152,9 @@ class MultiExitClassifier(ImageClassifier):
         ``exit_labels`` ``(N,)``, the likeliest class at each exit.
         """
         if self.threshold is None:
-            answers = self.answers(inputs)
+            answers = self.answers(inputs, self.depth)
             scores = combine_exits(answers, self.ensemble, self.weights)
-            left = torch.full((len(scores),), self.num_exits)
+            left = torch.full((len(scores),), len(answers))
             labels = torch.stack([logits.argmax(dim=1) for logits in answers], dim=1)
         else:
             scores, left = self.leave_early(inputs, self.threshold)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.compose import config_root
-from kd_mm.hooks.linear_probes import held_out_parts, pooled, rate
+from kd_mm.hooks.linear_probes import held_out_parts, nearest_rate, pooled, rate
 from kd_mm.hooks.teacher_probes import DEFAULTS, checked
 from kd_mm.registry import DATASETS
 
@@ -167,6 +167,21 @@ def test_probes_find_linear_classes_alone() -> None:
     assert found[2] == 1.0
     assert found[1] < 0.6
     assert rate({1: noise, 2: good}, labels, 4, masks, options, torch.device("cpu")) == found
+
+
+def test_retrieval_rates_features_without_a_probe(tmp_path: Path) -> None:
+    features = torch.tensor([[1.0, 0.1], [2.0, 0.0], [0.0, 3.0], [0.1, 1.0], [1.0, 0.9], [5.0, 1.0]])
+    labels, mask = torch.tensor([0, 0, 1, 1, 1, 0]), torch.tensor([True, False, False, True, True, False])
+    # The nearest by angle: of the first the second, of the fourth the third, of the fifth the last, which is wrong.
+    assert nearest_rate({1: features}, labels, [mask]) == {1: pytest.approx(2 / 3)}
+    assert nearest_rate({1: features}, labels, [mask, ~mask]) == {1: pytest.approx((2 / 3 + 1) / 2)}
+    with pytest.raises(ValueError, match="metric='mAP' is unknown; choose 'accuracy' or 'retrieval'"):
+        checked({"metric": "mAP"})
+    runner = prepared(tmp_path, **{"model.recipe.losses.attention.probes": {"metric": "retrieval"}})
+    runner.train()
+    kept = json.loads(next(tmp_path.glob("teacher_probes_one_*.json")).read_text())
+    assert set(kept) == {"stage1", "stage2", "stage3", "final"}
+    assert all(10 * value == pytest.approx(round(10 * value)) for value in kept.values())  # of ten held-out images
 
 
 def test_what_probes_read() -> None:

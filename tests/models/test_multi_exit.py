@@ -130,6 +130,20 @@ def test_predictions_say_what_each_exit_says() -> None:
     assert {sample.left_at for sample in samples} == {3}
 
 
+@pytest.mark.parametrize("ensemble", ["logit_mean", "last"])
+def test_an_inner_exit_answers_alone_or_with_those_before_it(ensemble: str) -> None:
+    model, inputs = build(ensemble=ensemble, depth=2), images()
+    ran: list[int] = []
+    model.backbone.layer3.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        found, samples = model(inputs), model.predict(inputs)
+    assert ran == []
+    first, second, _ = model.answers(inputs)
+    torch.testing.assert_close(found, second if ensemble == "last" else (first + second) / 2)
+    assert {sample.left_at for sample in samples} == {2}
+    assert samples[0].exit_labels.shape == (2,)
+
+
 @pytest.mark.parametrize("ensemble", ["logit_mean", "prob_mean", "last"])
 def test_who_is_sure_leaves_and_the_others_answer_as_if_alone(ensemble: str) -> None:
     model, inputs = build(ensemble=ensemble), images(24)
@@ -210,6 +224,8 @@ def test_a_transformer_leaves_early_too() -> None:
         ({"ensemble": "median"}, "ensemble='median' is unknown; choose one of 'logit_mean', 'prob_mean', 'last'"),
         ({"weights": [1.0, 1.0]}, "give one for each of 2 exits and one for the head"),
         ({"threshold": 1.5}, "threshold=1.5 is a probability"),
+        ({"depth": 4}, "depth=4: give one of 1 to 3"),
+        ({"depth": 1, "threshold": 0.5}, "depth=1 and threshold=0.5: give one of them"),
         ({"threshold": 0.5, "exits": [{**EXITS[0], "stage": "backbone.layer2:in"}]}, "not at 'backbone.layer2:in'"),
         ({"exits": [{**EXITS[0], "stage": "backbone.layer9"}]}, "did you mean backbone.layer"),
         ({"exits": [{"type": "kd_mm.SepConvExit"}]}, r"exits\[0\] needs stage, type, widths and num_classes"),

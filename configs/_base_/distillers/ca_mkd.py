@@ -1,6 +1,6 @@
 # CA-MKD (Zhang et al., ICASSP 2022): several teachers, weighted by how sure each is of the label, on their answers and
 # on their last feature maps, with the weights of the public code. That divides both terms by the number of teachers
-# once more, and leaves the one on features out of the first epoch.
+# once more, and leaves the one on features out of the first of 240 epochs.
 _base_ = ["./hooks.py"]
 
 ca_mkd = dict(
@@ -11,7 +11,7 @@ ca_mkd = dict(
             type="kd_mm.TeamHintLoss",
             weights="ca_mkd",
             loss_weight=50.0,
-            schedule=dict(type="kd_mm.Levels", levels=(0.0, 1.0), bounds=(1,), unit="epochs"),
+            schedule=dict(type="kd_mm.Levels", levels=(0.0, 1.0), bounds=(1 / 240,)),
         ),
     ),
 )
