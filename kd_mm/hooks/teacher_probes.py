@@ -31,10 +31,10 @@ from kd_mm.hooks.training_images import look_at_all, plain_training_data
 from kd_mm.losses import ProbedAttentionLoss
 from kd_mm.registry import HOOKS
 
-#: Options of ``ProbedAttentionLoss.probes``: what a teacher is rated by (``"accuracy"`` of the probe, or ``"retrieval"``:
-#: rank-1 of the features themselves, without a probe), what is read (``"gap"``, ``"pool4"`` or ``"flat"``), the share of
-#: each class that is held out or a number of ``folds`` instead, Adam's schedule, the most images that are looked at
-#: (``None`` for all), the most memory that their features may take.
+#: Options of ``ProbedAttentionLoss.probes``: what a teacher is rated by (``"accuracy"`` of the probe, or
+#: ``"retrieval"``: rank-1 of the features themselves, without a probe), what is read (``"gap"``, ``"pool4"`` or
+#: ``"flat"``), the share of each class that is held out or a number of ``folds`` instead, Adam's schedule, the most
+#: images that are looked at (``None`` for all), the most memory that their features may take.
 DEFAULTS: dict[str, Any] = {
     "metric": "accuracy",
     "input": "gap",
