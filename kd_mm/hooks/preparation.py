@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
+from torch.utils.data import Subset
 
 from kd_mm.engine.atomic_files import replace_file
 
@@ -48,12 +50,21 @@ def result_folder(cache_dir: str | None, runner: Runner) -> Path:
     return Path(cache_dir or runner.work_dir)
 
 
-def data_loader(runner: Runner, key: str = "train_dataloader") -> Any:
-    """Build a data loader of the run's config, an epoch of which is one pass over its data."""
+def data_loader(runner: Runner, key: str = "train_dataloader", chosen: Sequence[int] | None = None) -> Any:
+    """Build a data loader of the run's config, an epoch of which is one pass over its data.
+
+    Args:
+        runner: Of the run.
+        key: Where its config stands.
+        chosen: Indices of the samples that are loaded; default: all.
+    """
     config = copy.deepcopy(dict(runner.cfg[key]))
     config["persistent_workers"] = False
     if "InfiniteSampler" in str(config.get("sampler", {}).get("type")):
         config["sampler"] = {"type": "DefaultSampler", "shuffle": True}
+    if chosen is not None:
+        with DefaultScope.overwrite_default_scope(runner.cfg.get("default_scope")):
+            config["dataset"] = Subset(DATASETS.build(config["dataset"]), list(chosen))
     return runner.build_dataloader(config, seed=0)
 
 

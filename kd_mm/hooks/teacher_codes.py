@@ -18,6 +18,7 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.distillers.options import nearest
 from kd_mm.distillers.random_state import private_random_state
+from kd_mm.hooks.best_codes import BestCodes
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.hooks.preparation import data_loader, in_epochs, result_folder, save_whole
 from kd_mm.losses.functional import full_precision, kl_divergence
@@ -33,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "milestones": [0.5, 0.75],
     "gamma": 0.1,
     "separate_passes": False,
+    "held_out": 0.0,
 }
 
 
@@ -46,8 +48,9 @@ class TeacherCodesHook(Hook):
     (:class:`kd_mm.losses.CodeLoss`): ``fraction`` (its length in epochs over that of the whole run, the public code's
     60 of 240 by default), ``epochs`` (its length as a number, instead), ``milestones`` (fractions of this length),
     ``gamma``, ``lr``, ``momentum``, ``weight_decay``, ``separate_passes`` (a pass over the data for each code, as in
-    the public code, instead of one for both, which gives equal gradients). The last epoch counts; the public code chose
-    one by test accuracy.
+    the public code, instead of one for both, which gives equal gradients), ``held_out``. The last epoch counts, or with
+    ``held_out``, a share of each class of the training images that the codes are not trained on, the one that is best
+    there, for each code by itself; the public code chose one by test accuracy.
 
     The result is written to ``teacher_codes_<teacher>_<hash>.pth``; the hash covers the teacher's weights, the feature,
     the data and the options, so later runs and resumes find it. After each epoch the state so far is kept, and a killed
@@ -126,8 +129,9 @@ class _Preparation:
         stored = read_checkpoint(str(self.file))
         codes.load_state_dict(stored["state_dict"])
         scores = ", ".join(f"{name}: {score:.1%}" for name, score in stored["accuracy"].items())
+        where = "held-out training images" if self.options["held_out"] else "the training data"
         self.runner.logger.info(
-            f"codes of teacher {self.teacher.name!r}, accuracy of their decoders on the training data: {scores}"
+            f"codes of teacher {self.teacher.name!r}, accuracy of their decoders on {where}: {scores}"
         )
         return codes.requires_grad_(False).eval()
 
@@ -141,15 +145,17 @@ class _Preparation:
             weight_decay=options["weight_decay"],
         )
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, options["milestones"], options["gamma"])
-        start, accuracy = 0, dict.fromkeys(BRANCHES, 0.0)
+        start, accuracy, best = 0, dict.fromkeys(BRANCHES, 0.0), self.selection()
         if self.partial.is_file():
             state = read_checkpoint(str(self.partial))
             codes.load_state_dict(state["state_dict"])
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             start, accuracy = state["epoch"], state["accuracy"]
+            if best:
+                best.kept = state["best"]
             self.runner.logger.info(f"going on after epoch {start} of the codes' training ({self.partial})")
-        loader = data_loader(self.runner)
+        loader = data_loader(self.runner, chosen=best.trained_on if best else None)
         passes = [(name,) for name in BRANCHES] if options["separate_passes"] else [BRANCHES]
         with ProgressBar(disable=not is_main_process(), transient=True) as bar:
             task = bar.add_task(f"codes of {self.teacher.name}", total=options["epochs"], completed=start)
@@ -159,14 +165,31 @@ class _Preparation:
                     with private_random_state(f"epoch {epoch} of rank {get_rank()}"):
                         accuracy = {**accuracy, **self.epoch(epoch, loader, codes, optimizer, branches)}
                 schedule.step()
+                if best:
+                    best.rate(codes, epoch + 1)
                 bar.advance(task)
                 if is_main_process():
                     state = {"state_dict": codes.state_dict(), "optimizer": optimizer.state_dict()}
                     state = {**state, "schedule": schedule.state_dict(), "epoch": epoch + 1, "accuracy": accuracy}
+                    state["best"] = best.kept if best else {}
                     save_whole(state, self.partial)
+        weights, accuracy = best.best() if best else (codes.state_dict(), accuracy)
         if is_main_process():
-            save_whole({"state_dict": codes.state_dict(), "accuracy": accuracy}, self.file)
+            save_whole({"state_dict": weights, "accuracy": accuracy}, self.file)
             self.partial.unlink(missing_ok=True)
+
+    def selection(self) -> BestCodes | None:
+        """Return what chooses the epoch, where images are held out for that.
+
+        Raises:
+            ValueError: Not a share.
+        """
+        share, tap = self.options["held_out"], self.reader.teacher_tap
+        if not 0 <= share < 1:
+            raise ValueError(
+                f"{type(self.reader).__name__}: preparation.held_out={share} is a share, from 0 to below 1"
+            )
+        return BestCodes(self.runner, self.distiller, self.teacher, tap or "", share) if share else None
 
     def epoch(
         self, epoch: int, loader: Any, codes: Codes, optimizer: torch.optim.Optimizer, branches: tuple[str, ...]

@@ -102,6 +102,40 @@ def test_separate_passes_end_where_a_joint_one_does(trained: Runner, tmp_path: P
         torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=0)
 
 
+def test_the_best_epoch_on_held_out_images_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second epoch ruins a code; the run is killed after that and goes on with what was best before."""
+    options = {"held_out": 0.34, "epochs": 3}
+    whole, seen, killed = teacher_codes._Preparation.epoch, [], []
+
+    def watched(self: Any, epoch: int, loader: Any, codes: Any, optimizer: Any, branches: Any) -> Any:
+        if epoch == 2 and not killed:
+            killed.append(True)
+            raise KeyboardInterrupt
+        found = whole(self, epoch, loader, codes, optimizer, branches)
+        if epoch:
+            for parameter in codes.decoders["low"].parameters():
+                parameter.data.mul_(-1)
+        seen.append((len(loader.dataset), {key: value.clone() for key, value in codes.state_dict().items()}))
+        return found
+
+    monkeypatch.setattr(teacher_codes._Preparation, "epoch", watched)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path, **options).train()
+    prepared(tmp_path, **options).train()
+    assert "on held-out training images: low" in sorted(tmp_path.glob("*/*.log"))[-1].read_text()
+    assert [count for count, _ in seen] == [40] * 3  # two of six images a class are held out
+    kept = stored(tmp_path)
+    epochs = {
+        name: {i for i, (_, state) in enumerate(seen) if all(torch.equal(state[k], kept[k]) for k in keys)}
+        for name in ("low", "high")
+        for keys in [[key for key in kept if key.split(".")[1] == name]]
+    }
+    assert all(len(found) == 1 for found in epochs.values())
+    assert epochs["low"] != {1}
+    with pytest.raises(ValueError, match=r"preparation.held_out=1.0 is a share"):
+        prepared(tmp_path / "wrong", held_out=1.0).train()
+
+
 def test_unknown_option_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preparation has no option 'epoch', did you mean 'epochs'"):
         prepared(tmp_path, epoch=3).train()
