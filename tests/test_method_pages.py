@@ -10,6 +10,8 @@ import pytest
 from kd_mm.apis.compose import KINDS, config_root, recipe_names
 from kd_mm.losses import __all__ as losses
 
+from .distillers.test_recipes_and_tasks import REFUSED
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "methods"
 PAGES = {page.stem: page.read_text() for page in sorted(FOLDER.glob("[a-z]*.md"))}
@@ -27,6 +29,18 @@ def test_a_recipe_has_a_page(name: str) -> None:
     folders = {f"_base_/distillers/{kind}{name}.py" for kind in ("", *(f"{kind}/" for kind in KINDS))}
     assert any(file in PAGES[page] for file in folders)
     assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", recipe_names(*KINDS))
+def test_the_index_says_what_each_task_has(name: str) -> None:
+    words = dict(zip(("classification", "detection", "reid"), ROWS[name][1], strict=True))
+    refused = {kind for kind, names in REFUSED.items() if name in names}
+    for kind, word in words.items():
+        parts = ("two_stage", "dense") if kind == "detection" else (kind,)
+        own = (config_root() / "_base_" / "distillers" / kind / f"{name}.py").is_file()
+        assert word.split(",")[0] == ("-" if refused >= set(parts) else "own" if own else "yes")
+    limits = {"two_stage": "dense" in words["detection"], "dense": "two-stage" in words["detection"]}
+    assert limits == {part: part in refused and words["detection"] != "-" for part in limits}
 
 
 def test_the_index_has_nothing_else() -> None:

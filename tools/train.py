@@ -25,7 +25,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--distiller",
         metavar="RECIPE",
-        help=f"distil this plain config: {', '.join(recipe_names(*KINDS))} (kd and mtkd_ssr for any model); "
+        help=f"distil this plain config: {', '.join(recipe_names(*KINDS))} (one that makes no sense for the model says "
+        "what to take instead); "
         "names joined by + make one recipe (mtkd_ssr+student_friendly); "
         "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
         "model.student, the recipe under model.recipe",
