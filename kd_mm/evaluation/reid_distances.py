@@ -35,6 +35,7 @@ class Distances:
 
     def __init__(self, rows: Tensor, columns: Tensor, metric: str, chunk_size: int | None = None) -> None:
         self.metric = metric
+        self._given_size = chunk_size
         size = columns.element_size() * len(columns)
         self.chunk_size = chunk_size or max(_BLOCK_BYTES // size, _BLOCK_ROWS)
         same = rows is columns
@@ -46,10 +47,11 @@ class Distances:
         self.rows, self.columns = rows, columns
         self._row_scale = self._scale(rows)
         self._column_scale = self._row_scale if same else self._scale(columns)
-        first = first_equal_rows(columns)
-        copies = np.flatnonzero(first != np.arange(len(first)))
+        #: For each column the number of the first one that is the same bit by bit.
+        self.first = first_equal_rows(columns)
+        copies = np.flatnonzero(self.first != np.arange(len(self.first)))
         self._copies = torch.from_numpy(copies).to(columns.device)
-        self._originals = torch.from_numpy(first[copies]).to(columns.device)
+        self._originals = torch.from_numpy(self.first[copies]).to(columns.device)
 
     def blocks(self, stop: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the number of the first row and the distances ``(n, C)`` of n rows, until all rows were there.
@@ -72,6 +74,31 @@ class Distances:
                 if len(self._copies):
                     block[:, self._copies] = block[:, self._originals]
             yield start, block.cpu().numpy()
+
+    def triangle(self) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
+        """Yield all distances of rows that are the columns too, all different; each product is made once.
+
+        Yields:
+            The number of the first of n rows; distances ``(n, m)`` from them to themselves and all that follow, and
+            ``(m - n, n)`` from those that follow to them; both in memory that is used again.
+        """
+        total, cells = len(self.columns), _BLOCK_BYTES // self.columns.element_size()
+        largest = self._given_size * total if self._given_size else max(cells, _BLOCK_ROWS * total)
+        buffers = self.columns.new_empty((2, min(largest, total * total)))
+        start = 0
+        while start < total:
+            left = total - start
+            count = min(self._given_size or max(cells // left, _BLOCK_ROWS), left)
+            stop = start + count
+            block = buffers[0, : count * left].view(count, left)
+            turned = buffers[1, : count * (left - count)].view(left - count, count)
+            with _full_precision(block.device.type):
+                _multiply(self.rows[start:stop], self.columns[start:], block)
+                turned.copy_(block[:, count:].T)
+                self._finish(block, self._row_scale[start:stop, None], self._column_scale[start:])
+                self._finish(turned, self._row_scale[stop:, None], self._column_scale[start:stop])
+            yield start, block.cpu().numpy(), turned.cpu().numpy()
+            start = stop
 
     def pairs(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
         """Return the distances ``(P,)`` from ``rows[p]`` to ``columns[p]``."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
-from kd_mm.evaluation.reid_distances import Distances, first_equal_rows
+from kd_mm.evaluation.reid_distances import Distances
 from kd_mm.evaluation.reid_inputs import Ids
 from kd_mm.evaluation.reid_ranks import ranges
-from kd_mm.evaluation.rerank_neighbours import expanded_sets, smallest
+from kd_mm.evaluation.rerank_neighbours import Nearest, expanded_sets, with_copies
 
 DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 
@@ -82,6 +82,7 @@ class ReRanking:
     ) -> None:
         self.lambda_value = lambda_value
         images = torch.cat([query, gallery])
+        self._chunk_size = chunk_size
         self._distances = Distances(images, images, metric, chunk_size)
         self._queries = len(query)
         # Twice the neighbours: most of what the sets are expanded by is among them, so its distances are known.
@@ -103,20 +104,24 @@ class ReRanking:
 
     def _neighbours(self, count: int) -> tuple[Ids, NDArray[Any], NDArray[Any]]:
         """Return the nearest images ``(N, count)`` of each, their distances, and the largest distance ``(N,)``."""
-        rows = len(self._distances.rows)
+        distances, first = self._distances, self._distances.first
+        rows = len(first)
         count = min(count, rows)
-        indices = np.empty((rows, count), dtype=np.int64)
-        values, largest = np.empty((rows, count)), np.empty(rows)
-        equal = _equal_rows(first_equal_rows(self._distances.rows))
-        for start, block in self._distances.blocks():
-            here = slice(start, start + len(block))
-            # Rounding must not put another image before a row's own, or before its copies.
-            for i in range(start, start + len(block)):
-                block[i - start, equal.get(i, i)] = 0
-            largest[here] = block.max(axis=1)
-            indices[here], values[here] = smallest(block, count)
+        different = np.unique(first)
+        if len(different) < rows:
+            images = distances.rows[torch.from_numpy(different).to(distances.rows.device)]
+            distances = Distances(images, images, distances.metric, self._chunk_size)
+        nearest = Nearest(len(different), min(count, len(different)))
+        for start, block, turned in distances.triangle():
+            np.fill_diagonal(block, 0)  # rounding must not put another image before a row's own
+            nearest.add(start, start, block)
+            nearest.add(start + len(block), start, turned)
         # All images the same: every distance is zero already.
-        return indices, values, np.where(largest > 0, largest, 1)
+        largest = np.where(nearest.largest > 0, nearest.largest, 1)
+        if len(different) == rows:
+            return nearest.indices, nearest.values, largest
+        indices, values = with_copies(nearest.indices, nearest.values, first, count)
+        return indices, values, largest[np.searchsorted(different, first)]
 
     def _weights(self, indices: Ids, values: NDArray[Any], k1: int) -> csr_array:
         rows = len(indices)
@@ -154,10 +159,3 @@ def _averaged(weights: csr_array, neighbours: Ids) -> csr_array:
 def _starts(rows: Ids, number: int) -> Ids:
     """Return where each row's entries start in a list sorted by row, and the end."""
     return np.append(0, np.cumsum(np.bincount(rows, minlength=number)))
-
-
-def _equal_rows(first: Ids) -> dict[int, Ids]:
-    """Return, for each row that has copies, the numbers of all of them, itself included."""
-    order = np.argsort(first, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
-    return {int(i): group for group in groups if len(group) > 1 for i in group}

@@ -11,6 +11,8 @@ from kd_mm.evaluation.reid_inputs import Ids
 from kd_mm.evaluation.reid_ranks import ranges
 
 _GROUP = 64
+#: Images whose neighbours are looked for at once.
+_FEW_ROWS = 256
 #: Images whose neighbours' sets are compared at once.
 _ROWS = 2048
 
@@ -37,6 +39,78 @@ def smallest(values: NDArray[Any], count: int) -> tuple[Ids, NDArray[Any]]:
         near = near[np.argsort(row[near], kind="stable")[:count]]
         indices[i], found[i] = near, row[near]
     return indices, found
+
+
+class Nearest:
+    """The nearest of all images to each, found as distances come in.
+
+    Args:
+        rows: Images that neighbours are looked for.
+        count: Neighbours of each.
+
+    Attributes:
+        indices: ``(rows, count)``: numbers of the nearest so far, nearest first; equal ones by number.
+        values: ``(rows, count)``: their distances; infinite where there were not so many.
+        largest: ``(rows,)``: the largest distance so far.
+    """
+
+    def __init__(self, rows: int, count: int) -> None:
+        self.indices = np.zeros((rows, count), dtype=np.int64)
+        self.values = np.full((rows, count), np.inf)
+        self.largest = np.zeros(rows)
+
+    def add(self, start: int, first: int, distances: NDArray[Any]) -> None:
+        """Take in distances ``(n, m)`` from the images start, start + 1, ... to the images first, first + 1, ...
+
+        Args:
+            start: Number of the image of the first row.
+            first: Number of the image of the first column, larger than that of any that these rows had before.
+            distances: Without NaN.
+        """
+        for group in range(0, len(distances), _FEW_ROWS):
+            part = distances[group : group + _FEW_ROWS]
+            self._add(slice(start + group, start + group + len(part)), first, part)
+
+    def _add(self, rows: slice, first: int, distances: NDArray[Any]) -> None:
+        count = self.indices.shape[1]
+        np.maximum(self.largest[rows], distances.max(axis=1), out=self.largest[rows])
+        limits = self.values[rows, -1].astype(distances.dtype)
+        if distances.shape[1] > count:
+            limits = np.minimum(limits, np.partition(distances, count - 1, axis=1)[:, count - 1])
+        near = np.flatnonzero(distances <= limits[:, None])
+        row, column = np.divmod(near, distances.shape[1])
+        sizes = np.bincount(row, minlength=len(distances))
+        slot = count + np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        width = count + sizes.max()
+        values = np.full((len(distances), width), np.inf)
+        indices = np.zeros(values.shape, dtype=np.int64)
+        values[:, :count], indices[:, :count] = self.values[rows], self.indices[rows]
+        values[row, slot], indices[row, slot] = distances.ravel()[near], column + first
+        order = np.argsort(values, axis=1, kind="stable")[:, :count]
+        self.values[rows] = np.take_along_axis(values, order, axis=1)
+        self.indices[rows] = np.take_along_axis(indices, order, axis=1)
+
+
+def with_copies(indices: Ids, values: NDArray[Any], first: Ids, count: int) -> tuple[Ids, NDArray[Any]]:
+    """Return the nearest images ``(N, count)`` and their distances, where some are the same, from those that differ.
+
+    Args:
+        indices: ``(U, k)``: the nearest of the different images, counted among these; all of them, or ``count``.
+        values: ``(U, k)``: their distances.
+        first: ``(N,)``: for each image the number of the first one that is the same.
+        count: At most N.
+    """
+    different, group, sizes = np.unique(first, return_inverse=True, return_counts=True)
+    members = np.argsort(first, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    near = indices.ravel()
+    images = members[ranges(starts[near], sizes[near])]
+    distances = np.repeat(values.ravel(), sizes[near])
+    rows = np.repeat(np.repeat(np.arange(len(different)), indices.shape[1]), sizes[near])
+    order = np.lexsort((images, distances, rows))
+    ends = np.cumsum(np.bincount(rows))
+    kept = order[ranges(np.append(0, ends[:-1]), np.full(len(different), count))].reshape(-1, count)
+    return images[kept][group], distances[kept][group]
 
 
 def reciprocal(neighbours: Ids) -> tuple[Ids, Ids]:
