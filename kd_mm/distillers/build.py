@@ -19,6 +19,7 @@ from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import Loss, Setting
 from kd_mm.registry import MODELS
 from kd_mm.stages.exits import Exit, chains
+from kd_mm.stages.folding import fold_chain
 from kd_mm.stages.modes import evaluating
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
@@ -207,6 +208,8 @@ def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe,
         teacher.exits_ready = True  # nothing to prepare before training
         return
     teacher.exits = built.requires_grad_(False).eval()
+    for layers in built.values() if teacher.folds else ():
+        fold_chain(layers.body, layers.widths[0])  # type: ignore[arg-type, index]
     teacher.exits_ready = not len(built)
     if mode == "joint" and len(built):
         teacher.load_exits(teacher.stored_exits(), f"joint training in {teacher.checkpoint}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.build import build_networks, build_parts
 from kd_mm.distillers.checkpoint import rename_loaded, rename_saved
 from kd_mm.distillers.checks import check_first_step
-from kd_mm.distillers.keeping import features_read
+from kd_mm.distillers.keeping import features_read, means_alone
 from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.distillers.recipe import Recipe, attach_task_loss, exits_are_regional
 from kd_mm.distillers.teacher import Teacher
@@ -24,6 +24,7 @@ from kd_mm.distillers.views import views
 from kd_mm.losses import Loss, Progress
 from kd_mm.losses.response_transform import Step
 from kd_mm.registry import MODELS
+from kd_mm.stages.memory_format import fast_pooling
 from kd_mm.stages.observation import Observation
 from kd_mm.tasks import build_task
 
@@ -238,7 +239,11 @@ class Distiller(BaseModel):
             stages = sorted(self._stages_of("student.connected", mine))
             if stages:
                 connectors = self._own("connectors", name)
-                connected[name] = {i: connectors[str(i)](self._map(taken, i)) for i in stages}
+                maps = {i: self._map(taken, i) for i in stages}
+                for i in stages:
+                    if means_alone(mine.values(), "student.connected", i, self.num_stages):
+                        maps[i] = fast_pooling(maps[i])
+                connected[name] = {i: connectors[str(i)](maps[i]) for i in stages}
         return connected
 
     def _teacher_observations(
@@ -269,9 +274,10 @@ class Distiller(BaseModel):
             logits = self._answer_of(name, taken, shown)
             if logits is not None and not self.recipe.exit_on_last:
                 responses[self.num_stages] = logits
-            kept = features_read(maps, mine.values(), self.num_stages)
+            kept = features_read(maps, mine.values(), self.num_stages, teacher.plain)
             constants = {i: response.detach() for i, response in responses.items()}
-            taps = taken if any("teacher.taps" in loss.needs() for loss in mine.values()) else {}
+            tapped = any("teacher.taps" in loss.needs() for loss in mine.values())
+            taps = {tap: teacher.plain(shown) for tap, shown in taken.items()} if tapped else {}
             observations[name] = Observation(kept, {}, constants, logits, taps=taps, tail=self._tails.get(name))
         return observations
 

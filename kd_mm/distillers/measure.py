@@ -36,8 +36,7 @@ def dry_run(networks: Networks, task: Task, inputs: Tensor, asked: Mapping[str, 
             task.forward(teacher.model, teacher.see(inputs))
             recorder.calibrate()
         networks.shown[name] = teacher.recorder.take()
-        if teacher.folds:
-            teacher.fold(inputs)
+        teacher.settle(inputs)
     _measure_answers(networks, task)
     _find_tails(networks, task)
 

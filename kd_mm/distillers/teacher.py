@@ -41,7 +41,9 @@ class Teacher:
         fold: Let its convolutions do the work of its frozen batch norms where that shows the same at every tap
             (see :func:`kd_mm.stages.folding.fold_norms`); its weights and buffers stay as they are. Not with
             ``compile``, which fuses by itself.
-        channels_last: Keep its weights and feed its batch in the ``channels_last`` memory format.
+        channels_last: Keep its weights and feed its batch in the ``channels_last`` memory format. ``None``: on the CPU,
+            where that runs faster (pooling above all), if it shows the same at every tap, and not with ``compile``;
+            losses then get its maps in the plain format all the same.
 
     Raises:
         ValueError: No checkpoint, or one that does not fit.
@@ -54,7 +56,7 @@ class Teacher:
     dtype: torch.dtype | None = None
     compile = False
     folds = False
-    channels_last = False
+    channels_last: bool | None = False
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class Teacher:
         dtype: str | None = None,
         compile: bool = False,  # noqa: A002 - torch's own word
         fold: bool = True,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
     ) -> None:
         self.checkpoint, self.input_size, self.compile = checkpoint, input_size, compile
         self.folds, self.channels_last = fold and not compile, channels_last
@@ -85,8 +87,6 @@ class Teacher:
         self.dtype = getattr(torch, dtype) if dtype else None
         if self.dtype:
             model.to(self.dtype)
-        if channels_last:
-            model.to(memory_format=torch.channels_last)
         self._stand(name, model, stored)
 
     def _stand(self, name: str, model: nn.Module, stored: dict[str, Any]) -> None:
@@ -94,6 +94,8 @@ class Teacher:
         self.name, self.model = name, model.requires_grad_(False).eval()
         self._stored = stored
         self.dataset_meta: dict[str, Any] = (stored.get("meta") or {}).get("dataset_meta") or {}
+        self._suits_last = self._is_last = False
+        self._arrange()
         self.exits = nn.ModuleDict()
         self.exits_ready = False
         self.score_text = ""
@@ -126,31 +128,52 @@ class Teacher:
             inputs = self.renormalize(inputs)
         if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
             inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
-        if self.channels_last:
+        if self._is_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs.to(self.dtype) if self.dtype else inputs
 
+    def plain(self, shown: Tensor) -> Tensor:
+        """Return what a tap showed in the memory format that losses get: the plain one, unless the config says else."""
+        return shown.contiguous() if self._is_last and self.channels_last is None else shown
+
+    def _arrange(self) -> None:
+        """Put the weights in the memory format that suits the device."""
+        wanted = self.channels_last
+        if wanted is None:
+            wanted = self._suits_last and all(weight.is_cpu for weight in self.model.parameters())
+        if wanted != self._is_last:
+            self.model.to(memory_format=torch.channels_last if wanted else torch.contiguous_format)
+            self._is_last = wanted
+
     @torch.no_grad()
-    def fold(self, inputs: Tensor) -> bool:
-        """Fold the batch norms into the convolutions, unless the answer or a tap shows something else than before.
+    def settle(self, inputs: Tensor) -> None:
+        """Settle how the network runs fastest: in which memory format, and with folded batch norms or without.
+
+        Each is left out where the answer or a tap shows something else than before.
 
         Args:
-            inputs: The student's view of any batch ``(B, 3, H, W)``; the network runs on it twice.
-
-        Returns:
-            Whether they are folded.
+            inputs: The student's view of any batch ``(B, 3, H, W)``; the network runs on it a few times.
         """
+        if self.channels_last is None and not self.compile and inputs.is_cpu:
+            expected = self._show(self.see(inputs))
+            self._suits_last = True
+            self._arrange()
+            self._suits_last = self._shows(expected, inputs)
+            self._arrange()
+        if not self.folds:
+            return
         assert self.recorder is not None
-        views, keep = self.see(inputs), [find_module(self.model, tap) for tap in self.recorder.taps.values()]
+        keep = [find_module(self.model, tap) for tap in self.recorder.taps.values()]
         before: list[Tensor] = []
-        undo = fold_norms(self.model, lambda: before.extend(self._show(views)), keep)
-        try:
-            same = _agree(before, self._show(views))
-        except RuntimeError:  # a tap lies on a tensor that is changed in place now
-            same = False
-        if not same:
+        undo = fold_norms(self.model, lambda: before.extend(self._show(self.see(inputs))), keep)
+        if not self._shows(before, inputs):
             undo()
-        return same
+
+    def _shows(self, expected: list[Tensor], inputs: Tensor) -> bool:
+        try:
+            return _agree(expected, self._show(self.see(inputs)))
+        except RuntimeError:  # a view that the format does not allow; a tap on a tensor that is changed in place now
+            return False
 
     def _show(self, views: Tensor) -> list[Tensor]:
         """Return all that one whole run shows: the taps, then every tensor of the output."""
@@ -219,6 +242,7 @@ class Teacher:
         self.exits._apply(fn)
         if self.dtype:
             self.model.to(self.dtype)
+        self._arrange()
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -311,7 +311,7 @@ def test_input_is_renormalised_for_the_teacher() -> None:
     expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
     torch.testing.assert_close(teacher.see(own), expected, rtol=1e-5, atol=1e-5)
     alike = build()
-    assert alike.teachers["teacher"].see(own) is own
+    assert torch.equal(alike.teachers["teacher"].see(own), own)
 
 
 # -- the engine -----------------------------------------------------------------------------------------------------

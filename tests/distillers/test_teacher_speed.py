@@ -10,6 +10,7 @@ from kd_mm.distillers.keeping import features_read
 from kd_mm.losses import Loss, StageChannelLoss
 from kd_mm.registry import MODELS
 from kd_mm.stages.exits import SepConvExit
+from kd_mm.stages.memory_format import fast_pooling
 from kd_mm.stages.observation import Observation
 
 from .conftest import batch, build, classifier, recipe
@@ -45,11 +46,28 @@ def answer_and_loss(**teacher: Any) -> tuple[dict[str, Tensor], dict[str, Tensor
     return shown, model.eval()(**data, mode="loss"), network
 
 
-@pytest.mark.parametrize("options", [{}, {"channels_last": True}])
+@MODELS.register_module(force=True)
+class FlattensByView(nn.Module):
+    """A backbone that runs in the plain memory format alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        x = self.norm(self.conv(x))
+        return (x.view(len(x), -1)[:, :32],)
+
+
+@pytest.mark.parametrize("options", [{}, {"channels_last": True}, {"channels_last": False}])
 def test_folded_teacher_shows_the_same(options: dict[str, bool]) -> None:
-    expected, plain, unfolded = answer_and_loss(fold=False)
+    expected, plain, unfolded = answer_and_loss(fold=False, channels_last=False)
     shown, losses, network = answer_and_loss(**options)
     assert folded(unfolded) == 0
+    last = options.get("channels_last", True)  # the default on the CPU
+    maps = [value for value in shown.values() if value.ndim == 4]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) == last for value in maps)
+    assert maps
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert folded(network) == 2 * norms > 0
     for tap, value in expected.items():
@@ -67,13 +85,41 @@ def test_a_fold_that_shows_something_else_is_undone() -> None:
     assert folded(model.teachers["teacher"].model) == 0
 
 
+def test_a_network_that_the_memory_format_breaks_keeps_the_plain_one() -> None:
+    teacher = classifier(width=8)
+    teacher["backbone"], teacher["neck"] = {"type": "kd_mm.FlattensByView"}, None
+    model = build(teacher={"config": teacher, "random_weights": True}, recipe=recipe("kd"))
+    network = model.teachers["teacher"].model
+    assert folded(network) == 2
+    assert network.backbone.conv.weight.is_contiguous()  # type: ignore[union-attr, operator]
+    assert "loss_kd" in model(**model.data_preprocessor(batch(), True), mode="loss")
+
+
+def test_losses_get_the_maps_of_the_teacher_in_the_plain_format() -> None:
+    seen: list[Tensor] = []
+
+    @MODELS.register_module(force=True)
+    class KeepsMaps(Loss):
+        reads = frozenset({"student.connected", "teacher.features"})
+
+        def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+            assert teacher is not None
+            seen.extend(teacher.features.values())
+            return {f"stage{i}": feature.mean() for i, feature in student.connected.items()}
+
+    model = build(recipe={"losses": {"maps": {"type": "kd_mm.KeepsMaps"}}})
+    model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert seen
+    assert all(feature.ndim == 4 and feature.is_contiguous() for feature in seen)
+
+
 def test_maps_that_are_read_for_their_mean_alone_are_not_kept() -> None:
     class ReadsMaps(Loss):
         reads = frozenset({"teacher.features"})
 
     maps = {1: torch.rand(2, 3, 8, 8), 2: torch.rand(2, 5, 4, 4), 3: torch.rand(2, 7, 2, 2)}
     means, whole = StageChannelLoss(stages=[1, 2]), ReadsMaps(stages=[2])
-    kept = features_read(maps, [means, whole], 3)
+    kept = features_read(maps, [means, whole], 3, torch.Tensor.contiguous)
     assert {i: tuple(feature.shape) for i, feature in kept.items()} == {1: (2, 3, 1, 1), 2: (2, 5, 4, 4)}
     own = Observation(connected={i: torch.rand_like(feature) for i, feature in maps.items()}, logits=torch.zeros(2, 2))
     assert torch.equal(means(own, Observation(features=kept)), means(own, Observation(features=maps)))
@@ -114,3 +160,27 @@ def test_channel_descriptor_is_the_mean_and_its_gradient_keeps_the_layout(memory
     assert torch.equal(pooled, feature.mean(dim=(2, 3)))
     assert torch.equal(gradient, expected)
     assert gradient.is_contiguous(memory_format=memory_format)
+
+
+def test_pooled_branches_run_in_their_own_format_and_give_the_network_its_own_back() -> None:
+    feature = torch.rand(3, 5, 6, 7, requires_grad=True)
+    branch = fast_pooling(feature)
+    assert torch.equal(branch, feature)
+    assert branch.is_contiguous(memory_format=torch.channels_last)
+    (branch * 2).sum().backward()
+    assert feature.grad is not None
+    assert feature.grad.is_contiguous()
+    assert torch.equal(feature.grad, torch.full_like(feature, 2.0))
+
+
+def test_connectors_run_fast_where_only_means_are_read() -> None:
+    formats: dict[str, bool] = {}
+    for name, losses in {"means": ["scd"], "maps": ["scd", "hint"]}.items():
+        terms = {"scd": {"type": "kd_mm.StageChannelLoss"}, "hint": {"type": "kd_mm.HintLoss"}}
+        model = build(recipe={"connectors": recipe()["connectors"], "losses": {key: terms[key] for key in losses}})
+        connector: Any = model.distill["connectors"]["teacher"]["1"]  # type: ignore[index]
+        connector.register_forward_pre_hook(
+            lambda _module, args, name=name: formats.update({name: args[0].is_contiguous()})
+        )
+        model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert formats == {"means": False, "maps": True}

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_mm.stages.folding import fold_norms
+from kd_mm.stages.exits import SepConvExit
+from kd_mm.stages.folding import fold_chain, fold_norms
 
 
 class Net(nn.Module):
@@ -104,3 +105,22 @@ def test_modules_that_are_kept_or_called_twice_do_not_fold(net: Net) -> None:
     other = Net().double().eval()
     fold_norms(other, lambda: (other(IMAGES), other(IMAGES)))
     assert calls_batch_norm(lambda: other(IMAGES)) == 3
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_layers_of_an_exit_fold(norm: str) -> None:
+    torch.manual_seed(0)
+    layers = SepConvExit([4, 6, 8], 5, norm).double()
+    feature = torch.randn(4, 4, 8, 8, dtype=torch.float64)
+    layers(feature)  # statistics that are not 0 and 1
+    layers.eval()
+    with torch.no_grad():
+        expected = layers(feature)
+        fold_chain(layers.body, 4)
+        torch.testing.assert_close(layers(feature), expected, rtol=1e-12, atol=1e-12)
+    assert calls_batch_norm(lambda: layers(feature)) == 0
+
+
+def test_a_chain_of_unknown_parts_does_not_fold(net: Net) -> None:
+    fold_chain(nn.Sequential(net), 3)
+    assert calls_batch_norm(lambda: net(IMAGES)) == 3
