@@ -19,8 +19,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true", help="channels_last memory format for every part")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the config's)")
     parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the Distiller's)")
-    parser.add_argument("--steps", type=int, default=30, metavar="N", help="measured rounds (default 30)")
+    parser.add_argument(
+        "--rounds", "--steps", dest="steps", type=int, default=30, metavar="N", help="measured rounds (default 30)"
+    )
     parser.add_argument("--warmup", type=int, default=5, metavar="N", help="rounds before these (default 5)")
+    parser.add_argument("--clock", choices=["auto", "wall", "cpu"], default="auto", help="auto: CPU time on one thread")
     parser.add_argument("--no-terms", action="store_true", help="do not time the step without each loss")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="JSON to FILE, or instead of the table")
     add_common(parser)
@@ -38,6 +41,7 @@ def main(args: argparse.Namespace) -> None:
         warmup=args.warmup,
         terms=not args.no_terms,
         channels_last=args.channels_last,
+        clock=args.clock,
     )
     if args.json:
         text = json.dumps({"config": args.config, **result}, indent=2) + "\n"

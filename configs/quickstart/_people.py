@@ -29,17 +29,13 @@ _test_pipeline = [dict(type="mmpretrain.LoadImageFromFile"), dict(type="mmpretra
 val_dataloader = dict(
     batch_size=100,
     num_workers=0,
-    dataset=dict(
-        type="kd_mm.People", data_root=data_root, split="val", pipeline=_test_pipeline, test_mode=True
-    ),
+    dataset=dict(type="kd_mm.People", data_root=data_root, split="val", pipeline=_test_pipeline, test_mode=True),
     sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
 )
 test_dataloader = dict(
     batch_size=100,
     num_workers=0,
-    dataset=dict(
-        type="kd_mm.People", data_root=data_root, split="test", pipeline=_test_pipeline, test_mode=True
-    ),
+    dataset=dict(type="kd_mm.People", data_root=data_root, split="test", pipeline=_test_pipeline, test_mode=True),
     sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
 )
 val_evaluator = dict(type="kd_mm.ReIDMetric")
@@ -48,9 +44,7 @@ test_evaluator = val_evaluator
 # A small ResNet-18: the first stage halves the resolution, the last does not.
 model = dict(
     type="kd_mm.ReIDModel",
-    backbone=dict(
-        type="mmpretrain.ResNet_CIFAR", depth=18, stem_channels=16, base_channels=16, strides=(2, 2, 2, 1)
-    ),
+    backbone=dict(type="mmpretrain.ResNet_CIFAR", depth=18, stem_channels=16, base_channels=16, strides=(2, 2, 2, 1)),
     neck=dict(type="mmpretrain.GlobalAveragePooling"),
     head=dict(
         type="kd_mm.BNNeckHead",

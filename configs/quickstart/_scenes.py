@@ -24,24 +24,18 @@ _test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="mmdet.Resize", scale=(128, 96), keep_ratio=True),
     dict(type="mmdet.LoadAnnotations", with_bbox=True),
-    dict(
-        type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
-    ),
+    dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 val_dataloader = dict(
     batch_size=25,
     num_workers=0,
-    dataset=dict(
-        type="kd_mm.DigitScenes", split="val", data_root=data_root, pipeline=_test_pipeline, test_mode=True
-    ),
+    dataset=dict(type="kd_mm.DigitScenes", split="val", data_root=data_root, pipeline=_test_pipeline, test_mode=True),
     sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
 )
 test_dataloader = dict(
     batch_size=25,
     num_workers=0,
-    dataset=dict(
-        type="kd_mm.DigitScenes", split="test", data_root=data_root, pipeline=_test_pipeline, test_mode=True
-    ),
+    dataset=dict(type="kd_mm.DigitScenes", split="test", data_root=data_root, pipeline=_test_pipeline, test_mode=True),
     sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
 )
 val_evaluator = dict(type="kd_mm.DetectionMetric")

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from mmengine import Config
+from torch import nn
 
-from kd_mm.apis.benchmark import benchmark, describe, summarize
+from kd_mm.apis.benchmark import benchmark, describe
+from kd_mm.apis.benchmark_clock import count_multiply_adds, summarize
 
 from ..distillers.conftest import classifier, recipe
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["student step", "teacher forward", "distillation step"]
+PARTS = ["student step", "teacher forward", "teacher observed", "distillation step"]
 TERMS = ["aux", "review", "scd", "srd"]
 
 
@@ -40,16 +42,18 @@ def test_every_part_and_term_is_measured_and_the_setting_named() -> None:
     for part in result["parts"].values():
         assert 0 < part["min"] <= part["median"] <= part["max"]
         assert part["cpu"] > 0
-    student, teacher, whole = (result["parts"][name]["median"] for name in PARTS)
+    student, teacher, _, whole = (result["parts"][name]["median"] for name in PARTS)
     assert result["ratio"]["of_medians"] == pytest.approx(whole / (student + teacher))
     assert result["ratio"]["low"] <= result["ratio"]["paired"] <= result["ratio"]["high"]
-    assert {key: result[key] for key in ("device", "amp", "batch_size", "input_size", "steps", "warmup")} == {
+    setting = ("device", "amp", "batch_size", "input_size", "steps", "warmup", "clock")
+    assert {key: result[key] for key in setting} == {
         "device": "cpu",
         "amp": False,
         "batch_size": 3,
         "input_size": [16, 16],
         "steps": 3,
         "warmup": 1,
+        "clock": "cpu",
     }
     assert json.loads(json.dumps(result)) == result
     text = describe(result)
@@ -65,12 +69,34 @@ def test_numbers_follow_from_the_seconds_of_each_round() -> None:
         "distillation step": [3.3, 6.6, 3.6],
         "without scd": [3.0, 6.0, 3.1],
     }
-    result = summarize(seconds, {name: [2 * value for value in values] for name, values in seconds.items()})
+    work = {"student step": 20, "teacher forward": 10, "distillation step": 36, "without scd": 30}
+    cpu = {name: [2 * value for value in values] for name, values in seconds.items()}
+    result = summarize(seconds, cpu, work, "wall")
     assert result["ratio"]["paired"] == pytest.approx(1.1)
-    assert result["ratio"]["of_medians"] == pytest.approx(3.6 / 3.0)
-    assert result["ratio"]["cpu"] == pytest.approx(3.6 / 3.0)
-    assert result["terms"] == {"scd": {"seconds": pytest.approx(0.5), "share": pytest.approx(0.5 / 3)}}
-    assert result["parts"]["teacher forward"] == {"median": 1.0, "min": 1.0, "max": 2.0, "cpu": 2.0}
+    for key in ("of_medians", "wall", "cpu", "multiply_adds"):
+        assert result["ratio"][key] == pytest.approx(3.6 / 3.0)
+    term = {"seconds": 0.5, "share": 0.5 / 3, "multiply_adds": 6, "multiply_adds_share": 0.2}
+    assert result["terms"] == {"scd": pytest.approx(term)}
+    part = {"median": 1.0, "min": 1.0, "max": 2.0, "wall": 1.0, "cpu": 2.0, "multiply_adds": 10}
+    assert result["parts"]["teacher forward"] == part
+    swapped = summarize(cpu, seconds, work, "cpu")
+    assert swapped["parts"]["teacher forward"] == {**part, "median": 2.0, "min": 2.0, "max": 4.0}
+    assert swapped["ratio"] == pytest.approx(result["ratio"])
+
+
+def test_multiply_adds_are_those_of_forward_and_backward() -> None:
+    convolution, linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+    images = torch.rand(2, 3, 8, 8)
+
+    def forward() -> torch.Tensor:
+        return linear(convolution(images).mean((2, 3)))
+
+    def step() -> None:
+        forward().sum().backward()
+
+    first, last = 2 * 8 * 8 * 3 * 4 * 9, 2 * 4 * 5
+    counts = count_multiply_adds({"forward": forward, "step": step})
+    assert counts == {"forward": first + last, "step": 2 * first + 3 * last}  # images need no gradient
 
 
 def test_one_loss_several_teachers_and_one_round() -> None:
@@ -108,6 +134,7 @@ def test_config_random_state_and_folder_stay_as_they_were(tmp_path: Path, monkey
     [
         ({"steps": 0}, "at least one round"),
         ({"device": "gpu"}, "choose cpu or cuda"),
+        ({"clock": "sun"}, "choose auto, wall"),
         pytest.param({"config": Config({"model": classifier()})}, "model is a kd_mm.Distiller", id="plain config"),
     ],
 )

@@ -1,0 +1,112 @@
+"""How the benchmark measures its parts: seconds round by round, multiply-adds once; and what follows from them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd_mm.apis.benchmark_parts import DISTILLATION, STUDENT, TEACHER, WITHOUT
+
+
+def measure(
+    parts: Mapping[str, Callable[[], Any]], device: str, steps: int, warmup: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return seconds and CPU seconds of each part, round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    cpu: dict[str, list[float]] = {name: [] for name in parts}
+    clock = _cuda_seconds if device == "cuda" else _wall_seconds
+    for number in range(warmup + steps):
+        for name, part in parts.items():
+            began = time.process_time()
+            elapsed = clock(part)
+            if number >= warmup:
+                seconds[name].append(elapsed)
+                cpu[name].append(time.process_time() - began)
+    return seconds, cpu
+
+
+def count_multiply_adds(parts: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
+    """Return the multiply-adds of one run of each part: of convolutions and matrix products, backward included."""
+    counts = {}
+    for name, part in parts.items():
+        with FlopCounterMode(display=False) as counter:
+            part()
+        counts[name] = counter.get_total_flops() // 2
+    return counts
+
+
+def summarize(
+    seconds: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]], work: Mapping[str, int], clock: str
+) -> dict[str, Any]:
+    """Return ``parts``, ``ratio`` and ``terms`` of :func:`kd_mm.apis.benchmark.benchmark`.
+
+    Args:
+        seconds: Seconds of each part, round by round, on the clock that counts.
+        other: Those of the other clock.
+        work: Multiply-adds of each part.
+        clock: The clock that counts, ``"wall"`` or ``"cpu"``.
+    """
+    clocks = {clock: seconds, {"wall": "cpu", "cpu": "wall"}[clock]: other}
+    medians = {name: {part: statistics.median(v) for part, v in kept.items()} for name, kept in clocks.items()}
+    floor = [student + teacher for student, teacher in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
+    paired = [whole / least for whole, least in zip(seconds[DISTILLATION], floor, strict=True)]
+    low, _, high = statistics.quantiles(paired, n=4) if len(paired) > 1 else paired * 3
+    terms = {}
+    for name in [name for name in seconds if name.startswith(WITHOUT)]:
+        added = [whole - less for whole, less in zip(seconds[DISTILLATION], seconds[name], strict=True)]
+        cost, products = statistics.median(added), work[DISTILLATION] - work[name]
+        terms[name[len(WITHOUT) :]] = {
+            "seconds": cost,
+            "share": cost / statistics.median(floor),
+            "multiply_adds": products,
+            "multiply_adds_share": products / (work[STUDENT] + work[TEACHER]),
+        }
+    return {
+        "parts": {
+            name: {
+                "median": medians[clock][name],
+                "min": min(values),
+                "max": max(values),
+                "wall": medians["wall"][name],
+                "cpu": medians["cpu"][name],
+                "multiply_adds": work[name],
+            }
+            for name, values in seconds.items()
+        },
+        "ratio": {
+            "of_medians": _ratio(medians[clock]),
+            "paired": statistics.median(paired),
+            "low": low,
+            "high": high,
+            "wall": _ratio(medians["wall"]),
+            "cpu": _ratio(medians["cpu"]),
+            "multiply_adds": _ratio(work),
+        },
+        "terms": terms,
+    }
+
+
+def _ratio(costs: Mapping[str, float]) -> float:
+    least = costs[STUDENT] + costs[TEACHER]
+    return costs[DISTILLATION] / least if least else float("nan")
+
+
+def _wall_seconds(part: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    part()
+    return time.perf_counter() - began
+
+
+def _cuda_seconds(part: Callable[[], Any]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    part()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
