@@ -85,16 +85,16 @@ def test_numbers_follow_from_the_seconds_of_each_round() -> None:
 
 
 def test_multiply_adds_are_those_of_forward_and_backward() -> None:
-    convolution, linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+    convolution, grouped, linear = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.Linear(6, 5)
     images = torch.rand(2, 3, 8, 8)
 
     def forward() -> torch.Tensor:
-        return linear(convolution(images).mean((2, 3)))
+        return linear(grouped(convolution(images)).mean((2, 3)))
 
     def step() -> None:
         forward().sum().backward()
 
-    first, last = 2 * 8 * 8 * 3 * 4 * 9, 2 * 4 * 5
+    first, last = 2 * 8 * 8 * 4 * 3 * 9, 2 * 4 * 4 * 6 * 2 * 9 + 2 * 6 * 5
     counts = count_multiply_adds({"forward": forward, "step": step})
     assert counts == {"forward": first + last, "step": 2 * first + 3 * last}  # images need no gradient
 
