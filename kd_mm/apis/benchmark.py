@@ -131,3 +131,5 @@ def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, cloc
         raise ValueError("--device cpu --amp: mixed precision takes the GPU here; hide it (CUDA_VISIBLE_DEVICES=)")
     if steps < 1 or warmup < 0:
         raise ValueError(f"--steps {steps} --warmup {warmup}: measure at least one round, after none or more")
+    if clock not in ("auto", "wall", "cpu") or (clock == "cpu" and device == "cuda"):
+        raise ValueError(f"--clock {clock}: choose auto, wall or, on the CPU, cpu")
