@@ -45,6 +45,7 @@ def build_parts(
     device, distiller = place["device"], _distiller(model, place)
     student_config = ConfigDict({"data_preprocessor": preprocessor, **model.student})
     student = MODELS.build(student_config)
+    student.load_state_dict(distiller.student.state_dict())  # what a detector proposes, and so its time, hangs on them
     size, classes = distiller.input_size, _num_classes(distiller)
     batch = noise_batch(distiller.task, batch_size, size, classes, device)
     parts = {STUDENT: _training_step(student.to(**place), config, batch)}
@@ -61,7 +62,9 @@ def build_parts(
     for name in distiller.losses if terms else ():
         less = copy.deepcopy(model)
         less.recipe.losses.pop(name)
-        parts[WITHOUT + name] = _training_step(_distiller(less, place), config, batch)
+        rest = _distiller(less, place)
+        rest.student.load_state_dict(distiller.student.state_dict())
+        parts[WITHOUT + name] = _training_step(rest, config, batch)
     return parts, size
 
 
