@@ -52,7 +52,8 @@ def _find_tails(networks: Networks, task: Task) -> None:
         if not _follows(tail, stage.to_map(networks.shown[name][stage.tap]), expected):
             raise ValueError(
                 f"the neck and head of teacher {name!r} do not make its answer of what its last stage {stage.tap} "
-                "shows: name the last module of its backbone in stages=dict({name}=[...])"
+                f"shows: name the last module of its backbone in stages=dict({name}=[...]), or leave out the loss that "
+                "reads the teachers' classifiers (kd_mm.TeamHintLoss has weights='mean' as well)"
             )
         networks.tails[name] = tail
 

@@ -209,7 +209,7 @@ def test_recipes(name: str) -> None:
     assert not any("decoders" in key for key in model.state_dict())
 
 
-@pytest.mark.parametrize("base", ["fitnets", "at", "sp", "vid"])
+@pytest.mark.parametrize("base", ["fitnets", "at", "sp", "vid", "rkd"])
 def test_embedded_in_losses_on_features(base: str) -> None:
     joined, hooks = read_recipes(f"mas_features+{base}")
     assert "teacher_codes" in hooks
