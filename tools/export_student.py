@@ -38,6 +38,9 @@ def parse_args() -> argparse.Namespace:
         help="--ema insists on averaged weights, --no-ema takes the raw ones of a run with an EMA hook "
         "(default: what the checkpoint stores for evaluation, which is the average where there was a hook)",
     )
+    parser.add_argument(
+        "--teacher", metavar="NAME", help="in place of the student its average, e.g. ema after --distiller ema_teacher"
+    )
     add_common(parser)
     return parser.parse_args()
 
@@ -45,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     onnx = None if args.onnx is None else args.onnx or str(Path(args.out).with_suffix(".onnx"))
     size = tuple(args.input_size) if args.input_size else None
-    done = export_student(args.config, args.checkpoint, args.out, args.cfg_options, args.ema, onnx, size)
+    done = export_student(args.config, args.checkpoint, args.out, args.cfg_options, args.ema, onnx, size, args.teacher)
     print(f"{done.checkpoint}: {done.tensors} tensors ({done.weights} weights)")
     print(f"{done.config}: the plain config")
     if done.onnx is not None:

@@ -20,8 +20,9 @@ from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.stages import config_input_size
-from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
+from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read_checkpoint
 from kd_mm.distillers.config_file import load_config
+from kd_mm.distillers.options import nearest
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.registry import MODELS
@@ -38,7 +39,7 @@ class Exported:
         checkpoint: The plain checkpoint.
         config: The plain config.
         tensors: Number of tensors in the checkpoint.
-        weights: Which weights were taken: ``"stored"``, ``"ema"`` or ``"raw"``.
+        weights: Which weights were taken: ``"stored"``, ``"ema"``, ``"raw"`` or ``"teacher <name>"``.
         onnx: The ONNX file, if one was asked for.
         onnx_difference: Largest difference between onnxruntime and torch, relative to the largest output.
     """
@@ -59,6 +60,7 @@ def export_student(
     ema: bool | None = None,
     onnx: str | Path | None = None,
     input_size: tuple[int, int] | None = None,
+    teacher: str | None = None,
 ) -> Exported:
     """Write the student of a distillation run, or the network of a plain run, so that it needs nothing of the run.
 
@@ -77,10 +79,13 @@ def export_student(
         onnx: An ONNX file to write as well. Its input is the normalised batch ``(B, 3, H, W)``, its outputs are those
             of ``tensor`` mode; B is free.
         input_size: Height and width in pixels for ONNX; default: from the config's test pipeline, else 224.
+        teacher: Name of a teacher that followed the student (:class:`kd_mm.distillers.EMATeacher`), to be written in
+            the student's place.
 
     Raises:
         FileNotFoundError: No such config or checkpoint.
-        ValueError: The checkpoint does not fit, has no EMA weights, or the ONNX file disagrees with torch.
+        ValueError: The checkpoint does not fit, has no EMA weights or no such teacher, or the ONNX file disagrees with
+            torch.
         ImportError: A package that ONNX needs is missing; nothing was written.
     """
     out = Path(out).expanduser()
@@ -91,7 +96,10 @@ def export_student(
         source.merge_from_dict(options)
     text = exported_config(source).pretty_text
     stored = read_checkpoint(checkpoint)
-    state, kind = chosen_weights(stored, ema, checkpoint)
+    if teacher is None:
+        state, kind = chosen_weights(stored, ema, checkpoint)
+    else:
+        state, kind = _followed(stored, teacher, ema, checkpoint), f"teacher {teacher}"
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
     model_config, scope = teacher_model_config(plain)
@@ -190,6 +198,19 @@ def chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> 
     prefix = "module."
     raw = {key[len(prefix) :]: value for key, value in stored["ema_state_dict"].items() if key.startswith(prefix)}
     return {"state_dict": raw}, "raw"
+
+
+def _followed(stored: Mapping[str, Any], teacher: str, ema: bool | None, origin: str) -> dict[str, Any]:
+    if ema is not None:
+        raise ValueError(f"--teacher {teacher} is an average of its own: leave --ema and --no-ema out")
+    weights = own_weights(stored, f"teachers.{teacher}.model.")
+    if not weights:
+        held = {key.split(".")[2] for key in stored.get("state_dict", {}) if key.startswith("distill.teachers.")}
+        raise ValueError(
+            f"--teacher {teacher}: {origin} holds no such teacher, only those that followed the student"
+            f"{nearest(teacher, sorted(held))}"
+        )
+    return {"state_dict": weights}
 
 
 def plain_meta(stored: Mapping[str, Any]) -> dict[str, Any]:

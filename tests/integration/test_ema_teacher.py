@@ -69,8 +69,17 @@ def test_the_plain_config_loads_its_checkpoints(tools: Tools, world: World, whol
     tools.test(world.plain, whole / "iter_10.pth", "--work-dir", tmp_path)
     ended = tools.run("export_student", world.folder / "ema.py", whole / "iter_10.pth", tmp_path / "out.pth")
     assert ended.status == 0, ended.err
-    student, _ = split(weights(whole / "iter_10.pth"))
+    student, teacher = split(weights(whole / "iter_10.pth"))
     assert differences(dict(weights(tmp_path / "out.pth")), dict(student)) == []
+    export = ["export_student", world.folder / "ema.py", whole / "iter_10.pth", tmp_path / "average.pth"]
+    assert tools.run(*export, "--teacher", "ema").status == 0
+    average = weights(tmp_path / "average.pth")
+    assert differences(dict(average), {name: teacher[f"model.{name}"] for name in student}) == []
+    tools.test(tmp_path / "average.py", tmp_path / "average.pth", "--work-dir", tmp_path)
+    assert "holds no such teacher, only those that followed the student, did you mean 'ema'?" in (
+        tools.run(*export, "--teacher", "em").err
+    )
+    assert "leave --ema and --no-ema out" in tools.run(*export, "--teacher", "ema", "--ema").err
 
 
 @pytest.mark.parametrize("options", [{}, {"ranks": 2}], ids=["alone", "two processes"])
