@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine import Config
 from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -166,8 +167,8 @@ def test_distillation_adds_a_teacher_and_changes_nothing_else(leaf: str) -> None
 
 @pytest.mark.parametrize("teacher", UPSTREAM_TEACHERS)
 def test_teachers_of_upstream_build_and_answer(teacher: str) -> None:
-    model = MODELS.build(load(teacher).model).eval()
-    with torch.no_grad():
+    with DefaultScope.overwrite_default_scope("mmpretrain"), torch.no_grad():
+        model = MODELS.build(load(teacher).model).eval()
         assert model(torch.zeros(1, 3, 64, 64), mode="tensor").shape == (1, 1000)
 
 

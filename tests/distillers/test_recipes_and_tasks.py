@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
@@ -89,7 +90,7 @@ def distiller(kind: str, name: str) -> Any:
     for loss in model.recipe.losses.values():
         if loss.type == "kd_mm.ContrastiveLoss":
             loss.update(num_negatives=16, num_samples=SAMPLES)
-    detectors.register()
+    register_all_modules(init_default_scope=False)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build({**model, "input_size": detectors.SIZE if scope == "mmdet" else 16})
