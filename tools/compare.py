@@ -4,13 +4,16 @@ Examples:
     python tools/compare.py STUDENT.py KD.py MTKD-SSR.py --seeds 0,1,2 --jobs 2 --work-dir work_dirs/comparison
     python tools/compare.py STUDENT.py --distillers kd,dkd,mtkd_ssr --teacher TEACHER.py --teacher-checkpoint T.pth
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --ablate scd,srd,review --teacher ... (alone, in pairs)
+    python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
+
+A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
 """
 
 import argparse
 from pathlib import Path
 
 import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.cli import ClearErrors, add_common
+from kd_mm.apis.cli import ClearErrors, Overrides, add_common
 from kd_mm.apis.compare import compare
 from kd_mm.apis.rows import read_rows
 
@@ -31,6 +34,13 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar="LOSS,LOSS",
         help="losses of the recipes: further rows with each of them alone and in pairs, other losses as they are",
+    )
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        action=Overrides,
+        metavar="KEY=A,B",
+        help="config keys: further rows with each of these values, everything else as it is",
     )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
     parser.add_argument("--seeds", type=_numbers, nargs="+", default=[[0, 1, 2]], metavar="N", help="default: 0,1,2")
@@ -56,7 +66,13 @@ def _numbers(text: str) -> list[int]:
 
 def main(args: argparse.Namespace) -> None:
     rows = read_rows(
-        args.configs, args.distillers, args.teacher, args.teacher_checkpoint, args.ablate, args.cfg_options
+        args.configs,
+        args.distillers,
+        args.teacher,
+        args.teacher_checkpoint,
+        args.ablate,
+        args.cfg_options,
+        args.vary,
     )
     table = compare(
         rows,

@@ -1,4 +1,4 @@
-"""The rows of a comparison: configs as they are, plain configs under recipes, recipes without some of their losses."""
+"""The rows of a comparison: configs as they are, plain configs under recipes, recipes with something changed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def read_rows(
     checkpoint: Sequence[str] | None = None,
     ablate: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    vary: Mapping[str, Any] | None = None,
 ) -> dict[str, Config]:
     """Return the config of each row by its name, in the order of the table.
 
@@ -36,9 +37,11 @@ def read_rows(
         ablate: Losses of the recipes that are left out: for each recipe that has them a further row for each one alone
             and for each pair, the recipe's other losses as they are.
         options: Overrides of config keys; those of a distillation are left out for plain configs.
+        vary: A value or several by config key: for each row that has the part that holds the key a further row for each
+            value, everything else as it is.
 
     Raises:
-        ValueError: A config twice, no such recipe, or a loss to ablate that no recipe has.
+        ValueError: A config twice, no such recipe, a loss to ablate that no recipe has, or a key that no row has.
     """
     given = dict(options or {})
     plain_options = {key: value for key, value in given.items() if not key.startswith(_OF_DISTILLER)}
@@ -64,7 +67,39 @@ def read_rows(
         named = [loss for config in rows.values() for loss in _losses(config)]
         missing = next((loss for loss in ablate if loss not in named), ablate[0])
         raise ValueError(f"--ablate {missing}: no recipe of --distillers has this loss{nearest(missing, named)}")
-    return rows
+    return _varied(rows, vary or {})
+
+
+def _varied(rows: Mapping[str, Config], vary: Mapping[str, Any]) -> dict[str, Config]:
+    """Return the rows, each followed by its variants: one key with one other value."""
+    found = dict.fromkeys(vary, False)
+    varied: dict[str, Config] = {}
+    for name, row in rows.items():
+        varied[name] = row
+        for key, given in vary.items():
+            if not _holds(row, key):
+                continue
+            found[key] = True
+            for value in given if isinstance(given, list) else [given]:
+                other = copy.deepcopy(row)
+                override(other, {key: value})
+                label = f"{name}-{key.rpartition('.')[2]}-{value}"
+                if label in varied:
+                    raise ValueError(f"--vary {key}: row {label} comes twice; give each value once")
+                varied[label] = other
+    missing = [key for key, there in found.items() if not there]
+    if missing:
+        raise ValueError(f"--vary {missing[0]}: no row of the table has the part that this key belongs to")
+    return varied
+
+
+def _holds(config: Config, key: str) -> bool:
+    part: Any = dict(config.items())
+    for name in key.split(".")[:-1]:
+        if not isinstance(part, Mapping) or part.get(name) is None:
+            return False
+        part = part[name]
+    return True
 
 
 def _ablations(label: str, config: Config, ablate: Sequence[str]) -> dict[str, Config]:

@@ -40,6 +40,22 @@ def test_ablations_are_each_loss_alone_and_in_pairs() -> None:
     assert "kd" in rows
 
 
+def test_each_value_of_a_key_is_a_row_where_the_key_has_a_place() -> None:
+    vary = {"model.recipe.losses.review.direction": ["bidirectional", "ensemble"], "train_cfg.max_epochs": 7}
+    rows = read_rows([STUDENT], ["kd", "mtkd_ssr"], **TEACHER, vary=vary)
+    directions = [f"mtkd_ssr-direction-{value}" for value in ("bidirectional", "ensemble")]
+    assert list(rows).index(directions[0]) == list(rows).index("mtkd_ssr") + 1
+    assert [name for name in rows if "direction" in name] == directions
+    assert [rows[name].model.recipe.losses.review.get("direction") for name in ("mtkd_ssr", *directions)] == [
+        None,
+        "bidirectional",
+        "ensemble",
+    ]
+    assert rows[directions[0]].model.recipe.losses.srd == rows["mtkd_ssr"].model.recipe.losses.srd
+    longer = {name for name, row in rows.items() if row.train_cfg.max_epochs == 7}
+    assert longer == {"student_digits-max_epochs-7", "kd-max_epochs-7", "mtkd_ssr-max_epochs-7"}
+
+
 def test_recipes_of_several_configs_are_told_apart(tmp_path: Path) -> None:
     other = tmp_path / "other.py"
     other.write_text(f"_base_ = ['{STUDENT}']\n")
@@ -59,6 +75,11 @@ def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
         ({"distillers": ["mtkd_ssr"], "ablate": ["scdd"]}, "did you mean 'scd'"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
         ({"configs": [STUDENT, STUDENT]}, "given twice"),
+        (
+            {"distillers": ["kd"], "vary": {"model.recipe.losses.kdd.temperature": 2}},
+            "no row of the table has the part",
+        ),
+        ({"distillers": ["kd"], "vary": {"model.recipe.losses.kd.temperature": [2, 2]}}, "comes twice"),
     ],
 )
 def test_what_does_not_exist_is_refused(arguments: dict, said: str) -> None:
