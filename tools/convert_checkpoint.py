@@ -1,4 +1,4 @@
-"""Rename a public CIFAR checkpoint so that a plain config of kd_mm loads it.
+"""Rename a public checkpoint so that a plain config of kd_mm loads it.
 
 Example:
     python tools/convert_checkpoint.py ckpt_epoch_240.pth configs/classification/cifar100/resnet56_b64_cifar100.py \
@@ -13,7 +13,7 @@ from kd_mm.apis.convert import convert_checkpoint
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("src", help="checkpoint of RepDistiller, or of a CIFAR-10 ResNet in akamaster's form")
+    parser.add_argument("src", help="checkpoint of RepDistiller, of akamaster's CIFAR-10 ResNets, or of an OSNet")
     parser.add_argument("config", help="plain config of the same network")
     parser.add_argument("dst", help="file to write")
     add_traceback(parser)

@@ -1,7 +1,8 @@
-"""Public checkpoints of CIFAR networks, renamed to plain mmpretrain checkpoints of kd_mm's configs.
+"""Public checkpoints, renamed to plain mmpretrain checkpoints of kd_mm's configs.
 
-Known sources: ``HobbitLong/RepDistiller`` (the teachers of the CIFAR-100 benchmark) and CIFAR-10 ResNets in the form of
-``akamaster/pytorch_resnet_cifar10``.
+Known sources: ``HobbitLong/RepDistiller`` (the teachers of the CIFAR-100 benchmark), CIFAR-10 ResNets in the form of
+``akamaster/pytorch_resnet_cifar10``, and the OSNets of ``KaiyangZhou/deep-person-reid`` (without instance
+normalisation).
 """
 
 import hashlib
@@ -57,6 +58,32 @@ def _shuffle_v2(match: re.Match[str]) -> str:
     return f"backbone.layer{match[1]}.{match[2]}.branch.{int(match[4]) - 1}.{_CONV_OR_NORM[match[3]]}"
 
 
+_OSNET_PART = {
+    "conv1": "reduce",
+    "conv3": "expand",
+    "downsample": "shortcut",
+}
+_LITE_PART = {"conv1": "pointwise", "conv2": "depthwise", "bn": "norm"}
+
+
+def _osnet_block(match: re.Match[str]) -> str:
+    part = f"{_OSNET_PART[match[3]]}.{_CONV_OR_NORM[match[4]]}"
+    return f"backbone.layer{int(match[1]) - 1}.block{match[2]}.{part}"
+
+
+def _osnet_stream(match: re.Match[str]) -> str:
+    stream = f"streams.{'abcd'.index(match[3])}.{match[4] or 0}.{_LITE_PART[match[5]]}"
+    return f"backbone.layer{int(match[1]) - 1}.block{match[2]}.{stream}"
+
+
+def _osnet_gate(match: re.Match[str]) -> str:
+    return f"backbone.layer{int(match[1]) - 1}.block{match[2]}.gate.{match[3]}"
+
+
+def _osnet_mix(match: re.Match[str]) -> str:
+    return f"backbone.layer{int(match[1]) - 1}.mix.{_CONV_OR_NORM[match[2]]}"
+
+
 def _pair(name: str) -> Callable[[re.Match[str]], str]:
     """Map the first group, which tells convolution from normalisation, to ``name.conv`` and ``name.norm``."""
     return lambda match: f"{name}.{_CONV_OR_NORM[match[1]]}"
@@ -106,6 +133,17 @@ RULES: dict[str, Sequence[Rule]] = {
         (r"layer([123])\.(\d+)\.(conv|bn)([123])", _shuffle_v2),
         (r"(conv|bn)2", _pair("backbone.layer3.head")),
         (r"linear", "head.fc"),
+    ),
+    "kd_mm.OSNet": (
+        (r"conv1\.(conv|bn)", _pair("backbone.stem.conv")),
+        (r"conv([234])\.([01])\.(conv1|conv3|downsample)\.(conv|bn)", _osnet_block),
+        (r"conv([234])\.([01])\.conv2([abcd])\.(?:(\d)\.)?(conv1|conv2|bn)", _osnet_stream),
+        (r"conv([234])\.([01])\.gate\.(fc[12])", _osnet_gate),
+        (r"conv([23])\.2\.0\.(conv|bn)", _osnet_mix),
+        (r"conv5\.(conv|bn)", _pair("backbone.layer3.mix")),
+        (r"fc\.0", "neck.fc"),
+        (r"fc\.1", "neck.norm"),
+        (r"classifier", "head.fc"),
     ),
 }
 

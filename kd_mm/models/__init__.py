@@ -14,6 +14,7 @@ from kd_mm.models.exit_ensemble import combine_exits
 from kd_mm.models.generalized_mean_pooling import GeneralizedMeanPooling
 from kd_mm.models.mobilenet_v1 import MobileNetV1
 from kd_mm.models.multi_exit import MultiExitClassifier
+from kd_mm.models.osnet import OSNet
 from kd_mm.models.reid_model import ReIDModel
 from kd_mm.models.triplet_loss import TripletLoss
 
@@ -31,6 +32,7 @@ __all__ = [
     "GeneralizedMeanPooling",
     "MobileNetV1",
     "MultiExitClassifier",
+    "OSNet",
     "ReIDModel",
     "TripletLoss",
     "combine_exits",

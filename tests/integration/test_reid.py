@@ -89,6 +89,7 @@ TERMS = {
     "kd": ["loss_kd"],
     "rkd": ["loss_rkd_distance", "loss_rkd_angle"],
     "cosine": ["loss_cosine"],
+    "crd": ["loss_contrast"],
 }
 
 

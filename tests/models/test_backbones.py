@@ -11,6 +11,7 @@ from kd_mm.models import (
     CIFARShuffleNetV2,
     CIFARWideResNet,
     MobileNetV1,
+    OSNet,
 )
 from kd_mm.models.cifar_resnet import PadShortcut
 from kd_mm.models.layers import ChannelShuffle
@@ -26,6 +27,7 @@ STAGES = [
     (CIFARMobileNetV2, {}, [(12, 16), (16, 8), (48, 4), (1280, 2)]),
     (CIFARShuffleNetV1, {}, [(240, 16), (480, 8), (960, 4)]),
     (CIFARShuffleNetV2, {}, [(116, 16), (232, 8), (1024, 4)]),
+    (OSNet, {"width": 0.25}, [(64, 8), (96, 4), (128, 2)]),
     (MobileNetV1, {"width": 0.25}, [(16, 16), (32, 8), (64, 4), (128, 2), (256, 1)]),
 ]
 IDS = [f"{row[0].__name__}-{index}" for index, row in enumerate(STAGES)]
@@ -47,7 +49,7 @@ def test_stages_are_named_modules_whose_outputs_are_returned(network, kwargs, st
     for name, output in zip(backbone.stage_names, outputs, strict=True):
         assert torch.equal(seen[name], output)
     assert outputs[-1].min() >= 0
-    assert backbone.img_size == (224 if network is MobileNetV1 else 32)
+    assert backbone.img_size == {MobileNetV1: 224, OSNet: 256}.get(network, 32)
 
 
 @pytest.mark.parametrize(("network", "kwargs", "stages"), STAGES, ids=IDS)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from kd_mm.apis.convert import convert_checkpoint
 
 ROOT = Path(__file__).parents[2]
+OSNET = ROOT / "configs" / "_base_" / "models" / "osnet.py"
 CIFAR100 = ROOT / "configs" / "classification" / "cifar100"
 
 
@@ -162,6 +163,40 @@ def shufflenet_v2(net: Source, x: Tensor) -> Tensor:
     return net.linear("linear", net.bn("bn2", net.conv("conv2", x, 1024, k=1)).relu())
 
 
+def osnet(net: Source, x: Tensor) -> Tensor:
+    def unit(at: str, x: Tensor, width: int, k: int = 1, s: int = 1) -> Tensor:
+        return net.bn(f"{at}.bn", net.conv(f"{at}.conv", x, width, k=k, s=s))
+
+    def lite(at: str, x: Tensor) -> Tensor:
+        out = net.conv(f"{at}.conv1", x, x.shape[1], k=1)
+        return net.bn(f"{at}.bn", net.conv(f"{at}.conv2", out, x.shape[1], groups=x.shape[1])).relu()
+
+    def gated(at: str, x: Tensor) -> Tensor:
+        names = [f"{at}.{layer}.{part}" for layer in ("fc1", "fc2") for part in ("weight", "bias")]
+        if names[0] not in net.state:
+            net.conv(f"{at}.fc2", net.conv(f"{at}.fc1", x, x.shape[1] // 16, k=1, bias=True), x.shape[1], 1, bias=True)
+        first, shift, second, offset = (net.state[name] for name in names)
+        hidden = F.conv2d(x.mean((2, 3), keepdim=True), first, shift).relu()
+        return x * F.conv2d(hidden, second, offset).sigmoid()
+
+    x = F.max_pool2d(unit("conv1", x, 64, k=7, s=2).relu(), 3, 2, 1)
+    for stage, width in enumerate((256, 384, 512), start=2):
+        for block in range(2):
+            at = f"conv{stage}.{block}"
+            reduced, out = unit(f"{at}.conv1", x, width // 4).relu(), torch.zeros(())
+            for count, letter in enumerate("abcd", start=1):
+                scale = reduced
+                for number in range(count):
+                    scale = lite(f"{at}.conv2{letter}" + (f".{number}" if count > 1 else ""), scale)
+                out = out + gated(f"{at}.gate", scale)
+            out = unit(f"{at}.conv3", out, width)
+            x = (out + (unit(f"{at}.downsample", x, width) if block == 0 else x)).relu()
+        if stage < 4:
+            x = F.avg_pool2d(unit(f"conv{stage}.2.0", x, width).relu(), 2)
+    x = net.linear("fc.0", unit("conv5", x, 512).relu(), 512)
+    return net.linear("classifier", net.bn("fc.1", x).relu()[:, :, None, None], 1000)
+
+
 NARROW, X4 = (16, 16, 32, 64), (32, 64, 128, 256)
 NETWORKS: dict[str, Callable[[Source, Tensor], Tensor]] = {
     "resnet8": lambda net, x: resnet(net, x, 1, NARROW),
@@ -176,6 +211,7 @@ NETWORKS: dict[str, Callable[[Source, Tensor], Tensor]] = {
     "mobilenetv2": mobilenet_v2,
     "shufflenetv1": shufflenet_v1,
     "shufflenetv2": shufflenet_v2,
+    "osnet": osnet,
 }
 
 
@@ -203,13 +239,13 @@ def test_a_converted_network_gives_the_answers_of_the_source(name: str, tmp_path
     net = Source()
     expected = NETWORKS[name](net, images())
     torch.save({"epoch": 240, "model": net.state, "accuracy": torch.tensor(70.0)}, tmp_path / "src.pth")
-    config = CIFAR100 / f"{name}_b64_cifar100.py"
+    config = OSNET if name == "osnet" else CIFAR100 / f"{name}_b64_cifar100.py"
     meta = convert_checkpoint(tmp_path / "src.pth", config, tmp_path / "new" / "dst.pth")
     assert meta["source"] == "src.pth"
     torch.testing.assert_close(answer(config, tmp_path / "new" / "dst.pth"), expected, rtol=1e-4, atol=1e-4)
     written = torch.load(tmp_path / "new" / "dst.pth", weights_only=True)
     assert sorted(os.listdir(tmp_path / "new")) == ["dst.pth"]
-    assert written["meta"]["dataset_meta"]["classes"] == CIFAR100_CATEGORIES
+    assert name == "osnet" or written["meta"]["dataset_meta"]["classes"] == CIFAR100_CATEGORIES
     assert len(written["state_dict"]) == len(net.state)
     assert all(int(value) == 7 for key, value in written["state_dict"].items() if key.endswith("num_batches_tracked"))
 

@@ -6,6 +6,8 @@ import pytest
 from mmengine import Config
 from mmpretrain.registry import MODELS
 
+from kd_mm.hooks.report import complexity
+
 CONFIGS = Path(__file__).parents[2] / "configs" / "classification"
 
 
@@ -147,3 +149,29 @@ def test_mobilenet_v1_has_the_count_of_the_paper() -> None:
         conv(before, before, groups=before) + conv(before, after, 1) for before, after in separable
     )
     assert round(counted / 1e6, 1) == 4.2
+
+
+def osnet(widths: tuple[int, ...]) -> int:
+    """Backbone and the fully connected layer behind it, which is 512 wide at every width."""
+    total = conv(3, widths[0], 7) + linear(widths[3], 512) + 2 * 512
+    for before, width in zip(widths, widths[1:], strict=False):
+        hidden = width // 4
+        lite = hidden**2 + conv(hidden, hidden, groups=hidden)
+        block = 10 * lite + conv(hidden, width, 1) + linear(hidden, hidden // 16) + linear(hidden // 16, hidden)
+        total += 2 * block + conv(before, hidden, 1) + conv(before, width, 1) + conv(width, hidden, 1)
+        total += conv(width, width, 1)
+    return total
+
+
+def test_osnet_has_the_count_and_the_cost_of_the_paper() -> None:
+    """Zhou et al., 2019: 2.2 M parameters, 978.9 M multiply-adds for 256 x 128 pixels; x0.25: 0.2 M."""
+    config = Config.fromfile(CONFIGS.parent / "_base_" / "models" / "osnet.py").model
+    for width, printed in ((1.0, 2.2), (0.75, 1.3), (0.5, 0.6), (0.25, 0.2)):
+        config.backbone.width, config.neck.in_channels = width, int(512 * width)
+        model = MODELS.build(config)
+        counted = sum(parameter.numel() for part in (model.backbone, model.neck) for parameter in part.parameters())
+        assert counted == osnet(tuple(int(width * base) for base in (64, 256, 384, 512)))
+        assert round(counted / 1e6, 1) == printed
+        if width == 1:
+            _, macs = complexity(model, (256, 128))
+            assert 978e6 < macs < 980e6
