@@ -85,7 +85,8 @@ def prepare(config: Config) -> Any:
     """The model's config without pretrained weights, with small images and few regions."""
     model = deepcopy(config.model)
     for node in list(nodes(model)):
-        if (node.get("init_cfg") or {}) and "Pretrained" in types(node["init_cfg"]):
+        initial = node.get("init_cfg") or {}
+        if "checkpoint" in initial or "Pretrained" in types(initial):
             node["init_cfg"] = None
         for key in ("pretrained", "teacher_ckpt"):
             if key in node:
@@ -126,15 +127,17 @@ def build(model: Any, data: dict[str, Any]) -> nn.Module:
     for name, module in detector.named_modules():
         if name.split(".")[-1] == "backbone":
             norms = [
-                (m, m.momentum, m.training) for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+                (m, m.momentum, m.eps, m.training)
+                for m in module.modules()
+                if isinstance(m, nn.modules.batchnorm._BatchNorm)
             ]
-            for norm, _, _ in norms:
-                norm.momentum = 1.0
+            for norm, _, eps, _ in norms:
+                norm.momentum, norm.eps = 1.0, eps or 1e-5  # NAS-FCOS has 0, which torch takes in eval mode alone
                 norm.train()
             with torch.no_grad():
                 module(images)
-            for norm, momentum, training in norms:
-                norm.momentum = momentum
+            for norm, momentum, eps, training in norms:
+                norm.momentum, norm.eps = momentum, eps
                 norm.train(training)
     return detector
 

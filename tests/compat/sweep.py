@@ -2,7 +2,7 @@
 
     python -m tests.compat.sweep                        # all families, less than an hour on one core
     python -m tests.compat.sweep dcn carafe             # these
-    python -m tests.compat.sweep --results sweep.json --write tests/compat/families.md
+    python -m tests.compat.sweep --results work_dirs/sweep.json --write docs/detectors.md
 
 Each config runs in a process of its own with one thread and a time limit.
 """
@@ -83,7 +83,7 @@ def limited(path: Path, seconds: float) -> dict[str, Any]:
 
 
 def said(result: dict[str, Any]) -> str:
-    """What one row of the table says of a config."""
+    """What one line says of a config."""
     if result["predicts"]:
         return "trains, predicts"
     if not result["trains"]:
@@ -91,40 +91,54 @@ def said(result: dict[str, Any]) -> str:
     return f"trains; predicts not: {result['reason']}" if result["reason"] else "trains"
 
 
-def why_not(results: list[dict[str, Any]]) -> str:
-    """What keeps a family from training."""
+def outcome(results: list[dict[str, Any]]) -> str:
+    """Which row of the table a family belongs to: that of its worst config."""
     if not results:
         return "holds no model, only settings"
-    return "; ".join(f"{Path(r['config']).name}: {r['reason']}" for r in results if not r["trains"])
+    reasons = [result["reason"] for result in results if not result["trains"]]
+    if any("install" in reason for reason in reasons):
+        return "needs a package that is not installed here"
+    if any("Please train" in reason for reason in reasons):
+        return "is not trained upstream either"
+    return "does not train" if reasons else "trains"
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: counts of families, then every config that stood for one.
-
-    A family counts as training where all its rows do.
-    """
-    train = [name for name, results in rows.items() if results and all(r["trains"] for r in results)]
-    rest = [name for name in rows if name not in train]
+    """Markdown: how many families train, which, what the others say, and which operators ran."""
+    groups: dict[str, list[str]] = {}
+    for name, results in rows.items():
+        groups.setdefault(outcome(results), []).append(name)
+    configs = [result for results in rows.values() for result in results]
+    words = [f"* {result['config']}: {said(result)}" for result in configs if said(result) != "trains, predicts"]
+    users: dict[str, set[str]] = {}
+    for name, results in rows.items():
+        for operator in {operator for result in results for operator in result["operators"]}:
+            users.setdefault(operator, set()).add(name)
     lines = [
-        "# mmdet's config families on the operators of this process",
+        "# mmdet's config families without a compiler",
         "",
-        f"mmdet {mmdet.__version__}, torch {torch.__version__}, operators: {kd_mm.compat.report().source}.",
+        f"{len(groups.get('trains', []))} of {len(rows)} families train (mmdet {mmdet.__version__}, torch "
+        f"{torch.__version__.partition('+')[0]}, operators: {kd_mm.compat.report().source}):",
+        "two steps of loss, backward pass and update on two images, at upstream's widths, without pretrained weights.",
+        f"{len(configs)} configs stood for them: a small plain one each, and one more for each further operator.",
         "",
-        f"{len(train)} of {len(rows)} families train: two steps of loss, backward pass and update on two images, at",
-        "upstream's widths, without pretrained weights. A family has a further row where one more config brings in a",
-        "further operator. Made by `python -m tests.compat.sweep --write FILE`.",
+        "```bash",
+        "python -m tests.compat.sweep --results work_dirs/sweep.json --write docs/detectors.md  # within an hour",
+        "```",
         "",
-        f"The others ({len(rest)}):",
+        "| a family | families | |",
+        "| --- | --: | --- |",
+        *(f"| {kind} | {len(names)} | {', '.join(names)} |" for kind, names in groups.items()),
         "",
-        *(f"* {name}: {why_not(rows[name])}" for name in rest),
+        "What was said where a config did not train and predict (no prediction is tried of trackers, semi-supervised",
+        "and re-identification models, which train on more than single images):",
         "",
-        "| config | outcome | operators of mmcv that ran |",
-        "| --- | --- | --- |",
+        *words,
+        "",
+        "| operator | families whose step or prediction ran it |",
+        "| --- | --: |",
+        *(f"| {name} | {len(families)} |" for name, families in sorted(users.items())),
     ]
-    for results in rows.values():
-        for result in results:
-            operators = ", ".join(result["operators"]) or "none"
-            lines.append(f"| {result['config']} | {said(result)} | {operators} |")
     return "\n".join(lines) + "\n"
 
 
@@ -142,6 +156,8 @@ def main() -> None:
             parser.error(f"no family '{name}' in {families.FOLDER}" + (f"; did you mean '{near[0]}'?" if near else ""))
     register_all_modules(init_default_scope=True)
     rows: dict[str, list[dict[str, Any]]] = {}
+    if args.results:
+        args.results.parent.mkdir(parents=True, exist_ok=True)
     if args.results and args.results.is_file():
         rows = json.loads(args.results.read_text())
     for family in args.families or [name for name in known if name not in rows]:

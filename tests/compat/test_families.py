@@ -1,7 +1,7 @@
 """Families of upstream that stop without some operator of mmcv: each trains a step and predicts on the stand-ins.
 
 The wider check, of all of upstream's config families at their own widths, is `python -m tests.compat.sweep`; what it
-said last is in `families.md` beside this file.
+said last is in docs/detectors.md.
 """
 
 from __future__ import annotations
@@ -63,18 +63,31 @@ def test_family_trains_and_predicts(config: str) -> None:
 
 
 def test_the_sweep_writes_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results, written = tmp_path / "results.json", tmp_path / "families.md"
-    rows = [
-        {"config": "atss/a.py", "trains": True, "predicts": True, "reason": "", "operators": ["nms"]},
-        {"config": "atss/b.py", "trains": False, "predicts": False, "reason": "ValueError: no", "operators": []},
-    ]
-    results.write_text(json.dumps({"atss": rows, "fcos": rows[:1]}))
+    def row(config: str, reason: str = "", operators: tuple[str, ...] = ()) -> dict[str, Any]:
+        fine = not reason
+        return {"config": config, "trains": fine, "predicts": fine, "reason": reason, "operators": operators}
+
+    results, written = tmp_path / "results.json", tmp_path / "detectors.md"
+    found = {
+        "atss": [row("atss/a.py", operators=("nms",)), row("atss/b.py", "ValueError: no")],
+        "fcos": [row("fcos/a.py", operators=("nms",))],
+        "glip": [row("glip/a.py", "RuntimeError: please install it")],
+    }
+    results.write_text(json.dumps(found))
     monkeypatch.setattr("sys.argv", ["sweep", "common", "--results", str(results), "--write", str(written)])
     sweep.main()
     text = written.read_text()
-    assert "1 of 3 families train" in text
-    assert "* atss: b.py: ValueError: no\n* common: holds no model, only settings\n" in text
-    assert "| atss/a.py | trains, predicts | nms |\n| atss/b.py | ValueError: no | none |\n" in text
+    assert "1 of 4 families train" in text
+    assert "4 configs stood for them" in text
+    for line in (
+        "| trains | 1 | fcos |",
+        "| does not train | 1 | atss |",
+        "| needs a package that is not installed here | 1 | glip |",
+        "| holds no model, only settings | 1 | common |",
+        "* atss/b.py: ValueError: no",
+        "| nms | 2 |",
+    ):
+        assert line in text.splitlines()
 
 
 def test_the_sweep_knows_its_families(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
