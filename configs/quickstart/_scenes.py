@@ -4,7 +4,7 @@ default_scope = "mmdet"
 data_root = "data/digit_scenes"
 
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     dataset=dict(
         type="kd_mm.DigitScenes",

@@ -82,4 +82,4 @@ def test_schedules_are_as_long_as_the_training(tmp_path):
         assert whole.param_scheduler[1].T_max == whole.train_cfg.max_epochs > 2
         if run.needs:
             assert config.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_2.pth")
-            assert whole.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_40.pth")
+            assert whole.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_30.pth")
