@@ -1,13 +1,4 @@
-_base_ = ["./resnet20_b64_cifar10.py", "../../_base_/distillers/kd.py"]
+_base_ = ["./_resnet56a_resnet20.py", "../../_base_/distillers/kd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::classification/cifar10/resnet56a_b64_cifar10.py",
-        checkpoint="checkpoints/cifar10/resnet56a.pth",
-    ),
-    recipe={{_base_.kd}},
-)
+model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,13 +1,4 @@
-_base_ = ["./resnet8x4_b64_cifar10.py", "../../_base_/distillers/mtkd_ssr.py"]
+_base_ = ["./_resnet32x4_resnet8x4.py", "../../_base_/distillers/mtkd_ssr.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::classification/cifar10/resnet32x4_b64_cifar10.py",
-        checkpoint="checkpoints/cifar10/resnet32x4.pth",
-    ),
-    recipe={{_base_.mtkd_ssr}},
-)
+model = dict(recipe={{_base_.mtkd_ssr}})
 default_hooks = {{_base_.kd_hooks}}

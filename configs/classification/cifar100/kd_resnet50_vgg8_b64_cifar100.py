@@ -1,13 +1,4 @@
-_base_ = ["./vgg8_b64_cifar100.py", "../../_base_/distillers/kd.py"]
+_base_ = ["./_resnet50_vgg8.py", "../../_base_/distillers/kd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::classification/cifar100/resnet50_b64_cifar100.py",
-        checkpoint="checkpoints/cifar100/resnet50.pth",
-    ),
-    recipe={{_base_.kd}},
-)
+model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,13 +1,4 @@
-_base_ = ["./resnet20_b64_cifar100.py", "../../_base_/distillers/kd.py"]
+_base_ = ["./_resnet56_resnet20.py", "../../_base_/distillers/kd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::classification/cifar100/resnet56_b64_cifar100.py",
-        checkpoint="checkpoints/cifar100/resnet56.pth",
-    ),
-    recipe={{_base_.kd}},
-)
+model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

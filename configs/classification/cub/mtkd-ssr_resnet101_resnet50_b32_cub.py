@@ -1,16 +1,4 @@
-_base_ = ["./resnet50_b32_cub.py", "./_mtkd_ssr.py"]
+_base_ = ["./_resnet101_resnet50.py", "./_mtkd_ssr.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::classification/cub/resnet101_b32_cub.py",
-        checkpoint="checkpoints/cub/resnet101.pth",
-    ),
-    recipe={{_base_.mtkd_ssr}},
-)
+model = dict(recipe={{_base_.mtkd_ssr}})
 default_hooks = {{_base_.kd_hooks}}
-
-# Exits and connectors are as new as the classifier.
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"distill.": dict(lr_mult=10)}))

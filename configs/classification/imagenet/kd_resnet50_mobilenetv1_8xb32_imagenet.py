@@ -1,13 +1,4 @@
-_base_ = ["./mobilenetv1_8xb32_imagenet.py", "./_kd.py"]
+_base_ = ["./_resnet50_mobilenetv1.py", "./_kd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="mmpretrain::resnet/resnet50_8xb32_in1k.py",
-        checkpoint="checkpoints/imagenet/resnet50.pth",
-    ),
-    recipe={{_base_.kd}},
-)
+model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,13 +1,4 @@
-_base_ = ["./mobilenetv2_8xb32_imagenet.py", "./_mtkd_ssr.py"]
+_base_ = ["./_resnet50_mobilenetv2.py", "./_mtkd_ssr.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="mmpretrain::resnet/resnet50_8xb32_in1k.py",
-        checkpoint="checkpoints/imagenet/resnet50.pth",
-    ),
-    recipe={{_base_.mtkd_ssr}},
-)
+model = dict(recipe={{_base_.mtkd_ssr}})
 default_hooks = {{_base_.kd_hooks}}

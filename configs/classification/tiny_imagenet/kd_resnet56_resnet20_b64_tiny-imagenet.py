@@ -1,13 +1,6 @@
-_base_ = ["./resnet20_b64_tiny-imagenet.py", "../../_base_/distillers/kd.py"]
+_base_ = ["./_resnet56_resnet20.py", "../../_base_/distillers/kd.py"]
 
 model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::classification/tiny_imagenet/resnet56_b64_tiny-imagenet.py",
-        checkpoint="checkpoints/tiny_imagenet/resnet56.pth",
-    ),
     recipe={{_base_.kd}},
     input_size=64,
 )

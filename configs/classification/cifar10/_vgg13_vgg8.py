@@ -1,0 +1,11 @@
+_base_ = "./vgg8_b64_cifar10.py"
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::classification/cifar10/vgg13_b64_cifar10.py",
+        checkpoint="checkpoints/cifar10/vgg13.pth",
+    ),
+)

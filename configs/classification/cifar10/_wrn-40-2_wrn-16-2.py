@@ -1,0 +1,11 @@
+_base_ = "./wrn-16-2_b64_cifar10.py"
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::classification/cifar10/wrn-40-2_b64_cifar10.py",
+        checkpoint="checkpoints/cifar10/wrn-40-2.pth",
+    ),
+)

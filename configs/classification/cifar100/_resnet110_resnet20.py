@@ -1,0 +1,11 @@
+_base_ = "./resnet20_b64_cifar100.py"
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::classification/cifar100/resnet110_b64_cifar100.py",
+        checkpoint="checkpoints/cifar100/resnet110.pth",
+    ),
+)
