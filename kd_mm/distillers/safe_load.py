@@ -50,7 +50,15 @@ def _logged_types() -> list[Any]:
         for name in ("_reconstruct", "scalar")
     ]
     dtypes = [type(np.dtype(kind)) for kind in _DTYPES]
-    return [HistoryBuffer, _under_name(_statistic, "builtins", "getattr"), *arrays, np.ndarray, np.dtype, *dtypes]
+    functions = [_under_name(_statistic, "builtins", "getattr"), _under_name(_latin1, "_codecs", "encode")]
+    return [HistoryBuffer, *functions, *arrays, np.ndarray, np.dtype, *dtypes]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    # How old pickle protocols write the bytes of an array; torch allows it by itself from 2.5 on.
+    if encoding != "latin1":
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL _codecs.encode")
+    return text.encode("latin1")
 
 
 def _statistic(owner: Any, name: str) -> Any:
