@@ -6,9 +6,11 @@ itself are mended in :mod:`kd_mm.compat.mends`.
 """
 
 from kd_mm.compat import mends
+from kd_mm.compat.chatter import import_quietly
 from kd_mm.compat.extension import OperatorReport, install, report
 
 __all__ = ["OperatorReport", "install", "report"]
 
 install()
 mends.install()
+import_quietly("mmpretrain.datasets")
