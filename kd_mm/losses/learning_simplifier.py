@@ -44,8 +44,9 @@ class LearningSimplifier(ResponseTransform):
     dense heads the ``max_tokens`` locations with the highest class score of each image are simplified, the other ones
     stay; regions look at those of their own image only.
 
-    The learning rate and weight decay are the student's; others are set in the config:
-    ``optim_wrapper.paramwise_cfg.custom_keys = {"distill.transform": dict(lr_mult=0.1, decay_mult=0.0)}``.
+    The learning rate is the student's times ``gradient_scale``, the weight decay the student's; others are set in the
+    config: ``optim_wrapper.paramwise_cfg.custom_keys = {"distill.transform": dict(lr_mult=0.1, decay_mult=0.0)}``, which
+    optimizers that normalise gradients (Adam) need.
 
     Args:
         temperature: tau, of the softening; give the losses the same one, or another as an ablation.
@@ -62,6 +63,7 @@ class LearningSimplifier(ResponseTransform):
         anchor_weight: Weight of the anchor, which trains the simplifier alone.
         detach_target: Whether the simplifier stays as it is at its start (ablation).
         start_epoch: Zero-based epoch before which answers stay as they are.
+        gradient_scale: Factor of the gradients of the attention, above 0; under SGD a factor of its learning rate.
         scope: ``"batch"`` (samples of this process look at each other) or ``"gathered"`` (also at those of the
             other processes, whose batches have equal sizes; one layer).
         shared: Whether all answers share one simplifier; they need the same number of classes then.
@@ -89,6 +91,7 @@ class LearningSimplifier(ResponseTransform):
         anchor_weight: float = 0.1,
         detach_target: bool = False,
         start_epoch: int = 0,
+        gradient_scale: float = 1.0,
         scope: str = "batch",
         shared: bool = False,
         max_tokens: int = 512,
@@ -97,7 +100,8 @@ class LearningSimplifier(ResponseTransform):
         losses: Sequence[str] | None = None,
     ) -> None:
         super().__init__(losses)
-        for name, value in (("temperature", temperature), ("heads", heads), ("layers", layers), ("dim", dim or 1)):
+        positive = {"temperature": temperature, "gradient_scale": gradient_scale}
+        for name, value in {**positive, "heads": heads, "layers": layers, "dim": dim or 1}.items():
             if value <= 0:
                 raise ValueError(f"LearningSimplifier: {name}={value} must be above 0")
         self.temperature, self.center, self.residual = temperature, center, residual
@@ -109,7 +113,7 @@ class LearningSimplifier(ResponseTransform):
         self.scope = choice("scope", scope, ("batch", "gathered"))
         if scope == "gathered" and layers > 1:
             raise ValueError("LearningSimplifier: scope='gathered' goes with layers=1")
-        self.max_tokens, self.min_agreement = max_tokens, min_agreement
+        self.max_tokens, self.min_agreement, self.gradient_scale = max_tokens, min_agreement, gradient_scale
         self.guard = choice("guard", guard, ("warn", "stop", "off"))
         self.simplifiers = nn.ModuleDict()
         self.sigmoids: frozenset[str] = frozenset()
@@ -145,6 +149,9 @@ class LearningSimplifier(ResponseTransform):
         self.sigmoids = setting.sigmoids
         if self.detach_target:
             self.requires_grad_(False)
+        elif self.gradient_scale != 1.0:
+            for parameter in self.parameters():
+                parameter.register_hook(lambda gradient: gradient * self.gradient_scale)
 
     def forward(self, answers: Mapping[str, Tensor], step: Step) -> Transformed:
         """Return the simplified answers, ``agreement`` and ``change``, and the anchor; see the base class."""

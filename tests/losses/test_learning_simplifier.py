@@ -218,6 +218,18 @@ def test_the_target_is_trained_unless_it_is_detached() -> None:
         assert student.grad.abs().sum() > 0
 
 
+def test_gradients_of_the_attention_are_scaled_and_the_student_s_are_not() -> None:
+    found = []
+    for scale in (1.0, 0.25):
+        made, student = simplifier(4, zero_init_out=False, gradient_scale=scale), rows(5, 4, pace=0.7).requires_grad_()
+        set_weights(made, q=torch.eye(4), k=torch.eye(4), v=torch.eye(4), out=torch.eye(4))
+        loss_of(made, student, rows(5, 4)).backward()
+        found.append(([parameter.grad for parameter in made.parameters()], student.grad))
+    (whole, ours), (scaled, same) = found
+    assert all(torch.allclose(0.25 * a, b) and a.any() for a, b in zip(whole, scaled, strict=True))
+    assert torch.equal(ours, same)
+
+
 def test_before_its_epoch_answers_stay_and_every_parameter_has_a_zero_gradient() -> None:
     made, z = simplifier(4, zero_init_out=False, start_epoch=3), rows(5, 4)
     waiting = made({"final": z}, Step(Progress(epoch=2)))
