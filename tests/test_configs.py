@@ -111,6 +111,15 @@ def test_names_follow_the_convention(leaf: str) -> None:
         assert f"classification/{folder}/{student}" in PLAIN
 
 
+@pytest.mark.parametrize("folder", ["classification", "reid", "detection"])
+def test_plain_runs_resume_exactly_too(folder: str) -> None:
+    for name in EVERY:
+        if name.startswith(f"{folder}/") and not Path(name).name.startswith("_"):
+            hooks = load(name).default_hooks
+            assert hooks.checkpoint.type == "kd_mm.CheckpointHook", name
+            assert hooks.exact_resume.type == "kd_mm.ExactResumeHook", name
+
+
 @pytest.mark.parametrize("leaf", PLAIN)
 def test_networks_build_and_answer(leaf: str) -> None:
     classes = load(leaf).data_preprocessor.num_classes

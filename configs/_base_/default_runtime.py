@@ -1,3 +1,6 @@
 _base_ = "mmpretrain::_base_/default_runtime.py"
 
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
+# Checkpoints are whole or absent, and a resumed run goes on to the same bits.
+default_hooks = dict(
+    checkpoint=dict(type="kd_mm.CheckpointHook", max_keep_ckpts=2), exact_resume=dict(type="kd_mm.ExactResumeHook")
+)

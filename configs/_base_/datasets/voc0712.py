@@ -57,4 +57,7 @@ voc_val = dict(
 voc_val_metric = dict(_delete_=True, type="kd_mm.DetectionMetric")
 # Copies, because the engine takes the mark off what it has put in place.
 voc_test, voc_test_metric = voc_val.copy(), voc_val_metric.copy()
-voc_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_best="voc07/mAP", rule="greater"))
+voc_hooks = dict(
+    checkpoint=dict(type="kd_mm.CheckpointHook", max_keep_ckpts=2, save_best="voc07/mAP", rule="greater"),
+    exact_resume=dict(type="kd_mm.ExactResumeHook"),
+)

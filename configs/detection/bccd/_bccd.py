@@ -119,4 +119,5 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook", interval=6, max_keep_ckpts=1),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    exact_resume=dict(type="kd_mm.ExactResumeHook"),
 )

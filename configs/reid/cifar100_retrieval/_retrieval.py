@@ -86,4 +86,5 @@ default_hooks = dict(
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook", interval=10, max_keep_ckpts=1),
     sampler_seed=dict(type="mmengine.DistSamplerSeedHook"),
+    exact_resume=dict(type="kd_mm.ExactResumeHook"),
 )
