@@ -44,8 +44,8 @@ class LearningSimplifier(ResponseTransform):
     dense heads the ``max_tokens`` locations with the highest class score of each image are simplified, the other ones
     stay; regions look at those of their own image only.
 
-    The learning rate is the student's times ``gradient_scale``, the weight decay the student's. Optimizers that normalise
-    gradients (Adam) need another way:
+    The learning rate is the student's times ``gradient_scale``, the weight decay the student's. Optimizers that
+    normalise gradients (Adam) need another way:
     ``optim_wrapper.paramwise_cfg.custom_keys = {"distill.transform": dict(lr_mult=0.1, decay_mult=0.0)}``.
 
     Args:
