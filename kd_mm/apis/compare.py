@@ -58,19 +58,7 @@ def compare(
     for what, given in (("configs", list(rows)), ("seeds", list(seeds)), ("metrics", list(metrics))):
         if not given or len(set(given)) != len(given):
             raise ValueError(f"compare: give one or more {what}, each once; got {given}")
-    jobs, row_of = [], {}
-    first: dict[str, str] = {}
-    for name, row in rows.items():
-        prepared = _prepared(row)
-        for seed in seeds:
-            config = _run_config(row, seed, work_dir)
-            work = functools.partial(_work, config.to_dict(), metrics)
-            run = f"{name}_seed{seed}"
-            # The first run that needs a preparation makes it; the others wait for it.
-            needs = tuple(dict.fromkeys(first[what] for what in prepared if what in first))
-            first = {**dict.fromkeys(prepared, run), **first}
-            jobs.append(Job(run, work, fingerprint(config, *metrics), needs))
-            row_of[run] = name
+    jobs, row_of = plan(rows, work_dir, seeds, metrics)
 
     def say(job: Job, result: Result, kept: bool) -> None:
         scores = ", ".join(f"{metric} {result[metric]:.2f}" for metric in metrics)
@@ -86,6 +74,28 @@ def compare(
     save_png(draw_comparison(scores, metrics[0]), work_dir / "table.png")
     replace_file(work_dir / "results.json", json.dumps(cells, indent=2).encode())
     return table
+
+
+def plan(
+    rows: Mapping[str, Config], work_dir: Path, seeds: Sequence[int], metrics: Sequence[str]
+) -> tuple[list[Job], dict[str, str]]:
+    """Return the runs of a comparison and the row of each run.
+
+    The first run that needs something prepared on the teachers makes it; the others that need the same wait for it.
+    """
+    jobs, row_of = [], {}
+    first: dict[str, str] = {}
+    for name, row in rows.items():
+        prepared = _prepared(row)
+        for seed in seeds:
+            config = _run_config(row, seed, work_dir)
+            work = functools.partial(_work, config.to_dict(), metrics)
+            run = f"{name}_seed{seed}"
+            needs = tuple(dict.fromkeys(first[what] for what in prepared if what in first))
+            first = {**dict.fromkeys(prepared, run), **first}
+            jobs.append(Job(run, work, fingerprint(config, *metrics), needs))
+            row_of[run] = name
+    return jobs, row_of
 
 
 def _run_config(row: Config, seed: int, work_dir: Path) -> Config:

@@ -4,7 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from kd_mm.apis.cells import require
-from kd_mm.apis.compare import compare, table_columns
+from kd_mm.apis.compare import compare, plan, table_columns
+from kd_mm.apis.rows import read_rows
 
 
 def test_every_metric_has_a_column_at_the_last_and_at_the_best_epoch():
@@ -35,3 +36,20 @@ def test_nothing_and_the_same_twice_are_refused(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         compare(work_dir=tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_several_rows_prepare_on_a_teacher_is_prepared_once(tmp_path):
+    teacher = {"teacher": ["kd_mm::quickstart/teacher_digits.py"], "checkpoint": ["t.pth"]}
+    recipes = ["kd", "mtkd_ssr", "mskd", "mag", "mas"]
+    rows = read_rows(["kd_mm::quickstart/student_digits.py"], recipes, **teacher)
+    jobs, row_of = plan(rows, tmp_path, [0, 1], ["accuracy/top1"])
+    needs = {job.name: job.needs for job in jobs}
+    assert needs["student_digits_seed1"] == needs["kd_seed1"] == needs["mtkd_ssr_seed0"] == needs["mag_seed0"] == ()
+    # The exits of MSKD are those of MTKD-SSR, the codes of MAS those of MAG.
+    assert needs["mtkd_ssr_seed1"] == needs["mskd_seed0"] == needs["mskd_seed1"] == ("mtkd_ssr_seed0",)
+    assert needs["mag_seed1"] == needs["mas_seed0"] == needs["mas_seed1"] == ("mag_seed0",)
+    assert row_of["mas_seed1"] == "mas"
+    for job in jobs:
+        hooks = job.work.args[0]["default_hooks"]
+        caches = {hook["cache_dir"] for hook in hooks.values() if "cache_dir" in hook}
+        assert caches == (set() if row_of[job.name] == "student_digits" else {str(tmp_path / "teachers")})
