@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         help="config keys: further rows with each of these values, everything else as it is",
     )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
-    parser.add_argument("--seeds", type=_numbers, nargs="+", default=[[0, 1, 2]], metavar="N", help="default: 0,1,2")
+    parser.add_argument("--seeds", type=_seeds, nargs="+", default=[[0, 1, 2]], metavar="N", help="default: 0,1,2")
     parser.add_argument(
         "--metric",
         nargs="+",
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         help="columns of the table, larger is better; the first chooses the best epoch (default: accuracy/top1; "
         "detection has voc07/mAP, voc12/mAP and coco/mAP)",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each (default 1)")
+    parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side, one thread each (default 1)")
     add_common(parser)
     return parser.parse_args()
 
@@ -60,8 +60,17 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
+def _seeds(text: str) -> list[int]:
+    words = _words(text)
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, 0 or more, e.g. 0,1,2")
+    return [int(word) for word in words]
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, 1 or more")
+    return int(text)
 
 
 def main(args: argparse.Namespace) -> None:

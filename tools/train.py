@@ -5,7 +5,7 @@ from pathlib import Path
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.compose import KINDS, check_overrides, compose, recipe_names
+from kd_mm.apis.compose import KINDS, check_overrides, compose, is_taught, recipe_names
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
 from kd_mm.apis.tidy import as_before
@@ -52,6 +52,11 @@ def main(args: argparse.Namespace) -> None:
         plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
         check_overrides(plain, args.cfg_options)
     override(config, args.cfg_options)
+    if args.distiller and args.teacher and not is_taught(config.model.recipe):
+        raise ValueError(
+            f"--distiller {args.distiller} learns from no teacher; drop --teacher and --teacher-checkpoint, or join a "
+            f"recipe that reads one (--distiller {args.distiller}+kd)"
+        )
     if args.amp:
         use_amp(config)
     if args.auto_scale_lr:

@@ -130,6 +130,6 @@ def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, cloc
     if device == "cpu" and amp and torch.cuda.is_available():
         raise ValueError("--device cpu --amp: mixed precision takes the GPU here; hide it (CUDA_VISIBLE_DEVICES=)")
     if steps < 1 or warmup < 0:
-        raise ValueError(f"--steps {steps} --warmup {warmup}: measure at least one round, after none or more")
+        raise ValueError(f"--rounds {steps} --warmup {warmup}: measure at least one round, after none or more")
     if clock not in ("auto", "wall", "cpu") or (clock == "cpu" and device == "cuda"):
         raise ValueError(f"--clock {clock}: choose auto, wall or, on the CPU, cpu")

@@ -126,14 +126,14 @@ def compose(
     composed.model = {
         "type": "kd_mm.Distiller",
         "student": composed.model.to_dict(),
-        "teacher": _teachers(distiller, teacher, teacher_checkpoint) if teacher or _is_taught(recipe) else None,
+        "teacher": _teachers(distiller, teacher, teacher_checkpoint) if teacher or is_taught(recipe) else None,
         "recipe": recipe,
     }
     composed.merge_from_dict({"default_hooks": hooks})
     return composed
 
 
-def _is_taught(recipe: Mapping[str, Any]) -> bool:
+def is_taught(recipe: Mapping[str, Any]) -> bool:
     """Return whether a recipe reads a teacher; self-distillation does not, and some bring their own."""
     brought = recipe.get("teachers") or {}
     active = [loss for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]

@@ -14,7 +14,7 @@ from mmengine.registry import Registry
 
 from kd_mm import registry as own
 from kd_mm.apis.place import Part, Place, config_parts, default_component, extra_options, find_place, in_training
-from kd_mm.distillers.options import accepted_options, nearest
+from kd_mm.distillers.options import accepted_options, nearest, takes_any_option
 
 
 @contextmanager
@@ -50,6 +50,26 @@ def explanation(error: Exception, config: Config) -> str | None:
         or _incomplete(error, config)
         or _wrong_word(error, parts)
         or _anything(error, place)
+    )
+
+
+def unknown_option(config: Config, key: str) -> str | None:
+    """Return one line on a key that the part of ``config`` it belongs to does not take, as far as that can be told.
+
+    Args:
+        config: Holds the part.
+        key: Dotted; the key itself need not be set.
+    """
+    owner, _, option = key.rpartition(".")
+    part = dict(config_parts(config._cfg_dict.to_dict())).get(owner)
+    if not isinstance(part, Mapping) or option in part:
+        return None
+    component = _components().get(str(part.get("type"))) or default_component(owner, part)
+    if component is None or takes_any_option(component):
+        return None
+    known = [*accepted_options(component), *extra_options(owner, part)]
+    return (
+        None if option in known else f"{key}: {_name(part, component)} has no option {option!r}{nearest(option, known)}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from kd_mm.apis.compose import check_overrides, compose
+from kd_mm.apis.explain import unknown_option
 from kd_mm.apis.run import override, read_config
 from kd_mm.distillers.options import nearest
 
@@ -41,8 +42,12 @@ def read_rows(
             value, everything else as it is.
 
     Raises:
-        ValueError: A config twice, no such recipe, a loss to ablate that no recipe has, or a key that no row has.
+        ValueError: A config or a recipe twice, no such recipe, a loss to ablate that no recipe has, or a key to vary
+            that no row has or that its part does not take.
     """
+    twice = next((name for name in distillers if list(distillers).count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--distillers: recipe {twice} is given twice")
     given = dict(options or {})
     plain_options = {key: value for key, value in given.items() if not key.startswith(_OF_DISTILLER)}
     rows: dict[str, Config] = {}
@@ -80,6 +85,10 @@ def _varied(rows: Mapping[str, Config], vary: Mapping[str, Any]) -> dict[str, Co
             if not _holds(row, key):
                 continue
             found[key] = True
+            # Elsewhere the engine takes options out before it builds a part, such as a hook's priority.
+            wrong = unknown_option(row, key) if key.startswith("model.recipe.") else None
+            if wrong:
+                raise ValueError(f"--vary {wrong}")
             for value in given if isinstance(given, list) else [given]:
                 other = copy.deepcopy(row)
                 override(other, {key: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -14,10 +15,12 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
+from kd_mm.apis.class_count import ClassCountHook
 from kd_mm.apis.explain import said
 from kd_mm.apis.remarks import LeftOverWeightsHook, misspelt_keys
 from kd_mm.distillers.config_file import load_config
 from kd_mm.distillers.options import nearest_file
+from kd_mm.distillers.safe_load import UnsafeCheckpointError, load_safely
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
@@ -96,10 +99,14 @@ def build_runner(config: Config) -> Runner:
 
     Raises:
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
+        ValueError: It is no checkpoint, or cut short.
     """
     start = config.get("load_from")
     if start and "://" not in start and not Path(start).expanduser().is_file():
         raise FileNotFoundError(f"checkpoint {start} does not exist{nearest_file(Path(start))}")
+    if start and "://" not in start:
+        with contextlib.suppress(UnsafeCheckpointError):  # the engine's affair, which may read it
+            load_safely(Path(start).expanduser())
     measure_at_data_size(config)
     try:
         runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
@@ -107,6 +114,7 @@ def build_runner(config: Config) -> Runner:
         for line in misspelt_keys(config):
             print_log(line, logger="current", level=logging.WARNING)
     runner.register_hook(LeftOverWeightsHook())
+    runner.register_hook(ClassCountHook())
     return runner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import traceback
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def load_config(path: str) -> Config:
     try:
         return Config.fromfile(file)
     except FileNotFoundError as error:
-        missing = Path(error.filename or str(error))
+        # The engine's own message is: file "PATH" does not exist
+        named = re.match(r'file "(.+)" does not exist', str(error))
+        missing = Path(error.filename or (named[1] if named else str(error)))
         raise FileNotFoundError(f"config {path!r}: its base {missing} does not exist{nearest_file(missing)}") from error
     except KeyError as error:
         if len(str(error.args[0]).split()) > 1:

@@ -22,6 +22,14 @@ def accepted_options(component: Callable[..., Any]) -> list[str]:
     return [name for name in names if name not in ("args", "kwargs")]
 
 
+def takes_any_option(component: Callable[..., Any]) -> bool:
+    """Return whether a constructor takes options of any name, beside those that it and its base classes write down."""
+    parts = [part for part in getattr(component, "__mro__", (component,)) if part is not object]
+    makers = [vars(part).get("__init__") if inspect.isclass(part) else part for part in parts]
+    signatures = [inspect.signature(maker).parameters.values() for maker in makers if maker is not None]
+    return all(any(each.kind is each.VAR_KEYWORD for each in parameters) for parameters in signatures)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"``, or what there is where nothing comes near."""
     choices = list(dict.fromkeys(choices))

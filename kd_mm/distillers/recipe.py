@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +96,8 @@ class Recipe:
             multilabel: Whether losses on stage responses take independent sigmoids where their config does not say.
 
         Raises:
-            ValueError: A loss names a teacher that does not exist, or none where there are several.
+            ValueError: A loss names a teacher that does not exist, or none where there are several; a temperature
+                that is not above 0, a weight below 0.
         """
         losses = {}
         for name, config in sorted(self.losses.items()):
@@ -103,6 +105,11 @@ class Recipe:
                 continue
             with private_random_state(f"loss/{name}", seed):
                 loss: Loss = MODELS.build(_with_kind(config, multilabel))
+            temperature = getattr(loss, "temperature", None)
+            if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
+                raise ValueError(f"recipe: losses.{name}: temperature={temperature} must be above 0")
+            if not 0 <= loss.loss_weight < math.inf:
+                raise ValueError(f"recipe: losses.{name}: loss_weight={loss.loss_weight} must be 0 or more, and finite")
             if loss.needs_teacher and loss.all_teachers:
                 loss.team = _team(name, loss.teacher, teachers)
             elif loss.needs_teacher:

@@ -19,11 +19,16 @@ _INCOMPLETE = "{} is no checkpoint, or cut short: was the download or the run th
 _DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
 
 
+class UnsafeCheckpointError(ValueError):
+    """A whole checkpoint that holds objects which would have to be executed."""
+
+
 def load_safely(file: Path) -> Any:
     """Load ``file`` on the CPU with ``weights_only=True``.
 
     Raises:
-        ValueError: The file is no checkpoint, is cut short, or holds objects that would have to be executed.
+        UnsafeCheckpointError: It holds objects that would have to be executed.
+        ValueError: The file is no checkpoint, or is cut short.
     """
     try:
         with _allowing(_logged_types()):
@@ -32,7 +37,7 @@ def load_safely(file: Path) -> Any:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
             raise ValueError(_INCOMPLETE.format(file)) from error
-        raise ValueError(
+        raise UnsafeCheckpointError(
             f"checkpoint {file} cannot be read safely: it holds a {refused[1]}, and only weights and what mmengine "
             "logs are read; keep its weights alone: torch.save({'state_dict': ...}, PATH)"
         ) from error

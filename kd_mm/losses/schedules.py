@@ -43,7 +43,7 @@ class LinearRamp(Schedule):
             epochs on CIFAR-100).
 
     Raises:
-        ValueError: Not exactly one length was given, or a negative one.
+        ValueError: Not exactly one length was given, a negative one, or a fraction above 1.
     """
 
     def __init__(self, epochs: int | None = None, iterations: int | None = None, fraction: float | None = None) -> None:
@@ -52,6 +52,10 @@ class LinearRamp(Schedule):
             raise ValueError(
                 f"LinearRamp takes one length, 0 or more: got epochs={epochs}, iterations={iterations}, "
                 f"fraction={fraction}; set one that is inherited to None"
+            )
+        if fraction is not None and fraction > 1:
+            raise ValueError(
+                f"LinearRamp: fraction={fraction} is a part of the run, from 0 to 1; set epochs={fraction:g}"
             )
         self.epochs, self.iterations, self.fraction = epochs, iterations, fraction
 

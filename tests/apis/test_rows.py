@@ -75,6 +75,8 @@ def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
         ({"distillers": ["mtkd_ssr"], "ablate": ["scdd"]}, "did you mean 'scd'"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
         ({"configs": [STUDENT, STUDENT]}, "given twice"),
+        ({"distillers": ["kd", "kd"]}, "recipe kd is given twice"),
+        ({"distillers": ["kd"], "vary": {"model.recipe.losses.kd.temprature": 2}}, "did you mean 'temperature'"),
         (
             {"distillers": ["kd"], "vary": {"model.recipe.losses.kdd.temperature": 2}},
             "no row of the table has the part",

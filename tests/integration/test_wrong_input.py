@@ -74,6 +74,7 @@ OPTIONS = {
         ["model.stages=[backbone.layer1,backbone.layr3]"],
         ["'backbone.layr3'", "did you mean backbone.layer3"],
     ),
+    "number of a stage": (["model.stages=[1,9]"], ["stages=[1, 9] of", "give a list of modules by name"]),
     "class count of student and teacher": (
         ["model.student.head.num_classes=4"],
         ["student answers over 4 classes, teacher 'teacher' over 3"],
@@ -95,6 +96,12 @@ OPTIONS = {
     "loss type": (
         ["model.recipe.losses.scd.type=kd_mm.StageChanelLoss"],
         ["model.recipe.losses.scd:", "did you mean 'kd_mm.StageChannelLoss'?"],
+    ),
+    "temperature below 0": (["model.recipe.losses.srd.temperature=-2"], ["losses.srd: temperature=-2 must be above 0"]),
+    "weight below 0": (["model.recipe.losses.scd.loss_weight=-1"], ["losses.scd: loss_weight=-1 must be 0 or more"]),
+    "ramp longer than the run": (
+        ["model.recipe.losses.review.schedule.fraction=20"],
+        ["model.recipe.losses.review.schedule: ", "fraction=20 is a part of the run, from 0 to 1"],
     ),
     "stage of a loss": (["model.recipe.losses.scd.stages=[4]"], ["stages=[4]", "the matched stages are 1..3"]),
     "schedule": (["model.recipe.losses.review.schedule.type=LinearRmp"], ["did you mean 'LinearRamp'?"]),
@@ -215,6 +222,15 @@ def test_more_classes_in_the_data_than_answers(tools: Tools, world: World, confi
     option = f"train_dataloader.dataset.data_root={tmp_path}/data"
     ended = tools.run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", option)
     refused(ended, "data set has 4 classes, the student answers over 3", "model.student.head.num_classes")
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", option)
+    refused(ended, "data set has 4 classes, the network answers over 3", "model.head.num_classes")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_for_a_recipe_that_reads_none(tools: Tools, world: World, tmp_path: Path) -> None:
+    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "byot", *teacher)
+    refused(ended, "--distiller byot learns from no teacher", "drop --teacher")
 
 
 @pytest.mark.parametrize(
@@ -247,6 +263,9 @@ def test_missing_files(tools: Tools, world: World, config: Path, tmp_path: Path)
     refused(train("mmpretrain::resnet/resnet18_8xb32_in1.py"), "did you mean 'resnet18_8xb32_in1k.py'?")
     refused(train("mmpretrian::resnet/x.py"), "no package 'mmpretrian'", "did you mean 'mmpretrain'?")
     refused(train(config, "--resume", tmp_path / "epoch_7.pth"), "epoch_7.pth does not exist")
+    empty = world.folder / "empty_epoch.pth"
+    empty.touch()
+    refused(train(config, "--resume", empty), "empty_epoch.pth is no checkpoint, or cut short")
     evaluated = tools.run("test", config, f"{misspelt}.pth", "--work-dir", tmp_path)
     refused(evaluated, "taecher.pth does not exist, did you mean 'teacher.pth'?")
 
@@ -258,6 +277,8 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     refused(train("unclosed", "model = dict(\n"), "unclosed.py' is no Python", "line 1")
     refused(train("unnamed", "seed = 1\nmodel = dict(x=sed)\n"), "name 'sed' is not defined (line 2)")
     refused(train("baseless", '_base_ = "plian.py"\n'), "plian.py does not exist, did you mean 'plain.py'?")
+    shipped = train("unshipped", '_base_ = "kd_mm::quickstart/student_digit.py"\n')
+    refused(shipped, "quickstart/student_digit.py does not exist, did you mean 'student_digits.py'?")
     refused(train("unbased", '_base_ = "plain.py"\nx = {{_base_.modle}}\n'), "{{_base_.modle}}")
 
 
