@@ -169,7 +169,11 @@ class VOCDataset(UpstreamVOCDataset):
     def _require_folder(self) -> None:
         folder = Path(self.sub_data_root)
         year = next((year for year in ("2007", "2012") if folder.name == f"VOC{year}"), "")
-        source = f"{_SOURCE}voc{year}/" if year else f"{_SOURCE} (or make your own in this layout)"
+        source = (
+            f"{_SOURCE}voc{year}/"
+            if year
+            else f"{_SOURCE} (or make your own in this layout, with img_subdir and ann_subdir)"
+        )
         require_layout("Pascal VOC", folder, (f"{self.ann_subdir}/", f"{self.img_subdir}/"), source)
 
     def _read_split(self) -> list[str]:

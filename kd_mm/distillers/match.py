@@ -88,7 +88,7 @@ def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
 def _discover(who: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Task) -> list[Stage]:
     if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
         raise ValueError(
-            f"stages={names} of {who}: give a list of modules by name, e.g. stages=['backbone.layer2', 'backbone.layer3']"
+            f"stages={names} of {who}: give a list of modules by name, e.g. ['backbone.layer2', 'backbone.layer3']"
         )
     try:
         return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)

@@ -100,7 +100,7 @@ OPTIONS = {
     "temperature below 0": (["model.recipe.losses.srd.temperature=-2"], ["losses.srd: temperature=-2 must be above 0"]),
     "weight below 0": (["model.recipe.losses.scd.loss_weight=-1"], ["losses.scd: loss_weight=-1 must be 0 or more"]),
     "ramp longer than the run": (
-        ["model.recipe.losses.review.schedule.fraction=20"],
+        ["model.recipe.losses.review.schedule.epochs=None", "model.recipe.losses.review.schedule.fraction=20"],
         ["model.recipe.losses.review.schedule: ", "fraction=20 is a part of the run, from 0 to 1"],
     ),
     "stage of a loss": (["model.recipe.losses.scd.stages=[4]"], ["stages=[4]", "the matched stages are 1..3"]),
