@@ -117,7 +117,7 @@ def _prepared(config: Config) -> list[str]:
     words = []
     if "teacher_exits" in recipe:
         words.append(fingerprint(teachers, recipe.get("exits"), recipe["teacher_exits"]))
-    kinds = [MODELS.get(loss["type"]) for loss in recipe["losses"].values()]
+    kinds = [MODELS.get(loss["type"]) for loss in recipe["losses"].values() if loss]
     for kind in (CodeReader, ProbedAttentionLoss):
         if any(isinstance(found, type) and issubclass(found, kind) for found in kinds):
             words.append(fingerprint(teachers, kind.__name__))
