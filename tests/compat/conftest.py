@@ -1,3 +1,22 @@
-"""Registers the stand-ins before a test module imports mmcv.ops, whatever order its imports are sorted in."""
+"""Registers the stand-ins before a test module imports mmcv.ops, and repeats on a GPU what they do on the CPU."""
 
-import kd_mm  # noqa: F401
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import kd_mm
+from tests.compat.mirror import mirrored
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu_too() -> Iterator[None]:
+    """Each operator that a test calls with tensors on the CPU must do the same with copies of them on the GPU."""
+    if not torch.cuda.is_available() or kd_mm.compat.report().compiled:
+        yield
+        return
+    with mirrored(sys.modules["mmcv._ext"], kd_mm.compat.report().operators, "cuda"):
+        yield

@@ -15,10 +15,13 @@ from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from tests.devices import DEVICES
+
 SIZE = 96
+DTYPES = {"cpu": [torch.bfloat16], "cuda": [torch.bfloat16, torch.float16]}
 
 
-def detector(config: str, depth: int = 18, **backbone: Any) -> nn.Module:
+def detector(config: str, device: str, depth: int = 18, **backbone: Any) -> nn.Module:
     """An upstream detector, narrow and without pretrained weights."""
     register_all_modules(init_default_scope=True)
     model = get_config(config).model
@@ -36,10 +39,10 @@ def detector(config: str, depth: int = 18, **backbone: Any) -> nn.Module:
         # An untrained head scores about 0.01, by the bias it starts from.
         model.test_cfg.score_thr = 0.0
     torch.manual_seed(0)
-    return MODELS.build(ConfigDict(model))
+    return MODELS.build(ConfigDict(model)).to(device)
 
 
-def batch() -> dict[str, Any]:
+def batch(device: torch.device) -> dict[str, Any]:
     """Two images of noise with two boxes each."""
     boxes = torch.tensor([[8.0, 8, 60, 50], [30, 40, 90, 92]])
     samples = []
@@ -54,10 +57,10 @@ def batch() -> dict[str, Any]:
                 "scale_factor": (1.0, 1.0),
             }
         )
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2])).to(device)
         samples.append(sample)
     torch.manual_seed(1)
-    return {"inputs": torch.randn(2, 3, SIZE, SIZE), "data_samples": samples}
+    return {"inputs": torch.randn(2, 3, SIZE, SIZE).to(device), "data_samples": samples}
 
 
 def total(losses: dict[str, Any]) -> Tensor:
@@ -65,10 +68,14 @@ def total(losses: dict[str, Any]) -> Tensor:
     return torch.stack([t for v in values for t in (v if isinstance(v, list) else [v])]).sum()
 
 
+def place(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def train_one_step(model: nn.Module) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    loss = total(model(**batch(), mode="loss"))
+    loss = total(model(**batch(place(model)), mode="loss"))
     assert torch.isfinite(loss)
     loss.backward()
     for parameter in model.parameters():
@@ -81,7 +88,7 @@ def train_one_step(model: nn.Module) -> None:
 def predict(model: nn.Module) -> None:
     model.eval()
     with torch.no_grad():
-        results = model(**batch(), mode="predict")
+        results = model(**batch(place(model)), mode="predict")
     assert len(results) == 2
     for result in results:
         found = result.pred_instances
@@ -90,29 +97,33 @@ def predict(model: nn.Module) -> None:
     assert sum(len(result.pred_instances) for result in results) > 0
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "config", ["mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"]
 )
-def test_detector_trains_and_predicts(config: str) -> None:
-    model = detector(config)
+def test_detector_trains_and_predicts(config: str, device: str) -> None:
+    model = detector(config, device)
     train_one_step(model)
     predict(model)
 
 
-def test_detector_under_autocast() -> None:
-    model = detector("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = total(model(**batch(), mode="loss"))
+@pytest.mark.parametrize(("device", "dtype"), [(d, t) for d in DEVICES for t in DTYPES[d]])
+def test_detector_under_autocast(device: str, dtype: torch.dtype) -> None:
+    model = detector("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", device)
+    with torch.autocast(device, dtype=dtype):
+        loss = total(model(**batch(place(model)), mode="loss"))
     assert torch.isfinite(loss)
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=dtype):
         predict(model)
 
 
-def test_detector_with_deformable_backbone() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_detector_with_deformable_backbone(device: str) -> None:
     model = detector(
         "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+        device,
         depth=50,
         dcn={"type": "DCNv2", "deform_groups": 1, "fallback_on_stride": False},
         stage_with_dcn=(False, True, True, True),

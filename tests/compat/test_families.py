@@ -16,6 +16,7 @@ from mmdet.utils import register_all_modules
 from torch import distributed
 
 from tests.compat import families, samples, sweep
+from tests.devices import DEVICES
 
 CASES = {
     "carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py": {"carafe_forward", "carafe_backward"},
@@ -50,13 +51,14 @@ def lighten(model: Any) -> Any:
     return model
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("config", CASES)
-def test_family_trains_and_predicts(config: str) -> None:
+def test_family_trains_and_predicts(config: str, device: str) -> None:
     register_all_modules(init_default_scope=True)
     model = lighten(families.prepare(families.load(Path(config))))
     data = samples.batch(model)
     with families.called_operators() as called:
-        detector = families.build(model, data)
+        detector = families.build(model, data).to(device)
         families.train(detector, data, steps=1)
         families.predict(detector, data)
     assert CASES[config] <= called

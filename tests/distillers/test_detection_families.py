@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.devices import DEVICES
+
 from .detectors import (
     CLASSES,
     KD,
@@ -159,13 +161,14 @@ def trains_and_predicts(model: Any, size: int) -> None:
     assert 0 <= hits <= objects == 4
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_trains_and_predicts(family: str) -> None:
+def test_every_family_trains_and_predicts(family: str, device: str) -> None:
     network, size = FAMILIES[family]
     model = build(network(8), network(16), input_size=size)
     assert len(model.stages) >= 2
     assert all(stage.tap.startswith("backbone.") for stage in model.stages)
-    trains_and_predicts(model, size)
+    trains_and_predicts(model.to(device), size)
 
 
 def test_tridentnet_learns_on_the_branch_that_is_deployed() -> None:
@@ -227,10 +230,11 @@ def test_a_region_answer_that_needs_more_than_regions_is_refused() -> None:
     assert len(build(whole, faster()).stages) == 4
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", [*DENSE, "Faster R-CNN C4"])
-def test_detectors_own_answers_are_compared(family: str) -> None:
+def test_detectors_own_answers_are_compared(family: str, device: str) -> None:
     network, size = FAMILIES[family]
-    model = build(network(8), network(16), KD, input_size=size)
+    model = build(network(8), network(16), KD, input_size=size).to(device)
     losses = losses_of(model.train(), size=size)
     assert torch.isfinite(losses["kd"])
     assert float(losses["kd"]) > 0

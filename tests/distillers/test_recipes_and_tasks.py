@@ -18,6 +18,8 @@ from kd_mm.losses.granularity import CodeReader, Codes
 from kd_mm.losses.probed_attention import ProbedAttentionLoss
 from kd_mm.registry import MODELS
 
+from tests.devices import DEVICES
+
 from . import detectors
 from .conftest import CLASSES, batch, classifier
 from .test_reid import PEOPLE
@@ -119,9 +121,10 @@ def data_of(kind: str) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("kind", "name"), CELLS)
-def test_it_trains(kind: str, name: str) -> None:
-    model = distiller(kind, name).train()
+def test_it_trains(kind: str, name: str, device: str) -> None:
+    model = distiller(kind, name).to(device).train()
     prepare(model)
     model.check_next_step = True  # each loss is finite and reaches the student
     model.progress = Progress(epoch=1, max_epochs=2)

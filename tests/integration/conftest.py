@@ -15,9 +15,17 @@ from typing import Any
 import pytest
 import torch
 
+from tests.devices import DEVICES
+
 from .world import ROOT, World
 
 KILLED = -9
+#: Tools are forks of a process that may ask for GPUs, but not through CUDA, which does not survive a fork. Without the
+#: last line cuBLAS may choose another kernel in each run.
+VISIBLE = {
+    "cpu": {"CUDA_VISIBLE_DEVICES": ""},
+    "cuda": {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+}
 
 
 @dataclass
@@ -30,8 +38,10 @@ class Ended:
 
 
 class Tools:
-    def __init__(self, scratch: Path) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """Runs tools on the first GPU, or, as on a machine without any, on the CPU."""
+
+    def __init__(self, scratch: Path, device: str) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **VISIBLE[device]}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("tool_server.py"))],
             stdin=subprocess.PIPE,
@@ -39,7 +49,7 @@ class Tools:
             text=True,
             env=env,
         )
-        self.scratch, self.count = scratch, 0
+        self.scratch, self.count, self.device = scratch, 0, device
         assert self._answer() == "ready"
 
     def _answer(self) -> str:
@@ -49,7 +59,9 @@ class Tools:
         raise RuntimeError("the tool server ended")
 
     def run(self, tool: str, *arguments: object, ranks: int = 1, **job: Any) -> Ended:
-        """Run a tool to its end, in an empty current folder."""
+        """Run a tool to its end, in an empty current folder; on GPUs each rank needs one of its own."""
+        if self.device == "cuda" and ranks > torch.cuda.device_count():
+            pytest.skip(f"needs {ranks} GPUs")
         self.count += 1
         folder = self.scratch / str(self.count)
         folder.mkdir()
@@ -85,9 +97,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    running = Tools(tmp_path_factory.mktemp("runs"))
+@pytest.fixture(scope="session", params=DEVICES)
+def tools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    running = Tools(tmp_path_factory.mktemp("runs"), request.param)
     yield running
     running.close()
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import KILLED, Tools, differences, free_port
+from tests.devices import DEVICES
+
+from .conftest import KILLED, VISIBLE, Tools, differences, free_port
 from .test_train_and_evaluate import accuracy
 from .world import ROOT, World
 
@@ -47,20 +49,33 @@ def largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Ten
     return max(float((left[key] - right[key]).norm() / (right[key].norm() + 1e-6)) for key in left)
 
 
-@pytest.fixture(scope="module")
-def launched(world: World) -> Path:
-    """A real launch: ``torchrun --nproc_per_node 2 tools/train.py CONFIG --launcher pytorch``."""
+def launch(tools: Tools, world: World, folder: Path, processes: int) -> Path:
+    """A real launch: ``torchrun --nproc_per_node N tools/train.py CONFIG --launcher pytorch``."""
     config = world.distil("launched.py", changes=SPY)
-    folder = world.folder / "launched"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command = [*torchrun, "--master_port", str(free_port()), str(ROOT / "tools" / "train.py"), str(config)]
     command += ["--launcher", "pytorch", "--work-dir", str(folder)]
     folder.mkdir()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **VISIBLE[tools.device]}
     ended = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-6000:]
     (folder / "out").write_text(ended.stdout)
     return folder
+
+
+@pytest.fixture(scope="module")
+def launched(tools: Tools, world: World) -> Path:
+    if tools.device == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("needs 2 GPUs")
+    return launch(tools, world, world.folder / "launched", 2)
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="two processes say more where one GPU is not all there is")
+def test_one_gpu_under_a_launcher(tools: Tools, world: World) -> None:
+    """The same over NCCL, as far as one GPU goes: it trains, and prepares and evaluates, in a group of one."""
+    folder = launch(tools, world, world.folder / "one_gpu", 1)
+    assert differences(learned(dump(folder, "start")), learned(dump(folder, "end"))) != []
+    assert re.search(r"accuracy/top1: ([\d.]+)", (folder / "out").read_text())
 
 
 def test_all_parts_are_alike_before_the_first_step(launched: Path) -> None:

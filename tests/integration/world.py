@@ -57,7 +57,7 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
-randomness = dict(seed=3)
+randomness = dict(seed=3, deterministic=True)
 """
 
 TEACHER = """
