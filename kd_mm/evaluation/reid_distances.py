@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
@@ -115,7 +115,10 @@ class Distances:
     def _scale(self, features: Tensor) -> Tensor:
         """Return the inverse norm of each row for cosine, its squared norm for Euclidean distances."""
         squares = torch.cat([part.square().sum(dim=1) for part in features.split(_SQUARED_ROWS)])
-        return squares.rsqrt() if self.metric == "cosine" else squares
+        if self.metric != "cosine":
+            return squares
+        # GPUs approximate this root, so that features of one direction would not tie.
+        return squares.cpu().rsqrt().to(squares.device)
 
     def _finish(self, products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         if self.metric == "cosine":
@@ -145,18 +148,29 @@ def _multiply(rows: Tensor, columns: Tensor, out: Tensor) -> None:
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
     """Keep autocast and TF32, which a test run may have switched on, from rounding the products."""
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set by backend, through torch's newer switches: there is no one answer
-        precision = "highest"
-    if precision != "highest":
-        torch.set_float32_matmul_precision("highest")
+    restore = _switch_off_tf32()
     try:
         with torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
-        if precision != "highest":
-            torch.set_float32_matmul_precision(precision)
+        restore()
+
+
+def _switch_off_tf32() -> Callable[[], None]:
+    """Return what puts back the state before."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by backend, through torch's newer switches: there is no one answer
+        switch: Any = torch.backends.cuda.matmul
+        before = switch.fp32_precision
+        switch.fp32_precision = "none"
+        before = "none" if switch.fp32_precision == before else before  # else it would no longer follow all backends'
+        switch.fp32_precision = "ieee"
+        return lambda: setattr(switch, "fp32_precision", before)
+    if precision == "highest":
+        return lambda: None
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(precision)
 
 
 def _centre(features: Tensor) -> Tensor | None:

@@ -18,6 +18,8 @@ JUNK = -1
 METRICS = ("cosine", "euclidean")
 # Beyond these norms the squares of float32 leave its range.
 _LEAST_NORM, _LARGEST_NORM = 1e-18, 1e18
+#: Rows that are looked through at once for what is not finite.
+_CHECKED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def _tensor(features: Any, name: str) -> Tensor:
 
 
 def _check_finite(values: Tensor, name: str) -> None:
-    bad = [row for row, vector in enumerate(values) if not bool(torch.isfinite(vector).all())]
+    whole = torch.cat([torch.isfinite(part).all(dim=1) for part in values.split(_CHECKED_ROWS)])
+    bad = (~whole).nonzero().flatten().tolist()
     if bad:
         raise ValueError(
             f"{len(bad)} of {len(values)} {name} features hold NaN or infinity, the first being number {bad[0]}: has "

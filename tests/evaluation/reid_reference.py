@@ -6,8 +6,13 @@ import functools
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from tests.devices import DEVICES
+
+#: What images can be given as: arrays, or tensors on a device.
+FORMS = ["arrays", *DEVICES]
 Array = NDArray[Any]
 
 
@@ -119,6 +124,13 @@ def random_images(
         "query_camids": random.integers(1, cameras + 1, queries),
         "gallery_camids": random.integers(1, cameras + 1, gallery),
     }
+
+
+def given_as(form: str, images: dict[str, Any]) -> dict[str, Any]:
+    """Return features and ids in one of the forms."""
+    if form == "arrays":
+        return images
+    return {name: None if value is None else torch.from_numpy(value).to(form) for name, value in images.items()}
 
 
 def reference_of(images: dict[str, Any], metric: str = "cosine", max_rank: int = 50) -> dict[str, Any]:

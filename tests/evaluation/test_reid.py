@@ -10,10 +10,11 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from kd_mm.evaluation import evaluate_reid
+from kd_mm.evaluation import evaluate_reid, reid_distances
 from kd_mm.evaluation.reid_distances import Distances
+from tests.devices import DEVICES
 
-from .reid_reference import assert_same, random_images, reference, reference_of
+from .reid_reference import FORMS, assert_same, given_as, random_images, reference, reference_of
 
 HAND = {
     "query_features": np.array([[0.0], [10.0]]),
@@ -42,9 +43,10 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_features(seed: int, metric: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_random_features(form: str, seed: int, metric: str) -> None:
     images = random_images(seed)
-    assert_same(evaluate_reid(**images, metric=metric), reference_of(images, metric))
+    assert_same(evaluate_reid(**given_as(form, images), metric=metric), reference_of(images, metric))
 
 
 @pytest.mark.parametrize("max_rank", [1, 10, 500])
@@ -57,9 +59,10 @@ def test_length_of_the_curve(max_rank: int) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_without_cameras(metric: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_without_cameras(form: str, metric: str) -> None:
     images = {**random_images(2), "query_camids": None, "gallery_camids": None}
-    assert_same(evaluate_reid(**images, metric=metric), reference_of(images, metric))
+    assert_same(evaluate_reid(**given_as(form, images), metric=metric), reference_of(images, metric))
 
 
 def test_queries_of_one_camera_only() -> None:
@@ -75,7 +78,8 @@ def test_queries_of_one_camera_only() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_ties_go_by_the_place_in_the_gallery(metric: str, dtype: Any) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_ties_go_by_the_place_in_the_gallery(form: str, metric: str, dtype: Any) -> None:
     """Few whole numbers, so that most distances have equals: also between features that differ."""
     random = np.random.default_rng(0)
     images = random_images(4, queries=40, gallery=150)
@@ -89,29 +93,31 @@ def test_ties_go_by_the_place_in_the_gallery(metric: str, dtype: Any) -> None:
     else:
         distances = ((query[:, None] - gallery) ** 2).sum(axis=2)
     names = "query_pids", "gallery_pids", "query_camids", "gallery_camids"
-    assert_same(evaluate_reid(**images, metric=metric), reference(distances, *(images[name] for name in names)))
+    expected = reference(distances, *(images[name] for name in names))
+    assert_same(evaluate_reid(**given_as(form, images), metric=metric), expected)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("chunk_size", [None, 1, 7])
-def test_copies_of_an_image_tie(metric: str, chunk_size: int | None) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_copies_of_an_image_tie(form: str, metric: str, chunk_size: int | None) -> None:
     """However a library sums at the border of a matrix, the same feature has the same distance."""
     random = np.random.default_rng(1)
     images = random_images(5, queries=20, gallery=157, length=333)
     gallery = random.standard_normal((9, 333)).astype(np.float32)[random.integers(0, 9, 157)]
     images["query_features"] = images["query_features"].astype(np.float32)
     images["gallery_features"] = gallery
-    assert_same(
-        evaluate_reid(**images, metric=metric, chunk_size=chunk_size), reference_of(images, metric), tolerance=1e-12
-    )
+    found = evaluate_reid(**given_as(form, images), metric=metric, chunk_size=chunk_size)
+    assert_same(found, reference_of(images, metric), tolerance=1e-12)
 
 
-def test_all_features_the_same() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_all_features_the_same(form: str) -> None:
     """The ranking is that of the folder."""
     images = random_images(6)
     images["query_features"][:], images["gallery_features"][:] = 1.5, 1.5
     for metric in ("cosine", "euclidean"):
-        assert_same(evaluate_reid(**images, metric=metric), reference_of(images, metric))
+        assert_same(evaluate_reid(**given_as(form, images), metric=metric), reference_of(images, metric))
 
 
 def test_only_ids_are_compared() -> None:
@@ -128,12 +134,15 @@ def test_forms_of_the_input(metric: str) -> None:
     """Tensors, lists, other types and byte orders, views, read-only memory, gradients."""
     images = random_images(8)
     for name in ("query_features", "gallery_features"):
-        images[name] = (64 * images[name]).round() / 64  # the same number in every type below
+        images[name] = (16 * images[name]).round() / 16  # the same number in every type below
     expected = evaluate_reid(**images, metric=metric)
 
     def same(convert: Any, tolerance: float = 0.0) -> None:
         given = {name: convert(value) for name, value in images.items()}
         assert_same(evaluate_reid(**given, metric=metric), expected, tolerance)
+
+    def tensors(device: str, dtype: torch.dtype) -> Any:
+        return lambda array: torch.from_numpy(array).to(device, dtype if array.dtype.kind == "f" else None)
 
     def frozen(array: Any) -> Any:
         array = array.copy()
@@ -146,11 +155,13 @@ def test_forms_of_the_input(metric: str) -> None:
     same(lambda array: array.astype(array.dtype.newbyteorder(">")))
     same(lambda array: np.repeat(array, 2, axis=0)[::2])
     same(lambda array: array[::-1].copy()[::-1])
-    same(lambda array: torch.from_numpy(array).float())
-    same(lambda array: torch.from_numpy(array).half())
     same(lambda array: torch.from_numpy(array.astype(np.float32)).requires_grad_())
-    mixed = {**images, "query_features": torch.from_numpy(images["query_features"])}
-    assert_same(evaluate_reid(**mixed, metric=metric), expected, 0)
+    for device in DEVICES:
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            same(tensors(device, dtype))
+        for name in ("query_features", "gallery_features"):
+            mixed = {**images, name: torch.from_numpy(images[name]).to(device)}
+            assert_same(evaluate_reid(**mixed, metric=metric), expected, 0)
 
 
 def test_what_is_given_stays_as_it_is() -> None:
@@ -164,8 +175,9 @@ def test_what_is_given_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("rerank", [None, {}])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_size_of_the_chunks(metric: str, rerank: Any) -> None:
-    images = random_images(10)
+@pytest.mark.parametrize("form", FORMS)
+def test_size_of_the_chunks(form: str, metric: str, rerank: Any) -> None:
+    images = given_as(form, random_images(10))
     whole = evaluate_reid(**images, metric=metric, rerank=rerank)
     for chunk_size in (1, 7, 30, 1000):
         assert_same(evaluate_reid(**images, metric=metric, rerank=rerank, chunk_size=chunk_size), whole)
@@ -180,37 +192,68 @@ def test_a_block_holds_few_rows() -> None:
     assert Distances(rows, torch.randn(1, 2).expand(300_000, 2), "cosine").chunk_size == 64
 
 
-def test_a_test_run_in_low_precision_changes_nothing() -> None:
+def precisions() -> list[str]:
+    """Return what torch says of the products of matrices, by its older and its newer switches."""
+    found = [getattr(torch.backends.cuda.matmul, "fp32_precision", "there is none")]
+    try:
+        return [*found, torch.get_float32_matmul_precision()]
+    except RuntimeError:
+        return [*found, "set by backend"]
+
+
+@pytest.fixture(params=["older switch", "newer switch", "newer switch of all backends"])
+def low_precision(request: Any) -> Any:
+    """Fast products of float32 matrices."""
+    if request.param == "older switch" or not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        torch.set_float32_matmul_precision("medium")
+    elif request.param == "newer switch":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    else:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.fp32_precision = "none", "tf32"
+    yield
+    if hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_test_run_in_low_precision_changes_nothing(device: str, low_precision: None, monkeypatch: Any) -> None:
     """Autocast and the fast products that a run may have asked for do not reach the distances."""
     images = {name: value.astype(np.float32) for name, value in random_images(11, length=256).items()}
     images = {name: value.astype(np.int64) if name.endswith("ids") else value for name, value in images.items()}
-    plain = evaluate_reid(**images, rerank={})
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
-            assert_same(evaluate_reid(**images, rerank={}), plain, 0)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
+    images = given_as(device, images)
+    before, during = precisions(), []
+    assert before[0] in ("tf32", "there is none")
+    multiply = reid_distances._multiply
+    monkeypatch.setattr(
+        reid_distances, "_multiply", lambda *matrices: (during.append(precisions()[0]), multiply(*matrices))
+    )
+    with torch.autocast(device, dtype=torch.bfloat16), torch.inference_mode():
+        found = evaluate_reid(**images, rerank={})
+    assert precisions() == before
+    assert set(during) <= {"ieee", "there is none"}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    assert_same(found, evaluate_reid(**images, rerank={}), 0)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_features_of_any_size(metric: str, scale: float) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_features_of_any_size(form: str, metric: str, scale: float) -> None:
     """Their squares leave the range of float32."""
     images = random_images(12)
     images["query_features"] = (scale * images["query_features"]).astype(np.float32)
     images["gallery_features"] = (scale * images["gallery_features"]).astype(np.float32)
-    assert_same(evaluate_reid(**images, metric=metric), reference_of(images, metric))
+    assert_same(evaluate_reid(**given_as(form, images), metric=metric), reference_of(images, metric))
 
 
-def test_features_far_from_zero() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_features_far_from_zero(form: str) -> None:
     """The expanded square would lose the differences in the rounding of their large common part."""
     images = random_images(13, length=64)
     for name in ("query_features", "gallery_features"):
         images[name] = (images[name] + 3000).astype(np.float32)
-    assert_same(evaluate_reid(**images, metric="euclidean"), reference_of(images, "euclidean"))
+    assert_same(evaluate_reid(**given_as(form, images), metric="euclidean"), reference_of(images, "euclidean"))
 
 
 def test_queries_without_a_match_are_told() -> None:
@@ -292,6 +335,13 @@ def test_what_is_wrong_is_one_line(changes: dict[str, Any], message: str) -> Non
     with pytest.raises(ValueError, match=message) as caught:
         evaluate_reid(**{**IMAGES, **changes})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_diverged_model_is_told_from_its_device(device: str) -> None:
+    images = given_as(device, {**IMAGES, "gallery_features": with_nan(GALLERY, 7, 9)})
+    with pytest.raises(ValueError, match="2 of 90 gallery features hold NaN or infinity, the first being number 7"):
+        evaluate_reid(**images)
 
 
 def test_zero_features_have_distances() -> None:

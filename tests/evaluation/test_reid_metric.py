@@ -19,6 +19,7 @@ from mmpretrain.structures import DataSample
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.evaluation import ReIDMetric, evaluate_reid
+from tests.devices import DEVICES
 
 from .reid_reference import random_images, reference_of
 
@@ -26,11 +27,11 @@ MEASURES = ["reid/mAP", "reid/mAP_trapz", "reid/mINP", "reid/Rank-1", "reid/Rank
 COUNTS = ["reid/queries", "reid/gallery", "reid/junk", "reid/distractors"]
 
 
-def samples(images: dict[str, Any]) -> list[DataSample]:
+def samples(images: dict[str, Any], device: str = "cpu") -> list[DataSample]:
     """Return what a network leaves of the images: the queries, then the gallery."""
     found: list[DataSample] = []
     for role in ("query", "gallery"):
-        features = torch.from_numpy(images[f"{role}_features"]).float()
+        features = torch.from_numpy(images[f"{role}_features"]).float().to(device)
         for feature, pid, camid in zip(features, images[f"{role}_pids"], images[f"{role}_camids"], strict=True):
             meta = {"pid": int(pid), "camid": int(camid), "role": role, "sample_idx": len(found)}
             sample = DataSample(metainfo={**meta, "img_path": f"{role}/{len(found):03d}.jpg"})
@@ -63,9 +64,10 @@ def log() -> Any:
     logger.removeHandler(handler)
 
 
-def test_measures_in_percent_and_counts(log: list[str]) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_measures_in_percent_and_counts(device: str, log: list[str]) -> None:
     images = random_images(0)
-    metrics = evaluate(samples(images), meta={"dataset": "people", "num_junk": 100})
+    metrics = evaluate(samples(images, device), meta={"dataset": "people", "num_junk": 100})
     assert list(metrics) == MEASURES + COUNTS
     expected = reference_of(single(images))
     theirs = [expected["mAP"], expected["mAP_trapz"], expected["mINP"], *expected["cmc"][[0, 4, 9]]]
@@ -129,12 +131,14 @@ def test_nothing_is_kept_otherwise() -> None:
     assert metric.query is metric.gallery is metric.cmc is None
 
 
-def test_features_in_low_precision_that_carry_gradients() -> None:
-    given = samples(random_images(4))
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_features_in_low_precision_that_carry_gradients(device: str, dtype: torch.dtype) -> None:
+    given = samples(random_images(4), device)
     for sample in given:
-        sample.set_field(sample.feature.bfloat16().requires_grad_(), "feature")
+        sample.set_field(sample.feature.to(dtype).requires_grad_(), "feature")
     metrics = evaluate(given)
-    rounded = [sample.feature.detach().float().numpy() for sample in given]
+    rounded = [sample.feature.detach().float().cpu().numpy() for sample in given]
     images = {**random_images(4), "query_features": np.stack(rounded[:30]), "gallery_features": np.stack(rounded[30:])}
     assert metrics["reid/mAP"] == 100 * evaluate_reid(**images)["mAP"]
 

@@ -10,12 +10,22 @@ import torch
 
 from kd_mm.evaluation import ReRanking, average_query_expansion, evaluate_reid
 from kd_mm.evaluation.rerank_neighbours import smallest
+from tests.devices import DEVICES
 
-from .reid_reference import assert_same, dense_rerank, distance_matrix, random_images, reranked_reference_of
+from .reid_reference import (
+    FORMS,
+    assert_same,
+    dense_rerank,
+    distance_matrix,
+    given_as,
+    random_images,
+    reranked_reference_of,
+)
 
 
-def reranked(query: Any, gallery: Any, *options: Any, chunk_size: int | None = None) -> Any:
-    ranking = ReRanking(torch.as_tensor(query), torch.as_tensor(gallery), *options, chunk_size=chunk_size)
+def reranked(query: Any, gallery: Any, *options: Any, chunk_size: int | None = None, device: str = "cpu") -> Any:
+    sides = (torch.as_tensor(side).to(device) for side in (query, gallery))
+    ranking = ReRanking(*sides, *options, chunk_size=chunk_size)
     return np.concatenate([block.copy() for _, block in ranking.blocks()])
 
 
@@ -28,34 +38,37 @@ def dense(query: Any, gallery: Any, metric: str, k1: int, k2: int, lambda_value:
 @pytest.mark.parametrize(
     "options", [(20, 6, 0.3), (5, 1, 0.0), (7, 3, 0.5), (1, 1, 0.2), (2, 12, 1.0), (200, 8, 0.1), (3, 200, 0.1)]
 )
-def test_distances(metric: str, options: tuple[int, int, float]) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_distances(device: str, metric: str, options: tuple[int, int, float]) -> None:
     """Halves of odd k1, no expansion, and more neighbours than there are images."""
     images = random_images(len(metric) + options[0])
     query, gallery = images["query_features"], images["gallery_features"]
-    found = reranked(query, gallery, metric, *options, chunk_size=13)
+    found = reranked(query, gallery, metric, *options, chunk_size=13, device=device)
     np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=1e-13)
 
 
-def test_a_larger_gallery_in_single_precision() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_larger_gallery_in_single_precision(device: str) -> None:
     """Large enough that neighbours are found through groups."""
     images = random_images(3, queries=5, gallery=1195, people=60, length=16)
     query, gallery = (images[f"{side}_features"].astype(np.float32) for side in ("query", "gallery"))
-    found = reranked(query, gallery, "euclidean", 6, 3, 0.3, chunk_size=100)
+    found = reranked(query, gallery, "euclidean", 6, 3, 0.3, chunk_size=100, device=device)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, dense(query, gallery, "euclidean", 6, 3, 0.3), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("seed", range(3))
-def test_measures(seed: int, metric: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_measures(form: str, seed: int, metric: str) -> None:
     """Junk is dropped before, distractors and queries without a match are neighbours as all others."""
     images = random_images(seed)
     options = {"k1": 8, "k2": 3, "lambda_value": 0.3}
-    found = evaluate_reid(**images, metric=metric, rerank=options)
+    found = evaluate_reid(**given_as(form, images), metric=metric, rerank=options)
     assert_same(found, reranked_reference_of(images, metric, **options))
     assert found["mAP"] > evaluate_reid(**images, metric=metric)["mAP"]
     images.update(query_camids=None, gallery_camids=None)
-    found = evaluate_reid(**images, metric=metric, rerank=options)
+    found = evaluate_reid(**given_as(form, images), metric=metric, rerank=options)
     assert_same(found, reranked_reference_of(images, metric, **options))
 
 
@@ -67,7 +80,8 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_copies_of_images(metric: str) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_copies_of_images(device: str, metric: str) -> None:
     """Of queries, of the gallery and across; more of one image than there are neighbours."""
     random = np.random.default_rng(0)
     images = random_images(5, length=64)
@@ -75,20 +89,22 @@ def test_copies_of_images(metric: str) -> None:
     query, gallery = pool[random.integers(0, 20, 30)], pool[random.integers(0, 25, 90)]
     gallery[random.choice(90, 12, replace=False)] = pool[0]
     for options in ((6, 3, 0.3), (20, 6, 0.0)):
-        found = reranked(query, gallery, metric, *options, chunk_size=17)
+        found = reranked(query, gallery, metric, *options, chunk_size=17, device=device)
         np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=2e-6)
 
 
-def test_whole_numbers_tie() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_whole_numbers_tie(device: str) -> None:
     """Distances between images that differ are equal: the image's number decides."""
     random = np.random.default_rng(2)
     query, gallery = random.integers(0, 3, (15, 4)).astype(float), random.integers(0, 3, (60, 4)).astype(float)
-    found = reranked(query, gallery, "euclidean", 6, 3, 0.3)
+    found = reranked(query, gallery, "euclidean", 6, 3, 0.3, device=device)
     np.testing.assert_allclose(found, dense(query, gallery, "euclidean", 6, 3, 0.3), rtol=0, atol=1e-13)
 
 
-def test_all_images_the_same() -> None:
-    found = reranked(np.ones((3, 5)), np.ones((40, 5)), "euclidean")
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_images_the_same(device: str) -> None:
+    found = reranked(np.ones((3, 5)), np.ones((40, 5)), "euclidean", device=device)
     np.testing.assert_allclose(found, np.zeros((3, 40)), atol=1e-13)
 
 
@@ -121,9 +137,12 @@ def test_average_query_expansion(metric: str, k: int) -> None:
     query, gallery = images["query_features"], images["gallery_features"]
     found = average_query_expansion(query, gallery, k, metric)
     np.testing.assert_allclose(found, expanded_by_hand(query, gallery, k, metric), rtol=0, atol=1e-13)
-    tensor = average_query_expansion(torch.from_numpy(query), torch.from_numpy(gallery), k, metric)
-    assert isinstance(tensor, torch.Tensor)
-    np.testing.assert_array_equal(tensor.numpy(), found)
+    for device in DEVICES:
+        tensor = average_query_expansion(torch.from_numpy(query).to(device), torch.from_numpy(gallery), k, metric)
+        assert tensor.device.type == device
+        np.testing.assert_allclose(tensor.cpu().numpy(), found, rtol=0, atol=0 if device == "cpu" else 1e-13)
+        other = average_query_expansion(query, torch.from_numpy(gallery).to(device), k, metric)
+        np.testing.assert_allclose(other, found, rtol=0, atol=0 if device == "cpu" else 1e-13)
 
 
 def test_query_expansion_helps_here() -> None:
