@@ -17,7 +17,6 @@ from kd_mm.losses import Progress
 from kd_mm.losses.granularity import CodeReader, Codes
 from kd_mm.losses.probed_attention import ProbedAttentionLoss
 from kd_mm.registry import MODELS
-
 from tests.devices import DEVICES
 
 from . import detectors
