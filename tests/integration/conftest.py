@@ -91,6 +91,15 @@ class Tools:
         self.process.wait()
 
 
+def torchrun(tools: Tools, processes: int, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
+    """Start ``torchrun --nproc_per_node N tools/train.py ARGUMENTS --launcher pytorch``, which writes into a file."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    command += ["--master_port", str(free_port()), str(ROOT / "tools" / "train.py"), *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **VISIBLE[tools.device]}
+    with log.open("ab") as file:
+        return subprocess.Popen([*command, "--launcher", "pytorch"], env=env, cwd=log.parent, stdout=file, stderr=file)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 from ..datasets.market_folder import MarketFolder
 from ..test_configs import CONFIGS
-from .conftest import KILLED, Tools, differences, weights
+from .conftest import KILLED, Tools, differences, torchrun, weights
 
 PLAIN = """
 _base_ = "kd_mm::reid/market1501/resnet18_scratch_b64_market1501.py"
@@ -35,6 +38,16 @@ train_cfg = dict(max_epochs=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1))
 auto_scale_lr = dict(base_batch_size=8)
 randomness = dict(seed=1)
+"""
+#: Three batches of 2 x 2 images an epoch for each of two processes; checkpoints after the second and the fourth.
+PAIR = """
+_base_ = "teacher.py"
+custom_imports = dict(imports=["kd_mm", "tests.integration.spy"], allow_failed_imports=False)
+train_dataloader = dict(
+    batch_size=4, num_workers=1, persistent_workers=True, sampler=dict(num_identities=2, num_images=2)
+)
+train_cfg = dict(max_epochs=3, val_interval=3)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), diary=dict(type="kd_mm.Diary", wait=-1))
 """
 TEACHER = """
 _base_ = "plain.py"
@@ -144,6 +157,45 @@ def test_two_processes_train_and_measure(street: Street, tmp_path: Path) -> None
     assert "Epoch(train) [2][1/1]" in ended.out
     centres = weights(tmp_path / "epoch_2.pth")["head.metric_losses.center.centers"]
     assert float(centres.abs().sum()) > 0
+
+
+def test_two_processes_of_torchrun_that_were_killed_go_on_exactly(street: Street, tmp_path: Path) -> None:
+    """Killed from outside in the middle of an epoch, a step after a checkpoint, every process at once."""
+    config, whole, cut = street.folder / "pair.py", tmp_path / "whole", tmp_path / "cut"
+    config.write_text(PAIR)
+    options = [config, "--distiller", "kd", "--teacher", street.teacher, "--teacher-checkpoint", street.checkpoint]
+    street.tools.train(*options, "--launcher", "pytorch", "--work-dir", whole, ranks=2)
+    options += ["--work-dir", cut, "--resume", "auto", "--cfg-options", "default_hooks.diary.wait=5"]
+    started = torchrun(street.tools, 2, *options, log=tmp_path / "log")
+    waiting = [cut / f"waiting{rank}" for rank in (0, 1)]
+    while not all(path.exists() for path in waiting):
+        assert started.poll() is None, (tmp_path / "log").read_text()[-5000:]
+        time.sleep(0.1)
+    for process in (started.pid, *(int(path.read_text()) for path in waiting)):
+        os.kill(process, signal.SIGKILL)
+    assert started.wait() == KILLED
+    seen = [seen_images(cut, rank) for rank in (0, 1)]
+    assert (cut / "last_checkpoint").read_text().endswith("iter_4.pth")
+    assert torchrun(street.tools, 2, *options, log=tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-5000:]
+    assert "Going on after batch 1 of the current pass" in (tmp_path / "log").read_text()
+    assert "will differ from an uninterrupted" not in (tmp_path / "log").read_text()
+    for rank in (0, 1):
+        expected = seen_images(whole, rank)
+        assert len(expected) == 9
+        assert seen[rank] == expected[:5]
+        assert seen_images(cut, rank) == expected[:5] + expected[4:]
+    # Two identities for each process in a step: never the other's images.
+    for mine, others in zip(seen_images(whole, 0), seen_images(whole, 1), strict=True):
+        assert not set(mine) & set(others[2:])
+    states = [torch.load(folder / "iter_9.pth", weights_only=False) for folder in (whole, cut)]
+    for part in ("state_dict", "optimizer", "param_schedulers", "exact_resume"):
+        assert differences(*(state[part] for state in states)) == []
+    assert float(states[0]["state_dict"]["head.metric_losses.center.centers"].abs().sum()) > 0
+
+
+def seen_images(folder: Path, rank: int) -> list[list[str]]:
+    """Epoch, step and images of each step of a process."""
+    return [line.split() for line in (folder / f"seen{rank}").read_text().splitlines()]
 
 
 def test_other_identities_are_refused_where_responses_are_compared(street: Street, tmp_path: Path) -> None:

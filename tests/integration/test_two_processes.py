@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ import torch
 
 from tests.devices import DEVICES
 
-from .conftest import KILLED, VISIBLE, Tools, differences, free_port
+from .conftest import KILLED, Tools, differences, torchrun
 from .test_train_and_evaluate import accuracy
-from .world import ROOT, World
+from .world import World
 
 SPY = """
 custom_imports = dict(imports=["kd_mm", "tests.integration.spy"], allow_failed_imports=False)
@@ -50,16 +47,11 @@ def largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Ten
 
 
 def launch(tools: Tools, world: World, folder: Path, processes: int) -> Path:
-    """A real launch: ``torchrun --nproc_per_node N tools/train.py CONFIG --launcher pytorch``."""
+    """A real launch by torchrun, to its end."""
     config = world.distil("launched.py", changes=SPY)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command = [*torchrun, "--master_port", str(free_port()), str(ROOT / "tools" / "train.py"), str(config)]
-    command += ["--launcher", "pytorch", "--work-dir", str(folder)]
     folder.mkdir()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **VISIBLE[tools.device]}
-    ended = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-6000:]
-    (folder / "out").write_text(ended.stdout)
+    ended = torchrun(tools, processes, config, "--work-dir", folder, log=folder / "out").wait()
+    assert ended == 0, (folder / "out").read_text()[-7000:]
     return folder
 
 
