@@ -6,11 +6,14 @@
 * ``mmdet.TridentConv`` holds unset memory where no pretrained weights are loaded: its ``init_cfg`` names a child that
   it does not have and is never reached (mmdet 3.5.1). It starts as that ``init_cfg`` means it to: Kaiming, uniform,
   fan in.
+* ``mmpretrain.models`` imports its multimodal models wherever transformers 4.28 or newer is installed, and dies of
+  transformers 5, which has no longer what they use (mmpretrain 1.3.6). There they are placeholders, as without it.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -50,9 +53,21 @@ def mend_trident_conv(module: ModuleType) -> None:
     conv.__init__ = init
 
 
+def mend_multimodal(module: ModuleType) -> None:
+    """Let mmpretrain count its multimodal packages as missing where transformers lacks what it imports of it."""
+    if not module.WITH_MULTIMODAL:
+        return
+    try:
+        usable = hasattr(importlib.import_module("transformers.pytorch_utils"), "find_pruneable_heads_and_indices")
+    except Exception:  # one that is broken in itself is of no more use
+        usable = False
+    vars(module)["WITH_MULTIMODAL"] = usable
+
+
 MENDS: dict[str, Callable[[ModuleType], None]] = {
     "mmdet.models.dense_heads.ssd_head": mend_ssd_head,
     "mmdet.models.backbones.trident_resnet": mend_trident_conv,
+    "mmpretrain.utils.dependency": mend_multimodal,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from torch import nn
 
-from kd_mm.compat.mends import mend_ssd_head
+from kd_mm.compat.mends import mend_multimodal, mend_ssd_head
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = {
@@ -78,3 +79,34 @@ print(early.SSDHead().loss_cls)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "None"
+
+
+def test_transformers_that_is_too_new_for_mmpretrain_stops_nothing(tmp_path: Path) -> None:
+    """A package under that name and version, found as an installed one is, without what mmpretrain asks of it."""
+    for file in ("transformers/__init__.py", "transformers/pytorch_utils.py", "transformers-5.0.0.dist-info/METADATA"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("Name: transformers\nVersion: 5.0.0\n" if "METADATA" in file else "")
+    code = """
+import kd_mm, mmpretrain
+mmpretrain.get_model("resnet18_8xb32_in1k")
+print(mmpretrain.registry.MODELS.get("OFA"))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "ask_install" in result.stdout  # the placeholder that says what to install
+
+
+def test_transformers_that_mmpretrain_can_use_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("transformers.pytorch_utils")
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    dependency = ModuleType("dependency")
+    for has in (True, False):
+        dependency.WITH_MULTIMODAL = True
+        if has:
+            package.find_pruneable_heads_and_indices = None
+        else:
+            del package.find_pruneable_heads_and_indices
+        mend_multimodal(dependency)
+        assert has is dependency.WITH_MULTIMODAL
