@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import gc
 import hashlib
@@ -14,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.engine.atomic_files import replace_file
+from kd_mm.engine.console import console_to
 from kd_mm.hooks.report import complexity
 
 Result = dict[str, Any]
@@ -124,7 +124,7 @@ def execute(job: Job, folder: Path) -> Result:
     home = folder / job.name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    with open(home / "console.log", "wb") as log, _console_to(log.fileno()):
+    with open(home / "console.log", "wb") as log, console_to(log.fileno()):
         try:
             result = job.work(home)
         except BaseException:
@@ -256,24 +256,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _console_to(file: int) -> Iterator[None]:
-    """Send everything that this process writes to its console to a file for a while, loggers and libraries included."""
-    _flush()
-    kept = os.dup(1), os.dup(2)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    try:
-        yield
-    finally:
-        _flush()
-        for number, old in zip((1, 2), kept, strict=True):
-            os.dup2(old, number)
-            os.close(old)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

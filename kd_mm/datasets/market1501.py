@@ -16,7 +16,8 @@ from mmpretrain.datasets import BaseDataset
 
 from kd_mm.datasets.layout import require_layout
 from kd_mm.datasets.voc_findings import shortened
-from kd_mm.datasets.voc_images import SUFFIXES, DamagedImageError, damage, undecodable
+from kd_mm.datasets.voc_images import SUFFIXES
+from kd_mm.datasets.watched_images import WatchedImages
 from kd_mm.registry import DATASETS
 
 #: Folders by the part that they hold, and how many images the official ones have.
@@ -31,7 +32,7 @@ _SUFFIXES = {suffix.lower() for suffix in SUFFIXES}
 
 
 @DATASETS.register_module()
-class Market1501(BaseDataset):
+class Market1501(WatchedImages, BaseDataset):
     """Market-1501 (Zheng et al., ICCV 2015), or any folder in its layout.
 
     A file is named ``<identity>_c<camera>...``, e.g. ``0002_c1s1_000451_03.jpg``. Identity -1 is junk and left out;
@@ -48,7 +49,8 @@ class Market1501(BaseDataset):
             included. Default: the official numbers; None for a folder of your own.
         on_error: What to do about an image whose name cannot be read or that is damaged: ``"stop"`` (default) before
             training, naming the first few; ``"skip"`` them, counted in one line. An image whose damage shows only when
-            it is decoded is replaced by another one in training; for a test, ``"skip"`` decodes every image once.
+            it is decoded stops training at that moment, by name, or is replaced by another one; for a test every image
+            is decoded once at the start.
         metainfo: Overrides; ``classes`` gives the order of the identities, and may name more than the folder holds.
         **kwargs: As for mmpretrain's ``BaseDataset`` (``pipeline``, ``test_mode``, ``indices`` ...).
 
@@ -102,24 +104,12 @@ class Market1501(BaseDataset):
         """Return image ``idx`` as the pipeline leaves it, with identity, camera and role; None if it is skipped.
 
         Raises:
-            DamagedImageError: It cannot be decoded, and is not skipped.
+            DamagedImageError: It cannot be decoded whole, and is not skipped.
         """
-        info = self.get_data_info(idx)
-        try:
-            packed = super().prepare_data(idx)
-        except Exception as error:
-            path = info["img_path"]
-            reason = undecodable(path) if os.path.isfile(path) else ""
-            if not reason:
-                raise
-            if self.on_error == "stop" or self.test_mode:
-                raise DamagedImageError(f"{path}: {reason}; mend it or take it out of its folder") from error
-            if path not in self._reported:
-                self._reported.add(path)
-                print_log(f"skipped {path}: {reason}; {len(self._reported)} so far", "current", logging.WARNING)
-            return None
+        packed = super().prepare_data(idx)
         sample = packed.get("data_samples") if isinstance(packed, dict) else None
         if isinstance(sample, BaseDataElement):
+            info = self.get_data_info(idx)
             sample.set_metainfo({key: info[key] for key in _META})
         return packed
 
@@ -142,9 +132,8 @@ class Market1501(BaseDataset):
         for name in names:
             path = str(folder / name)
             found = _NAME.match(name)
-            thorough = self.on_error == "skip" and self.test_mode
             reason = "" if found else "the name is not <identity>_c<camera>..., as in 0002_c1s1_000451_03.jpg"
-            reason = reason or (undecodable(path) if thorough else damage(path))
+            reason = reason or self.file_damage(path)
             if reason or not found:
                 unusable.append(f"{path} ({reason})")
             else:

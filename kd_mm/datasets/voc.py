@@ -14,8 +14,9 @@ from mmengine.logging import print_log
 
 from kd_mm.datasets.layout import require_layout
 from kd_mm.datasets.voc_findings import Findings, shortened
-from kd_mm.datasets.voc_images import SUFFIXES, DamagedImageError, damage, find_image, image_size, undecodable
+from kd_mm.datasets.voc_images import SUFFIXES, find_image, image_size
 from kd_mm.datasets.voc_xml import VOCObject, parse_annotation
+from kd_mm.datasets.watched_images import WatchedImages
 from kd_mm.registry import DATASETS
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
@@ -28,7 +29,7 @@ _SWAPPED = "have their corners swapped and are taken the right way round"
 
 
 @DATASETS.register_module()
-class VOCDataset(UpstreamVOCDataset):
+class VOCDataset(WatchedImages, UpstreamVOCDataset):
     """mmdet's ``VOCDataset`` for any folder in the layout of Pascal VOC, with clear words about what is wrong in it.
 
     The folder ``data_root/sub_data_root`` holds ``Annotations``, ``JPEGImages`` and usually ``ImageSets``; its name is
@@ -41,8 +42,8 @@ class VOCDataset(UpstreamVOCDataset):
     Args:
         on_error: What to do about an image that is missing or damaged, or whose annotation is, or that is listed twice:
             ``"stop"`` (default) before training, naming the first few; ``"skip"`` them, counted in one line. An image
-            whose damage shows only when it is decoded is replaced by another one in training; for a test, ``"skip"``
-            decodes every image once at the start, so that none counts that is not seen.
+            whose damage shows only when it is decoded stops training at that moment, by name, or is replaced by another
+            one; for a test every image is decoded once at the start, so that all are seen or are known not to be.
         **kwargs: As for mmdet's ``VOCDataset`` (``data_root``, ``ann_file``, ``data_prefix=dict(sub_data_root=...)``,
             ``img_subdir``, ``ann_subdir``, ``metainfo``, ``filter_cfg``, ``pipeline``, ``test_mode`` ...).
 
@@ -76,6 +77,11 @@ class VOCDataset(UpstreamVOCDataset):
     def sub_data_root(self) -> str:
         """Folder of the images and annotations; ``data_root`` itself where ``data_prefix`` names no other."""
         return str(self.data_prefix.get("sub_data_root") or self.data_root)
+
+    @property
+    def listed_in(self) -> str:  # type: ignore[override]
+        """The list of images."""
+        return str(self.ann_file)
 
     @property
     def _local(self) -> bool:
@@ -146,26 +152,6 @@ class VOCDataset(UpstreamVOCDataset):
             )
         return kept
 
-    def prepare_data(self, idx: int) -> Any:
-        """Return image ``idx`` as the pipeline leaves it; None for one that is skipped.
-
-        Raises:
-            DamagedImageError: It cannot be decoded, and is not skipped.
-        """
-        try:
-            return super().prepare_data(idx)
-        except Exception as error:
-            path = self.get_data_info(idx)["img_path"]
-            reason = undecodable(path) if self._local and os.path.isfile(path) else ""
-            if not reason:
-                raise
-            if self.on_error == "stop" or self.test_mode:
-                raise DamagedImageError(f"{path}: {reason}; mend it or take it out of {self.ann_file}") from error
-            if path not in self._reported:
-                self._reported.add(path)
-                print_log(f"skipped {path}: {reason}; {len(self._reported)} so far", "current", logging.WARNING)
-            return None
-
     def _require_folder(self) -> None:
         folder = Path(self.sub_data_root)
         year = next((year for year in ("2007", "2012") if folder.name == f"VOC{year}"), "")
@@ -200,9 +186,7 @@ class VOCDataset(UpstreamVOCDataset):
         path = find_image(folder, name)
         if path is None:
             raise ValueError(f"there is no {os.path.join(folder, name)}.jpg, nor with another ending")
-        thorough = self.on_error == "skip" and self.test_mode
-        reason = undecodable(path) if thorough else damage(path)
-        if reason:
+        if reason := self.file_damage(path):
             raise ValueError(f"{path}: {reason}")
         return path
 

@@ -150,6 +150,23 @@ def test_damage_that_shows_only_when_an_image_is_decoded(folder: MarketFolder, s
     test = folder.add("query", 1, 2)[0]
     test.write_bytes(path.read_bytes())
     assert len(read(folder, "query", on_error="skip")) == 3
+    with pytest.raises(ValueError, match=rf"1 of 4 images of .*{test.name} \(it cannot be decoded"):
+        read(folder, "query")
+
+
+def test_damage_that_a_picture_comes_out_of_all_the_same(
+    folder: MarketFolder, said: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folder.add("bounding_box_train", 2, 1)[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-60] + b"\xff\xd9")
+    stopping, skipping = read(folder), read(folder, on_error="skip")
+    index = next(i for i in range(len(stopping)) if stopping.get_data_info(i)["img_path"] == str(path))
+    with pytest.raises(DamagedImageError, match=rf"{path.name}: Corrupt JPEG data: premature end"):
+        stopping[index]
+    assert skipping[index]["data_samples"].img_path != str(path)
+    assert f"skipped {path}: Corrupt JPEG data: premature end of data segment; 1 so far" in warnings(said)
+    assert capfd.readouterr().err == ""
 
 
 def test_distractors_are_for_the_gallery_alone(folder: MarketFolder) -> None:

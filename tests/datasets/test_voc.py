@@ -2,67 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmdet.datasets import VOCDataset as UpstreamVOCDataset
-from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.datasets import VOCDataset
-from kd_mm.datasets.voc_images import DamagedImageError, damage, undecodable
 
-from .voc_folder import VOCFolder, xml
-
-CAT, DOG = ("cat", (11, 6, 30, 40)), ("dog", (1, 1, 64, 48))
-PIPELINE = [
-    {"type": "LoadImageFromFile"},
-    {"type": "LoadAnnotations", "with_bbox": True},
-    {"type": "Resize", "scale": (128, 96), "keep_ratio": True},
-    {"type": "PackDetInputs"},
-]
-
-
-@pytest.fixture
-def voc(tmp_path: Path) -> VOCFolder:
-    folder = VOCFolder(tmp_path / "VOCdevkit")
-    folder.add("a", CAT)
-    folder.add("b", CAT, DOG)
-    folder.add("c", DOG)
-    folder.split("train", ["a", "b", "c"])
-    return folder
-
-
-@pytest.fixture
-def said() -> Any:
-    """What goes into the log, one entry a line."""
-    lines: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
-
-
-def read(voc: VOCFolder, split: str = "train", **options: Any) -> VOCDataset:
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        return VOCDataset(**{**voc.options(split), **options})
-
-
-def refusal(voc: VOCFolder, **options: Any) -> str:
-    """The one line with which the data set refuses to be built."""
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        read(voc, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+from .voc_reading import CAT, PIPELINE, VOCFolder, read, refusal, truncate, xml
 
 
 def boxes(dataset: VOCDataset, index: int = 0) -> list[list[float]]:
@@ -213,10 +165,6 @@ def test_parts_of_an_object_are_no_objects(voc: VOCFolder) -> None:
 # -- what stops, or is skipped ---------------------------------------------------------------------------------------
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-
-
 def object_without(tag: str) -> str:
     return xml([CAT]).replace(f"<{tag}>", f"<was_{tag}>").replace(f"</{tag}>", f"</was_{tag}>")
 
@@ -308,59 +256,3 @@ def test_class_lists_that_do_not_fit(voc: VOCFolder) -> None:
     assert "names twice: cat" in refusal(voc, metainfo={"classes": ("cat", "dog", "cat")})
     assert "is empty" in refusal(voc, metainfo={"classes": ()})
     assert "'stop' or 'skip'" in refusal(voc, on_error="ignore")
-
-
-# -- damage that shows when an image is decoded ----------------------------------------------------------------------
-
-
-def spoil(voc: VOCFolder, name: str) -> Path:
-    """Make an image that has both ends of a JPEG and nothing between them that can be decoded."""
-    path = voc.folder / "JPEGImages" / f"{name}.jpg"
-    path.write_bytes(b"\xff\xd8" + bytes(200) + b"\xff\xd9")
-    return path
-
-
-def test_an_image_that_cannot_be_decoded_is_replaced_in_training(voc: VOCFolder, said: list[str]) -> None:
-    path = spoil(voc, "b")
-    dataset = read(voc, on_error="skip", pipeline=PIPELINE)
-    np.random.seed(0)
-    assert {dataset[1]["data_samples"].img_id for _ in range(20)} == {"a", "c"}
-    assert said == [f"skipped {path}: it cannot be decoded; 1 so far"]
-
-
-def test_an_image_that_cannot_be_decoded_is_left_out_of_a_test(voc: VOCFolder) -> None:
-    spoil(voc, "b")
-    dataset = read(voc, on_error="skip", pipeline=PIPELINE, test_mode=True)
-    assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_decoded_stops_with_one_line(voc: VOCFolder, workers: int) -> None:
-    path = spoil(voc, "b")
-    dataset = read(voc, pipeline=PIPELINE)
-    with (
-        DefaultScope.overwrite_default_scope("mmdet"),
-        pytest.raises(DamagedImageError) as error,
-    ):
-        list(DataLoader(dataset, batch_size=None, num_workers=workers))
-    assert str(error.value).startswith(f"{path}: it cannot be decoded; mend it or take it out of ")
-    assert "\n" not in str(error.value)
-
-
-def test_other_errors_of_the_pipeline_are_left_as_they_are(voc: VOCFolder) -> None:
-    def fail(results: dict[str, Any]) -> None:
-        raise ArithmeticError("own transform")
-
-    with pytest.raises(ArithmeticError, match="own transform"):
-        read(voc, on_error="skip", pipeline=[fail])[0]
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
-def test_whole_files_pass_and_truncated_ones_do_not(voc: VOCFolder, suffix: str) -> None:
-    path = voc.image("z", suffix=suffix)
-    assert damage(str(path)) == undecodable(str(path)) == ""
-    with path.open("ab") as file:
-        file.write(b"\x00" * 5)  # as some cameras do
-    assert damage(str(path)) == ""
-    truncate(path)
-    assert damage(str(path))

@@ -116,6 +116,23 @@ def test_class_names_that_are_not_in_the_folder(tools: Tools, own: Own) -> None:
     assert not list((own.folder / "wrong").rglob("*.pth"))
 
 
+def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None:
+    image = own.folder / "cells" / "JPEGImages" / "train007.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    skip = ["--cfg-options", "train_dataloader.dataset.on_error=skip"]
+    try:
+        stopped = tools.run("train", own.teacher, "--work-dir", own.folder / "stopped")
+        skipping = tools.train(own.teacher, "--work-dir", own.folder / "skipping", *skip)
+    finally:
+        image.write_bytes(whole)
+    assert stopped.status == 2
+    (line,) = stopped.err.splitlines()
+    assert line.startswith(f"error: {image}: Corrupt JPEG data: premature end of data segment; mend it or take it out")
+    assert f"skipped {image}: Corrupt JPEG data: premature end of data segment; 1 so far" in skipping.out
+    assert "Corrupt" not in skipping.err.replace(f"skipped {image}", "")
+
+
 def test_recipes_that_make_no_sense_for_a_detector_say_so_before_anything_is_read(tools: Tools, own: Own) -> None:
     teacher = ["--teacher", own.teacher, "--teacher-checkpoint", own.folder / "nowhere.pth"]
     for recipe, take in {"sp": "recipes at, pkd, cwd, fgd", "mag": "or on the class answer (recipe kd)"}.items():
