@@ -165,7 +165,7 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
     written = home / "config.py"
     config.dump(written)
     began, clock, best = time.perf_counter(), _Clock(), _Best(metrics[0])
-    runner = build_runner(config)
+    runner = build_runner(config, tested=True)
     runner.register_hook(clock)
     runner.register_hook(best)
     runner.train()

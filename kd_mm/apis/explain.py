@@ -156,6 +156,8 @@ def said(error: BaseException) -> str:
     """Return the message of an error; where it is nothing, or the bare key of a KeyError, with the kind of error."""
     if isinstance(error, KeyError) and error.args:
         return str(error.args[0]) if " " in str(error.args[0]).strip() else f"KeyError: {error.args[0]!r}"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} does not exist"
     return str(error).strip() or type(error).__name__
 
 

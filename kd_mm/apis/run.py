@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from kd_mm.apis.class_count import ClassCountHook
+from kd_mm.apis.data_check import DataCheckHook
 from kd_mm.apis.explain import said
 from kd_mm.apis.remarks import LeftOverWeightsHook, misspelt_keys
 from kd_mm.distillers.config_file import load_config
@@ -92,10 +93,15 @@ def use_launcher(config: Config, launcher: str) -> None:
     config.model_wrapper_cfg = {**wrapper, "device_ids": None}  # mmengine's own default is a CUDA device
 
 
-def build_runner(config: Config) -> Runner:
+def build_runner(config: Config, tested: bool = False) -> Runner:
     """Return the Runner of a config; ``runner_type`` is honoured as upstream does.
 
-    The log warns of top-level keys that look misspelt, and later of weights that a loaded file has too many.
+    The log warns of top-level keys that look misspelt, and later of weights that a loaded file has too many and of test
+    data that are not there.
+
+    Args:
+        config: Whole.
+        tested: The training ends with a test, so that it stops before its first step where test data are not there.
 
     Raises:
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
@@ -115,6 +121,7 @@ def build_runner(config: Config) -> Runner:
             print_log(line, logger="current", level=logging.WARNING)
     runner.register_hook(LeftOverWeightsHook())
     runner.register_hook(ClassCountHook())
+    runner.register_hook(DataCheckHook(tested))
     return runner
 
 

@@ -1,0 +1,83 @@
+"""Data that are not there: what validation needs is missed before the first step, what a test needs is said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ..datasets.market_folder import MarketFolder
+from .conftest import Ended, Tools
+from .test_own_voc_folder import Own
+from .test_reid import PLAIN as REID
+from .world import World
+
+WARNING = "(training does not need it, a test will)"
+
+
+def refused(ended: Ended, work_dir: Path, *words: str) -> None:
+    assert ended.status == 2, ended.out[-2000:] + ended.err[-2000:]
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert not work_dir.exists()
+
+
+def warned(ended: Ended, *words: str) -> None:
+    assert "Epoch(train)" in ended.out
+    (line,) = [line for line in ended.out.splitlines() if WARNING in line]
+    for word in ("WARNING - test_dataloader: ", *words):
+        assert word in line
+
+
+def test_classification(tools: Tools, world: World, tmp_path: Path) -> None:
+    lists = tmp_path / "val.txt"
+    lists.write_text("".join(f"red/{number}.png {number % 3}\n" for number in range(7)))
+    listed = ["val_dataloader.dataset.data_prefix=val", f"val_dataloader.dataset.ann_file={lists}"]
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", *listed)
+    first = world.folder / "data" / "val" / "red" / "0.png"
+    refused(ended, tmp_path / "run", f"val_dataloader: {first} does not exist (missing are 7 of 7 images")
+
+    one_epoch = ["--cfg-options", "train_cfg.max_epochs=1"]
+    nowhere = "test_dataloader.dataset.data_root=/nowhere"
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "tested", *one_epoch, nowhere)
+    warned(ended, "/nowhere/val does not exist")
+    assert WARNING not in tools.train(world.plain, "--work-dir", tmp_path / "whole", *one_epoch).out
+    ended = tools.run("compare", world.plain, "--work-dir", tmp_path / "compared", "--seeds", 0, *one_epoch, nowhere)
+    assert ended.status == 2
+    assert "/nowhere/val" in ended.err
+    assert "Epoch(train)" not in (tmp_path / "compared/runs/plain_seed0/console.log").read_text()
+
+
+def test_detection(tools: Tools, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    own = Own(tmp_path_factory.mktemp("own"))
+    work_dir = tmp_path / "run"
+
+    def train(*options: str) -> Ended:
+        return tools.run("train", own.student, "--work-dir", work_dir, "--cfg-options", "seed=0", *options)
+
+    missing = "list of images not found: looked for ", "/cells/ImageSets/Main/vall.txt, did you mean val.txt?"
+    refused(train("val_dataloader.dataset.ann_file=ImageSets/Main/vall.txt"), work_dir, *missing)
+    refused(train("val_dataloader.dataset.data_root=/nowhere/"), work_dir, "looked in /nowhere for Annotations/")
+    for image in (own.folder / "cells" / "JPEGImages").glob("val*"):
+        image.unlink()
+    refused(train(), work_dir, "4 of 4 images of ", "there is no ", "JPEGImages/val000.jpg")
+    upstream = train("val_dataloader.dataset.type=mmdet.VOCDataset")
+    refused(upstream, work_dir, "val_dataloader: ", "JPEGImages/val000.jpg does not exist (missing are 4 of 4 images")
+    train_list = "val_dataloader.dataset.ann_file=ImageSets/Main/train.txt"
+    warned(train(train_list), "4 of 4 images of ", "there is no ")
+
+
+def test_reid(tools: Tools, tmp_path: Path) -> None:
+    images = MarketFolder(tmp_path / "street").fill()
+    config = tmp_path / "config.py"
+    config.write_text(REID.replace("DATA", str(images.root)))
+    shutil.copytree(images.root, tmp_path / "other")
+    (images.root / "query").rename(tmp_path / "query")
+    work_dir = tmp_path / "run"
+    words = f"street not found: looked in {images.root} for query/, bounding_box_test/, but it lacks query/"
+    refused(tools.run("train", config, "--work-dir", work_dir), work_dir, words)
+    options = ["train_cfg.max_epochs=1", f"val_dataloader.dataset.data_root={tmp_path}/other"]
+    warned(tools.train(config, "--work-dir", work_dir, "--cfg-options", *options), words)
