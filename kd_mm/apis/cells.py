@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 import hashlib
 import json
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from kd_mm.apis.evaluate import evaluate
+from kd_mm.apis.metric_names import MetricNamesHook, require
 from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -168,6 +168,8 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
     runner = build_runner(config, tested=True)
     runner.register_hook(clock)
     runner.register_hook(best)
+    alike = config.get("test_evaluator") == config.get("val_evaluator")
+    runner.register_hook(MetricNamesHook(metrics if alike else metrics[:1]))
     runner.train()
     prepared = time.perf_counter() - began - clock.seconds
     size = config_input_size(config) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
@@ -181,21 +183,6 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
         found = evaluate(str(written), str(checkpoint), options, str(home / part), out)
         scores.update({f"{prefix}{name}": require(name, found, "the test") for name in metrics})
     return {**scores, "params": params, "macs": macs, "seconds": clock.seconds, "preparation_seconds": prepared}
-
-
-def require(name: str, found: Mapping[str, float], where: str) -> float:
-    """Return a metric.
-
-    Raises:
-        ValueError: There is none of this name; the message has the closest.
-    """
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        raise ValueError(
-            f"{where} gives no metric {name!r}{f', did you mean {near[0]!r}?' if near else ''} "
-            f"(there are: {', '.join(sorted(found))})"
-        )
-    return found[name]
 
 
 class _Clock(Hook):

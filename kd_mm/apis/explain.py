@@ -149,7 +149,10 @@ def _anything(error: Exception, place: Place | None) -> str | None:
     # Messages of ours say where they belong, except that a loss does not know its name in the recipe.
     if place.ours and not place.key.startswith("model.recipe."):
         return None
-    return f"{place.key}: {said(error)}"
+    quoted = re.findall(r"'([^']*)'", str(error))
+    values = [name for name, value in place.part.items() if isinstance(value, str) and value in quoted]
+    named = len(values) == 1 and values[0] not in str(error)  # the option whose value the message shows
+    return f"{place.key}{f'.{values[0]}' if named else ''}: {said(error)}"
 
 
 def said(error: BaseException) -> str:

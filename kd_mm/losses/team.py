@@ -1,9 +1,11 @@
 """Several teachers at once: their average, or weighted by how sure each is of the right class (CA-MKD)."""
 
+import logging
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor
 
 from kd_mm.losses.base import Setting, choice
@@ -59,6 +61,13 @@ class TeamLogitLoss(ResponseLoss):
         super().prepare(setting)
         if self.weights == "ca_mkd" and len(self.team) < 2:
             raise ValueError("TeamLogitLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'")
+        if len(self.team) < 2:
+            print_log(
+                "TeamLogitLoss averages over teachers, and there is one: that is the recipe kd; give more teachers "
+                "(--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
+                "current",
+                logging.WARNING,
+            )
 
     def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the weighted divergence from each teacher."""

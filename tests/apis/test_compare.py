@@ -3,8 +3,8 @@
 import pytest
 from mmengine.config import Config
 
-from kd_mm.apis.cells import require
 from kd_mm.apis.compare import compare, plan, table_columns
+from kd_mm.apis.metric_names import require
 from kd_mm.apis.rows import read_rows
 
 

@@ -145,6 +145,7 @@ OPTIONS = {
         ["train_cfg.max_epoch=1"],
         ["train_cfg: EpochBasedTrainLoop has no option 'max_epoch', did you mean 'max_epochs'?"],
     ),
+    "value of the loop": (["train_cfg.max_epochs=abc"], ["error: train_cfg.max_epochs: ", "'abc'"]),
     "option of the scheduler": (
         ["param_scheduler.gama=0.1"],
         ["param_scheduler: MultiStepLR has no option 'gama', did you mean 'gamma'?"],
@@ -231,6 +232,23 @@ def test_a_teacher_for_a_recipe_that_reads_none(tools: Tools, world: World, tmp_
     teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
     ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "byot", *teacher)
     refused(ended, "--distiller byot learns from no teacher", "drop --teacher")
+
+
+def test_one_teacher_for_a_recipe_of_several(tools: Tools, world: World, tmp_path: Path) -> None:
+    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+    short = ["--cfg-options", "train_cfg.max_epochs=1", "default_hooks.teacher_check.min_score=0"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "run", "--distiller", "multi_kd", *teacher, *short)
+    assert ended.out.count("averages over teachers, and there is one: that is the recipe kd") == 1
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "sure", "--distiller", "ca_mkd", *teacher)
+    refused(ended, "weights='ca_mkd' compares teachers, and there is one")
+
+
+def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, tmp_path: Path) -> None:
+    metrics = ["--metric", "accuracy/top1", "voc07/mAP"]
+    ended = tools.run("compare", world.plain, "--work-dir", tmp_path, "--seeds", 0, *metrics)
+    assert ended.status == 2
+    assert "gives no metric 'voc07/mAP' (there are: accuracy/top1)" in ended.err
+    assert "Epoch(train)" not in (tmp_path / "runs" / "plain_seed0" / "console.log").read_text()
 
 
 @pytest.mark.parametrize(
