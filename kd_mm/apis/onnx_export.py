@@ -78,7 +78,7 @@ def _traced(network: nn.Module, inputs: Tensor) -> bytes:
     arguments: dict[str, Any] = {"input_names": ["inputs"]}
     try:
         with torch.no_grad():
-            if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+            if "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters:
                 batch = torch.export.Dim("batch")
                 program = torch.onnx.export(
                     network, (inputs,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **arguments
@@ -86,7 +86,7 @@ def _traced(network: nn.Module, inputs: Tensor) -> bytes:
                 if program is None:
                     raise RuntimeError("torch gave no ONNX program")
                 return program.model_proto.SerializeToString()
-            buffer: Any = io.BytesIO()  # torch 2.4
+            buffer: Any = io.BytesIO()  # torch 2.4 knows `dynamo`, but with it no free batch size
             torch.onnx.export(network, (inputs,), buffer, dynamic_axes={"inputs": {0: "batch"}}, **arguments)
             return buffer.getvalue()
     except Exception as error:  # the exporter raises its own types, one for each of its steps
