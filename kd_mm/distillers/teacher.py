@@ -102,8 +102,8 @@ class Teacher:
         self.identity = self._identity()
         self.renormalize: Renormalize | None = None
         self.recorder: Recorder | None = None
-        self._run: Callable[[Tensor], Any] = self._forward
         self._whole: Callable[[nn.Module, Tensor], Any] | None = None
+        self._run: Callable[[nn.Module, Tensor], Any] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
@@ -120,7 +120,7 @@ class Teacher:
             self.recorder.detach()
         self.recorder = Recorder(self.model, taps, stop_when_complete=shallow and not self.compile)
         self._whole = forward
-        self._run = torch.compile(self._forward) if self.compile else self._forward
+        self._run = torch.compile(forward) if self.compile else forward
 
     def see(self, inputs: Tensor) -> Tensor:
         """Return the teacher's view of the student's normalised batch ``(B, 3, H, W)``."""
@@ -190,13 +190,11 @@ class Teacher:
     @torch.no_grad()
     def observe(self, inputs: Tensor) -> dict[str, Tensor]:
         """Run once on the student's batch and return what the taps showed, tap text to tensor."""
-        return self._run(self.see(inputs))
-
-    def _forward(self, inputs: Tensor) -> dict[str, Tensor]:
         assert self.recorder is not None
-        assert self._whole is not None
-        with self.recorder, contextlib.suppress(StopForward):
-            self._whole(self.model, inputs)
+        assert self._run is not None
+        views = self.see(inputs)
+        with self.recorder, contextlib.suppress(StopForward):  # outside of the graph: torch 2.4 compiles no such `with`
+            self._run(self.model, views)
         return self.recorder.take()
 
     @torch.no_grad()

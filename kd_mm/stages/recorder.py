@@ -92,7 +92,9 @@ class Recorder:
                 if text in self._cloned:
                     tensor = tensor.clone()
                 version = -1 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
-                self._records.setdefault(text, []).append((tensor, version))
+                if text not in self._records:  # setdefault breaks the graph of torch 2.4's compiler
+                    self._records[text] = []
+                self._records[text].append((tensor, version))
         if self.stop_when_complete and self._expected:
             counts = {text: len(calls) for text, calls in self._records.items()}
             if counts == self._expected:

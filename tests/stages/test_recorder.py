@@ -1,10 +1,12 @@
 """Taps and the recorder."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.tap import Tap
@@ -146,14 +148,16 @@ def test_a_copied_network_records_into_the_copied_recorder() -> None:
 def test_compiled_with_hooks_is_one_graph() -> None:
     model = Toy().eval()
     recorder = Recorder(model, ["twice", "heads.0"])
+    graphs = CompileCounter()
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
 
-    def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        with recorder:
-            model(x)
+    def run(forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.no_grad(), recorder:
+            forward(x)
         return recorder.take()
 
-    x = torch.randn(2, 4)
-    with torch.no_grad():
-        plain = run(x)
-        compiled = torch.compile(run, backend="eager", fullgraph=True)(x)
-    assert all(torch.equal(plain[tap], compiled[tap]) for tap in plain)
+    for _ in range(3):
+        x = torch.randn(2, 4)
+        plain, fast = run(model, x), run(compiled, x)
+        assert all(torch.equal(plain[tap], fast[tap]) for tap in plain)
+    assert graphs.frame_count == 1
