@@ -1,4 +1,4 @@
-"""Registers the stand-ins before a test module imports mmcv.ops, and repeats on a GPU what they do on the CPU."""
+"""Repeats on a GPU what operators do on the CPU."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import kd_mm  # noqa: F401  isort: skip - first, as in the tools
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
