@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from torch import Tensor
 
 from kd_mm.losses import Loss
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import wide_dtype
 
 
 def means_alone(readers: Collection[Loss], item: str, stage: int, num_stages: int) -> bool:
@@ -34,7 +34,7 @@ def features_read(
     item = "teacher.features"
     read = {i for loss in readers if item in loss.needs() for i in loss.stage_numbers(num_stages)}
     return {
-        i: full_precision(maps[i]).mean(dim=(2, 3), keepdim=True)
+        i: maps[i].mean(dim=(2, 3), keepdim=True, dtype=wide_dtype(maps[i]))
         if means_alone(readers, item, i, num_stages)
         else plain(maps[i])
         for i in sorted(read & set(maps))

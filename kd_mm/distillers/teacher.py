@@ -19,6 +19,7 @@ from kd_mm.distillers.config_file import load_config as load_config
 from kd_mm.distillers.normalization import Renormalize
 from kd_mm.registry import MODELS
 from kd_mm.stages.folding import fold_norms
+from kd_mm.stages.memory_format import runs_faster_last
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.tap import find_module
 
@@ -41,9 +42,9 @@ class Teacher:
         fold: Let its convolutions do the work of its frozen batch norms where that shows the same at every tap
             (see :func:`kd_mm.stages.folding.fold_norms`); its weights and buffers stay as they are. Not with
             ``compile``, which fuses by itself.
-        channels_last: Keep its weights and feed its batch in the ``channels_last`` memory format. ``None``: on the CPU,
-            where that runs faster (pooling above all), if it shows the same at every tap, and not with ``compile``;
-            losses then get its maps in the plain format all the same.
+        channels_last: Keep its weights and feed its batch in the ``channels_last`` memory format. ``None``: where that
+            runs faster, on the CPU and in half precision on GPUs, if it shows the same at every tap, and not with
+            ``compile``; losses then get its maps in the plain format all the same.
 
     Raises:
         ValueError: No checkpoint, or one that does not fit.
@@ -124,6 +125,7 @@ class Teacher:
 
     def see(self, inputs: Tensor) -> Tensor:
         """Return the teacher's view of the student's normalised batch ``(B, 3, H, W)``."""
+        self._arrange()
         if self.renormalize is not None:
             inputs = self.renormalize(inputs)
         if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
@@ -137,10 +139,11 @@ class Teacher:
         return shown.contiguous() if self._is_last and self.channels_last is None else shown
 
     def _arrange(self) -> None:
-        """Put the weights in the memory format that suits the device."""
+        """Put the weights in the memory format that suits the device and the precision that is in force."""
         wanted = self.channels_last
         if wanted is None:
-            wanted = self._suits_last and all(weight.is_cpu for weight in self.model.parameters())
+            weight = next(self.model.parameters(), None)
+            wanted = self._suits_last and weight is not None and runs_faster_last(weight.device.type, self.dtype)
         if wanted != self._is_last:
             self.model.to(memory_format=torch.channels_last if wanted else torch.contiguous_format)
             self._is_last = wanted

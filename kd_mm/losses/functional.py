@@ -7,9 +7,14 @@ from torch import Tensor
 from kd_mm.stages.observation import Observation
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return float32 for float16 and bfloat16, else the type of ``x``."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
 def full_precision(x: Tensor) -> Tensor:
     """Return ``x`` in float32 if it is float16 or bfloat16, else as it is (float64 stays float64)."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.to(wide_dtype(x))
 
 
 def standardized(logits: Tensor) -> Tensor:

@@ -7,28 +7,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.functional import full_precision, kl_divergence
+from kd_mm.losses.functional import kl_divergence, wide_dtype
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
 
 class _SpatialMean(torch.autograd.Function):
-    """Mean over height and width, ``(B, C, H, W)`` to ``(B, C)``.
+    """Mean over height and width, ``(B, C, H, W)`` to ``(B, C)``, at least float32.
 
-    The gradient of ``Tensor.mean`` is always laid out as if the map were contiguous; behind ``channels_last`` maps that
-    made the backward pass of batch norm and ReLU several times slower (on a CPU). This one takes the map's layout.
+    A map in half precision is summed up in float32 without a copy of it in float32. The gradient of ``Tensor.mean`` is
+    always laid out as if the map were contiguous; behind ``channels_last`` maps that made the backward pass of batch
+    norm and ReLU several times slower (on a CPU). This one takes the map's layout.
     """
 
     @staticmethod
     def forward(ctx: Any, feature: Tensor) -> Tensor:
-        ctx.shape = feature.shape
+        ctx.shape, ctx.dtype = feature.shape, feature.dtype
         last = not feature.is_contiguous() and feature.is_contiguous(memory_format=torch.channels_last)
         ctx.memory_format = torch.channels_last if last else torch.contiguous_format
-        return feature.mean(dim=(2, 3))
+        return feature.mean(dim=(2, 3), dtype=wide_dtype(feature))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        share = (gradient / (ctx.shape[2] * ctx.shape[3]))[:, :, None, None]
+        share = (gradient / (ctx.shape[2] * ctx.shape[3])).to(ctx.dtype)[:, :, None, None]
         return share.expand(ctx.shape).contiguous(memory_format=ctx.memory_format)
 
 
@@ -63,7 +64,7 @@ class StageChannelLoss(Loss):
 
     def describe(self, feature: Tensor) -> Tensor:
         """Return the channel descriptor ``(B, C)`` of a map ``(B, C, H, W)``, at least float32."""
-        pooled = _SpatialMean.apply(full_precision(feature))
+        pooled = _SpatialMean.apply(feature)
         if self.descriptor == "gap_l2":
             return F.normalize(pooled, dim=1)
         return pooled.sigmoid() if self.descriptor == "se" else pooled

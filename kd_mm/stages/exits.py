@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from kd_mm.registry import MODELS
+from kd_mm.stages.memory_format import fast_pooling
 
 
 class Exit(BaseModule):
@@ -94,7 +95,7 @@ class SepConvExit(Exit):
     def embed(self, feature: Tensor) -> Tensor:
         """Return pooled features ``(B, C_N)`` of a stage map ``(B, C_i, H, W)``."""
         if feature.device.type != "cpu":
-            return super().embed(feature)
+            return super().embed(fast_pooling(feature))
         # On CPUs the strided depthwise convolution suits either memory format, what follows it suits channels_last,
         # except on the last, smallest maps, where reordering the wide weights costs more.
         starts = range(0, len(self.body), 8)

@@ -12,6 +12,7 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.exits import SepConvExit
 from kd_mm.stages.memory_format import fast_pooling
 from kd_mm.stages.observation import Observation
+from tests.devices import DEVICES
 
 from .conftest import batch, build, classifier, recipe
 
@@ -160,6 +161,39 @@ def test_channel_descriptor_is_the_mean_and_its_gradient_keeps_the_layout(memory
     assert torch.equal(pooled, feature.mean(dim=(2, 3)))
     assert torch.equal(gradient, expected)
     assert gradient.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_channel_descriptor_of_a_narrow_map_is_summed_up_in_float32(dtype: torch.dtype) -> None:
+    feature = (100 + torch.rand(3, 5, 16, 16)).to(dtype).requires_grad_()
+    pooled = StageChannelLoss().describe(feature)
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled, feature.double().mean(dim=(2, 3)).float(), rtol=1e-6, atol=0)
+    pooled.sum().backward()
+    assert feature.grad is not None
+    torch.testing.assert_close(feature.grad, torch.full_like(feature, 1 / 256))
+    (kept,) = features_read({1: feature.detach()}, [StageChannelLoss()], 1, torch.Tensor.contiguous).values()
+    assert torch.equal(kept.flatten(1), pooled.detach())
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+def test_on_a_gpu_the_format_follows_the_precision() -> None:
+    model = build().to("cuda").train()
+    network = model.teachers["teacher"].model
+    data = model.data_preprocessor(batch(), True)
+    wide = model(**data, mode="loss")
+    assert folded(network) > 0  # the folds are there, and rest
+    assert all(weight.is_contiguous() for weight in network.parameters())
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        narrow = model(**data, mode="loss")
+    wider = [weight for weight in network.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in wider)
+    for name, value in wide.items():
+        torch.testing.assert_close(narrow[name].float(), value, rtol=0.1, atol=0.05)
+    again = model(**data, mode="loss")
+    assert all(weight.is_contiguous() for weight in network.parameters())
+    for name, value in wide.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_pooled_branches_run_in_their_own_format_and_give_the_network_its_own_back() -> None:
