@@ -6,6 +6,8 @@
 * ``mmdet.TridentConv`` holds unset memory where no pretrained weights are loaded: its ``init_cfg`` names a child that
   it does not have and is never reached (mmdet 3.5.1). It starts as that ``init_cfg`` means it to: Kaiming, uniform,
   fan in.
+* ``mmdet.PointAssigner`` numbers its points on the CPU and picks among the numbers by a mask where the points are
+  (mmdet 3.5.1): RepPoints does not train on a GPU. It numbers them where they are.
 * ``mmpretrain.models`` imports its multimodal models wherever transformers 4.28 or newer is installed, and dies of
   transformers 5, which has no longer what they use (mmpretrain 1.3.6). There they are placeholders, as without it.
 """
@@ -53,6 +55,19 @@ def mend_trident_conv(module: ModuleType) -> None:
     conv.__init__ = init
 
 
+def mend_point_assigner(module: ModuleType) -> None:
+    """Let the ``PointAssigner`` of a module make its tensors where the points are."""
+    assigner: Any = module.PointAssigner
+    original = assigner.assign
+
+    @functools.wraps(original)
+    def assign(self: Any, pred_instances: Any, *args: Any, **kwargs: Any) -> Any:
+        with pred_instances.priors.device:
+            return original(self, pred_instances, *args, **kwargs)
+
+    assigner.assign = assign
+
+
 def mend_multimodal(module: ModuleType) -> None:
     """Let mmpretrain count its multimodal packages as missing where transformers lacks what it imports of it."""
     if not module.WITH_MULTIMODAL:
@@ -67,6 +82,7 @@ def mend_multimodal(module: ModuleType) -> None:
 MENDS: dict[str, Callable[[ModuleType], None]] = {
     "mmdet.models.dense_heads.ssd_head": mend_ssd_head,
     "mmdet.models.backbones.trident_resnet": mend_trident_conv,
+    "mmdet.models.task_modules.assigners.point_assigner": mend_point_assigner,
     "mmpretrain.utils.dependency": mend_multimodal,
 }
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from torch import nn
 
-from kd_mm.compat.mends import mend_multimodal, mend_ssd_head
+from kd_mm.compat.mends import mend_multimodal, mend_point_assigner, mend_ssd_head
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = {
@@ -68,7 +68,7 @@ def test_a_head_that_has_its_loss_keeps_it() -> None:
 def test_heads_that_were_imported_before_are_mended_too() -> None:
     code = f"""
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 sys.path.insert(0, {str(ROOT)!r})
 early = ModuleType("mmdet.models.dense_heads.ssd_head")
 early.SSDHead = type("SSDHead", (), {{}})
@@ -110,3 +110,20 @@ def test_transformers_that_mmpretrain_can_use_are_used(monkeypatch: pytest.Monke
             del package.find_pruneable_heads_and_indices
         mend_multimodal(dependency)
         assert has is dependency.WITH_MULTIMODAL
+
+
+def test_points_are_numbered_where_they_are() -> None:
+    seen: list[str] = []
+
+    class PointAssigner:
+        def assign(self, pred_instances: SimpleNamespace, gt_instances: None) -> str:
+            seen.append(str(torch.arange(2).device))
+            return "assigned"
+
+    module = ModuleType("mended")
+    module.PointAssigner = PointAssigner
+    mend_point_assigner(module)
+    assert PointAssigner().assign(SimpleNamespace(priors=torch.zeros(2, 3, device="meta")), None) == "assigned"
+    assert seen == ["meta"]
+    assert PointAssigner.assign.__name__ == "assign"
+    assert str(torch.arange(2).device) == "cpu"

@@ -62,6 +62,7 @@ def test_roi_align_half_gradient_has_the_dtype_of_the_map() -> None:
     assert half.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.devices_differ
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("aligned", [True, False])
 def test_roi_align_without_regions_and_with_degenerate_ones(mode: str, aligned: bool) -> None:

@@ -105,7 +105,8 @@ def prepare(model: Any) -> None:
             teacher.start(model)
     for loss in model.losses.values():
         if isinstance(loss, CodeReader):
-            loss.take_codes(Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher]))
+            codes = Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher])
+            loss.take_codes(codes.to(next(model.parameters()).device))
         if isinstance(loss, ProbedAttentionLoss):
             stages = range(1, model.num_stages + 1)
             loss.choose({name: dict.fromkeys(stages, 0.5) for name in loss.team}, {})
