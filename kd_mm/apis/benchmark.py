@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from rich.table import Table
 
-from kd_mm.apis.benchmark_clock import count_multiply_adds, measure, summarize
+from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, measure, summarize
 from kd_mm.apis.benchmark_parts import build_parts
 from kd_mm.apis.run import use_amp
 from kd_mm.distillers.random_state import private_random_state
@@ -54,12 +54,14 @@ def benchmark(
 
     Returns:
         A dict for JSON. ``parts``: for each measured part ``median``, ``min`` and ``max`` in seconds of the clock,
-        ``wall`` and ``cpu``, the medians of both clocks, and ``multiply_adds`` of its convolutions and matrix products.
-        ``ratio``: the distillation step over student step plus teacher forward, ``of_medians``, ``paired`` (median over
-        the rounds), ``low`` and ``high`` (its quartiles), ``wall`` and ``cpu`` (of medians) and ``multiply_adds``: what
-        the ratio would be if time were spent on these alone, and at one speed. ``terms``: for each loss the ``seconds``
-        it adds to the step (median over the rounds of the difference) and the ``multiply_adds``, with their shares of
-        student step plus teacher forward, ``share`` and ``multiply_adds_share``. Beside these the setting.
+        ``wall`` and ``cpu``, the medians of both clocks, ``multiply_adds`` of its convolutions and matrix products, and
+        ``operators``, how many calls of operators it makes, views left out. ``ratio``: the distillation step over
+        student step plus teacher forward, ``of_medians``, ``paired`` (median over
+        the rounds), ``low`` and ``high`` (its quartiles), ``wall`` and ``cpu`` (of medians), ``multiply_adds`` and
+        ``operators``: what the ratio would be if time were spent on these alone, and at one speed. ``terms``: for each
+        loss the ``seconds`` it adds to the step (median over the rounds of the difference) and the ``multiply_adds``,
+        with their shares of student step plus teacher forward, ``share`` and ``multiply_adds_share``. Beside these the
+        setting.
 
     Raises:
         ValueError: No distillation config, no CUDA device, or a number of steps that measures nothing.
@@ -77,7 +79,7 @@ def benchmark(
         place = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
         parts, size = build_parts(config, place, amp, batch_size, terms)
         seconds, cpu = measure(parts, device, steps, warmup)
-        work = count_multiply_adds(parts)
+        work, operators = count_multiply_adds(parts), count_operators(parts)
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -89,7 +91,7 @@ def benchmark(
         "steps": steps,
         "warmup": warmup,
         "clock": clock,
-        **(summarize(cpu, seconds, work, clock) if clock == "cpu" else summarize(seconds, cpu, work, clock)),
+        **summarize(*((cpu, seconds) if clock == "cpu" else (seconds, cpu)), work, operators, clock),
     }
 
 
@@ -101,12 +103,13 @@ def describe(result: Mapping[str, Any]) -> str:
     clock = {"cpu": "CPU ms", "wall": "wall ms"}[result["clock"]]
     other = {"cpu": "wall", "wall": "cpu"}[result["clock"]]
     title = f"{result['steps']} rounds: {setting}"
-    parts = Table("part", f"median {clock}", "lowest", "highest", f"{other} ms", "G multiply-adds", title=title)
+    columns = ("part", f"median {clock}", "lowest", "highest", f"{other} ms", "G multiply-adds", "operators")
+    parts = Table(*columns, title=title)
     for name, part in result["parts"].items():
         times = (f"{1000 * part[key]:.1f}" for key in ("median", "min", "max", other))
-        parts.add_row(name, *times, f"{part['multiply_adds'] / 1e9:.2f}")
-    columns = ("loss", f"adds {clock}", "share of student + teacher", "G multiply-adds", "share")
-    terms = Table(*columns, title="What each loss adds to the step")
+        parts.add_row(name, *times, f"{part['multiply_adds'] / 1e9:.2f}", str(part["operators"]))
+    of_terms = ("loss", f"adds {clock}", "share of student + teacher", "G multiply-adds", "share")
+    terms = Table(*of_terms, title="What each loss adds to the step")
     for name, term in result["terms"].items():
         added = (f"{1000 * term['seconds']:.1f}", f"{term['share']:+.1%}")
         terms.add_row(name, *added, f"{term['multiply_adds'] / 1e9:.2f}", f"{term['multiply_adds_share']:+.1%}")
@@ -115,7 +118,8 @@ def describe(result: Mapping[str, Any]) -> str:
         f"overhead ratio, distillation / (student + teacher), of {result['clock']} time: {ratio['of_medians']:.3f} of "
         f"the medians; round by round {ratio['paired']:.3f} (quartiles {ratio['low']:.3f} to {ratio['high']:.3f}); "
         f"of {other} time {ratio[other]:.3f}",
-        f"ratio of their multiply-adds: {ratio['multiply_adds']:.3f}",
+        f"ratio of their multiply-adds: {ratio['multiply_adds']:.3f}; of their calls of operators: "
+        f"{ratio['operators']:.3f}",
     )
     return "\n".join((render(parts, *([terms] if result["terms"] else [])), *lines))
 

@@ -1,4 +1,4 @@
-"""How the benchmark measures its parts: seconds round by round, multiply-adds once; and what follows from them."""
+"""How the benchmark measures its parts: seconds round by round, multiply-adds and operators once; what follows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.apis.benchmark_parts import DISTILLATION, STUDENT, TEACHER, WITHOUT
@@ -42,6 +43,26 @@ def count_multiply_adds(parts: Mapping[str, Callable[[], Any]]) -> dict[str, int
     return counts
 
 
+class _Operators(TorchDispatchMode):
+    """Counts the operators that compute something; views cost no kernel."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def count_operators(parts: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
+    """Return how many operators one run of each part calls, views left out: what a GPU has to be handed one by one."""
+    counts = {}
+    for name, part in parts.items():
+        with _Operators() as operators:
+            part()
+        counts[name] = operators.count
+    return counts
+
+
 def _convolution_backward(
     gradient: Sequence[int], images: Sequence[int], weight: Sequence[int], *options: Any, **_: Any
 ) -> int:
@@ -52,7 +73,11 @@ def _convolution_backward(
 
 
 def summarize(
-    seconds: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]], work: Mapping[str, int], clock: str
+    seconds: Mapping[str, Sequence[float]],
+    other: Mapping[str, Sequence[float]],
+    work: Mapping[str, int],
+    operators: Mapping[str, int],
+    clock: str,
 ) -> dict[str, Any]:
     """Return ``parts``, ``ratio`` and ``terms`` of :func:`kd_mm.apis.benchmark.benchmark`.
 
@@ -60,6 +85,7 @@ def summarize(
         seconds: Seconds of each part, round by round, on the clock that counts.
         other: Those of the other clock.
         work: Multiply-adds of each part.
+        operators: Calls of operators of each part.
         clock: The clock that counts, ``"wall"`` or ``"cpu"``.
     """
     clocks = {clock: seconds, {"wall": "cpu", "cpu": "wall"}[clock]: other}
@@ -86,6 +112,7 @@ def summarize(
                 "wall": medians["wall"][name],
                 "cpu": medians["cpu"][name],
                 "multiply_adds": work[name],
+                "operators": operators[name],
             }
             for name, values in seconds.items()
         },
@@ -97,6 +124,7 @@ def summarize(
             "wall": _ratio(medians["wall"]),
             "cpu": _ratio(medians["cpu"]),
             "multiply_adds": _ratio(work),
+            "operators": _ratio(operators),
         },
         "terms": terms,
     }
