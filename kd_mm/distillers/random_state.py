@@ -21,7 +21,10 @@ def private_random_state(name: str, seed: int = 0) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         random.seed(number)
         np.random.seed(number)
-        torch.manual_seed(number)
+        if torch.cuda.is_initialized():
+            torch.manual_seed(number)
+        else:  # CUDA would take this seed when it starts, in place of the run's own
+            torch.default_generator.manual_seed(number)
         try:
             yield
         finally:

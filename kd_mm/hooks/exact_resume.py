@@ -75,7 +75,8 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take out what :meth:`before_save_checkpoint` put in."""
-        self._loaded = checkpoint.pop(_KEY, None)
+        # The engine loads onto the GPU, where forked data workers could not read their states.
+        self._loaded = _on_cpu(checkpoint.pop(_KEY, None))
 
     def before_train(self, runner: Runner) -> None:
         """Bring back the stored state, if this run was resumed."""
@@ -196,6 +197,15 @@ class ExactResumeHook(Hook):
             loop.run_iter = lambda idx, data_batch: run_iter(idx + done, data_batch)
         if done:
             runner.logger.info(f"Going on after batch {done} of the current pass over the training data.")
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return nested dicts, lists and tuples with their tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value
 
 
 def _unwrapped(runner: Runner) -> nn.Module:

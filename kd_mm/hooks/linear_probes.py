@@ -79,7 +79,7 @@ def rate(
     right = dict.fromkeys(features, 0.0)
     for part, mask in enumerate(held_out):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options["seed"] + part)
+            torch.default_generator.manual_seed(options["seed"] + part)  # nothing is drawn on a GPU
             probes = _train(features, labels, num_classes, ~mask, options, device, advance)
         with torch.no_grad():
             for i, probe in probes.items():
