@@ -226,8 +226,10 @@ def _result(future: Future[Result], job: Job, folder: Path) -> Result:
 
 
 def _context() -> Any:
-    # A forked worker has the imports already; a process that has looked for CUDA must not be forked.
-    fork = sys.platform == "linux" and not torch.cuda.is_available()
+    # A forked worker has the imports already; a process that has looked for CUDA, except through NVML, must not be
+    # forked.
+    untouched = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1" or not torch.cuda.is_available()
+    fork = sys.platform == "linux" and untouched and not torch.cuda.is_initialized()
     return multiprocessing.get_context("fork" if fork else "spawn")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, share_preparations, train_and_test
 from kd_mm.apis.plots import draw_comparison, save_png
@@ -132,4 +133,6 @@ def table_columns(metrics: Sequence[str]) -> list[Column]:
 
 
 def _work(config: dict[str, Any], metrics: Sequence[str], home: Path) -> Result:
+    if config.get("custom_imports"):  # a spawned worker has not read the config's file
+        import_modules_from_strings(**config["custom_imports"])
     return train_and_test(Config(config), metrics, home)

@@ -64,7 +64,8 @@ def override(config: Config, options: dict[str, Any] | None) -> None:
 def use_amp(config: Config) -> None:
     """Switch a config to mixed precision: bfloat16 where the device has it, else float16 with loss scaling."""
     wrapper = config.optim_wrapper
-    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+    # torch's own question counts emulation in, which is slower than float32.
+    if torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability() < (8, 0):
         wrapper.type = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
         return
@@ -78,9 +79,15 @@ def use_launcher(config: Config, launcher: str) -> None:
 
     Without CUDA the process group is made here, over gloo: mmengine would ask for a CUDA device. Every part of a
     Distiller gets a gradient in every step, so the search for unused parameters stays off.
+
+    Raises:
+        ValueError: A launcher that needs CUDA, processes that were not started, or more of them than GPUs.
     """
     config.launcher = launcher
-    if launcher == "none" or torch.cuda.is_available():
+    if launcher == "none":
+        return
+    if torch.cuda.is_available():
+        _check_gpus(launcher)
         return
     if launcher != "pytorch":
         raise ValueError(f"--launcher {launcher} needs CUDA; without it use --launcher pytorch")
@@ -91,6 +98,15 @@ def use_launcher(config: Config, launcher: str) -> None:
     wrapper = {"find_unused_parameters": config.get("find_unused_parameters", False), "broadcast_buffers": False}
     wrapper = config.get("model_wrapper_cfg") or {"type": "MMDistributedDataParallel", **wrapper}
     config.model_wrapper_cfg = {**wrapper, "device_ids": None}  # mmengine's own default is a CUDA device
+
+
+def _check_gpus(launcher: str) -> None:
+    started, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if started > devices:
+        raise ValueError(
+            f"--launcher {launcher}: {started} processes were started, and {devices} GPU(s) are visible: each needs "
+            f"its own; take --nproc_per_node {devices}, or CUDA_VISIBLE_DEVICES= for the CPU"
+        )
 
 
 def build_runner(config: Config, tested: bool = False) -> Runner:
@@ -114,6 +130,8 @@ def build_runner(config: Config, tested: bool = False) -> Runner:
         with contextlib.suppress(UnsafeCheckpointError):  # the engine's affair, which may read it
             load_safely(Path(start).expanduser())
     measure_at_data_size(config)
+    if (config.get("randomness") or {}).get("deterministic"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     try:
         runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     finally:  # into the log where there is one by now; a misspelt key may be why there is none

@@ -1,11 +1,13 @@
 """Comparisons: columns of several metrics, and clear words about what cannot be compared."""
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from kd_mm.apis.compare import compare, plan, table_columns
 from kd_mm.apis.metric_names import require
 from kd_mm.apis.rows import read_rows
+from kd_mm.apis.run import read_config
 
 
 def test_every_metric_has_a_column_at_the_last_and_at_the_best_epoch():
@@ -53,3 +55,19 @@ def test_what_several_rows_prepare_on_a_teacher_is_prepared_once(tmp_path):
         hooks = job.work.args[0]["default_hooks"]
         caches = {hook["cache_dir"] for hook in hooks.values() if "cache_dir" in hook}
         assert caches == (set() if row_of[job.name] == "student_digits" else {str(tmp_path / "teachers")})
+
+
+def test_workers_of_a_machine_with_a_gpu_know_what_the_config_imports(tmp_path, monkeypatch):
+    """There they start from nothing, as a process that has looked for CUDA must not be forked."""
+    (tmp_path / "own_part.py").write_text(
+        "from mmengine.hooks import Hook\nfrom mmengine.registry import HOOKS\n\n"
+        "@HOOKS.register_module()\nclass OwnPart(Hook):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # here; the worker finds out for itself
+    config = read_config("kd_mm::quickstart/student_digits.py", {"train_cfg.max_epochs": 1})
+    config.custom_imports = {"imports": ["kd_mm", "own_part"], "allow_failed_imports": False}
+    config.custom_hooks = [{"type": "OwnPart"}]
+    table = compare({"student": config}, tmp_path / "compared", seeds=[0])
+    assert "| student |" in table
