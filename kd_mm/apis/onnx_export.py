@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from kd_mm.engine.atomic_files import replace_file
@@ -78,7 +78,7 @@ def _traced(network: nn.Module, inputs: Tensor) -> bytes:
     arguments: dict[str, Any] = {"input_names": ["inputs"]}
     try:
         with torch.no_grad():
-            if "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters:
+            if digit_version(torch.__version__) >= digit_version("2.9"):
                 batch = torch.export.Dim("batch")
                 program = torch.onnx.export(
                     network, (inputs,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, **arguments
@@ -86,7 +86,8 @@ def _traced(network: nn.Module, inputs: Tensor) -> bytes:
                 if program is None:
                     raise RuntimeError("torch gave no ONNX program")
                 return program.model_proto.SerializeToString()
-            buffer: Any = io.BytesIO()  # torch 2.4 knows `dynamo`, but with it no free batch size
+            # The default of torch before 2.9; its `dynamo` takes no free batch size (2.4) or fails on one (2.5, 2.6).
+            buffer: Any = io.BytesIO()
             torch.onnx.export(network, (inputs,), buffer, dynamic_axes={"inputs": {0: "batch"}}, **arguments)
             return buffer.getvalue()
     except Exception as error:  # the exporter raises its own types, one for each of its steps
