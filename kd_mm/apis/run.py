@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def build_runner(config: Config, tested: bool = False) -> Runner:
     if start and "://" not in start:
         with contextlib.suppress(UnsafeCheckpointError):  # the engine's affair, which may read it
             load_safely(Path(start).expanduser())
+    # Said by torch 2.4 and 2.5 of every file that the engine loads, also of those that were found safe above.
+    warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
     measure_at_data_size(config)
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
