@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.pooling import adaptive_average
 from kd_mm.registry import MODELS
 from kd_mm.stages.observation import Observation
 
@@ -23,9 +24,9 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
     if student.shape[2:] != size:
-        student = F.adaptive_avg_pool2d(student, size)
+        student = adaptive_average(student, size)
     if teacher.shape[2:] != size:
-        teacher = F.adaptive_avg_pool2d(teacher, size)
+        teacher = adaptive_average(teacher, size)
     return student, teacher
 
 

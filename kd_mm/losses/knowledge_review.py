@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, Setting, choice
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.pooling import adaptive_average
 from kd_mm.registry import MODELS
 from kd_mm.stages.before_relu import before_relu
 from kd_mm.stages.observation import Observation
@@ -155,6 +156,6 @@ def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
         if places < student.shape[2]:
             share /= 2
             weights += share
-            ours, theirs = (F.adaptive_avg_pool2d(feature, (places, places)) for feature in (student, teacher))
+            ours, theirs = (adaptive_average(feature, (places, places)) for feature in (student, teacher))
             total = total + share * F.mse_loss(ours, theirs)
     return total / weights

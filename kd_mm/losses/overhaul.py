@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, Setting
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.pooling import adaptive_average
 from kd_mm.registry import MODELS
 from kd_mm.stages.before_relu import BeforeReLU, before_relu
 from kd_mm.stages.observation import Observation
@@ -110,7 +110,7 @@ def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor
         margin: ``(C,)``, negative.
     """
     if teacher.shape[2:] != student.shape[2:]:
-        teacher = F.adaptive_avg_pool2d(teacher, (student.shape[2], student.shape[3]))
+        teacher = adaptive_average(teacher, (student.shape[2], student.shape[3]))
     target = torch.maximum(teacher, margin.to(teacher)[None, :, None, None])
     matters = (student > target) | (target > 0)
     return ((student - target).square() * matters).sum() / len(student)
