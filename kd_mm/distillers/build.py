@@ -81,14 +81,15 @@ def build_networks(
     task.check_losses(losses)
     used = {name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by}
     teachers = {}
+    device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     for name in sorted(used):
         with private_random_state(f"teacher/{name}", seed):
             teachers[name] = _teacher(name, configs, recipe, student)
+            teachers[name].model.to(device)
             teachers[name].renormalize = Renormalize(student, teachers[name].model)
     _check_followers(losses, teachers)
     with private_random_state("dry run", seed):
         inputs = torch.rand(2, 3, *dry_run_size(student, input_size, task.default_size)) * 2 - 1
-        device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
         inputs = inputs.to(device)
         pairs, matched = (
             match_stages(student, teachers, task, recipe, stages, inputs) if reads_stages(losses) else ({}, [])

@@ -12,12 +12,14 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.registry import MODELS
+from tests.devices import DEVICES
 
 from .conftest import CLASSES, batch, build, classifier, recipe
 
@@ -162,6 +164,15 @@ def test_teacher_follows_dtype_and_is_shared_by_copies() -> None:
     assert twin.teachers["teacher"] is teacher
     assert twin.recorder is not model.recorder
     pickle.dumps(model.student)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_student_that_is_on_its_device_already_takes_its_teachers_there(device: str) -> None:
+    init_default_scope("mmpretrain")
+    student = MODELS.build(classifier()).to(device)
+    model = build(student=student, teacher={"config": classifier(14), "random_weights": True}, recipe=recipe())
+    assert {p.device.type for p in model.teachers["teacher"].model.parameters()} == {device}
+    assert torch.isfinite(step(model.to(device))["loss"])
 
 
 def test_untrained_exits_are_refused() -> None:

@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 
 from kd_mm.apis.compose import compose, config_root, recipe_names
 from kd_mm.distillers import EMATeacher
+from kd_mm.distillers.monitor import TermMonitor
 from kd_mm.losses import Progress
 from kd_mm.losses.granularity import CodeReader, Codes
 from kd_mm.losses.probed_attention import ProbedAttentionLoss
@@ -131,6 +132,8 @@ def test_it_trains(kind: str, name: str, device: str) -> None:
     torch.manual_seed(3)
     losses = model(**model.data_preprocessor(data_of(kind), True), mode="loss")
     assert {f"loss_{term}" for term in model.losses} <= set(losses)
+    model.monitor = TermMonitor()  # as in a run: all terms are on one device
+    assert set(model.losses) <= set(model.parse_losses(losses)[1])
     detectors.total(losses).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
