@@ -3,3 +3,5 @@
 import torch
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+#: Where two processes can run: each needs a GPU of its own.
+PAIRS = ["cpu", *(["cuda"] if torch.cuda.device_count() > 1 else [])]

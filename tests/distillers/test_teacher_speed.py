@@ -176,22 +176,26 @@ def test_channel_descriptor_of_a_narrow_map_is_summed_up_in_float32(dtype: torch
     assert torch.equal(kept.flatten(1), pooled.detach())
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
-def test_on_a_gpu_the_format_follows_the_precision() -> None:
-    model = build().to("cuda").train()
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_format_follows_device_and_precision(device: str) -> None:
+    model = build().to(device).train()
     network = model.teachers["teacher"].model
     data = model.data_preprocessor(batch(), True)
+    weights = [weight for weight in network.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+
+    def last() -> set[bool]:
+        return {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
+
     wide = model(**data, mode="loss")
-    assert folded(network) > 0  # the folds are there, and rest
-    assert all(weight.is_contiguous() for weight in network.parameters())
-    with torch.autocast("cuda", dtype=torch.bfloat16):
+    assert folded(network) > 0  # the folds are there; on a GPU they rest
+    assert last() == {device == "cpu"}
+    with torch.autocast(device, dtype=torch.bfloat16):
         narrow = model(**data, mode="loss")
-    wider = [weight for weight in network.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in wider)
+    assert last() == {True}
     for name, value in wide.items():
         torch.testing.assert_close(narrow[name].float(), value, rtol=0.1, atol=0.05)
     again = model(**data, mode="loss")
-    assert all(weight.is_contiguous() for weight in network.parameters())
+    assert last() == {device == "cpu"}
     for name, value in wide.items():
         torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-4)
 

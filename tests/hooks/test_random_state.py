@@ -73,13 +73,13 @@ def test_a_private_state_does_not_seed_a_gpu_that_is_not_in_use(monkeypatch: pyt
     assert seeds == []
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="there is no GPU")
-def test_a_private_state_leaves_the_gpus_own_alone() -> None:
-    torch.cuda.manual_seed_all(5)
-    expected = torch.rand(3, device="cuda")
-    torch.cuda.manual_seed_all(5)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_private_state_leaves_the_devices_own_alone(device: str) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3, device=device)
+    torch.manual_seed(5)
     with private_random_state("part"):
-        first = torch.rand(3, device="cuda")
-    assert torch.equal(torch.rand(3, device="cuda"), expected)
+        first = torch.rand(3, device=device)
+    assert torch.equal(torch.rand(3, device=device), expected)
     with private_random_state("part"):
-        assert torch.equal(torch.rand(3, device="cuda"), first)
+        assert torch.equal(torch.rand(3, device=device), first)

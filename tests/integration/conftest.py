@@ -60,8 +60,7 @@ class Tools:
 
     def run(self, tool: str, *arguments: object, ranks: int = 1, **job: Any) -> Ended:
         """Run a tool to its end, in an empty current folder; on GPUs each rank needs one of its own."""
-        if self.device == "cuda" and ranks > torch.cuda.device_count():
-            pytest.skip(f"needs {ranks} GPUs")
+        assert self.device == "cpu" or ranks <= torch.cuda.device_count()
         self.count += 1
         folder = self.scratch / str(self.count)
         folder.mkdir()

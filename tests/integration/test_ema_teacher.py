@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.devices import DEVICES, PAIRS
+
 from .conftest import KILLED, Tools, differences, weights
 from .test_zero_weights import RANDOM
 from .world import World
@@ -82,7 +84,14 @@ def test_the_plain_config_loads_its_checkpoints(tools: Tools, world: World, whol
     assert "leave --ema and --no-ema out" in tools.run(*export, "--teacher", "ema", "--ema").err
 
 
-@pytest.mark.parametrize("options", [{}, {"ranks": 2}], ids=["alone", "two processes"])
+@pytest.mark.parametrize(
+    ("tools", "options"),
+    [
+        *(pytest.param(device, {}, id=f"{device}-alone") for device in DEVICES),
+        *(pytest.param(device, {"ranks": 2}, id=f"{device}-two processes") for device in PAIRS),
+    ],
+    indirect=["tools"],
+)
 def test_a_killed_run_goes_on_exactly(tools: Tools, world: World, tmp_path: Path, options: dict) -> None:
     launch = ["--launcher", "pytorch"] if options else []
     changes = CHANGES.replace("INTERVAL", "1" if options else "2")

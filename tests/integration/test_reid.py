@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.devices import PAIRS
+
 from ..datasets.market_folder import MarketFolder
 from ..test_configs import CONFIGS
 from .conftest import KILLED, Tools, differences, torchrun, weights
@@ -141,6 +143,7 @@ def test_a_run_that_was_killed_goes_on_with_the_batches_it_would_have_had(street
         assert differences(*(state[part] for state in states)) == []
 
 
+@pytest.mark.parametrize("tools", PAIRS, indirect=True)
 def test_two_processes_train_and_measure(street: Street, tmp_path: Path) -> None:
     ended = street.tools.train(
         street.teacher,
@@ -159,6 +162,7 @@ def test_two_processes_train_and_measure(street: Street, tmp_path: Path) -> None
     assert float(centres.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("tools", PAIRS, indirect=True)
 def test_two_processes_of_torchrun_that_were_killed_go_on_exactly(street: Street, tmp_path: Path) -> None:
     """Killed from outside in the middle of an epoch, a step after a checkpoint, every process at once."""
     config, whole, cut = street.folder / "pair.py", tmp_path / "whole", tmp_path / "cut"

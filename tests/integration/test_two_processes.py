@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.devices import DEVICES
+from tests.devices import PAIRS
 
 from .conftest import KILLED, Tools, differences, torchrun
 from .test_train_and_evaluate import accuracy
@@ -29,6 +29,9 @@ model = dict(
 )
 train_dataloader = dict(dataset=dict(pipeline=[dict(type="LoadImageFromFile"), dict(type="PackInputs")]))
 """
+
+
+pair = pytest.mark.parametrize("tools", PAIRS, indirect=True)
 
 
 def dump(folder: Path, moment: str, rank: int = 0) -> dict[str, Any]:
@@ -57,19 +60,19 @@ def launch(tools: Tools, world: World, folder: Path, processes: int) -> Path:
 
 @pytest.fixture(scope="module")
 def launched(tools: Tools, world: World) -> Path:
-    if tools.device == "cuda" and torch.cuda.device_count() < 2:
-        pytest.skip("needs 2 GPUs")
     return launch(tools, world, world.folder / "launched", 2)
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="two processes say more where one GPU is not all there is")
-def test_one_gpu_under_a_launcher(tools: Tools, world: World) -> None:
-    """The same over NCCL, as far as one GPU goes: it trains, and prepares and evaluates, in a group of one."""
-    folder = launch(tools, world, world.folder / "one_gpu", 1)
+def test_one_process_under_a_launcher(tools: Tools, world: World) -> None:
+    """A group of one, over NCCL where there is a GPU: it trains, and prepares and evaluates."""
+    folder = launch(tools, world, world.folder / "alone", 1)
+    assert dump(folder, "end")["iterations"] == 10  # 60 images, 12 a step, two epochs
     assert differences(learned(dump(folder, "start")), learned(dump(folder, "end"))) != []
+    assert re.search(r"accuracy on the validation data: stage 1: [\d.]+%", (folder / "out").read_text())
     assert re.search(r"accuracy/top1: ([\d.]+)", (folder / "out").read_text())
 
 
+@pair
 def test_all_parts_are_alike_before_the_first_step(launched: Path) -> None:
     first, second = dump(launched, "start", 0), dump(launched, "start", 1)
     assert differences(first["weights"], second["weights"]) == []
@@ -79,6 +82,7 @@ def test_all_parts_are_alike_before_the_first_step(launched: Path) -> None:
     assert first["unused"] is False
 
 
+@pair
 def test_the_exits_are_prepared_together(launched: Path) -> None:
     log = (launched / "out").read_text()
     assert log.count("training the exits of teacher 'teacher'") == 1  # only the first process writes a log
@@ -89,6 +93,7 @@ def test_the_exits_are_prepared_together(launched: Path) -> None:
     assert differences(dict(stored), dict(dump(launched, "start", 1)["exits"]["teacher"])) == []
 
 
+@pair
 def test_the_weights_agree_after_training(launched: Path) -> None:
     first, second = dump(launched, "end", 0), dump(launched, "end", 1)
     assert first["iterations"] == 6  # 60 images, two processes of 12 a step, two epochs
@@ -96,6 +101,7 @@ def test_the_weights_agree_after_training(launched: Path) -> None:
     assert differences(learned(first), learned(dump(launched, "start"))) != []
 
 
+@pair
 def test_the_metric_is_that_of_one_process(tools: Tools, world: World, launched: Path, tmp_path: Path) -> None:
     """25 images, of which two processes get 13 each: the one that is seen twice counts once."""
     config, checkpoint = world.folder / "launched.py", launched / "epoch_2.pth"
@@ -115,6 +121,7 @@ def exits(tools: Tools, world: World) -> Path:
     return next((world.folder / "group").glob("teacher_exits_*.pth"))
 
 
+@pair
 @pytest.mark.parametrize("norm", ["frozen", "synchronised"])
 def test_two_small_batches_give_the_gradient_of_one(tools, world, exits, tmp_path, norm) -> None:
     frozen = norm == "frozen"
@@ -137,10 +144,10 @@ def test_two_small_batches_give_the_gradient_of_one(tools, world, exits, tmp_pat
     assert largest_difference(two["momentum"], one["momentum"]) < 1e-5
     two, one = dump(tmp_path / "two", "end"), dump(tmp_path / "one", "end")
     assert one["iterations"] == two["iterations"] == 10
-    # Rounding grows from step to step; what counts is the first gradient, above.
-    assert largest_difference(learned(two), learned(one)) < 1e-3
+    assert largest_difference(learned(two), learned(one)) < 1e-4
 
 
+@pair
 def test_losses_that_start_late_do_not_hang(tools: Tools, world: World, tmp_path: Path) -> None:
     """In the first epoch no exit and no connector is used, and no search for unused parameters is made."""
     late = ", ".join(
@@ -159,6 +166,7 @@ def test_losses_that_start_late_do_not_hang(tools: Tools, world: World, tmp_path
     assert all(not torch.equal(start[name], end[name]) for name in start)
 
 
+@pair
 def test_two_killed_processes_go_on_exactly(tools: Tools, world: World, tmp_path: Path) -> None:
     """Killed while the exits are prepared, then in an epoch; no statistics are averaged, so the processes differ."""
     changes = SPY.replace('dict(type="SyncBuffersHook"), ', "")
