@@ -56,12 +56,11 @@ def benchmark(
         A dict for JSON. ``parts``: for each measured part ``median``, ``min`` and ``max`` in seconds of the clock,
         ``wall`` and ``cpu``, the medians of both clocks, ``multiply_adds`` of its convolutions and matrix products, and
         ``operators``, how many calls of operators it makes, views left out. ``ratio``: the distillation step over
-        student step plus teacher forward, ``of_medians``, ``paired`` (median over
-        the rounds), ``low`` and ``high`` (its quartiles), ``wall`` and ``cpu`` (of medians), ``multiply_adds`` and
-        ``operators``: what the ratio would be if time were spent on these alone, and at one speed. ``terms``: for each
-        loss the ``seconds`` it adds to the step (median over the rounds of the difference) and the ``multiply_adds``,
-        with their shares of student step plus teacher forward, ``share`` and ``multiply_adds_share``. Beside these the
-        setting.
+        student step plus teacher forward, ``of_medians``, ``paired`` (median over the rounds), ``low`` and ``high``
+        (its quartiles), ``wall`` and ``cpu`` (of medians), ``multiply_adds`` and ``operators``: what the ratio would be
+        if time were spent on these alone, and at one speed. ``terms``: for each loss the ``seconds`` it adds to the
+        step (median over the rounds of the difference) and the ``multiply_adds``, with their shares of student step
+        plus teacher forward, ``share`` and ``multiply_adds_share``. Beside these the setting.
 
     Raises:
         ValueError: No distillation config, no CUDA device, or a number of steps that measures nothing.

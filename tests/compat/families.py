@@ -6,7 +6,6 @@ the first few.
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from torch import distributed, nn
 
 from kd_mm import compat
 from tests.compat.samples import SIZE, nodes, types
+from tests.compat.wrapping import wrapped
 
 FOLDER = Path(mmdet.__file__).parent / ".mim" / "configs"
 # A family's further configs are worth a run where they bring in one of these.
@@ -187,7 +187,6 @@ def called_operators() -> Iterator[set[str]]:
     called: set[str] = set()
 
     def recorded(name: str, operator: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(operator)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             called.add(name)
             return operator(*args, **kwargs)
@@ -195,11 +194,5 @@ def called_operators() -> Iterator[set[str]]:
         return wrapper
 
     names = compat.report().operators or dir(extension)
-    before = {name: getattr(extension, name) for name in names if not name.startswith(("_", "get_"))}
-    for name, operator in before.items():
-        setattr(extension, name, recorded(name, operator))
-    try:
+    with wrapped(extension, [name for name in names if not name.startswith(("_", "get_"))], recorded):
         yield called
-    finally:
-        for name, operator in before.items():
-            setattr(extension, name, operator)

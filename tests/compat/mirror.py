@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+from tests.compat.wrapping import wrapped
 
 #: How far values may lie apart, by precision; what is narrower than float32 is rounded after wide arithmetic.
 APART = {
@@ -38,7 +39,6 @@ def mirrored(extension: Any, names: Iterable[str], device: str) -> Iterator[set[
     ran: set[str] = set()
 
     def twice(name: str, operator: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(operator)
         def both(*args: Any, **kwargs: Any) -> Any:
             tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
             if not tensors or any(tensor.device.type != "cpu" for tensor in tensors):
@@ -52,14 +52,8 @@ def mirrored(extension: Any, names: Iterable[str], device: str) -> Iterator[set[
 
         return both
 
-    before = {name: getattr(extension, name) for name in names}
-    for name, operator in before.items():
-        setattr(extension, name, twice(name, operator))
-    try:
+    with wrapped(extension, names, twice):
         yield ran
-    finally:
-        for name, operator in before.items():
-            setattr(extension, name, operator)
 
 
 def _compare(name: str, here: Any, there: Any, device: str) -> None:
