@@ -1,3 +1,19 @@
-"""Imports kd_mm before a test module imports anything of upstream, which it mends."""
+"""Imports kd_mm before a test module imports anything of upstream, which it mends; and lends the tools to all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
 
 import kd_mm  # noqa: F401
+
+from .devices import DEVICES
+from .tools import Tools
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def tools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    running = Tools(tmp_path_factory.mktemp("runs"), request.param)
+    yield running
+    running.close()

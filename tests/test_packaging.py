@@ -1,7 +1,6 @@
 """The wheel carries configs and tools, and configs inherit from it through ``kd_mm::`` like from a checkout."""
 
 import inspect
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from mmengine.runner import Runner
 
 import kd_mm  # noqa: F401 - makes kd_mm:: known
 from kd_mm.apis.environment import in_range
+
+from .tools import environment
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -107,9 +108,8 @@ def test_the_wheel_holds_every_config_every_tool_and_the_licence(unpacked: Path)
 
 def test_a_config_elsewhere_inherits_from_the_wheel_and_runs(unpacked: Path, tmp_path: Path) -> None:
     (tmp_path / "leaf.py").write_text(LEAF)
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     command = [sys.executable, "-c", USE]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(unpacked), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == f"{unpacked / 'kd_mm'} 3 ['loss'] 64"
 

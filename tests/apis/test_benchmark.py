@@ -16,6 +16,7 @@ from kd_mm.apis.benchmark import benchmark, describe
 from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, summarize
 
 from ..distillers.conftest import classifier, recipe
+from ..tools import environment
 
 ROOT = Path(__file__).parents[2]
 PARTS = ["student step", "teacher forward", "teacher observed", "distillation step"]
@@ -155,7 +156,9 @@ def test_the_tool_writes_json_and_nothing_else(tmp_path: Path) -> None:
     config.custom_imports = {"imports": ["kd_mm"]}
     config.dump(tmp_path / "tiny.py")
     command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "tiny.py", "--steps", "2", "--warmup", "0"]
-    done = subprocess.run([*command, "--json", "out.json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "--json", "out.json"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["config"] == "tiny.py"
     assert set(written["terms"]) == set(TERMS)

@@ -1,7 +1,6 @@
 """The environment check: ranges, data sets, and what it says where packages are missing."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ import pytest
 from kd_mm.apis.environment import DATA_SETS, examine, in_range
 from kd_mm.registry import DATASETS
 
+from ..tools import environment
+
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 TOOL = ROOT / "tools" / "check_env.py"
 
 
@@ -42,7 +42,7 @@ def test_ranges(version: str, needs: str, holds: bool) -> None:
 def test_without_any_package_it_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
     # -I and -S: the standard library alone, as on a machine where nothing was installed yet.
     command = [sys.executable, "-I", "-S", str(TOOL)]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     for line in ("problem: torch is missing", "problem: onedl-mmengine is missing", f"next:    pip install -e {ROOT}"):
         assert line in done.stdout.splitlines()
@@ -55,7 +55,7 @@ def test_the_installed_environment_as_json(tmp_path: Path) -> None:
     for name in ("train", "test", "meta"):
         (tmp_path / "data" / "cifar100" / "cifar-100-python" / name).touch()
     command = [sys.executable, str(TOOL), "--json"]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)
     assert (done.returncode, found["problems"], found["next"]) == (0, [], [])
     assert found["packages"]["torch"]["state"] == "ok"

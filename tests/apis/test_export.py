@@ -1,6 +1,5 @@
 """The exported student: nothing of the run left in it, its numbers unchanged, and upstream's own tools run it."""
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from kd_mm.apis.onnx_export import export_onnx
 from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.registry import MODELS
 
+from ..tools import environment
+
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 UPSTREAM_TOOLS = Path(mmpretrain.__file__).parent / ".mim" / "tools"
 CLASSES = ("dark", "bright")
 
@@ -115,7 +115,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def tool(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "export_student.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
 
 
 def answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -181,7 +181,7 @@ sys.argv = ["test.py", sys.argv[1], {str(exported / "student.pth")!r}, "--work-d
 runpy.run_path({str(UPSTREAM_TOOLS / "test.py")!r}, run_name="__main__")
 """
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "train" / "epoch_1.pth").is_file()
     assert "accuracy/top1" in (tmp_path / "metrics.json").read_text()

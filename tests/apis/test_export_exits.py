@@ -17,7 +17,8 @@ from PIL import Image
 from kd_mm.apis.export_exits import export_exits
 from kd_mm.models import combine_exits
 
-from .test_export import CLASSES, DISTILLED, ENVIRONMENT, PLAIN, ROOT, Run, build
+from ..tools import environment
+from .test_export import CLASSES, DISTILLED, PLAIN, ROOT, Run, build
 from .test_export import tool as export_tool
 
 MSKD = DISTILLED.replace("mtkd_ssr", "mskd")
@@ -68,7 +69,7 @@ def evaluated(folder: Path, name: str, *options: str) -> dict[str, float]:
     out = folder / "work" / f"{name}.json"
     command = [sys.executable, str(ROOT / "tools" / "test.py"), str(folder / f"{name}.py"), str(folder / f"{name}.pth")]
     command += ["--work-dir", str(folder / "work"), "--out", str(out), *options]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     measures: dict[str, float] = json.loads(out.read_text())
     return measures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.ranking import find_images, picked
 from kd_mm.apis.ranking_pictures import write_ranking
 from kd_mm.apis.run import read_config
+
+from ..tools import environment
 
 ROOT = Path(__file__).parents[2]
 PLAIN = """
@@ -78,8 +79,7 @@ def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tool_writes_a_page_and_a_picture(folder: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "visualize_ranking.py"), "distil.py", "student.pth"]
     command += ["--out", "out/page.html", "out/picture.png", "--queries", "3", "--top", "5"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(
         r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)", done.stdout

@@ -1,6 +1,5 @@
 """Stage tables and pairing as tools/stages.py prints them, without any checkpoint."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,9 @@ from mmengine.config import Config
 from kd_mm.apis.stages import config_input_size, module_sections, stage_sections
 from kd_mm.distillers.config_file import load_config
 
+from ..tools import environment
+
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 CIFAR = "classification/cifar100"
 
 
@@ -34,7 +34,7 @@ def test_the_tool_prints_student_teacher_and_pairing_without_the_teachers_file(t
     config = tmp_path / "distilled.py"
     distilled("mtkd_ssr").dump(config)
     command = [sys.executable, str(ROOT / "tools" / "stages.py"), str(config)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     student, teacher, pairing = done.stdout[done.stdout.index("student:") :].split("\n\n")
     assert student.startswith("student: ImageClassifier with CIFARResNet, 83,892 parameters, input 3 x 32 x 32")

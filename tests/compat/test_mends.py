@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ from mmdet.utils import register_all_modules
 from torch import nn
 
 from kd_mm.compat.mends import mend_multimodal, mend_point_assigner, mend_ssd_head
+
+from ..tools import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = {
@@ -91,8 +92,9 @@ import kd_mm, mmpretrain
 mmpretrain.get_model("resnet18_8xb32_in1k")
 print(mmpretrain.registry.MODELS.get("OFA"))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path, ROOT), capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert "ask_install" in result.stdout  # the placeholder that says what to install
 

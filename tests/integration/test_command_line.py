@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from .conftest import Tools, differences, weights
+from ..tools import Tools, environment
+from .conftest import differences, weights
 from .world import ROOT, World
 
 QUICK = [
@@ -124,7 +124,7 @@ def test_the_loss_of_the_readme(tools: Tools, tmp_path: Path) -> None:
     (tmp_path / "teacher" / "epoch_1.pth").rename(tmp_path / "work_dirs" / "teacher_digits" / "epoch_60.pth")
     command = [sys.executable, ROOT / "tools" / "train.py", *student[3:]]
     options = ["--cfg-options", "train_cfg.max_epochs=1", "default_hooks.teacher_check.min_score=0"]
-    searched = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
+    searched = environment(".", ROOT)
     ended = subprocess.run([*command, *options], cwd=tmp_path, env=searched, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     (row,) = steps(tmp_path / "work_dirs" / "my_config")

@@ -10,7 +10,8 @@ import torch
 
 from tests.devices import DEVICES, PAIRS
 
-from .conftest import KILLED, Tools, differences, weights
+from ..tools import KILLED, Tools
+from .conftest import differences, weights
 from .test_zero_weights import RANDOM
 from .world import World
 

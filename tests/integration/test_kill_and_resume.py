@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import KILLED, Tools, differences
+from ..tools import KILLED, Tools
+from .conftest import differences
 from .test_zero_weights import RANDOM
 from .world import World
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.datasets.voc_folder import COLORS, VOCFolder, draw_shapes
 
-from .conftest import Tools, weights
+from ..tools import Tools
+from .conftest import weights
 from .world import ROOT
 
 PAGE = ROOT / "configs" / "detection" / "README.md"

@@ -14,7 +14,8 @@ from tests.devices import PAIRS
 
 from ..datasets.market_folder import MarketFolder
 from ..test_configs import CONFIGS
-from .conftest import KILLED, Tools, differences, torchrun, weights
+from ..tools import KILLED, Tools, torchrun
+from .conftest import differences, weights
 
 PLAIN = """
 _base_ = "kd_mm::reid/market1501/resnet18_scratch_b64_market1501.py"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import subprocess
@@ -14,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import Ended, Tools, differences, weights
+from ..tools import Ended, Tools
+from .conftest import differences, weights
 from .world import World
 
 UPSTREAM = """
@@ -111,9 +111,8 @@ def test_any_checkpoint_is_the_students(tools: Tools, run: Run, tmp_path: Path) 
 
     without = tmp_path / "without.py"
     without.write_text(WITHOUT_US)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, without, run.plain, run.checkpoint, tmp_path / "without"]
-    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert float(ended.stdout.split()[-1]) == accuracy(run.ended)
     assert "size mismatch" not in ended.stdout + ended.stderr

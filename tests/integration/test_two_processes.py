@@ -11,7 +11,8 @@ import torch
 
 from tests.devices import PAIRS
 
-from .conftest import KILLED, Tools, differences, torchrun
+from ..tools import KILLED, Tools, torchrun
+from .conftest import differences
 from .test_train_and_evaluate import accuracy
 from .world import World
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import Ended, Tools, weights
+from ..tools import Ended, Tools, environment
+from .conftest import weights
 from .world import ROOT, World, draw_images
 
 
@@ -323,8 +323,7 @@ def test_a_module_that_cannot_be_imported(world: World, tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(f'_base_ = r"{world.plain}"\ncustom_imports = dict(imports=["broken"])\n')
     command = [sys.executable, ROOT / "tools" / "train.py", config, "--work-dir", tmp_path / "run"]
-    searched = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
-    ended = subprocess.run(command, env=searched, capture_output=True, text=True)
+    ended = subprocess.run(command, env=environment(ROOT, tmp_path), capture_output=True, text=True)
     assert ended.returncode == 2
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("error: custom_imports: 'broken' cannot be imported: No module named 'nothing_of_that_name'")

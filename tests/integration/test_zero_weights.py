@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import Tools, differences
+from ..tools import Tools
+from .conftest import differences
 from .world import World
 
 #: Everything that draws random numbers: augmentation, mixing of batches, dropout.

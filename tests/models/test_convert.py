@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from kd_mm.apis.convert import convert_checkpoint
 
+from ..tools import environment
+
 ROOT = Path(__file__).parents[2]
 OSNET = ROOT / "configs" / "_base_" / "models" / "osnet.py"
 CIFAR100 = ROOT / "configs" / "classification" / "cifar100"
@@ -358,9 +360,7 @@ def test_the_command_line(resnet8: dict[str, Tensor], tmp_path: Path, monkeypatc
     torch.save(resnet8, tmp_path / "src.pth")
     tool, src, dst = str(ROOT / "tools" / "convert_checkpoint.py"), str(tmp_path / "src.pth"), str(tmp_path / "dst.pth")
     command = [sys.executable, tool, src, str(CIFAR100 / "resnet20_b64_cifar100.py"), dst]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "missing: backbone.layer1.1.conv1.weight" in done.stderr.splitlines()[-1]

@@ -22,18 +22,9 @@ from mmengine.runner import runner as runner_module
 from yapf.yapflib import yapf_api
 
 import kd_mm  # noqa: F401 - first, as in the tools
-
-import mmpretrain.datasets  # noqa: F401  isort: skip - what the registries would import in each child
-import mmpretrain.engine  # noqa: F401  isort: skip
-import mmpretrain.evaluation  # noqa: F401  isort: skip
-import mmpretrain.models  # noqa: F401  isort: skip
-import mmpretrain.structures  # noqa: F401  isort: skip
-import mmpretrain.visualization  # noqa: F401  isort: skip
-import torch._dynamo  # noqa: F401  isort: skip
-
 from kd_mm.engine import atomic_files
 
-TOOLS = Path(__file__).parents[2] / "tools"
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def die() -> None:
@@ -91,6 +82,7 @@ def start(job: dict, rank: int) -> int:
         for number, name in ((1, "out"), (2, "err")):
             log = os.open(f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(log, number)
+        os.chdir(job["cwd"])
         os.environ.update(job.get("env", {}))
         if job["ranks"] > 1:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
