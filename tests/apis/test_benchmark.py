@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from kd_mm.apis.benchmark import benchmark, describe
 from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, summarize
 
 from ..distillers.conftest import classifier, recipe
-from ..tools import environment
+from ..tools import Tools
 
-ROOT = Path(__file__).parents[2]
 PARTS = ["student step", "teacher forward", "teacher observed", "distillation step"]
 TERMS = ["aux", "review", "scd", "srd"]
 
@@ -151,16 +148,15 @@ def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: st
         benchmark(**{"config": distillation(), **options})
 
 
-def test_the_tool_writes_json_and_nothing_else(tmp_path: Path) -> None:
+def test_the_tool_writes_json_and_nothing_else(tools: Tools, tmp_path: Path) -> None:
     config = distillation()
     config.custom_imports = {"imports": ["kd_mm"]}
     config.dump(tmp_path / "tiny.py")
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "tiny.py", "--steps", "2", "--warmup", "0"]
-    done = subprocess.run(
-        [*command, "--json", "out.json"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
-    )
+    options = ["--steps", "2", "--warmup", "0", "--json", "out.json"]
+    done = tools.run("benchmark", "tiny.py", *options, cwd=tmp_path)
+    assert done.status == 0, done.err
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["config"] == "tiny.py"
     assert set(written["terms"]) == set(TERMS)
-    assert f"{written['ratio']['of_medians']:.3f} of the medians" in done.stdout
+    assert f"{written['ratio']['of_medians']:.3f} of the medians" in done.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "tiny.py"]

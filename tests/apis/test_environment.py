@@ -11,7 +11,7 @@ import pytest
 from kd_mm.apis.environment import DATA_SETS, examine, in_range
 from kd_mm.registry import DATASETS
 
-from ..tools import environment
+from ..tools import Tools, environment
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "check_env.py"
@@ -50,14 +50,13 @@ def test_without_any_package_it_says_what_is_missing_and_what_to_do(tmp_path: Pa
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_the_installed_environment_as_json(tmp_path: Path) -> None:
+def test_the_installed_environment_as_json(tools: Tools, tmp_path: Path) -> None:
     (tmp_path / "data" / "cifar100" / "cifar-100-python").mkdir(parents=True)
     for name in ("train", "test", "meta"):
         (tmp_path / "data" / "cifar100" / "cifar-100-python" / name).touch()
-    command = [sys.executable, str(TOOL), "--json"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["problems"], found["next"]) == (0, [], [])
+    done = tools.run("check_env", "--json", cwd=tmp_path)
+    found = json.loads(done.out)
+    assert (done.status, found["problems"], found["next"]) == (0, [], [])
     assert found["packages"]["torch"]["state"] == "ok"
     assert found["packages"]["torch"]["needs"].startswith(">=")
     assert set(found["imports"].values()) == {""}

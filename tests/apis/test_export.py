@@ -21,7 +21,7 @@ from kd_mm.apis.onnx_export import export_onnx
 from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.registry import MODELS
 
-from ..tools import environment
+from ..tools import Tools, environment
 
 ROOT = Path(__file__).parents[2]
 UPSTREAM_TOOLS = Path(mmpretrain.__file__).parent / ".mim" / "tools"
@@ -113,22 +113,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(plain, config, checkpoint, stored, model.eval())
 
 
-def tool(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "export_student.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
-
-
 def answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(inputs, mode="tensor")
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tools: Tools, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    done = tool(run.config, run.checkpoint, folder / "student.pth", "--onnx", "--ema")
-    assert done.returncode == 0, done.stderr
-    assert "agrees with torch" in done.stdout
+    done = tools.run("export_student", run.config, run.checkpoint, folder / "student.pth", "--onnx", "--ema")
+    assert done.status == 0, done.err
+    assert "agrees with torch" in done.out
     assert sorted(path.name for path in folder.iterdir()) == ["student.onnx", "student.pth", "student.py"]
     return folder
 

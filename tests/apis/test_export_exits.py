@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,8 @@ from PIL import Image
 from kd_mm.apis.export_exits import export_exits
 from kd_mm.models import combine_exits
 
-from ..tools import environment
+from ..tools import Tools
 from .test_export import CLASSES, DISTILLED, PLAIN, ROOT, Run, build
-from .test_export import tool as export_tool
 
 MSKD = DISTILLED.replace("mtkd_ssr", "mskd")
 
@@ -53,25 +50,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tools: Tools, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    done = export_tool(run.config, run.checkpoint, folder / "student.pth", "--exits")
-    assert done.returncode == 0, done.stderr
-    said = done.stdout
-    assert "student alone" in said
-    assert "image left at exit 4" in said
+    done = tools.run("export_student", run.config, run.checkpoint, folder / "student.pth", "--exits")
+    assert done.status == 0, done.err
+    assert "student alone" in done.out
+    assert "image left at exit 4" in done.out
     names = ["student.pth", "student.py", "student_exits.pth", "student_exits.py"]
     assert sorted(path.name for path in folder.iterdir()) == names
     return folder
 
 
-def evaluated(folder: Path, name: str, *options: str) -> dict[str, float]:
-    out = folder / "work" / f"{name}.json"
-    command = [sys.executable, str(ROOT / "tools" / "test.py"), str(folder / f"{name}.py"), str(folder / f"{name}.pth")]
-    command += ["--work-dir", str(folder / "work"), "--out", str(out), *options]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    measures: dict[str, float] = json.loads(out.read_text())
+def evaluated(tools: Tools, folder: Path, name: str, *options: str) -> dict[str, float]:
+    tools.test(f"{name}.py", f"{name}.pth", "--work-dir", "work", "--out", "work/found.json", *options, cwd=folder)
+    measures: dict[str, float] = json.loads((folder / "work" / "found.json").read_text())
     return measures
 
 
@@ -95,13 +87,13 @@ def test_the_ensemble_answers_as_the_run_did(run: Run, exported: Path) -> None:
         assert torch.equal(model(inputs), combine_exits([*exits, answer]))
 
 
-def test_the_written_config_is_plain_and_the_tools_report_both(exported: Path) -> None:
+def test_the_written_config_is_plain_and_the_tools_report_both(tools: Tools, exported: Path) -> None:
     text = (exported / "student_exits.py").read_text()
     assert all(word not in text for word in ("Distiller", "recipe", "teacher", "Hook('kd_mm"))
-    alone, whole = evaluated(exported, "student"), evaluated(exported, "student_exits")
+    alone, whole = evaluated(tools, exported, "student"), evaluated(tools, exported, "student_exits")
     assert whole["exits/top1_4"] == pytest.approx(alone["accuracy/top1"])
     assert {"accuracy/top1", "exits/top1_1", "exits/top1_2", "exits/top1_3"} <= set(whole)
-    early = evaluated(exported, "student_exits", "--cfg-options", "model.threshold=0.5")
+    early = evaluated(tools, exported, "student_exits", "--cfg-options", "model.threshold=0.5")
     assert early["exits/share_1"] == 100.0  # of two classes, one has at least half of the probability
     config = Config.fromfile(exported / "student_exits.py")
     assert early["exits/multiply_adds"] == config.test_evaluator[-1].multiply_adds[0]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -18,9 +16,8 @@ from kd_mm.apis.ranking import find_images, picked
 from kd_mm.apis.ranking_pictures import write_ranking
 from kd_mm.apis.run import read_config
 
-from ..tools import environment
+from ..tools import Tools
 
-ROOT = Path(__file__).parents[2]
 PLAIN = """
 custom_imports = dict(imports=["kd_mm"])
 default_scope = "mmpretrain"
@@ -76,14 +73,12 @@ def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def test_the_tool_writes_a_page_and_a_picture(folder: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "visualize_ranking.py"), "distil.py", "student.pth"]
-    command += ["--out", "out/page.html", "out/picture.png", "--queries", "3", "--top", "5"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(
-        r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)", done.stdout
-    )
+def test_the_tool_writes_a_page_and_a_picture(tools: Tools, folder: Path) -> None:
+    options = ["--out", "out/page.html", "out/picture.png", "--queries", "3", "--top", "5"]
+    done = tools.run("visualize_ranking", "distil.py", "student.pth", *options, cwd=folder)
+    assert done.status == 0, done.err[-3000:]
+    said = r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)"
+    assert re.search(said, done.out)
     page = (folder / "out" / "page.html").read_text()
     assert page.count("<h2>Query ") == 3
     assert page.count("<div class='row'>") == 6

@@ -1,7 +1,5 @@
 """Stage tables and pairing as tools/stages.py prints them, without any checkpoint."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from mmengine.config import Config
 from kd_mm.apis.stages import config_input_size, module_sections, stage_sections
 from kd_mm.distillers.config_file import load_config
 
-from ..tools import environment
+from ..tools import Tools
 
 ROOT = Path(__file__).parents[2]
 CIFAR = "classification/cifar100"
@@ -30,13 +28,12 @@ model = dict(
     return Config.fromstring(text, ".py")
 
 
-def test_the_tool_prints_student_teacher_and_pairing_without_the_teachers_file(tmp_path: Path) -> None:
+def test_the_tool_prints_student_teacher_and_pairing_without_the_teachers_file(tools: Tools, tmp_path: Path) -> None:
     config = tmp_path / "distilled.py"
     distilled("mtkd_ssr").dump(config)
-    command = [sys.executable, str(ROOT / "tools" / "stages.py"), str(config)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    student, teacher, pairing = done.stdout[done.stdout.index("student:") :].split("\n\n")
+    done = tools.run("stages", config)
+    assert done.status == 0, done.err
+    student, teacher, pairing = done.out[done.out.index("student:") :].split("\n\n")
     assert student.startswith("student: ImageClassifier with CIFARResNet, 83,892 parameters, input 3 x 32 x 32")
     assert "backbone.layer3  map     64 x 8 x 8" in student
     assert teacher.startswith("teacher 'teacher': ImageClassifier with CIFARResNet")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ from torch import nn
 from kd_mm.apis.evaluate import _add_detection_metric, _pictures, evaluate
 from kd_mm.apis.run import read_config
 
-from ..tools import environment
+from ..tools import Ended, Tools
 
-ROOT = Path(__file__).parents[2]
 PLAIN = """
 _base_ = ["mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py"]
 custom_imports = dict(imports=["kd_mm"])
@@ -77,25 +74,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "test.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
-def shown(folder: Path) -> subprocess.CompletedProcess[str]:
+def shown(folder: Path, tools: Tools) -> Ended:
     options = ["--show-dir", "pictures", "--show-num", "2", "--show-score", "0", "--out", "metrics.json"]
-    return run(folder, "distil.py", "student.pth", *options)
+    return tools.test("distil.py", "student.pth", *options, cwd=folder)
 
 
-def test_the_table_of_all_measures_is_printed(folder: Path, shown: subprocess.CompletedProcess[str]) -> None:
-    assert shown.returncode == 0, shown.stderr[-3000:]
-    assert "Detection on VOC2007 (3 images); 2 classes: disc, box" in shown.stdout + shown.stderr
+def test_the_table_of_all_measures_is_printed(folder: Path, shown: Ended) -> None:
+    assert "Detection on VOC2007 (3 images); 2 classes: disc, box" in shown.out + shown.err
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"pascal_voc/mAP", "voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50"} <= set(metrics)
 
 
-def test_pictures_show_ground_truth_student_and_teacher(folder: Path, shown: subprocess.CompletedProcess[str]) -> None:
+def test_pictures_show_ground_truth_student_and_teacher(folder: Path, shown: Ended) -> None:
     files = sorted((folder / "pictures").iterdir())
     assert [file.name for file in files] == ["000001.png", "000002.png"]
     picture = cv2.imread(str(files[0]))
@@ -111,9 +102,8 @@ def test_pictures_show_ground_truth_student_and_teacher(folder: Path, shown: sub
     assert np.abs(inside).max() < 30
 
 
-def test_drawing_changes_no_number(folder: Path, shown: subprocess.CompletedProcess[str]) -> None:
-    plain = run(folder, "student.py", "student.pth", "--out", "plain.json")
-    assert plain.returncode == 0, plain.stderr[-3000:]
+def test_drawing_changes_no_number(tools: Tools, folder: Path, shown: Ended) -> None:
+    tools.test("student.py", "student.pth", "--out", "plain.json", cwd=folder)
     assert json.loads((folder / "plain.json").read_text()) == json.loads((folder / "metrics.json").read_text())
 
 

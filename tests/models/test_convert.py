@@ -6,9 +6,6 @@ pass defines names, shapes and the answer, independently of kd_mm's modules.
 
 import argparse
 import os
-import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from torch.nn import functional as F
 
 from kd_mm.apis.convert import convert_checkpoint
 
-from ..tools import environment
+from ..tools import Tools
 
 ROOT = Path(__file__).parents[2]
 OSNET = ROOT / "configs" / "_base_" / "models" / "osnet.py"
@@ -356,18 +353,18 @@ def test_wrong_paths_and_networks(resnet8: dict[str, Tensor], tmp_path: Path) ->
         convert_checkpoint(tmp_path / "src.pth", {"model": {"type": "kd_mm.Distiller"}}, tmp_path / "dst.pth")
 
 
-def test_the_command_line(resnet8: dict[str, Tensor], tmp_path: Path, monkeypatch, capsys) -> None:
-    torch.save(resnet8, tmp_path / "src.pth")
-    tool, src, dst = str(ROOT / "tools" / "convert_checkpoint.py"), str(tmp_path / "src.pth"), str(tmp_path / "dst.pth")
-    command = [sys.executable, tool, src, str(CIFAR100 / "resnet20_b64_cifar100.py"), dst]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "missing: backbone.layer1.1.conv1.weight" in done.stderr.splitlines()[-1]
-    monkeypatch.setattr(sys, "argv", [tool, src, str(CIFAR100 / "resnet8_b64_cifar100.py"), dst])
-    runpy.run_path(tool, run_name="__main__")
-    assert capsys.readouterr().out.splitlines()[-1] == f"src.pth (kd_mm.CIFARResNet) -> {dst}"
-    assert Path(dst).is_file()
-    monkeypatch.setattr(sys, "argv", [tool, src, str(tmp_path / "missing.py"), dst, "--traceback"])
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        runpy.run_path(tool, run_name="__main__")
+def test_the_command_line(tools: Tools, resnet8: dict[str, Tensor], tmp_path: Path) -> None:
+    src, dst = tmp_path / "src.pth", tmp_path / "dst.pth"
+    torch.save(resnet8, src)
+    deeper = tools.run("convert_checkpoint", src, CIFAR100 / "resnet20_b64_cifar100.py", dst)
+    assert deeper.status == 2
+    assert deeper.err.splitlines()[-1].startswith("error: ")
+    assert "missing: backbone.layer1.1.conv1.weight" in deeper.err.splitlines()[-1]
+    done = tools.run("convert_checkpoint", src, CIFAR100 / "resnet8_b64_cifar100.py", dst)
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-1] == f"src.pth (kd_mm.CIFARResNet) -> {dst}"
+    assert dst.is_file()
+    traced = tools.run("convert_checkpoint", src, tmp_path / "missing.py", dst, "--traceback")
+    assert traced.status == 1
+    assert "Traceback" in traced.err
+    assert "does not exist" in traced.err.splitlines()[-1]
