@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
+from mmengine import Config
 from torch import nn
 
 from kd_mm.compat.mends import mend_multimodal, mend_point_assigner, mend_ssd_head
@@ -129,3 +130,19 @@ def test_points_are_numbered_where_they_are() -> None:
     assert seen == ["meta"]
     assert PointAssigner.assign.__name__ == "assign"
     assert str(torch.arange(2).device) == "cpu"
+
+
+def test_a_packaged_base_is_read_without_its_packages_metafiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "resnet/resnet18_8xb32_in1k.py"
+    (tmp_path / "mine.py").write_text(f"_base_ = 'mmpretrain::{name}'\n")
+    (tmp_path / "missing.py").write_text("_base_ = 'mmpretrain::resnet/resnet18.py'\n")
+    asked: list[str] = []
+    monkeypatch.setattr("mmengine.config.utils.load", lambda path: asked.append(path) or {"Import": []})
+    read = Config.fromfile(tmp_path / "mine.py")
+    assert asked == []
+    assert read.model.backbone.depth == 18
+    with pytest.raises(FileNotFoundError, match=r"resnet/resnet18\.py"):
+        Config.fromfile(tmp_path / "missing.py")
+    assert [Path(path).name for path in asked] == ["model-index.yml"]
