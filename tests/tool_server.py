@@ -6,7 +6,6 @@ Importing the engine takes seconds, so it is done once; each job is a fork of th
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import os
@@ -17,8 +16,6 @@ import traceback
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.config import utils as config_utils
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import runner as runner_module
@@ -111,10 +108,6 @@ def serve() -> None:
     # Slow and of no effect here: the environment report, the layout of written configs, collecting what stays anyway.
     runner_module.collect_env = dict
     yapf_api.FormatCode = lambda text, **options: (text, True)
-    # Upstream reads all index files of a package for each config that is named in it: here once.
-    config_utils.load = functools.cache(config_utils.load)
-    for base in ("mmdet::_base_/default_runtime.py", "mmpretrain::_base_/default_runtime.py"):
-        Config.fromstring(f'_base_ = "{base}"', ".py")
     gc.freeze()
     init_default_scope("mmpretrain")
     print("> ready", flush=True)
