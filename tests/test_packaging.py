@@ -1,6 +1,7 @@
 """The wheel carries configs and tools, and configs inherit from it through ``kd_mm::`` like from a checkout."""
 
 import inspect
+import json
 import shutil
 import subprocess
 import sys
@@ -25,12 +26,12 @@ CONFIGS = ROOT / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
 
 LEAF = """
-_base_ = ["kd_mm::classification/cifar100/resnet20_b64_cifar100.py", "kd_mm::_base_/distillers/mtkd_ssr.py"]
+_base_ = ["kd_mm::classification/cifar100/resnet8_b64_cifar100.py", "kd_mm::_base_/distillers/mtkd_ssr.py"]
 model = dict(
     _delete_=True,
     type="kd_mm.Distiller",
     student={{_base_.model}},
-    teacher=dict(config="kd_mm::classification/cifar100/resnet56_b64_cifar100.py", random_weights=True),
+    teacher=dict(config="kd_mm::classification/cifar100/resnet14_b64_cifar100.py", random_weights=True),
     recipe={{_base_.mtkd_ssr}},
     input_size=32,
 )
@@ -43,9 +44,14 @@ work_dir = "run"
 """
 
 USE = """
-import io, pickle, sys
+import io, pickle, runpy, sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+sys.argv = [sys.argv[1], "--json"]  # check_env.py, which runs where nothing was imported yet
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert not end.code
 import numpy as np
 import kd_mm
 from mmengine.config import Config
@@ -108,10 +114,12 @@ def test_the_wheel_holds_every_config_every_tool_and_the_licence(unpacked: Path)
 
 def test_a_config_elsewhere_inherits_from_the_wheel_and_runs(unpacked: Path, tmp_path: Path) -> None:
     (tmp_path / "leaf.py").write_text(LEAF)
-    command = [sys.executable, "-c", USE]
+    command = [sys.executable, "-c", USE, unpacked / "kd_mm" / ".mim" / "tools" / "check_env.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(unpacked), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == f"{unpacked / 'kd_mm'} 3 ['loss'] 64"
+    *report, last = done.stdout.splitlines()
+    assert set(json.loads("\n".join(report))["imports"].values()) == {""}
+    assert last == f"{unpacked / 'kd_mm'} 3 ['loss'] 64"
 
 
 def test_the_tools_of_the_wheel_find_their_package(unpacked: Path, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import sys
 import traceback
 from pathlib import Path
 
+import kd_mm  # noqa: F401  isort: skip - first, as in the tools
+
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import runner as runner_module
 from yapf.yapflib import yapf_api
 
-import kd_mm  # noqa: F401 - first, as in the tools
 from kd_mm.engine import atomic_files
 
 TOOLS = Path(__file__).parents[1] / "tools"

@@ -50,12 +50,14 @@ class Tools:
             env=environment(**VISIBLE[device]),
         )
         self.scratch, self.count, self.device = scratch, 0, device
+        self.chatter: list[str] = []  # what importing the package said on standard output
         assert self._answer() == "ready"
 
     def _answer(self) -> str:
         for line in self.process.stdout:
             if line.startswith("> "):
                 return line[2:].strip()
+            self.chatter.append(line)
         raise RuntimeError("the tool server ended")
 
     def run(self, tool: str, *arguments: object, ranks: int = 1, cwd: Path | None = None, **job: Any) -> Ended:
