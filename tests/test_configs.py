@@ -12,6 +12,8 @@ from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
+from .reading import each_base_once
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSIFICATION = CONFIGS / "classification"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
@@ -73,7 +75,8 @@ def name_of(leaf: str) -> re.Match[str]:
 @cache
 def load(name: str) -> Config:
     """Parse a config: of this repository by its path under configs/, of upstream by ``package::path``."""
-    return get_config(name) if "::" in name else Config.fromfile(CONFIGS / name)
+    with each_base_once():
+        return get_config(name) if "::" in name else Config.fromfile(CONFIGS / name)
 
 
 def folder_of(leaf: str) -> str:

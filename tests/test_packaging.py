@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 import kd_mm  # noqa: F401 - makes kd_mm:: known
 from kd_mm.apis.environment import in_range
 
+from .reading import each_base_once
 from .tools import environment
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +160,8 @@ FOUND_FROM_EVERYWHERE = {
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_inherited_through_kd_mm_finds_upstreams_parts(name: str) -> None:
     # mmengine marks what comes from `kd_mm::` with the scope kd_mm, in which upstream's bare names are unknown.
-    config = Config.fromstring(f'_base_ = ["kd_mm::{name}"]', ".py")
+    with each_base_once():
+        config = Config.fromstring(f'_base_ = ["kd_mm::{name}"]', ".py")
     read_by_runner = inspect.signature(Runner).parameters
     used = {key: value for key, value in config._cfg_dict.to_dict().items() if key in read_by_runner}
     assert unscoped(used, None) == []
