@@ -12,8 +12,20 @@ from .devices import DEVICES
 from .tools import Tools
 
 
+@pytest.fixture(scope="session")
+def cpu_tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    running = Tools(tmp_path_factory.mktemp("runs"), "cpu")
+    yield running
+    running.close()
+
+
 @pytest.fixture(scope="session", params=DEVICES)
-def tools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+def tools(
+    request: pytest.FixtureRequest, cpu_tools: Tools, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tools]:
+    if request.param == "cpu":
+        yield cpu_tools
+        return
     running = Tools(tmp_path_factory.mktemp("runs"), request.param)
     yield running
     running.close()

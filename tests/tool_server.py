@@ -14,12 +14,13 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import kd_mm  # noqa: F401  isort: skip - first, as in the tools
 
 import torch
 from mmengine.registry import init_default_scope
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, loops
 from mmengine.runner import runner as runner_module
 from yapf.yapflib import yapf_api
 
@@ -106,8 +107,10 @@ def start(job: dict, rank: int) -> int:
 
 def serve() -> None:
     torch.set_num_threads(1)
-    # Slow and of no effect here: the environment report, the layout of written configs, collecting what stays anyway.
+    # Slow and of no effect here: the environment report, the layout of written configs, a pause between passes,
+    # collecting what stays anyway.
     runner_module.collect_env = dict
+    loops.time = SimpleNamespace(sleep=lambda seconds: None)
     yapf_api.FormatCode = lambda text, **options: (text, True)
     gc.freeze()
     init_default_scope("mmpretrain")

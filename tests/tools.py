@@ -60,7 +60,7 @@ class Tools:
             self.chatter.append(line)
         raise RuntimeError("the tool server ended")
 
-    def run(self, tool: str, *arguments: object, ranks: int = 1, cwd: Path | None = None, **job: Any) -> Ended:
+    def run(self, tool: str | Path, *arguments: object, ranks: int = 1, cwd: Path | None = None, **job: Any) -> Ended:
         """Run a tool to its end, in an empty folder or in a given one; on GPUs each rank needs one of its own."""
         assert self.device == "cpu" or ranks <= torch.cuda.device_count()
         self.count += 1
@@ -69,7 +69,7 @@ class Tools:
         self.folder = folder
         if ranks > 1:
             job["env"] = {"MASTER_PORT": str(free_port()), **job.get("env", {})}
-        job.update(tool=tool, arguments=[str(argument) for argument in arguments], ranks=ranks)
+        job.update(tool=str(tool), arguments=[str(argument) for argument in arguments], ranks=ranks)
         job.update(folder=str(folder), cwd=str(cwd or folder))
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()

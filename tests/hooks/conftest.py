@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ..tools import environment
-
-KILLED = -9
+from ..tools import Tools
 
 
 class TrainingServer:
-    def __init__(self) -> None:
-        # What hooks promise bit by bit they promise on the CPU.
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("training_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(CUDA_VISIBLE_DEVICES=""),
-        )
-        assert self._answer() == "ready"
+    """Runs ``training.py``, on the CPU, where hooks promise what they promise bit by bit."""
 
-    def _answer(self) -> str:
-        for line in self.process.stdout:
-            if line.startswith("> "):
-                return line[2:].strip()
-        raise RuntimeError("the training server ended")
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
 
     def run(self, work_dir: Path, **job: Any) -> int:
         """Train; the exit status, negative for a signal."""
-        self.process.stdin.write(json.dumps({"work_dir": str(work_dir), **job}) + "\n")
-        self.process.stdin.flush()
-        return int(self._answer())
+        work_dir.mkdir(parents=True, exist_ok=True)
+        asked = json.dumps({"work_dir": str(work_dir), **job})
+        return self.tools.run(Path(__file__).with_name("training"), asked, ranks=job.get("world_size", 1)).status
 
     def finish(self, work_dir: Path, **job: Any) -> dict:
         """Train to the end; the final state."""
@@ -47,16 +30,10 @@ class TrainingServer:
         assert status == 0, (work_dir / "output").read_text()[-3000:]
         return final(work_dir)
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[TrainingServer]:
-    training = TrainingServer()
-    yield training
-    training.close()
+def server(cpu_tools: Tools) -> TrainingServer:
+    return TrainingServer(cpu_tools)
 
 
 def final(work_dir: Path, rank: int = 0) -> dict:

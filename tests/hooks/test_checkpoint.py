@@ -10,7 +10,8 @@ from mmengine.fileio import get_file_backend
 
 from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
 
-from .conftest import KILLED, differences, same_iterations
+from ..tools import KILLED
+from .conftest import differences, same_iterations
 
 JOB = {"seed": 3, "checkpoint": {"interval": 1, "save_best": "auto"}}
 

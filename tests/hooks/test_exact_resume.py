@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .conftest import KILLED, differences, final, same_iterations
+from ..tools import KILLED
+from .conftest import differences, final, same_iterations
 
 EPOCHS = {"seed": 3, "checkpoint": {"interval": 1, "save_best": "auto"}}
 BY_ITER = {"interval": 4, "by_epoch": False, "save_best": "auto"}

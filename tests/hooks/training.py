@@ -1,7 +1,4 @@
-"""Trains tiny classifiers in forked children that can be killed. Reads a JSON job a line, answers "> RESULT".
-
-Importing mmengine and mmpretrain takes seconds, so it is done once; each job is a fork of this process.
-"""
+"""Trains a tiny classifier that can be killed, as a tool of the tool server: its one argument is a job in JSON."""
 
 from __future__ import annotations
 
@@ -10,26 +7,17 @@ import os
 import random
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-
-import kd_mm  # noqa: F401  isort: skip - first, as in the tools
 
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, TRANSFORMS, init_default_scope
-from mmengine.runner import Runner, loops
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, TRANSFORMS
+from mmengine.runner import Runner
 from mmengine.runner import runner as runner_module
 from mmpretrain.datasets import BaseDataset
-
-import mmpretrain.engine  # noqa: F401  isort: skip - what the registries would import in each child
-import mmpretrain.evaluation  # noqa: F401  isort: skip
-import mmpretrain.models  # noqa: F401  isort: skip
 
 from kd_mm.engine import atomic_files
 from kd_mm.hooks.checkpoint import CheckpointHook  # noqa: F401  registers
@@ -240,49 +228,9 @@ def run(job: dict) -> None:
     )
 
 
-def serve() -> None:
-    torch.set_num_threads(1)
-    # Slow and of no effect here: the environment report, the formatting of the config, a pause between passes.
-    runner_module.collect_env = dict
-    Config.pretty_text = property(str)
-    loops.time = SimpleNamespace(sleep=lambda seconds: None)
-    init_default_scope("mmpretrain")
-    print("> ready", flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        Path(job["work_dir"]).mkdir(parents=True, exist_ok=True)
-        ranks = [_start(job, rank) for rank in range(job.get("world_size", 1))]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ranks]
-        print(f"> {max(codes, key=abs)}", flush=True)
-
-
-def _start(job: dict, rank: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    os.setpgid(0, 0)
-    log = os.open(str(Path(job["work_dir"]) / "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    code = 1
-    try:
-        if "world_size" in job:
-            _join_group(job, rank)
-        run(job)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _join_group(job: dict, rank: int) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world_size"]))
-
+def join_group(job: dict) -> None:
     def init(*args: object, **kwargs: object) -> None:
-        store = f"file://{job['rendezvous']}"
+        rank, store = int(os.environ["RANK"]), f"file://{job['rendezvous']}"
         torch.distributed.init_process_group("gloo", store, rank=rank, world_size=job["world_size"])
 
     # The engine's own launcher asks for a CUDA device.
@@ -290,4 +238,11 @@ def _join_group(job: dict, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    os.setpgid(0, 0)  # a job that is killed takes its data workers along
+    asked = json.loads(sys.argv[1])
+    log = os.open(str(Path(asked["work_dir"]) / "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if "world_size" in asked:
+        join_group(asked)
+    run(asked)
