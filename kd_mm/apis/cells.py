@@ -28,6 +28,7 @@ from kd_mm.apis.metric_names import MetricNamesHook, require
 from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
+from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.engine.console import console_to
 from kd_mm.hooks.report import complexity
@@ -175,13 +176,17 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
     size = config_input_size(config) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
     params, macs = complexity(getattr(runner.model, "student", runner.model), (size[0], size[1]))
     torch.save({"state_dict": best.weights, "meta": {"epoch": best.epoch}}, home / "best.pth")
-    scores: Result = {}
-    for prefix, checkpoint in (("", home / f"epoch_{runner.max_epochs}.pth"), ("best/", home / "best.pth")):
-        part = "test_of_best" if prefix else "test"
+
+    def test(part: str, checkpoint: Path, out: str | None = None) -> dict[str, float]:
         options = {"experiment_name": f"{home.name}_{part}_{time.time_ns()}"}
-        out = str(home / "predictions.pkl") if predictions and not prefix else None
         found = evaluate(str(written), str(checkpoint), options, str(home / part), out)
-        scores.update({f"{prefix}{name}": require(name, found, "the test") for name in metrics})
+        return {name: require(name, found, "the test") for name in metrics}
+
+    last = home / f"epoch_{runner.max_epochs}.pth"
+    scores = test("test", last, str(home / "predictions.pkl") if predictions else None)
+    same = _are_weights_of(best.weights, last)  # the last epoch is often the best
+    of_best = scores if same else test("test_of_best", home / "best.pth")
+    scores = {**scores, **{f"best/{name}": score for name, score in of_best.items()}}
     return {**scores, "params": params, "macs": macs, "seconds": clock.seconds, "preparation_seconds": prepared}
 
 
@@ -213,6 +218,11 @@ class _Best(Hook):
         if score > self.score:
             self.score, self.epoch = score, runner.epoch
             self.weights = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}
+
+
+def _are_weights_of(weights: dict[str, torch.Tensor], checkpoint: Path) -> bool:
+    stored = read_checkpoint(str(checkpoint))["state_dict"]
+    return weights.keys() == stored.keys() and all(torch.equal(value, stored[key]) for key, value in weights.items())
 
 
 def _result(future: Future[Result], job: Job, folder: Path) -> Result:
