@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,36 @@ def write_once(folder: Path, note: str, made_by: Mapping[str, Any], what: str, f
     text = json.dumps(dict(made_by), sort_keys=True)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            part.chmod(0o755)
-            fill(part)
-            (part / note).write_text(text)
-            part.rename(folder)
-        except OSError:
+        with _alone_in(folder.parent):
             if not folder.exists():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+                _write(folder, note, text, fill)
     if not (folder / note).is_file() or (folder / note).read_text() != text:
         raise ValueError(f"{folder} holds other data than {what}; remove it or give another data_root")
     return folder
+
+
+def _write(folder: Path, note: str, text: str, fill: Callable[[Path], object]) -> None:
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        part.chmod(0o755)
+        fill(part)
+        (part / note).write_text(text)
+        part.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster, where there are no locks
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other processes that are in here with the same folder; where there are no locks, nobody waits."""
+    with contextlib.ExitStack() as ends:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            ends.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
