@@ -7,8 +7,10 @@ Importing the engine takes seconds, so it is done once; each job is a fork of th
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import sys
@@ -24,6 +26,7 @@ from mmengine.runner import EpochBasedTrainLoop, loops
 from mmengine.runner import runner as runner_module
 from yapf.yapflib import yapf_api
 
+from kd_mm import apis
 from kd_mm.engine import atomic_files
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -74,6 +77,13 @@ def arm_files(kill: dict) -> None:
     setattr(atomic_files.os, kill["call"], deadly)
 
 
+def shrink(counts: dict[str, dict[str, int]]) -> None:
+    """Have generated data sets of fewer images, e.g. ``{"digit_scenes.COUNTS": {"train": 40}}``."""
+    for name, fewer in counts.items():
+        module, _, constant = name.partition(".")
+        getattr(importlib.import_module(f"kd_mm.datasets.{module}"), constant).update(fewer)
+
+
 def start(job: dict, rank: int) -> int:
     child = os.fork()
     if child:
@@ -91,6 +101,7 @@ def start(job: dict, rank: int) -> int:
             os.environ.update({name: str(job["ranks"]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")})
         if "kill" in job:
             arm(job["kill"])
+        shrink(job.get("counts", {}))
         tool = str(TOOLS / f"{job['tool']}.py")
         sys.argv = [tool, *job["arguments"]]
         runpy.run_path(tool, run_name="__main__")
@@ -105,8 +116,17 @@ def start(job: dict, rank: int) -> int:
         os._exit(status)
 
 
+def import_for_children() -> None:
+    """Import what the tools and the registries would import in each child."""
+    names = [module.name for module in pkgutil.iter_modules(apis.__path__, "kd_mm.apis.")]
+    parts = ("engine", "evaluation", "visualization")
+    for name in [*names, *(f"{package}.{part}" for package in ("mmpretrain", "mmdet") for part in parts)]:
+        importlib.import_module(name)
+
+
 def serve() -> None:
     torch.set_num_threads(1)
+    import_for_children()
     # Slow and of no effect here: the environment report, the layout of written configs, a pause between passes,
     # collecting what stays anyway.
     runner_module.collect_env = dict

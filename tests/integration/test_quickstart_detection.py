@@ -1,4 +1,4 @@
-"""The quickstart of detection as a user runs it, scaled down to one epoch and one seed."""
+"""The quickstart of detection as a user runs it, scaled down to one epoch, one seed and a few scenes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from kd_mm.apis.quickstart_scenes import SCENES
 
 ROWS = ["teacher", "student alone", "student, KD", "student, MTKD-SSR"]
 METRICS = ["voc07/mAP", "voc12/mAP", "coco/mAP"]
+FEW = {"digit_scenes.COUNTS": {"train": 48, "val": 20, "test": 50}}
 
 
 @pytest.fixture(scope="module")
 def done(tools, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("quickstart")
-    ended = tools.run("quickstart", "detection", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir)
+    ended = tools.run("quickstart", "detection", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir, counts=FEW)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     return work_dir, ended
 
@@ -58,7 +59,8 @@ def test_the_checkpoint_is_one_of_the_plain_student(tools, done):
     work_dir, _ = done
     run = work_dir / "runs" / "mtkd-ssr_teacher_student_scenes_seed0"
     out = work_dir / "again.json"
-    tools.test("kd_mm::quickstart/student_scenes.py", run / "epoch_1.pth", "--out", out, "--work-dir", work_dir / "t")
+    plain = "kd_mm::quickstart/student_scenes.py"
+    tools.test(plain, run / "epoch_1.pth", "--out", out, "--work-dir", work_dir / "t", counts=FEW)
     cells = {cell["row"]: cell for cell in json.loads((work_dir / "results.json").read_text())}
     again = json.loads(out.read_text())
     assert [again[name] for name in METRICS] == pytest.approx([cells["student, MTKD-SSR"][name] for name in METRICS])

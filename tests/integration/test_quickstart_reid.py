@@ -1,4 +1,4 @@
-"""The quickstart of re-identification as a user runs it, scaled down to one epoch and one seed."""
+"""The quickstart of re-identification as a user runs it, scaled down to one epoch, one seed and a few people."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from kd_mm.apis.quickstart_people import PEOPLE
 
 ROWS = ["teacher", "student alone", "student, KD", "student, RKD", "student, MTKD-SSR"]
 METRICS = ["reid/mAP", "reid/mINP", "reid/Rank-1"]
+FEW = {"people.IDENTITIES": {"val": 8, "test": 16}}
 
 
 @pytest.fixture(scope="module")
 def done(tools, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("quickstart")
-    ended = tools.run("quickstart", "reid", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir)
+    ended = tools.run("quickstart", "reid", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir, counts=FEW)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     return work_dir, ended
 
