@@ -13,7 +13,8 @@ from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_
 from ..tools import KILLED
 from .conftest import differences, same_iterations
 
-JOB = {"seed": 3, "checkpoint": {"interval": 1, "save_best": "auto"}}
+#: With this seed the second epoch is better than the first.
+JOB = {"seed": 11, "checkpoint": {"interval": 1, "save_best": "auto"}}
 
 
 def named(work_dir: Path) -> Path:

@@ -120,13 +120,13 @@ def config(job: dict) -> dict:
         "model": {
             "type": "ImageClassifier",
             "data_preprocessor": {"mean": [127.0] * 3, "std": [127.0] * 3, "num_classes": 3, "to_onehot": True},
-            "backbone": {"type": "ResNet_CIFAR", "depth": 18, "stem_channels": 4, "base_channels": 4},
+            "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8, "widths": (4, 4, 8, 16)},
             "neck": {"type": "GlobalAveragePooling"},
             "head": {
                 "type": "StackedLinearClsHead",
                 "num_classes": 3,
-                "in_channels": 32,
-                "mid_channels": [16],
+                "in_channels": 16,
+                "mid_channels": [8],
                 "dropout_rate": 0.5,
                 "loss": {"type": "CrossEntropyLoss", "use_soft": True},
             },
