@@ -94,12 +94,12 @@ class Tools:
 
 
 def torchrun(tools: Tools, processes: int, *arguments: object, log: Path) -> subprocess.Popen[bytes]:
-    """Start ``torchrun --nproc_per_node N tools/train.py ARGUMENTS --launcher pytorch``, which writes into a file."""
+    """Start ``torchrun --nproc_per_node N tools/train.py ARGUMENTS``, which writes into a file."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command += ["--master_port", str(free_port()), str(ROOT / "tools" / "train.py"), *map(str, arguments)]
     env = environment(**VISIBLE[tools.device])
     with log.open("ab") as file:
-        return subprocess.Popen([*command, "--launcher", "pytorch"], env=env, cwd=log.parent, stdout=file, stderr=file)
+        return subprocess.Popen(command, env=env, cwd=log.parent, stdout=file, stderr=file)
 
 
 def free_port() -> int:

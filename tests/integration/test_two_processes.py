@@ -1,4 +1,4 @@
-"""Two processes over gloo, by torchrun and as torchrun starts them."""
+"""Two processes over gloo, as torchrun starts them, and one that it starts."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ def largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Ten
     return max(float((left[key] - right[key]).norm() / (right[key].norm() + 1e-6)) for key in left)
 
 
-def launch(tools: Tools, world: World, folder: Path, processes: int) -> Path:
-    """A real launch by torchrun, to its end."""
-    config = world.distil("launched.py", changes=SPY)
-    folder.mkdir()
-    ended = torchrun(tools, processes, config, "--work-dir", folder, log=folder / "out").wait()
-    assert ended == 0, (folder / "out").read_text()[-7000:]
+@pytest.fixture(scope="module")
+def launched(tools: Tools, world: World) -> Path:
+    folder = world.folder / "launched"
+    ended = tools.train(*spied(world, folder), ranks=2)
+    (folder / "out").write_text(ended.out)
     return folder
 
 
-@pytest.fixture(scope="module")
-def launched(tools: Tools, world: World) -> Path:
-    return launch(tools, world, world.folder / "launched", 2)
+def spied(world: World, folder: Path) -> list[object]:
+    return [world.distil("launched.py", changes=SPY), "--work-dir", folder, "--launcher", "pytorch"]
 
 
-def test_one_process_under_a_launcher(tools: Tools, world: World) -> None:
+def test_one_process_of_torchrun(tools: Tools, world: World, tmp_path: Path) -> None:
     """A group of one, over NCCL where there is a GPU: it trains, and prepares and evaluates."""
-    folder = launch(tools, world, world.folder / "alone", 1)
-    assert dump(folder, "end")["iterations"] == 10  # 60 images, 12 a step, two epochs
-    assert differences(learned(dump(folder, "start")), learned(dump(folder, "end"))) != []
-    assert re.search(r"accuracy on the validation data: stage 1: [\d.]+%", (folder / "out").read_text())
-    assert re.search(r"accuracy/top1: ([\d.]+)", (folder / "out").read_text())
+    ended = torchrun(tools, 1, *spied(world, tmp_path), log=tmp_path / "out").wait()
+    log = (tmp_path / "out").read_text()
+    assert ended == 0, log[-7000:]
+    assert dump(tmp_path, "end")["iterations"] == 10  # 60 images, 12 a step, two epochs
+    assert differences(learned(dump(tmp_path, "start")), learned(dump(tmp_path, "end"))) != []
+    assert re.search(r"accuracy on the validation data: stage 1: [\d.]+%", log)
+    assert re.search(r"accuracy/top1: ([\d.]+)", log)
 
 
 @pair
