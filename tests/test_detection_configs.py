@@ -173,7 +173,7 @@ def test_distillation_builds(leaf: str) -> None:
     model = copy.deepcopy(read(leaf).model)
     model.teacher = {"config": model.teacher.config, "random_weights": True}
     with DefaultScope.overwrite_default_scope("mmdet"):
-        distiller = MODELS.build({**model, "input_size": 128})
+        distiller = MODELS.build({**model, "input_size": 64})
     taps = [(student.tap, teacher.tap) for pairs in distiller.stage_pairs.values() for student, teacher in pairs]
     if leaf.startswith("mtkd-ssr"):
         # The ResNets' first stage is frozen; MobileNetV2's last is what it hands to the FPN.
