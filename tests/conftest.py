@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from yapf.yapflib import yapf_api
 
 import kd_mm  # noqa: F401
 
 from .devices import DEVICES
 from .tools import Tools
+
+# The layout of written configs takes seconds in each run and is of no effect here.
+yapf_api.FormatCode = lambda text, **options: (text, True)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from mmdet.utils import register_all_modules
 from mmengine import Config
 from torch import nn
 
-from kd_mm.compat.mends import mend_multimodal, mend_point_assigner, mend_ssd_head
+from kd_mm.compat.mends import mend_layout, mend_multimodal, mend_point_assigner, mend_ssd_head
 
 HEAD = {
     "type": "SSDHead",
@@ -49,6 +49,24 @@ def test_tridentnet_starts_from_weights() -> None:
         weight = block.conv2.weight.detach().abs()
         assert 0.9 * limit < weight.max() <= limit
         assert float(weight.mean()) == pytest.approx(limit / 2, rel=0.1)
+
+
+def test_a_text_is_laid_out_once_in_each_style() -> None:
+    asked = []
+
+    def lay_out(text: str, **options: object) -> tuple[str, bool]:
+        asked.append((text, *options.values()))
+        return text.upper(), True
+
+    module = ModuleType("formatter")
+    module.FormatCode = lay_out
+    mend_layout(module)
+    for _ in range(3):
+        assert module.FormatCode("a = 1", style_config={"based_on_style": "pep8"}) == ("A = 1", True)
+    assert len(asked) == 1
+    module.FormatCode("a = 1", style_config={"based_on_style": "google"})
+    assert [module.FormatCode(text)[0] for text in "bcdebc"] == list("BCDEBC")
+    assert len(asked) == 6  # four are remembered
 
 
 def test_a_head_that_has_its_loss_keeps_it() -> None:
