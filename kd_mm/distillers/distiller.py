@@ -164,10 +164,11 @@ class Distiller(Observing):
             return losses
         if "loss" in losses:  # the engine logs the total under this name
             losses["loss_student"] = losses.pop("loss")
-        student = self._observe_student(taken, active, targets)
+        fast: dict[int, Tensor] = {}
+        student = self._observe_student(taken, active, targets, fast)
         if any("student.indices" in loss.needs() for loss in active.values()):
             student = replace(student, indices=self.task.indices(data_samples))
-        connected = self._connect(taken, active)
+        connected = self._connect(taken, active, fast)
         losses.update(exit_losses)
         changed = self._transforms(teachers, active, Step(self.progress, targets), taken, losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}

@@ -55,34 +55,36 @@ class Observing(BaseModel):
             return self.task.targets(data_samples, taken)
         return None
 
-    def _observe_student(self, taken: dict[str, Tensor], active: Mapping[str, Loss], targets: Any) -> Observation:
+    def _observe_student(
+        self, taken: dict[str, Tensor], active: Mapping[str, Loss], targets: Any, fast: dict[int, Tensor]
+    ) -> Observation:
         reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
         wanted = self._stages_of("student.features", active) if "student.features" in reads else set()
         inner = self._stages_of("student.embeddings", active) & self.plan.student_exits
         exits = inner | (self._stages_of("student.responses", active) if "student.responses" in reads else set())
-        maps = {i: self._map(taken, i) for i in sorted(wanted | (exits & self.plan.student_exits))}
         answer, regions = self._taps.student_answer, getattr(targets, "regions", None)
         logits = answer.read(self.student, taken, taken) if answer else None
         own: Any = {i: self._own("exits")[str(i)] for i in sorted(exits & self.plan.student_exits)}
+        maps = {i: self._fast_map(fast, taken, i) if e.convolves else self._map(taken, i) for i, e in own.items()}
         embeddings = {i: own[i].embed(maps[i]) for i in sorted(inner)}
         responses = {i: e.fc(embeddings[i]) if i in inner else e(maps[i], regions) for i, e in own.items()}
         if exits and logits is not None and not self.recipe.exit_on_last:
             responses[self.num_stages] = logits
         taps = taken if "student.taps" in reads else {}
-        kept = {i: maps[i] for i in sorted(wanted)}
+        kept = {i: self._map(taken, i) for i in sorted(wanted)}
         return Observation(kept, {}, responses, logits, targets, taps, embeddings=embeddings)
 
-    def _connect(self, taken: dict[str, Tensor], active: Mapping[str, Loss]) -> dict[str, dict[int, Tensor]]:
+    def _connect(
+        self, taken: dict[str, Tensor], active: Mapping[str, Loss], fast: dict[int, Tensor]
+    ) -> dict[str, dict[int, Tensor]]:
         connected: dict[str, dict[int, Tensor]] = {}
         for name in self.teachers:
             mine = {key: loss for key, loss in active.items() if name in loss.taught_by}
             stages = sorted(self._stages_of("student.connected", mine))
             if stages:
                 connectors = self._own("connectors", name)
-                maps = {i: self._map(taken, i) for i in stages}
-                for i in stages:
-                    if means_alone(mine.values(), "student.connected", i, self.num_stages):
-                        maps[i] = fast_pooling(maps[i])
+                pooled = {i: means_alone(mine.values(), "student.connected", i, self.num_stages) for i in stages}
+                maps = {i: self._fast_map(fast, taken, i) if pooled[i] else self._map(taken, i) for i in stages}
                 connected[name] = {i: connectors[str(i)](maps[i]) for i in stages}
         return connected
 
@@ -132,9 +134,15 @@ class Observing(BaseModel):
             found = found[name]
         return found
 
-    def _map(self, taken: dict[str, Tensor], index: int) -> Tensor:
+    def _map(self, taken: Mapping[str, Tensor], index: int) -> Tensor:
         stage = self._taps.student_stages[index]
         return stage.to_map(taken[stage.tap])
+
+    def _fast_map(self, fast: dict[int, Tensor], taken: Mapping[str, Tensor], index: int) -> Tensor:
+        # Once a step: exits and connectors share the map, and the sum of their gradients is what goes back through it.
+        if index not in fast:
+            fast[index] = fast_pooling(self._map(taken, index))
+        return fast[index]
 
     def _stages_of(self, item: str, active: Mapping[str, Loss]) -> set[int]:
         readers = [loss for loss in active.values() if item in loss.needs()]

@@ -29,6 +29,8 @@ class Exit(BaseModule):
     needs_rest = False
     #: Whether it answers for regions: then the constructor takes ``stride``, and ``forward`` the regions.
     regional = False
+    #: Whether it is plain convolutions, then pooling: it takes its map in the memory format that these run fastest in.
+    convolves = False
 
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class Exit(BaseModule):
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return what the classifier reads of a stage map ``(B, C_i, H, W)``: pooled features ``(B, D)``."""
-        return self.body(feature).mean(dim=(2, 3))
+        return self.body(fast_pooling(feature) if self.convolves else feature).mean(dim=(2, 3))
 
     def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``; ``regions`` are for regional exits."""
@@ -77,6 +79,8 @@ class SepConvExit(Exit):
     norm, ReLU. The kind of head of TOFD (Zhang et al., NeurIPS 2020); its use in MTKD-SSR is our reading.
     """
 
+    convolves = True
+
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
         super().__init__(widths, num_classes, norm)
         layers: list[nn.Module] = []
@@ -92,20 +96,6 @@ class SepConvExit(Exit):
             nn.ReLU(inplace=True),
         ]
 
-    def embed(self, feature: Tensor) -> Tensor:
-        """Return pooled features ``(B, C_N)`` of a stage map ``(B, C_i, H, W)``."""
-        if feature.device.type != "cpu":
-            return super().embed(fast_pooling(feature))
-        # On CPUs the strided depthwise convolution suits either memory format, what follows it suits channels_last,
-        # except on the last, smallest maps, where reordering the wide weights costs more.
-        starts = range(0, len(self.body), 8)
-        for start in starts:
-            feature = self.body[start](feature)
-            last = start == starts[-1]
-            feature = feature.contiguous(memory_format=torch.contiguous_format if last else torch.channels_last)
-            feature = self.body[start + 1 : start + 8](feature)
-        return feature.mean(dim=(2, 3))
-
 
 @MODELS.register_module()
 class BottleneckExit(Exit):
@@ -113,6 +103,8 @@ class BottleneckExit(Exit):
 
     ``N - i`` times: 1x1 to a quarter of the width, 3x3 stride 2, 1x1 to the next stage's width, each with norm, ReLU.
     """
+
+    convolves = True
 
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
         super().__init__(widths, num_classes, norm)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kd_mm.stages.packing import convolve, pack, packs
 
 
 class _Fold:
@@ -23,6 +26,13 @@ class _Fold:
         self.conv, self.norm = conv, norm
         self._origin: list[Any] = []
         self._product: tuple[Tensor, Tensor] | None = None
+        self._packed: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Fold:
+        memo[id(self)] = twin = copy.copy(self)  # first: the modules hold it, too
+        twin.conv, twin.norm = copy.deepcopy(self.conv, memo), copy.deepcopy(self.norm, memo)
+        twin._product = twin._packed = None
+        return twin
 
     @property
     def active(self) -> bool:
@@ -33,8 +43,16 @@ class _Fold:
         sources = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         origin = [None if t is None else (t.data_ptr(), t._version, t.dtype, t.device) for t in sources]
         if self._product is None or origin != self._origin:
-            self._origin, self._product = origin, self._multiply()
+            self._origin, self._product, self._packed = origin, self._multiply(), None
         return self._product
+
+    def run(self, x: Tensor) -> Tensor:
+        conv, (weight, bias) = self.conv, self.product()
+        if not packs(conv, x):
+            return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if self._packed is None:
+            self._packed = pack(conv, weight, x)
+        return convolve(conv, x, self._packed, bias)
 
     def _multiply(self) -> tuple[Tensor, Tensor]:
         conv, norm = self.conv, self.norm
@@ -60,11 +78,7 @@ class _ConvForward:
         self.fold = fold
 
     def __call__(self, x: Tensor) -> Tensor:
-        conv = self.fold.conv
-        if not self.fold.active:
-            return nn.Conv2d.forward(conv, x)
-        weight, bias = self.fold.product()
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return self.fold.run(x) if self.fold.active else nn.Conv2d.forward(self.fold.conv, x)
 
 
 class _NormForward:
