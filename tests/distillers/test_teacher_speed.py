@@ -222,3 +222,12 @@ def test_connectors_run_fast_where_only_means_are_read() -> None:
         )
         model(**model.data_preprocessor(batch(), True), mode="loss")
     assert formats == {"means": False, "maps": True}
+
+
+def test_exits_and_connectors_share_one_map_of_a_stage() -> None:
+    model, seen = build(), list[Tensor]()
+    for part in (model.distill["exits"]["1"], model.distill["connectors"]["teacher"]["1"]):  # type: ignore[index]
+        part.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert seen[0] is seen[1]
+    assert not seen[0].is_contiguous()
