@@ -1,4 +1,4 @@
-"""Two processes over gloo, as torchrun starts them, and one that it starts."""
+"""Two processes over gloo: once by torchrun, to the end, else as it starts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from tests.devices import PAIRS
 
-from ..tools import KILLED, Tools, torchrun
+from ..tools import KILLED, Tools, free_port, torchrun
 from .conftest import differences
 from .test_train_and_evaluate import accuracy
 from .world import World
@@ -52,9 +52,11 @@ def largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Ten
 
 @pytest.fixture(scope="module")
 def launched(tools: Tools, world: World) -> Path:
+    """A real launch by torchrun, to its end."""
     folder = world.folder / "launched"
-    ended = tools.train(*spied(world, folder), ranks=2)
-    (folder / "out").write_text(ended.out)
+    folder.mkdir()
+    ended = torchrun(tools, 2, *spied(world, folder), log=folder / "out").wait()
+    assert ended == 0, (folder / "out").read_text()[-7000:]
     return folder
 
 
@@ -62,11 +64,10 @@ def spied(world: World, folder: Path) -> list[object]:
     return [world.distil("launched.py", changes=SPY), "--work-dir", folder, "--launcher", "pytorch"]
 
 
-def test_one_process_of_torchrun(tools: Tools, world: World, tmp_path: Path) -> None:
+def test_one_process_under_a_launcher(tools: Tools, world: World, tmp_path: Path) -> None:
     """A group of one, over NCCL where there is a GPU: it trains, and prepares and evaluates."""
-    ended = torchrun(tools, 1, *spied(world, tmp_path), log=tmp_path / "out").wait()
-    log = (tmp_path / "out").read_text()
-    assert ended == 0, log[-7000:]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    log = tools.train(*spied(world, tmp_path), env={**alone, "MASTER_PORT": str(free_port())}).out
     assert dump(tmp_path, "end")["iterations"] == 10  # 60 images, 12 a step, two epochs
     assert differences(learned(dump(tmp_path, "start")), learned(dump(tmp_path, "end"))) != []
     assert re.search(r"accuracy on the validation data: stage 1: [\d.]+%", log)
