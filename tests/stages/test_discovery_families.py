@@ -15,7 +15,8 @@ from kd_mm.stages.recorder import Recorder
 
 CONFIGS = Path(mmpretrain.__file__).parent / ".mim" / "configs"
 
-# config, input side in pixels, changes to the backbone that a small input needs
+REPMLP = {"channels": [24, 48, 96, 192], "depths": [2, 2, 3, 2], "sharesets_nums": [1, 4, 8, 32]}
+# config, input side in pixels, changes to the backbone that a small input needs, or a big network
 PYRAMIDS = [
     ("resnet/resnet18_8xb16_cifar10", 32, {}),
     ("resnet/resnetv1d50_8xb32_in1k", 64, {}),
@@ -54,7 +55,7 @@ PYRAMIDS = [
     ("twins/twins-svt-small_8xb128_in1k", 64, {}),
     ("conformer/conformer-tiny-p16_8xb128_in1k", 64, {}),
     ("vig/pvig-tiny_8xb128_in1k", 224, {}),
-    ("repmlp/repmlp-base_8xb64_in1k", 224, {}),
+    ("repmlp/repmlp-base_8xb64_in1k", 224, {"arch": REPMLP}),
 ]
 CONSTANT = [
     ("deit/deit-tiny_4xb256_in1k", 64, {"img_size": 64}, 1),
