@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Class, distillation and register tokens together; more of them than this and the length is no grid of patches.
@@ -111,4 +112,7 @@ def _grids_in(value: Any) -> Iterator[tuple[int, int]]:
 
 
 def _never_negative(tensor: Tensor) -> bool:
-    return bool((tensor >= 0).all()) and bool((tensor > 0).any())
+    if not tensor.numel():
+        return False
+    lowest, highest = torch.aminmax(tensor)
+    return bool(lowest >= 0) and bool(highest > 0)

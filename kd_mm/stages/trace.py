@@ -125,11 +125,14 @@ class _Tracer(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def attach(self, name: str, module: nn.Module) -> list[RemovableHandle]:
+        # Reading asks a tensor for much, and each question would pass through `__torch_function__`.
         def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            self.enter(name, module, args, kwargs)
+            with torch._C.DisableTorchFunction():
+                self.enter(name, module, args, kwargs)
 
         def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            self.leave(args, kwargs, output)
+            with torch._C.DisableTorchFunction():
+                self.leave(args, kwargs, output)
 
         return [
             module.register_forward_pre_hook(before, with_kwargs=True),
