@@ -16,6 +16,8 @@ from kd_mm.stages.recorder import Recorder
 CONFIGS = Path(mmpretrain.__file__).parent / ".mim" / "configs"
 
 REPMLP = {"channels": [24, 48, 96, 192], "depths": [2, 2, 3, 2], "sharesets_nums": [1, 4, 8, 32]}
+SAM = {"embed_dims": 96, "num_layers": 12, "num_heads": 3, "feedforward_channels": 384}
+SAM["global_attn_indexes"] = [2, 5, 8, 11]
 # config, input side in pixels, changes to the backbone that a small input needs, or a big network
 PYRAMIDS = [
     ("resnet/resnet18_8xb16_cifar10", 32, {}),
@@ -61,16 +63,16 @@ CONSTANT = [
     ("deit/deit-tiny_4xb256_in1k", 64, {"img_size": 64}, 1),
     ("deit/deit-tiny-distilled_4xb256_in1k", 64, {"img_size": 64}, 2),
     ("deit3/deit3-small-p16_64xb64_in1k", 64, {"img_size": 64}, 1),
-    ("beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k", 64, {"img_size": 64}, 1),
+    ("beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k", 64, {"img_size": 64, "arch": "deit-tiny"}, 1),
     ("eva02/eva02-tiny-p14_in1k", 56, {"img_size": 56}, 1),
     ("dinov2/vit-small-p14_dinov2-pre_headless", 56, {"img_size": 56}, 1),
-    ("sam/vit-base-p16_sam_headless", 64, {"img_size": 64}, 0),
+    ("sam/vit-base-p16_sam_headless", 64, {"img_size": 64, "arch": SAM, "out_channels": 64}, 0),
     ("revvit/revvit-small_8xb256_in1k", 64, {"img_size": 64}, 0),
     ("xcit/xcit-nano-12-p16_8xb128_in1k", 64, {}, 0),
     ("t2t_vit/t2t-vit-t-14_8xb64_in1k", 64, {"img_size": 64}, 1),
     ("tnt/tnt-s-p16_16xb64_in1k", 64, {"img_size": 64}, 1),
     ("hivit/hivit-tiny-p16_16xb64_in1k", 64, {"img_size": 64}, 0),
-    ("mlp_mixer/mlp-mixer-base-p16_64xb64_in1k", 64, {"img_size": 64}, 0),
+    ("mlp_mixer/mlp-mixer-base-p16_64xb64_in1k", 64, {"img_size": 64, "arch": "small"}, 0),
     ("convmixer/convmixer-768-32_10xb64_in1k", 56, {}, 0),
     ("vig/vig-tiny_8xb128_in1k", 224, {}, 0),
 ]
