@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,11 @@ from .tools import Tools
 
 # The layout of written configs takes seconds in each run and is of no effect here.
 yapf_api.FormatCode = lambda text, **options: (text, True)
+
+
+def pytest_collection_finish() -> None:
+    """Set apart what was imported: each data set of upstream has the garbage collector walk over all there is."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
