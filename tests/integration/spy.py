@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import torch
@@ -54,23 +52,10 @@ class Spy(Hook):
 
 @HOOKS.register_module()
 class Diary(Hook):
-    """Writes the images of each step into ``seen<rank>``; the first time that a step comes, waits there to be killed.
-
-    Args:
-        wait: The step before which to wait; its process is told in ``waiting<rank>``.
-    """
-
-    def __init__(self, wait: int) -> None:
-        self.wait = wait
+    """Writes the images of each step into ``seen<rank>``."""
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         folder, rank = Path(runner.work_dir), runner.rank
-        if runner.iter == self.wait and not (folder / f"waiting{rank}").exists():
-            writing = folder / f"writing{rank}"
-            writing.write_text(str(os.getpid()))
-            writing.rename(folder / f"waiting{rank}")
-            time.sleep(120)
-            raise RuntimeError("nobody killed this process")
         names = [Path(sample.img_path).name for sample in data_batch["data_samples"]]
         with (folder / f"seen{rank}").open("a") as file:
             print(runner.epoch, runner.iter, *names, file=file)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from tests.devices import PAIRS
 
 from ..datasets.market_folder import MarketFolder
 from ..test_configs import CONFIGS
-from ..tools import KILLED, Tools, torchrun
+from ..tools import KILLED, Tools
 from .conftest import differences, weights
 
 PLAIN = """
@@ -50,7 +47,7 @@ train_dataloader = dict(
     batch_size=4, num_workers=1, persistent_workers=True, sampler=dict(num_identities=2, num_images=2)
 )
 train_cfg = dict(max_epochs=3, val_interval=3)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), diary=dict(type="kd_mm.Diary", wait=-1))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), diary=dict(type="kd_mm.Diary"))
 """
 TEACHER = """
 _base_ = "plain.py"
@@ -164,28 +161,17 @@ def test_two_processes_train_and_measure(street: Street, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("tools", PAIRS, indirect=True)
-def test_two_processes_of_torchrun_that_were_killed_go_on_exactly(street: Street, tmp_path: Path) -> None:
-    """Killed from outside in the middle of an epoch, a step after a checkpoint, every process at once.
-
-    Only what is killed is started by torchrun itself, whose processes import everything anew.
-    """
+def test_two_processes_that_were_killed_go_on_exactly(street: Street, tmp_path: Path) -> None:
+    """Killed in the middle of an epoch, a step after a checkpoint, both processes."""
     config, whole, cut = street.folder / "pair.py", tmp_path / "whole", tmp_path / "cut"
     config.write_text(PAIR)
     options = [config, "--distiller", "kd", "--teacher", street.teacher, "--teacher-checkpoint", street.checkpoint]
-    options += ["--launcher", "pytorch"]
-    street.tools.train(*options, "--work-dir", whole, ranks=2)
-    options += ["--work-dir", cut, "--resume", "auto", "--cfg-options", "default_hooks.diary.wait=5"]
-    started = torchrun(street.tools, 2, *options, log=tmp_path / "log")
-    waiting = [cut / f"waiting{rank}" for rank in (0, 1)]
-    while not all(path.exists() for path in waiting):
-        assert started.poll() is None, (tmp_path / "log").read_text()[-5000:]
-        time.sleep(0.1)
-    for process in (started.pid, *(int(path.read_text()) for path in waiting)):
-        os.kill(process, signal.SIGKILL)
-    assert started.wait() == KILLED
+    options += ["--launcher", "pytorch", "--resume", "auto", "--work-dir"]
+    street.tools.train(*options, whole, ranks=2)
+    assert street.tools.run("train", *options, cut, ranks=2, kill={"iteration": 5}).status == KILLED
     seen = [seen_images(cut, rank) for rank in (0, 1)]
     assert (cut / "last_checkpoint").read_text().endswith("iter_4.pth")
-    ended = street.tools.train(*options, ranks=2)
+    ended = street.tools.train(*options, cut, ranks=2)
     assert "Going on after batch 1 of the current pass" in ended.out
     assert "will differ from an uninterrupted" not in ended.out
     for rank in (0, 1):
