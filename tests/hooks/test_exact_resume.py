@@ -8,72 +8,57 @@ import torch
 from ..tools import KILLED
 from .conftest import differences, final, same_iterations
 
-EPOCHS = {"seed": 3, "checkpoint": {"interval": 1, "save_best": "auto"}}
-BY_ITER = {"interval": 4, "by_epoch": False, "save_best": "auto"}
-BY_ITER_TWO = {"seed": 3, "checkpoint": {**BY_ITER, "interval": 5}, "accumulate": 3, "workers": 1}
+BEST = {"save_best": "auto"}
+
+
+def every(iterations: int) -> dict:
+    """A checkpoint every so many iterations; an epoch has 4, and a run 3 epochs."""
+    return {"interval": iterations, "by_epoch": False, **BEST}
+
+
+EPOCHS = {"interval": 1, **BEST}
+PERSISTENT = {"workers": 2, "persistent": True}
+ALONE = {"val_workers": 0}  # workers for validation too are for the cases without this
 SWITCH = [{"action_epoch": 2, "train_pipeline": [{"type": "Noise"}, {"type": "PackInputs"}]}]
+BY_ITER = {"by_epoch": False, "max_iters": 10}
+#: A job, and for each way to save checkpoints the iterations before which its process is killed, one after the other.
 CASES = {
-    "main process loads": ({**EPOCHS}, [14]),
-    "main process loads, mid-epoch": ({"seed": 3, "checkpoint": BY_ITER}, [6, 11, 14]),
-    "persistent workers": ({**EPOCHS, "workers": 2, "persistent": True}, [14]),
-    "persistent workers, mid-epoch": ({"seed": 3, "checkpoint": BY_ITER, "workers": 2, "persistent": True}, [9, 17]),
-    "passing workers, mid-epoch": ({"seed": 3, "checkpoint": {**BY_ITER, "interval": 5}, "workers": 2}, [11]),
-    "fewer batches than workers so far": (
-        {"seed": 3, "checkpoint": {**BY_ITER, "interval": 7}, "workers": 3, "persistent": True},
-        [9],
-    ),
+    "main process loads": ({}, [(EPOCHS, [10]), (every(2), [3, 7, 9])]),
+    "persistent workers": (PERSISTENT, [(EPOCHS, [10]), (every(3), [7, 11])]),
+    "passing workers": ({"workers": 2}, [(every(3), [7])]),
+    "fewer batches than workers so far": ({**PERSISTENT, "workers": 3, **ALONE}, [(every(5), [7])]),
     "workers replaced by a hook": (
-        {
-            "seed": 3,
-            "checkpoint": {**BY_ITER, "interval": 3},
-            "workers": 2,
-            "persistent": True,
-            "hooks": [{"type": "SwitchRecipeHook", "schedule": SWITCH}],
-        },
-        [7, 10, 13, 16],
+        {**PERSISTENT, **ALONE, "hooks": [{"type": "SwitchRecipeHook", "schedule": SWITCH}]},
+        [(every(2), [5, 7, 9, 11])],
     ),
-    "between two optimizer steps": (
-        {"seed": 3, "checkpoint": {**BY_ITER, "interval": 3}, "accumulate": 4},
-        [4, 10],
-    ),
+    "between two optimizer steps": ({"accumulate": 4}, [(every(3), [4, 10])]),
     "by iterations, endless sampler": (
         {
-            "seed": 3,
-            "checkpoint": {**BY_ITER, "interval": 3},
-            "workers": 2,
-            "persistent": True,
-            "loop": {"by_epoch": False, "max_iters": 14, "val_interval": 3},
+            **PERSISTENT,
+            **ALONE,
+            "loop": {**BY_ITER, "val_interval": 3},
             "loader": {"sampler": {"type": "InfiniteSampler", "shuffle": True}},
         },
-        [5, 10],
+        [(every(3), [5, 8])],
     ),
-    "by iterations, many passes": (
-        {
-            "seed": 3,
-            "checkpoint": {**BY_ITER, "interval": 4},
-            "loop": {"by_epoch": False, "max_iters": 14, "val_interval": 6},
-        },
-        [9, 13],
-    ),
+    "by iterations, many passes": ({"loop": {**BY_ITER, "val_interval": 4}}, [(every(2), [7, 9])]),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_and_resumed_equals_uninterrupted(server, tmp_path, name):
-    job, kills = CASES[name]
-    expected = server.finish(tmp_path / "whole", **job)
-    for number, iteration in enumerate(kills):
-        assert server.run(tmp_path / "cut", **job, resume=number > 0, kill_before=iteration) == KILLED
-    found = server.finish(tmp_path / "cut", **job, resume=True)
-    assert differences(expected, found) == []
-    assert same_iterations(tmp_path / "cut", tmp_path / "whole")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_uninterrupted_run_is_the_run_without_the_hooks(server, tmp_path, workers):
-    job = {**EPOCHS, "workers": workers, "persistent": True}
-    plain = server.finish(tmp_path / "plain", **job, upstream=True)
-    assert differences(plain, server.finish(tmp_path / "ours", **job)) == []
+    """The uninterrupted run has not even the hooks: they change no run, from its first iteration on."""
+    job, cuts = CASES[name]
+    job = {"seed": 3, **job}
+    expected = server.finish(tmp_path / "whole", **job, checkpoint=cuts[0][0], upstream=True)
+    for checkpoint, kills in cuts:
+        cut = tmp_path / f"cut{checkpoint['interval']}"
+        for number, iteration in enumerate(kills):
+            killed = server.run(cut, **job, checkpoint=checkpoint, resume=number > 0, kill_before=iteration)
+            assert killed == KILLED
+        found = server.finish(cut, **job, checkpoint=checkpoint, resume=True)
+        assert differences(expected, found) == []
+        assert same_iterations(cut, tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +70,7 @@ def test_an_uninterrupted_run_is_the_run_without_the_hooks(server, tmp_path, wor
             {"seed": 3, "workers": 2, "persistent": True, "loader": {"sampler": {"type": "GlobalSampler"}}},
             id="sampler on the global state, workers",
         ),
-        pytest.param({"seed": 3, "workers": 1, "loader": {"drop_last": True}}, id="drop_last"),
+        pytest.param({"seed": 3, "workers": 1, "loader": {"drop_last": True, "batch_size": 3}}, id="drop_last"),
         pytest.param(
             {
                 "seed": 3,
@@ -111,7 +96,7 @@ def test_an_uninterrupted_run_is_the_run_without_the_hooks(server, tmp_path, wor
 )
 def test_resumed_from_any_of_its_checkpoints(server, tmp_path, job):
     """Also without a seed, where a second run from the start could not be compared."""
-    job = {**job, "checkpoint": {**BY_ITER, "interval": 7, "max_keep_ckpts": -1}}
+    job = {**job, **ALONE, "checkpoint": {**every(5), "max_keep_ckpts": -1}}
     expected = server.finish(tmp_path / "whole", **job)
     checkpoints = sorted((tmp_path / "whole").glob("iter_*.pth"))
     assert len(checkpoints) >= 3
@@ -123,20 +108,20 @@ def test_resumed_from_any_of_its_checkpoints(server, tmp_path, job):
 def test_batches_that_were_done_are_not_loaded_again(server, tmp_path):
     touched = tmp_path / "touched"
     job = {"seed": 3, "checkpoint": {"interval": 5, "by_epoch": False}, "touched": str(touched)}
-    assert server.run(tmp_path / "run", **job, kill_before=11) == KILLED
+    assert server.run(tmp_path / "run", **job, kill_before=6) == KILLED
     touched.unlink()
     server.finish(tmp_path / "run", **job, resume=True)
-    # 22 images in batches of 4: of the second epoch one batch of 4 and one of 2 are left, then a third epoch follows.
-    assert len(touched.read_text().split()) == 4 + 2 + 22
+    # 14 images in batches of 4: of the second epoch two batches of 4 and one of 2 are left, then a third epoch follows.
+    assert len(touched.read_text().split()) == 4 + 4 + 2 + 14
 
 
 def test_the_stored_state_is_tensors_and_plain_values(server, tmp_path):
-    job = {"seed": 3, "checkpoint": {"interval": 5, "by_epoch": False}, "workers": 2, "persistent": True}
-    assert server.run(tmp_path, **job, kill_before=6) == KILLED
-    stored = torch.load(tmp_path / "iter_5.pth", weights_only=False)["exact_resume"]
+    job = {"seed": 3, "checkpoint": {"interval": 3, "by_epoch": False}, **PERSISTENT}
+    assert server.run(tmp_path, **job, kill_before=4) == KILLED
+    stored = torch.load(tmp_path / "iter_3.pth", weights_only=False)["exact_resume"]
     torch.save(stored, tmp_path / "stored.pt")
     assert differences(stored, torch.load(tmp_path / "stored.pt", weights_only=True)) == []
-    assert stored["ranks"][0]["place"]["consumed"] == 5
+    assert stored["ranks"][0]["place"]["consumed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -148,24 +133,33 @@ def test_the_stored_state_is_tensors_and_plain_values(server, tmp_path):
     ],
 )
 def test_what_cannot_be_exact_is_said(server, tmp_path, change, warning):
-    job = {"seed": 3, "checkpoint": {"interval": 5, "by_epoch": False}}
+    two_epochs = {"by_epoch": True, "max_epochs": 2, "val_interval": 1}
+    job = {"seed": 3, "checkpoint": {"interval": 3, "by_epoch": False}, "loop": two_epochs}
     first = {**job, **change} if "workers" not in change else job
     then = {**job, **change, "upstream": False}
-    assert server.run(tmp_path, **first, kill_before=6) == KILLED
+    assert server.run(tmp_path, **first, kill_before=4) == KILLED
     server.finish(tmp_path, **then, resume=True)
     assert (tmp_path / "output").read_text().count(warning) == 1
 
 
 def test_a_data_set_that_shrank_stops_the_resume(server, tmp_path):
-    job = {"seed": 3, "checkpoint": {"interval": 5, "by_epoch": False}}
-    assert server.run(tmp_path, **job, kill_before=6) == KILLED
+    job = {"seed": 3, "checkpoint": {"interval": 3, "by_epoch": False}}
+    assert server.run(tmp_path, **job, kill_before=4) == KILLED
     assert server.run(tmp_path, **job, resume=True, loader={"batch_size": 8}) == 1
-    assert "cannot resume at batch 5: the training data now gives 3 batches" in (tmp_path / "output").read_text()
+    assert "cannot resume at batch 3: the training data now gives 2 batches" in (tmp_path / "output").read_text()
 
 
 def test_two_processes(server, tmp_path):
     """Each rank goes on with its own random states, partial gradients and batch-norm statistics."""
-    job = {**BY_ITER_TWO, "world_size": 2}
+    job = {
+        "seed": 3,
+        "checkpoint": every(5),
+        "accumulate": 3,
+        "workers": 1,
+        **ALONE,
+        "world_size": 2,
+        "loader": {"batch_size": 2},
+    }
     expected = server.finish(tmp_path / "whole", **job, rendezvous=str(tmp_path / "first"))
     cut = server.run(tmp_path / "cut", **job, rendezvous=str(tmp_path / "second"), kill_before=7)
     assert cut == KILLED

@@ -99,7 +99,11 @@ def config(job: dict) -> dict:
     ]
     workers = job.get("workers", 0)
     persistent = job.get("persistent", False)
-    seeded = {"num_workers": workers, "persistent_workers": persistent and workers > 0}
+    val_workers = job.get("val_workers", workers)
+
+    def forked(count: int) -> dict:
+        return {"num_workers": count, "persistent_workers": persistent and count > 0}
+
     hooks = {
         "logger": {"type": "LoggerHook", "interval": 100},
         "checkpoint": {"type": "kd_mm.CheckpointHook", "max_keep_ckpts": 1, **job.get("checkpoint", {})},
@@ -110,9 +114,14 @@ def config(job: dict) -> dict:
         del hooks["exact_resume"]
     loop = job.get("loop", {"by_epoch": True, "max_epochs": 3, "val_interval": 1})
     end = loop.get("max_epochs", loop.get("max_iters"))
-    toy = {"type": "ToyImages", "length": 22, "pipeline": pipeline, "touched": job.get("touched")}
+    toy = {"type": "ToyImages", "length": 14, "pipeline": pipeline, "touched": job.get("touched")}
     validation = {"type": "ToyImages", "length": 6, "pipeline": pipeline, "test_mode": True}
-    train_loader = {"batch_size": 4, "dataset": toy, **seeded, "sampler": {"type": "DefaultSampler", "shuffle": True}}
+    train_loader = {
+        "batch_size": 4,
+        "dataset": toy,
+        **forked(workers),
+        "sampler": {"type": "DefaultSampler", "shuffle": True},
+    }
     train_loader.update(job.get("loader", {}))
     return {
         "default_scope": "mmpretrain",
@@ -136,7 +145,7 @@ def config(job: dict) -> dict:
         "val_dataloader": {
             "batch_size": 6,
             "dataset": validation,
-            **seeded,
+            **forked(val_workers),
             "sampler": {"type": "DefaultSampler", "shuffle": False},
         },
         "val_evaluator": {"type": "Accuracy"},
