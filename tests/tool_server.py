@@ -95,7 +95,9 @@ def start(job: dict, rank: int) -> int:
             log = os.open(f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(log, number)
         os.chdir(job["cwd"])
-        os.environ.update(job.get("env", {}))
+        env = job.get("env", {})
+        os.environ.update(env)
+        sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))  # read once, when a Python starts
         if job["ranks"] > 1:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
             os.environ.update({name: str(job["ranks"]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")})

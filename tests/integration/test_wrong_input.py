@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ..tools import Ended, Tools, environment
+from ..tools import Ended, Tools
 from .conftest import weights
-from .world import ROOT, World, draw_images
+from .world import World, draw_images
 
 
 @pytest.fixture(scope="module")
@@ -317,17 +315,15 @@ def test_modules_that_are_not_found(tools: Tools, world: World, tmp_path: Path) 
     refused(tools.run("train", world.plain, "--work-dir", tmp_path / "run", *option), "no module 'nowhere_at_all'")
 
 
-def test_a_module_that_cannot_be_imported(world: World, tmp_path: Path) -> None:
+def test_a_module_that_cannot_be_imported(tools: Tools, world: World, tmp_path: Path) -> None:
     """The whole cause, where it is."""
     (tmp_path / "broken.py").write_text("import os\nimport nothing_of_that_name\n")
     config = tmp_path / "config.py"
     config.write_text(f'_base_ = r"{world.plain}"\ncustom_imports = dict(imports=["broken"])\n')
-    command = [sys.executable, ROOT / "tools" / "train.py", config, "--work-dir", tmp_path / "run"]
-    ended = subprocess.run(command, env=environment(ROOT, tmp_path), capture_output=True, text=True)
-    assert ended.returncode == 2
-    last = ended.stderr.splitlines()[-1]
-    assert last.startswith("error: custom_imports: 'broken' cannot be imported: No module named 'nothing_of_that_name'")
-    assert "broken.py, line 2)" in last
+    path = {"PYTHONPATH": str(tmp_path)}
+    ended = tools.run("train", config, "--work-dir", tmp_path / "run", env=path)
+    cause = "custom_imports: 'broken' cannot be imported: No module named 'nothing_of_that_name'"
+    assert refused(ended, "broken.py, line 2)").startswith(f"error: {cause}")
 
 
 def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
