@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mmdet.models.backbones.resnet import BasicBlock, ResNet
+from mmdet.registry import MODELS as DETECTION_MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
@@ -38,6 +40,13 @@ LESS = {
     "ffn_drop": 0.0,
 }
 SHARE = 16
+
+
+@DETECTION_MODELS.register_module()
+class ShallowResNet(ResNet):
+    """Upstream's network with one more depth: a block a stage."""
+
+    arch_settings = {**ResNet.arch_settings, 10: (BasicBlock, (1, 1, 1, 1))}
 
 
 @functools.cache
@@ -71,11 +80,12 @@ def shrink(model: Any, share: int) -> None:
     model.data_preprocessor.batch_augments = None  # a size of their own for each batch
 
 
-def resnet(config: str, width: int = 8, depth: int = 18, frozen: int = -1, share: int = SHARE) -> Any:
+def resnet(config: str, width: int = 8, depth: int = 10, frozen: int = -1, share: int = SHARE) -> Any:
     """A detector with a narrow ResNet."""
     whole = upstream(config, share)
     levels = whole.backbone.out_indices
-    whole.backbone.update(depth=depth, base_channels=width, frozen_stages=frozen)
+    assert whole.backbone.type == "ResNet"
+    whole.backbone.update(type="ShallowResNet", depth=depth, base_channels=width, frozen_stages=frozen)
     channels = [width * 2**i * (4 if depth >= 50 else 1) for i in levels]
     if "neck" in whole:
         whole.neck.in_channels = channels
@@ -97,7 +107,7 @@ def two_stage(whole: Any) -> Any:
     return whole
 
 
-def faster(width: int = 8, depth: int = 18, frozen: int = -1) -> Any:
+def faster(width: int = 8, depth: int = 10, frozen: int = -1) -> Any:
     return two_stage(resnet(FASTER, width, depth, frozen))
 
 
@@ -105,7 +115,7 @@ def cascade(width: int = 8) -> Any:
     return two_stage(resnet(CASCADE, width))
 
 
-def retina(width: int = 8, depth: int = 18, frozen: int = -1) -> Any:
+def retina(width: int = 8, depth: int = 10, frozen: int = -1) -> Any:
     whole = resnet(RETINA, width, depth, frozen)
     whole.test_cfg.score_thr = 0.0  # an untrained head scores about 0.01, by the bias it starts from
     return whole
