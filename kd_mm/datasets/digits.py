@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 
 from kd_mm.datasets.balanced_split import stable_order, take_per_class
 from kd_mm.registry import DATASETS
@@ -19,8 +20,6 @@ SPLITS = ("train", "val", "test")
 @cache
 def _originals() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return images ``(1797, 8, 8)`` and labels ``(1797,)``; parsed once, training and validation share them."""
-    from sklearn.datasets import load_digits  # with scipy's statistics, a second that no other data set needs
-
     source = load_digits()
     # The originals count dark dots in 4 x 4 blocks: 0 to 16.
     return np.rint(source.images * (255 / 16)).astype(np.uint8), source.target.astype(np.int64)

@@ -18,7 +18,7 @@ from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read
 from kd_mm.distillers.config_file import load_config as load_config
 from kd_mm.distillers.normalization import Renormalize
 from kd_mm.registry import MODELS
-from kd_mm.stages.folding import fold_norms
+from kd_mm.stages.folding import agree, fold_norms
 from kd_mm.stages.memory_format import runs_faster_last
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.tap import find_module
@@ -185,7 +185,7 @@ class Teacher:
 
     def _shows(self, expected: list[Tensor], inputs: Tensor) -> bool:
         try:
-            return _agree(expected, self._show(self.see(inputs)))
+            return agree(expected, self._show(self.see(inputs)))
         except RuntimeError:  # a view that the format does not allow; a tap on a tensor that is changed in place now
             return False
 
@@ -262,15 +262,6 @@ def _tensors(output: Any) -> list[Tensor]:
         return [output]
     inner = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
     return [tensor for value in inner for tensor in _tensors(value)]
-
-
-def _agree(before: list[Tensor], after: list[Tensor]) -> bool:
-    """Return whether each tensor is the same up to rounding, measured by the norm of the difference."""
-    for old, new in zip(before, after, strict=True):
-        tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(old.dtype, 0.05)
-        if not bool((new.double() - old.double()).norm() <= tolerance * old.double().norm()):
-            return False
-    return True
 
 
 def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:

@@ -32,7 +32,7 @@ def packs(conv: nn.Conv2d, feature: Tensor) -> bool:
 def pack(conv: nn.Conv2d, weight: Tensor, feature: Tensor) -> Tensor:
     """Return ``weight`` ``(C_out, C_in / groups, k, k)`` in the layout that suits ``feature`` ``(B, C_in, H, W)``.
 
-    Other sizes of ``feature`` give the same, perhaps slower.
+    Other sizes of ``feature`` give the same, but may take several times as long.
     """
     return torch.ops.mkldnn._reorder_convolution_weight(
         weight, conv.padding, conv.stride, conv.dilation, conv.groups, list(feature.shape)

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_mm.stages.folding import fold_norms
+from kd_mm.stages import folding
+from kd_mm.stages.exits import SepConvExit
+from kd_mm.stages.folding import fold_chain, fold_norms
+from kd_mm.stages.packing import convolve
 
 PACKED = "mkldnn::_convolution_pointwise"
 
@@ -95,6 +98,10 @@ def test_another_size_gives_the_same(net: nn.Module) -> None:
     fold_norms(net, lambda: net(IMAGES))
     net(IMAGES)
     torch.testing.assert_close(net(larger), expected)
+    # Weights are laid out for the size that comes, and once while it stays the same.
+    layouts = "mkldnn::_reorder_convolution_weight"
+    assert calls(lambda: net(larger), layouts) == 0
+    assert calls(lambda: net(IMAGES), layouts) == 4
 
 
 @pytest.mark.parametrize("how", ["plain format", "float64", "bfloat16", "autocast", "switched off"])
@@ -135,3 +142,18 @@ def test_what_is_not_a_number_stays_so(net: nn.Module) -> None:
     net[0].conv1.weight.fill_(float("nan"))
     assert calls(lambda: net(IMAGES), PACKED) > 0
     assert net(IMAGES).isnan().all()
+
+
+def test_an_exit_whose_packed_convolution_computes_something_else_is_not_folded(monkeypatch) -> None:
+    torch.manual_seed(0)
+    layers = SepConvExit([8, 8, 16], 5)
+    layers(torch.randn(4, 8, 8, 8))  # statistics that are not 0 and 1
+    layers.eval()
+    monkeypatch.setattr(folding, "convolve", lambda *args: convolve(*args) * 1.01)
+    fold_chain(layers.body, 8)
+    assert calls(lambda: layers(IMAGES), "aten::native_batch_norm") == 4
+    monkeypatch.undo()
+    expected = layers(IMAGES)
+    fold_chain(layers.body, 8)
+    torch.testing.assert_close(layers(IMAGES), expected)
+    assert calls(lambda: layers(IMAGES), PACKED) == 4  # the pointwise ones, which a norm follows
