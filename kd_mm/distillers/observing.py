@@ -65,7 +65,10 @@ class Observing(BaseModel):
         answer, regions = self._taps.student_answer, getattr(targets, "regions", None)
         logits = answer.read(self.student, taken, taken) if answer else None
         own: Any = {i: self._own("exits")[str(i)] for i in sorted(exits & self.plan.student_exits)}
-        maps = {i: self._fast_map(fast, taken, i) if e.convolves else self._map(taken, i) for i, e in own.items()}
+        maps = {
+            i: self._fast_map(fast, taken, i) if getattr(exit_, "convolves", False) else self._map(taken, i)
+            for i, exit_ in own.items()
+        }
         embeddings = {i: own[i].embed(maps[i]) for i in sorted(inner)}
         responses = {i: e.fc(embeddings[i]) if i in inner else e(maps[i], regions) for i, e in own.items()}
         if exits and logits is not None and not self.recipe.exit_on_last:
