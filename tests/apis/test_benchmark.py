@@ -116,16 +116,18 @@ def test_one_loss_several_teachers_and_one_round() -> None:
     assert benchmark(config, steps=1, warmup=0, terms=False)["terms"] == {}
 
 
-def test_options_reach_every_part_and_config_random_state_and_folder_stay_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("options", [{"amp": True}, {"channels_last": True}])
+def test_options_reach_every_part(options: dict[str, bool]) -> None:
+    result = benchmark(distillation(channels_last=True), steps=1, warmup=0, **options)
+    assert {key: result[key] for key in options} == options
+
+
+def test_config_random_state_and_folder_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = distillation(channels_last=True)
+    config = distillation()
     before = config.pretty_text
     states = random.getstate(), torch.get_rng_state()
-    result = benchmark(config, steps=1, warmup=0, amp=True, channels_last=True)
-    assert result["amp"]
-    assert result["channels_last"]
+    benchmark(config, steps=1, warmup=0)
     assert config.pretty_text == before
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
