@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.apis.benchmark_parts import DISTILLATION, STUDENT, TEACHER, WITHOUT
-from kd_mm.stages.packing import has_packed_convolution
 
 
 def measure(
@@ -36,11 +35,9 @@ def measure(
 def count_multiply_adds(parts: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
     """Return the multiply-adds of one run of each part: of convolutions and matrix products, backward included."""
     counts = {}
-    ours: dict[Any, Any] = {torch.ops.aten.convolution_backward: _convolution_backward}
-    if has_packed_convolution():
-        ours[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
     for name, part in parts.items():
-        with FlopCounterMode(display=False, custom_mapping=ours) as counter:
+        with FlopCounterMode(display=False, custom_mapping=backward) as counter:
             part()
         counts[name] = counter.get_total_flops() // 2
     return counts
@@ -73,12 +70,6 @@ def _convolution_backward(
     transposed, (of_images, of_weight, _of_bias) = options[4], options[7]
     products = math.prod(images if transposed else gradient) * math.prod(weight[1:])
     return 2 * products * (of_images + of_weight)
-
-
-def _packed_convolution(
-    images: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
-) -> int:
-    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 def summarize(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.keeping import features_read
+from kd_mm.hooks.report import complexity
 from kd_mm.losses import Loss, StageChannelLoss
 from kd_mm.registry import MODELS
 from kd_mm.stages.exits import SepConvExit
@@ -69,6 +70,7 @@ def test_folded_teacher_shows_the_same(options: dict[str, bool]) -> None:
     maps = [value for value in shown.values() if value.ndim == 4]
     assert all(value.is_contiguous(memory_format=torch.channels_last) == last for value in maps)
     assert maps
+    assert complexity(network, (32, 32)) == complexity(unfolded, (32, 32))
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert folded(network) == 2 * norms > 0
     for tap, value in expected.items():

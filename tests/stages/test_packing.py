@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.stages import folding
 from kd_mm.stages.exits import SepConvExit
@@ -69,6 +70,18 @@ def test_same_output(net: nn.Module) -> None:
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in state.items())
     undo()
     assert torch.equal(net(IMAGES), expected)
+
+
+def test_the_cost_of_the_network_is_counted_as_ever(net: nn.Module) -> None:
+    counts = []
+    for fold in (False, True):
+        if fold:
+            fold_norms(net, lambda: net(IMAGES))
+        with FlopCounterMode(display=False) as counter:
+            net(IMAGES)
+        counts.append(counter.get_total_flops())
+    # Two blocks on 2 x 6 x 6 places: 8 to 8 channels by 3 x 3, the same in 4 groups, 8 to 8 by 1 x 1.
+    assert counts == [2 * 2 * 72 * (8 * 8 * 9 + 8 * 2 * 9 + 8 * 8)] * 2
 
 
 def test_packed_weights_follow_the_network(net: nn.Module) -> None:
