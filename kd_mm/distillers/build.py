@@ -210,7 +210,7 @@ def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe,
         return
     teacher.exits = built.requires_grad_(False).eval()
     for layers in built.values() if teacher.folds else ():
-        fold_chain(layers.body, layers.widths[0])  # type: ignore[arg-type, index]
+        fold_chain(layers.body)  # type: ignore[arg-type]
     teacher.exits_ready = not len(built)
     if mode == "joint" and len(built):
         teacher.load_exits(teacher.stored_exits(), f"joint training in {teacher.checkpoint}")

@@ -164,20 +164,25 @@ def agree(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
 
 
 @torch.no_grad()
-def fold_chain(chain: nn.Module, width: int) -> None:
-    """Fold the batch norms of a plain sequence of layers, if it computes the same then.
+def fold_chain(chain: nn.Module) -> None:
+    """Fold the batch norms of a plain sequence of layers that begins with a convolution, if it computes the same then.
 
     Anything else, whose inside is not known, stays as it is.
 
     Args:
-        chain: Maps ``(B, width, H, W)``, in eval mode.
-        width: Its input channels.
+        chain: Maps ``(B, C, H, W)``, in eval mode.
     """
-    if isinstance(chain, nn.Sequential) and not any(True for layer in chain for _ in layer.children()):
-        like = next(chain.parameters(), torch.empty(0))
-        shown = torch.linspace(-1, 1, 2 * width * 16).view(2, width, 4, 4).to(like)
-        shown = shown.contiguous(memory_format=torch.channels_last)
-        before: list[Tensor] = []
-        undo = fold_norms(chain, lambda: before.append(chain(shown)))
-        if not agree(before, [chain(shown)]):
-            undo()
+    if not isinstance(chain, nn.Sequential) or any(True for layer in chain for _ in layer.children()):
+        return
+    first = next(iter(chain), None)
+    if not isinstance(first, nn.Conv2d):
+        return
+    shown = torch.linspace(-1, 1, 2 * first.in_channels * 16).view(2, first.in_channels, 4, 4).to(first.weight)
+    shown = shown.contiguous(memory_format=torch.channels_last)
+    try:
+        before = [chain(shown)]
+    except RuntimeError:  # somebody's own layers may want a larger map
+        return
+    undo = fold_norms(chain, lambda: chain(shown))
+    if not agree(before, [chain(shown)]):
+        undo()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_mm.stages.exits import SepConvExit
+from kd_mm.stages.exits import RoIExit, SepConvExit
 from kd_mm.stages.folding import fold_chain, fold_norms
 
 
@@ -116,11 +116,28 @@ def test_layers_of_an_exit_fold(norm: str) -> None:
     layers.eval()
     with torch.no_grad():
         expected = layers(feature)
-        fold_chain(layers.body, 4)
+        fold_chain(layers.body)
         torch.testing.assert_close(layers(feature), expected, rtol=1e-12, atol=1e-12)
     assert calls_batch_norm(lambda: layers(feature)) == 0
 
 
+def test_an_exit_that_pools_fewer_channels_than_its_stage_has_folds() -> None:
+    layers = RoIExit([12, 16], 5, hidden=4).eval()
+    feature = torch.randn(2, 12, 8, 8)
+    with torch.no_grad():
+        expected = layers.body(feature)
+        fold_chain(layers.body)
+        torch.testing.assert_close(layers.body(feature), expected)
+        assert calls_batch_norm(lambda: layers.body(feature)) == 0
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 7), nn.AvgPool2d(2)], ids=["large kernel", "pooling first"])
+def test_a_chain_that_cannot_be_compared_does_not_fold(layer: nn.Module) -> None:
+    chain = nn.Sequential(layer, nn.Conv2d(4 if isinstance(layer, nn.Conv2d) else 3, 4, 1), nn.BatchNorm2d(4)).eval()
+    fold_chain(chain)
+    assert calls_batch_norm(lambda: chain(torch.randn(2, 3, 16, 16))) == 1
+
+
 def test_a_chain_of_unknown_parts_does_not_fold(net: Net) -> None:
-    fold_chain(nn.Sequential(net), 3)
+    fold_chain(nn.Sequential(net))
     assert calls_batch_norm(lambda: net(IMAGES)) == 3

@@ -163,10 +163,10 @@ def test_an_exit_whose_packed_convolution_computes_something_else_is_not_folded(
     layers(torch.randn(4, 8, 8, 8))  # statistics that are not 0 and 1
     layers.eval()
     monkeypatch.setattr(folding, "convolve", lambda *args: convolve(*args) * 1.01)
-    fold_chain(layers.body, 8)
+    fold_chain(layers.body)
     assert calls(lambda: layers(IMAGES), "aten::native_batch_norm") == 4
     monkeypatch.undo()
     expected = layers(IMAGES)
-    fold_chain(layers.body, 8)
+    fold_chain(layers.body)
     torch.testing.assert_close(layers(IMAGES), expected)
     assert calls(lambda: layers(IMAGES), PACKED) == 4  # the pointwise ones, which a norm follows
