@@ -37,6 +37,10 @@ Result = dict[str, Any]
 
 #: Hooks that prepare something on the teachers once.
 _PREPARE = ("TeacherExitsHook", "TeacherCodesHook", "TeacherProbesHook")
+#: A file in a job's folder once its training begins.
+_PREPARED = "prepared"
+#: Seconds after which jobs that wait for it are looked at again.
+_LOOK_AGAIN = 0.5
 
 
 class JobFailedError(RuntimeError):
@@ -52,12 +56,15 @@ class Job:
         work: Takes the folder and returns the result, a dict for JSON. It has to be picklable.
         mark: A text that changes with whatever the result depends on, see :func:`fingerprint`.
         needs: Names of the jobs that have to be finished before.
+        shares: Names of the jobs that have to be finished before, or to have begun training: what they prepare on the
+            teachers is there then.
     """
 
     name: str
     work: Callable[[Path], Result]
     mark: str
     needs: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -69,7 +76,7 @@ def fingerprint(*parts: Any) -> str:
 def run_jobs(
     jobs: Sequence[Job], folder: Path, processes: int, report: Callable[[Job, Result, bool], object]
 ) -> dict[str, Result]:
-    """Do jobs side by side, one thread each, in an order that respects their needs.
+    """Do jobs side by side, one thread each, in an order that respects what they wait for.
 
     A finished job leaves ``<folder>/<name>/result.json``; an earlier call's is kept where its mark is the same. A job
     that was cut off starts again from nothing.
@@ -94,14 +101,21 @@ def run_jobs(
     waiting = [job for job in jobs if job.name not in done]
     if not waiting:
         return done
+    for job in waiting:
+        (folder / job.name / _PREPARED).unlink(missing_ok=True)
+
+    def is_due(job: Job) -> bool:
+        prepared = (name for name in job.shares if name not in done)
+        return set(job.needs) <= set(done) and all((folder / name / _PREPARED).exists() for name in prepared)
+
     with ProcessPoolExecutor(min(processes, len(waiting)), _context(), _start_worker, (os.getpid(),)) as pool:
         running: dict[Future[Result], Job] = {}
         try:
             while waiting or running:
-                for job in [job for job in waiting if set(job.needs) <= set(done)]:
+                for job in [job for job in waiting if is_due(job)]:
                     waiting.remove(job)
                     running[pool.submit(execute, job, folder)] = job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
                     job = running.pop(future)
                     done[job.name] = _result(future, job, folder)
                     report(job, done[job.name], False)
@@ -165,7 +179,7 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
     written = home / "config.py"
     config.dump(written)
-    began, clock, best = time.perf_counter(), _Clock(), _Best(metrics[0])
+    began, clock, best = time.perf_counter(), _Clock(home / _PREPARED), _Best(metrics[0])
     runner = build_runner(config, tested=True)
     runner.register_hook(clock)
     runner.register_hook(best)
@@ -191,12 +205,17 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
 
 
 class _Clock(Hook):
-    """Times the training itself, validation included, without what other hooks prepare before it."""
+    """Times the training itself, validation included, without what other hooks prepare before it; it begins with an
+    empty file."""
 
     priority = "VERY_LOW"
     start = seconds = 0.0
 
+    def __init__(self, prepared: Path) -> None:
+        self.prepared = prepared
+
     def before_train(self, runner: Runner) -> None:
+        self.prepared.touch()
         self.start = time.perf_counter()
 
     def after_train(self, runner: Runner) -> None:

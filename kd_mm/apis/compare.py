@@ -82,7 +82,8 @@ def plan(
 ) -> tuple[list[Job], dict[str, str]]:
     """Return the runs of a comparison and the row of each run.
 
-    The first run that needs something prepared on the teachers makes it; the others that need the same wait for it.
+    The first run that needs something prepared on the teachers makes it; the others that need the same wait
+    until it is there.
     """
     jobs, row_of = [], {}
     first: dict[str, str] = {}
@@ -92,9 +93,9 @@ def plan(
             config = _run_config(row, seed, work_dir)
             work = functools.partial(_work, config.to_dict(), metrics)
             run = f"{name}_seed{seed}"
-            needs = tuple(dict.fromkeys(first[what] for what in prepared if what in first))
+            shares = tuple(dict.fromkeys(first[what] for what in prepared if what in first))
             first = {**dict.fromkeys(prepared, run), **first}
-            jobs.append(Job(run, work, fingerprint(config, *metrics), needs))
+            jobs.append(Job(run, work, fingerprint(config, *metrics), shares=shares))
             row_of[run] = name
     return jobs, row_of
 

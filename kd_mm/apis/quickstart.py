@@ -35,12 +35,14 @@ class Run:
         config: Path of its config.
         seed: Seed of its weights, data order and augmentation.
         needs: Runs that have to be finished before.
+        shares: Runs that have to have begun their training before, see :class:`kd_mm.apis.cells.Job`.
     """
 
     row: str
     config: str
     seed: int
     needs: tuple[Run, ...] = ()
+    shares: tuple[Run, ...] = ()
 
     @property
     def name(self) -> str:
@@ -105,11 +107,12 @@ class Quickstart:
             path = self._path(row)
             model = read_config(path).model
             needs = (teacher,) if "teacher" in model else ()
+            shares: tuple[Run, ...] = ()
             for seed in seeds:
-                run = Run(row, path, seed, needs)
+                run = Run(row, path, seed, needs, shares)
                 if seed == seeds[0] and _trains_exits(model):
                     first.append(run)
-                    needs = (*needs, run)
+                    shares = (run,)
                 else:
                     rest.append(run)
         # What needs no teacher can begin beside it; what others wait for comes next.
@@ -155,8 +158,8 @@ def _stretch(config: Config, epochs: int | None) -> float:
 
 
 def mark(run: Run, epochs: int | None) -> str:
-    """Return a hash of what a run's result depends on, the runs that it needs included; no matter in which folder."""
-    return fingerprint(run_config(run, Path(), epochs), [mark(other, epochs) for other in run.needs])
+    """Return a hash of what a run's result depends on, the runs that it waits for included; no matter in which folder."""
+    return fingerprint(run_config(run, Path(), epochs), [mark(other, epochs) for other in run.needs + run.shares])
 
 
 def work(run: Run, folder: Path, epochs: int | None, metrics: Sequence[str], predictions: bool, home: Path) -> Result:
@@ -218,6 +221,7 @@ def run_quickstart(
             functools.partial(work, run, folder, epochs, quickstart.metrics, quickstart.keep_predictions),
             mark(run, epochs),
             tuple(other.name for other in run.needs),
+            tuple(other.name for other in run.shares),
         )
         for run in runs
     ]

@@ -45,11 +45,11 @@ def test_what_several_rows_prepare_on_a_teacher_is_prepared_once(tmp_path):
     recipes = ["kd", "mtkd_ssr", "mskd", "mag", "mas"]
     rows = read_rows(["kd_mm::quickstart/student_digits.py"], recipes, **teacher)
     jobs, row_of = plan(rows, tmp_path, [0, 1], ["accuracy/top1"])
-    needs = {job.name: job.needs for job in jobs}
-    assert needs["student_digits_seed1"] == needs["kd_seed1"] == needs["mtkd_ssr_seed0"] == needs["mag_seed0"] == ()
+    shares = {job.name: job.shares for job in jobs}
+    assert shares["student_digits_seed1"] == shares["kd_seed1"] == shares["mtkd_ssr_seed0"] == shares["mag_seed0"] == ()
     # The exits of MSKD are those of MTKD-SSR, the codes of MAS those of MAG.
-    assert needs["mtkd_ssr_seed1"] == needs["mskd_seed0"] == needs["mskd_seed1"] == ("mtkd_ssr_seed0",)
-    assert needs["mag_seed1"] == needs["mas_seed0"] == needs["mas_seed1"] == ("mag_seed0",)
+    assert shares["mtkd_ssr_seed1"] == shares["mskd_seed0"] == shares["mskd_seed1"] == ("mtkd_ssr_seed0",)
+    assert shares["mag_seed1"] == shares["mas_seed0"] == shares["mas_seed1"] == ("mag_seed0",)
     assert row_of["mas_seed1"] == "mas"
     for job in jobs:
         hooks = job.work.args[0]["default_hooks"]

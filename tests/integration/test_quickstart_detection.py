@@ -71,8 +71,8 @@ def test_the_plan_trains_the_teacher_and_its_exits_once():
     assert [run.row for run in runs].count("teacher") == 1
     reviewed = [run for run in runs if run.row == "student, MTKD-SSR"]
     assert [run.seed for run in reviewed] == [3, 4]
-    assert reviewed[0] in reviewed[1].needs
-    assert all(runs.index(other) < runs.index(run) for run in runs for other in run.needs)
+    assert reviewed[1].shares == (reviewed[0],)
+    assert all(runs.index(other) < runs.index(run) for run in runs for other in run.needs + run.shares)
 
 
 def test_schedules_are_as_long_as_the_training(tmp_path):
