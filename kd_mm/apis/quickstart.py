@@ -158,7 +158,7 @@ def _stretch(config: Config, epochs: int | None) -> float:
 
 
 def mark(run: Run, epochs: int | None) -> str:
-    """Return a hash of what a run's result depends on, the runs that it waits for included; no matter in which folder."""
+    """Return a hash of what a run's result depends on, what it waits for included; no matter in which folder."""
     return fingerprint(run_config(run, Path(), epochs), [mark(other, epochs) for other in run.needs + run.shares])
 
 
