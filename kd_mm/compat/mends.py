@@ -15,16 +15,19 @@
   each. It takes the file right away.
 * ``mmengine.Config.pretty_text`` has yapf lay out the whole config, a second or more, for the log, the file, each
   visualizer and each checkpoint anew (mmengine 0.10.12). The same text is laid out once.
+* ``mmengine.Config`` marks each component of a base ``package::path`` with its ``_scope_``, and ``mmengine.Runner``
+  hands the mark of a ``collate_fn`` on to the function, which has no such argument (mmengine 0.10.12). It is left out.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,12 +116,29 @@ def mend_layout(module: ModuleType) -> None:
     vars(module)["FormatCode"] = format_code
 
 
+def mend_collate(module: ModuleType) -> None:
+    """Let the ``Runner`` of a module take a ``collate_fn`` that a config inherits from a package."""
+    runner: Any = module.Runner
+    original = runner.build_dataloader
+
+    @functools.wraps(original)
+    def build(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        collate = dataloader.get("collate_fn") if isinstance(dataloader, Mapping) else None
+        if isinstance(collate, Mapping) and "_scope_" in collate:
+            dataloader = copy.copy(dataloader)
+            dataloader["collate_fn"] = {key: value for key, value in collate.items() if key != "_scope_"}
+        return original(dataloader, *args, **kwargs)
+
+    runner.build_dataloader = staticmethod(build)
+
+
 MENDS: dict[str, Callable[[ModuleType], None]] = {
     "mmdet.models.dense_heads.ssd_head": mend_ssd_head,
     "mmdet.models.backbones.trident_resnet": mend_trident_conv,
     "mmdet.models.task_modules.assigners.point_assigner": mend_point_assigner,
     "mmpretrain.utils.dependency": mend_multimodal,
     "mmengine.config.config": mend_config_lookup,
+    "mmengine.runner.runner": mend_collate,
     "yapf.yapflib.yapf_api": mend_layout,
 }
 

@@ -11,6 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine import Config
+from mmengine.runner import Runner
 from torch import nn
 
 from kd_mm.compat.mends import mend_layout, mend_multimodal, mend_point_assigner, mend_ssd_head
@@ -127,3 +128,15 @@ def test_a_packaged_base_is_read_without_its_packages_metafiles(
     with pytest.raises(FileNotFoundError, match=r"resnet/resnet18\.py"):
         Config.fromfile(tmp_path / "missing.py")
     assert [Path(path).name for path in asked] == ["model-index.yml"]
+
+
+def test_the_collate_function_of_a_packaged_base_is_called_without_its_mark(tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    child.write_text('_base_ = "kd_mm::_base_/datasets/cifar100.py"\n')
+    loader = Config.fromfile(child).train_dataloader
+    assert "_scope_" in loader.collate_fn
+    loader.update(dataset=[torch.zeros(2), torch.ones(2)], num_workers=0, persistent_workers=False)
+    loader.update(sampler={"type": "DefaultSampler", "shuffle": False}, batch_size=2)
+    (batch,) = Runner.build_dataloader(loader)
+    assert torch.equal(batch, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    assert "_scope_" in loader.collate_fn  # the config stays as it was read

@@ -19,6 +19,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.CIFAR100",
         _scope_="mmpretrain",
@@ -32,6 +33,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.CIFAR100",
         _scope_="mmpretrain",

@@ -24,6 +24,7 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.CUB",
         _scope_="mmpretrain",
@@ -37,6 +38,7 @@ val_dataloader = dict(
     batch_size=32,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.CUB",
         _scope_="mmpretrain",

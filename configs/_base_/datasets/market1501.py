@@ -24,6 +24,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.Market1501",
         _scope_="mmpretrain",
@@ -38,6 +39,7 @@ val_dataloader = dict(
     batch_size=128,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.Market1501",
         _scope_="mmpretrain",

@@ -18,6 +18,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.TinyImageNet",
         _scope_="mmpretrain",
@@ -31,6 +32,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="kd_mm.TinyImageNet",
         _scope_="mmpretrain",
