@@ -110,7 +110,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     stored = read_checkpoint(str(checkpoint))
     model = runner.model
     model.load_state_dict(stored["state_dict"])
-    return Run(plain, config, checkpoint, stored, model.eval())
+    return Run(plain, config, checkpoint, stored, model.cpu().eval())
 
 
 def answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def test_losses_that_pool_have_a_gradient_in_a_deterministic_run(device: str) ->
     maps = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 5, 5)
     gradients = []
     for place in ("cpu", device):
-        student, teacher = (feature.to(place) for feature in maps)
+        student, teacher = (feature.detach().to(place) for feature in maps)
         student.requires_grad_()
         pooled, teacher = same_size(student, teacher)
         (F.mse_loss(pooled, teacher) + hierarchical_context(student, student.detach().flip(0))).backward()
