@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from kd_mm.registry import MODELS
 from kd_mm.stages.memory_format import fast_pooling
+from kd_mm.stages.region_pooling import pool_regions
 
 
 class Exit(BaseModule):
@@ -178,8 +178,7 @@ class RoIExit(Exit):
         """Return logits ``(R, K + 1)`` of ``regions`` ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels."""
         if regions is None:
             raise ValueError("RoIExit answers for regions, and the task gives none; use it with kd_mm.DetectionTask")
-        reduced = self.body(feature)
-        pooled = roi_align(reduced, regions.to(reduced.dtype), self.size, 1.0 / self.stride, 2, True)
+        pooled = pool_regions(self.body(feature), regions, self.size, self.stride)
         return self.fc(F.relu(self.cells(pooled).flatten(1)))
 
 
