@@ -1,5 +1,6 @@
 """Hooks: what happens around the iterations."""
 
+from kd_mm.hooks.channels_last import ChannelsLastHook
 from kd_mm.hooks.checkpoint import CheckpointHook
 from kd_mm.hooks.distill_hook import DistillHook
 from kd_mm.hooks.ema_teacher import EMATeacherHook
@@ -11,6 +12,7 @@ from kd_mm.hooks.teacher_exits import TeacherExitsHook
 from kd_mm.hooks.teacher_probes import TeacherProbesHook
 
 __all__ = [
+    "ChannelsLastHook",
     "CheckpointHook",
     "DistillHook",
     "EMATeacherHook",

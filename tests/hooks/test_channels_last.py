@@ -1,0 +1,52 @@
+"""Weights in channels_last: the same training up to rounding, and a killed one goes on bit by bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..tools import KILLED
+from .conftest import differences
+
+HOOK = {"hooks": [{"type": "kd_mm.ChannelsLastHook"}]}
+#: Goes through weights and its own state as they lie in memory, so both have to lie alike.
+FUSED = {"optim_wrapper": {"optimizer": {"type": "AdamW", "lr": 0.01, "fused": True}}}
+JOB = {"seed": 3, "runner": FUSED}
+
+
+def losses(work_dir: Path) -> list[float]:
+    return [json.loads(line)[3] for line in (work_dir / "trace0").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(server, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("whole")
+    return work_dir, server.finish(work_dir, **JOB, **HOOK)
+
+
+def test_it_trains_as_without(server, whole, tmp_path):
+    work_dir, state = whole
+    weights = [value for key, value in state["model"].items() if key.endswith("conv1.weight") and value.dim() == 4]
+    assert weights
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
+    plain = server.finish(tmp_path, **JOB)
+    assert losses(work_dir) == pytest.approx(losses(tmp_path), rel=1e-4)
+    assert differences(plain, state) != []  # the hook did something
+
+
+def test_a_killed_training_goes_on_bit_by_bit(server, whole, tmp_path):
+    _, expected = whole
+    job = {**JOB, **HOOK, "checkpoint": {"interval": 2, "by_epoch": False}}
+    assert server.run(tmp_path, **job, kill_before=7) == KILLED
+    assert differences(expected, server.finish(tmp_path, **job, resume=True)) == []
+
+
+def test_a_training_without_it_goes_on_with_it(server, whole, tmp_path):
+    work_dir, _ = whole
+    job = {**JOB, "checkpoint": {"interval": 2, "by_epoch": False}}
+    assert server.run(tmp_path, **job, kill_before=7) == KILLED
+    server.finish(tmp_path, **job, **HOOK, resume=True)
+    assert losses(tmp_path)[-4:] == pytest.approx(losses(work_dir)[-4:], rel=1e-3)
