@@ -27,13 +27,13 @@ _test_pipeline = [
     dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 val_dataloader = dict(
-    batch_size=25,
+    batch_size=20,
     num_workers=0,
     dataset=dict(type="kd_mm.DigitScenes", split="val", data_root=data_root, pipeline=_test_pipeline, test_mode=True),
     sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
 )
 test_dataloader = dict(
-    batch_size=25,
+    batch_size=20,
     num_workers=0,
     dataset=dict(type="kd_mm.DigitScenes", split="test", data_root=data_root, pipeline=_test_pipeline, test_mode=True),
     sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
@@ -41,7 +41,7 @@ test_dataloader = dict(
 val_evaluator = dict(type="kd_mm.DetectionMetric")
 test_evaluator = val_evaluator
 
-# A small GFL: digits are 14 to 44 pixels high, so two levels of the pyramid (strides 8 and 16) see all of them.
+# A small GFL: digits are 20 to 44 pixels high, so two levels of the pyramid (strides 8 and 16) see all of them.
 model = dict(
     type="mmdet.GFL",
     data_preprocessor=dict(
@@ -86,14 +86,15 @@ model = dict(
 
 optim_wrapper = dict(
     type="mmengine.OptimWrapper",
-    optimizer=dict(type="mmengine.AdamW", lr=4e-3, weight_decay=1e-2),
+    # With the usual 0.999 the averages reach back over more than these few hundred steps.
+    optimizer=dict(type="mmengine.AdamW", lr=5e-3, betas=(0.9, 0.98), weight_decay=1e-2, fused=True),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
-    dict(type="mmengine.LinearLR", start_factor=0.04, begin=0, end=125, by_epoch=False),
-    dict(type="mmengine.CosineAnnealingLR", T_max=24, by_epoch=True, convert_to_iter_based=True, eta_min=0.0),
+    dict(type="mmengine.LinearLR", start_factor=0.04, begin=0, end=50, by_epoch=False),
+    dict(type="mmengine.CosineAnnealingLR", T_max=10, by_epoch=True, convert_to_iter_based=True, eta_min=0.0),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=24, val_interval=4)
+train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=2)
 val_cfg = dict()
 test_cfg = dict()
 
@@ -102,5 +103,6 @@ default_hooks = dict(
     logger=dict(type="mmengine.LoggerHook", interval=25),
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook", interval=10, max_keep_ckpts=1),
+    channels_last=dict(type="kd_mm.ChannelsLastHook"),
     sampler_seed=dict(type="mmengine.DistSamplerSeedHook"),
 )

@@ -4,7 +4,7 @@ model = dict(
     _delete_=True,
     type="kd_mm.Distiller",
     student={{_base_.model}},
-    teacher=dict(config="kd_mm::quickstart/teacher_scenes.py", checkpoint="work_dirs/teacher_scenes/epoch_30.pth"),
+    teacher=dict(config="kd_mm::quickstart/teacher_scenes.py", checkpoint="work_dirs/teacher_scenes/epoch_14.pth"),
     recipe={{_base_.kd}},
 )
 default_hooks = {{_base_.kd_hooks}}

@@ -14,9 +14,9 @@ Plane = NDArray[np.float32]
 Box = tuple[int, int, int, int]
 
 #: Height of a digit in pixels, smallest and largest; sizes are spread evenly over the logarithm.
-DIGIT_HEIGHTS = (14, 44)
-#: Objects of a scene, fewest and most.
-OBJECTS = (1, 6)
+DIGIT_HEIGHTS = (20, 44)
+#: Objects of a scene, fewest and most; fewer where there is no room.
+OBJECTS = (3, 8)
 #: Share of the objects that the border cuts, and that a patch of ground covers, about half each. They are difficult.
 TRUNCATED, OCCLUDED = 0.07, 0.07
 #: A pixel belongs to a digit where its ink covers more than this.

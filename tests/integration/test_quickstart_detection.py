@@ -45,7 +45,7 @@ def test_files_say_the_same_as_the_table(done):
         assert [float(rows[name][metric]) for metric in METRICS] == pytest.approx([cell[metric] for metric in METRICS])
     students = [cells[name] for name in ROWS[1:]]
     assert len({(cell["params"], cell["macs"]) for cell in students}) == 1
-    assert cells["teacher"]["macs"] > 3 * students[0]["macs"]
+    assert cells["teacher"]["macs"] > 2.5 * students[0]["macs"]
 
 
 def test_the_picture_is_a_picture(done):
@@ -79,9 +79,9 @@ def test_schedules_are_as_long_as_the_training(tmp_path):
     for run in SCENES.plan([0]):
         config = run_config(run, tmp_path, 2)
         warmup, cosine = config.param_scheduler
-        assert (config.train_cfg.max_epochs, cosine.T_max, warmup.end) == (2, 2, 125)
+        assert (config.train_cfg.max_epochs, cosine.T_max, warmup.end) == (2, 2, 50)
         whole = run_config(run, tmp_path)
         assert whole.param_scheduler[1].T_max == whole.train_cfg.max_epochs > 2
         if run.needs:
             assert config.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_2.pth")
-            assert whole.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_30.pth")
+            assert whole.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_14.pth")
