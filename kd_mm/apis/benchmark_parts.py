@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.apis.noise import noise_batch
+from kd_mm.apis.unprepared import go_unprepared
 from kd_mm.distillers import Distiller, EMATeacher, Teacher
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.monitor import TermMonitor
@@ -83,10 +84,11 @@ def _without_files(config: ConfigDict) -> ConfigDict:
 def _distiller(config: ConfigDict, place: dict[str, Any]) -> Distiller:
     distiller: Distiller = MODELS.build(config)
     for teacher in distiller.teachers.values():
-        teacher.exits_ready = True
         if isinstance(teacher, EMATeacher):
             teacher.start(distiller)
-    return distiller.to(**place)
+    distiller.to(**place)
+    go_unprepared(distiller)
+    return distiller
 
 
 def _num_classes(distiller: Distiller) -> int:

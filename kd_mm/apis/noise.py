@@ -29,7 +29,8 @@ def noise_batch(task: Task, batch_size: int, size: tuple[int, int], classes: int
     from mmpretrain.structures import DataSample
 
     labels = torch.randint(0, classes, (batch_size,)).tolist()
-    return {"inputs": images, "data_samples": [DataSample().set_gt_label(label).to(device) for label in labels]}
+    samples = [DataSample(metainfo={"sample_idx": number}).set_gt_label(one) for number, one in enumerate(labels)]
+    return {"inputs": images, "data_samples": [sample.to(device) for sample in samples]}
 
 
 def _scene(size: tuple[int, int], classes: int) -> Any:

@@ -59,6 +59,16 @@ def test_every_part_and_term_is_measured_and_the_setting_named() -> None:
     assert f"{result['ratio']['of_medians']:.3f}" in text
 
 
+@pytest.mark.parametrize("name", ["crd", "mag", "mas", "gpac"])
+def test_recipes_whose_teachers_a_training_prepares_are_timed_too(name: str) -> None:
+    config = distillation(name)
+    if name == "gpac":
+        config.model.teacher = {which: {"config": classifier(depth=14), "checkpoint": None} for which in "ab"}
+    result = benchmark(config, steps=1, warmup=0, terms=False)
+    assert list(result["parts"]) == PARTS
+    assert result["parts"]["distillation step"]["multiply_adds"] > result["parts"]["student step"]["multiply_adds"]
+
+
 def test_numbers_follow_from_the_seconds_of_each_round() -> None:
     # Round 2 ran on a machine of half the speed: ratios of one round do not see that, ratios across rounds would.
     seconds = {
