@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 #: Colour-blind safe (Okabe and Ito).
 RIGHT, WRONG, TRUTH = "#009E73", "#D55E00", "#000000"
+#: Height of a label as a share of the image's.
+_LABEL = 0.08
 _HALO = [patheffects.Stroke(linewidth=2.6, foreground="white"), patheffects.Normal()]
 
 
@@ -62,4 +64,6 @@ def _box(axes: Axes, box: Sequence[float], text: str, color: str, dashed: bool =
     frame.set(linestyle=style, path_effects=None if dashed else _HALO)
     axes.add_patch(frame)
     under = {"boxstyle": "square,pad=0.1", "facecolor": color, "edgecolor": "none", "alpha": 0.85}
-    axes.text(left, top, text, color="white", fontsize=6.5, va="bottom", ha="left", bbox=under, clip_on=True)
+    above = top - min(axes.get_ylim()) > _LABEL * abs(np.subtract(*axes.get_ylim()))
+    place: dict[str, Any] = {"va": "bottom" if above else "top", "ha": "left", "clip_on": True}
+    axes.text(left, top, text, color="white", fontsize=6.5, bbox=under, **place)
