@@ -1,13 +1,4 @@
-_base_ = ["./retinanet_r18w8_bccd-320.py", "../../_base_/distillers/detection/kd.py"]
+_base_ = ["./_r50_r18w8_320.py", "../../_base_/distillers/detection/kd.py"]
 
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{_base_.model}},
-    teacher=dict(
-        config="kd_mm::detection/bccd/retinanet_r50_bccd-320.py",
-        checkpoint="checkpoints/bccd/retinanet_r50-320.pth",
-    ),
-    recipe={{_base_.kd}},
-)
+model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}
