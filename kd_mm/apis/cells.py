@@ -179,10 +179,10 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
     written = home / "config.py"
     config.dump(written)
-    began, clock, best = time.perf_counter(), _Clock(home / _PREPARED), _Best(metrics[0])
+    began, clock, best = time.perf_counter(), _Clock(), _Best(metrics[0])
     runner = build_runner(config, tested=True)
-    runner.register_hook(clock)
-    runner.register_hook(best)
+    for hook in (_Prepared(home / _PREPARED), clock, best):
+        runner.register_hook(hook)
     alike = config.get("test_evaluator") == config.get("val_evaluator")
     runner.register_hook(MetricNamesHook(metrics if alike else metrics[:1]))
     runner.train()
@@ -204,18 +204,25 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, predictio
     return {**scores, "params": params, "macs": macs, "seconds": clock.seconds, "preparation_seconds": prepared}
 
 
+class _Prepared(Hook):
+    """Leaves an empty file once everything is prepared and the training begins."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def before_train(self, runner: Runner) -> None:
+        self.file.touch()
+
+
 class _Clock(Hook):
-    """Times the training itself, validation included, without what other hooks prepare before it; it begins with an
-    empty file."""
+    """Times the training itself, validation included, without what other hooks prepare before it."""
 
     priority = "VERY_LOW"
     start = seconds = 0.0
 
-    def __init__(self, prepared: Path) -> None:
-        self.prepared = prepared
-
     def before_train(self, runner: Runner) -> None:
-        self.prepared.touch()
         self.start = time.perf_counter()
 
     def after_train(self, runner: Runner) -> None:

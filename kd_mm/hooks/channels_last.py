@@ -14,8 +14,9 @@ from kd_mm.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Keeps the weights that are trained in ``channels_last``; maps follow the weights.
 
-    Small networks train faster so on a CPU. Results are those of the plain format up to rounding, from the same initial
-    weights.
+    Results are those of the plain format up to rounding, from the same initial weights. Not every operator is safe in
+    it: with PyTorch 2.14 the backward pass of the blood cells' RetinaNet aborts the process on a CPU ("double free or
+    corruption"). Try a training before you rely on it.
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""RoIAlign of plain regions: torchvision's, and on CPUs one that takes a fraction of its time."""
+"""RoIAlign (He et al., Mask R-CNN, ICCV 2017, section 3) of plain regions: torchvision's, and on CPUs a faster one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pool_regions(feature: Tensor, regions: Tensor, size: int, stride: float) -> 
 
     Args:
         feature: ``(B, C, H, W)``.
-        regions: ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels of the image.
+        regions: ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels of the image; they get no gradient.
         size: Bins along each axis.
         stride: Pixels of the image for one of the map.
 
@@ -29,8 +29,8 @@ def pool_regions(feature: Tensor, regions: Tensor, size: int, stride: float) -> 
     """
     if not feature.is_cpu or feature.dtype not in (torch.float32, torch.float64):
         return roi_align(feature, regions.to(feature.dtype), size, 1.0 / stride, _POINTS, True)
-    # torchvision's CPU kernels go through the channels one by one, and twice through the samples; summing rows of
-    # channels takes a third of the time forwards and a fifth backwards.
+    # torchvision's CPU kernels go through the channels one by one, and twice through the samples; here every sample
+    # adds whole rows of channels.
     channels, height, width = feature.shape[1:]
     at, weights = _samples(regions.to(feature.dtype), size, stride, height, width)
     pixels = feature.permute(0, 2, 3, 1).reshape(-1, channels)
