@@ -14,9 +14,9 @@ from kd_mm.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Keeps the weights that are trained in ``channels_last``; maps follow the weights.
 
-    Results are those of the plain format up to rounding, from the same initial weights. Not every operator is safe in
-    it: with PyTorch 2.14 the backward pass of the blood cells' RetinaNet aborts the process on a CPU ("double free or
-    corruption"). Try a training before you rely on it.
+    Results are those of the plain format up to rounding, from the same initial weights. Not for networks with a 1x1
+    convolution of stride 2 on fewer than 16 channels: on a CPU its gradient aborts the process in PyTorch 2.14 ("double
+    free or corruption").
     """
 
     def before_train(self, runner: Runner) -> None:
