@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from kd_mm.hooks import ChannelsLastHook
 
 from ..tools import KILLED
 from .conftest import differences
@@ -14,7 +20,7 @@ from .conftest import differences
 HOOK = {"hooks": [{"type": "kd_mm.ChannelsLastHook"}]}
 #: Goes through weights and its own state as they lie in memory, so both have to lie alike.
 FUSED = {"optim_wrapper": {"optimizer": {"type": "AdamW", "lr": 0.01, "fused": True}}}
-JOB = {"seed": 3, "runner": FUSED}
+JOB = {"seed": 3, "runner": FUSED, "widths": [16, 16, 16, 16]}
 
 
 def losses(work_dir: Path) -> list[float]:
@@ -50,3 +56,11 @@ def test_a_training_without_it_goes_on_with_it(server, whole, tmp_path):
     assert server.run(tmp_path, **job, kill_before=7) == KILLED
     server.finish(tmp_path, **job, **HOOK, resume=True)
     assert losses(tmp_path)[-4:] == pytest.approx(losses(work_dir)[-4:], rel=1e-3)
+
+
+@pytest.mark.parametrize(("channels", "stride", "refused"), [(8, 2, True), (16, 2, False), (8, 1, False)])
+def test_a_convolution_that_aborts_is_refused(channels: int, stride: int, refused: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(channels, 4, 1, stride))
+    runner = SimpleNamespace(model=model, optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    with pytest.raises(ValueError, match="0 is a 1x1 convolution") if refused else nullcontext():
+        ChannelsLastHook().before_train(runner)

@@ -98,6 +98,7 @@ def config(job: dict) -> dict:
         {"type": "PackInputs"},
     ]
     workers = job.get("workers", 0)
+    widths = job.get("widths", (4, 4, 8, 16))
     persistent = job.get("persistent", False)
     val_workers = job.get("val_workers", workers)
 
@@ -129,12 +130,12 @@ def config(job: dict) -> dict:
         "model": {
             "type": "ImageClassifier",
             "data_preprocessor": {"mean": [127.0] * 3, "std": [127.0] * 3, "num_classes": 3, "to_onehot": True},
-            "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8, "widths": (4, 4, 8, 16)},
+            "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8, "widths": widths},
             "neck": {"type": "GlobalAveragePooling"},
             "head": {
                 "type": "StackedLinearClsHead",
                 "num_classes": 3,
-                "in_channels": 16,
+                "in_channels": widths[-1],
                 "mid_channels": [8],
                 "dropout_rate": 0.5,
                 "loss": {"type": "CrossEntropyLoss", "use_soft": True},
