@@ -27,7 +27,9 @@ from mmengine.registry import (
 )
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="kd_mm", locations=["kd_mm.models", "kd_mm.distillers"])
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="kd_mm", locations=["kd_mm.datasets"])
+DATASETS = Registry(
+    "dataset", parent=MMENGINE_DATASETS, scope="kd_mm", locations=["kd_mm.datasets", "kd_mm.quickstart"]
+)
 DATA_SAMPLERS = Registry("data sampler", parent=MMENGINE_DATA_SAMPLERS, scope="kd_mm", locations=["kd_mm.datasets"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="kd_mm", locations=["kd_mm.hooks"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="kd_mm", locations=["kd_mm.evaluation"])

@@ -81,7 +81,7 @@ def shrink(counts: dict[str, dict[str, int]]) -> None:
     """Have generated data sets of fewer images, e.g. ``{"digit_scenes.COUNTS": {"train": 40}}``."""
     for name, fewer in counts.items():
         module, _, constant = name.partition(".")
-        getattr(importlib.import_module(f"kd_mm.datasets.{module}"), constant).update(fewer)
+        getattr(importlib.import_module(f"kd_mm.quickstart.{module}"), constant).update(fewer)
 
 
 def start(job: dict, rank: int) -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors
-from kd_mm.apis.quickstart import run_quickstart
-from kd_mm.apis.quickstart_digits import DIGITS
-from kd_mm.apis.quickstart_people import PEOPLE
-from kd_mm.apis.quickstart_scenes import SCENES
+from kd_mm.quickstart.classification import DIGITS
+from kd_mm.quickstart.detection import SCENES
+from kd_mm.quickstart.reid import PEOPLE
+from kd_mm.quickstart.run import run_quickstart
 
 QUICKSTARTS = {"classification": DIGITS, "detection": SCENES, "reid": PEOPLE}
 

@@ -12,7 +12,7 @@ import argparse
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.cli import ClearErrors, add_common
 from kd_mm.apis.stages import module_sections, stage_sections
-from kd_mm.distillers.config_file import load_config
+from kd_mm.utils.config import load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,6 +6,6 @@ mtkd_ssr = dict(
     exits=dict(type="kd_mm.RoIExit"),
     losses=dict(
         aux=dict(loss_weight=0.1),
-        answer=dict(type="kd_mm.DetectorAnswerLoss", loss_weight=1.0, temperature=1.0),
+        answer=dict(type="kd_mm.DetKDLoss", loss_weight=1.0, temperature=1.0),
     ),
 )

@@ -14,8 +14,8 @@ from rich.table import Table
 from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, measure, summarize
 from kd_mm.apis.benchmark_parts import build_parts
 from kd_mm.apis.run import use_amp
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.report import render
+from kd_mm.utils.random_state import isolated_rng
 
 
 def benchmark(
@@ -74,7 +74,7 @@ def benchmark(
     batch_size = batch_size or config.train_dataloader.batch_size
     if input_size is not None:
         config.model.input_size = tuple(input_size)
-    with private_random_state("benchmark"), DefaultScope.overwrite_default_scope(config.get("default_scope")):
+    with isolated_rng("benchmark"), DefaultScope.overwrite_default_scope(config.get("default_scope")):
         place = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
         parts, size = build_parts(config, place, amp, batch_size, terms)
         seconds, cpu = measure(parts, device, steps, warmup)

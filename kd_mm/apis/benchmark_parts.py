@@ -17,7 +17,7 @@ from kd_mm.apis.noise import noise_batch
 from kd_mm.apis.unprepared import go_unprepared
 from kd_mm.distillers import Distiller, EMATeacher, Teacher
 from kd_mm.distillers.build import teacher_configs
-from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 
@@ -143,7 +143,7 @@ def _training_step(model: Any, config: Config, batch: dict[str, Any]) -> Callabl
     model.train()
     if not isinstance(model, Distiller):
         return lambda: model.train_step(batch, wrapper)
-    monitor = model.monitor = TermMonitor()
+    monitor = model.monitor = LossMonitor()
 
     def step() -> None:
         monitor.iteration += 1

@@ -28,10 +28,10 @@ from kd_mm.apis.metric_names import MetricNamesHook, require
 from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
-from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.engine.console import console_to
 from kd_mm.hooks.report import complexity
+from kd_mm.utils.checkpoint import read_checkpoint
 
 Result = dict[str, Any]
 

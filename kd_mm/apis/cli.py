@@ -13,7 +13,7 @@ from mmengine.config import DictAction
 
 from kd_mm.apis.explain import said
 from kd_mm.apis.imports import import_failure
-from kd_mm.distillers.monitor import NonFiniteLossError
+from kd_mm.distillers.loss_monitor import NonFiniteLossError
 
 #: Errors that what the user gave can cause, as far as they come before the first training step.
 MENDABLE = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)

@@ -16,7 +16,7 @@ from kd_mm.apis.cells import Job, Result, fingerprint, run_jobs, share_preparati
 from kd_mm.apis.plots import draw_comparison, save_png
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
 from kd_mm.engine.atomic_files import replace_file
-from kd_mm.losses import ProbedAttentionLoss
+from kd_mm.losses import GPACAttentionLoss
 from kd_mm.losses.granularity import CodeReader
 from kd_mm.registry import MODELS
 
@@ -120,7 +120,7 @@ def _prepared(config: Config) -> list[str]:
     if "teacher_exits" in recipe:
         words.append(fingerprint(teachers, recipe.get("exits"), recipe["teacher_exits"]))
     kinds = [MODELS.get(loss["type"]) for loss in recipe["losses"].values() if loss]
-    for kind in (CodeReader, ProbedAttentionLoss):
+    for kind in (CodeReader, GPACAttentionLoss):
         if any(isinstance(found, type) and issubclass(found, kind) for found in kinds):
             words.append(fingerprint(teachers, kind.__name__))
     return words

@@ -12,8 +12,8 @@ from mmengine.config import Config
 import kd_mm
 from kd_mm.apis.join_recipes import join_hooks, join_recipes
 from kd_mm.distillers import Distiller
-from kd_mm.distillers.options import accepted_options, nearest
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import accepted_options, nearest
 
 
 def config_root() -> Path:
@@ -138,8 +138,8 @@ def is_taught(recipe: Mapping[str, Any]) -> bool:
     brought = recipe.get("teachers") or {}
     active = [loss for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]
     kinds = [loss["type"] for loss in active if loss.get("teacher") not in brought]
-    reads: set[str] = set().union(*(getattr(MODELS.get(kind), "reads", ()) for kind in kinds))
-    return "student.connected" in reads or any(item.startswith("teacher.") for item in reads)
+    reads: set[str] = set().union(*(getattr(MODELS.get(kind), "requires", ()) for kind in kinds))
+    return "student.adapted" in reads or any(item.startswith("teacher.") for item in reads)
 
 
 def _teachers(distiller: str, teacher: Any, checkpoint: Any) -> dict[str, Any] | list[dict[str, Any]]:

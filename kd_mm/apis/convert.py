@@ -17,7 +17,7 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
-from kd_mm.distillers.config_file import load_config
+from kd_mm.utils.config import load_config
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 

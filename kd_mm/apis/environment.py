@@ -250,7 +250,7 @@ def _look_at_imports(found: Environment) -> None:
                 found.next.append(f"python -c 'import {name}'  # shows where")
     _look_at_devices(found)
     if not found.imports["kd_mm"]:
-        report = import_module("kd_mm.compat").report()
+        report = import_module("kd_mm.ops").report()
         kind = "compiled" if report.compiled else "stand-ins"
         found.operators = {"kind": kind, "source": report.source, "operators": len(report.operators)}
         if report.problem:

@@ -16,8 +16,8 @@ from torch import nn
 
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import build_runner, read_config, set_threads, use_launcher
-from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
 from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 
 
 def plain_config(config: Config) -> Config:
@@ -93,7 +93,7 @@ def evaluate(
     set_threads()
     whole = read_config(config, options, work_dir)
     plain = plain_config(whole)
-    weights = network_weights(read_checkpoint(checkpoint))
+    weights = student_state_dict(read_checkpoint(checkpoint))
     if tta:
         _add_tta(plain)
     plain.resume, plain.load_from = False, None

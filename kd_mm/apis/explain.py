@@ -14,7 +14,7 @@ from mmengine.registry import Registry
 
 from kd_mm import registry as own
 from kd_mm.apis.place import Part, Place, config_parts, default_component, extra_options, find_place, in_training
-from kd_mm.distillers.options import accepted_options, nearest, takes_any_option
+from kd_mm.utils.suggest import accepted_options, nearest, takes_any_option
 
 
 @contextmanager

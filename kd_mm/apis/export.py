@@ -20,12 +20,12 @@ from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.stages import config_input_size
-from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read_checkpoint
-from kd_mm.distillers.config_file import load_config
-from kd_mm.distillers.options import nearest
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.registry import MODELS
+from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import load_config
+from kd_mm.utils.suggest import nearest
 
 # What a Runner or a command line leaves in a dumped config and what belongs to one run alone.
 _OF_ONE_RUN = ("work_dir", "launcher", "resume", "env_variables")
@@ -105,7 +105,7 @@ def export_student(
     model_config, scope = teacher_model_config(plain)
     with explaining(plain), DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(model_config)
-    fill(model, network_weights(state), "student", checkpoint)
+    fill(model, student_state_dict(state), "student", checkpoint)
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     meta = {**plain_meta(stored), "source": Path(checkpoint).name, "weights": kind, "kd_mm_version": kd_mm.__version__}
     replace_file(out, saved({"meta": meta, "state_dict": state}))
@@ -203,7 +203,7 @@ def chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> 
 def _followed(stored: Mapping[str, Any], teacher: str, ema: bool | None, origin: str) -> dict[str, Any]:
     if ema is not None:
         raise ValueError(f"--teacher {teacher} is an average of its own: leave --ema and --no-ema out")
-    weights = own_weights(stored, f"teachers.{teacher}.model.")
+    weights = distill_state_dict(stored, f"teachers.{teacher}.model.")
     if not weights:
         held = {key.split(".")[2] for key in stored.get("state_dict", {}) if key.startswith("distill.teachers.")}
         raise ValueError(

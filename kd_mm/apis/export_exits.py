@@ -17,14 +17,14 @@ from kd_mm.apis.export import check_target, chosen_weights, exported_config, pla
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.build import teacher_configs
-from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read_checkpoint
-from kd_mm.distillers.config_file import load_config
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.report import complexity, stopped_complexity
 from kd_mm.models import MultiExitClassifier
+from kd_mm.models.exits import Exit
 from kd_mm.registry import MODELS
-from kd_mm.stages.exits import Exit
 from kd_mm.stages.stage import Stage
+from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import load_config
 
 METRIC = "kd_mm.ExitMetric"
 
@@ -89,8 +89,8 @@ def export_exits(
     stored = read_checkpoint(checkpoint)
     state, kind = chosen_weights(stored, ema, checkpoint)
     exits = _module(distiller, "exits")
-    fill(distiller.student, network_weights(state), "student", checkpoint)
-    fill(exits, own_weights(state, "exits."), "exits of the student", checkpoint)
+    fill(distiller.student, student_state_dict(state), "student", checkpoint)
+    fill(exits, distill_state_dict(state, "exits."), "exits of the student", checkpoint)
     _add_exits(plain, distiller)
     with explaining(plain), DefaultScope.overwrite_default_scope(plain.get("default_scope")):
         model: MultiExitClassifier = MODELS.build({**_preprocessor(plain), **plain.model})

@@ -19,12 +19,12 @@ from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import read_config, set_threads
 from kd_mm.distillers.build import teacher_configs
-from kd_mm.distillers.checkpoint import fill, network_weights, read_checkpoint
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.evaluation.reid_inputs import JUNK
 from kd_mm.evaluation.reid_samples import Gallery, gather, read_samples
 from kd_mm.evaluation.reid_top import TopImages, top_images
 from kd_mm.registry import MODELS
+from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 
 PICKS = ("even", "worst")
 
@@ -173,5 +173,5 @@ def _network(config: Any, checkpoint: str | None, name: str) -> BaseModel:
         network: BaseModel = MODELS.build(model_config)
     if checkpoint is None:
         raise ValueError(f"{name} has no checkpoint: give the one it was trained to")
-    fill(network, network_weights(read_checkpoint(checkpoint)), name, checkpoint)
+    fill(network, student_state_dict(read_checkpoint(checkpoint)), name, checkpoint)
     return network.to(get_device()).eval()

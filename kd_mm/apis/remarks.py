@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from kd_mm.distillers.checkpoint import OWN_PREFIX
+from kd_mm.utils.checkpoint import OWN_PREFIX
 
 #: Keys that the engine and the tools read beside the Runner's own arguments.
 _READ_ELSEWHERE = {

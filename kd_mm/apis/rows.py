@@ -13,7 +13,7 @@ from mmengine.config import Config
 from kd_mm.apis.compose import check_overrides, compose
 from kd_mm.apis.explain import unknown_option
 from kd_mm.apis.run import override, read_config
-from kd_mm.distillers.options import nearest
+from kd_mm.utils.suggest import nearest
 
 #: Keys that only a distillation has.
 _OF_DISTILLER = ("model.recipe", "model.student", "model.teacher", "model.stages")

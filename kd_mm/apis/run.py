@@ -20,9 +20,9 @@ from kd_mm.apis.class_count import ClassCountHook
 from kd_mm.apis.data_check import DataCheckHook
 from kd_mm.apis.explain import said
 from kd_mm.apis.remarks import LeftOverWeightsHook, misspelt_keys
-from kd_mm.distillers.config_file import load_config
-from kd_mm.distillers.options import nearest_file
-from kd_mm.distillers.safe_load import UnsafeCheckpointError, load_safely
+from kd_mm.utils.config import load_config
+from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
+from kd_mm.utils.suggest import nearest_file
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:

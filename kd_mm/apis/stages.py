@@ -21,11 +21,11 @@ from kd_mm.distillers.recipe import Recipe, exits_are_regional
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
-from kd_mm.stages.modes import evaluating
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.table import stage_table
 from kd_mm.tasks import Task, build_task
+from kd_mm.utils.eval_mode import eval_mode
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.
 _IMAGE_SIDES = (("TinyImageNet", 64), ("CIFAR100", 32), ("CIFAR10", 32), ("MNIST", 28))
@@ -184,7 +184,7 @@ def _modules(role: str, model: nn.Module, inputs: Tensor) -> str:
             handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output)))
     remark = ""
     try:
-        with evaluating(model):
+        with eval_mode(model):
             try:
                 model(inputs, mode="tensor")
             except Exception as error:  # heads that want annotations fail in many ways; backbone and neck still ran

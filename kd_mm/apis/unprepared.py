@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kd_mm.distillers import Distiller
-from kd_mm.losses import ProbedAttentionLoss
+from kd_mm.losses import GPACAttentionLoss
 from kd_mm.losses.granularity import CodeReader, Codes
 
 #: Training samples of a loss that remembers each one, as many as CIFAR has.
@@ -16,7 +16,7 @@ def go_unprepared(distiller: Distiller) -> None:
         teacher.exits_ready = True
     for loss in distiller.losses.values():
         loss.expect_samples(SAMPLES)
-        if isinstance(loss, ProbedAttentionLoss) and loss.needs_probes:
+        if isinstance(loss, GPACAttentionLoss) and loss.needs_probes:
             alike = dict.fromkeys(loss.stage_numbers(distiller.num_stages), 1.0)
             loss.choose(dict.fromkeys(loss.team, alike), {})
         if isinstance(loss, CodeReader):

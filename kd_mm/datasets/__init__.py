@@ -2,11 +2,8 @@
 
 from kd_mm.datasets.cifar import CIFAR10, CIFAR100
 from kd_mm.datasets.cifar_retrieval import CIFAR100Retrieval
-from kd_mm.datasets.digit_scenes import DigitScenes
-from kd_mm.datasets.digits import Digits
 from kd_mm.datasets.identity_sampler import IdentitySampler
 from kd_mm.datasets.market1501 import Market1501
-from kd_mm.datasets.people import People
 from kd_mm.datasets.tiny_imagenet import TinyImageNet
 from kd_mm.datasets.upstream import CUB, ImageNet
 from kd_mm.datasets.voc import VOCDataset
@@ -16,12 +13,9 @@ __all__ = [
     "CIFAR100",
     "CIFAR100Retrieval",
     "CUB",
-    "DigitScenes",
-    "Digits",
     "IdentitySampler",
     "ImageNet",
     "Market1501",
-    "People",
     "TinyImageNet",
     "VOCDataset",
 ]

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from kd_mm.distillers.match import dry_run_size, match_stages
 from kd_mm.distillers.measure import check_classes, check_pixels, dry_run
-from kd_mm.distillers.normalization import Renormalize
-from kd_mm.distillers.options import check_options
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.distillers.recipe import Plan, Recipe, reads_stages
+from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.losses import Loss, Setting
+from kd_mm.losses import Loss, LossContext
+from kd_mm.models.exits import Exit, chains
 from kd_mm.registry import MODELS
-from kd_mm.stages.exits import Exit, chains
 from kd_mm.stages.folding import fold_chain
-from kd_mm.stages.modes import evaluating
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import Answer, Task
+from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.suggest import check_options
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ def build_networks(
     teachers = {}
     device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     for name in sorted(used):
-        with private_random_state(f"teacher/{name}", seed):
+        with isolated_rng(f"teacher/{name}", seed):
             teachers[name] = _teacher(name, configs, recipe, student)
             teachers[name].model.to(device)
             teachers[name].renormalize = Renormalize(student, teachers[name].model)
     _check_followers(losses, teachers)
-    with private_random_state("dry run", seed):
+    with isolated_rng("dry run", seed):
         inputs = torch.rand(2, 3, *dry_run_size(student, input_size, task.default_size)) * 2 - 1
         inputs = inputs.to(device)
         pairs, matched = (
@@ -135,7 +135,7 @@ def _check_followers(losses: Mapping[str, Loss], teachers: Mapping[str, Teacher]
         if loss.frozen_teacher and loss.teacher and teachers[loss.teacher].follows:
             raise ValueError(
                 f"loss {name!r}: {type(loss).__name__} prepares something on a teacher that stays as it is, and "
-                f"{loss.teacher!r} follows the student; take a loss on logits or maps (kd_mm.LogitLoss, kd_mm.HintLoss)"
+                f"{loss.teacher!r} follows the student; take a loss on logits or maps (kd_mm.KDLoss, kd_mm.FitNetsLoss)"
             )
 
 
@@ -163,8 +163,8 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
     classes = next(iter(networks.num_classes.values()), 0)
     width = task.exit_width(classes)
     for name, loss in networks.losses.items():
-        with private_random_state(f"loss/{name}/parts", seed):
-            loss.prepare(_setting(networks, loss.teacher or "", classes))
+        with isolated_rng(f"loss/{name}/parts", seed):
+            loss.setup(_setting(networks, loss.teacher or "", classes))
     exits = _build_exits(
         networks.student, networks.matched, plan.student_exits, networks.shown[""], recipe, width, "student", seed
     )
@@ -176,7 +176,7 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
         _place_teacher_exits(teacher, built, recipe, online)
         mine = nn.ModuleDict()
         for i in sorted(plan.connectors[name]):
-            with private_random_state(f"connector/{name}/{i}", seed):
+            with isolated_rng(f"connector/{name}/{i}", seed):
                 student_stage, teacher_stage = networks.pairs[name][i - 1]
                 mine[str(i)] = _initialised({**recipe.connectors, "student": student_stage, "teacher": teacher_stage})
         if len(mine):
@@ -191,12 +191,12 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
     }
 
 
-def _setting(networks: Networks, teacher: str, classes: int) -> Setting:
+def _setting(networks: Networks, teacher: str, classes: int) -> LossContext:
     shapes = {
         name: {tap: tuple(tensor.shape) for tap, tensor in shown.items()} for name, shown in networks.shown.items()
     }
     pairs = networks.pairs.get(teacher, ())
-    return Setting(pairs, classes, shapes[""], shapes.get(teacher, {}), networks.pairs, networks.answer)
+    return LossContext(pairs, classes, shapes[""], shapes.get(teacher, {}), networks.pairs, networks.answer)
 
 
 def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe, online: nn.ModuleDict) -> None:
@@ -236,7 +236,7 @@ def _build_exits(
             config["rest"] = _rest(model, stages[i - 1 :], shown)
         if exit_type is not None and getattr(exit_type, "regional", False):
             config["stride"] = stages[i - 1].stride
-        with private_random_state(f"exit/{side}/{i}", seed):
+        with isolated_rng(f"exit/{side}/{i}", seed):
             exits[str(i)] = _initialised(config)
     return exits
 
@@ -244,7 +244,7 @@ def _build_exits(
 def _rest(model: nn.Module, stages: Sequence[Stage], shown: Mapping[str, Tensor]) -> list[nn.Module]:
     rest = [find_module(model, Tap.parse(stage.tap)) for stage in stages[1:]]
     outputs = [shown[stage.tap] for stage in stages[1:] if stage.tap in shown]
-    with evaluating(model):
+    with eval_mode(model):
         whole = len(outputs) != len(rest) or chains(rest, shown[stages[0].tap], outputs)
     if not whole:
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from kd_mm.distillers.monitor import NonFiniteLossError
+from kd_mm.distillers.loss_monitor import NonFiniteLossError
 
 
 def check_first_step(

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.build import build_networks, build_parts
-from kd_mm.distillers.checkpoint import rename_loaded, rename_saved
 from kd_mm.distillers.checks import check_first_step
-from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.observing import Observing
 from kd_mm.distillers.recipe import Recipe, attach_task_loss, exits_are_regional
 from kd_mm.distillers.teacher import Teacher
@@ -24,6 +23,7 @@ from kd_mm.losses import Loss, Progress
 from kd_mm.losses.response_transform import Step
 from kd_mm.registry import MODELS
 from kd_mm.tasks import build_task
+from kd_mm.utils.checkpoint import rename_loaded, rename_saved
 
 
 @MODELS.register_module()
@@ -91,7 +91,7 @@ class Distiller(Observing):
         self.losses: dict[str, Loss] = networks.losses
         self.input_size = networks.input_size
         self.progress = Progress()
-        self.monitor: TermMonitor | None = None
+        self.monitor: LossMonitor | None = None
         self.check_next_step = False
         self._register_state_dict_hook(rename_saved)
         self._register_load_state_dict_pre_hook(rename_loaded, with_module=True)
@@ -166,8 +166,8 @@ class Distiller(Observing):
             losses["loss_student"] = losses.pop("loss")
         fast: dict[int, Tensor] = {}
         student = self._observe_student(taken, active, targets, fast)
-        if any("student.indices" in loss.needs() for loss in active.values()):
-            student = replace(student, indices=self.task.indices(data_samples))
+        if any("student.sample_indices" in loss.needs() for loss in active.values()):
+            student = replace(student, sample_indices=self.task.indices(data_samples))
         connected = self._connect(taken, active, fast)
         losses.update(exit_losses)
         changed = self._transforms(teachers, active, Step(self.progress, targets), taken, losses)

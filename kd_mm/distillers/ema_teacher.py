@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.distillers.checkpoint import OWN_PREFIX, fill
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.registry import MODELS
+from kd_mm.utils.checkpoint import OWN_PREFIX, fill
 
 if TYPE_CHECKING:
     from kd_mm.distillers.distiller import Distiller

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.stages.discovery import discover_stages
-from kd_mm.stages.modes import evaluating
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import Task
+from kd_mm.utils.eval_mode import eval_mode
 
 
 def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[str]:
     Raises:
         ValueError: It has no neck that gives several maps.
     """
-    with evaluating(model):
+    with eval_mode(model):
         maps = task.forward_features(model, inputs) if hasattr(model, "neck") else ()
     if len(maps) < 2:
         raise ValueError(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.stages.modes import evaluating
 from kd_mm.tasks import Task
+from kd_mm.utils.eval_mode import eval_mode
 
 if TYPE_CHECKING:
     from kd_mm.distillers.build import Networks
@@ -21,7 +21,7 @@ def dry_run(networks: Networks, task: Task, inputs: Tensor, asked: Mapping[str, 
 
     ``asked`` holds further taps of each teacher.
     """
-    with evaluating(networks.student), networks.recorder as recorder:
+    with eval_mode(networks.student), networks.recorder as recorder:
         task.forward(networks.student, inputs)
         recorder.calibrate()
     networks.shown[""] = networks.recorder.take()
@@ -43,7 +43,7 @@ def dry_run(networks: Networks, task: Task, inputs: Tensor, asked: Mapping[str, 
 
 def _find_tails(networks: Networks, task: Task) -> None:
     """Find what follows the last stage of each teacher whose classifier a loss reads, and check that it does."""
-    readers = [loss for loss in networks.losses.values() if "teacher.tail" in loss.needs()]
+    readers = [loss for loss in networks.losses.values() if "teacher.classifier" in loss.needs()]
     for name in sorted({name for loss in readers for name in loss.taught_by}):
         model, stage = networks.teachers[name].model, networks.pairs[name][-1][1]
         tail, answer = task.tail(model), networks.taps.teacher_answer[name]
@@ -53,7 +53,7 @@ def _find_tails(networks: Networks, task: Task) -> None:
             raise ValueError(
                 f"the neck and head of teacher {name!r} do not make its answer of what its last stage {stage.tap} "
                 f"shows: name the last module of its backbone in stages=dict({name}=[...]), or leave out the loss that "
-                "reads the teachers' classifiers (kd_mm.TeamHintLoss has weights='mean' as well)"
+                "reads the teachers' classifiers (kd_mm.MultiTeacherFeatureLoss has weights='mean' as well)"
             )
         networks.tails[name] = tail
 

@@ -15,8 +15,8 @@ from kd_mm.distillers.recipe import Plan, Recipe
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.distillers.transform import Transforms
 from kd_mm.losses import Loss
+from kd_mm.losses.observation import Observation
 from kd_mm.stages.memory_format import fast_pooling
-from kd_mm.stages.observation import Observation
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Task
 
@@ -50,7 +50,7 @@ class Observing(BaseModel):
 
     def _targets(self, active: Mapping[str, Loss], data_samples: Any, taken: Mapping[str, Tensor]) -> Any:
         reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
-        regional = self.task.regional and bool(reads & {"student.responses", "teacher.responses"})
+        regional = self.task.regional and bool(reads & {"student.stage_logits", "teacher.stage_logits"})
         if "student.targets" in reads or regional or self._online_exits() or self._transforms.needs_targets:
             return self.task.targets(data_samples, taken)
         return None
@@ -61,7 +61,7 @@ class Observing(BaseModel):
         reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
         wanted = self._stages_of("student.features", active) if "student.features" in reads else set()
         inner = self._stages_of("student.embeddings", active) & self.plan.student_exits
-        exits = inner | (self._stages_of("student.responses", active) if "student.responses" in reads else set())
+        exits = inner | (self._stages_of("student.stage_logits", active) if "student.stage_logits" in reads else set())
         answer, regions = self._taps.student_answer, getattr(targets, "regions", None)
         logits = answer.read(self.student, taken, taken) if answer else None
         own: Any = {i: self._own("exits")[str(i)] for i in sorted(exits & self.plan.student_exits)}
@@ -83,10 +83,10 @@ class Observing(BaseModel):
         connected: dict[str, dict[int, Tensor]] = {}
         for name in self.teachers:
             mine = {key: loss for key, loss in active.items() if name in loss.taught_by}
-            stages = sorted(self._stages_of("student.connected", mine))
+            stages = sorted(self._stages_of("student.adapted", mine))
             if stages:
                 connectors = self._own("connectors", name)
-                pooled = {i: means_alone(mine.values(), "student.connected", i, self.num_stages) for i in stages}
+                pooled = {i: means_alone(mine.values(), "student.adapted", i, self.num_stages) for i in stages}
                 maps = {i: self._fast_map(fast, taken, i) if pooled[i] else self._map(taken, i) for i in stages}
                 connected[name] = {i: connectors[str(i)](maps[i]) for i in stages}
         return connected
@@ -109,7 +109,7 @@ class Observing(BaseModel):
             exits = self._own("teacher_exits", name) if online else teacher.exits
             answering = self.plan.teacher_exits[name]
             if not online:
-                answering = answering & self._stages_of("teacher.responses", mine)
+                answering = answering & self._stages_of("teacher.stage_logits", mine)
             regions = getattr(targets, "regions", None)
             with torch.set_grad_enabled(bool(online) and torch.is_grad_enabled()):
                 responses = {i: exits[str(i)](_cast(maps[i], exits), regions) for i in sorted(answering)}
@@ -123,7 +123,7 @@ class Observing(BaseModel):
             constants = {i: response.detach() for i, response in responses.items()}
             tapped = any("teacher.taps" in loss.needs() for loss in mine.values())
             taps = {tap: teacher.plain(shown) for tap, shown in taken.items()} if tapped else {}
-            observations[name] = Observation(kept, {}, constants, logits, taps=taps, tail=self._tails.get(name))
+            observations[name] = Observation(kept, {}, constants, logits, taps=taps, classifier=self._tails.get(name))
         return observations
 
     @torch.no_grad()

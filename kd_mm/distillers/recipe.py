@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from kd_mm.distillers.options import nearest
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.losses import ExitTaskLoss, Loss
 from kd_mm.registry import MODELS
+from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.suggest import nearest
 
 TEACHER_EXIT_MODES = ("pretrained", "joint", "online")
 
@@ -103,7 +103,7 @@ class Recipe:
         for name, config in sorted(self.losses.items()):
             if config is None or config.get("loss_weight", 1.0) == 0:
                 continue
-            with private_random_state(f"loss/{name}", seed):
+            with isolated_rng(f"loss/{name}", seed):
                 loss: Loss = MODELS.build(_with_kind(config, multilabel))
             temperature = getattr(loss, "temperature", None)
             if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
@@ -162,16 +162,16 @@ class Plan:
 
         def answer(side: str, teacher: str | None = None) -> bool:
             direct = any(
-                bool(loss.needs() & {f"{side}.logits", f"{side}.tail"})
+                bool(loss.needs() & {f"{side}.logits", f"{side}.classifier"})
                 and (teacher is None or teacher in loss.taught_by)
                 for loss in losses.values()
             )
-            return direct or bool(stages(f"{side}.responses", teacher) & own)
+            return direct or bool(stages(f"{side}.stage_logits", teacher) & own)
 
         names = sorted({name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by})
-        responses = stages("student.responses") | stages("student.embeddings")
-        connectors = {name: stages("student.connected", name) for name in names}
-        teacher_exits = {name: stages("teacher.responses", name) - own for name in names}
+        responses = stages("student.stage_logits") | stages("student.embeddings")
+        connectors = {name: stages("student.adapted", name) for name in names}
+        teacher_exits = {name: stages("teacher.stage_logits", name) - own for name in names}
         return cls(
             student_exits=responses - own,
             teacher_exits=teacher_exits,
@@ -214,7 +214,7 @@ def _check_transform(transform: Mapping[str, Any] | None, losses: Sequence[str])
 
 def _with_kind(config: Mapping[str, Any], multilabel: bool) -> dict[str, Any]:
     kind: Any = MODELS.get(config["type"]) if multilabel else None
-    responds = "student.responses" in getattr(kind, "reads", ())
+    responds = "student.stage_logits" in getattr(kind, "requires", ())
     if responds and "multilabel" in inspect.signature(kind).parameters:
         return {"multilabel": True, **config}
     return dict(config)

@@ -14,14 +14,14 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from kd_mm.distillers.checkpoint import fill, network_weights, own_weights, read_checkpoint
-from kd_mm.distillers.config_file import load_config as load_config
-from kd_mm.distillers.normalization import Renormalize
+from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.registry import MODELS
 from kd_mm.stages.folding import agree, fold_norms
 from kd_mm.stages.memory_format import runs_faster_last
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.tap import find_module
+from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import load_config as load_config
 
 
 class Teacher:
@@ -80,7 +80,7 @@ class Teacher:
         stored: dict[str, Any] = {}
         if checkpoint is not None:
             stored = read_checkpoint(checkpoint)
-            fill(model, network_weights(stored), f"teacher {name!r}", checkpoint)
+            fill(model, student_state_dict(stored), f"teacher {name!r}", checkpoint)
         elif not random_weights:
             raise ValueError(
                 f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH"
@@ -242,7 +242,7 @@ class Teacher:
 
     def stored_exits(self) -> dict[str, Tensor]:
         """Return the exits that the teacher's own training run left in its checkpoint (joint training)."""
-        return own_weights(self._stored, "exits.")
+        return distill_state_dict(self._stored, "exits.")
 
     def forget_file(self) -> None:
         """Release what was read from the checkpoint file."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.build import Networks
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.losses import Loss
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.response_transform import FINAL, AnswerSetting, ResponseTransform, Step
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 from kd_mm.tasks import Answer, Task
+from kd_mm.utils.random_state import isolated_rng
 
 
 def build_transforms(networks: Networks, task: Task, recipe: Recipe, seed: int) -> nn.ModuleDict:
@@ -32,7 +32,7 @@ def build_transforms(networks: Networks, task: Task, recipe: Recipe, seed: int) 
         return transforms
     _check_readers(recipe)
     for name, teacher in networks.teachers.items():
-        with private_random_state(f"transform/{name}", seed):
+        with isolated_rng(f"transform/{name}", seed):
             transform: ResponseTransform = MODELS.build(dict(recipe.transform))
             names = _answers_read(transform, networks.losses, name, len(networks.matched), bool(recipe.exit_on_last))
             if not names:
@@ -46,7 +46,7 @@ def build_transforms(networks: Networks, task: Task, recipe: Recipe, seed: int) 
                 widths[FINAL], dense = shown.shape[-1], shown.ndim == 3 and shown.shape[-1] == classes
             sigmoids = {one for one in names if (dense if one == FINAL else task.multilabel)}
             labelled = task.answer_is_response and not task.regional and not task.multilabel
-            transform.prepare(AnswerSetting(widths, frozenset(sigmoids), labelled))
+            transform.setup(AnswerSetting(widths, frozenset(sigmoids), labelled))
             transform.answers = frozenset(names)
         transforms[name] = transform
     return transforms
@@ -103,9 +103,9 @@ class Transforms:
             losses.update({f"{label}.{term}": value.detach() for term, value in result.terms.items()})
             if result.penalty is not None:
                 losses[f"loss_{label}"] = result.penalty
-            responses = {i: result.answers.get(key, observation.responses[i]) for i, key in stages.items()}
+            responses = {i: result.answers.get(key, observation.stage_logits[i]) for i, key in stages.items()}
             logits = result.answers.get(FINAL, observation.logits)
-            changed = replace(observation, responses=responses, logits=logits)
+            changed = replace(observation, stage_logits=responses, logits=logits)
             seen.update({(key, name): changed for key in mine})
         return seen
 
@@ -121,9 +121,11 @@ class Transforms:
     def _answers(self, observation: Observation, wanted: Collection[str]) -> tuple[dict[int, str], dict[str, Tensor]]:
         """Return the names of the stages' answers, and the answers that are read."""
         own = observation.logits
-        last = max(observation.responses, default=0) if self.last_is_final and own is not None else 0
-        stages = {i: FINAL if i == last else f"stage{i}" for i in observation.responses}
-        answers = {stages[i]: z for i, z in observation.responses.items()} if "teacher.responses" in wanted else {}
+        last = max(observation.stage_logits, default=0) if self.last_is_final and own is not None else 0
+        stages = {i: FINAL if i == last else f"stage{i}" for i in observation.stage_logits}
+        answers = (
+            {stages[i]: z for i, z in observation.stage_logits.items()} if "teacher.stage_logits" in wanted else {}
+        )
         if own is not None and "teacher.logits" in wanted:
             answers[FINAL] = own
         return stages, answers
@@ -149,7 +151,7 @@ def _answers_read(
             continue
         if "teacher.logits" in loss.needs():
             names.add(FINAL)
-        if "teacher.responses" in loss.needs():
+        if "teacher.stage_logits" in loss.needs():
             stages: Iterable[int] = loss.stage_numbers(num_stages)
             names |= {FINAL if i == num_stages and not exit_on_last else f"stage{i}" for i in stages}
     return sorted(names)
@@ -164,7 +166,7 @@ def _check_readers(recipe: Recipe) -> None:
         if loss is not None and (chosen is None or name in chosen)
     }
     if not any(
-        {"teacher.logits", "teacher.responses"} & getattr(kind, "reads", frozenset()) for kind in types.values()
+        {"teacher.logits", "teacher.stage_logits"} & getattr(kind, "requires", frozenset()) for kind in types.values()
     ):
         raise ValueError(
             f"recipe: transform {recipe.transform['type']} changes what a teacher answers, but none of the losses "

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from kd_mm.losses import Loss
-from kd_mm.stages.observation import Observation
+from kd_mm.losses.observation import Observation
 
 
 def views(
@@ -32,7 +32,7 @@ def views(
 
     def of(teacher: str) -> tuple[Observation, Observation | None]:
         return (
-            replace(student, connected=connected.get(teacher, {})),
+            replace(student, adapted=connected.get(teacher, {})),
             changed.get((name, teacher), teachers.get(teacher)),
         )
 

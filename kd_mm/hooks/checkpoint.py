@@ -15,9 +15,9 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint, save_checkpoint
 
-from kd_mm.distillers.options import nearest
 from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
 from kd_mm.registry import HOOKS
+from kd_mm.utils.suggest import nearest
 
 _STALE = "stale_ckpts"
 

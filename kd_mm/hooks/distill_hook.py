@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from kd_mm.distillers import Distiller
-from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import Progress
 from kd_mm.registry import HOOKS
@@ -63,7 +63,7 @@ class DistillHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, LoggerHook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
-        distiller.monitor = TermMonitor()
+        distiller.monitor = LossMonitor()
         distiller.check_next_step = True
         runner.logger.info("\n" + distillation_report(distiller))
 

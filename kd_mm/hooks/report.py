@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.distillers import Distiller
 from kd_mm.models import MultiExitClassifier
-from kd_mm.stages.modes import evaluating
 from kd_mm.tasks import build_task
+from kd_mm.utils.eval_mode import eval_mode
 
 
 def render(*tables: Table, width: int = 118) -> str:
@@ -33,7 +33,7 @@ def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    with eval_mode(model), FlopCounterMode(display=False) as counter:
         build_task(None, model).infer(model, image)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
 
@@ -42,7 +42,7 @@ def stopped_complexity(model: MultiExitClassifier, input_size: tuple[int, int], 
     """Return the multiply-adds of one image ``(1, 3, H, W)`` that leaves a network at its exit ``depth``, from 1."""
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    with eval_mode(model), FlopCounterMode(display=False) as counter:
         model.answers(image, depth)
     return int(counter.get_total_flops()) // 2
 

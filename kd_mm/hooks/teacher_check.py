@@ -11,9 +11,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.distill_hook import check_class_lists, find_distiller
 from kd_mm.registry import HOOKS
+from kd_mm.utils.random_state import isolated_rng
 
 
 @HOOKS.register_module()
@@ -52,7 +52,7 @@ class TeacherCheckHook(Hook):
             # A teacher whose answers no loss reads may know other classes than the data set.
             classes = distiller.num_classes.get(name) or distiller.task.num_classes(teacher.model, None)
             if classes is not None and classes == distiller.num_classes.get("", classes):
-                with private_random_state("teacher check"):
+                with isolated_rng("teacher check"):
                     right, seen = self._score(runner, distiller, teacher, loader_config)
                 self._judge(teacher, right, seen, f"{split} {distiller.task.unit}", distiller.task.chance(classes))
 

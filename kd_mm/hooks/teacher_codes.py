@@ -15,15 +15,15 @@ from rich.progress import Progress as ProgressBar
 from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.distillers.checkpoint import read_checkpoint
-from kd_mm.distillers.options import nearest
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.best_codes import BestCodes
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.hooks.preparation import data_loader, in_epochs, result_folder, save_whole
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.granularity import BRANCHES, CodeReader, Codes
 from kd_mm.registry import HOOKS
+from kd_mm.utils.checkpoint import read_checkpoint
+from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.suggest import nearest
 
 DEFAULTS: dict[str, Any] = {
     "epochs": None,
@@ -45,7 +45,7 @@ class TeacherCodesHook(Hook):
     ``sum_j T_j^2 KL(softmax(z_t / T_j) || softmax(d_j / T_j)) + CE(d_j, y)``, ``d_j`` decoded from the code j of the
     teacher's feature, T 2 and 8, as the public code of Shao and Chen (arXiv 2108.06681) does; SGD with step decay, data
     and augmentation as the student's. The options come from ``preparation`` of the losses
-    (:class:`kd_mm.losses.CodeLoss`): ``fraction`` (its length in epochs over that of the whole run, the public code's
+    (:class:`kd_mm.losses.MAGLoss`): ``fraction`` (its length in epochs over that of the whole run, the public code's
     60 of 240 by default), ``epochs`` (its length as a number, instead), ``milestones`` (fractions of this length),
     ``gamma``, ``lr``, ``momentum``, ``weight_decay``, ``separate_passes`` (a pass over the data for each code, as in
     the public code, instead of one for both, which gives equal gradients), ``held_out``. The last epoch counts, or with
@@ -118,7 +118,7 @@ class _Preparation:
     def run(self) -> Codes:
         """Return the trained codes, frozen."""
         device = next(self.teacher.model.parameters()).device
-        with private_random_state(f"teacher codes/{self.teacher.name}"):
+        with isolated_rng(f"teacher codes/{self.teacher.name}"):
             codes = Codes(self.reader.width, self.reader.code_dims, self.distiller.num_classes[self.teacher.name])
             codes = codes.to(device)
             found = self.file.is_file()
@@ -162,7 +162,7 @@ class _Preparation:
             for epoch in range(start, options["epochs"]):
                 for branches in passes:
                     # Every epoch has a random state of its own, so that a killed preparation continues exactly.
-                    with private_random_state(f"epoch {epoch} of rank {get_rank()}"):
+                    with isolated_rng(f"epoch {epoch} of rank {get_rank()}"):
                         accuracy = {**accuracy, **self.epoch(epoch, loader, codes, optimizer, branches)}
                 schedule.step()
                 if best:

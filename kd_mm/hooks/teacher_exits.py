@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.distillers.checkpoint import network_weights, read_checkpoint
-from kd_mm.distillers.options import nearest
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.hooks.preparation import data_loader, in_epochs, result_folder, save_whole
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.registry import HOOKS
+from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
+from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.suggest import nearest
 
 DEFAULTS: dict[str, Any] = {
     "mode": "pretrained",
@@ -111,11 +111,11 @@ class _Preparation:
         logger = self.runner.logger
         given = self.options["checkpoint"]
         if given:
-            self.teacher.load_exits(network_weights(read_checkpoint(given)), given)
+            self.teacher.load_exits(student_state_dict(read_checkpoint(given)), given)
             return
         if not self.file.is_file():
             logger.info(f"training the exits of teacher {self.teacher.name!r} for {self.options['epochs']} epochs")
-            with private_random_state(f"teacher exits/{self.teacher.name}"):
+            with isolated_rng(f"teacher exits/{self.teacher.name}"):
                 self.train()
             barrier()
         stored = read_checkpoint(str(self.file))
@@ -149,7 +149,7 @@ class _Preparation:
             bar.advance(task, start * len(loader))
             for epoch in range(start, options["epochs"]):
                 # Every epoch has a random state of its own, so that a killed preparation continues exactly.
-                with private_random_state(f"epoch {epoch} of rank {get_rank()}"):
+                with isolated_rng(f"epoch {epoch} of rank {get_rank()}"):
                     loss = self.epoch(epoch, loader, trained, optimizer, lambda: bar.advance(task))
                 self.runner.logger.info(
                     f"exits of {teacher.name}: epoch {epoch + 1} of {options['epochs']}, loss {loss:.4f}"

@@ -20,18 +20,18 @@ from rich.table import Table
 from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.distillers.options import nearest
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.hooks.linear_probes import held_out_parts, nearest_rate, pooled, rate
 from kd_mm.hooks.preparation import result_folder
 from kd_mm.hooks.report import render
 from kd_mm.hooks.training_images import look_at_all, plain_training_data
-from kd_mm.losses import ProbedAttentionLoss
+from kd_mm.losses import GPACAttentionLoss
 from kd_mm.registry import HOOKS
+from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.suggest import nearest
 
-#: Options of ``ProbedAttentionLoss.probes``: what a teacher is rated by (``"accuracy"`` of the probe, or
+#: Options of ``GPACAttentionLoss.probes``: what a teacher is rated by (``"accuracy"`` of the probe, or
 #: ``"retrieval"``: rank-1 of the features themselves, without a probe), what is read (``"gap"``, ``"pool4"`` or
 #: ``"flat"``), the share of each class that is held out or a number of ``folds`` instead, Adam's schedule, the most
 #: images that are looked at (``None`` for all), the most memory that their features may take.
@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
 
 @HOOKS.register_module()
 class TeacherProbesHook(Hook):
-    """Rates every teacher at every stage for the losses that choose between teachers (``ProbedAttentionLoss``).
+    """Rates every teacher at every stage for the losses that choose between teachers (``GPACAttentionLoss``).
 
     A probe is a linear softmax classifier on a frozen stage, trained apart from the network (Alain and Bengio 2016,
     arXiv 1610.01644). It is trained on a part of the training images and rated on the rest, the same for all teachers;
@@ -80,11 +80,11 @@ class TeacherProbesHook(Hook):
         """
         distiller = find_distiller(runner)
         for name, loss in distiller.losses.items():
-            if isinstance(loss, ProbedAttentionLoss) and loss.needs_probes:
+            if isinstance(loss, GPACAttentionLoss) and loss.needs_probes:
                 _rate_for(runner, distiller, name, loss, result_folder(self.cache_dir, runner))
 
 
-def _rate_for(runner: Runner, distiller: Distiller, name: str, loss: ProbedAttentionLoss, folder: Path) -> None:
+def _rate_for(runner: Runner, distiller: Distiller, name: str, loss: GPACAttentionLoss, folder: Path) -> None:
     options = checked(loss.probes)
     stages = loss.stage_numbers(distiller.num_stages)
     rows = {
@@ -105,7 +105,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     for option in given:
         if option not in DEFAULTS:
-            raise ValueError(f"ProbedAttentionLoss: probes has no option {option!r}{nearest(option, DEFAULTS)}")
+            raise ValueError(f"GPACAttentionLoss: probes has no option {option!r}{nearest(option, DEFAULTS)}")
     options = {**DEFAULTS, **given}
     if options["input"] not in ("gap", "pool4", "flat"):
         raise ValueError(f"probes: input={options['input']!r} is unknown; choose 'gap', 'pool4' or 'flat'")
@@ -153,7 +153,7 @@ class _Rating:
                 self.runner.logger.warning(
                     "no validation pipeline that fits the training data: the probes see augmented images"
                 )
-            with private_random_state("teacher probes"):
+            with isolated_rng("teacher probes"):
                 row = self.rate()
             if is_main_process():
                 replace_file(self.file, json.dumps(row).encode())

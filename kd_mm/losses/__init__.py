@@ -1,77 +1,79 @@
 """Distillation losses, one file a family. They know nothing of tasks or runners."""
 
-from kd_mm.losses.base import Loss, Setting
-from kd_mm.losses.channel_wise import ChannelWiseLoss
+from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.byot import BYOTHintLoss
 from kd_mm.losses.consistency import ConsistencyLoss
-from kd_mm.losses.contrastive import ContrastiveLoss
-from kd_mm.losses.correlation import CorrelationLogitLoss
-from kd_mm.losses.cross_head import CrossHeadLoss
-from kd_mm.losses.decoupled import DecoupledLogitLoss
-from kd_mm.losses.detector_answer import DetectorAnswerLoss
-from kd_mm.losses.embedding import CosineEmbeddingLoss, EmbeddingLoss
-from kd_mm.losses.exit_hint import ExitHintLoss
+from kd_mm.losses.cosine import CosineLoss, EmbeddingLoss
+from kd_mm.losses.crd import CRDLoss
+from kd_mm.losses.crosskd import CrossKDLoss
+from kd_mm.losses.cwd import CWDLoss
+from kd_mm.losses.det_kd import DetKDLoss
+from kd_mm.losses.dist import DISTLoss
+from kd_mm.losses.dkd import DKDLoss
 from kd_mm.losses.exit_task import ExitTaskLoss
-from kd_mm.losses.feature_hints import AttentionTransferLoss, HintLoss, VariationalInformationLoss
-from kd_mm.losses.focal_global import FocalGlobalLoss
-from kd_mm.losses.granularity import CodeLoss, StableLogitLoss
+from kd_mm.losses.feature_hints import ATLoss, FitNetsLoss, VIDLoss
+from kd_mm.losses.fgd import FGDLoss
+from kd_mm.losses.gpac import GPACAttentionLoss
+from kd_mm.losses.granularity import MAGLoss, MASLoss
 from kd_mm.losses.instruction import InstructionLoss
-from kd_mm.losses.knowledge_review import KnowledgeReviewLoss
-from kd_mm.losses.learning_simplifier import LearningSimplifier
-from kd_mm.losses.logits import LogitLoss
-from kd_mm.losses.overhaul import OverhaulLoss
-from kd_mm.losses.pearson_feature import PearsonFeatureLoss
-from kd_mm.losses.probed_attention import ProbedAttentionLoss
-from kd_mm.losses.relations import AngleRelationLoss, DistanceRelationLoss
+from kd_mm.losses.kd import KDLoss
+from kd_mm.losses.multi_teacher_feature import MultiTeacherFeatureLoss
+from kd_mm.losses.multi_teacher_kd import TeamLogitLoss
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.ofd import OFDLoss
+from kd_mm.losses.pkd import PKDLoss
 from kd_mm.losses.response_transform import ResponseTransform
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.losses.review import CrossStageReviewLoss
-from kd_mm.losses.schedules import Levels, LinearRamp, Progress, Schedule, StepDecay
-from kd_mm.losses.similarity import SimilarityLoss
+from kd_mm.losses.reviewkd import ReviewKDLoss
+from kd_mm.losses.rkd import RKDAngleLoss, RKDDistanceLoss
+from kd_mm.losses.schedules import LinearRamp, PiecewiseConstant, Progress, Schedule, StepDecay
+from kd_mm.losses.skd import LearningSimplifier
+from kd_mm.losses.sp import SPLoss
 from kd_mm.losses.stage_channel import StageChannelLoss
 from kd_mm.losses.stage_response import StageResponseLoss
-from kd_mm.losses.team import TeamLogitLoss
-from kd_mm.losses.team_features import TeamHintLoss
 
 __all__ = [
-    "AngleRelationLoss",
-    "AttentionTransferLoss",
-    "ChannelWiseLoss",
-    "CodeLoss",
+    "RKDAngleLoss",
+    "ATLoss",
+    "CWDLoss",
+    "MAGLoss",
     "ConsistencyLoss",
-    "ContrastiveLoss",
-    "CorrelationLogitLoss",
-    "CosineEmbeddingLoss",
-    "CrossHeadLoss",
+    "CRDLoss",
+    "DISTLoss",
+    "CosineLoss",
+    "CrossKDLoss",
     "CrossStageReviewLoss",
-    "DecoupledLogitLoss",
-    "DetectorAnswerLoss",
-    "DistanceRelationLoss",
+    "DKDLoss",
+    "DetKDLoss",
+    "RKDDistanceLoss",
     "EmbeddingLoss",
-    "ExitHintLoss",
+    "BYOTHintLoss",
     "ExitTaskLoss",
-    "FocalGlobalLoss",
-    "HintLoss",
+    "FGDLoss",
+    "FitNetsLoss",
     "InstructionLoss",
-    "KnowledgeReviewLoss",
+    "ReviewKDLoss",
     "LearningSimplifier",
-    "Levels",
+    "PiecewiseConstant",
     "LinearRamp",
-    "LogitLoss",
+    "KDLoss",
     "Loss",
-    "OverhaulLoss",
-    "PearsonFeatureLoss",
-    "ProbedAttentionLoss",
+    "OFDLoss",
+    "Observation",
+    "PKDLoss",
+    "GPACAttentionLoss",
     "Progress",
     "ResponseLoss",
     "ResponseTransform",
     "Schedule",
-    "Setting",
-    "SimilarityLoss",
-    "StableLogitLoss",
+    "LossContext",
+    "SPLoss",
+    "MASLoss",
     "StageChannelLoss",
     "StageResponseLoss",
     "StepDecay",
-    "TeamHintLoss",
+    "MultiTeacherFeatureLoss",
     "TeamLogitLoss",
-    "VariationalInformationLoss",
+    "VIDLoss",
 ]

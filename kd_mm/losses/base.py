@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
-from kd_mm.stages.observation import Observation
 from kd_mm.stages.stage import Stage
 
 
 @dataclass(frozen=True)
-class Setting:
+class LossContext:
     """What a loss is told before training; all of it measured.
 
     Attributes:
@@ -40,9 +40,9 @@ class Setting:
 #: What a loss can read, by side.
 READABLE = frozenset(
     {
-        *(f"student.{item}" for item in ("features", "connected", "responses", "embeddings", "logits", "targets")),
-        *(f"student.{item}" for item in ("indices", "taps")),
-        *(f"teacher.{item}" for item in ("features", "responses", "logits", "tail", "taps")),
+        *(f"student.{item}" for item in ("features", "adapted", "stage_logits", "embeddings", "logits", "targets")),
+        *(f"student.{item}" for item in ("sample_indices", "taps")),
+        *(f"teacher.{item}" for item in ("features", "stage_logits", "logits", "classifier", "taps")),
     }
 )
 
@@ -62,7 +62,7 @@ class Loss(nn.Module):
     """
 
     #: Subset of :data:`READABLE`.
-    reads: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset()
     #: Whether it reads all teachers at once; their observations come as ``Observation.team``.
     all_teachers: ClassVar[bool] = False
     #: Whether it prepares something on its teacher that holds only while the teacher stays as it is.
@@ -70,9 +70,9 @@ class Loss(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        unknown = sorted(cls.reads - READABLE)
+        unknown = sorted(cls.requires - READABLE)
         if unknown:
-            raise ValueError(f"{cls.__name__}.reads: {unknown[0]!r} is none of {', '.join(sorted(READABLE))}")
+            raise ValueError(f"{cls.__name__}.requires: {unknown[0]!r} is none of {', '.join(sorted(READABLE))}")
 
     def __init__(
         self,
@@ -95,12 +95,12 @@ class Loss(nn.Module):
 
     def needs(self) -> frozenset[str]:
         """Return what this instance reads; options may make it less than the class reads."""
-        return self.reads
+        return self.requires
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any part of a teacher's observation is read."""
-        return any(item.startswith("teacher.") for item in self.needs()) or "student.connected" in self.needs()
+        return any(item.startswith("teacher.") for item in self.needs()) or "student.adapted" in self.needs()
 
     @property
     def taught_by(self) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ class Loss(nn.Module):
         """Return a context in which the student computes its own losses, for what no tap shows."""
         return nullcontext()
 
-    def prepare(self, setting: Setting) -> None:
+    def setup(self, context: LossContext) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
 
     def expect_samples(self, num_samples: int) -> None:
@@ -150,9 +150,9 @@ class Loss(nn.Module):
         """Return the weight in force at this point of the run."""
         return self.loss_weight * (self.schedule(progress) if self.schedule else 1.0)
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the unweighted scalars, by the name of their stage or pair of stages."""
-        raise TypeError(f"{type(self).__name__} defines no parts()")
+        raise TypeError(f"{type(self).__name__} defines no terms()")
 
     def evaluate(self, student: Observation, teacher: Observation | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the unweighted loss and its parts, computed outside autocast.
@@ -161,12 +161,12 @@ class Loss(nn.Module):
             student: What the student showed, with gradient.
             teacher: What the teacher showed, without.
         """
-        connected = (view.connected for view in student.team.values())
-        maps = (student.features, student.connected, student.responses, *connected)
+        connected = (view.adapted for view in student.team.values())
+        maps = (student.features, student.adapted, student.stage_logits, *connected)
         tensors = [*(t for stages in maps for t in stages.values()), student.logits, *student.taps.values()]
         device = next(tensor for tensor in tensors if tensor is not None).device.type
         with torch.autocast(device, enabled=False):
-            parts = self.parts(student, teacher)
+            parts = self.terms(student, teacher)
             total = torch.stack(list(parts.values())).sum() if len(parts) > 1 else next(iter(parts.values()))
             return total / len(parts) if self.stage_reduction == "mean" else total, parts
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 
 @MODELS.register_module()
@@ -19,7 +19,7 @@ class ConsistencyLoss(ResponseLoss):
     ``L = 1 / (B K) sum_b sum_k (softmax(z_s / T) - softmax(z_t / T))^2``: mean over batch and classes, so its gradient
     is small beside that of a divergence, and bounded however wrong the teacher is. Public code:
     ``CuriousAI/mean-teacher`` (``softmax_mse_loss``, T 1), with weight 100 on CIFAR-10 after a ramp of 5 epochs. Its
-    other choice, the KL divergence, is :class:`kd_mm.losses.LogitLoss` with T 1.
+    other choice, the KL divergence, is :class:`kd_mm.losses.KDLoss` with T 1.
 
     Args:
         temperature: T > 0, dimensionless; our addition.
@@ -29,7 +29,7 @@ class ConsistencyLoss(ResponseLoss):
         ValueError: A temperature that is not above 0.
     """
 
-    reads = frozenset({"student.logits", "teacher.logits"})
+    requires = frozenset({"student.logits", "teacher.logits"})
 
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,7 +37,7 @@ class ConsistencyLoss(ResponseLoss):
             raise ValueError(f"ConsistencyLoss: temperature={temperature} must be above 0")
         self.temperature = temperature
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the distance under the name ``final``."""
         assert teacher is not None
         assert student.logits is not None

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kd_mm.losses.base import Loss
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 
 @MODELS.register_module()
@@ -25,7 +25,7 @@ class ExitTaskLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    reads = frozenset({"student.responses", "student.targets"})
+    requires = frozenset({"student.stage_logits", "student.targets"})
     #: Maps exit logits ``(B, K)`` and targets to a scalar; set by the Distiller.
     task_loss: Callable[[Tensor, Tensor], Tensor]
     #: Whether the last stage has an exit of its own beside the network's answer; set by the Distiller.
@@ -44,11 +44,11 @@ class ExitTaskLoss(Loss):
             raise ValueError(f"ExitTaskLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
         return stages
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the task loss of each exit, times its stage weight."""
         assert student.targets is not None
-        stages, parts = self.stage_numbers(max(student.responses)), {}
+        stages, parts = self.stage_numbers(max(student.stage_logits)), {}
         for i, weight in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
-            value = self.task_loss(full_precision(student.responses[i]), student.targets)
+            value = self.task_loss(full_precision(student.stage_logits[i]), student.targets)
             parts[f"stage{i}"] = value if weight == 1.0 else weight * value
         return parts

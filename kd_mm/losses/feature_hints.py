@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss, Setting
+from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.pooling import adaptive_average
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 
 def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @MODELS.register_module()
-class HintLoss(Loss):
+class FitNetsLoss(Loss):
     """The student's connected map equals the teacher's: FitNets (Romero et al. 2015, arXiv 1412.6550).
 
     ``L = sum_i mean_{b,c,h,w} (r(F_s^i) - F_t^i)^2``, ``r`` being the recipe's connector. The paper first trains up to
@@ -46,14 +46,14 @@ class HintLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    reads = frozenset({"student.connected", "teacher.features"})
+    requires = frozenset({"student.adapted", "teacher.features"})
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the squared distance of each stage."""
         assert teacher is not None
         return {
-            f"stage{i}": self.compare(student.connected[i], teacher.features[i].detach())
-            for i in self.stage_numbers(max(student.connected))
+            f"stage{i}": self.compare(student.adapted[i], teacher.features[i].detach())
+            for i in self.stage_numbers(max(student.adapted))
         }
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class HintLoss(Loss):
 
 
 @MODELS.register_module()
-class AttentionTransferLoss(Loss):
+class ATLoss(Loss):
     """The student attends to the places that the teacher attends to: AT (Zagoruyko & Komodakis 2017, arXiv 1612.03928).
 
     ``L = sum_i mean_{b,h,w} (Q(F_s^i) - Q(F_t^i))^2``, where ``Q`` is the map ``mean_c |F|^p`` divided by its L2 norm
@@ -80,15 +80,15 @@ class AttentionTransferLoss(Loss):
         ValueError: A power that is not above 0.
     """
 
-    reads = frozenset({"student.features", "teacher.features"})
+    requires = frozenset({"student.features", "teacher.features"})
 
     def __init__(self, power: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if power <= 0:
-            raise ValueError(f"AttentionTransferLoss: power={power} must be above 0")
+            raise ValueError(f"ATLoss: power={power} must be above 0")
         self.power = power
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the distance of the attention maps of each stage."""
         assert teacher is not None
         return {
@@ -109,7 +109,7 @@ class AttentionTransferLoss(Loss):
 
 
 @MODELS.register_module()
-class VariationalInformationLoss(Loss):
+class VIDLoss(Loss):
     """The student's map predicts the teacher's with learned uncertainty: VID (Ahn et al. 2019, arXiv 1904.05835).
 
     ``L = sum_i mean_{b,c,h,w} 1/2 [ (mu(F_s^i) - F_t^i)^2 / v_c + log v_c ]``, ``v_c = softplus(a_c) + eps``: a bound
@@ -129,25 +129,23 @@ class VariationalInformationLoss(Loss):
         ValueError: An initial variance that is not above ``eps``, or an ``eps`` that is not above 0.
     """
 
-    reads = frozenset({"student.features", "teacher.features"})
+    requires = frozenset({"student.features", "teacher.features"})
 
     def __init__(self, initial_variance: float = 5.0, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 < eps < initial_variance:
-            raise ValueError(
-                f"VariationalInformationLoss: initial_variance={initial_variance} must be above eps={eps}, eps above 0"
-            )
+            raise ValueError(f"VIDLoss: initial_variance={initial_variance} must be above eps={eps}, eps above 0")
         self.initial_variance, self.eps = initial_variance, eps
         self.regressors = nn.ModuleDict()
         self.scales = nn.ParameterDict()
 
-    def prepare(self, setting: Setting) -> None:
+    def setup(self, context: LossContext) -> None:
         """Create regressor and variances of each stage that is read, of the measured widths."""
         # The inverse of the softplus, exact where exp() would overflow.
         start = torch.tensor(self.initial_variance - self.eps, dtype=torch.float64)
         start = start + torch.log(-torch.expm1(-start))
-        for i in self.stage_numbers(len(setting.pairs)):
-            ours, theirs = (stage.channels for stage in setting.pairs[i - 1])
+        for i in self.stage_numbers(len(context.pairs)):
+            ours, theirs = (stage.channels for stage in context.pairs[i - 1])
             self.regressors[f"stage{i}"] = nn.Sequential(
                 nn.Conv2d(ours, theirs, 1, bias=False),
                 nn.ReLU(),
@@ -157,7 +155,7 @@ class VariationalInformationLoss(Loss):
             )
             self.scales[f"stage{i}"] = nn.Parameter(torch.full((theirs,), float(start)))
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the negative log-likelihood of each stage."""
         assert teacher is not None
         return {

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.stages.observation import Observation
+from kd_mm.losses.observation import Observation
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

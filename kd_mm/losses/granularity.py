@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Setting, choice
-from kd_mm.losses.embedding import NO_EMBEDDING, EmbeddingLoss
+from kd_mm.losses.base import LossContext, choice
+from kd_mm.losses.cosine import NO_EMBEDDING, EmbeddingLoss
 from kd_mm.losses.functional import full_precision, kl_divergence
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 BRANCHES = ("low", "high")
 
@@ -101,7 +101,7 @@ class CodeReader:
 
 
 @MODELS.register_module()
-class CodeLoss(CodeReader, EmbeddingLoss):
+class MAGLoss(CodeReader, EmbeddingLoss):
     """The student learns the teacher's feature as two codes: granularity-wise distillation.
 
     ``L = w_low 2^2 KL(softmax(e_t / 2) || softmax(e_s / 2)) + w_high 8^2 KL(softmax(e_t' / 8) || softmax(e_s' / 8))``
@@ -131,7 +131,7 @@ class CodeLoss(CodeReader, EmbeddingLoss):
 
     frozen_teacher = True
     # The teacher's answer is what its codes are trained with.
-    reads = frozenset({"student.taps", "teacher.taps", "teacher.logits", "student.logits"})
+    requires = frozenset({"student.taps", "teacher.taps", "teacher.logits", "student.logits"})
 
     def __init__(
         self,
@@ -151,21 +151,21 @@ class CodeLoss(CodeReader, EmbeddingLoss):
 
     def needs(self) -> frozenset[str]:
         """Return what is read: the student's answer only for its own stable term."""
-        return self.reads if self.student_stable_weight else self.reads - {"student.logits"}
+        return self.requires if self.student_stable_weight else self.requires - {"student.logits"}
 
-    def prepare(self, setting: Setting) -> None:
+    def setup(self, context: LossContext) -> None:
         """Build the student's codes of the measured width; see the base class for errors."""
-        super().prepare(setting)
+        super().setup(context)
         (_, (_, own)), (_, (_, self.width)) = (
-            self._measured(setting.student_taps, 0),
-            self._measured(setting.teacher_taps, 1),
+            self._measured(context.student_taps, 0),
+            self._measured(context.teacher_taps, 1),
         )
-        if self.build_student_decoders and not setting.num_classes:
-            raise ValueError("CodeLoss: the student's decoders need a number of classes, and no network says one")
-        self.codes = Codes(own, self.code_dims, setting.num_classes if self.build_student_decoders else 0)
+        if self.build_student_decoders and not context.num_classes:
+            raise ValueError("MAGLoss: the student's decoders need a number of classes, and no network says one")
+        self.codes = Codes(own, self.code_dims, context.num_classes if self.build_student_decoders else 0)
         self.codes.decoders.requires_grad_(False)
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence of each code, ``low`` and ``high``, and ``stable``, weighted against each other."""
         assert teacher is not None
         ours = self.codes.encode(full_precision(student.taps[self.student_tap or ""]))
@@ -186,11 +186,11 @@ class CodeLoss(CodeReader, EmbeddingLoss):
 
 
 @MODELS.register_module()
-class StableLogitLoss(CodeReader, ResponseLoss):
+class MASLoss(CodeReader, ResponseLoss):
     """The student's logits follow the mean of the teacher's three answers: stable excitation (MAS).
 
     ``L = T^2 KL(softmax(z / T) || softmax(z_s / T))``, ``z = (z_t + D_low(e_t) + D_high(e_t')) / 3``: the teacher's
-    ordinary answer and those decoded from its codes (:class:`CodeLoss`). With ``stable_space="prob"`` (our reading) the
+    ordinary answer and those decoded from its codes (:class:`MAGLoss`). With ``stable_space="prob"`` (our reading) the
     softmaxes are averaged instead of the logits. Public code and settings as there; T 4, weight 0.8 beside 0.2 of the
     student's own loss, or 1 and 1 beside a loss on features.
 
@@ -198,10 +198,10 @@ class StableLogitLoss(CodeReader, ResponseLoss):
         temperature: T > 0, dimensionless.
         stable_space: ``"logit"`` or ``"prob"``.
         stable_weights: Shares of the ordinary answer, the low- and the high-dimensional one; they add up to 1.
-        code_dims: See :class:`CodeLoss`.
-        code_temperatures: See :class:`CodeLoss`.
+        code_dims: See :class:`MAGLoss`.
+        code_temperatures: See :class:`MAGLoss`.
         preparation: See :class:`kd_mm.hooks.TeacherCodesHook`; equal options are prepared once.
-        teacher_tap: See :class:`CodeLoss`.
+        teacher_tap: See :class:`MAGLoss`.
         **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
 
     Raises:
@@ -209,7 +209,7 @@ class StableLogitLoss(CodeReader, ResponseLoss):
     """
 
     frozen_teacher = True
-    reads = frozenset({"student.logits", "teacher.logits", "teacher.taps"})
+    requires = frozenset({"student.logits", "teacher.logits", "teacher.taps"})
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class StableLogitLoss(CodeReader, ResponseLoss):
         self.temperature, self.teacher_tap = temperature, teacher_tap
         self.stable_space = choice("stable_space", stable_space, ("logit", "prob"))
         if len(stable_weights) != 3 or min(stable_weights) < 0 or abs(sum(stable_weights) - 1) > 1e-6:
-            raise ValueError(f"StableLogitLoss: stable_weights={list(stable_weights)} must be three shares of 1")
+            raise ValueError(f"MASLoss: stable_weights={list(stable_weights)} must be three shares of 1")
         self.stable_weights = tuple(stable_weights)
 
     def not_for_detectors(self) -> str:
@@ -240,22 +240,22 @@ class StableLogitLoss(CodeReader, ResponseLoss):
         self.teacher_tap = reader.attach(student, teacher)[1][0]
         return (), (self.teacher_tap,)
 
-    def prepare(self, setting: Setting) -> None:
+    def setup(self, context: LossContext) -> None:
         """Look at the measured feature; see the base class for further errors.
 
         Raises:
             ValueError: It is no embedding ``(B, D)``.
         """
-        super().prepare(setting)
-        shape = setting.teacher_taps[self.teacher_tap or ""]
+        super().setup(context)
+        shape = context.teacher_taps[self.teacher_tap or ""]
         if len(shape) != 2:
             raise ValueError(
-                f"StableLogitLoss decodes a feature (B, D), but {self.teacher_tap} gives {tuple(shape)}: name another "
+                f"MASLoss decodes a feature (B, D), but {self.teacher_tap} gives {tuple(shape)}: name another "
                 "teacher_tap, e.g. head:in[-1]"
             )
         self.width = shape[1]
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence under the name ``final``."""
         assert teacher is not None
         assert student.logits is not None

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 RULES = ("softmax", "inverse", "cosine", "ca_mkd", "uniform")
 #: Divergences below this count as this where they divide.
@@ -48,7 +48,7 @@ class InstructionLoss(ResponseLoss):
         ValueError: An unknown rule or granularity, a kappa or temperature that is not above 0.
     """
 
-    reads = frozenset({"student.logits", "teacher.logits", "student.targets"})
+    requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
     all_teachers = True
 
     def __init__(
@@ -70,7 +70,7 @@ class InstructionLoss(ResponseLoss):
 
     def needs(self) -> frozenset[str]:
         """Return what is read: labels only where they weigh the teachers."""
-        return self.reads if self.weight_rule == "ca_mkd" else self.reads - {"student.targets"}
+        return self.requires if self.weight_rule == "ca_mkd" else self.requires - {"student.targets"}
 
     def not_for_detectors(self) -> str:
         """Return why a detector cannot use it: labels of images weigh the teachers."""
@@ -78,7 +78,7 @@ class InstructionLoss(ResponseLoss):
             return ""
         return "weight_rule='ca_mkd' rates the teachers by the label of an image; use 'softmax'"
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the weighted divergence from each teacher, by its name."""
         assert teacher is not None
         assert student.logits is not None

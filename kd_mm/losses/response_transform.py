@@ -84,7 +84,7 @@ class ResponseTransform(nn.Module):
         """Return whether the loss of this name reads the transformed answers."""
         return self.losses is None or loss in self.losses
 
-    def prepare(self, setting: AnswerSetting) -> None:
+    def setup(self, context: AnswerSetting) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
 
     def forward(self, answers: Mapping[str, Tensor], step: Step) -> Transformed:

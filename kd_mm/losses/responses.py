@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, Setting
+from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import full_precision, standardized
 
 
@@ -34,16 +34,16 @@ class ResponseLoss(Loss):
             )
         self.standardize, self.multilabel = standardize, multilabel
 
-    def prepare(self, setting: Setting) -> None:
+    def setup(self, context: LossContext) -> None:
         """Look at the student's own answer.
 
         Raises:
             ValueError: It is a dense head's ``(B, N, K)``, no single row.
         """
-        if "student.logits" in self.needs() and len(setting.answer) == 3 and not self.multilabel:
+        if "student.logits" in self.needs() and len(context.answer) == 3 and not self.multilabel:
             raise ValueError(
                 f"{type(self).__name__} compares one row of logits an answer, this detector answers at "
-                f"{setting.answer[1]} places: use kd_mm.DetectorAnswerLoss (recipe kd)"
+                f"{context.answer[1]} places: use kd_mm.DetKDLoss (recipe kd)"
                 + (", one for each teacher (teacher=...)" if self.all_teachers else "")
             )
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kd_mm.losses.base import Loss, choice
 from kd_mm.losses.functional import softened, valid_classes
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 
 @MODELS.register_module()
@@ -30,7 +30,7 @@ class CrossStageReviewLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    reads = frozenset({"student.responses"})
+    requires = frozenset({"student.stage_logits"})
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class CrossStageReviewLoss(Loss):
 
     def needs(self) -> frozenset[str]:
         """Return what is read: with independent sigmoids also which classes count."""
-        return self.reads | {"student.targets"} if self.multilabel else self.reads
+        return self.requires | {"student.targets"} if self.multilabel else self.requires
 
     def divergence(self, target: Tensor, learner: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return ``KD_T(target -> learner)`` of logits ``(B, K)``."""
@@ -65,9 +65,9 @@ class CrossStageReviewLoss(Loss):
             return [(i, stages[-1]) for i in stages[:-1]]
         return [(i, j) for k, i in enumerate(stages) for j in stages[k + 1 :]]
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence of each pair of stages (``stage2to1``) or, for the ensemble, of each stage."""
-        logits, mask = student.responses, valid_classes(student, self.multilabel)
+        logits, mask = student.stage_logits, valid_classes(student, self.multilabel)
         stages = self.stage_numbers(max(logits))
         if len(stages) < 2:
             return {"none": logits[stages[-1]].sum() * 0.0}

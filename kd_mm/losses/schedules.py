@@ -83,7 +83,7 @@ class StepDecay(Schedule):
 
 
 @SCHEDULES.register_module()
-class Levels(Schedule):
+class PiecewiseConstant(Schedule):
     """Piecewise constant: ``levels[i]`` until ``bounds[i]`` of the run, the last level from then on.
 
     GPAC (Neural Networks 164, 2023) scales its attention loss by such a function of the epoch with three levels; which
@@ -97,7 +97,7 @@ class Levels(Schedule):
         unit: ``"fraction"`` or ``"epochs"``.
 
     Raises:
-        ValueError: Levels and bounds that do not go together, or an unknown unit.
+        ValueError: PiecewiseConstant and bounds that do not go together, or an unknown unit.
     """
 
     def __init__(
@@ -107,15 +107,17 @@ class Levels(Schedule):
         unit: str = "fraction",
     ) -> None:
         if unit not in ("fraction", "epochs"):
-            raise ValueError(f"Levels: unit={unit!r} is unknown; choose 'fraction' or 'epochs'")
+            raise ValueError(f"PiecewiseConstant: unit={unit!r} is unknown; choose 'fraction' or 'epochs'")
         increasing = all(first < second for first, second in zip((0, *bounds), bounds, strict=False))
         if len(levels) != len(bounds) + 1 or not increasing or min(levels) < 0:
             raise ValueError(
-                f"Levels: levels={list(levels)} must be 0 or more and one more than bounds={list(bounds)}, which must "
-                "increase from above 0"
+                f"PiecewiseConstant: levels={list(levels)} must be 0 or more and one more than "
+                f"bounds={list(bounds)}, which must increase from above 0"
             )
         if unit == "fraction" and bounds and bounds[-1] >= 1:
-            raise ValueError(f"Levels: bounds={list(bounds)} are fractions of the run, below 1; set unit='epochs'")
+            raise ValueError(
+                f"PiecewiseConstant: bounds={list(bounds)} are fractions of the run, below 1; set unit='epochs'"
+            )
         self.levels, self.bounds, self.unit = tuple(levels), tuple(bounds), unit
 
     def __call__(self, progress: Progress) -> float:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kd_mm.losses.base import Loss, choice
 from kd_mm.losses.functional import kl_divergence, wide_dtype
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 
 class _SpatialMean(torch.autograd.Function):
@@ -49,7 +49,7 @@ class StageChannelLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    reads = frozenset({"student.connected", "teacher.features"})
+    requires = frozenset({"student.adapted", "teacher.features"})
 
     def __init__(self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -75,10 +75,10 @@ class StageChannelLoss(Loss):
             return kl_divergence(student, teacher, self.temperature)
         return F.mse_loss(student, teacher) if self.distance == "mse" else F.l1_loss(student, teacher)
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the distance of each stage."""
         assert teacher is not None
         return {
-            f"stage{i}": self.compare(self.describe(student.connected[i]), self.describe(teacher.features[i].detach()))
-            for i in self.stage_numbers(max(student.connected))
+            f"stage{i}": self.compare(self.describe(student.adapted[i]), self.describe(teacher.features[i].detach()))
+            for i in self.stage_numbers(max(student.adapted))
         }

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import softened, valid_classes
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 
 @MODELS.register_module()
@@ -28,7 +28,7 @@ class StageResponseLoss(ResponseLoss):
         **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
     """
 
-    reads = frozenset({"student.responses", "teacher.responses"})
+    requires = frozenset({"student.stage_logits", "teacher.stage_logits"})
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class StageResponseLoss(ResponseLoss):
 
     def needs(self) -> frozenset[str]:
         """Return what is read: no teacher exit where every stage follows the teacher's own answer."""
-        target = "teacher.responses" if self.target == "same_stage" else "teacher.logits"
-        return frozenset({"student.responses", target, *(("student.targets",) if self.multilabel else ())})
+        target = "teacher.stage_logits" if self.target == "same_stage" else "teacher.logits"
+        return frozenset({"student.stage_logits", target, *(("student.targets",) if self.multilabel else ())})
 
     def not_for_detectors(self) -> str:
         """Return why a detector cannot use it: its own answer is on boxes."""
@@ -67,15 +67,15 @@ class StageResponseLoss(ResponseLoss):
             raise ValueError(f"StageResponseLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
         return stages
 
-    def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
         """Return the divergence of each stage, times its stage weight."""
         assert teacher is not None
-        stages = self.stage_numbers(max(student.responses))
+        stages = self.stage_numbers(max(student.stage_logits))
         parts, mask = {}, valid_classes(student, self.multilabel)
         for i, beta in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
-            target = teacher.logits if self.target == "final" else teacher.responses[i]
+            target = teacher.logits if self.target == "final" else teacher.stage_logits[i]
             assert target is not None
-            ours, theirs = self.compared(student.responses[i]), self.compared(target)
+            ours, theirs = self.compared(student.stage_logits[i]), self.compared(target)
             value = softened(ours, theirs, self.temperature, self.multilabel, mask)
             parts[f"stage{i}"] = value if beta == 1.0 else beta * value
         return parts

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from kd_mm.stages.reading import Frame, Reading
+from kd_mm.stages.feature_info import Frame, Reading
 
 _RELU_FUNCTIONS = ("relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_")  # nn.ReLU6 is a hardtanh from 0 to 6
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 
 from kd_mm.registry import TASKS
-from kd_mm.tasks.answers import Answer
 from kd_mm.tasks.base import Task
 from kd_mm.tasks.classification import ClassificationTask
 from kd_mm.tasks.detection import DetectionTask
-from kd_mm.tasks.reid import ReIDTask, identifies
+from kd_mm.tasks.prediction_readers import Answer
+from kd_mm.tasks.reid import ReIDTask, is_reid_model
 from kd_mm.tasks.targets import DetectionTargets
 
 __all__ = ["Answer", "ClassificationTask", "DetectionTargets", "DetectionTask", "ReIDTask", "Task", "build_task"]
@@ -25,5 +25,5 @@ def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:
     if any(kind.__module__.startswith("mmdet.models.detectors") for kind in type(student).__mro__):
         default = "DetectionTask"
     else:
-        default = "ReIDTask" if identifies(student) else "ClassificationTask"
+        default = "ReIDTask" if is_reid_model(student) else "ClassificationTask"
     return TASKS.build({"type": default, "_scope_": "kd_mm", **(config or {})})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.losses import Loss
-from kd_mm.tasks.answers import Answer
+from kd_mm.tasks.prediction_readers import Answer
 
 
 class Task:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kd_mm.tasks.answers import region_tap
+from kd_mm.tasks.prediction_readers import region_tap
 
 _REGIONS = frozenset(region_tap(cascade) for cascade in (False, True))
 _MAPS = ("backbone", "neck")
 
 
-def deployed_branch(model: nn.Module) -> int | None:
+def trident_test_branch(model: nn.Module) -> int | None:
     """Return which branch a detector of several branches keeps in inference, ``None`` where it has no branches.
 
     Raises:
@@ -42,9 +42,9 @@ def keep_deployed_branch(model: nn.Module, taken: Mapping[str, Tensor], images: 
         images: B, images of the batch.
 
     Raises:
-        ValueError: See :func:`deployed_branch`.
+        ValueError: See :func:`trident_test_branch`.
     """
-    branch = deployed_branch(model)
+    branch = trident_test_branch(model)
     if branch is None:
         return dict(taken)
     return {tap: _kept(tap, tensor, branch, images) for tap, tensor in taken.items()}

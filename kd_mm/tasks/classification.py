@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.registry import TASKS
-from kd_mm.tasks.answers import TapAnswer
 from kd_mm.tasks.base import Task
+from kd_mm.tasks.prediction_readers import LogitsReader
 
 
 @TASKS.register_module()
 class ClassificationTask(Task):
     """Classification with mmpretrain's classifiers; a response is a row of class logits ``(B, K)``."""
 
-    def answer(self, model: nn.Module, student: bool) -> TapAnswer:
+    def answer(self, model: nn.Module, student: bool) -> LogitsReader:
         """Return how the network's own logits are read: at its head, or at the wrapped network without a head.
 
         Raises:
             ValueError: The network is not a classifier with logits.
         """
         if isinstance(getattr(model, "head", None), nn.Module):
-            return TapAnswer("head")
+            return LogitsReader("head")
         if isinstance(getattr(model, "model", None), nn.Module):
-            return TapAnswer("model")
+            return LogitsReader("model")
         raise ValueError(
             f"{type(model).__name__} has no head that gives class logits; kd_mm distils classifiers with a 'head' "
             "(ImageClassifier) or a wrapped 'model' (TimmClassifier)"

@@ -14,9 +14,9 @@ from torchvision.ops import box_iou
 from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
 from kd_mm.registry import TASKS
-from kd_mm.tasks.answers import Answer, DenseAnswer, RegionAnswer, region_tap
 from kd_mm.tasks.base import Task
-from kd_mm.tasks.branches import deployed_branch, keep_deployed_branch
+from kd_mm.tasks.branches import keep_deployed_branch, trident_test_branch
+from kd_mm.tasks.prediction_readers import Answer, DenseReader, RoIReader, region_tap
 from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, label_regions, make_regions, read_annotations
 
 
@@ -116,7 +116,7 @@ class DetectionTask(Task):
             ValueError: The detector has neither a RoI head nor a dense head over a grid (e.g. DETR's set of queries).
         """
         if _has_roi_answer(model):
-            return RegionAnswer(student, _roi_levels(model), _is_cascade(model))
+            return RoIReader(student, _roi_levels(model), _is_cascade(model))
         head: Any = getattr(model, "bbox_head", None)
         generator = getattr(head, "prior_generator", None)
         if generator is None or not hasattr(head, "cls_out_channels"):
@@ -126,7 +126,7 @@ class DetectionTask(Task):
                 "student and teacher could share; use losses on stages (mtkd_ssr, pkd, cwd, fgd) instead"
             )
         levels = len(getattr(generator, "strides", ())) or generator.num_levels
-        return DenseAnswer(levels, head.cls_out_channels)
+        return DenseReader(levels, head.cls_out_channels)
 
     def targets(self, data_samples: Sequence[Any], taken: Mapping[str, Tensor] | None = None) -> DetectionTargets:
         """Return the targets of a batch; regions too where exits answer for them."""
@@ -161,7 +161,7 @@ class DetectionTask(Task):
         Raises:
             ValueError: The detector keeps several branches in inference.
         """
-        deployed_branch(model)
+        trident_test_branch(model)
         features = model.extract_feat(inputs)  # type: ignore[operator]
         network: Any = model
         if _has_roi_answer(model):

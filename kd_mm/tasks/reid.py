@@ -30,6 +30,6 @@ class ReIDTask(ClassificationTask):
         return network.head(network.extract_feat(inputs))
 
 
-def identifies(model: nn.Module) -> bool:
+def is_reid_model(model: nn.Module) -> bool:
     """Return whether a network is one for re-identification: its head has a ``bnneck``."""
     return isinstance(getattr(getattr(model, "head", None), "bnneck", None), nn.Module)

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from kd_mm.apis.compose import KINDS, compose, is_detector, kind_of, read_recipe, recipe_names
-from kd_mm.distillers.config_file import load_config
+from kd_mm.utils.config import load_config
 
 RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
 RETINANET = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"

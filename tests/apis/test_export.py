@@ -18,8 +18,8 @@ from torch import nn
 
 from kd_mm.apis.export import export_student, exported_config
 from kd_mm.apis.onnx_export import export_onnx
-from kd_mm.distillers.checkpoint import read_checkpoint
 from kd_mm.registry import MODELS
+from kd_mm.utils.checkpoint import read_checkpoint
 
 from ..tools import Tools, environment
 

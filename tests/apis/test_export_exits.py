@@ -113,7 +113,7 @@ def test_costs_of_both(run: Run, tmp_path: Path) -> None:
 def test_what_has_no_exits_is_one_line(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^--exits: .*plain\.py is no distillation[^\n]*$"):
         export_exits(str(run.plain), str(run.checkpoint), tmp_path / "whole.pth")
-    options = {"model.recipe.losses": {"_delete_": True, "kd": {"type": "kd_mm.LogitLoss"}}}
+    options = {"model.recipe.losses": {"_delete_": True, "kd": {"type": "kd_mm.KDLoss"}}}
     with pytest.raises(ValueError, match=r"trains no exits of the student[^\n]*$"):
         export_exits(str(run.config), str(run.checkpoint), tmp_path / "whole.pth", options)
     with pytest.raises(ValueError, match=r"give a \.pth file"):

@@ -9,14 +9,14 @@ import torch
 
 from kd_mm.apis.compose import compose, read_recipes
 from kd_mm.apis.join_recipes import join_hooks, join_recipes
-from kd_mm.distillers.config_file import load_config
+from kd_mm.utils.config import load_config
 
 from ..distillers.conftest import batch, build
 from ..distillers.test_contracts import count_calls
 
 RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
 TEACHER = ("teacher.py", "teacher.pth")
-KD = {"type": "kd_mm.LogitLoss", "temperature": 4.0}
+KD = {"type": "kd_mm.KDLoss", "temperature": 4.0}
 
 
 def refusal(recipes: dict, settled: tuple[str, ...] = ()) -> str:

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from kd_mm.apis.stages import config_input_size, module_sections, stage_sections
-from kd_mm.distillers.config_file import load_config
+from kd_mm.utils.config import load_config
 
 from ..tools import Tools
 

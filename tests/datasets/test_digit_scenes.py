@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from mmdet.datasets import VOCDataset as UpstreamVOCDataset
 
-from kd_mm.datasets import DigitScenes, VOCDataset, scenes
-from kd_mm.datasets import digit_scenes as module
-from kd_mm.datasets.digit_scenes import SIZE, write_digit_scenes
-from kd_mm.datasets.digits import Digits
-from kd_mm.datasets.scenes import draw_scene
+from kd_mm.datasets import VOCDataset
+from kd_mm.quickstart import digit_scenes as module
+from kd_mm.quickstart import scenes
+from kd_mm.quickstart.digit_scenes import SIZE, DigitScenes, write_digit_scenes
+from kd_mm.quickstart.digits import Digits
+from kd_mm.quickstart.scenes import draw_scene
 
 COUNTS = {"train": 60, "val": 5, "test": 40}
 

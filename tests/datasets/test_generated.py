@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from kd_mm.datasets.generated import write_once
+from kd_mm.quickstart.generated import write_once
 
 
 def fill(drawn: Path, part: Path) -> None:

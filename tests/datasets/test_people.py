@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_mm.datasets import Market1501, People
-from kd_mm.datasets import people as module
-from kd_mm.datasets.people import CAMERAS, write_people
-from kd_mm.datasets.people_cast import draw_up, set_up
-from kd_mm.datasets.people_drawing import SIZE, take_picture
+from kd_mm.datasets import Market1501
+from kd_mm.quickstart import people as module
+from kd_mm.quickstart.people import CAMERAS, People, write_people
+from kd_mm.quickstart.people_cast import draw_up, set_up
+from kd_mm.quickstart.people_drawing import SIZE, take_picture
 
 IDENTITIES = {"train": 5, "val": 4, "test": 6}
 

@@ -19,8 +19,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 import kd_mm
-from kd_mm.distillers.config_file import load_config
 from kd_mm.registry import MODELS
+from kd_mm.utils.config import load_config
 
 CLASSES = 3
 SIZE = 96
@@ -130,7 +130,7 @@ MTKD = {
         "review": {"type": "kd_mm.CrossStageReviewLoss", "loss_weight": 0.15, "temperature": 1.0},
     },
 }
-KD = {"losses": {"kd": {"type": "kd_mm.DetectorAnswerLoss"}}}
+KD = {"losses": {"kd": {"type": "kd_mm.DetKDLoss"}}}
 ROI = {**MTKD, "exits": {"type": "kd_mm.RoIExit", "norm": "GN"}}
 
 

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.registry import MODELS
 from tests.devices import DEVICES
@@ -186,7 +186,7 @@ def test_teacher_without_checkpoint_is_refused() -> None:
 
 
 def test_several_teachers() -> None:
-    losses = {"a": {"type": "kd_mm.LogitLoss", "teacher": "big"}, "b": {"type": "kd_mm.LogitLoss", "teacher": "small"}}
+    losses = {"a": {"type": "kd_mm.KDLoss", "teacher": "big"}, "b": {"type": "kd_mm.KDLoss", "teacher": "small"}}
     teachers = {
         "big": {"config": classifier(14, width=16), "random_weights": True},
         "small": {"config": classifier(8), "random_weights": True},
@@ -196,7 +196,7 @@ def test_several_teachers() -> None:
     assert {"loss_a", "loss_b"} <= set(out)
     assert float(out["a"]) != float(out["b"])
     with pytest.raises(ValueError, match="did you mean 'small'"):
-        build(teacher=teachers, recipe={"losses": {"a": {"type": "kd_mm.LogitLoss", "teacher": "smal"}}})
+        build(teacher=teachers, recipe={"losses": {"a": {"type": "kd_mm.KDLoss", "teacher": "smal"}}})
 
 
 # -- one iteration --------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_input_is_renormalised_for_the_teacher() -> None:
 
 def test_terms_are_read_from_the_device_once_per_logging_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
-    model.monitor = TermMonitor()
+    model.monitor = LossMonitor()
     data = model.data_preprocessor(batch(), True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     reads = []
@@ -354,7 +354,7 @@ def test_terms_are_read_from_the_device_once_per_logging_interval(monkeypatch: p
 
 
 def test_logged_terms_are_means_over_the_interval() -> None:
-    monitor = TermMonitor()
+    monitor = LossMonitor()
     for i, value in enumerate((1.0, 2.0, 6.0)):
         monitor.iteration, monitor.report = i, i == 2
         out = monitor.update({"loss": torch.tensor(value)})
@@ -362,7 +362,7 @@ def test_logged_terms_are_means_over_the_interval() -> None:
 
 
 def test_non_finite_terms_are_named_with_stage_and_iteration() -> None:
-    monitor = TermMonitor()
+    monitor = LossMonitor()
     monitor.report = False
     monitor.iteration = 41
     monitor.update({"loss": torch.tensor(1.0), "srd.stage1": torch.tensor(0.0), "srd.stage2": torch.tensor(1.0)})

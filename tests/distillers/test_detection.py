@@ -353,7 +353,7 @@ def test_teacher_sees_the_regions_that_the_student_sampled() -> None:
 
 
 def test_dkd_takes_the_labels_that_the_student_gives_its_regions() -> None:
-    model = pair(faster, {"losses": {"dkd": {"type": "kd_mm.DecoupledLogitLoss", "temperature": 1.0, "beta": 0.25}}})
+    model = pair(faster, {"losses": {"dkd": {"type": "kd_mm.DKDLoss", "temperature": 1.0, "beta": 0.25}}})
     seen: dict[str, torch.Tensor] = {}
     model.student.roi_head.bbox_head.loss_cls.register_forward_pre_hook(
         lambda _m, args: seen.update(student=args[0], labels=args[1])

@@ -164,7 +164,7 @@ def test_it_is_composed_without_a_teacher_and_beside_one() -> None:
 
 
 def test_stages_are_named_once() -> None:
-    losses = {"hint": {"type": "kd_mm.HintLoss", "teacher": "ema"}}
+    losses = {"hint": {"type": "kd_mm.FitNetsLoss", "teacher": "ema"}}
     changes = {"losses": losses, "teachers": {"ema": {"type": "kd_mm.EMATeacher"}}}
     model = build(recipe=changes, teacher=None, stages={"student": ["backbone.layer2", "backbone.layer3"]})
     assert [stage.tap for _, stage in model.stage_pairs["ema"]] == ["backbone.layer2", "backbone.layer3"]
@@ -177,8 +177,8 @@ def test_what_does_not_fit_is_told() -> None:
         started(**{"teachers.ema.moment": 0.9})
     with pytest.raises(ValueError, match=r"teacher 'ema' of the config has the name of one that the recipe brings"):
         build(recipe=recipe("ema_teacher"), teacher={"ema": {"config": classifier(), "random_weights": True}})
-    with pytest.raises(ValueError, match=r"CodeLoss prepares something on a teacher that stays as it is"):
-        started(**{"losses.codes": {"type": "kd_mm.CodeLoss", "teacher": "ema"}})
+    with pytest.raises(ValueError, match=r"MAGLoss prepares something on a teacher that stays as it is"):
+        started(**{"losses.codes": {"type": "kd_mm.MAGLoss", "teacher": "ema"}})
     with pytest.raises(ValueError, match="the config has none"):
         started(**{"losses.ema.teacher": None})
     model = build(recipe=recipe("ema_teacher"), teacher=None)

@@ -51,7 +51,7 @@ TEACHERS = {
 def distiller(name: str, teacher: str = "cnn", **config: Any) -> Any:
     own = recipe(name)
     for loss in own["losses"].values():
-        if loss["type"] == "kd_mm.ContrastiveLoss":
+        if loss["type"] == "kd_mm.CRDLoss":
             loss.update(num_negatives=16, num_samples=40)
     config = {"teacher": {"config": TEACHERS[teacher], "random_weights": True}, "recipe": own, **config}
     return build(**config)

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from torch.autograd import gradcheck
 
 from kd_mm.apis.compose import compose
-from kd_mm.losses import ExitHintLoss
-from kd_mm.stages import Observation
+from kd_mm.losses import BYOTHintLoss
+from kd_mm.losses.observation import Observation
 
 from .conftest import batch, build, classifier, recipe
 
@@ -75,7 +75,7 @@ def test_byot_is_composed_without_a_teacher_and_others_are_not() -> None:
 
 
 def hint(shallow: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:
-    return ExitHintLoss()(Observation(features={1: deep, 2: deep}, embeddings={1: shallow}))
+    return BYOTHintLoss()(Observation(features={1: deep, 2: deep}, embeddings={1: shallow}))
 
 
 def test_exit_hint_by_hand() -> None:

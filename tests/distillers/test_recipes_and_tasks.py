@@ -13,10 +13,10 @@ from mmengine.registry import DefaultScope
 
 from kd_mm.apis.compose import compose, config_root, recipe_names
 from kd_mm.distillers import EMATeacher
-from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.losses import Progress
+from kd_mm.losses.gpac import GPACAttentionLoss
 from kd_mm.losses.granularity import CodeReader, Codes
-from kd_mm.losses.probed_attention import ProbedAttentionLoss
 from kd_mm.registry import MODELS
 from tests.devices import DEVICES
 
@@ -55,7 +55,7 @@ REFUSED = {
         "dist": PLACES,
         "dkd": PLACES,
         "kd_standardized": PLACES,
-        "multi_kd": "use kd_mm.DetectorAnswerLoss (recipe kd), one for each teacher (teacher=...)",
+        "multi_kd": "use kd_mm.DetKDLoss (recipe kd), one for each teacher (teacher=...)",
     },
 }
 RECIPES = recipe_names("detection", "reid")
@@ -90,7 +90,7 @@ def distiller(kind: str, name: str) -> Any:
         untrained = {"config": {"model": teacher} if kind == "reid" else teacher, "random_weights": True}
         model.teacher = [copy.deepcopy(untrained) for _ in range(count)] if count > 1 else untrained
     for loss in model.recipe.losses.values():
-        if loss.type == "kd_mm.ContrastiveLoss":
+        if loss.type == "kd_mm.CRDLoss":
             loss.update(num_negatives=16, num_samples=SAMPLES)
     register_all_modules(init_default_scope=False)
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def prepare(model: Any) -> None:
         if isinstance(loss, CodeReader):
             codes = Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher])
             loss.take_codes(codes.to(next(model.parameters()).device))
-        if isinstance(loss, ProbedAttentionLoss):
+        if isinstance(loss, GPACAttentionLoss):
             stages = range(1, model.num_stages + 1)
             loss.choose({name: dict.fromkeys(stages, 0.5) for name in loss.team}, {})
 
@@ -132,7 +132,7 @@ def test_it_trains(kind: str, name: str, device: str) -> None:
     torch.manual_seed(3)
     losses = model(**model.data_preprocessor(data_of(kind), True), mode="loss")
     assert {f"loss_{term}" for term in model.losses} <= set(losses)
-    model.monitor = TermMonitor()  # as in a run: all terms are on one device
+    model.monitor = LossMonitor()  # as in a run: all terms are on one device
     assert set(model.losses) <= set(model.parse_losses(losses)[1])
     detectors.total(losses).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from kd_mm.distillers.keeping import features_read
 from kd_mm.hooks.report import complexity
 from kd_mm.losses import Loss, StageChannelLoss
+from kd_mm.losses.observation import Observation
+from kd_mm.models.exits import SepConvExit
 from kd_mm.registry import MODELS
-from kd_mm.stages.exits import SepConvExit
 from kd_mm.stages.memory_format import fast_pooling
-from kd_mm.stages.observation import Observation
 from tests.devices import DEVICES
 
 from .conftest import batch, build, classifier, recipe
@@ -103,12 +103,12 @@ def test_losses_get_the_maps_of_the_teacher_in_the_plain_format() -> None:
 
     @MODELS.register_module(force=True)
     class KeepsMaps(Loss):
-        reads = frozenset({"student.connected", "teacher.features"})
+        requires = frozenset({"student.adapted", "teacher.features"})
 
-        def parts(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
             assert teacher is not None
             seen.extend(teacher.features.values())
-            return {f"stage{i}": feature.mean() for i, feature in student.connected.items()}
+            return {f"stage{i}": feature.mean() for i, feature in student.adapted.items()}
 
     model = build(recipe={"losses": {"maps": {"type": "kd_mm.KeepsMaps"}}})
     model(**model.data_preprocessor(batch(), True), mode="loss")
@@ -118,13 +118,13 @@ def test_losses_get_the_maps_of_the_teacher_in_the_plain_format() -> None:
 
 def test_maps_that_are_read_for_their_mean_alone_are_not_kept() -> None:
     class ReadsMaps(Loss):
-        reads = frozenset({"teacher.features"})
+        requires = frozenset({"teacher.features"})
 
     maps = {1: torch.rand(2, 3, 8, 8), 2: torch.rand(2, 5, 4, 4), 3: torch.rand(2, 7, 2, 2)}
     means, whole = StageChannelLoss(stages=[1, 2]), ReadsMaps(stages=[2])
     kept = features_read(maps, [means, whole], 3, torch.Tensor.contiguous)
     assert {i: tuple(feature.shape) for i, feature in kept.items()} == {1: (2, 3, 1, 1), 2: (2, 5, 4, 4)}
-    own = Observation(connected={i: torch.rand_like(feature) for i, feature in maps.items()}, logits=torch.zeros(2, 2))
+    own = Observation(adapted={i: torch.rand_like(feature) for i, feature in maps.items()}, logits=torch.zeros(2, 2))
     assert torch.equal(means(own, Observation(features=kept)), means(own, Observation(features=maps)))
 
 
@@ -216,7 +216,7 @@ def test_pooled_branches_run_in_their_own_format_and_give_the_network_its_own_ba
 def test_connectors_run_fast_where_only_means_are_read() -> None:
     formats: dict[str, bool] = {}
     for name, losses in {"means": ["scd"], "maps": ["scd", "hint"]}.items():
-        terms = {"scd": {"type": "kd_mm.StageChannelLoss"}, "hint": {"type": "kd_mm.HintLoss"}}
+        terms = {"scd": {"type": "kd_mm.StageChannelLoss"}, "hint": {"type": "kd_mm.FitNetsLoss"}}
         model = build(recipe={"connectors": recipe()["connectors"], "losses": {key: terms[key] for key in losses}})
         connector: Any = model.distill["connectors"]["teacher"]["1"]  # type: ignore[index]
         connector.register_forward_pre_hook(

@@ -11,10 +11,10 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import Tensor, nn
 
-from kd_mm.distillers.monitor import TermMonitor
+from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import LearningSimplifier, Progress
-from kd_mm.losses.learning_simplifier import CollapseError
+from kd_mm.losses.skd import CollapseError
 from kd_mm.registry import MODELS
 
 from . import detectors
@@ -22,9 +22,9 @@ from .conftest import batch, build, classifier, recipe
 
 SKD = {"type": "kd_mm.LearningSimplifier", "temperature": 4.0}
 LOGITS = {
-    "kd": {"type": "kd_mm.LogitLoss"},
-    "dkd": {"type": "kd_mm.DecoupledLogitLoss"},
-    "dist": {"type": "kd_mm.CorrelationLogitLoss", "temperature": 4.0},
+    "kd": {"type": "kd_mm.KDLoss"},
+    "dkd": {"type": "kd_mm.DKDLoss"},
+    "dist": {"type": "kd_mm.DISTLoss", "temperature": 4.0},
     "srd": {"type": "kd_mm.StageResponseLoss"},
 }
 
@@ -205,7 +205,7 @@ def test_mixed_precision() -> None:
 
 def test_a_collapse_stops_the_run_where_asked_for() -> None:
     model = build(recipe=recipe("student_friendly", **{"transform.guard": "stop", "transform.min_agreement": 101.0}))
-    model.monitor = TermMonitor()
+    model.monitor = LossMonitor()
     model.monitor.report = False
     model.parse_losses(losses_of(model))
     model.monitor.report = True
@@ -229,7 +229,7 @@ def test_the_report_names_it() -> None:
             {"losses": {"kd": LOGITS["kd"]}, "transform": {**SKD, "losses": ["kb"]}},
             "names the loss 'kb'",
         ),
-        ({"losses": {"sp": {"type": "kd_mm.SimilarityLoss"}}, "transform": SKD}, "none of the losses sp reads that"),
+        ({"losses": {"sp": {"type": "kd_mm.SPLoss"}}, "transform": SKD}, "none of the losses sp reads that"),
         ({"losses": {"transform": LOGITS["kd"]}}, "is taken by the log key 'loss_transform'"),
         ({"losses": {"transform_a": LOGITS["kd"]}}, "is taken by the log key 'loss_transform_a'"),
     ],

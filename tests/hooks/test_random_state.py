@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kd_mm.distillers.random_state import private_random_state
 from kd_mm.hooks import ExactResumeHook
 from kd_mm.hooks.exact_loader import follow
 from kd_mm.hooks.random_state import capture_random_state, pack
+from kd_mm.utils.random_state import isolated_rng
 from tests.devices import DEVICES
 
 HOME = os.getpid()
@@ -66,9 +66,9 @@ def test_a_private_state_does_not_seed_a_gpu_that_is_not_in_use(monkeypatch: pyt
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    with private_random_state("part"):
+    with isolated_rng("part"):
         first = torch.rand(3)
-    with private_random_state("part"):
+    with isolated_rng("part"):
         assert torch.equal(torch.rand(3), first)
     assert seeds == []
 
@@ -78,8 +78,8 @@ def test_a_private_state_leaves_the_devices_own_alone(device: str) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3, device=device)
     torch.manual_seed(5)
-    with private_random_state("part"):
+    with isolated_rng("part"):
         first = torch.rand(3, device=device)
     assert torch.equal(torch.rand(3, device=device), expected)
-    with private_random_state("part"):
+    with isolated_rng("part"):
         assert torch.equal(torch.rand(3, device=device), first)

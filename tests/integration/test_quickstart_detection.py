@@ -8,8 +8,8 @@ import json
 import pytest
 from PIL import Image
 
-from kd_mm.apis.quickstart import run_config
-from kd_mm.apis.quickstart_scenes import SCENES
+from kd_mm.quickstart.detection import SCENES
+from kd_mm.quickstart.run import run_config
 
 ROWS = ["teacher", "student alone", "student, KD", "student, MTKD-SSR"]
 METRICS = ["voc07/mAP", "voc12/mAP", "coco/mAP"]

@@ -8,8 +8,8 @@ import json
 import pytest
 from PIL import Image
 
-from kd_mm.apis.quickstart import run_config
-from kd_mm.apis.quickstart_people import PEOPLE
+from kd_mm.quickstart.reid import PEOPLE
+from kd_mm.quickstart.run import run_config
 
 ROWS = ["teacher", "student alone", "student, KD", "student, RKD", "student, MTKD-SSR"]
 METRICS = ["reid/mAP", "reid/mINP", "reid/Rank-1"]

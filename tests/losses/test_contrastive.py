@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import ContrastiveLoss
-from kd_mm.losses.contrastive import noise_contrast
-from kd_mm.stages.observation import Observation
+from kd_mm.losses import CRDLoss
+from kd_mm.losses.crd import noise_contrast
+from kd_mm.losses.observation import Observation
 
 from .test_detection_baselines import wave
 from .test_feature_baselines import SMALL, WIDE, setting
@@ -26,10 +26,10 @@ FIRST, SECOND = torch.tensor([3, 8]), torch.tensor([8, 0])
 NEGATIVES = torch.tensor([[0, 1, 2, 4, 5, 6], [1, 2, 9, 10, 11, 7]])
 
 
-def contrastive(samples: int | None = 12, **options: Any) -> ContrastiveLoss:
+def contrastive(samples: int | None = 12, **options: Any) -> CRDLoss:
     """The loss of maps with 3 and 5 channels, with waves for weights and bank."""
-    loss = ContrastiveLoss(**{"num_negatives": 6, "dims": 4, "num_samples": samples, **options})
-    loss.prepare(setting((3, 5)))
+    loss = CRDLoss(**{"num_negatives": 6, "dims": 4, "num_samples": samples, **options})
+    loss.setup(setting((3, 5)))
     for k, parameter in enumerate(loss.embed.parameters()):
         parameter.data.copy_(wave(*parameter.shape, pace=1.1 + 0.1 * k))
     if samples is not None:
@@ -39,11 +39,11 @@ def contrastive(samples: int | None = 12, **options: Any) -> ContrastiveLoss:
 
 
 def observed(indices: Tensor, labels: Tensor, student: Tensor = SMALL) -> tuple[Observation, Observation]:
-    ours = Observation(features={1: student.float()}, targets=labels, indices=indices)
+    ours = Observation(features={1: student.float()}, targets=labels, sample_indices=indices)
     return ours, Observation(features={1: WIDE.float()})
 
 
-def embedded(loss: ContrastiveLoss, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+def embedded(loss: CRDLoss, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
     return {"student": loss.embedding("student", student), "teacher": loss.embedding("teacher", teacher)}
 
 
@@ -111,7 +111,7 @@ def test_soft_labels_count_as_their_largest_class() -> None:
 
 
 def test_a_resumed_bank_goes_on_exactly() -> None:
-    def steps(loss: ContrastiveLoss, *moments: int) -> list[float]:
+    def steps(loss: CRDLoss, *moments: int) -> list[float]:
         values = []
         for k in moments:
             torch.manual_seed(k)
@@ -158,10 +158,10 @@ def test_wrong_options_are_named() -> None:
         ({"stages": [1, 2]}, r"stages=\[1, 2\]; name one"),
     ):
         with pytest.raises(ValueError, match=message):
-            ContrastiveLoss(**options)
+            CRDLoss(**options)
     with pytest.raises(ValueError, match="belongs to classification and re-identification"):
         contrastive()(
-            Observation(features={1: SMALL}, targets=object(), indices=FIRST), Observation(features={1: WIDE})
+            Observation(features={1: SMALL}, targets=object(), sample_indices=FIRST), Observation(features={1: WIDE})
         )
 
 
@@ -191,7 +191,7 @@ def test_slopes_and_gradients() -> None:
 def test_extreme_values_in_bf16_stay_finite(size: float, temperature: float) -> None:
     loss = contrastive(temperature=temperature)
     student = (size * SMALL).bfloat16().requires_grad_()
-    ours = Observation(features={1: student}, targets=torch.tensor([1, 2]), indices=FIRST)
+    ours = Observation(features={1: student}, targets=torch.tensor([1, 2]), sample_indices=FIRST)
     for _ in range(2):
         value = loss(ours, Observation(features={1: (-size * WIDE).bfloat16()}))
         value.backward()
@@ -207,7 +207,7 @@ def _half(rank: int, folder: str) -> None:
     for k in range(2):
         one = slice(rank, rank + 1)
         ours = Observation(
-            features={1: SMALL.float()[one]}, targets=torch.tensor([1, 2])[one], indices=((FIRST + k) % 12)[one]
+            features={1: SMALL.float()[one]}, targets=torch.tensor([1, 2])[one], sample_indices=((FIRST + k) % 12)[one]
         )
         loss(ours, Observation(features={1: WIDE.float()[one]}))
     torch.save(loss.bank.state_dict(), f"{folder}/{rank}.pth")

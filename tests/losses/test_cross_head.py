@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_mm.losses.box_overlap import paired_giou, paired_iou
-from kd_mm.losses.cross_head import CrossHeadLoss
+from kd_mm.losses.crosskd import CrossKDLoss
 from kd_mm.registry import MODELS
-from kd_mm.stages.dense import Assignment, DenseOutput
+from kd_mm.tasks.dense_outputs import Assignment, DenseOutput
 
 from .test_detection_baselines import RECIPES, wave
 
@@ -24,8 +24,8 @@ COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.flo
 POSITIVE = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
 
 
-def terms(loss: CrossHeadLoss, student: Any, teacher: Any) -> dict[str, Tensor]:
-    return loss.terms(student.crossed, teacher.dense)
+def terms(loss: CrossKDLoss, student: Any, teacher: Any) -> dict[str, Tensor]:
+    return loss.compare(student.crossed, teacher.dense)
 
 
 def corners(pace: float) -> Tensor:
@@ -59,21 +59,21 @@ def outputs(bins: bool = False, assigned: bool = True) -> tuple[SimpleNamespace,
     ],
 )
 def test_crosskd_agrees_with_public_code(options: dict, bins: bool, part: str, expected: float) -> None:
-    parts = terms(CrossHeadLoss(**options), *outputs(bins))
+    parts = terms(CrossKDLoss(**options), *outputs(bins))
     assert float(parts[part]) == pytest.approx(expected, rel=1e-6)
     assert set(parts) == {"cls", "box", "quality"} if "quality_weight" in options else {"cls", "box"}
 
 
 def test_crosskd_of_equal_outputs_is_nothing() -> None:
     student, _ = outputs()
-    parts = terms(CrossHeadLoss(), student, SimpleNamespace(dense=student.crossed))
+    parts = terms(CrossKDLoss(), student, SimpleNamespace(dense=student.crossed))
     assert float(parts["cls"]) == pytest.approx(0, abs=1e-12)
     assert float(parts["box"]) == pytest.approx(0, abs=1e-12)
 
 
 def test_crosskd_without_an_assignment_counts_every_position_by_the_teachers_confidence() -> None:
     student, teacher = outputs(assigned=False)
-    parts = terms(CrossHeadLoss(), student, teacher)
+    parts = terms(CrossKDLoss(), student, teacher)
     p = 1 / (1 + np.exp(-teacher.dense.cls.numpy()))
     z = student.crossed.cls.numpy()
     q = 1 / (1 + np.exp(-z))
@@ -84,14 +84,14 @@ def test_crosskd_without_an_assignment_counts_every_position_by_the_teachers_con
 def test_crosskd_says_what_does_not_fit() -> None:
     student, teacher = outputs()
     with pytest.raises(ValueError, match="box='kl' compares distributions over bins"):
-        terms(CrossHeadLoss(box="kl"), student, teacher)
+        terms(CrossKDLoss(box="kl"), student, teacher)
     with pytest.raises(ValueError, match="quality_weight needs a head with centerness"):
-        terms(CrossHeadLoss(quality_weight=1.0), *outputs(assigned=False))
+        terms(CrossKDLoss(quality_weight=1.0), *outputs(assigned=False))
     with pytest.raises(ValueError, match="box='l1' is unknown"):
-        CrossHeadLoss(box="l1")
+        CrossKDLoss(box="l1")
     short = DenseOutput(teacher.dense.cls[:, :4], teacher.dense.reg[:, :4], teacher.dense.decode)
     with pytest.raises(ValueError, match=r"\(2, 6, 3\) class logits .* the teacher's own \(2, 4, 3\)"):
-        terms(CrossHeadLoss(), student, SimpleNamespace(dense=short))
+        terms(CrossKDLoss(), student, SimpleNamespace(dense=short))
 
 
 def test_overlaps_by_hand() -> None:
@@ -104,7 +104,7 @@ def test_overlaps_by_hand() -> None:
 @pytest.mark.parametrize(("box", "bins"), [("giou", False), ("iou", False), ("kl", True)])
 def test_slopes_of_crosskd(box: str, bins: bool) -> None:
     student, teacher = outputs(bins)
-    loss, first = CrossHeadLoss(box=box, quality_weight=1.0), student.crossed
+    loss, first = CrossKDLoss(box=box, quality_weight=1.0), student.crossed
 
     def value(cls: Tensor, reg: Tensor, quality: Tensor) -> Tensor:
         crossed = DenseOutput(cls, reg, first.decode, quality, first.assignment)
@@ -124,7 +124,7 @@ def test_extreme_predictions_in_bf16_stay_finite(size: float, bins: bool) -> Non
     ours = DenseOutput(
         cls.requires_grad_(), reg.requires_grad_(), torch.Tensor.float, assignment=student.crossed.assignment
     )
-    parts = terms(CrossHeadLoss(), SimpleNamespace(crossed=ours), SimpleNamespace(dense=theirs))
+    parts = terms(CrossKDLoss(), SimpleNamespace(crossed=ours), SimpleNamespace(dense=theirs))
     sum(parts.values()).backward()
     assert all(torch.isfinite(part) and part.dtype == torch.float32 for part in parts.values())
     assert torch.isfinite(cls.grad).all()

@@ -13,10 +13,10 @@ from ..distillers.conftest import batch, build, recipe
 class StageCosineLoss(kd_mm.losses.Loss):
     """One minus the cosine of the pooled channels."""
 
-    reads = frozenset({"student.connected", "teacher.features"})
+    requires = frozenset({"student.adapted", "teacher.features"})
 
-    def parts(self, student, teacher):
-        ours = {i: feature.mean((2, 3)) for i, feature in student.connected.items()}
+    def terms(self, student, teacher):
+        ours = {i: feature.mean((2, 3)) for i, feature in student.adapted.items()}
         theirs = {i: feature.mean((2, 3)) for i, feature in teacher.features.items()}
         return {f"stage{i}": 1 - F.cosine_similarity(ours[i], theirs[i]).mean() for i in self.stage_numbers(max(ours))}
 

@@ -13,11 +13,11 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from kd_mm.losses.channel_wise import ChannelWiseLoss
-from kd_mm.losses.focal_global import FocalGlobalLoss, object_masks
-from kd_mm.losses.pearson_feature import PearsonFeatureLoss
+from kd_mm.losses.cwd import CWDLoss
+from kd_mm.losses.fgd import FGDLoss, object_masks
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.pkd import PKDLoss
 from kd_mm.registry import MODELS
-from kd_mm.stages.observation import Observation
 
 RECIPES = Path(__file__).parents[2] / "configs" / "_base_" / "distillers" / "detection"
 
@@ -29,7 +29,7 @@ def wave(*shape: int, pace: float = 1.0, size: float = 1.0) -> Tensor:
 
 
 def observed(student: Tensor, teacher: Tensor, **more: object) -> tuple[Observation, Observation]:
-    return Observation(features={1: student}, connected={1: student}, **more), Observation(features={1: teacher})
+    return Observation(features={1: student}, adapted={1: student}, **more), Observation(features={1: teacher})
 
 
 STUDENT, TEACHER = wave(2, 3, 4, 5, pace=0.9, size=2.0), wave(2, 3, 4, 5, pace=1.7) + 0.5
@@ -52,7 +52,7 @@ FIXTURE_TEACHER = torch.tensor(
     ],
 )
 def test_pkd_agrees_with_public_code(student: Tensor, teacher: Tensor, resize: str, expected: float) -> None:
-    value = PearsonFeatureLoss(resize=resize)(*observed(student, teacher))
+    value = PKDLoss(resize=resize)(*observed(student, teacher))
     assert float(value) == pytest.approx(expected, abs=1e-6)
 
 
@@ -60,16 +60,16 @@ def test_pkd_is_one_minus_the_correlation_of_each_channel() -> None:
     count = STUDENT.numel() // 3
     ours, theirs = (x.transpose(0, 1).reshape(3, -1).numpy() for x in (STUDENT, TEACHER))
     unlike = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)])
-    value = PearsonFeatureLoss()(*observed(STUDENT, TEACHER))
+    value = PKDLoss()(*observed(STUDENT, TEACHER))
     assert float(value) == pytest.approx((count - 1) / count * unlike, abs=1e-5)
-    scaled = PearsonFeatureLoss()(*observed(STUDENT, 40 * TEACHER - 7))
+    scaled = PKDLoss()(*observed(STUDENT, 40 * TEACHER - 7))
     assert float(scaled) == pytest.approx(float(value), abs=1e-5)
 
 
 def test_pkd_of_constant_channels_and_single_values_is_finite() -> None:
     for student in (torch.ones(2, 3, 4, 5), torch.ones(1, 3, 1, 1)):
         student.requires_grad_()
-        value = PearsonFeatureLoss()(*observed(student, torch.rand(student.shape)))
+        value = PKDLoss()(*observed(student, torch.rand(student.shape)))
         value.backward()
         assert torch.isfinite(value)
         assert torch.isfinite(student.grad).all()
@@ -88,7 +88,7 @@ def test_pkd_of_constant_channels_and_single_values_is_finite() -> None:
     ],
 )
 def test_cwd_agrees_with_public_code(student: Tensor, teacher: Tensor, temperature: float, expected: float) -> None:
-    value = ChannelWiseLoss(temperature=temperature)(*observed(student, teacher))
+    value = CWDLoss(temperature=temperature)(*observed(student, teacher))
     assert float(value) == pytest.approx(expected, abs=1e-6)
 
 
@@ -99,24 +99,24 @@ def test_cwd_by_numpy() -> None:
 
     p, q = share(TEACHER), share(STUDENT)
     expected = 4.0 * (p * np.log(p / q)).sum() / 6
-    assert float(ChannelWiseLoss(temperature=2.0)(*observed(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-9)
+    assert float(CWDLoss(temperature=2.0)(*observed(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-9)
 
 
 def test_cwd_refuses_maps_of_different_sizes_and_bad_temperatures() -> None:
     with pytest.raises(ValueError, match=r"stage 1 has maps \(2, 3, 4, 5\) \(student\) and \(2, 3, 6, 7\) \(teacher\)"):
-        ChannelWiseLoss()(*observed(STUDENT, wave(2, 3, 6, 7)))
+        CWDLoss()(*observed(STUDENT, wave(2, 3, 6, 7)))
     with pytest.raises(ValueError, match="temperature=0"):
-        ChannelWiseLoss(temperature=0)
+        CWDLoss(temperature=0)
 
 
 # -- FGD -----------------------------------------------------------------------------------------------------------
 
 
-def fgd(student_channels: int, teacher_channels: int = 4, **options: float) -> FocalGlobalLoss:
+def fgd(student_channels: int, teacher_channels: int = 4, **options: float) -> FGDLoss:
     """The loss with waves for parameters."""
-    loss = FocalGlobalLoss(**options)
+    loss = FGDLoss(**options)
     stages = (SimpleNamespace(channels=student_channels), SimpleNamespace(channels=teacher_channels))
-    loss.prepare(SimpleNamespace(pairs=[stages]))
+    loss.setup(SimpleNamespace(pairs=[stages]))
     block = loss.double().blocks["stage1"]
     parts = [(block.student.mask, 1.2), (block.student.context, 1.3)]
     parts += [(block.align, 1.1), (block.teacher.mask, 1.4), (block.teacher.context, 1.5)]
@@ -174,9 +174,9 @@ def test_fgd_masks_by_hand() -> None:
 
 
 def test_fgd_creates_its_parameters_for_the_stages_it_reads() -> None:
-    loss = FocalGlobalLoss(stages=[2])
+    loss = FGDLoss(stages=[2])
     pairs = [(SimpleNamespace(channels=c), SimpleNamespace(channels=d)) for c, d in [(4, 4), (5, 7), (6, 6)]]
-    loss.prepare(SimpleNamespace(pairs=pairs))
+    loss.setup(SimpleNamespace(pairs=pairs))
     assert set(loss.blocks) == {"stage2"}
     assert loss.blocks["stage2"].align.weight.shape == (7, 5, 1, 1)
     untouched = torch.randn(2, 7, 3, 3)
@@ -190,7 +190,7 @@ def test_fgd_refuses_maps_of_different_sizes() -> None:
 
 
 def test_gradients_reach_the_student_and_own_parameters_alone() -> None:
-    for loss in (PearsonFeatureLoss(), ChannelWiseLoss(), fgd(4)):
+    for loss in (PKDLoss(), CWDLoss(), fgd(4)):
         student, teacher = fgd_inputs(4)
         student.features[1].requires_grad_()
         teacher.features[1].requires_grad_()
@@ -206,7 +206,7 @@ def test_gradients_reach_the_student_and_own_parameters_alone() -> None:
 def test_slopes_of_the_feature_losses() -> None:
     student, teacher = fgd_inputs(4)
     targets = student.targets
-    for loss in (PearsonFeatureLoss(), ChannelWiseLoss(temperature=2.0), fgd(4, temperature=2.0)):
+    for loss in (PKDLoss(), CWDLoss(temperature=2.0), fgd(4, temperature=2.0)):
 
         def value(x: Tensor, loss: nn.Module = loss) -> Tensor:
             return loss(*observed(x, teacher.features[1], targets=targets))
@@ -216,7 +216,7 @@ def test_slopes_of_the_feature_losses() -> None:
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e4, 1e12])
 def test_extreme_values_in_bf16_stay_finite(size: float) -> None:
-    for loss in (PearsonFeatureLoss(), ChannelWiseLoss(), fgd(4).float()):
+    for loss in (PKDLoss(), CWDLoss(), fgd(4).float()):
         student, teacher = fgd_inputs(4)
         ours = (size * student.features[1]).bfloat16().requires_grad_()
         theirs = (-size * teacher.features[1]).bfloat16()

@@ -16,27 +16,27 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from kd_mm.losses import (
-    AttentionTransferLoss,
-    HintLoss,
-    KnowledgeReviewLoss,
+    ATLoss,
+    FitNetsLoss,
     Loss,
-    OverhaulLoss,
-    Setting,
-    VariationalInformationLoss,
+    LossContext,
+    OFDLoss,
+    ReviewKDLoss,
+    VIDLoss,
 )
-from kd_mm.losses.knowledge_review import hierarchical_context
-from kd_mm.losses.overhaul import negative_mean, partial_distance
-from kd_mm.stages.observation import Observation
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.ofd import negative_mean, partial_distance
+from kd_mm.losses.reviewkd import hierarchical_context
 
 from .test_detection_baselines import FIXTURE_STUDENT, FIXTURE_TEACHER, STUDENT, TEACHER, wave
 
 SMALL, WIDE, LARGE = wave(2, 3, 4, 4, pace=0.9, size=2.0), wave(2, 5, 4, 4, pace=1.7) + 0.5, wave(2, 5, 8, 8, pace=1.3)
 
 
-def setting(*channels: tuple[int, int]) -> Setting:
+def setting(*channels: tuple[int, int]) -> LossContext:
     """Pairs of stages with these widths (student, teacher)."""
     pairs = [(SimpleNamespace(channels=a), SimpleNamespace(channels=b)) for a, b in channels]
-    return Setting(pairs=pairs, num_classes=5)  # type: ignore[arg-type]
+    return LossContext(pairs=pairs, num_classes=5)  # type: ignore[arg-type]
 
 
 def waves_for_weights(module: nn.Module, pace: float, step: float, size: float) -> None:
@@ -45,7 +45,7 @@ def waves_for_weights(module: nn.Module, pace: float, step: float, size: float) 
 
 
 def observed(student: Tensor, teacher: Tensor) -> tuple[Observation, Observation]:
-    ours = Observation(features={1: student}, connected={1: student})
+    ours = Observation(features={1: student}, adapted={1: student})
     return ours, Observation(features={1: teacher}, taps={"before": teacher})
 
 
@@ -54,16 +54,16 @@ def observed(student: Tensor, teacher: Tensor) -> tuple[Observation, Observation
 
 def test_hints_by_numpy() -> None:
     expected = np.square(STUDENT.numpy() - TEACHER.numpy()).mean()
-    assert float(HintLoss()(*observed(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-12)
+    assert float(FitNetsLoss()(*observed(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-12)
     pooled = LARGE.numpy().reshape(2, 5, 4, 2, 4, 2).mean(axis=(3, 5))
     expected = np.square(WIDE.numpy() - pooled).mean()
     for pair in ((WIDE, LARGE), (LARGE, WIDE)):
-        assert float(HintLoss()(*observed(*pair))) == pytest.approx(expected, abs=1e-12)
+        assert float(FitNetsLoss()(*observed(*pair))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_hints_of_unlike_aspects_meet_at_the_smaller_size() -> None:
     tall, flat = torch.ones(1, 2, 6, 3), torch.full((1, 2, 2, 5), 3.0)
-    assert float(HintLoss()(*observed(tall, flat))) == 4.0
+    assert float(FitNetsLoss()(*observed(tall, flat))) == 4.0
 
 
 # -- AT ------------------------------------------------------------------------------------------------------------
@@ -79,13 +79,13 @@ def test_hints_of_unlike_aspects_meet_at_the_smaller_size() -> None:
     ],
 )
 def test_attention_transfer_agrees_with_public_code(student: Tensor, teacher: Tensor, expected: float) -> None:
-    assert float(AttentionTransferLoss()(*observed(student, teacher))) == pytest.approx(expected, abs=1e-6)
+    assert float(ATLoss()(*observed(student, teacher))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_attention_transfer_does_not_see_the_scale() -> None:
-    plain = AttentionTransferLoss()(*observed(STUDENT, TEACHER))
+    plain = ATLoss()(*observed(STUDENT, TEACHER))
     for scale in (1e-9, 1e9):
-        torch.testing.assert_close(AttentionTransferLoss()(*observed(scale * STUDENT, TEACHER / scale)), plain)
+        torch.testing.assert_close(ATLoss()(*observed(scale * STUDENT, TEACHER / scale)), plain)
 
 
 def test_attention_transfer_with_another_power_by_numpy() -> None:
@@ -94,14 +94,14 @@ def test_attention_transfer_with_another_power_by_numpy() -> None:
         return places / np.linalg.norm(places, axis=1, keepdims=True)
 
     expected = np.square(share(STUDENT) - share(TEACHER)).mean()
-    assert float(AttentionTransferLoss(power=1)(*observed(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-12)
+    assert float(ATLoss(power=1)(*observed(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-12)
     with pytest.raises(ValueError, match="power=0"):
-        AttentionTransferLoss(power=0)
+        ATLoss(power=0)
 
 
 def test_attention_of_a_dead_map_is_zero_with_finite_gradient() -> None:
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    value = AttentionTransferLoss()(*observed(student, torch.rand(2, 5, 4, 4)))
+    value = ATLoss()(*observed(student, torch.rand(2, 5, 4, 4)))
     value.backward()
     assert float(value) == pytest.approx(1 / 16)
     assert torch.isfinite(student.grad).all()
@@ -110,9 +110,9 @@ def test_attention_of_a_dead_map_is_zero_with_finite_gradient() -> None:
 # -- VID -----------------------------------------------------------------------------------------------------------
 
 
-def vid(**options: Any) -> VariationalInformationLoss:
-    loss = VariationalInformationLoss(**options)
-    loss.prepare(setting((3, 5)))
+def vid(**options: Any) -> VIDLoss:
+    loss = VIDLoss(**options)
+    loss.setup(setting((3, 5)))
     loss.double()
     waves_for_weights(loss.regressors, 1.1, 0.1, 0.5)
     loss.scales["stage1"].data.copy_(wave(5, pace=2.1) + 1)
@@ -126,13 +126,13 @@ def test_variational_information_agrees_with_public_code(teacher: Tensor, expect
 
 @pytest.mark.parametrize("variance", [1e-3, 5.0, 400.0])
 def test_variances_start_where_they_should(variance: float) -> None:
-    loss = VariationalInformationLoss(initial_variance=variance)
-    loss.prepare(setting((3, 5), (4, 7)))
+    loss = VIDLoss(initial_variance=variance)
+    loss.setup(setting((3, 5), (4, 7)))
     assert [tuple(scale.shape) for scale in loss.scales.values()] == [(5,), (7,)]
     start = F.softplus(loss.scales["stage2"].double()) + 1e-5
     torch.testing.assert_close(start, torch.full_like(start, variance), rtol=1e-4, atol=0)
     with pytest.raises(ValueError, match="initial_variance=0"):
-        VariationalInformationLoss(initial_variance=0)
+        VIDLoss(initial_variance=0)
 
 
 def test_variational_information_is_a_likelihood_of_normal_values() -> None:
@@ -181,10 +181,10 @@ def test_partial_distance_by_hand() -> None:
     assert float(partial_distance(student, teacher, torch.tensor([-1.0]))) == 4.0 + 1.0 + 0.0 + 4.0
 
 
-def ofd(stages: int = 1) -> OverhaulLoss:
+def ofd(stages: int = 1) -> OFDLoss:
     """The loss as ``attach`` leaves it for teachers of five channels, its connectors with waves for weights."""
-    loss = OverhaulLoss()
-    loss.prepare(setting(*[(3, 5)] * stages))
+    loss = OFDLoss()
+    loss.setup(setting(*[(3, 5)] * stages))
     waves_for_weights(loss.connectors, 0.6, 0.2, 0.8)
     for i in range(1, stages + 1):
         loss._teacher_taps[i] = "before"
@@ -197,7 +197,7 @@ def test_shallow_stages_of_the_overhaul_count_half() -> None:
     for i in (2, 3):
         loss.connectors[f"stage{i}"].load_state_dict(loss.connectors["stage1"].state_dict())
     student = Observation(features=dict.fromkeys((1, 2, 3), SMALL))
-    parts = loss.parts(student, Observation(taps={"before": WIDE}))
+    parts = loss.terms(student, Observation(taps={"before": WIDE}))
     assert list(parts) == ["stage1", "stage2", "stage3"]
     expected = partial_distance(loss.connectors["stage1"](SMALL), WIDE, torch.tensor(MARGINS))
     for i, share in enumerate((4, 2, 1), 1):
@@ -216,9 +216,9 @@ def test_hierarchical_context_agrees_with_public_code(size: int, expected: float
     assert float(hierarchical_context(student, teacher)) == pytest.approx(expected, abs=1e-12)
 
 
-def review(**options: Any) -> KnowledgeReviewLoss:
-    loss = KnowledgeReviewLoss(teacher_maps="stage", **options)
-    loss.prepare(setting((3, 5), (4, 6)))
+def review(**options: Any) -> ReviewKDLoss:
+    loss = ReviewKDLoss(teacher_maps="stage", **options)
+    loss.setup(setting((3, 5), (4, 6)))
     for k, block in enumerate(loss.double().blocks.values()):
         waves_for_weights(block, 0.7 + 0.31 * k, 0.13, 0.6)
     return loss
@@ -230,7 +230,7 @@ def two_stages() -> tuple[Observation, Observation]:
 
 
 def test_review_agrees_with_public_code() -> None:
-    parts = review().parts(*two_stages())
+    parts = review().terms(*two_stages())
     expected = {"stage1": 0.6151166455998632, "stage2": 0.4953448433778595, "pooled": 0.30958559759287785}
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(expected, abs=1e-9)
 
@@ -238,35 +238,35 @@ def test_review_agrees_with_public_code() -> None:
 def test_review_fuses_from_deep_to_shallow() -> None:
     student, teacher = two_stages()
     student.features[2].requires_grad_()
-    parts = review(pooled=False).parts(student, teacher)
+    parts = review(pooled=False).terms(student, teacher)
     assert list(parts) == ["stage1", "stage2"]
     # The shallow part sees the deep stage, not the other way round.
     assert torch.autograd.grad(parts["stage1"], student.features[2], retain_graph=True)[0].any()
     student.features[1].requires_grad_()
-    parts = review(pooled=False).parts(student, teacher)
+    parts = review(pooled=False).terms(student, teacher)
     assert torch.autograd.grad(parts["stage2"], student.features[1], allow_unused=True) == (None,)
 
 
 def test_review_is_as_wide_as_the_deepest_stage_up_to_a_limit() -> None:
-    loss = KnowledgeReviewLoss(max_channels=8, stages=[1, 3])
-    loss.prepare(setting((3, 5), (4, 6), (32, 7)))
+    loss = ReviewKDLoss(max_channels=8, stages=[1, 3])
+    loss.setup(setting((3, 5), (4, 6), (32, 7)))
     assert list(loss.blocks) == ["stage1", "stage3", "pooled"]
     assert loss.blocks["stage1"].reduce[0].weight.shape == (8, 3, 1, 1)
     assert loss.blocks["pooled"].attend is None
     with pytest.raises(ValueError, match="teacher_maps='relu'"):
-        KnowledgeReviewLoss(teacher_maps="relu")
+        ReviewKDLoss(teacher_maps="relu")
 
 
 # -- all of them ---------------------------------------------------------------------------------------------------
 
 
-def one_stage_review() -> KnowledgeReviewLoss:
-    loss = KnowledgeReviewLoss(teacher_maps="stage")
-    loss.prepare(setting((3, 5)))
+def one_stage_review() -> ReviewKDLoss:
+    loss = ReviewKDLoss(teacher_maps="stage")
+    loss.setup(setting((3, 5)))
     return loss.double()
 
 
-LOSSES = {"hint": HintLoss, "at": AttentionTransferLoss, "vid": vid, "ofd": ofd, "review": one_stage_review}
+LOSSES = {"hint": FitNetsLoss, "at": ATLoss, "vid": vid, "ofd": ofd, "review": one_stage_review}
 
 
 def widths(name: str) -> tuple[Tensor, Tensor]:

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_mm.losses import (
+    GPACAttentionLoss,
     InstructionLoss,
-    Levels,
-    LogitLoss,
+    KDLoss,
     Loss,
-    ProbedAttentionLoss,
+    PiecewiseConstant,
     Progress,
     TeamLogitLoss,
 )
 from kd_mm.losses.instruction import RULES
-from kd_mm.stages import Observation
+from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
 from .test_logit_baselines import wave
@@ -92,7 +92,7 @@ def test_other_rules_are_known_losses() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_teacher_is_kd(rule: str) -> None:
-    expected = LogitLoss()(Observation(logits=STUDENT), Observation(logits=TEACHERS["t1"]))
+    expected = KDLoss()(Observation(logits=STUDENT), Observation(logits=TEACHERS["t1"]))
     alone = {"t1": TEACHERS["t1"]}
     found = instruct(InstructionLoss(weight_rule=rule), teachers=alone)
     assert float(found) == pytest.approx(float(expected), abs=1e-12)
@@ -136,18 +136,18 @@ def test_teachers_that_are_the_student_cost_nothing() -> None:
 
 
 def test_worked_levels() -> None:
-    levels = Levels()
+    levels = PiecewiseConstant()
     found = [levels(Progress(epoch=epoch, max_epochs=240)) for epoch in (0, 79, 80, 159, 160, 239)]
     assert found == [1.0, 1.0, 0.5, 0.5, 0.1, 0.1]
 
 
 def test_levels_of_iterations_and_of_given_epochs() -> None:
-    by_iterations = [Levels()(Progress(iteration=i, max_iterations=9)) for i in range(9)]
+    by_iterations = [PiecewiseConstant()(Progress(iteration=i, max_iterations=9)) for i in range(9)]
     assert by_iterations == [1.0] * 3 + [0.5] * 3 + [0.1] * 3
-    grow = Levels(levels=(0.1, 0.5, 1.0), bounds=(150, 180), unit="epochs")
+    grow = PiecewiseConstant(levels=(0.1, 0.5, 1.0), bounds=(150, 180), unit="epochs")
     assert [grow(Progress(epoch=e, max_epochs=240)) for e in (0, 149, 150, 180, 239)] == [0.1, 0.1, 0.5, 1.0, 1.0]
     for thirds in range(1, 100):
-        assert Levels()(Progress(epoch=thirds, max_epochs=3 * thirds)) == 0.5
+        assert PiecewiseConstant()(Progress(epoch=thirds, max_epochs=3 * thirds)) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_levels_of_iterations_and_of_given_epochs() -> None:
 )
 def test_wrong_levels(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Levels(**options)
+        PiecewiseConstant(**options)
 
 
 # -- in a Distiller ------------------------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def test_one_teacher_needs_no_probes() -> None:
     plain = build(
         recipe={
             "losses": {
-                "kd": {"type": "kd_mm.LogitLoss"},
-                "attention": {"type": "kd_mm.AttentionTransferLoss", "loss_weight": 1000.0},
+                "kd": {"type": "kd_mm.KDLoss"},
+                "attention": {"type": "kd_mm.ATLoss", "loss_weight": 1000.0},
             }
         }
     )
@@ -214,8 +214,8 @@ def test_stages_can_be_named() -> None:
     [
         (InstructionLoss, {"weight_rule": "near"}, "weight_rule='near' is unknown; choose one of 'softmax'"),
         (InstructionLoss, {"kappa": 0}, "kappa=0 must be above 0"),
-        (ProbedAttentionLoss, {"selection": "best"}, "choose one of 'argmax'"),
-        (ProbedAttentionLoss, {"top": 0}, "top=0 must be 1 or more"),
+        (GPACAttentionLoss, {"selection": "best"}, "choose one of 'argmax'"),
+        (GPACAttentionLoss, {"top": 0}, "top=0 must be 1 or more"),
     ],
 )
 def test_wrong_options(kind: type[Loss], options: dict, message: str) -> None:

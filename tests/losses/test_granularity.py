@@ -13,10 +13,10 @@ from torch.autograd import gradcheck
 
 from kd_mm.apis.compose import read_recipes
 from kd_mm.hooks.teacher_codes import branch_loss, branch_parameters, train_step
-from kd_mm.losses import CodeLoss, LogitLoss, Loss, Setting, StableLogitLoss
+from kd_mm.losses import KDLoss, Loss, LossContext, MAGLoss, MASLoss
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.granularity import BRANCHES, CodeReader, Codes
-from kd_mm.stages import Observation
+from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import CLASSES, batch, build, recipe
 from .test_logit_baselines import wave
@@ -35,10 +35,10 @@ def codes(width: int, dims: tuple[int, int] = (3, 7), classes: int = 5, seed: in
     return Codes(width, dims, classes).double()
 
 
-def code_loss(**options: Any) -> CodeLoss:
-    loss = CodeLoss(code_dims=(3, 7), student_tap="own", teacher_tap="theirs", **options)
+def code_loss(**options: Any) -> MAGLoss:
+    loss = MAGLoss(code_dims=(3, 7), student_tap="own", teacher_tap="theirs", **options)
     torch.manual_seed(1)
-    loss.prepare(Setting(num_classes=5, student_taps={"own": (4, 6)}, teacher_taps={"theirs": (4, 8)}))
+    loss.setup(LossContext(num_classes=5, student_taps={"own": (4, 6)}, teacher_taps={"theirs": (4, 8)}))
     loss.double().take_codes(codes(8))
     return loss
 
@@ -61,7 +61,7 @@ def test_worked_codes_and_total() -> None:
     high = float(kl_divergence(row(0, 0, 0), row(8 * LN3, 0, 0), 8.0))
     assert low == pytest.approx(0.523248, abs=1e-6)
     assert high == pytest.approx(9.493872, abs=1e-6)
-    target = StableLogitLoss().stable(row(3, 0), [row(0, 0), row(0, 3)])
+    target = MASLoss().stable(row(3, 0), [row(0, 0), row(0, 3)])
     torch.testing.assert_close(target, row(1, 1))
     student = row(4 * LN3, 0)
     answer = float(kl_divergence(student, target, 4.0))
@@ -75,7 +75,7 @@ def test_losses_are_these_terms() -> None:
     ours, theirs = loss.codes.encode(FEATURE), loss.teacher_codes().encode(TARGET)
     low, high = (kl_divergence(ours[name], theirs[name], T) for name, T in zip(BRANCHES, (2.0, 8.0), strict=True))
     assert float(value(loss)) == pytest.approx(float(low + 0.5 * high), abs=1e-12)
-    stable = StableLogitLoss(code_dims=(3, 7), teacher_tap="theirs")
+    stable = MASLoss(code_dims=(3, 7), teacher_tap="theirs")
     stable.take_codes(codes(8))
     decoded = codes(8).decode(theirs)
     mean = (TEACHER + decoded["low"] + decoded["high"]) / 3
@@ -93,12 +93,12 @@ def test_agrees_with_public_code() -> None:
     loss, theirs, labels = code_loss(), codes(8), torch.tensor([0, 1, 2, 3])
     for part in (loss.codes.encoders, theirs.encoders, theirs.decoders):
         with_waves(part)
-    mas = StableLogitLoss(code_dims=(3, 7), teacher_tap="theirs")
+    mas = MASLoss(code_dims=(3, 7), teacher_tap="theirs")
     for one in (loss, mas):
         one.take_codes(theirs)
     own = 0.2 * float(F.cross_entropy(STUDENT, labels)) + float(value(loss))
     assert own + 0.8 * float(value(mas)) == pytest.approx(14.253040271853283, abs=1e-9)
-    mag = LogitLoss(temperature=4.0)
+    mag = KDLoss(temperature=4.0)
     assert own + 0.8 * float(value(mag)) == pytest.approx(11.103691901913567, abs=1e-9)
     decoded = theirs.decode(theirs.encode(TARGET))
     for name, temperature, expected in (("low", 2.0, 14.402293743934877), ("high", 8.0, 31.77688209328096)):
@@ -119,7 +119,7 @@ def test_codes_are_compared_up_to_a_constant_and_in_any_order() -> None:
 
 @pytest.mark.parametrize("space", ["logit", "prob"])
 def test_stable_answer_is_blind_to_order_and_keeps_equal_answers(space: str) -> None:
-    loss = StableLogitLoss(stable_space=space)
+    loss = MASLoss(stable_space=space)
     a, b, c = (wave(4, 5, pace=pace) for pace in (0.4, 0.9, 1.3))
     torch.testing.assert_close(loss.stable(a, [b, c]), loss.stable(c, [a, b]))
     same = loss.stable(a, [a, a])
@@ -129,7 +129,7 @@ def test_stable_answer_is_blind_to_order_and_keeps_equal_answers(space: str) -> 
 def test_average_of_probabilities_and_other_shares() -> None:
     answers = [wave(4, 5, pace=pace) for pace in (0.4, 0.9, 1.3)]
     shares = (0.5, 0.5, 0.0)
-    found = StableLogitLoss(stable_space="prob", stable_weights=shares).stable(answers[0], answers[1:])
+    found = MASLoss(stable_space="prob", stable_weights=shares).stable(answers[0], answers[1:])
     expected = sum(w * (z / 4).softmax(1) for w, z in zip(shares, answers, strict=True))
     torch.testing.assert_close((found / 4).softmax(1), expected)
 
@@ -156,7 +156,7 @@ def test_separate_passes_train_as_a_joint_one() -> None:
 def test_gradcheck() -> None:
     loss = code_loss()
     assert gradcheck(lambda f: value(loss, f), FEATURE.clone().requires_grad_())
-    answer = StableLogitLoss(code_dims=(3, 7), teacher_tap="theirs")
+    answer = MASLoss(code_dims=(3, 7), teacher_tap="theirs")
     answer.take_codes(codes(8))
     assert gradcheck(lambda z: value(answer, logits=z), STUDENT.clone().requires_grad_())
 
@@ -165,7 +165,7 @@ def test_gradcheck() -> None:
 def test_extremes_in_half_precision(dtype: torch.dtype) -> None:
     feature = (1e4 * FEATURE).to(dtype).requires_grad_()
     logits = (1e4 * STUDENT).to(dtype).requires_grad_()
-    loss, answer = code_loss().float(), StableLogitLoss(code_dims=(3, 7), teacher_tap="theirs", stable_space="prob")
+    loss, answer = code_loss().float(), MASLoss(code_dims=(3, 7), teacher_tap="theirs", stable_space="prob")
     for one in (loss, answer):
         one.take_codes(codes(8).float())
     total = sum(value(one, feature, logits, (1e4 * TARGET).to(dtype)) for one in (loss, answer))
@@ -253,10 +253,10 @@ def test_unprepared_and_wrong_options_are_told() -> None:
     with pytest.raises(RuntimeError, match=r"register the hook kd_mm.TeacherCodesHook"):
         step(build(recipe=recipe("mas")))
     with pytest.raises(ValueError, match=r"code_dims=\[64\]"):
-        CodeLoss(code_dims=(64,))
+        MAGLoss(code_dims=(64,))
     with pytest.raises(ValueError, match="must be three shares of 1"):
-        StableLogitLoss(stable_weights=(1, 1, 1))
+        MASLoss(stable_weights=(1, 1, 1))
     with pytest.raises(ValueError, match="choose one of 'logit'"):
-        StableLogitLoss(stable_space="mean")
+        MASLoss(stable_space="mean")
     with pytest.raises(ValueError, match=r"backbone.stem gives .*name another"):
         build(recipe=recipe("mas", **{"losses.stable.teacher_tap": "backbone.stem"}))

@@ -16,11 +16,11 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import LearningSimplifier, LogitLoss, Progress
+from kd_mm.losses import KDLoss, LearningSimplifier, Progress
 from kd_mm.losses.functional import kl_divergence
-from kd_mm.losses.learning_simplifier import CollapseError
+from kd_mm.losses.observation import Observation
 from kd_mm.losses.response_transform import AnswerSetting, Step
-from kd_mm.stages import Observation
+from kd_mm.losses.skd import CollapseError
 
 TEACHER = torch.tensor([[2.0, 0], [4, 0]], dtype=torch.float64)
 STUDENT = torch.zeros(2, 2, dtype=torch.float64)
@@ -41,7 +41,7 @@ def said() -> Iterator[list[str]]:
 def simplifier(width: int = 2, names: tuple[str, ...] = ("final",), **options: object) -> LearningSimplifier:
     torch.manual_seed(0)
     made = LearningSimplifier(**{"temperature": 2.0, **options})
-    made.prepare(AnswerSetting(dict.fromkeys(names, width), labelled=True))
+    made.setup(AnswerSetting(dict.fromkeys(names, width), labelled=True))
     return made.double()
 
 
@@ -57,7 +57,7 @@ def rows(*shape: int, pace: float = 1.0, size: float = 3.0) -> Tensor:
 
 def loss_of(made: LearningSimplifier, student: Tensor, teacher: Tensor, step: Step | None = None) -> Tensor:
     changed = made({"final": teacher}, step or Step()).answers["final"]
-    return LogitLoss(temperature=made.temperature)(Observation(logits=student), Observation(logits=changed))
+    return KDLoss(temperature=made.temperature)(Observation(logits=student), Observation(logits=changed))
 
 
 def centred(x: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def test_dense_heads_have_their_best_locations_simplified_image_by_image() -> No
 
 def test_sigmoids_keep_their_level() -> None:
     made = LearningSimplifier(temperature=2.0)
-    made.prepare(AnswerSetting({"final": 4}, frozenset({"final"}), labelled=False))
+    made.setup(AnswerSetting({"final": 4}, frozenset({"final"}), labelled=False))
     z = rows(3, 4).float() + 5
     result = made({"final": z}, Step())
     torch.testing.assert_close(result.answers["final"], z)
@@ -299,7 +299,7 @@ def test_extreme_logits_in_half_precision(tokens: str, dtype: torch.dtype) -> No
     z = rows(6, 10, size=1e4).to(dtype)
     student = rows(6, 10, pace=1.7, size=1e4).to(dtype).requires_grad_()
     result = made({"final": z}, Step())
-    loss = LogitLoss(temperature=2.0)(Observation(logits=student), Observation(logits=result.answers["final"]))
+    loss = KDLoss(temperature=2.0)(Observation(logits=student), Observation(logits=result.answers["final"]))
     (loss + result.penalty).backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(term) for term in result.terms.values())
@@ -354,4 +354,4 @@ def test_wrong_options_are_told(options: dict, message: str) -> None:
 )
 def test_options_that_do_not_fit_the_answers_are_told(options: dict, setting: AnswerSetting, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LearningSimplifier(**options).prepare(setting)
+        LearningSimplifier(**options).setup(setting)

@@ -17,16 +17,16 @@ from torch.autograd import gradcheck
 
 from kd_mm.losses import (
     ConsistencyLoss,
-    CorrelationLogitLoss,
-    DecoupledLogitLoss,
-    LogitLoss,
+    DISTLoss,
+    DKDLoss,
+    KDLoss,
     Loss,
-    SimilarityLoss,
+    SPLoss,
     StageResponseLoss,
 )
 from kd_mm.losses.functional import standardized
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages import Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
 
@@ -39,8 +39,8 @@ def wave(*shape: int, pace: float = 1.0, size: float = 1.0) -> Tensor:
 
 def answers(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Observation, Observation]:
     return (
-        Observation(responses={1: student}, logits=student, targets=labels),
-        Observation(responses={1: teacher}, logits=teacher),
+        Observation(stage_logits={1: student}, logits=student, targets=labels),
+        Observation(stage_logits={1: teacher}, logits=teacher),
     )
 
 
@@ -59,19 +59,19 @@ WAVES = answers(wave(4, 6, pace=0.9, size=2.0), wave(4, 6, pace=1.7, size=3.0) +
 @pytest.mark.parametrize(
     ("loss", "seen", "expected"),
     [
-        (DecoupledLogitLoss(), FIXTURE, 0.723791),
-        (DecoupledLogitLoss(), WAVES, 22.225359926810768),
-        (DecoupledLogitLoss(temperature=1.0, beta=0.5), WAVES, 0.7511583416626845),
-        (DecoupledLogitLoss(temperature=2.0, alpha=2.0, beta=3.0, standardize=True), WAVES, 2.4143444741625775),
-        (CorrelationLogitLoss(temperature=4.0), FIXTURE, 20.530202),
-        (CorrelationLogitLoss(temperature=4.0), WAVES, 24.600337369080723),
-        (CorrelationLogitLoss(), WAVES, 1.1742488239375877),
-        (CorrelationLogitLoss(temperature=2.0, beta=2.0, gamma=0.5), WAVES, 7.480327084749),
+        (DKDLoss(), FIXTURE, 0.723791),
+        (DKDLoss(), WAVES, 22.225359926810768),
+        (DKDLoss(temperature=1.0, beta=0.5), WAVES, 0.7511583416626845),
+        (DKDLoss(temperature=2.0, alpha=2.0, beta=3.0, standardize=True), WAVES, 2.4143444741625775),
+        (DISTLoss(temperature=4.0), FIXTURE, 20.530202),
+        (DISTLoss(temperature=4.0), WAVES, 24.600337369080723),
+        (DISTLoss(), WAVES, 1.1742488239375877),
+        (DISTLoss(temperature=2.0, beta=2.0, gamma=0.5), WAVES, 7.480327084749),
         (ConsistencyLoss(), WAVES, 0.055560752931567016),
-        (LogitLoss(temperature=1.0), WAVES, 1.4390219805804),
-        (LogitLoss(temperature=4.0), FIXTURE, 0.263687),
-        (LogitLoss(temperature=2.0, standardize=True), FIXTURE, 0.604914),
-        (LogitLoss(temperature=2.0, standardize=True), WAVES, 0.7309082436932184),
+        (KDLoss(temperature=1.0), WAVES, 1.4390219805804),
+        (KDLoss(temperature=4.0), FIXTURE, 0.263687),
+        (KDLoss(temperature=2.0, standardize=True), FIXTURE, 0.604914),
+        (KDLoss(temperature=2.0, standardize=True), WAVES, 0.7309082436932184),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Loss) else "",
 )
@@ -82,9 +82,9 @@ def test_agrees_with_public_code(loss: Loss, seen: tuple[Observation, Observatio
 def test_sp_agrees_with_public_code() -> None:
     f_s = torch.tensor([[1.0, 2], [3, 1], [0, 2]], dtype=torch.float64)
     f_t = torch.tensor([[2.0, 1], [2, 3], [1, 1]], dtype=torch.float64)
-    assert float(SimilarityLoss()(*features(f_s, f_t))) == pytest.approx(0.050596, abs=1e-6)
+    assert float(SPLoss()(*features(f_s, f_t))) == pytest.approx(0.050596, abs=1e-6)
     seen = features(wave(4, 3, 2, 2, pace=0.8), wave(4, 5, 3, 3, pace=1.9))
-    assert float(SimilarityLoss()(*seen)) == pytest.approx(0.11549795088340814, abs=1e-9)
+    assert float(SPLoss()(*seen)) == pytest.approx(0.11549795088340814, abs=1e-9)
 
 
 # -- independent arithmetic and properties -------------------------------------------------------------------------
@@ -96,17 +96,17 @@ def test_dkd_with_beta_one_minus_p_is_hintons_kd() -> None:
     rows = 0.0
     for i in range(4):
         one = answers(student.logits[i : i + 1], teacher.logits[i : i + 1], student.targets[i : i + 1])
-        rows += float(DecoupledLogitLoss(beta=float(1 - p[i]))(*one)) / 4
-    assert rows == pytest.approx(float(LogitLoss(temperature=4.0)(student, teacher)), abs=1e-10)
+        rows += float(DKDLoss(beta=float(1 - p[i]))(*one)) / 4
+    assert rows == pytest.approx(float(KDLoss(temperature=4.0)(student, teacher)), abs=1e-10)
 
 
 def test_dkd_takes_the_largest_class_of_a_soft_label_and_refuses_other_targets() -> None:
     student, teacher = WAVES
     soft = F.one_hot(student.targets, 6) * 0.6 + 0.4 / 6
-    hard = DecoupledLogitLoss()(student, teacher)
-    assert torch.equal(DecoupledLogitLoss()(*answers(student.logits, teacher.logits, soft)), hard)
+    hard = DKDLoss()(student, teacher)
+    assert torch.equal(DKDLoss()(*answers(student.logits, teacher.logits, soft)), hard)
     with pytest.raises(ValueError, match="one labelled class for each of the 4 answers"):
-        DecoupledLogitLoss()(*answers(student.logits, teacher.logits, torch.tensor([1])))
+        DKDLoss()(*answers(student.logits, teacher.logits, torch.tensor([1])))
 
 
 def test_dist_is_pearsons_correlation_of_probabilities() -> None:
@@ -114,11 +114,11 @@ def test_dist_is_pearsons_correlation_of_probabilities() -> None:
     p_s, p_t = (x.logits.softmax(1).numpy() for x in WAVES)
     rows = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p_s, p_t, strict=True)])
     columns = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p_s.T, p_t.T, strict=True)])
-    assert float(CorrelationLogitLoss(gamma=0.0)(student, teacher)) == pytest.approx(1 - rows, abs=1e-6)
-    assert float(CorrelationLogitLoss(beta=0.0)(student, teacher)) == pytest.approx(1 - columns, abs=1e-6)
+    assert float(DISTLoss(gamma=0.0)(student, teacher)) == pytest.approx(1 - rows, abs=1e-6)
+    assert float(DISTLoss(beta=0.0)(student, teacher)) == pytest.approx(1 - columns, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", [LogitLoss, DecoupledLogitLoss, CorrelationLogitLoss, StageResponseLoss])
+@pytest.mark.parametrize("loss", [KDLoss, DKDLoss, DISTLoss, StageResponseLoss])
 def test_standardised_logits_have_no_scale_and_no_level(loss: type[Loss]) -> None:
     student, teacher = WAVES
     value = float(loss(standardize=True)(student, teacher))
@@ -136,7 +136,7 @@ def test_standardised_has_mean_zero_and_deviation_one() -> None:
     assert torch.equal(standardized(torch.full((2, 4), 3.0)), torch.zeros(2, 4))
 
 
-@pytest.mark.parametrize("loss", [LogitLoss, StageResponseLoss])
+@pytest.mark.parametrize("loss", [KDLoss, StageResponseLoss])
 def test_sigmoids_are_not_standardised(loss: type[Loss]) -> None:
     with pytest.raises(ValueError, match=f"{loss.__name__}: standardize=True needs classes that exclude each other"):
         loss(standardize=True, multilabel=True)
@@ -144,11 +144,11 @@ def test_sigmoids_are_not_standardised(loss: type[Loss]) -> None:
 
 def test_sp_knows_neither_scale_nor_channel_order_and_reads_the_last_stage() -> None:
     f_s, f_t = wave(4, 3, 2, 2, pace=0.8), wave(4, 5, 3, 3, pace=1.9)
-    value = float(SimilarityLoss()(*features(f_s, f_t)))
-    assert float(SimilarityLoss()(*features(9 * f_s, f_t.flip(1)))) == pytest.approx(value, abs=1e-10)
-    assert float(SimilarityLoss()(*features(f_s, f_s.flatten(1)))) == pytest.approx(0.0, abs=1e-20)
-    assert SimilarityLoss().stage_numbers(3) == (3,)
-    assert SimilarityLoss(stages=[1, 2]).stage_numbers(3) == (1, 2)
+    value = float(SPLoss()(*features(f_s, f_t)))
+    assert float(SPLoss()(*features(9 * f_s, f_t.flip(1)))) == pytest.approx(value, abs=1e-10)
+    assert float(SPLoss()(*features(f_s, f_s.flatten(1)))) == pytest.approx(0.0, abs=1e-20)
+    assert SPLoss().stage_numbers(3) == (3,)
+    assert SPLoss(stages=[1, 2]).stage_numbers(3) == (1, 2)
 
 
 # -- gradients and extreme values ----------------------------------------------------------------------------------
@@ -157,13 +157,13 @@ def test_sp_knows_neither_scale_nor_channel_order_and_reads_the_last_stage() -> 
 @pytest.mark.parametrize(
     "loss",
     [
-        DecoupledLogitLoss(),
-        DecoupledLogitLoss(standardize=True),
-        CorrelationLogitLoss(temperature=2.0),
-        CorrelationLogitLoss(standardize=True),
-        LogitLoss(standardize=True),
+        DKDLoss(),
+        DKDLoss(standardize=True),
+        DISTLoss(temperature=2.0),
+        DISTLoss(standardize=True),
+        KDLoss(standardize=True),
         StageResponseLoss(standardize=True),
-        SimilarityLoss(),
+        SPLoss(),
         ConsistencyLoss(temperature=0.5),
     ],
     ids=lambda loss: f"{type(loss).__name__}{'-standardised' if getattr(loss, 'standardize', False) else ''}",
@@ -173,8 +173,8 @@ def test_gradcheck(loss: Loss) -> None:
 
     def function(z: Tensor) -> Tensor:
         return loss(
-            Observation(features={1: z}, responses={1: z}, logits=z, targets=labels),
-            Observation(features={1: teacher}, responses={1: teacher}, logits=teacher),
+            Observation(features={1: z}, stage_logits={1: z}, logits=z, targets=labels),
+            Observation(features={1: teacher}, stage_logits={1: teacher}, logits=teacher),
         )
 
     assert gradcheck(function, wave(3, 4, pace=0.9).requires_grad_())
@@ -185,14 +185,14 @@ def test_gradcheck(loss: Loss) -> None:
 @pytest.mark.parametrize(
     "loss",
     [
-        LogitLoss(),
-        DecoupledLogitLoss(),
+        KDLoss(),
+        DKDLoss(),
         ConsistencyLoss(),
-        CorrelationLogitLoss(),
-        LogitLoss(standardize=True),
-        DecoupledLogitLoss(standardize=True),
+        DISTLoss(),
+        KDLoss(standardize=True),
+        DKDLoss(standardize=True),
         StageResponseLoss(standardize=True),
-        SimilarityLoss(),
+        SPLoss(),
     ],
     ids=lambda x: f"{type(x).__name__}{'-standardised' if getattr(x, 'standardize', False) else ''}",
 )
@@ -201,8 +201,8 @@ def test_extreme_and_equal_logits_in_half_precision(loss: Loss, dtype: torch.dty
     labels = torch.arange(5)
 
     def value(z: Tensor, t: Tensor) -> Tensor:
-        student = Observation(features={1: z}, responses={1: z}, logits=z, targets=labels)
-        return loss(student, Observation(features={1: t}, responses={1: t}, logits=t))
+        student = Observation(features={1: z}, stage_logits={1: z}, logits=z, targets=labels)
+        return loss(student, Observation(features={1: t}, stage_logits={1: t}, logits=t))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = value(z, t)
@@ -230,7 +230,7 @@ def test_recipe_trains_the_student_alone(name: str) -> None:
 
 
 def test_every_loss_is_registered() -> None:
-    for name in ("DecoupledLogitLoss", "CorrelationLogitLoss", "SimilarityLoss", "LogitLoss"):
+    for name in ("DKDLoss", "DISTLoss", "SPLoss", "KDLoss"):
         assert MODELS.get(f"kd_mm.{name}") is not None
 
 

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 
 from kd_mm.losses import ExitTaskLoss, Loss, StageResponseLoss
 from kd_mm.losses.functional import kl_divergence
-from kd_mm.stages import Observation
+from kd_mm.losses.observation import Observation
 
 LN3, LN7 = math.log(3), math.log(7)
 EXITS = ([0.0, 0.0], [LN3, 0.0], [LN7, 0.0])
@@ -24,7 +24,7 @@ def rows(*logits: list[float]) -> dict[int, Tensor]:
 
 
 def seen(responses: dict[int, Tensor], **more: Any) -> Observation:
-    return Observation(responses=responses, logits=responses[max(responses)], **more)
+    return Observation(stage_logits=responses, logits=responses[max(responses)], **more)
 
 
 def exit_task(**options: Any) -> ExitTaskLoss:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from kd_mm.losses import CrossStageReviewLoss, ExitTaskLoss, LogitLoss, StageChannelLoss, StageResponseLoss
+from kd_mm.losses import CrossStageReviewLoss, ExitTaskLoss, KDLoss, StageChannelLoss, StageResponseLoss
 from kd_mm.losses.functional import bernoulli_divergence, kl_divergence
-from kd_mm.stages import Observation
+from kd_mm.losses.observation import Observation
 
 LN3, LN7 = math.log(3), math.log(7)
 
@@ -20,7 +20,7 @@ def rows(*logits: list[float]) -> dict[int, torch.Tensor]:
 
 
 def seen(responses: dict[int, torch.Tensor], **more: object) -> Observation:
-    return Observation(responses=responses, logits=responses[max(responses)], **more)
+    return Observation(stage_logits=responses, logits=responses[max(responses)], **more)
 
 
 def maps(*channel_means: list[float]) -> dict[int, torch.Tensor]:
@@ -67,7 +67,7 @@ def test_bernoulli_divergence(temperature: float, expected: float) -> None:
 )
 def test_stage_channel_loss(student: dict, teacher: dict, reduction: str, expected: float) -> None:
     loss = StageChannelLoss(stage_reduction=reduction)
-    value = loss(Observation(features=student, connected=student), Observation(features=teacher))
+    value = loss(Observation(features=student, adapted=student), Observation(features=teacher))
     assert float(value) == pytest.approx(expected, abs=1e-9)
 
 
@@ -76,7 +76,7 @@ def test_stage_channel_loss_knows_no_places_and_no_common_channel_order() -> Non
     loss = StageChannelLoss()
 
     def value(a: torch.Tensor, b: torch.Tensor) -> float:
-        return float(loss(Observation(features={1: a}, connected={1: a}), Observation(features={1: b})))
+        return float(loss(Observation(features={1: a}, adapted={1: a}), Observation(features={1: b})))
 
     base = value(student, teacher)
     shuffled = student.flatten(2)[:, :, torch.randperm(16)].view_as(student)
@@ -101,7 +101,7 @@ def test_stage_channel_loss_knows_no_places_and_no_common_channel_order() -> Non
 def test_stage_channel_descriptors_and_distances(options: dict, expected: float | None) -> None:
     student, teacher = maps([3, 4]), maps([1, 0])
     value = float(
-        StageChannelLoss(**options)(Observation(features=student, connected=student), Observation(features=teacher))
+        StageChannelLoss(**options)(Observation(features=student, adapted=student), Observation(features=teacher))
     )
     if expected is None:
         p, q = [math.e / (1 + math.e), 1 / (1 + math.e)], [1 / (1 + math.e), math.e / (1 + math.e)]
@@ -117,11 +117,11 @@ def test_stage_response_loss() -> None:
     weighted = StageResponseLoss(temperature=2.0, stage_weights=[2.0, 0.0])
     assert float(weighted(student, teacher)) == pytest.approx(2 * 0.123962, abs=1e-6)
     final = StageResponseLoss(temperature=2.0, target="final")
-    expected = kl_divergence(student.responses[1], teacher.logits, 2.0) + kl_divergence(
+    expected = kl_divergence(student.stage_logits[1], teacher.logits, 2.0) + kl_divergence(
         student.logits, teacher.logits, 2.0
     )
     assert float(final(student, teacher)) == pytest.approx(float(expected), abs=1e-9)
-    assert "teacher.responses" not in final.needs()
+    assert "teacher.stage_logits" not in final.needs()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_total_of_the_specification_example() -> None:
 def test_one_stage_srd_is_hintons_kd() -> None:
     z_s, z_t = torch.randn(5, 4), torch.randn(5, 4)
     student, teacher = seen({1: z_s}), seen({1: z_t})
-    assert torch.equal(StageResponseLoss()(student, teacher), LogitLoss()(student, teacher))
+    assert torch.equal(StageResponseLoss()(student, teacher), KDLoss()(student, teacher))
 
 
 def test_class_order_is_irrelevant() -> None:
@@ -197,13 +197,13 @@ def test_batch_mean() -> None:
     t = {i: torch.randn(8, 6, dtype=torch.float64) for i in (1, 2)}
     f = {1: torch.randn(8, 5, 3, 3, dtype=torch.float64)}
     g = {1: torch.randn(8, 5, 3, 3, dtype=torch.float64)}
-    for loss in (StageResponseLoss(), CrossStageReviewLoss(), StageChannelLoss(), LogitLoss()):
+    for loss in (StageResponseLoss(), CrossStageReviewLoss(), StageChannelLoss(), KDLoss()):
 
         def value(part: slice, loss=loss) -> float:
             def of(m: dict) -> dict:
                 return {i: x[part] for i, x in m.items()}
 
-            student = seen(of(z), features=of(f), connected=of(f))
+            student = seen(of(z), features=of(f), adapted=of(f))
             return float(loss(student, seen(of(t), features=of(g))))
 
         assert value(slice(None)) == pytest.approx((value(slice(0, 4)) + value(slice(4, 8))) / 2, abs=1e-9)
@@ -212,8 +212,8 @@ def test_batch_mean() -> None:
 @pytest.mark.parametrize(
     "loss",
     [
-        LogitLoss(temperature=3.0),
-        LogitLoss(temperature=2.0, multilabel=True),
+        KDLoss(temperature=3.0),
+        KDLoss(temperature=2.0, multilabel=True),
         StageResponseLoss(temperature=2.0),
         StageResponseLoss(target="final", multilabel=True),
         CrossStageReviewLoss(temperature=2.0, detach_target=False),
@@ -237,7 +237,7 @@ def test_gradcheck(loss: torch.nn.Module) -> None:
 
     def function(z1: torch.Tensor, z2: torch.Tensor, z3: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         student = {1: z1, 2: z2, 3: z3}
-        return loss(seen(student, features={1: f}, connected={1: f}), teacher)
+        return loss(seen(student, features={1: f}, adapted={1: f}), teacher)
 
     assert gradcheck(function, (*z, f))
 
@@ -245,7 +245,7 @@ def test_gradcheck(loss: torch.nn.Module) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     "loss",
-    [LogitLoss(), StageResponseLoss(), CrossStageReviewLoss(), StageChannelLoss()],
+    [KDLoss(), StageResponseLoss(), CrossStageReviewLoss(), StageChannelLoss()],
     ids=lambda x: type(x).__name__,
 )
 def test_half_precision_with_extreme_logits_is_finite_and_exact(loss: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -259,8 +259,8 @@ def test_half_precision_with_extreme_logits_is_finite_and_exact(loss: torch.nn.M
         return {i: x.double() for i, x in m.items()}
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(seen(z, features=f, connected=f), seen(t, features=g))
-    exact = loss(seen(up(z), features=up(f), connected=up(f)), seen(up(t), features=up(g)))
+        value = loss(seen(z, features=f, adapted=f), seen(t, features=g))
+    exact = loss(seen(up(z), features=up(f), adapted=up(f)), seen(up(t), features=up(g)))
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
     assert float(value) == pytest.approx(float(exact), rel=1e-4)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from kd_mm.losses.feature_hints import same_size
-from kd_mm.losses.knowledge_review import hierarchical_context
 from kd_mm.losses.pooling import average_by_products
+from kd_mm.losses.reviewkd import hierarchical_context
 from tests.devices import DEVICES
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import AttentionTransferLoss, Loss, ProbedAttentionLoss
-from kd_mm.stages import Observation
+from kd_mm.losses import ATLoss, GPACAttentionLoss, Loss
+from kd_mm.losses.observation import Observation
 
 from .test_logit_baselines import wave
 
@@ -29,9 +29,9 @@ def attend(loss: Loss, student: Tensor = STUDENT_MAP, teachers: dict[str, Tensor
     return loss(Observation(features={1: student}), Observation(team=team))
 
 
-def chosen(rated: dict[str, float], final: dict[str, float] | None = None, **options: Any) -> ProbedAttentionLoss:
+def chosen(rated: dict[str, float], final: dict[str, float] | None = None, **options: Any) -> GPACAttentionLoss:
     """A loss whose probes reached these accuracies at stage 1."""
-    loss = ProbedAttentionLoss(**options)
+    loss = GPACAttentionLoss(**options)
     loss.team = tuple(rated)
     loss.choose({name: {1: accuracy} for name, accuracy in rated.items()}, final or {})
     return loss
@@ -51,7 +51,7 @@ def test_a_teacher_that_is_the_student_costs_nothing() -> None:
 
 
 def test_worked_selection() -> None:
-    loss = ProbedAttentionLoss()
+    loss = GPACAttentionLoss()
     loss.team = ("one", "two")
     table = {"one": {1: 0.40, 2: 0.70, 3: 0.60}, "two": {1: 0.50, 2: 0.60, 3: 0.80}}
     loss.choose(table, {"one": 0.9, "two": 0.8})
@@ -75,7 +75,7 @@ def test_other_selections() -> None:
 
 def test_attention_follows_the_selection() -> None:
     rated = {"t1": 0.40, "t2": 0.50, "t3": 0.45}
-    plain = AttentionTransferLoss()
+    plain = ATLoss()
     apart = {name: float(plain.compare(STUDENT_MAP, feature)) for name, feature in MAPS.items()}
     assert float(attend(chosen(rated))) == pytest.approx(apart["t2"], abs=1e-12)
     both = (apart["t2"] + apart["t3"]) / 2
@@ -87,21 +87,21 @@ def test_attention_follows_the_selection() -> None:
 
 
 def test_worked_attention() -> None:
-    loss = ProbedAttentionLoss()
+    loss = GPACAttentionLoss()
     ours, theirs = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, 1.0]]]])
     assert float(loss.compare(ours, theirs)) == pytest.approx(9 / 17, abs=1e-6)
     assert float(loss.compare(10 * ours, theirs)) == pytest.approx(9 / 17, abs=1e-6)
-    l1 = ProbedAttentionLoss(distance="l1").compare(ours, theirs)
+    l1 = GPACAttentionLoss(distance="l1").compare(ours, theirs)
     assert float(l1) == pytest.approx(3 / math.sqrt(17), abs=1e-6)
     # Maps (1, 4) and (4, 1) in units of their mean 2.5; KL of a softmax over two places with gaps of 1.2.
     p = 1 / (1 + math.exp(-1.2))
     expected = (2 * p - 1) * math.log(p / (1 - p))
-    assert float(ProbedAttentionLoss(distance="kl").compare(ours, theirs)) == pytest.approx(expected, abs=1e-6)
+    assert float(GPACAttentionLoss(distance="kl").compare(ours, theirs)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("distance", ["l2", "l1", "kl"])
 def test_attention_is_blind_to_order_and_sign_of_channels(distance: str) -> None:
-    loss, other = ProbedAttentionLoss(distance=distance), wave(2, 5, 2, 2, pace=1.3)
+    loss, other = GPACAttentionLoss(distance=distance), wave(2, 5, 2, 2, pace=1.3)
     expected = float(loss.compare(STUDENT_MAP, other))
     for changed in (STUDENT_MAP[:, [2, 0, 1]], -STUDENT_MAP, 7 * STUDENT_MAP):
         assert float(loss.compare(changed, other)) == pytest.approx(expected, abs=1e-12)
@@ -112,7 +112,7 @@ def test_attention_is_blind_to_order_and_sign_of_channels(distance: str) -> None
 def test_extreme_maps_in_half_precision(distance: str) -> None:
     for size in (3e4, 1e-30, 0.0):
         ours = (size * STUDENT_MAP).to(torch.bfloat16).requires_grad_()
-        found = ProbedAttentionLoss(distance=distance).compare(ours, MAPS["t1"].to(torch.bfloat16))
+        found = GPACAttentionLoss(distance=distance).compare(ours, MAPS["t1"].to(torch.bfloat16))
         found.backward()
         assert torch.isfinite(found)
         assert torch.isfinite(ours.grad).all()

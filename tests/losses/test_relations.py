@@ -12,9 +12,9 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from kd_mm.distillers import Distiller
-from kd_mm.losses import AngleRelationLoss, CosineEmbeddingLoss, DistanceRelationLoss, Setting
+from kd_mm.losses import CosineLoss, LossContext, RKDAngleLoss, RKDDistanceLoss
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages import Observation
 
 from ..distillers.conftest import batch, build, recipe
 
@@ -24,9 +24,9 @@ TEACHER = torch.tensor([[2.0, 1.0], [2.0, 3.0], [1.0, 1.0]])
 
 
 def test_values_of_the_public_code() -> None:
-    assert float(DistanceRelationLoss().compare(STUDENT, TEACHER)) == pytest.approx(0.006773, abs=5e-7)
-    assert float(AngleRelationLoss().compare(STUDENT, TEACHER)) == pytest.approx(0.039281, abs=5e-7)
-    normalised = DistanceRelationLoss(normalize=True).compare(STUDENT, TEACHER)
+    assert float(RKDDistanceLoss().compare(STUDENT, TEACHER)) == pytest.approx(0.006773, abs=5e-7)
+    assert float(RKDAngleLoss().compare(STUDENT, TEACHER)) == pytest.approx(0.039281, abs=5e-7)
+    normalised = RKDDistanceLoss(normalize=True).compare(STUDENT, TEACHER)
     assert float(normalised) == pytest.approx(0.134285, abs=5e-7)
 
 
@@ -46,14 +46,12 @@ def test_both_equal_loops_over_pairs_and_triples() -> None:
         return torch.stack([angle(a, b, c) for a, b, c in itertools.product(x, x, x)])
 
     torch.testing.assert_close(
-        DistanceRelationLoss().compare(ours, theirs), F.smooth_l1_loss(distances(ours), distances(theirs))
+        RKDDistanceLoss().compare(ours, theirs), F.smooth_l1_loss(distances(ours), distances(theirs))
     )
-    torch.testing.assert_close(
-        AngleRelationLoss().compare(ours, theirs), F.smooth_l1_loss(angles(ours), angles(theirs))
-    )
+    torch.testing.assert_close(RKDAngleLoss().compare(ours, theirs), F.smooth_l1_loss(angles(ours), angles(theirs)))
 
 
-@pytest.mark.parametrize("loss", [DistanceRelationLoss(), AngleRelationLoss(), DistanceRelationLoss(normalize=True)])
+@pytest.mark.parametrize("loss", [RKDDistanceLoss(), RKDAngleLoss(), RKDDistanceLoss(normalize=True)])
 def test_what_relations_do_not_see(loss: Any) -> None:
     """Turning, moving and scaling all embeddings alike; for normalised ones only turning and scaling."""
     turn, _ = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))
@@ -62,7 +60,7 @@ def test_what_relations_do_not_see(loss: Any) -> None:
     assert float(loss.compare(STUDENT, TEACHER)) > 0.005
 
 
-@pytest.mark.parametrize("loss", [DistanceRelationLoss(), AngleRelationLoss(), AngleRelationLoss(normalize=True)])
+@pytest.mark.parametrize("loss", [RKDDistanceLoss(), RKDAngleLoss(), RKDAngleLoss(normalize=True)])
 def test_gradients_by_finite_differences_and_of_equal_embeddings(loss: Any) -> None:
     points = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda x: loss.compare(x, TEACHER.double()[[0, 1, 2, 0, 1]]), points)
@@ -72,7 +70,7 @@ def test_gradients_by_finite_differences_and_of_equal_embeddings(loss: Any) -> N
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e4, 1e12])
-@pytest.mark.parametrize("loss", [DistanceRelationLoss(), AngleRelationLoss(), CosineEmbeddingLoss()])
+@pytest.mark.parametrize("loss", [RKDDistanceLoss(), RKDAngleLoss(), CosineLoss()])
 def test_extreme_embeddings_in_bf16_stay_finite(loss: Any, size: float) -> None:
     loss.student_tap = loss.teacher_tap = "head"
     ours = (size * STUDENT).bfloat16().requires_grad_()
@@ -94,19 +92,19 @@ def test_the_recipe_for_classifiers_has_the_benchmarks_weights() -> None:
 
 
 def test_cosine_by_hand() -> None:
-    loss = CosineEmbeddingLoss()
+    loss = CosineLoss()
     ours, theirs = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, -1.0]])
     assert float(loss.compare(ours, theirs)) == pytest.approx(1 - (2**-0.5 - 1) / 2, rel=1e-6)
     loss.student_tap = loss.teacher_tap = "head"
-    loss.prepare(Setting(student_taps={"head": (2, 2)}, teacher_taps={"head": (2, 2)}))
+    loss.setup(LossContext(student_taps={"head": (2, 2)}, teacher_taps={"head": (2, 2)}))
     assert not list(loss.parameters())
-    loss.prepare(Setting(student_taps={"head": (2, 2)}, teacher_taps={"head": (2, 5)}))
+    loss.setup(LossContext(student_taps={"head": (2, 2)}, teacher_taps={"head": (2, 5)}))
     assert loss.map.weight.shape == (5, 2)
     assert loss.map.bias is None
     with pytest.raises(ValueError, match=r"compares embeddings \(B, D\), but head gives \(2, 2, 4, 4\)"):
-        loss.prepare(Setting(student_taps={"head": (2, 2)}, teacher_taps={"head": (2, 2, 4, 4)}))
+        loss.setup(LossContext(student_taps={"head": (2, 2)}, teacher_taps={"head": (2, 2, 4, 4)}))
     with pytest.raises(ValueError, match="policy='never' is unknown"):
-        CosineEmbeddingLoss(policy="never")
+        CosineLoss(policy="never")
 
 
 def model(kind: str, width: int, classes: int) -> dict[str, Any]:
@@ -121,9 +119,9 @@ def model(kind: str, width: int, classes: int) -> dict[str, Any]:
 
 
 LOSSES = {
-    "distance": {"type": "kd_mm.DistanceRelationLoss", "loss_weight": 25.0},
-    "angle": {"type": "kd_mm.AngleRelationLoss", "loss_weight": 50.0},
-    "cosine": {"type": "kd_mm.CosineEmbeddingLoss"},
+    "distance": {"type": "kd_mm.RKDDistanceLoss", "loss_weight": 25.0},
+    "angle": {"type": "kd_mm.RKDAngleLoss", "loss_weight": 50.0},
+    "cosine": {"type": "kd_mm.CosineLoss"},
 }
 
 
@@ -149,8 +147,8 @@ def test_embeddings_of_other_widths_and_other_class_lists(kind: str) -> None:
     assert theirs.shape == (4, 12)
     with torch.no_grad():
         student = distiller.student.head.pre_logits(distiller.student.extract_feat(inputs))
-    torch.testing.assert_close(out["distance"], DistanceRelationLoss().compare(student, theirs))
-    torch.testing.assert_close(out["loss_angle"].detach(), 50 * AngleRelationLoss().compare(student, theirs))
+    torch.testing.assert_close(out["distance"], RKDDistanceLoss().compare(student, theirs))
+    torch.testing.assert_close(out["loss_angle"].detach(), 50 * RKDAngleLoss().compare(student, theirs))
 
 
 def test_a_network_without_a_head_needs_a_tap() -> None:
@@ -158,5 +156,5 @@ def test_a_network_without_a_head_needs_a_tap() -> None:
         pass
 
     with pytest.raises(ValueError, match="Bare has no head whose embedding could be read; give student_tap="):
-        DistanceRelationLoss().attach(Bare(), Bare())
-    assert MODELS.get("kd_mm.AngleRelationLoss") is AngleRelationLoss
+        RKDDistanceLoss().attach(Bare(), Bare())
+    assert MODELS.get("kd_mm.RKDAngleLoss") is RKDAngleLoss

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_mm.losses import LinearRamp, LogitLoss, Progress, StepDecay
+from kd_mm.losses import KDLoss, LinearRamp, Progress, StepDecay
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 0.05), (18, 0.95), (19, 1.0), (200, 1.0)])
@@ -29,5 +29,5 @@ def test_step_decay() -> None:
 
 
 def test_schedule_is_a_factor_of_the_loss_weight() -> None:
-    loss = LogitLoss(loss_weight=0.3, schedule={"type": "LinearRamp", "epochs": 3})
+    loss = KDLoss(loss_weight=0.3, schedule={"type": "LinearRamp", "epochs": 3})
     assert [loss.weight(Progress(epoch=e)) for e in range(3)] == pytest.approx([0.1, 0.2, 0.3])

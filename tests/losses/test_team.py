@@ -14,9 +14,9 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import LogitLoss, Loss, Setting, TeamLogitLoss
-from kd_mm.losses.team import confidence_weights
-from kd_mm.stages import Observation
+from kd_mm.losses import KDLoss, Loss, LossContext, TeamLogitLoss
+from kd_mm.losses.multi_teacher_kd import confidence_weights
+from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
 from .test_logit_baselines import wave
@@ -40,7 +40,7 @@ def value(loss: Loss, student: Tensor = STUDENT, teachers: list[Tensor] = TEACHE
 
 def test_average_is_the_mean_of_kd() -> None:
     one_by_one = [
-        LogitLoss(temperature=4.0)(Observation(logits=STUDENT), Observation(logits=teacher)) for teacher in TEACHERS
+        KDLoss(temperature=4.0)(Observation(logits=STUDENT), Observation(logits=teacher)) for teacher in TEACHERS
     ]
     assert float(value(TeamLogitLoss())) == pytest.approx(float(torch.stack(one_by_one).mean()), abs=1e-12)
 
@@ -105,17 +105,15 @@ def test_transforms_serve_it() -> None:
 class TeamFeatureLoss(Loss):
     """Mean distance of the connected maps to every teacher's."""
 
-    reads: ClassVar = frozenset({"student.connected", "teacher.features"})
+    requires: ClassVar = frozenset({"student.adapted", "teacher.features"})
     all_teachers = True
 
-    def prepare(self, setting: Setting) -> None:
-        assert set(setting.pairs_by_teacher) == set(self.team)
+    def setup(self, context: LossContext) -> None:
+        assert set(context.pairs_by_teacher) == set(self.team)
 
-    def parts(self, student: Observation, teacher: Any) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Any) -> dict[str, Tensor]:
         return {
-            f"{name}{i}": (student.team[name].connected[i].mean((2, 3)) - theirs.features[i].mean((2, 3)))
-            .square()
-            .mean()
+            f"{name}{i}": (student.team[name].adapted[i].mean((2, 3)) - theirs.features[i].mean((2, 3))).square().mean()
             for name, theirs in teacher.team.items()
             for i in self.stage_numbers(max(theirs.features))
         }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import HintLoss, Progress, TeamHintLoss
-from kd_mm.stages import Observation
+from kd_mm.losses import FitNetsLoss, MultiTeacherFeatureLoss, Progress
+from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
 from .test_logit_baselines import wave
@@ -27,11 +27,13 @@ def tail(width: int) -> Callable[[Tensor], Tensor]:
     return lambda feature: feature.mean((2, 3)) @ weight.to(feature.dtype).T
 
 
-def value(loss: TeamHintLoss, student: Sequence[Tensor] = STUDENT, teachers: Sequence[Tensor] = TEACHERS) -> Tensor:
+def value(
+    loss: MultiTeacherFeatureLoss, student: Sequence[Tensor] = STUDENT, teachers: Sequence[Tensor] = TEACHERS
+) -> Tensor:
     loss.team = tuple(f"t{i}" for i in range(len(teachers)))
-    ours = {name: Observation(connected={1: map_}) for name, map_ in zip(loss.team, student, strict=True)}
+    ours = {name: Observation(adapted={1: map_}) for name, map_ in zip(loss.team, student, strict=True)}
     theirs = {
-        name: Observation(features={1: map_}, tail=tail(map_.shape[1]))
+        name: Observation(features={1: map_}, classifier=tail(map_.shape[1]))
         for name, map_ in zip(loss.team, teachers, strict=True)
     }
     return loss(Observation(targets=LABELS, team=ours), Observation(team=theirs))
@@ -39,23 +41,25 @@ def value(loss: TeamHintLoss, student: Sequence[Tensor] = STUDENT, teachers: Seq
 
 def test_agrees_with_public_code_but_for_its_second_division() -> None:
     for detach in (False, True):
-        assert float(value(TeamHintLoss(detach=detach))) / 3 == pytest.approx(0.3207972295022599, abs=1e-12)
+        assert float(value(MultiTeacherFeatureLoss(detach=detach))) / 3 == pytest.approx(0.3207972295022599, abs=1e-12)
 
 
 def test_average_is_the_mean_of_hints() -> None:
-    hints = [HintLoss().compare(ours, theirs) for ours, theirs in zip(STUDENT, TEACHERS, strict=True)]
-    assert float(value(TeamHintLoss(weights="mean"))) == pytest.approx(float(torch.stack(hints).mean()), abs=1e-12)
+    hints = [FitNetsLoss().compare(ours, theirs) for ours, theirs in zip(STUDENT, TEACHERS, strict=True)]
+    assert float(value(MultiTeacherFeatureLoss(weights="mean"))) == pytest.approx(
+        float(torch.stack(hints).mean()), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"detach": True}, {"weights": "mean"}])
 def test_gradients(options: dict) -> None:
     maps = [map_.clone().requires_grad_() for map_ in STUDENT]
     if not options.get("detach"):
-        assert gradcheck(lambda *own: value(TeamHintLoss(**options), own), maps)
+        assert gradcheck(lambda *own: value(MultiTeacherFeatureLoss(**options), own), maps)
         return
     # Constant weights: each map is drawn to its teacher's by its share alone.
     shares = (1 - torch.stack([_error(tail(m.shape[1])(m)) for m in STUDENT]).softmax(dim=0)) / 2
-    found = torch.autograd.grad(value(TeamHintLoss(**options), maps), maps)
+    found = torch.autograd.grad(value(MultiTeacherFeatureLoss(**options), maps), maps)
     for share, slope, ours, theirs in zip(shares, found, STUDENT, TEACHERS, strict=True):
         expected = share.view(-1, 1, 1, 1) * 2 * (ours - theirs) / ours[0].numel() / len(ours)
         torch.testing.assert_close(slope, expected)
@@ -68,7 +72,7 @@ def _error(logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("size", [1e-6, 1e4, 1e12])
 def test_extremes_in_bf16_stay_finite(size: float) -> None:
     ours = [(size * map_).bfloat16().requires_grad_() for map_ in STUDENT]
-    found = value(TeamHintLoss(), ours, [(size * map_).bfloat16() for map_ in TEACHERS])
+    found = value(MultiTeacherFeatureLoss(), ours, [(size * map_).bfloat16() for map_ in TEACHERS])
     found.backward()
     assert torch.isfinite(found)
     assert all(torch.isfinite(map_.grad).all() for map_ in ours)
@@ -100,14 +104,16 @@ def test_only_whole_last_stages_are_read_by_classifiers() -> None:
     assert torch.isfinite(step(model)["loss_hint"])
     with pytest.raises(ValueError, match=r"stages=\[2\], but the teachers' classifiers read the last stage, 3"):
         build(teacher=TEAM, recipe=recipe("ca_mkd", **{"losses.hint.stages": [2]}))
-    with pytest.raises(ValueError, match="TeamHintLoss: weights='ca_mkd' compares teachers, and there is one"):
+    with pytest.raises(
+        ValueError, match="MultiTeacherFeatureLoss: weights='ca_mkd' compares teachers, and there is one"
+    ):
         build(recipe=recipe("ca_mkd", **{"losses.kd": None}))
 
 
 def test_a_single_teacher_has_hints() -> None:
     changes = {"losses.kd": None, "losses.hint.weights": "mean", "losses.hint.schedule": None}
     found = step(build(recipe=recipe("ca_mkd", **changes)))
-    hint = {"type": "kd_mm.HintLoss", "loss_weight": 50.0, "stages": [3]}
+    hint = {"type": "kd_mm.FitNetsLoss", "loss_weight": 50.0, "stages": [3]}
     alone = step(build(recipe={"losses": {"hint": hint}, "connectors": recipe("ca_mkd")["connectors"]}))
     torch.testing.assert_close(found["hint"], alone["hint"])
 

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-from kd_mm.models import (
+from kd_mm.models.backbones import (
     CIFARVGG,
     CIFARMobileNetV2,
     CIFARResNet,
@@ -13,8 +13,8 @@ from kd_mm.models import (
     MobileNetV1,
     OSNet,
 )
-from kd_mm.models.cifar_resnet import PadShortcut
-from kd_mm.models.layers import ChannelShuffle
+from kd_mm.models.backbones.cifar_resnet import PadShortcut
+from kd_mm.models.backbones.layers import ChannelShuffle
 from kd_mm.stages.discovery import discover_stages
 
 # Backbone, its arguments, channels and sizes of the stages for 32 pixels.

@@ -11,7 +11,7 @@ from torch import nn
 
 from kd_mm.registry import MODELS
 from kd_mm.stages import Recorder, discover_stages
-from kd_mm.stages.before_relu import before_relu
+from kd_mm.stages.preactivation import before_relu
 from kd_mm.stages.tap import Tap, find_module
 
 RESNET = {"type": "mmpretrain.ResNet", "depth": 18}

@@ -10,9 +10,9 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from kd_mm.stages.crossing import Crossing, align_scale
-from kd_mm.stages.dense import assigning, decode_boxes, read_assignment
+from kd_mm.losses.crosskd_forward import CrossHeadForward, align_scale
 from kd_mm.stages.recorder import Recorder
+from kd_mm.tasks.dense_outputs import assigning, decode_boxes, read_assignment
 
 WIDTH, CLASSES, SHAPE = 32, 3, (64, 96)
 STRIDES = [8, 16, 32]
@@ -90,9 +90,9 @@ def shown(detector: Detector, taps: tuple[str, ...], levels: list[Tensor]) -> tu
     return taken, outputs
 
 
-def pair(kind: str, **options: Any) -> tuple[Detector, Detector, Crossing]:
+def pair(kind: str, **options: Any) -> tuple[Detector, Detector, CrossHeadForward]:
     student, teacher = Detector(kind, seed=1), Detector(kind, seed=2).eval().requires_grad_(False)
-    return student, teacher, Crossing(teacher.bbox_head, **options)
+    return student, teacher, CrossHeadForward(teacher.bbox_head, **options)
 
 
 @pytest.mark.parametrize("split", [1, 3, 4])
@@ -240,7 +240,7 @@ def test_heads_without_two_towers_are_refused_in_one_line(kind: dict[str, Any]) 
     init_default_scope("mmdet")
     head = DETECTION.build(kind).eval()
     with pytest.raises(ValueError, match=f"CrossKD: {kind['type']} is not a dense head of two towers") as error:
-        Crossing(head, split=1)
+        CrossHeadForward(head, split=1)
     assert "\n" not in str(error.value)
 
 
@@ -248,7 +248,7 @@ def test_splits_and_widths_that_do_not_fit_are_refused() -> None:
     _, teacher, crossing = pair("RetinaHead")
     for split in (0, 5):
         with pytest.raises(ValueError, match=rf"split={split}, but .* RetinaHead has 4 convolutions; choose 1\.\.4"):
-            Crossing(teacher.bbox_head, split=split)
+            CrossHeadForward(teacher.bbox_head, split=split)
     taught, _ = shown(teacher, crossing.teacher_taps, pyramid())
     taken, _ = shown(Detector("RetinaHead", width=6), crossing.tower_taps, pyramid())
     with pytest.raises(ValueError, match=r"cls_convs\.2#0 has 6 channels in the student, 32 in the teacher"):

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 import kd_mm  # noqa: F401
-from kd_mm.models.last_stride import remove_last_stride
+from kd_mm.models.reid.last_stride import set_last_stride
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.table import stage_table
 
@@ -203,7 +203,7 @@ def test_last_stages_at_one_resolution_stay_apart(strides, dilations):
 def test_without_the_last_stride_stages_are_those_with_it(config):
     model = backbone(**config)
     before = discover_stages(model, image())
-    remove_last_stride(model.backbone)
+    set_last_stride(model.backbone)
     state = {name: dict(vars(module)) for name, module in model.named_modules()}
     stages = discover_stages(model, image())
     assert {name: dict(vars(module)) for name, module in model.named_modules()} == state

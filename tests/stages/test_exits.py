@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from kd_mm.stages import BottleneckExit, ConvConnector, LinearExit, SepConvExit, Stage
+from kd_mm.models.connectors import ConvConnector
+from kd_mm.models.exits import BottleneckExit, LinearExit, SepConvExit
+from kd_mm.stages import Stage
 
 from ..distillers.conftest import batch, build, classifier, recipe
 
@@ -144,7 +146,7 @@ def test_joint_exits_come_from_the_teachers_own_training(tmp_path: Path) -> None
     [
         ({"exists": {}}, "did you mean 'exits'"),
         ({"teacher_exits": {"mode": "frozen"}}, "there are: pretrained, joint, online"),
-        ({"losses.my_loss": {"type": "kd_mm.LogitLoss"}}, "must not contain 'loss'"),
+        ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
         ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_mm.stages.exits import RoIExit, SepConvExit
+from kd_mm.models.exits import RoIExit, SepConvExit
 from kd_mm.stages.folding import fold_chain, fold_norms
 
 

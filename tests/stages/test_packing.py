@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kd_mm.models.exits import SepConvExit
 from kd_mm.stages import folding
-from kd_mm.stages.exits import SepConvExit
 from kd_mm.stages.folding import fold_chain, fold_norms
 from kd_mm.stages.packing import convolve
 

@@ -14,9 +14,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from kd_mm.losses import DetectorAnswerLoss
+from kd_mm.losses import DetKDLoss
 from kd_mm.losses.functional import bernoulli_divergence
-from kd_mm.stages.observation import Observation
+from kd_mm.losses.observation import Observation
 from kd_mm.tasks import ClassificationTask, DetectionTask
 from kd_mm.tasks.targets import LEFT_OUT, label_regions, make_regions, read_annotations
 
@@ -283,7 +283,7 @@ def wave(*shape: int, pace: float, dtype: torch.dtype = torch.float64) -> Tensor
 
 
 def answer_loss(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
-    return DetectorAnswerLoss(**options)(Observation(logits=student), Observation(logits=teacher))
+    return DetKDLoss(**options)(Observation(logits=student), Observation(logits=teacher))
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:

@@ -7,6 +7,6 @@ byot = dict(
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.7),
         review=dict(type="kd_mm.CrossStageReviewLoss", pairs="to_final", temperature=3.0, loss_weight=0.3),
-        exit_hint=dict(type="kd_mm.ExitHintLoss", loss_weight=0.03),
+        exit_hint=dict(type="kd_mm.BYOTHintLoss", loss_weight=0.03),
     ),
 )

@@ -8,10 +8,10 @@ ca_mkd = dict(
     losses=dict(
         kd=dict(type="kd_mm.TeamLogitLoss", weights="ca_mkd", temperature=4.0, loss_weight=1.0),
         hint=dict(
-            type="kd_mm.TeamHintLoss",
+            type="kd_mm.MultiTeacherFeatureLoss",
             weights="ca_mkd",
             loss_weight=50.0,
-            schedule=dict(type="kd_mm.Levels", levels=(0.0, 1.0), bounds=(1 / 240,)),
+            schedule=dict(type="kd_mm.PiecewiseConstant", levels=(0.0, 1.0), bounds=(1 / 240,)),
         ),
     ),
 )

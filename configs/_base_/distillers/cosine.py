@@ -2,4 +2,4 @@
 # weight is our reading. The teacher may know other classes or identities.
 _base_ = ["./hooks.py"]
 
-cosine = dict(losses=dict(cosine=dict(type="kd_mm.CosineEmbeddingLoss", loss_weight=1.0)))
+cosine = dict(losses=dict(cosine=dict(type="kd_mm.CosineLoss", loss_weight=1.0)))

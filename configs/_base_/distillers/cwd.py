@@ -4,5 +4,5 @@ _base_ = ["./hooks.py"]
 
 cwd = dict(
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
-    losses=dict(cwd=dict(type="kd_mm.ChannelWiseLoss", loss_weight=1.0, temperature=1.0)),
+    losses=dict(cwd=dict(type="kd_mm.CWDLoss", loss_weight=1.0, temperature=1.0)),
 )

@@ -7,7 +7,7 @@ ema_teacher = dict(
     teachers=dict(ema=dict(type="kd_mm.EMATeacher", momentum=0.999)),
     losses=dict(
         ema=dict(
-            type="kd_mm.LogitLoss",
+            type="kd_mm.KDLoss",
             teacher="ema",
             temperature=4.0,
             loss_weight=1.0,

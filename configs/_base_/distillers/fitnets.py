@@ -3,5 +3,5 @@ _base_ = ["./hooks.py"]
 
 fitnets = dict(
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
-    losses=dict(hint=dict(type="kd_mm.HintLoss", loss_weight=100.0, stages=[2])),
+    losses=dict(hint=dict(type="kd_mm.FitNetsLoss", loss_weight=100.0, stages=[2])),
 )

@@ -8,10 +8,10 @@ gpac = dict(
             type="kd_mm.InstructionLoss", weight_rule="softmax", kappa=1.0, temperature=4.0, loss_weight=1.0
         ),
         attention=dict(
-            type="kd_mm.ProbedAttentionLoss",
+            type="kd_mm.GPACAttentionLoss",
             selection="argmax",
             loss_weight=1000.0,
-            schedule=dict(type="kd_mm.Levels", levels=(1.0, 0.5, 0.1), bounds=(1 / 3, 2 / 3)),
+            schedule=dict(type="kd_mm.PiecewiseConstant", levels=(1.0, 0.5, 0.1), bounds=(1 / 3, 2 / 3)),
         ),
     ),
 )

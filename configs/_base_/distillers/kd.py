@@ -2,6 +2,6 @@
 _base_ = ["./hooks.py"]
 
 kd = dict(
-    losses=dict(kd=dict(type="kd_mm.LogitLoss", temperature=4.0, loss_weight=0.9)),
+    losses=dict(kd=dict(type="kd_mm.KDLoss", temperature=4.0, loss_weight=0.9)),
     student_loss_weight=0.1,
 )

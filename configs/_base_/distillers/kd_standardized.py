@@ -3,6 +3,6 @@
 _base_ = ["./hooks.py"]
 
 kd_standardized = dict(
-    losses=dict(kd=dict(type="kd_mm.LogitLoss", temperature=2.0, loss_weight=9.0, standardize=True)),
+    losses=dict(kd=dict(type="kd_mm.KDLoss", temperature=2.0, loss_weight=9.0, standardize=True)),
     student_loss_weight=0.1,
 )

@@ -4,8 +4,8 @@ _base_ = ["./hooks.py"]
 
 mas = dict(
     losses=dict(
-        codes=dict(type="kd_mm.CodeLoss", code_dims=(64, 256), code_temperatures=(2.0, 8.0), loss_weight=1.0),
-        stable=dict(type="kd_mm.StableLogitLoss", temperature=4.0, loss_weight=0.8),
+        codes=dict(type="kd_mm.MAGLoss", code_dims=(64, 256), code_temperatures=(2.0, 8.0), loss_weight=1.0),
+        stable=dict(type="kd_mm.MASLoss", temperature=4.0, loss_weight=0.8),
     ),
     student_loss_weight=0.2,
 )

@@ -4,5 +4,5 @@ _base_ = ["./hooks.py"]
 
 pkd = dict(
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="none"),
-    losses=dict(pkd=dict(type="kd_mm.PearsonFeatureLoss", loss_weight=1.0)),
+    losses=dict(pkd=dict(type="kd_mm.PKDLoss", loss_weight=1.0)),
 )

@@ -4,7 +4,7 @@ _base_ = ["./hooks.py"]
 
 rkd = dict(
     losses=dict(
-        rkd_distance=dict(type="kd_mm.DistanceRelationLoss", loss_weight=25.0),
-        rkd_angle=dict(type="kd_mm.AngleRelationLoss", loss_weight=50.0),
+        rkd_distance=dict(type="kd_mm.RKDDistanceLoss", loss_weight=25.0),
+        rkd_angle=dict(type="kd_mm.RKDAngleLoss", loss_weight=50.0),
     ),
 )

@@ -7,7 +7,7 @@ _base_ = ["./hooks.py"]
 student_friendly = dict(
     # At the student's own rate the attention runs away under SGD (docs/comparison.md).
     transform=dict(type="kd_mm.LearningSimplifier", temperature=4.0, gradient_scale=0.01),
-    losses=dict(kd=dict(type="kd_mm.LogitLoss", temperature=4.0, loss_weight=0.9)),
+    losses=dict(kd=dict(type="kd_mm.KDLoss", temperature=4.0, loss_weight=0.9)),
     student_loss_weight=0.1,
     joined=["transform"],
 )

@@ -2,5 +2,5 @@
 _base_ = ["./hooks.py"]
 
 vid = dict(
-    losses=dict(vid=dict(type="kd_mm.VariationalInformationLoss", loss_weight=1.0, initial_variance=5.0, eps=1e-5)),
+    losses=dict(vid=dict(type="kd_mm.VIDLoss", loss_weight=1.0, initial_variance=5.0, eps=1e-5)),
 )

@@ -3,4 +3,4 @@
 # cls_weight=0.4, box_weight=0.75, split=2.
 _base_ = ["../hooks.py"]
 
-crosskd = dict(losses=dict(crosskd=dict(type="kd_mm.CrossHeadLoss", split=3)))
+crosskd = dict(losses=dict(crosskd=dict(type="kd_mm.CrossKDLoss", split=3)))

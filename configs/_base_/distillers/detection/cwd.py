@@ -4,5 +4,5 @@ _base_ = ["../hooks.py"]
 cwd = dict(
     stage_source="neck",
     connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
-    losses=dict(cwd=dict(type="kd_mm.ChannelWiseLoss", loss_weight=10.0, temperature=1.0, stages=[1, 2, 3, 4])),
+    losses=dict(cwd=dict(type="kd_mm.CWDLoss", loss_weight=10.0, temperature=1.0, stages=[1, 2, 3, 4])),
 )

@@ -2,4 +2,4 @@
 # All of it is our reading.
 _base_ = ["../ema_teacher.py"]
 
-ema_teacher = dict(losses=dict(ema=dict(type="kd_mm.DetectorAnswerLoss", temperature=1.0)))
+ema_teacher = dict(losses=dict(ema=dict(type="kd_mm.DetKDLoss", temperature=1.0)))

@@ -4,5 +4,5 @@ _base_ = ["../hooks.py"]
 
 fgd = dict(
     stage_source="neck",
-    losses=dict(fgd=dict(type="kd_mm.FocalGlobalLoss", alpha=1e-3, beta=5e-4, gamma=5e-4, lambda_=5e-6)),
+    losses=dict(fgd=dict(type="kd_mm.FGDLoss", alpha=1e-3, beta=5e-4, gamma=5e-4, lambda_=5e-6)),
 )

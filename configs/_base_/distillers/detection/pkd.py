@@ -4,5 +4,5 @@ _base_ = ["../hooks.py"]
 pkd = dict(
     stage_source="neck",
     connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
-    losses=dict(pkd=dict(type="kd_mm.PearsonFeatureLoss", loss_weight=10.0, stages=[1, 2, 3, 4])),
+    losses=dict(pkd=dict(type="kd_mm.PKDLoss", loss_weight=10.0, stages=[1, 2, 3, 4])),
 )

@@ -5,6 +5,6 @@ _base_ = ["../hooks.py"]
 
 student_friendly = dict(
     transform=dict(type="kd_mm.LearningSimplifier", temperature=1.0),
-    losses=dict(kd=dict(type="kd_mm.DetectorAnswerLoss", loss_weight=0.5, temperature=1.0)),
+    losses=dict(kd=dict(type="kd_mm.DetKDLoss", loss_weight=0.5, temperature=1.0)),
     joined=["transform"],
 )

@@ -4,6 +4,6 @@ _base_ = ["../hooks.py"]
 
 student_friendly = dict(
     transform=dict(type="kd_mm.LearningSimplifier", temperature=4.0),
-    losses=dict(kd=dict(type="kd_mm.LogitLoss", temperature=4.0, loss_weight=1.0)),
+    losses=dict(kd=dict(type="kd_mm.KDLoss", temperature=4.0, loss_weight=1.0)),
     joined=["transform"],
 )

@@ -1,0 +1,77 @@
+"""Keeps the loss terms on the device and reads them once per logging interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became infinite or NaN."""
+
+
+class LossMonitor:
+    """Accumulates every logged scalar on its device; hands out means over the interval with one device read.
+
+    The engine reads each scalar that a train step returns, which costs one synchronisation a term and step. Beside the
+    sums it remembers the first iteration at which each term was not finite.
+
+    Attributes:
+        iteration: Set before each step (zero-based, over the whole run).
+        report: Set before each step: whether this step is logged.
+    """
+
+    def __init__(self) -> None:
+        self.iteration = 0
+        self.report = True
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._first_bad: Tensor | None = None
+        self._count = 0
+
+    def update(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Take the scalars of one step; return their means since the last report if this step is logged, else nothing.
+
+        Raises:
+            NonFiniteLossError: A term was not finite at some iteration since the last report (seen when reporting).
+        """
+        values = torch.stack([value.detach().float().reshape(()) for value in terms.values()])
+        if self._sums is None or self._first_bad is None or self._names != list(terms):
+            self.check()
+            self._names, self._count = list(terms), 0
+            self._sums, self._first_bad = torch.zeros_like(values), torch.full_like(values, -1.0)
+        bad = ~values.isfinite() & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, torch.full_like(values, float(self.iteration)), self._first_bad)
+        self._sums = self._sums + values
+        self._count += 1
+        if not self.report:
+            return {}
+        read = torch.cat([self._sums, self._first_bad]).tolist()
+        count, half = self._count, len(self._names)
+        self._raise_if_bad(read[half:])
+        self._sums, self._count = torch.zeros_like(self._sums), 0
+        return {name: total / count for name, total in zip(self._names, read[:half], strict=True)}
+
+    def check(self) -> None:
+        """Read the device once and raise if any term has been infinite or NaN; called before a checkpoint is written.
+
+        Raises:
+            NonFiniteLossError: With the name of the term, its stage and the iteration.
+        """
+        if self._first_bad is not None:
+            self._raise_if_bad(self._first_bad.tolist())
+
+    def _raise_if_bad(self, first_bad: list[float]) -> None:
+        bad = {name: int(when) for name, when in zip(self._names, first_bad, strict=True) if when >= 0}
+        if not bad:
+            return
+        iteration = min(bad.values())
+        names = [name for name, when in bad.items() if when == iteration]
+        parts = [name for name in names if "." in name] or [name for name in names if name != "loss"] or names
+        where = ", ".join(f"{name.split('.')[0]} at {name.split('.')[1]}" if "." in name else name for name in parts)
+        raise NonFiniteLossError(
+            f"iteration {iteration}: loss is not finite ({where}); training stops, no checkpoint of this state was "
+            "written: resume from the last one with a lower learning rate or loss weight, or clip the gradient"
+        )

@@ -1,0 +1,186 @@
+"""Predictions of the student's features in the teacher's head (CrossKD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_mm.losses.base import Loss, choice
+from kd_mm.losses.box_overlap import paired_giou, paired_iou
+from kd_mm.losses.crosskd_forward import CrossHeadForward
+from kd_mm.losses.functional import full_precision
+from kd_mm.losses.observation import Observation
+from kd_mm.registry import MODELS
+from kd_mm.tasks.dense_outputs import DenseOutput, assigning, read_assignment
+
+_EPS = torch.finfo(torch.float32).eps
+
+
+@MODELS.register_module()
+class CrossKDLoss(Loss):
+    """The student's features, finished by the frozen teacher head, predict as the teacher does: CrossKD.
+
+    CrossKD (Wang et al., CVPR 2024, arXiv 2306.11369): the student's features after convolution ``split`` of each tower
+    of its dense head go through the rest of the teacher's head (:mod:`kd_mm.losses.crosskd_forward`). Over all
+    positions and anchors i, with the crossed logits z, the teacher's t, and w_i = 0 where the student's own targets
+    ignore i, else 1:
+
+    * ``cls``: ``sum_i w_i sum_k |sigmoid(z) - sigmoid(t)|^focus BCE(z, sigmoid(t)) / n`` (quality focal loss), n being
+      the number of positives that the student's classification loss is divided by;
+    * ``box``, with v_i = w_i max_k sigmoid(t_ik): ``"giou"``: ``sum_i v_i (1 - GIoU_i) / n``; ``"iou"``:
+      ``sum_i -v_i log IoU_i / n``; ``"kl"`` (distributions over bins, GFL), on the four sides s:
+      ``sum_i v_i / 4 sum_s T^2 KL(softmax(t_is / T) || softmax(z_is / T)) / sum_i v_i``;
+    * ``quality`` (only with a weight): ``sum over positives of BCE(z, sigmoid(t)) / n`` of centernesses.
+
+    Public code: ``jbwang1997/CrossKD``. Its settings: RetinaNet ``giou``, all weights 1, split 3; GFL ``kl``, T 1,
+    ``box_weight`` 4; ATSS ``giou`` and ``quality_weight`` 1; FCOS ``iou``, w = 1 everywhere, n the sum of the
+    positives' target centernesses, ``cls_weight`` 0.4, ``box_weight`` 0.75, split 2. It means to hold features before
+    the activation, but the activation works in place, so what it runs on is what the tower's module gives. Without an
+    assignment (an unusual head) w = 1 and n is the sum of v, at least 1: our choice.
+
+    Args:
+        box: ``"giou"``, ``"iou"``, ``"kl"`` or ``"auto"``: ``"kl"`` for a head that regresses bins, else ``"giou"``.
+        cls_weight: Weight of ``cls``.
+        box_weight: Weight of ``box``; by default 4 with ``"kl"``, else 1.
+        quality_weight: Weight of ``quality``, for heads with a centerness.
+        focus: Exponent of the quality focal loss (beta of the public code).
+        temperature: T of ``"kl"``, dimensionless.
+        split: Convolutions of each tower that stay the student's.
+        align: Whether the student's features take the teacher's mean and deviation by channel before they enter.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: An unknown ``box``; on use, outputs of different shapes, or ``"kl"`` for a head without bins.
+    """
+
+    requires = frozenset({"student.taps", "teacher.taps"})
+
+    def __init__(
+        self,
+        box: str = "auto",
+        cls_weight: float = 1.0,
+        box_weight: float | None = None,
+        quality_weight: float = 0.0,
+        focus: float = 1.0,
+        temperature: float = 1.0,
+        split: int = 3,
+        align: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.box = choice("box", box, ("auto", "giou", "iou", "kl"))
+        self.cls_weight, self.box_weight, self.quality_weight = cls_weight, box_weight, quality_weight
+        self.focus, self.temperature = focus, temperature
+        self.split, self.align = split, align
+        self._crossing: CrossHeadForward | None = None
+        self._found: list[Any] = []
+
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps behind the split of both heads, and those of the teacher's answer.
+
+        Raises:
+            ValueError: A detector without a dense head of two towers; see
+                :class:`kd_mm.losses.crosskd_forward.CrossHeadForward`.
+        """
+        for model in (student, teacher):
+            if not isinstance(getattr(model, "bbox_head", None), nn.Module):
+                raise ValueError(
+                    f"CrossKD: {type(model).__name__} has no dense head; take the recipe kd or a loss on maps "
+                    "(recipes pkd, cwd, fgd)"
+                )
+        head: Any = teacher.bbox_head if teacher is not None else None
+        self._crossing = CrossHeadForward(head, self.split, self.align)
+        return self._crossing.tower_taps, self._crossing.teacher_taps
+
+    def watching(self, student: nn.Module) -> AbstractContextManager[Any]:
+        """Return a context that keeps the student's targets as its head assigns them."""
+        self._found = []
+        return assigning(student.bbox_head, self._found)  # type: ignore[arg-type]
+
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the weighted terms by name."""
+        assert teacher is not None
+        assert self._crossing is not None
+        crossing, found = self._crossing, self._found
+        target = crossing.dense(teacher.taps)
+        assignment = read_assignment(crossing.head, found[-1], len(target.cls)) if found else None
+        self._found = []
+        return self.compare(crossing.cross(student.taps, teacher.taps, assignment), target)
+
+    def compare(self, crossed: DenseOutput, target: DenseOutput) -> dict[str, Tensor]:
+        """Return the weighted terms of the student's features in the teacher's head and the teacher's own output.
+
+        Raises:
+            ValueError: They have different shapes.
+        """
+        _check_shapes(crossed, target)
+        teaching = full_precision(target.cls.detach()).sigmoid()
+        counted = torch.ones_like(teaching[..., 0])
+        if crossed.assignment is not None:
+            counted = crossed.assignment.counted.to(counted)
+        confidence = teaching.amax(dim=-1) * counted
+        count = confidence.sum().clamp(min=1)
+        if crossed.assignment is not None:
+            count = torch.as_tensor(crossed.assignment.normalizer, dtype=counted.dtype, device=counted.device) + _EPS
+        parts = {
+            "cls": self.cls_weight * self.classes(full_precision(crossed.cls), teaching, counted) / count,
+            "box": self.boxes(crossed, target, confidence, count),
+        }
+        if self.quality_weight:
+            parts["quality"] = self.quality_weight * self.qualities(crossed, target) / count
+        return parts
+
+    def classes(self, crossed: Tensor, teaching: Tensor, counted: Tensor) -> Tensor:
+        """Return the summed quality focal loss of logits ``(B, N, K)`` for probabilities ``(B, N, K)``."""
+        cross = F.binary_cross_entropy_with_logits(crossed, teaching, reduction="none")
+        unlike = (crossed.sigmoid() - teaching).abs()
+        return (cross * unlike.pow(self.focus) * counted[..., None]).sum()
+
+    def boxes(self, crossed: DenseOutput, target: DenseOutput, confidence: Tensor, count: Tensor) -> Tensor:
+        """Return the weighted box term, ``confidence`` ``(B, N)`` being the weight of each position."""
+        binned = self.box == "kl" or (self.box == "auto" and target.reg.shape[-1] > 4)
+        weight = (4.0 if binned else 1.0) if self.box_weight is None else self.box_weight
+        if binned:
+            ours, theirs = (
+                F.log_softmax(_bins(full_precision(output.reg)) / self.temperature, dim=-1)
+                for output in (crossed, target)
+            )
+            divergence = F.kl_div(ours, theirs.detach(), reduction="none", log_target=True).sum(dim=(-2, -1))
+            total = (divergence * confidence).sum() * self.temperature**2 / 4
+            return weight * total / confidence.sum().clamp(min=_EPS)
+        ours, theirs = crossed.boxes(), target.boxes().detach()
+        if self.box == "iou":
+            unlike = -paired_iou(ours, theirs).clamp(min=1e-6).log()
+        else:
+            unlike = 1 - paired_giou(ours, theirs)
+        return weight * (unlike * confidence).sum() / count
+
+    def qualities(self, crossed: DenseOutput, target: DenseOutput) -> Tensor:
+        """Return the summed cross-entropy of the centernesses of positive positions."""
+        if crossed.quality is None or target.quality is None or crossed.assignment is None:
+            raise ValueError("CrossKDLoss: quality_weight needs a head with centerness (ATSS, FCOS); leave it 0")
+        teaching = full_precision(target.quality.detach()).sigmoid()
+        cross = F.binary_cross_entropy_with_logits(full_precision(crossed.quality), teaching, reduction="none")
+        return (cross * crossed.assignment.positive.to(cross)).sum()
+
+
+def _bins(reg: Tensor) -> Tensor:
+    if reg.shape[-1] <= 4 or reg.shape[-1] % 4:
+        raise ValueError(
+            f"CrossKDLoss: box='kl' compares distributions over bins (GFL), but this head gives {reg.shape[-1]} "
+            "values a box; use box='giou'"
+        )
+    return reg.unflatten(-1, (4, -1))
+
+
+def _check_shapes(crossed: DenseOutput, target: DenseOutput) -> None:
+    if crossed.cls.shape != target.cls.shape:
+        raise ValueError(
+            f"CrossKDLoss: the student's features give {tuple(crossed.cls.shape)} class logits in the teacher's "
+            f"head, the teacher's own {tuple(target.cls.shape)}; both heads must have the same levels and strides"
+        )

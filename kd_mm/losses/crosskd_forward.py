@@ -1,0 +1,208 @@
+"""CrossHeadForward: the student's features in the frozen head of the teacher (CrossKD, Wang et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_mm.tasks.dense_outputs import Assignment, DenseOutput, decode_boxes, flatten_levels
+
+Taken = Mapping[str, Tensor]
+TOWERS = ("cls_convs", "reg_convs")
+#: mmdet's bases of heads whose box coder decodes what they give; others (FoveaHead) transform it first.
+_BASES = frozenset({"AnchorHead", "FCOSHead"})
+
+
+class CrossHeadForward:
+    """The teacher's head without its first convolutions, sharing every parameter with it.
+
+    The head's own forward runs, so whatever it does behind its towers (scales, strides, centerness) stays its business;
+    the convolutions ahead of the split are not run. Student and teacher are tapped behind convolution ``split`` of each
+    tower, activation included.
+
+    Args:
+        head: The teacher's dense head, frozen and in eval mode.
+        split: Convolutions of each tower that are left to the student, at least 1.
+        align: Whether features take the teacher's mean and deviation by channel, over batch and space of a level,
+            before they enter; the public code does, and rectifies after.
+        path: Name of the head in both detectors.
+
+    Raises:
+        ValueError: A head whose answer is not made of two towers, or a split beyond them.
+    """
+
+    def __init__(self, head: nn.Module, split: int = 3, align: bool = True, path: str = "bbox_head") -> None:
+        towers = [getattr(head, name, None) for name in TOWERS]
+        generator: Any = getattr(head, "prior_generator", None)
+        chains = [tower for tower in towers if isinstance(tower, nn.ModuleList) and len(tower)]
+        fits = _BASES & {base.__name__ for base in type(head).__mro__}
+        if (
+            not fits
+            or generator is None
+            or len(chains) < 2
+            or not all(_width(conv) for tower in chains for conv in tower)
+        ):
+            raise _unfit(head)
+        shortest = min(len(tower) for tower in chains)
+        if not 1 <= split <= shortest:
+            raise ValueError(
+                f"CrossKD: split={split}, but the shorter tower of {type(head).__name__} has {shortest} convolutions; "
+                f"choose 1..{shortest}"
+            )
+        ends = [tower[split - 1] for tower in chains]
+        self.head, self.split, self.align, self.path = head, split, align, path
+        self.widths = tuple(_width(end) for end in ends)
+        self.rectified = tuple(isinstance(getattr(end, "activate", None), nn.ReLU) for end in ends)
+        self.levels: int = generator.num_levels
+        self.outputs = self._probe()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CrossHeadForward:
+        return self  # a teacher is shared by copies of what learns from it
+
+    @property
+    def tower_taps(self) -> tuple[str, ...]:
+        """Taps of the features behind the split in either detector: levels of classification, then of regression."""
+        return tuple(
+            f"{self.path}.{tower}.{self.split - 1}#{level}" for tower in TOWERS for level in range(self.levels)
+        )
+
+    @property
+    def output_taps(self) -> tuple[str, ...]:
+        """Taps of the teacher's own head outputs: class maps by level, regression maps, centerness maps if any."""
+        return tuple(f"{self.path}[{k}][{level}]" for k in range(self.outputs) for level in range(self.levels))
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """All taps of the teacher: its outputs, and its tower features where the student's are aligned with them."""
+        return (*self.tower_taps, *self.output_taps) if self.align else self.output_taps
+
+    def dense(self, teacher: Taken) -> DenseOutput:
+        """Return the teacher's own output.
+
+        Args:
+            teacher: What :attr:`teacher_taps` showed.
+        """
+        maps = [teacher[tap] for tap in self.output_taps]
+        return self._output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)])
+
+    def cross(self, student: Taken, teacher: Taken, assignment: Assignment | None = None) -> DenseOutput:
+        """Return what the student's features become in the teacher's head; gradients reach them, not a frozen head.
+
+        Args:
+            student: What :attr:`tower_taps` showed of the student.
+            teacher: What :attr:`teacher_taps` showed; unused without ``align``.
+            assignment: The student's targets, see :func:`kd_mm.tasks.dense_outputs.read_assignment`.
+
+        Raises:
+            ValueError: The student's tower has another width than the teacher's.
+        """
+        entered = [self._entered(k, student[tap], teacher) for k, tap in enumerate(self.tower_taps)]
+        pairs = list(zip(entered[: self.levels], entered[self.levels :], strict=True))
+        return self._output(self._rest()(pairs), assignment)
+
+    def _entered(self, index: int, feature: Tensor, teacher: Taken) -> Tensor:
+        side = index // self.levels
+        if feature.shape[1] != self.widths[side]:
+            raise ValueError(
+                f"CrossKD: {self.tower_taps[index]} has {feature.shape[1]} channels in the student, "
+                f"{self.widths[side]} in the teacher; give the student's head the teacher's feat_channels"
+            )
+        if not torch.is_autocast_enabled(feature.device.type):  # a teacher may run in a precision of its own
+            feature = feature.to(next(self.head.parameters()).dtype)
+        if not self.align:
+            return feature
+        aligned = align_scale(feature, teacher[self.tower_taps[index]])
+        return aligned.relu() if self.rectified[side] else aligned
+
+    def _output(self, outputs: Sequence[Sequence[Tensor]], assignment: Assignment | None = None) -> DenseOutput:
+        head: Any = self.head
+        cls_maps, reg_maps = outputs[:2]
+        cls = flatten_levels(cls_maps, head.cls_out_channels)
+        anchors = cls_maps[0].shape[1] // head.cls_out_channels
+        reg = flatten_levels(reg_maps, reg_maps[0].shape[1] // anchors)
+        quality = None
+        if len(outputs) > 2 and outputs[2][0].shape[1] == anchors:
+            quality = flatten_levels(outputs[2], 1)[..., 0]
+        sizes = [(level.shape[2], level.shape[3]) for level in cls_maps]
+        return DenseOutput(cls, reg, partial(decode_boxes, head, sizes), quality, assignment)
+
+    def _rest(self) -> nn.Module:
+        """Return the head without its first convolutions: a shallow copy, made anew so that it never goes stale."""
+        head = self.head
+        rest = copy.copy(head)
+        towers = {
+            name: nn.ModuleList([_Side(side), *list(getattr(head, name))[self.split :]])
+            for side, name in enumerate(TOWERS)
+        }
+        # The copy's dictionaries are the head's own; these must differ, and hooks on the head are not meant for it.
+        rest.__dict__["_modules"] = {**head._modules, **towers}
+        rest.__dict__["_forward_hooks"] = OrderedDict()
+        rest.__dict__["_forward_pre_hooks"] = OrderedDict()
+        return rest
+
+    def _probe(self) -> int:
+        """Run the rest of the head on tiny maps and return how many kinds of output it has."""
+        parameter = next(self.head.parameters())
+        pair = tuple(parameter.new_zeros(1, width, 2, 2) for width in self.widths)
+        try:
+            with torch.no_grad():
+                outputs = self._rest()([pair] * self.levels)
+                self._output(outputs).boxes()
+        except Exception as error:
+            raise _unfit(self.head) from error
+        if len(outputs) not in (2, 3):
+            raise _unfit(self.head)
+        return len(outputs)
+
+
+class _Side(nn.Module):
+    """Takes one side of a (classification, regression) pair: stands where the first convolutions of a tower stood."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return pair[self.side]
+
+
+def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:
+    """Return ``feature`` with the teacher's mean and standard deviation by channel, over batch and space.
+
+    ``(F_s - mean_s) / (std_s + 1e-6) * std_t + mean_t``, deviations unbiased, as CrossKD's public code.
+
+    Args:
+        feature: ``(B, C, H, W)``; computed in at least float32, returned in its own type.
+        teacher: ``(B, C, H', W')``, a constant.
+    """
+    exact = feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
+    std, mean = _std_mean(exact)
+    their_std, their_mean = _std_mean(teacher.detach().to(exact.dtype))
+    return ((exact - mean) / (std + 1e-6) * their_std + their_mean).to(feature.dtype)
+
+
+def _std_mean(feature: Tensor) -> tuple[Tensor, Tensor]:
+    # One single value has no spread; the unbiased estimate of it would be 0 / 0.
+    values = feature.numel() // feature.shape[1]
+    std, mean = torch.std_mean(feature, dim=(0, 2, 3), correction=min(1, values - 1), keepdim=True)
+    return std, mean
+
+
+def _width(conv: nn.Module) -> int:
+    """Return the output channels of one convolution of a tower, 0 where it is none."""
+    width = getattr(conv, "out_channels", 0)
+    return width if isinstance(width, int) else 0
+
+
+def _unfit(head: nn.Module) -> ValueError:
+    return ValueError(
+        f"CrossKD: {type(head).__name__} is not a dense head of two towers (cls_convs, reg_convs) that end in class "
+        "and box maps, so no features can cross into it; RetinaNet, FCOS, ATSS and GFL have one; else take pkd, cwd, "
+        "fgd or mtkd_ssr"
+    )

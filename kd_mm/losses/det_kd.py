@@ -1,0 +1,67 @@
+"""Knowledge distillation on a detector's own class answer."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.functional import full_precision, kl_divergence
+from kd_mm.losses.observation import Observation
+from kd_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class DetKDLoss(Loss):
+    """The student's class answer follows the teacher's, as Hinton et al. (2015), in the form that its detector has.
+
+    Two-stage: ``KD_T`` over the K + 1 softmax logits ``(R, K + 1)`` of the RoI head, mean over the student's sampled
+    regions, which the teacher classifies on its own features (the arrangement of mdistiller's detection code).
+
+    Dense heads: class maps ``(B, N, K)`` on equal grids,
+    ``T^2 / sum_n w_n * sum_n w_n sum_k KL(sigmoid(z_t / T) || sigmoid(z_s / T))`` with ``w_n`` the teacher's largest
+    class probability at that location, so that background does not drown objects; softmax heads take the softmax KL.
+    The weighting is our reading.
+
+    Args:
+        temperature: T, dimensionless (our reading: 1 in detection).
+        softmax: Whether the classes of a dense head exclude each other (SSD); their last one is background then. By
+            default where the head has one channel more than classes.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+    """
+
+    requires = frozenset({"student.logits", "teacher.logits"})
+
+    def __init__(self, temperature: float = 1.0, softmax: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature, self.softmax = temperature, softmax
+        self.num_classes = 0
+
+    def setup(self, context: LossContext) -> None:
+        """Learn the number of classes, by which a head with background is known."""
+        self.num_classes = context.num_classes
+
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the one divergence."""
+        assert teacher is not None
+        assert student.logits is not None
+        assert teacher.logits is not None
+        target = teacher.logits
+        if student.logits.ndim == 2:
+            return {"regions": kl_divergence(student.logits, target, self.temperature)}
+        return {"grid": self._dense(full_precision(student.logits), full_precision(target))}
+
+    def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
+        z_s, z_t = student / self.temperature, teacher / self.temperature
+        background = self.num_classes > 0 and student.shape[-1] == self.num_classes + 1
+        if background if self.softmax is None else self.softmax:
+            weight = teacher.detach().softmax(dim=-1)[..., :-1].amax(dim=-1)
+            log_p = F.log_softmax(z_t, dim=-1)
+            divergence = F.kl_div(F.log_softmax(z_s, dim=-1), log_p, reduction="none", log_target=True).sum(dim=-1)
+        else:
+            weight, p = teacher.detach().sigmoid().amax(dim=-1), z_t.sigmoid()
+            cross = F.binary_cross_entropy_with_logits(z_s, p, reduction="none")
+            divergence = (cross - F.binary_cross_entropy_with_logits(z_t, p, reduction="none")).sum(dim=-1)
+        scale = weight.sum().clamp(min=torch.finfo(weight.dtype).eps)
+        return self.temperature**2 * (weight * divergence).sum() / scale

@@ -1,0 +1,97 @@
+"""Decoupled knowledge distillation (DKD)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.responses import ResponseLoss
+from kd_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class DKDLoss(ResponseLoss):
+    """How sure the teacher is of the right class, and how it ranks the others, weighted apart: DKD.
+
+    DKD (Zhao et al., CVPR 2022, arXiv 2203.08679): ``L = alpha * TCKD + beta * NCKD`` with
+
+    * ``target`` (TCKD): ``T^2 / B sum_b KL((p_y, 1 - p_y) || (q_y, 1 - q_y))`` of ``p = softmax(z_t / T)``,
+      ``q = softmax(z_s / T)`` at the labelled class y;
+    * ``others`` (NCKD): ``T^2 / B sum_b KL(softmax(z_t[others] / T) || softmax(z_s[others] / T))`` over the classes
+      without y.
+
+    Hinton's KD is alpha 1 and beta ``1 - p_y`` by sample. Public code: mdistiller, MMRazor's ``DKDLoss``. Public
+    settings of mdistiller: alpha 1; CIFAR-100 T 4, beta 8 (6 for VGG and wide ResNets, 2 for ResNet56/110), a linear
+    ramp over 20 epochs; ImageNet T 1, beta 0.5 (ResNet34 to 18) or 2 (ResNet50 to MobileNet). The student's own loss
+    has weight 1. A soft label (mixup, cutmix) counts as its largest class: our reading.
+
+    An answer of a two-stage detector is a region that the student samples, its label the object that it overlaps by
+    half or more, else background, one of the K + 1 classes, as in mdistiller: alpha 1, beta 0.25, T 1, no ramp.
+
+    Args:
+        temperature: T > 0, dimensionless.
+        alpha: Weight of ``target``.
+        beta: Weight of ``others``.
+        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
+
+    Raises:
+        ValueError: On construction of the Distiller, a dense head; on use, targets without a class for each answer.
+    """
+
+    requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
+
+    def __init__(self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature, self.alpha, self.beta = temperature, alpha, beta
+
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return both weighted terms."""
+        assert teacher is not None
+        assert student.logits is not None
+        assert teacher.logits is not None
+        labels = _labels(student.targets, student.logits)
+        ours, theirs = self.compared(student.logits), self.compared(teacher.logits)
+        target, others = decoupled_divergence(ours, theirs, labels, self.temperature)
+        return {"target": self.alpha * target, "others": self.beta * others}
+
+
+def decoupled_divergence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the divergence at the labelled class and that of the other classes, both times T squared.
+
+    Args:
+        student: ``(B, K)``, K >= 2.
+        teacher: ``(B, K)``.
+        labels: ``(B,)``, class indices.
+        temperature: T > 0.
+
+    Returns:
+        Two scalars, mean over the batch.
+    """
+    log_q, log_p = student / temperature, teacher / temperature
+    binary, rest = [], []
+    for logits in (log_q, log_p):
+        mine, others = _split(logits, labels)
+        total, remainder = logits.logsumexp(dim=1), others.logsumexp(dim=1)
+        binary.append(torch.stack([mine - total, remainder - total], dim=1))
+        rest.append(F.log_softmax(others, dim=1))
+    target, others = (
+        F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+        for ours, theirs in (binary, rest)
+    )
+    return target, others
+
+
+def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the labelled class's logits ``(B,)`` and those of the other classes ``(B, K - 1)``."""
+    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+    others = others + (others >= labels[:, None])
+    return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)
+
+
+def _labels(targets: Any, logits: Tensor) -> Tensor:
+    labels = targets if isinstance(targets, Tensor) else targets.answer_labels()
+    if labels is None or len(labels) != len(logits):
+        raise ValueError(f"DKDLoss needs one labelled class for each of the {len(logits)} answers")
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels

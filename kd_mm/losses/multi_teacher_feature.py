@@ -1,0 +1,105 @@
+"""Several teachers at once, on their last feature maps: hints averaged, or weighted by confidence (CA-MKD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.feature_hints import same_size
+from kd_mm.losses.functional import full_precision
+from kd_mm.losses.multi_teacher_kd import confidence_weights
+from kd_mm.losses.observation import Observation
+from kd_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class MultiTeacherFeatureLoss(Loss):
+    """The student's connected maps equal those of all teachers: the term on features of CA-MKD.
+
+    ``L = 1 / B sum_b sum_m w_mb mean_{c,h,w} (r_m(F_s) - F_m)^2`` over M teachers at the last stage, ``r_m`` being the
+    recipe's connector to teacher m, with, for each sample,
+
+    * ``"ca_mkd"``: ``w = (1 - softmax_m(CE(g_m(r_m(F_s)), y))) / (M - 1)``, ``g_m`` what follows teacher m's last stage
+      (pooling and classifier): a teacher whose classifier reads the label from the student's map counts more (CA-MKD,
+      Zhang et al., ICASSP 2022, arXiv 2201.00007);
+    * ``"mean"``: ``w = 1 / M``, FitNets with several teachers.
+
+    Public code: ``Rorozhl/CA-MKD``, which divides the first form by M once more (its weight 50 is 50 / M here), leaves
+    the term out of the first epoch, and lets gradients pass through the weights. It resizes the student's map to the
+    teacher's before the connector; here the larger of both is pooled after it. Public settings: weight 50 beside
+    :class:`kd_mm.losses.TeamLogitLoss` with weight 1.
+
+    Args:
+        weights: ``"ca_mkd"`` or ``"mean"``.
+        detach: Whether the weights are constants; the public code's are not.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`; without ``teacher``. ``stages`` is the last one by default, and
+            has to be with ``"ca_mkd"``.
+
+    Raises:
+        ValueError: Unknown weights; ``"ca_mkd"`` with one teacher, at other stages, or without a label for each image.
+    """
+
+    requires = frozenset({"student.adapted", "student.targets", "teacher.features", "teacher.classifier"})
+    all_teachers = True
+
+    def __init__(self, weights: str = "ca_mkd", detach: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weights, self.detach = choice("weights", weights, ("mean", "ca_mkd")), detach
+
+    def needs(self) -> frozenset[str]:
+        """Return what is read: labels and the teachers' classifiers only where they weigh."""
+        return self.requires if self.weights == "ca_mkd" else self.requires - {"student.targets", "teacher.classifier"}
+
+    def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
+        """Return the stages that are read, the last one by default; see the base class for errors.
+
+        Raises:
+            ValueError: Other stages than the last, where the teachers' classifiers read the maps.
+        """
+        stages = super().stage_numbers(num_stages) if self.stages else (num_stages,)
+        if self.weights == "ca_mkd" and stages != (num_stages,):
+            raise ValueError(
+                f"MultiTeacherFeatureLoss: stages={list(stages)}, but the teachers' classifiers read the last stage, "
+                f"{num_stages}: leave stages out, or set weights='mean'"
+            )
+        return stages
+
+    def setup(self, context: LossContext) -> None:
+        """Check that there are teachers to weigh against each other."""
+        if self.weights == "ca_mkd" and len(self.team) < 2:
+            raise ValueError(
+                "MultiTeacherFeatureLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'"
+            )
+
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the weighted distance to each teacher; the stages of ``"mean"`` are added up."""
+        assert teacher is not None
+        shares: Tensor | None = None
+        if self.weights == "ca_mkd":
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
+                shares = confidence_weights(self._read_by_teachers(student, teacher), student.targets)
+        parts = {}
+        for index, (name, theirs) in enumerate(teacher.team.items()):
+            own = student.team[name].adapted
+            distances = torch.stack(
+                [self.compare(own[i], theirs.features[i].detach()) for i in self.stage_numbers(max(own))]
+            ).sum(dim=0)
+            parts[name] = (distances / len(teacher.team) if shares is None else distances * shares[index]).mean()
+        return parts
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean squared distance ``(B,)`` of two maps ``(B, C, H, W)`` of equal C."""
+        ours, theirs = same_size(full_precision(student), full_precision(teacher))
+        return F.mse_loss(ours, theirs, reduction="none").flatten(1).mean(dim=1)
+
+    def _read_by_teachers(self, student: Observation, teacher: Observation) -> list[Tensor]:
+        answers = []
+        for name, theirs in teacher.team.items():
+            assert theirs.classifier is not None
+            own = student.team[name].adapted
+            answers.append(theirs.classifier(full_precision(own[max(own)])))
+        return answers

@@ -1,0 +1,161 @@
+"""Shallow stages of the teacher taught to all deeper ones of the student (ReviewKD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.functional import full_precision
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.pooling import adaptive_average
+from kd_mm.registry import MODELS
+from kd_mm.stages.preactivation import before_relu
+
+_POOLED = "pooled"
+
+
+@MODELS.register_module()
+class ReviewKDLoss(Loss):
+    """Each teacher stage teaches the student's stage and all deeper ones, fused by attention: ReviewKD.
+
+    "Distilling knowledge via knowledge review" (Chen et al. 2021, arXiv 2104.09044). From the deepest stage to the
+    shallowest the student's map, brought to M channels (1x1 convolution, batch norm), is fused with what came from the
+    deeper one, enlarged to its size: ``x = a_1 x + a_2 y`` with two attention maps ``a = sigmoid(conv1x1([x, y]))``.
+    The fused map goes on, and through a 3x3 convolution and batch norm to the teacher's width, where
+
+    ``L = sum_i HCL(F_i, F_t^i)``, ``HCL = sum_l w_l mean (pool_l(F_i) - pool_l(F_t^i))^2 / sum_l w_l``
+
+    over the map itself (w 1) and its averages on 4x4, 2x2 and 1x1 places (1/2, 1/4, 1/8; levels that are not smaller
+    than the map are left out, and each level that is left takes the next weight).
+
+    Public code: ``dvlab-research/ReviewKD``, mdistiller's ``ReviewKD``. Public settings: weight 0.6 (ResNet56 to
+    ResNet20), 1 (ResNet110 to ResNet32; ImageNet, ramp of 1 epoch), 5 or 8 (other CIFAR pairs), ramp of 20 epochs, M
+    the width of the deepest stage, at most 512, and the pooled last map as one more, deepest stage. The teacher's maps
+    are those before the ReLU, the student's those behind it (before it in mdistiller's ImageNet config).
+
+    Args:
+        teacher_maps: ``"before_relu"``, ``"stage"`` (as stages are read everywhere), or ``"auto"``: before the ReLU
+            where the stage ends in one that can be tapped, else the stage.
+        pooled: Whether the pooled last map is one more stage. It needs two images a process, for its batch norm.
+        max_channels: Limit of M.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: An unknown ``teacher_maps``; on construction of the Distiller, ``"before_relu"`` and no ReLU.
+    """
+
+    requires = frozenset({"student.features", "teacher.features", "teacher.taps"})
+
+    def __init__(self, teacher_maps: str = "auto", pooled: bool = True, max_channels: int = 512, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.teacher_maps = choice("teacher_maps", teacher_maps, ("auto", "before_relu", "stage"))
+        self.pooled, self.max_channels = pooled, max_channels
+        self.blocks = nn.ModuleDict()
+        self._teacher_taps: dict[int, str] = {}
+        self._numbers: tuple[int, ...] = ()
+
+    def needs(self) -> frozenset[str]:
+        """Return what is read: taps only where maps before the ReLU may be."""
+        return self.requires - {"teacher.taps"} if self.teacher_maps == "stage" else self.requires
+
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps of the teacher's maps before the ReLU.
+
+        Raises:
+            ValueError: ``teacher_maps="before_relu"``, and a stage ends in no ReLU module.
+        """
+        if self.teacher_maps == "stage" or teacher is None:
+            return (), ()
+        numbers = self.stage_numbers(len(self.matched))
+        stages = [self.matched[i - 1][1] for i in numbers]
+        for i, stage, found in zip(numbers, stages, before_relu(teacher, stages), strict=True):
+            if found is not None:
+                self._teacher_taps[i] = found.tap
+            elif self.teacher_maps == "before_relu":
+                raise ValueError(
+                    f"ReviewKDLoss: stage {i} of the teacher ({stage.tap} of {type(teacher).__name__}) ends in "
+                    "no ReLU module; write teacher_maps='auto'"
+                )
+        return (), list(self._teacher_taps.values())
+
+    def setup(self, context: LossContext) -> None:
+        """Create the fusion of each stage that is read, of the measured widths."""
+        self._numbers = self.stage_numbers(len(context.pairs))
+        pairs = [context.pairs[i - 1] for i in self._numbers]
+        middle = min(self.max_channels, pairs[-1][0].channels)
+        names = [f"stage{i}" for i in self._numbers] + [_POOLED] * self.pooled
+        pairs += pairs[-1:] * self.pooled
+        for name, (ours, theirs) in zip(names, pairs, strict=True):
+            self.blocks[name] = AttentionFusion(ours.channels, middle, theirs.channels, fuse=name != names[-1])
+
+    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+        """Return the hierarchical context loss of each stage."""
+        assert teacher is not None
+        levels = {}
+        for i in self._numbers:
+            tap = self._teacher_taps.get(i)
+            levels[f"stage{i}"] = (student.features[i], teacher.features[i] if tap is None else teacher.taps[tap])
+        if self.pooled:
+            last = self._numbers[-1]
+            ours, theirs = (full_precision(side.features[last]) for side in (student, teacher))
+            levels[_POOLED] = (ours.mean((2, 3), keepdim=True), theirs.mean((2, 3), keepdim=True))
+        carried: Tensor | None = None
+        parts = {}
+        for name, (ours, theirs) in reversed(levels.items()):
+            theirs = full_precision(theirs.detach())
+            mapped, carried = self.blocks[name](full_precision(ours), carried, theirs.shape[2:])
+            parts[name] = hierarchical_context(mapped, theirs)
+        return {name: parts[name] for name in levels}
+
+
+class AttentionFusion(nn.Module):
+    """Fuses a stage with what came from the deeper ones; see :class:`ReviewKDLoss`.
+
+    Args:
+        channels: C_s of the stage.
+        middle: M.
+        out_channels: C_t.
+        fuse: Whether anything comes from a deeper stage.
+    """
+
+    def __init__(self, channels: int, middle: int, out_channels: int, fuse: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(nn.Conv2d(channels, middle, 1, bias=False), nn.BatchNorm2d(middle))
+        self.expand = nn.Sequential(nn.Conv2d(middle, out_channels, 3, 1, 1, bias=False), nn.BatchNorm2d(out_channels))
+        self.attend = nn.Conv2d(2 * middle, 2, 1) if fuse else None
+        for block in (self.reduce, self.expand):
+            nn.init.kaiming_uniform_(block[0].weight, a=1)  # type: ignore[arg-type]
+
+    def forward(self, feature: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the map ``(B, C_t, *size)`` to compare, and the fused one ``(B, M, *size)`` for the next stage.
+
+        Args:
+            feature: ``(B, C_s, H, W)``.
+            deeper: ``(B, M, H', W')``; nothing for the deepest stage.
+            size: Height and width of the teacher's map.
+        """
+        fused = self.reduce(feature)
+        if self.attend is not None and deeper is not None:
+            deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
+            shares = self.attend(torch.cat([fused, deeper], dim=1)).sigmoid()
+            fused = fused * shares[:, :1] + deeper * shares[:, 1:]
+        if tuple(fused.shape[2:]) != tuple(size):
+            fused = F.interpolate(fused, tuple(size), mode="nearest")
+        return self.expand(fused), fused
+
+
+def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the weighted squared distance of two maps ``(B, C, H, W)`` and of their averages, a scalar."""
+    total, share, weights = F.mse_loss(student, teacher), 1.0, 1.0
+    for places in (4, 2, 1):
+        if places < student.shape[2]:
+            share /= 2
+            weights += share
+            ours, theirs = (adaptive_average(feature, (places, places)) for feature in (student, teacher))
+            total = total + share * F.mse_loss(ours, theirs)
+    return total / weights

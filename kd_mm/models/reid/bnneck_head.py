@@ -1,0 +1,109 @@
+"""The head of the strong re-identification baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from kd_mm.models.reid.bnneck import BNNeck
+from kd_mm.registry import MODELS
+
+ID_LOSS = {"type": "mmpretrain.LabelSmoothLoss", "label_smooth_val": 0.1, "mode": "original"}
+METRIC_LOSSES = {"triplet": {"type": "kd_mm.TripletLoss", "margin": 0.3}}
+FC_INIT = {"type": "Normal", "layer": "Linear", "std": 0.001}
+
+
+@MODELS.register_module()
+class BNNeckHead(ClsHead):
+    """Identity loss behind a batch norm, metric losses before it (bag of tricks, Luo et al. 2019, arXiv 1903.07071).
+
+    A pooled embedding ``(B, D)`` goes to the metric losses as it is, and through :attr:`bnneck` to a classifier without
+    bias over the K training identities. What :attr:`bnneck` gives is the embedding that is deployed, for cosine
+    distance; the classifier is for training alone. The losses are logged as ``loss_id`` and ``loss_<name>``.
+
+    Args:
+        num_classes: K, training identities.
+        in_channels: D.
+        loss: Config of the identity loss. Default: cross-entropy with label smoothing 0.1.
+        metric_losses: Configs of losses on embeddings by name: :class:`TripletLoss`, :class:`CenterLoss` (K and D are
+            filled in), :class:`CircleLoss`. Default: batch-hard triplets with margin 0.3. ``{}`` for none.
+        init_cfg: Default: normal with standard deviation 0.001 for the classifier.
+        **kwargs: As for mmpretrain's ``ClsHead`` (``topk``, ``cal_acc``).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        loss: dict[str, Any] = ID_LOSS,
+        metric_losses: Mapping[str, dict[str, Any] | None] = METRIC_LOSSES,
+        init_cfg: dict[str, Any] | None = FC_INIT,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(loss=loss, init_cfg=init_cfg, **kwargs)
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.bnneck = BNNeck(in_channels)
+        self.fc = nn.Linear(in_channels, num_classes, bias=False)
+        sizes = {"num_classes": num_classes, "in_channels": in_channels}
+        self.metric_losses = nn.ModuleDict()
+        for name, config in metric_losses.items():
+            if config is not None:
+                centres = str(config.get("type", "")).rpartition(".")[2] == "CenterLoss"
+                self.metric_losses[name] = MODELS.build({**sizes, **config} if centres else config)
+
+    def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
+        """Return the embedding that is deployed, ``(B, D)``.
+
+        Raises:
+            ValueError: The network has no neck that pools.
+        """
+        if feats[-1].ndim != 2:
+            raise ValueError(
+                f"BNNeckHead takes pooled embeddings (B, D), got {tuple(feats[-1].shape)}: give the model a neck, e.g. "
+                "neck=dict(type='mmpretrain.GlobalAveragePooling')"
+            )
+        return self.bnneck(feats[-1])
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        """Return identity logits ``(B, K)``."""
+        return self.fc(self.pre_logits(feats))
+
+    def loss(self, feats: Sequence[Tensor], data_samples: list[DataSample], **kwargs: Any) -> dict[str, Tensor]:
+        """Return ``loss_id`` and the weighted metric losses.
+
+        Args:
+            feats: Embeddings; the last, ``(B, D)``, counts.
+            data_samples: With ``gt_label``.
+            **kwargs: For the identity loss.
+
+        Raises:
+            ValueError: Mixed images (mixup, CutMix), which have no one identity.
+        """
+        losses: dict[str, Tensor] = super().loss(feats, data_samples, **kwargs)
+        losses = {"loss_id": losses.pop("loss"), **losses}
+        if not self.metric_losses:
+            return losses
+        if "gt_score" in data_samples[0]:
+            raise ValueError(
+                "BNNeckHead: metric losses need one identity an image; drop model.train_cfg.augments (mixup, CutMix), "
+                "or set metric_losses={}"
+            )
+        labels = torch.cat([sample.gt_label for sample in data_samples])
+        for name, loss in self.metric_losses.items():
+            losses[f"loss_{name}"] = loss(feats[-1], labels)
+        return losses
+
+    def predict(
+        self, feats: Sequence[Tensor], data_samples: Sequence[DataSample | None] | None = None
+    ) -> list[DataSample]:
+        """Put the deployed embedding on each data sample as ``feature`` ``(D,)``, float32."""
+        features = self.pre_logits(feats).float()
+        samples = [sample or DataSample() for sample in data_samples or [None] * len(features)]
+        for sample, feature in zip(samples, features, strict=True):
+            sample.set_field(feature, "feature")
+        return samples

@@ -1,0 +1,60 @@
+"""The quickstart of classification: handwritten digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_mm.apis.plots import (
+    REFERENCE,
+    TERMS,
+    draw_curve,
+    draw_losses,
+    draw_student_exits,
+    draw_teacher_exits,
+    legend_below,
+    new_figure,
+    save_png,
+    seeds_text,
+)
+from kd_mm.apis.tables import Column
+from kd_mm.quickstart.run import Finished, Quickstart
+
+METRIC = "accuracy/top1"
+
+
+def draw(finished: Finished, path: Path) -> None:
+    """Draw loss terms and exits of the MTKD-SSR runs, with the student alone beside them."""
+    reviewed, alone = finished.logs("student, MTKD-SSR"), finished.logs("student alone")
+    seeds = seeds_text(reviewed)
+    figure, (losses, exits) = new_figure(2, "MTKD-SSR on handwritten digits: the review at work")
+    draw_losses(losses, reviewed, TERMS)
+    losses.set_title(f"Loss terms, unweighted ({seeds})", fontsize=11)
+    draw_student_exits(exits, reviewed)
+    draw_curve(exits, alone, METRIC, "student trained alone", color=REFERENCE, linewidth=1.6)
+    draw_teacher_exits(exits, reviewed)
+    exits.set_title(f"Accuracy of each exit ({seeds})", fontsize=11)
+    legend_below(losses, 1)
+    legend_below(exits, 2)
+    save_png(figure, path)
+
+
+DIGITS = Quickstart(
+    name="quickstart",
+    configs={
+        "teacher": "teacher_digits",
+        "student alone": "student_digits",
+        "student, KD": "kd_teacher_student_digits",
+        "student, MTKD-SSR": "mtkd-ssr_teacher_student_digits",
+    },
+    metrics=(METRIC,),
+    told="test accuracy",
+    columns=(
+        Column(METRIC, "test accuracy (%), last epoch", spread=True),
+        Column(f"best/{METRIC}", "at best validation epoch", spread=True),
+        Column("params", "parameters", ".1f", 1e-3, " k"),
+        Column("macs", "multiply-adds", ".2f", 1e-6, " M"),
+        Column("seconds", "seconds", ".1f"),
+    ),
+    seeds=(0, 1, 2, 3, 4),
+    draw=draw,
+)

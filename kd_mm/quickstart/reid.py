@@ -1,0 +1,61 @@
+"""The quickstart of re-identification: drawn people, synthetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.fileio import load
+
+from kd_mm.apis.ranking import Found, picked
+from kd_mm.apis.ranking_pictures import write_ranking
+from kd_mm.apis.tables import Column
+from kd_mm.evaluation.reid_inputs import JUNK
+from kd_mm.evaluation.reid_samples import Gallery, gather, read_samples
+from kd_mm.evaluation.reid_top import top_images
+from kd_mm.quickstart.run import Finished, Quickstart
+
+#: Networks in the picture by row of the table, and how many queries at equal steps through the test data.
+_SHOWN = {"student, MTKD-SSR": "MTKD-SSR", "student alone": "alone", "teacher": "teacher"}
+_QUERIES = 4
+
+
+def draw(finished: Finished, path: Path) -> None:
+    """Draw queries with what three networks find first, and their CMC curves, of the first seed."""
+    sides = {name: _embedded(finished.homes(row)[0] / "predictions.pkl") for row, name in _SHOWN.items()}
+    tops = {name: top_images(query, gallery) for name, (query, gallery) in sides.items()}
+    first = next(iter(tops.values()))
+    query, gallery = next(iter(sides.values()))
+    shown = picked(first.average_precision, _QUERIES, "even")
+    found = Found(query, gallery, tops, shown, "Cosine distance, camera rule on; queries at equal steps; first seed")
+    write_ranking(found, path, "Re-identification of drawn people (synthetic)")
+
+
+def _embedded(path: Path) -> tuple[Gallery, Gallery]:
+    """Return queries and gallery, without junk."""
+    images = [image for image in read_samples(load(str(path)), camera_rule=True) if image.pid != JUNK]
+    return gather(images, "query"), gather(images, "gallery")
+
+
+PEOPLE = Quickstart(
+    name="quickstart-reid",
+    configs={
+        "teacher": "teacher_people",
+        "student alone": "student_people",
+        "student, KD": "kd_teacher_student_people",
+        "student, RKD": "rkd_teacher_student_people",
+        "student, MTKD-SSR": "mtkd-ssr_teacher_student_people",
+    },
+    metrics=("reid/mAP", "reid/mINP", "reid/Rank-1"),
+    told="test mAP",
+    columns=(
+        Column("reid/mAP", "mAP (%)", spread=True),
+        Column("reid/mINP", "mINP (%)", spread=True),
+        Column("reid/Rank-1", "Rank-1 (%)", spread=True),
+        Column("params", "parameters", ".1f", 1e-3, " k"),
+        Column("macs", "multiply-adds", ".2f", 1e-6, " M"),
+        Column("seconds", "seconds", ".0f"),
+    ),
+    seeds=(0, 1, 2),
+    draw=draw,
+    keep_predictions=True,
+)

@@ -1,0 +1,138 @@
+"""What a stage's values are before the ReLU that ends it, and the batch norm that made them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_mm.stages.stage import Stage
+from kd_mm.stages.tap import Tap, find_module
+from kd_mm.utils.eval_mode import eval_mode
+
+_RELUS = (nn.ReLU, nn.ReLU6)
+_SHORTCUTS = ("downsample", "shortcut", "identity", "skip")
+
+
+@dataclass(frozen=True)
+class BeforeReLU:
+    """Where a stage is read before its ReLU.
+
+    Attributes:
+        tap: Tap text of the values ``(B, C, H, W)``.
+        norm: The batch norm of C channels that gives them, or gives the last summand of the main branch; ``None`` where
+            there is none.
+    """
+
+    tap: str
+    norm: nn.BatchNorm2d | None
+
+
+@dataclass(frozen=True)
+class _Event:
+    name: str
+    call: int
+    module: nn.Module
+    source: Tensor
+    result: Tensor
+
+
+def before_relu(model: nn.Module, stages: Sequence[Stage]) -> list[BeforeReLU | None]:
+    """Find the values of each stage before the ReLU that ends it, in one dry run.
+
+    Where a stage's output is that of a ``nn.ReLU`` module, they are its input. Where it is not, but goes into a batch
+    norm with a ReLU behind (networks with pre-activation), they are what the batch norm gives. The ReLU is made to work
+    out of place, because a tap on its input would otherwise see its output; nothing else of the network is changed.
+
+    Args:
+        model: A network whose stages lie in its backbone.
+        stages: Stages of it, measured.
+
+    Returns:
+        One for each stage; ``None`` where there is no such module, e.g. in a transformer, behind a linear bottleneck or
+        where the network calls the function instead.
+    """
+    shown, events = _watch(model, stages)
+    return [_find(output, events) for output in shown]
+
+
+def _find(shown: Tensor | None, events: list[_Event]) -> BeforeReLU | None:
+    relus = [event for event in events if isinstance(event.module, _RELUS)]
+    norms = [event for event in events if isinstance(event.module, nn.modules.batchnorm._BatchNorm)]
+    ends = [event for event in relus if event.result is shown]
+    if ends:
+        ends[-1].module.inplace = False  # type: ignore[assignment]
+        return BeforeReLU(_text(ends[-1], events, ":in"), _main_norm(ends[-1], events))
+    opening = [event for event in norms if event.source is shown and shown is not None]
+    for norm in opening:
+        behind = next((event for event in relus if event.source is norm.result), None)
+        if behind is not None:
+            behind.module.inplace = False  # type: ignore[assignment]
+            return BeforeReLU(_text(norm, events), norm.module)  # type: ignore[arg-type]
+    return None
+
+
+def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | None], list[_Event]]:
+    """Run the backbone once; return the stages' outputs and the calls of ReLU and batch norm modules in order."""
+    taps = [Tap.parse(stage.tap) for stage in stages]
+    trunk: Any = getattr(model, "backbone", None) or getattr(model, "model", model)
+    shown: list[list[Tensor]] = [[] for _ in stages]
+    events: list[_Event] = []
+    counts: dict[str, int] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            counts[name] = counts.get(name, -1) + 1
+            if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+                events.append(_Event(name, counts[name], module, args[0], output))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (*_RELUS, nn.modules.batchnorm._BatchNorm))
+    ]
+    for tap, outputs in zip(taps, shown, strict=True):
+        keep = functools.partial(_keep, tap, outputs)
+        handles.append(find_module(model, tap).register_forward_hook(keep))
+    weight, last = next(model.parameters()), stages[-1]
+    size = (round(last.height * last.stride), round(last.width * last.stride))
+    try:
+        with eval_mode(model):
+            trunk(torch.rand(2, 3, *size).to(weight))
+    finally:
+        for handle in handles:
+            handle.remove()
+    chosen = [
+        outputs[tap.call] if -len(outputs) <= tap.call < len(outputs) else None
+        for tap, outputs in zip(taps, shown, strict=True)
+    ]
+    return chosen, events
+
+
+def _keep(tap: Tap, outputs: list[Tensor], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    outputs.append(tap.select(output))
+
+
+def _text(event: _Event, events: list[_Event], side: str = "") -> str:
+    calls = sum(other.name == event.name for other in events)
+    return f"{event.name}{side}" + (f"#{event.call}" if event.call != calls - 1 else "")
+
+
+def _main_norm(end: _Event, events: list[_Event]) -> nn.BatchNorm2d | None:
+    """Return the norm between the last two ReLUs of this width; of several the first that is on no shortcut."""
+    shape, found = end.result.shape, []
+    for event in reversed(events[: events.index(end)]):
+        if event.result.shape != shape:
+            continue
+        if isinstance(event.module, _RELUS):
+            break
+        found.append(event)
+    main = [e for e in reversed(found) if not any(word in e.name for word in _SHORTCUTS)]
+    chosen = main or found[::-1]
+    return chosen[0].module if chosen else None  # type: ignore[return-value]

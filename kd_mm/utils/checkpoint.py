@@ -1,0 +1,123 @@
+"""Reading weights from files: safely, and with a clear line when something does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from kd_mm.utils.safe_load import load_safely
+from kd_mm.utils.suggest import nearest_file
+
+#: Prefixes under which wrappers and other toolkits store a plain network.
+WRAPPER_PREFIXES = ("module.", "student.", "architecture.", "ema_")
+#: Prefix of everything that distillation owns in a checkpoint.
+OWN_PREFIX = "distill."
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint file (or URL) on the CPU with ``weights_only=True``.
+
+    The types that mmengine itself writes beside the weights (history buffers, numpy arrays) are allowed; nothing else
+    is executed. URLs go through mmengine's loader and its cache.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is no checkpoint, is cut short, or holds objects that would have to be executed.
+    """
+    if "://" in path:
+        from mmengine.runner import CheckpointLoader
+
+        return CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise FileNotFoundError(f"checkpoint {file} is a folder; name a file in it")
+    if not file.is_file():
+        raise FileNotFoundError(f"checkpoint {file} does not exist{nearest_file(file)}")
+    return load_safely(file)
+
+
+def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the plain network's weights of a checkpoint, whatever stood around them.
+
+    The weights are looked for under ``state_dict`` or ``model``; wrapper prefixes that all keys share are stripped,
+    what distillation owns is left out.
+    """
+    for key in ("state_dict", "model", "net"):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    weights = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    weights = {key: value for key, value in weights.items() if not key.startswith(OWN_PREFIX)}
+    for prefix in WRAPPER_PREFIXES:
+        if weights and all(key.startswith(prefix) for key in weights):
+            weights = {key[len(prefix) :]: value for key, value in weights.items()}
+    return weights
+
+
+def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Return the weights that distillation stored under ``distill.<prefix>``, without the prefix."""
+    weights = checkpoint.get("state_dict", checkpoint)
+    full = OWN_PREFIX + prefix
+    return {key[len(full) :]: value for key, value in weights.items() if key.startswith(full)}
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str) -> None:
+    """Load ``weights`` into ``model``; every key and every shape must fit.
+
+    Args:
+        model: The network to fill.
+        weights: Its weights by name.
+        what: Who is filled, for the message, e.g. ``teacher 'r34'``.
+        origin: Where the weights come from, for the message.
+
+    Raises:
+        ValueError: Keys are missing, left over or of another shape; nothing was loaded.
+    """
+    problem = mismatch(model.state_dict(), weights)
+    if problem:
+        raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
+    model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
+    print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
+
+
+def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = True) -> str:
+    """Return in one line how ``given`` differs from ``own`` in keys and shapes; empty where it does not."""
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in given and key not in counters]
+    over = [key for key in given if key not in own and key not in counters] if extra else []
+    shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
+    said = []
+    for kind, keys in (("missing", missing), ("left over", over)):
+        if keys:
+            said.append(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+    if shapes:
+        key = shapes[0]
+        pair = f"{tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        said.append(f"{len(shapes)} of another shape ({key}: {pair})")
+    return "; ".join(said)
+
+
+def rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Save the student under its own names (a ``state_dict`` hook of the Distiller)."""
+    own = prefix + "student."
+    for key in [key for key in state if key.startswith(own)]:
+        state[prefix + key[len(own) :]] = state.pop(key)
+
+
+def rename_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a checkpoint's plain names to the student; a file that does not fill the student stops the run.
+
+    Raises:
+        ValueError: Keys of the student are missing or have another shape.
+    """
+    plain = [key for key in state if key.startswith(prefix) and not key.startswith(prefix + OWN_PREFIX)]
+    given = {key[len(prefix) :]: state[key] for key in plain}
+    problem = mismatch(module.student.state_dict(), given, extra=False)
+    if problem:
+        raise ValueError(f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}")
+    for key in plain:
+        state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)

@@ -1,0 +1,60 @@
+"""Reading config files, and one clear line about one that cannot be read."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import traceback
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+
+from kd_mm.utils.suggest import nearest, nearest_file
+
+
+def load_config(path: str) -> Config:
+    """Read an mm config, with ``package::path`` as well as plain paths.
+
+    Raises:
+        FileNotFoundError: No such config, or no such base; the message names the nearest file.
+        ValueError: The config, or a base of it, is not understood.
+    """
+    file = packaged(path) if "::" in path else Path(path).expanduser()
+    if file.is_dir():
+        raise FileNotFoundError(f"config {path!r} is a folder; name a file in it")
+    if not file.is_file():
+        raise FileNotFoundError(f"config {path!r} does not exist{nearest_file(file)}")
+    try:
+        return Config.fromfile(file)
+    except FileNotFoundError as error:
+        # The engine's own message is: file "PATH" does not exist
+        named = re.match(r'file "(.+)" does not exist', str(error))
+        missing = Path(error.filename or (named[1] if named else str(error)))
+        raise FileNotFoundError(f"config {path!r}: its base {missing} does not exist{nearest_file(missing)}") from error
+    except KeyError as error:
+        if len(str(error.args[0]).split()) > 1:
+            raise ValueError(f"config {path!r}: {error.args[0]}") from error
+        raise ValueError(
+            f"config {path!r} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines"
+        ) from error
+    except SyntaxError as error:
+        raise ValueError(f"config {path!r} is no Python: {error.msg} (line {error.lineno})") from error
+    except (NameError, AttributeError, TypeError, ImportError) as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise ValueError(f"config {path!r} cannot be read: {error} (line {line})") from error
+
+
+def packaged(path: str) -> Path:
+    """Return the file that ``package::path`` means.
+
+    Raises:
+        ValueError: A package that ships no configs, or is not installed.
+    """
+    package, _, name = path.partition("::")
+    if package not in MODULE2PACKAGE:
+        raise ValueError(f"config {path!r}: no package {package!r} with configs{nearest(package, MODULE2PACKAGE)}")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"config {path!r}: package {package!r} is not installed")
+    return Path(spec.origin).parent / ".mim" / "configs" / name

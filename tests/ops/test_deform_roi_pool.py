@@ -1,0 +1,122 @@
+"""Deformable RoI pooling stand-in against loops in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmcv.ops import DeformRoIPoolPack, ModulatedDeformRoIPoolPack, deform_roi_pool
+
+from tests.ops import reference_regions as reference
+from tests.ops.slopes import check_value_and_slopes
+
+SIZE = (2, 3)
+# Image index, then corners, inside of a map of 14 by 16 pixels.
+INNER = np.array([[0, 3.3, 4.1, 9.7, 9.2], [1, 2.2, 2.4, 12.1, 10.6], [1, 5.2, 3.1, 8.3, 8.9]])
+# Beyond the map on both sides, thin, without size, turned over, fully outside.
+OUTER = np.array(
+    [
+        [1, -4.3, -3.1, 8.2, 17.9],
+        [0, 7.3, 2.2, 17.9, 14.1],
+        [0, 3.3, 2.2, 3.9, 9.1],
+        [0, 4.0, 4.0, 4.0, 4.0],
+        [1, 9.0, 8.0, 3.0, 6.0],
+        [0, 60.0, 60.0, 70.0, 72.0],
+    ]
+)
+
+
+def features(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(2, 3, 14, 16))
+
+
+def offsets(count: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, size=(count, 2, *SIZE))
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_inside_of_the_map(scale: float, ratio: int) -> None:
+    rois = torch.from_numpy(INNER / [1, scale, scale, scale, scale])
+    check_value_and_slopes(
+        lambda x, o: deform_roi_pool(x, rois, o, SIZE, scale, ratio, 0.1),
+        lambda x, o: reference.deform_roi_pool(x, rois.numpy(), o, SIZE, scale, ratio, 0.1),
+        [features(), offsets(len(INNER))],
+    )
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_without_offsets(ratio: int) -> None:
+    rois = np.concatenate([INNER, OUTER])
+    check_value_and_slopes(
+        lambda x: deform_roi_pool(x, torch.from_numpy(rois), None, SIZE, 0.5, ratio, 0.1),
+        lambda x: reference.deform_roi_pool(x, rois, None, SIZE, 0.5, ratio, 0.1),
+        [features()],
+    )
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("gamma", [0.1, 0.7])
+def test_on_the_rim_of_the_map(gamma: float, ratio: int) -> None:
+    rois = np.concatenate([INNER, OUTER])
+    moves = offsets(len(rois))
+    check_value_and_slopes(
+        lambda x: deform_roi_pool(x, torch.from_numpy(rois), torch.from_numpy(moves), SIZE, 1.0, ratio, gamma),
+        lambda x: reference.deform_roi_pool(x, rois, moves, SIZE, 1.0, ratio, gamma),
+        [features()],
+    )
+    leaf = torch.from_numpy(moves.copy()).requires_grad_()
+    output = deform_roi_pool(torch.from_numpy(features()), torch.from_numpy(rois), leaf, SIZE, 1.0, ratio, gamma)
+    cotangent = np.random.default_rng(2).normal(size=output.shape)
+    output.backward(torch.from_numpy(cotangent))
+    expected = reference.deform_roi_pool_offset_gradient(features(), rois, moves, cotangent, 1.0, ratio, gamma)
+    assert leaf.grad is not None
+    np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert (expected[:2] != 0).all()
+
+
+def test_one_pixel_outside_counts_and_more_does_not() -> None:
+    x = torch.full((1, 1, 4, 4), 2.0, dtype=torch.float64)
+    # One bin of one point at its centre, at -1 and just before it.
+    at = torch.tensor([[0, -1.5, 1.5, 0.5, 3.5], [0, -1.6, 1.5, 0.4, 3.5]], dtype=torch.float64)
+    assert deform_roi_pool(x, at, None, (1, 1), 1.0, 1, 0.1).flatten().tolist() == [2.0, 0.0]
+
+
+def test_no_regions_and_lower_precision() -> None:
+    x, moves = torch.from_numpy(features()), torch.from_numpy(offsets(len(INNER)))
+    empty = deform_roi_pool(x, torch.zeros(0, 5, dtype=torch.float64), moves[:0], SIZE)
+    assert empty.shape == (0, 3, *SIZE)
+    expected = reference.deform_roi_pool(features(), INNER, offsets(len(INNER)), SIZE, 1.0, 2, 0.1)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float16, 2e-2), (torch.bfloat16, 0.2)):
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, moves)]
+        output = deform_roi_pool(inputs[0], torch.from_numpy(INNER).to(dtype), inputs[1], SIZE, 1.0, 2, 0.1)
+        assert output.dtype == dtype
+        np.testing.assert_allclose(output.detach().double().numpy(), expected, rtol=tolerance, atol=tolerance)
+        output.sum().backward()
+        assert all(tensor.grad.dtype == dtype and tensor.grad.isfinite().all() for tensor in inputs)
+
+
+@pytest.mark.parametrize("kind", [DeformRoIPoolPack, ModulatedDeformRoIPoolPack])
+def test_layers_learn_their_offsets(kind: type[DeformRoIPoolPack]) -> None:
+    torch.manual_seed(0)
+    layer = kind(SIZE, 3, deform_fc_channels=4, spatial_scale=1.0, sampling_ratio=2).double()
+    rois = torch.from_numpy(INNER)
+    x = torch.from_numpy(features()).requires_grad_()
+    fresh = layer(x, rois)
+    half = 0.5 if kind is ModulatedDeformRoIPoolPack else 1.0  # the mask starts at sigmoid(0)
+    plain = reference.deform_roi_pool(features(), INNER, None, SIZE, 1.0, 2, 0.1)
+    np.testing.assert_allclose(fresh.detach().numpy(), half * plain, rtol=1e-9)
+    (fresh**2).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in (layer.offset_fc[-1].weight, x))
+
+
+def test_region_groups_larger_than_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kd_mm.ops import pooling_groups
+
+    monkeypatch.setattr(pooling_groups, "_ELEMENTS_AT_ONCE", 1)
+    moves = offsets(len(INNER))
+    check_value_and_slopes(
+        lambda x, o: deform_roi_pool(x, torch.from_numpy(INNER), o, SIZE, 1.0, 0, 0.1),
+        lambda x, o: reference.deform_roi_pool(x, INNER, o, SIZE, 1.0, 0, 0.1),
+        [features(), moves],
+    )
