@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart quickstart-detection quickstart-reid test lint clean
+.PHONY: quickstart quickstart-detection quickstart-reid test test-families lint clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -17,6 +17,10 @@ quickstart-reid: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests
+
+# Families of mmpretrain and mmdet, one by one: too long for every run.
+test-families: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m families tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check kd_mm tools tests configs

@@ -53,8 +53,15 @@ def lighten(model: Any) -> Any:
     return model
 
 
+#: Tried in every run; the others run by `make test-families`.
+SAMPLE = ("carafe", "dcnv2", "tood")
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("config", CASES)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(name, marks=() if name.startswith(SAMPLE) else pytest.mark.families) for name in CASES],
+)
 def test_family_trains_and_predicts(config: str, device: str) -> None:
     register_all_modules(init_default_scope=True)
     model = lighten(families.prepare(families.load(Path(config))))

@@ -78,6 +78,28 @@ CONSTANT = [
 ]
 
 
+#: Tried in every run: the kinds of layout that discovery tells apart. The others run by `make test-families`.
+SAMPLE = (
+    "resnet18",
+    "mobilenet-v3",
+    "repvgg-A0_deploy",
+    "hrnet",
+    "poolformer",
+    "swinv2",
+    "deit-tiny-distilled",
+    "xcit",
+)
+
+
+def cases(families):
+    """Return one parameter set a family, marked unless it is in the sample."""
+    rest = pytest.mark.families
+    return [
+        pytest.param(*case, id=case[0], marks=() if any(name in case[0] for name in SAMPLE) else rest)
+        for case in families
+    ]
+
+
 def build(config, changes=None):
     model = Config.fromfile(CONFIGS / f"{config}.py").model
     model.backbone.update(changes or {})
@@ -106,7 +128,7 @@ def check(model, stages, side):
     assert 0.8 * body < sum(stage.params for stage in stages) <= body
 
 
-@pytest.mark.parametrize(("config", "side", "changes"), PYRAMIDS, ids=[case[0] for case in PYRAMIDS])
+@pytest.mark.parametrize(("config", "side", "changes"), cases(PYRAMIDS))
 def test_pyramids(config, side, changes):
     model = build(config, changes)
     stages = discover_stages(model, torch.zeros(1, 3, side, side))
@@ -119,7 +141,7 @@ def test_pyramids(config, side, changes):
     assert all(deepest > names.index(stage.tap.removeprefix("backbone.").partition("[")[0]) for stage in stages[:-1])
 
 
-@pytest.mark.parametrize(("config", "side", "changes", "extra"), CONSTANT, ids=[case[0] for case in CONSTANT])
+@pytest.mark.parametrize(("config", "side", "changes", "extra"), cases(CONSTANT))
 def test_constant_resolution(config, side, changes, extra):
     model = build(config, changes)
     stages = discover_stages(model, torch.zeros(1, 3, side, side))
