@@ -2,10 +2,9 @@
 
 from kd_mm.datasets.cifar import CIFAR10, CIFAR100
 from kd_mm.datasets.cifar_retrieval import CIFAR100Retrieval
+from kd_mm.datasets.folder_datasets import CUB, ImageNet, TinyImageNet
 from kd_mm.datasets.identity_sampler import IdentitySampler
 from kd_mm.datasets.market1501 import Market1501
-from kd_mm.datasets.tiny_imagenet import TinyImageNet
-from kd_mm.datasets.upstream import CUB, ImageNet
 from kd_mm.datasets.voc import VOCDataset
 
 __all__ = [

@@ -8,9 +8,7 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES, CIFAR100_CATEGORIES
 from numpy.typing import NDArray
 
-from kd_mm.datasets.balanced_split import stable_order, take_per_class
-from kd_mm.datasets.layout import require_layout
-from kd_mm.datasets.safe_pickle import load_arrays
+from kd_mm.datasets.utils import load_arrays, require_layout, stable_order, take_per_class
 from kd_mm.registry import DATASETS
 
 SPLITS = ("train", "val", "trainval", "test")

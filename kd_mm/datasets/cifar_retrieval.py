@@ -9,8 +9,8 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
 from numpy.typing import NDArray
 
-from kd_mm.datasets.balanced_split import stable_order, take_per_class
 from kd_mm.datasets.cifar import CIFAR100
+from kd_mm.datasets.utils import stable_order, take_per_class
 from kd_mm.registry import DATASETS
 
 SPLITS = ("train", "val", "test")

@@ -14,10 +14,8 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from mmpretrain.datasets import BaseDataset
 
-from kd_mm.datasets.layout import require_layout
-from kd_mm.datasets.voc_findings import shortened
-from kd_mm.datasets.voc_images import SUFFIXES
-from kd_mm.datasets.watched_images import WatchedImages
+from kd_mm.datasets.damaged_images import DamagedImageCheck
+from kd_mm.datasets.utils import IMAGE_SUFFIXES, join_first, require_layout
 from kd_mm.registry import DATASETS
 
 #: Folders by the part that they hold, and how many images the official ones have.
@@ -28,11 +26,11 @@ SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "te
 JUNK, DISTRACTOR = -1, 0
 _META = ("pid", "camid", "role", "img_path", "sample_idx")
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d)")
-_SUFFIXES = {suffix.lower() for suffix in SUFFIXES}
+_SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 
 
 @DATASETS.register_module()
-class Market1501(WatchedImages, BaseDataset):
+class Market1501(DamagedImageCheck, BaseDataset):
     """Market-1501 (Zheng et al., ICCV 2015), or any folder in its layout.
 
     A file is named ``<identity>_c<camera>...``, e.g. ``0002_c1s1_000451_03.jpg``. Identity -1 is junk and left out;
@@ -133,7 +131,7 @@ class Market1501(WatchedImages, BaseDataset):
             path = str(folder / name)
             found = _NAME.match(name)
             reason = "" if found else "the name is not <identity>_c<camera>..., as in 0002_c1s1_000451_03.jpg"
-            reason = reason or self.file_damage(path)
+            reason = reason or self.check_file(path)
             if reason or not found:
                 unusable.append(f"{path} ({reason})")
             else:
@@ -142,10 +140,10 @@ class Market1501(WatchedImages, BaseDataset):
             said = f"{len(unusable)} of {len(names)} images of {folder.absolute()}"
             if self.on_error == "stop":
                 raise ValueError(
-                    f"{said} cannot be used: {shortened(unusable)}; mend them or take them out of the folder, or "
+                    f"{said} cannot be used: {join_first(unusable)}; mend them or take them out of the folder, or "
                     "on_error='skip' leaves them out"
                 )
-            print_log(f"skipped {said}: {shortened(unusable)}", "current", logging.WARNING)
+            print_log(f"skipped {said}: {join_first(unusable)}", "current", logging.WARNING)
         if not samples:
             raise ValueError(f"{folder.absolute()} holds no image that can be used")
         if part != "gallery" and any(sample["pid"] == DISTRACTOR for sample in samples):
@@ -170,14 +168,14 @@ class Market1501(WatchedImages, BaseDataset):
         if lacking:
             raise ValueError(
                 f"{self.title}: classes lacks {len(lacking)} of the {len(counts)} training identities: "
-                f"{shortened(lacking)}"
+                f"{join_first(lacking)}"
             )
         for sample in samples:
             sample["gt_label"] = labels[sample["pid"]]
         single = [f"{pid:04d}" for pid in sorted(counts) if counts[pid] == 1]
         if single:
             self._warn(
-                f"{len(single)} of {len(counts)} training identities have one image only ({shortened(single)}): it is "
+                f"{len(single)} of {len(counts)} training identities have one image only ({join_first(single)}): it is "
                 "its own positive"
             )
 
@@ -196,7 +194,7 @@ class Market1501(WatchedImages, BaseDataset):
         if absent:
             self._warn(
                 f"{len(absent)} of {len(set(pids['query']))} query identities are absent from the gallery "
-                f"({shortened([f'{pid:04d}' for pid in absent])}): their queries have no match"
+                f"({join_first([f'{pid:04d}' for pid in absent])}): their queries have no match"
             )
 
     def _warn(self, text: str) -> None:

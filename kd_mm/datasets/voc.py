@@ -12,11 +12,9 @@ from typing import Any
 from mmengine.fileio import get, list_from_file
 from mmengine.logging import print_log
 
-from kd_mm.datasets.layout import require_layout
-from kd_mm.datasets.voc_findings import Findings, shortened
-from kd_mm.datasets.voc_images import SUFFIXES, find_image, image_size
-from kd_mm.datasets.voc_xml import VOCObject, parse_annotation
-from kd_mm.datasets.watched_images import WatchedImages
+from kd_mm.datasets.damaged_images import DamagedImageCheck
+from kd_mm.datasets.utils import IMAGE_SUFFIXES, join_first, require_layout
+from kd_mm.datasets.voc_annotation import AnnotationReport, VOCObject, image_size, parse_annotation
 from kd_mm.registry import DATASETS
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
@@ -29,7 +27,7 @@ _SWAPPED = "have their corners swapped and are taken the right way round"
 
 
 @DATASETS.register_module()
-class VOCDataset(WatchedImages, UpstreamVOCDataset):
+class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
     """mmdet's ``VOCDataset`` for any folder in the layout of Pascal VOC, with clear words about what is wrong in it.
 
     The folder ``data_root/sub_data_root`` holds ``Annotations``, ``JPEGImages`` and usually ``ImageSets``; its name is
@@ -92,16 +90,16 @@ class VOCDataset(WatchedImages, UpstreamVOCDataset):
         self.cat2label = {name: label for label, name in enumerate(self._metainfo["classes"])}
         if self._local:
             self._require_folder()
-        self._findings = Findings()
+        self._report = AnnotationReport()
         names = self._read_split()
         samples = []
         for name in dict.fromkeys(names):
             try:
                 samples.append(self.parse_data_info({"img_id": name}))
             except (OSError, ValueError) as error:
-                self._findings.unusable.append(f"{name} ({error})")
+                self._report.unusable.append(f"{name} ({error})")
         repeated = [(name, times) for name, times in Counter(names).items() if times > 1]
-        self._findings.unusable += [f"{name} (it is listed {times} times)" for name, times in repeated]
+        self._report.unusable += [f"{name} (it is listed {times} times)" for name, times in repeated]
         self._conclude(len(names), len(samples))
         return samples
 
@@ -170,7 +168,7 @@ class VOCDataset(WatchedImages, UpstreamVOCDataset):
             near = difflib.get_close_matches(path.name, there, n=1)
             raise FileNotFoundError(
                 f"list of images not found: looked for {path.absolute()}{f', did you mean {near[0]}?' if near else ''} "
-                f"(there {f'are: {shortened(there)}' if there else f'is no *.txt in {path.parent.absolute()}'}); set "
+                f"(there {f'are: {join_first(there)}' if there else f'is no *.txt in {path.parent.absolute()}'}); set "
                 "ann_file to a text file with one image name a line"
             )
         lines = list_from_file(self.ann_file, backend_args=self.backend_args)
@@ -183,10 +181,11 @@ class VOCDataset(WatchedImages, UpstreamVOCDataset):
         folder = os.path.join(self.sub_data_root, self.img_subdir)
         if not self._local:
             return os.path.join(folder, f"{name}.jpg")
-        path = find_image(folder, name)
+        paths = (os.path.join(folder, name + suffix) for suffix in IMAGE_SUFFIXES)
+        path = next((path for path in paths if os.path.isfile(path)), None)
         if path is None:
             raise ValueError(f"there is no {os.path.join(folder, name)}.jpg, nor with another ending")
-        if reason := self.file_damage(path):
+        if reason := self.check_file(path):
             raise ValueError(f"{path}: {reason}")
         return path
 
@@ -196,13 +195,13 @@ class VOCDataset(WatchedImages, UpstreamVOCDataset):
         for item in objects:
             label = self.cat2label.get(item.name)
             if label is None:
-                self._findings.foreign[item.name] += 1
+                self._report.foreign[item.name] += 1
                 continue
-            self._findings.known[item.name] += 1
+            self._report.known[item.name] += 1
             box = self._box(image, item, size)
             width, height = box[2] - box[0], box[3] - box[1]
             if min(width, height) <= 0:
-                self._findings.box(_NO_AREA[self.test_mode], image)
+                self._report.box(_NO_AREA[self.test_mode], image)
                 if not self.test_mode:
                     continue
             small = self.bbox_min_size is not None and min(width, height) < self.bbox_min_size
@@ -213,20 +212,20 @@ class VOCDataset(WatchedImages, UpstreamVOCDataset):
         """Return ``[x1, y1, x2, y2]`` from 0, in order, inside of the image."""
         left, top, right, bottom = (corner - 1 for corner in item.box)
         if left > right or top > bottom:
-            self._findings.box(_SWAPPED, image)
+            self._report.box(_SWAPPED, image)
             left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
         if size is None:
             return [left, top, right, bottom]
         if _reaches_out(item, size):
-            self._findings.box(_OUTSIDE, image)
+            self._report.box(_OUTSIDE, image)
         return [min(max(x, 0.0), limit) for x, limit in zip((left, top, right, bottom), (*size, *size), strict=True)]
 
     def _conclude(self, listed: int, usable: int) -> None:
         """Say what was found; stop if it is not to be lived with."""
-        found, lists = self._findings, Path(self.ann_file).absolute()
+        found, lists = self._report, Path(self.ann_file).absolute()
         if found.unusable:
             said = f"{len(found.unusable)} of {listed} images of {lists}"
-            shown = shortened(found.unusable)
+            shown = join_first(found.unusable)
             if self.on_error == "stop":
                 raise ValueError(f"{said} cannot be used: {shown}; mend them, or on_error='skip' leaves them out")
             if not usable:
@@ -245,7 +244,7 @@ class VOCDataset(WatchedImages, UpstreamVOCDataset):
 
 def _without_suffix(name: str) -> str:
     """Return the name of an image without the ending of an image file, which some lists have."""
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    return next((name.removesuffix(suffix) for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), name)
 
 
 def _reaches_out(item: VOCObject, size: tuple[int, int]) -> bool:

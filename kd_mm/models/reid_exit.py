@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from kd_mm.models.exits import SepConvExit
-from kd_mm.models.reid.bnneck import BNNeck
+from kd_mm.models.reid.bnneck_head import BNNeck
 from kd_mm.registry import MODELS
 
 

@@ -9,7 +9,7 @@ from mmpretrain.datasets import BaseDataset
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from kd_mm.datasets.balanced_split import stable_order, take_per_class
+from kd_mm.datasets.utils import stable_order, take_per_class
 from kd_mm.registry import DATASETS
 
 #: Images a class in the two held-out splits; training has what is left, 74 to 83 a class.

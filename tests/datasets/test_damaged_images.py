@@ -12,7 +12,7 @@ import pytest
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
-from kd_mm.datasets.voc_images import DamagedImageError, damage, undecodable
+from kd_mm.datasets.damaged_images import DamagedImageError, decoding_error, file_damage
 
 from .voc_reading import PIPELINE, VOCFolder, read, refusal, truncate
 
@@ -72,7 +72,7 @@ def test_damage_that_a_picture_comes_out_of_all_the_same(
 ) -> None:
     path = voc.image("b", 160, 120, progressive=progressive)
     path.write_bytes(harm(path.read_bytes()))
-    assert damage(str(path)) == ""
+    assert file_damage(str(path)) == ""
     pipeline = [{"type": "LoadImageFromFile", "imdecode_backend": backend}, *PIPELINE[1:]]
     with pytest.raises(DamagedImageError) as error:
         read(voc, pipeline=pipeline)[1]
@@ -93,7 +93,7 @@ def test_stray_bytes_behind_a_whole_picture_are_no_damage(voc: VOCFolder, capfd:
     path.write_bytes(path.read_bytes()[:-2] + bytes(8) + b"\xff\xd9")
     assert read(voc, pipeline=PIPELINE)[1]["data_samples"].img_id == "b"
     assert "extraneous bytes before marker 0xd9" in capfd.readouterr().err
-    assert undecodable(str(path)) == ""
+    assert decoding_error(str(path)) == ""
 
 
 def test_what_others_write_to_stderr_meanwhile_comes_through(voc: VOCFolder, capfd: pytest.CaptureFixture[str]) -> None:
@@ -122,9 +122,9 @@ def test_other_errors_of_the_pipeline_are_left_as_they_are(voc: VOCFolder) -> No
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
 def test_whole_files_pass_and_truncated_ones_do_not(voc: VOCFolder, suffix: str) -> None:
     path = voc.image("z", suffix=suffix)
-    assert damage(str(path)) == undecodable(str(path)) == ""
+    assert file_damage(str(path)) == decoding_error(str(path)) == ""
     with path.open("ab") as file:
         file.write(b"\x00" * 5)  # as some cameras do
-    assert damage(str(path)) == ""
+    assert file_damage(str(path)) == ""
     truncate(path)
-    assert damage(str(path))
+    assert file_damage(str(path))

@@ -9,8 +9,8 @@ import pytest
 from mmengine.logging import MMLogger
 
 from kd_mm.datasets import Market1501
+from kd_mm.datasets.damaged_images import DamagedImageError
 from kd_mm.datasets.market1501 import OFFICIAL_COUNTS
-from kd_mm.datasets.voc_images import DamagedImageError
 
 from .market_folder import MarketFolder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd_mm.datasets.safe_pickle import load_arrays
+from kd_mm.datasets.utils import load_arrays
 
 
 def python2_pickle(data: np.ndarray, labels: list[int]) -> bytes:

@@ -1,4 +1,4 @@
-"""The head of the strong re-identification baseline."""
+"""The head of the strong re-identification baseline, and its batch norm."""
 
 from __future__ import annotations
 
@@ -10,12 +10,32 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from kd_mm.models.reid.bnneck import BNNeck
 from kd_mm.registry import MODELS
 
 ID_LOSS = {"type": "mmpretrain.LabelSmoothLoss", "label_smooth_val": 0.1, "mode": "original"}
 METRIC_LOSSES = {"triplet": {"type": "kd_mm.TripletLoss", "margin": 0.3}}
 FC_INIT = {"type": "Normal", "layer": "Linear", "std": 0.001}
+
+
+class BNNeck(nn.BatchNorm1d):
+    """Batch norm without shift over embeddings ``(B, D)`` (Luo et al. 2019, arXiv 1903.07071, section 3.6).
+
+    Without a shift the hyperplanes of a classifier without bias all pass through the origin, around which the
+    normalised embeddings lie, so that cosine distance suits them.
+
+    Args:
+        num_features: D.
+        **kwargs: As for torch's ``BatchNorm1d`` (``eps``, ``momentum``).
+    """
+
+    def __init__(self, num_features: int, **kwargs: Any) -> None:
+        super().__init__(num_features, **kwargs)
+        self.register_parameter("bias", None)
+
+    def reset_parameters(self) -> None:
+        """Set the scale to 1, running mean to 0 and running variance to 1."""
+        self.reset_running_stats()
+        nn.init.ones_(self.weight)
 
 
 @MODELS.register_module()

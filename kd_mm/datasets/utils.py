@@ -1,0 +1,141 @@
+"""Helpers that several data sets share: checks of a folder's layout, safe pickles, fixed balanced subsets."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import pickle
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: File endings of images, in the order in which they are tried.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".JPG", ".JPEG", ".PNG")
+#: Number of items that a message names before it counts the others.
+NAMED = 4
+
+
+def join_first(items: Sequence[str]) -> str:
+    """Join the first few items for a message and count the others."""
+    more = len(items) - NAMED
+    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def require_layout(name: str, folder: str | Path, expected: Iterable[str], source: str) -> None:
+    """Stop unless ``folder`` holds every entry of ``expected``.
+
+    Args:
+        name: What the data set is called in the message.
+        folder: The folder that is looked into.
+        expected: Files and folders, relative to ``folder``; a folder ends with a slash.
+        source: Where the data set is to be had, as text.
+
+    Raises:
+        FileNotFoundError: Naming the folder (absolute), what it lacks and where to get the data set.
+    """
+    root = Path(folder).expanduser().absolute()
+    expected = list(expected)
+    lacking = [entry for entry in expected if not (root / entry).exists()]
+    if lacking:
+        found = "no such folder" if not root.is_dir() else f"it lacks {', '.join(lacking)}"
+        raise FileNotFoundError(
+            f"{name} not found: looked in {root} for {', '.join(expected)}, but {found}. Nothing is downloaded: get it "
+            f"from {source} and put it there, or set data_root."
+        )
+
+
+#: Globals that numpy writes into pickles of arrays, scalars and Python 2 strings; none of them runs foreign code.
+_ALLOWED = {
+    "numpy": {"ndarray", "dtype"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.numeric": {"_frombuffer"},
+    "numpy._core.numeric": {"_frombuffer"},
+    "_codecs": {"encode"},
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Refuses every global that is not part of an array."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _ALLOWED.get(module, ()):
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a file of arrays has no use for")
+        return getattr(_import_numpy_part(module), name)
+
+
+def _import_numpy_part(module: str) -> Any:
+    """Import ``module`` under the name that the installed numpy uses (``numpy.core`` became ``numpy._core`` in 2.0)."""
+    if not module.startswith(("numpy.core.", "numpy._core.")):
+        return importlib.import_module(module)
+    part = module.rpartition(".")[2]
+    try:
+        return importlib.import_module(f"numpy._core.{part}")
+    except ModuleNotFoundError:
+        return importlib.import_module(f"numpy.core.{part}")
+
+
+def load_arrays(path: str | Path) -> dict[str, Any]:
+    """Load a pickled dictionary of arrays, lists, strings and numbers, written by Python 2 or 3.
+
+    Args:
+        path: The file. Its content is not trusted: anything that would call code is refused before it is called.
+
+    Raises:
+        ValueError: One line, if the file is truncated, corrupt, holds something else or refers to other objects.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    # A damaged pickle can fail in nearly any way, MemoryError included: each opcode works on whatever is on the stack.
+    except OSError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{Path(path).absolute()} is damaged or is not the file it should be ({reason}): get it anew"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{Path(path).absolute()} holds a {type(content).__name__}, not the dictionary it should hold")
+    return content
+
+
+def stable_order(images: NDArray[np.uint8], seed: int) -> NDArray[np.int64]:
+    """Return the indices of ``images`` in a random order that depends on their content and ``seed`` alone.
+
+    Copies of a data set that hold the same images in different orders thus give the same choice. Images are ranked by
+    a hash of the seed and their bytes.
+
+    Args:
+        images: ``(N, ...)``, uint8, one image a row.
+        seed: Any integer; another seed gives another order.
+    """
+    prefix = str(seed).encode()
+    keys = [hashlib.blake2b(prefix + image.tobytes(), digest_size=16).digest() for image in images]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def take_per_class(order: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Mark the first ``count`` images of each class in ``order``.
+
+    Args:
+        order: ``(N,)`` indices of images.
+        labels: ``(N,)`` classes of the images, by index.
+        count: Images a class.
+
+    Returns:
+        Mask ``(N,)`` by index, ``count`` true entries a class.
+
+    Raises:
+        ValueError: If a class has fewer images.
+    """
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        if len(members) < count:
+            raise ValueError(f"class {label} has {len(members)} images, but {count} were asked for")
+        chosen[members[:count]] = True
+    return chosen
