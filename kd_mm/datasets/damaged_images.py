@@ -161,7 +161,7 @@ class DamagedImageCheck(BaseDataset):
             return packed
         if self.on_error == "stop" or self.test_mode:
             raise DamagedImageError(
-                f"{path}: {reason}; mend it or take it out of {self.listed_in}, or on_error='skip' leaves such out"
+                f"{path}: {reason}; repair it or take it out of {self.listed_in}, or on_error='skip' leaves such out"
             ) from cause
         if path not in self._reported:
             self._reported.add(path)

@@ -140,7 +140,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
             said = f"{len(unusable)} of {len(names)} images of {folder.absolute()}"
             if self.on_error == "stop":
                 raise ValueError(
-                    f"{said} cannot be used: {join_first(unusable)}; mend them or take them out of the folder, or "
+                    f"{said} cannot be used: {join_first(unusable)}; repair them or take them out of the folder, or "
                     "on_error='skip' leaves them out"
                 )
             print_log(f"skipped {said}: {join_first(unusable)}", "current", logging.WARNING)

@@ -227,7 +227,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             said = f"{len(found.unusable)} of {listed} images of {lists}"
             shown = join_first(found.unusable)
             if self.on_error == "stop":
-                raise ValueError(f"{said} cannot be used: {shown}; mend them, or on_error='skip' leaves them out")
+                raise ValueError(f"{said} cannot be used: {shown}; repair them, or on_error='skip' leaves them out")
             if not usable:
                 raise ValueError(f"none of the {listed} images of {lists} can be used: {shown}")
             print_log(f"skipped {said}: {shown}", "current", logging.WARNING)

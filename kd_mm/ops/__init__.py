@@ -2,7 +2,7 @@
 
 The distributions on the package registry carry no compiled code, and `mmdet` does not import without it. Importing
 this package registers stand-ins built on torchvision's operators; a compiled mmcv is left alone. Faults of upstream
-itself are mended in :mod:`kd_mm.ops.upstream_fixes`.
+itself are fixed in :mod:`kd_mm.ops.upstream_fixes`.
 """
 
 from kd_mm.ops import upstream_fixes

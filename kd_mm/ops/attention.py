@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 
 def _attend(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def _attend(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, we
     return total.view(batch, heads * depth, queries).transpose(1, 2).contiguous()
 
 
-@as_compiled
+@like_compiled_op
 def ms_deform_attn_forward(
     value: Tensor,
     value_spatial_shapes: Tensor,
@@ -51,11 +51,11 @@ def ms_deform_attn_forward(
     Returns:
         `(B, Q, M * D)` in the dtype of `value`.
     """
-    wide = [widen(tensor) for tensor in (value, sampling_locations, attention_weights)]
+    wide = [to_at_least_float32(tensor) for tensor in (value, sampling_locations, attention_weights)]
     return _attend(wide[0], value_spatial_shapes, value_level_start_index, wide[1], wide[2]).to(value.dtype)
 
 
-@as_compiled
+@like_compiled_op
 def ms_deform_attn_backward(
     value: Tensor,
     value_spatial_shapes: Tensor,
@@ -69,10 +69,10 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Add the gradients of `ms_deform_attn_forward` to the three buffers; arguments as there."""
-    inputs = [widen(t).detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
+    inputs = [to_at_least_float32(t).detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
         result = _attend(inputs[0], value_spatial_shapes, value_level_start_index, inputs[1], inputs[2])
-    grads = torch.autograd.grad(result, inputs, widen(grad_output))
+    grads = torch.autograd.grad(result, inputs, to_at_least_float32(grad_output))
     # A point exactly one pixel outside a level has no gradient upstream, but has one in grid_sample.
     size = value_spatial_shapes.flip(1)[:, None].to(inputs[1].dtype)
     place = inputs[1].detach() * size - 0.5

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 
-@as_compiled
+@like_compiled_op
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int) -> None:
     """Intersection over union, or over the first box's own area (`mmcv.ops.bbox_overlaps`).
 
@@ -20,7 +20,7 @@ def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, ali
         aligned: Compare row by row instead of all pairs.
         offset: 0 or 1: a box is `x2 - x1 + offset` wide.
     """
-    first, second = widen(bboxes1), widen(bboxes2)
+    first, second = to_at_least_float32(bboxes1), to_at_least_float32(bboxes2)
     if not aligned:
         first, second = first[:, None], second[None]
     near = torch.maximum(first[..., :2], second[..., :2])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 
 def _patches(features: Tensor, kernel_size: int, group_size: int) -> Tensor:
@@ -25,17 +25,17 @@ def _tiles(tensor: Tensor, groups: int, scale: int) -> Tensor:
     return tensor.reshape(batch, groups, channels // groups, height // scale, scale, width // scale, scale)
 
 
-@as_compiled
+@like_compiled_op
 def carafe_naive_forward(
     features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int, scale_factor: int
 ) -> None:
     """Write the reassembled features to `output` `(B, C, sH, sW)` (`mmcv.ops.carafe_naive`)."""
-    patches = _patches(widen(features), kernel_size, group_size)
-    kernels = _tiles(widen(masks).to(patches.dtype), group_size, scale_factor)
+    patches = _patches(to_at_least_float32(features), kernel_size, group_size)
+    kernels = _tiles(to_at_least_float32(masks).to(patches.dtype), group_size, scale_factor)
     output.copy_(torch.einsum("ngckhw,ngkhawb->ngchawb", patches, kernels).reshape(output.shape))
 
 
-@as_compiled
+@like_compiled_op
 def carafe_naive_backward(
     top_grad: Tensor,
     features: Tensor,
@@ -47,9 +47,9 @@ def carafe_naive_backward(
     scale_factor: int,
 ) -> None:
     """Add the gradients of `carafe_naive_forward` by features and masks to `bottom_grad` and `mask_grad`."""
-    patches = _patches(widen(features), kernel_size, group_size)
-    kernels = _tiles(widen(masks).to(patches.dtype), group_size, scale_factor)
-    grad = _tiles(widen(top_grad).to(patches.dtype), group_size, scale_factor)
+    patches = _patches(to_at_least_float32(features), kernel_size, group_size)
+    kernels = _tiles(to_at_least_float32(masks).to(patches.dtype), group_size, scale_factor)
+    grad = _tiles(to_at_least_float32(top_grad).to(patches.dtype), group_size, scale_factor)
     mask_grad.add_(torch.einsum("ngckhw,ngchawb->ngkhawb", patches, grad).reshape(masks.shape))
     rows = torch.einsum("ngkhawb,ngchawb->ngckhw", kernels, grad)
     batch, channels, height, width = features.shape

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kd_mm.ops._dtype import like_compiled_op
 from kd_mm.ops.deform_kernel import Geometry, backward, forward
-from kd_mm.ops.precision import as_compiled
 
 
-@as_compiled
+@like_compiled_op
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -58,7 +58,7 @@ def deform_conv_forward(
     output.copy_(forward(input, weight, None, offset, None, geometry))
 
 
-@as_compiled
+@like_compiled_op
 def deform_conv_backward_input(
     input: Tensor,
     offset: Tensor,
@@ -86,7 +86,7 @@ def deform_conv_backward_input(
     gradOffset.copy_(grads[2])
 
 
-@as_compiled
+@like_compiled_op
 def deform_conv_backward_parameters(
     input: Tensor,
     offset: Tensor,

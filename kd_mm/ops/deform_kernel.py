@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kd_mm.ops.precision import widen
+from kd_mm.ops._dtype import to_at_least_float32
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _places(offset: Tensor) -> Tensor:
 
     torchvision's CPU kernel would read memory that is not its own.
     """
-    return torch.nan_to_num(widen(offset), nan=1e9, posinf=torch.inf, neginf=-torch.inf)
+    return torch.nan_to_num(to_at_least_float32(offset), nan=1e9, posinf=torch.inf, neginf=-torch.inf)
 
 
 def forward(
@@ -65,14 +65,14 @@ def forward(
         mask: See the module's docstring; None for all ones.
         geometry: Kernel, stride, padding, dilation, groups.
     """
-    dense = widen(input)
+    dense = to_at_least_float32(input)
     empty = dense.new_zeros(len(dense), 0, 1, 1)
     result: Tensor = torch.ops.torchvision.deform_conv2d(
         dense,
-        widen(weight),
+        to_at_least_float32(weight),
         _places(offset),
-        empty if mask is None else widen(mask),
-        dense.new_zeros(len(weight)) if bias is None else widen(bias),
+        empty if mask is None else to_at_least_float32(mask),
+        dense.new_zeros(len(weight)) if bias is None else to_at_least_float32(bias),
         *geometry.arguments(mask is not None),
     )
     return result
@@ -82,14 +82,14 @@ def backward(
     grad_output: Tensor, input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, weight, offset, mask, bias for that of the output; arguments as in `forward`."""
-    dense, shift = widen(input), _places(offset)
+    dense, shift = to_at_least_float32(input), _places(offset)
     empty = dense.new_zeros(len(dense), 0, 1, 1)
     grads = torch.ops.torchvision._deform_conv2d_backward(
-        widen(grad_output).contiguous(),
+        to_at_least_float32(grad_output).contiguous(),
         dense,
-        widen(weight),
+        to_at_least_float32(weight),
         shift,
-        empty if mask is None else widen(mask),
+        empty if mask is None else to_at_least_float32(mask),
         dense.new_zeros(len(weight)),
         *geometry.arguments(mask is not None),
     )

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.ops.pooling_groups import same_grid
-from kd_mm.ops.precision import as_compiled, widen
-from kd_mm.ops.sampling import bin_points, inside, neighbours
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
+from kd_mm.ops.roi_utils import bin_points, inside, neighbours, same_grid
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _corners(group: _Group, height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.stack(index, dim=3).view(-1, 4 * count), torch.stack(weight, dim=3).view(-1, 4 * count) / count
 
 
-@as_compiled
+@like_compiled_op
 def deform_roi_pool_forward(
     input: Tensor,
     rois: Tensor,
@@ -103,8 +102,8 @@ def deform_roi_pool_forward(
         sampling_ratio: Points of a bin along each axis; 0 takes about one for each pixel of the map.
         gamma: Factor of the offsets.
     """
-    features = widen(input)
-    regions, moves = (widen(tensor).to(features.dtype) for tensor in (rois, offset))
+    features = to_at_least_float32(input)
+    regions, moves = (to_at_least_float32(tensor).to(features.dtype) for tensor in (rois, offset))
     bins, channels = (pooled_height, pooled_width), features.shape[1]
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
     output.zero_()
@@ -138,7 +137,7 @@ def _offset_slopes(group: _Group, answers: Tensor, height: int, width: int) -> T
     return both / (shape[3] * shape[4])
 
 
-@as_compiled
+@like_compiled_op
 def deform_roi_pool_backward(
     grad_output: Tensor,
     input: Tensor,
@@ -153,8 +152,8 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Add the gradients of `deform_roi_pool_forward` to `grad_input` and, unless it is empty, `grad_offset`."""
-    features = widen(input)
-    grad, regions, moves = (widen(tensor).to(features.dtype) for tensor in (grad_output, rois, offset))
+    features = to_at_least_float32(input)
+    grad, regions, moves = (to_at_least_float32(tensor).to(features.dtype) for tensor in (grad_output, rois, offset))
     bins, channels = (pooled_height, pooled_width), features.shape[1]
     batch, _, height, width = features.shape
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels).detach().requires_grad_()

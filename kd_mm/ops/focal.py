@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -32,7 +32,7 @@ def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return probability, 1 - probability, own
 
 
-@as_compiled
+@like_compiled_op
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -46,19 +46,19 @@ def sigmoid_focal_loss_forward(
         gamma: Focusing exponent.
         alpha: Share of the row's own class; the others get `1 - alpha`.
     """
-    logits = widen(input)
+    logits = to_at_least_float32(input)
     right, wrong, own = _split(logits, target)
     positive = -alpha * wrong.pow(gamma) * _log(right)
     negative = -(1 - alpha) * right.pow(gamma) * _log(wrong)
     output.copy_(torch.where(own, positive, negative) * _row_weight(weight, target, logits)[:, None])
 
 
-@as_compiled
+@like_compiled_op
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Write the derivative of `sigmoid_focal_loss_forward` by the logits to `grad_input` `(N, C)`."""
-    logits = widen(input)
+    logits = to_at_least_float32(input)
     right, wrong, own = _split(logits, target)
     positive = -alpha * wrong.pow(gamma) * (wrong - gamma * right * _log(right))
     negative = -(1 - alpha) * right.pow(gamma) * (gamma * wrong * _log(wrong) - right)
@@ -71,7 +71,7 @@ def _own(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return softmax.gather(1, column[:, None]).squeeze(1), column
 
 
-@as_compiled
+@like_compiled_op
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -85,12 +85,12 @@ def softmax_focal_loss_forward(
         gamma: Focusing exponent.
         alpha: Factor of the whole loss.
     """
-    probability, _ = _own(widen(input), target)
+    probability, _ = _own(to_at_least_float32(input), target)
     loss = -alpha * (1 - probability).pow(gamma) * _log(probability)
     output.copy_(torch.where(target >= 0, loss, 0.0) * _row_weight(weight, target, loss))
 
 
-@as_compiled
+@like_compiled_op
 def softmax_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -98,7 +98,7 @@ def softmax_focal_loss_backward(
 
     `buff` `(N,)` receives each row's factor: the derivative by the logit of its own class over `1 - p`.
     """
-    softmax = widen(input)
+    softmax = to_at_least_float32(input)
     probability, column = _own(softmax, target)
     wrong = 1 - probability
     factor = -wrong.pow(gamma)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 _HEADER, _POINTS = 5, 72
 
@@ -30,7 +30,7 @@ def _start(lanes: Tensor) -> Tensor:
     return (lanes[..., 2] * (_POINTS - 1) + 0.5).long()
 
 
-@as_compiled
+@like_compiled_op
 def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -> list[Tensor]:
     """Keep the best lane of every group of near ones (`mmcv.ops.line_nms`).
 
@@ -52,8 +52,8 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -
     """
     if boxes.shape[1:] != (_HEADER + _POINTS,):
         raise ValueError(f"line_nms takes rows of {_HEADER + _POINTS} numbers, got boxes of shape {tuple(boxes.shape)}")
-    order = torch.sort(widen(scores), descending=True, stable=True).indices
-    lanes = widen(boxes)[order]
+    order = torch.sort(to_at_least_float32(scores), descending=True, stable=True).indices
+    lanes = to_at_least_float32(boxes)[order]
     keep, parents = torch.zeros_like(order), torch.zeros_like(order)
     waiting = torch.ones_like(order, dtype=torch.bool)
     kept = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled
+from kd_mm.ops._dtype import like_compiled_op
 
 
-@as_compiled
+@like_compiled_op
 def masked_im2col_forward(
     im: Tensor,
     mask_h_idx: Tensor,
@@ -36,7 +36,7 @@ def masked_im2col_forward(
     col.copy_(chosen.permute(0, 2, 3, 1).reshape(col.shape))
 
 
-@as_compiled
+@like_compiled_op
 def masked_col2im_forward(
     col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, height: int, width: int, channels: int
 ) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kd_mm.ops._dtype import like_compiled_op
 from kd_mm.ops.deform_kernel import Geometry, backward, forward
-from kd_mm.ops.precision import as_compiled
 
 
 def _as_read(tensor: Tensor, size: tuple[int, int]) -> Tensor:
@@ -47,7 +47,7 @@ def _write_as_read(buffer: Tensor, grad: Tensor) -> None:
     buffer.copy_(flat.view_as(buffer))
 
 
-@as_compiled
+@like_compiled_op
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -100,7 +100,7 @@ def modulated_deform_conv_forward(
     output.copy_(forward(input, weight, bias if with_bias else None, shift, share, geometry))
 
 
-@as_compiled
+@like_compiled_op
 def modulated_deform_conv_backward(
     input: Tensor,
     weight: Tensor,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 _NAIVE, _LINEAR, _GAUSSIAN = 0, 1, 2
 
@@ -40,7 +40,7 @@ def _overlap(box: NDArray[Any], area: Any, boxes: NDArray[Any], areas: NDArray[A
         return intersection / (area + areas - intersection)
 
 
-@as_compiled
+@like_compiled_op
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Keep the best box of every overlapping group (`mmcv.ops.nms`).
 
@@ -55,11 +55,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.long, device=boxes.device)
-    corners = widen(boxes)
+    corners = to_at_least_float32(boxes)
     if offset:
         # Moving the far corners by one pixel gives torchvision's boxes the width of this convention.
         corners = torch.cat([corners[:, :2], corners[:, 2:] + offset], dim=1)
-    ranks = widen(scores).to(corners.dtype)
+    ranks = to_at_least_float32(scores).to(corners.dtype)
     kept: Tensor = torch.ops.torchvision.nms(corners, ranks, _threshold(iou_threshold, corners.dtype))
     return kept
 
@@ -92,7 +92,7 @@ def _refill(keep: NDArray[np.bool_]) -> NDArray[np.int64]:
     return order
 
 
-@as_compiled
+@like_compiled_op
 def softnms(
     boxes: Tensor,
     scores: Tensor,
@@ -120,9 +120,9 @@ def softnms(
     """
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.long, device=boxes.device)
-    corners = widen(boxes).cpu().numpy()
+    corners = to_at_least_float32(boxes).cpu().numpy()
     kind = corners.dtype.type
-    left = widen(scores).cpu().numpy().astype(kind)
+    left = to_at_least_float32(scores).cpu().numpy().astype(kind)
     rows = np.concatenate([corners, _areas(corners, offset)[:, None]], axis=1)
     index: NDArray[np.int64] = np.arange(len(rows))
     threshold, width = kind(iou_threshold), kind(sigma)
@@ -144,7 +144,7 @@ def softnms(
     return torch.tensor(chosen, dtype=torch.long, device=boxes.device)
 
 
-@as_compiled
+@like_compiled_op
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Group boxes by the one that suppresses them (`mmcv.ops.nms_match`).
 
@@ -155,7 +155,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         One list of indices for each kept box: itself, then its suppressed ones, by falling score.
     """
-    values = widen(dets.detach()).cpu()
+    values = to_at_least_float32(dets.detach()).cpu()
     waiting = torch.sort(values[:, 4], descending=True, stable=True).indices.numpy()
     boxes = values[:, :4].numpy()
     areas = _areas(boxes, 0)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_mm.ops.pooling_groups import same_grid
-from kd_mm.ops.precision import as_compiled, widen
-from kd_mm.ops.sampling import bin_points, neighbours
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
+from kd_mm.ops.roi_utils import bin_points, neighbours, same_grid
 
 _MAX = 0
 
@@ -82,7 +81,7 @@ def _max_backward(grad: Tensor, rois: Tensor, at_y: Tensor, at_x: Tensor, shape:
     return total.view(shape)
 
 
-@as_compiled
+@like_compiled_op
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -111,8 +110,8 @@ def roi_align_forward(
         pool_mode: 0 maximum, 1 average.
         aligned: Shift by half a pixel, and let regions be smaller than one pixel.
     """
-    features = widen(input)
-    regions = _readable(widen(rois).to(features.dtype), sampling_ratio, aligned)
+    features = to_at_least_float32(input)
+    regions = _readable(to_at_least_float32(rois).to(features.dtype), sampling_ratio, aligned)
     if pool_mode == _MAX:
         size = (aligned_height, aligned_width)
         values, at_y, at_x = _max_forward(features, regions, size, spatial_scale, sampling_ratio, aligned)
@@ -127,7 +126,7 @@ def roi_align_forward(
     )
 
 
-@as_compiled
+@like_compiled_op
 def roi_align_backward(
     grad_output: Tensor,
     rois: Tensor,
@@ -142,8 +141,8 @@ def roi_align_backward(
     aligned: bool,
 ) -> None:
     """Add the gradient of `roi_align_forward` to `grad_input` `(B, C, H, W)`; arguments as there."""
-    grad = widen(grad_output)
-    regions = _readable(widen(rois).to(grad.dtype), sampling_ratio, aligned)
+    grad = to_at_least_float32(grad_output)
+    regions = _readable(to_at_least_float32(rois).to(grad.dtype), sampling_ratio, aligned)
     if pool_mode == _MAX:
         shape = grad_input.shape
         grad_input.add_(_max_backward(grad, regions, argmax_y.to(grad.dtype), argmax_x.to(grad.dtype), shape))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_mm.ops.pooling_groups import same_grid
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
+from kd_mm.ops.roi_utils import same_grid
 
 
 def _edges(start: Tensor, step: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def _pixels(low: Tensor, high: Tensor, count: int, size: int) -> tuple[Tensor, T
     return index.clamp(max=size - 1), index < high[:, :, None]
 
 
-@as_compiled
+@like_compiled_op
 def roi_pool_forward(
     input: Tensor,
     rois: Tensor,
@@ -51,8 +51,8 @@ def roi_pool_forward(
         pooled_width: Bins along x.
         spatial_scale: Pixels of the map for one pixel of the image.
     """
-    features = widen(input)
-    regions = widen(rois).to(features.dtype)
+    features = to_at_least_float32(input)
+    regions = to_at_least_float32(rois).to(features.dtype)
     height, width = features.shape[2:]
     near, far = regions[:, 1:3] * spatial_scale, (regions[:, 3:] + 1) * spatial_scale
     extent = far - near
@@ -79,7 +79,7 @@ def roi_pool_forward(
         argmax[part] = torch.where(filled, place, -1).permute(0, 3, 1, 2).to(argmax.dtype)
 
 
-@as_compiled
+@like_compiled_op
 def roi_pool_backward(
     grad_output: Tensor,
     rois: Tensor,
@@ -90,7 +90,7 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Add the gradient of `roi_pool_forward` to `grad_input` `(B, C, H, W)`; arguments as there."""
-    grad = widen(grad_output)
+    grad = to_at_least_float32(grad_output)
     channels, height, width = grad_input.shape[1:]
     plane = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
     filled = argmax >= 0

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_mm.ops.precision import as_compiled, widen
+from kd_mm.ops._dtype import like_compiled_op, to_at_least_float32
 
 
-@as_compiled
+@like_compiled_op
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
     """Write the mean of each channel to `mean`."""
-    mean.copy_(widen(input).mean(dim=(0, 2)))
+    mean.copy_(to_at_least_float32(input).mean(dim=(0, 2)))
 
 
-@as_compiled
+@like_compiled_op
 def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
     """Write the mean squared distance of each channel from `mean` to `var`."""
-    var.copy_((widen(input) - mean[:, None]).square().mean(dim=(0, 2)))
+    var.copy_((to_at_least_float32(input) - mean[:, None]).square().mean(dim=(0, 2)))
 
 
-@as_compiled
+@like_compiled_op
 def sync_bn_forward_output(
     input: Tensor,
     mean: Tensor,
@@ -56,7 +56,7 @@ def sync_bn_forward_output(
         group_size: Number of processes.
     """
     deviation = (var + eps).sqrt()
-    normalised = (widen(input) - mean[:, None]) / deviation[:, None]
+    normalised = (to_at_least_float32(input) - mean[:, None]) / deviation[:, None]
     if norm is not None:
         norm.copy_(normalised)
     if std is not None:
@@ -71,15 +71,15 @@ def sync_bn_forward_output(
         running_var.copy_(momentum * unbiased + (1 - momentum) * running_var)
 
 
-@as_compiled
+@like_compiled_op
 def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> None:
     """Write the gradients of scale and shift, `(C,)` each."""
-    grad = widen(grad_output)
+    grad = to_at_least_float32(grad_output)
     grad_weight.copy_((grad * norm).sum(dim=(0, 2)))
     grad_bias.copy_(grad.sum(dim=(0, 2)))
 
 
-@as_compiled
+@like_compiled_op
 def sync_bn_backward_data(
     grad_output: Tensor,
     weight: Tensor,
@@ -92,4 +92,4 @@ def sync_bn_backward_data(
     """Write the input's gradient `(B, C, S)`, from the gradients of scale and shift over all processes."""
     count = grad_output.shape[0] * grad_output.shape[2]
     shared = (grad_weight[:, None] * norm + grad_bias[:, None]) / count
-    grad_input.copy_(weight[:, None] * (widen(grad_output) - shared) / std[:, None])
+    grad_input.copy_(weight[:, None] * (to_at_least_float32(grad_output) - shared) / std[:, None])

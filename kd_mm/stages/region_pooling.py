@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torchvision.ops import roi_align
 
-from kd_mm.ops.sampling import bin_points, neighbours
+from kd_mm.ops.roi_utils import bin_points, neighbours
 
 _POINTS = 2
 

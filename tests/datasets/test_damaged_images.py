@@ -48,7 +48,7 @@ def test_an_image_that_cannot_be_decoded_stops_with_one_line(voc: VOCFolder, wor
         pytest.raises(DamagedImageError) as error,
     ):
         list(DataLoader(dataset, batch_size=None, num_workers=workers))
-    assert str(error.value).startswith(f"{path}: it cannot be decoded; mend it or take it out of ")
+    assert str(error.value).startswith(f"{path}: it cannot be decoded; repair it or take it out of ")
     assert "\n" not in str(error.value)
 
 
@@ -78,7 +78,7 @@ def test_damage_that_a_picture_comes_out_of_all_the_same(
         read(voc, pipeline=pipeline)[1]
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{path}: Corrupt JPEG data: ")
-    assert "; mend it or take it out of " in line
+    assert "; repair it or take it out of " in line
     skipping = read(voc, on_error="skip", pipeline=pipeline)
     assert {skipping[1]["data_samples"].img_id for _ in range(20)} <= {"a", "c"}
     (skipped,) = said

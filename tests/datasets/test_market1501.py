@@ -131,7 +131,7 @@ def test_a_name_that_cannot_be_read_is_named(folder: MarketFolder, said: pytest.
 def test_a_cut_image_is_named_or_skipped(folder: MarketFolder, said: pytest.LogCaptureFixture) -> None:
     path = folder.add("bounding_box_test", 1, 2)[0]
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match=rf"1 of 10 images of .*{path.name} \(.*mend them"):
+    with pytest.raises(ValueError, match=rf"1 of 10 images of .*{path.name} \(.*repair them"):
         read(folder, "test")
     data = read(folder, "test", on_error="skip")
     assert len(data) == 10

@@ -129,7 +129,9 @@ def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None
         image.write_bytes(whole)
     assert stopped.status == 2
     (line,) = stopped.err.splitlines()
-    assert line.startswith(f"error: {image}: Corrupt JPEG data: premature end of data segment; mend it or take it out")
+    assert line.startswith(
+        f"error: {image}: Corrupt JPEG data: premature end of data segment; repair it or take it out"
+    )
     assert f"skipped {image}: Corrupt JPEG data: premature end of data segment; 1 so far" in skipping.out
     assert "Corrupt" not in skipping.err.replace(f"skipped {image}", "")
 

@@ -111,9 +111,9 @@ def test_layers_learn_their_offsets(kind: type[DeformRoIPoolPack]) -> None:
 
 
 def test_region_groups_larger_than_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kd_mm.ops import pooling_groups
+    from kd_mm.ops import roi_utils
 
-    monkeypatch.setattr(pooling_groups, "_ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr(roi_utils, "_ELEMENTS_AT_ONCE", 1)
     moves = offsets(len(INNER))
     check_value_and_slopes(
         lambda x, o: deform_roi_pool(x, torch.from_numpy(INNER), o, SIZE, 1.0, 0, 0.1),

@@ -65,7 +65,7 @@ def test_a_compiled_module_is_left_alone(found: dict[str, Any], extension: Path)
     assert found["compiled"] == ["compiled", True, str(extension), []]
 
 
-def test_heads_that_were_imported_before_are_mended_too(found: dict[str, Any]) -> None:
+def test_heads_that_were_imported_before_are_patched_too(found: dict[str, Any]) -> None:
     assert found["early"] is None
 
 

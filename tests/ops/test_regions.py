@@ -136,9 +136,9 @@ def test_roi_pool_corner_cases() -> None:
 
 
 def test_region_groups_larger_than_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kd_mm.ops import pooling_groups
+    from kd_mm.ops import roi_utils
 
-    monkeypatch.setattr(pooling_groups, "_ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr(roi_utils, "_ELEMENTS_AT_ONCE", 1)
     rois = torch.from_numpy(ROIS)
     x = torch.from_numpy(features())
     np.testing.assert_allclose(

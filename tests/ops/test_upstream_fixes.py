@@ -1,4 +1,4 @@
-"""Upstream's faults that are mended."""
+"""Upstream's faults that are fixed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmengine import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from kd_mm.ops.upstream_fixes import mend_layout, mend_multimodal, mend_point_assigner, mend_ssd_head
+from kd_mm.ops.upstream_fixes import patch_multimodal, patch_point_assigner, patch_ssd_head
 
 HEAD = {
     "type": "SSDHead",
@@ -52,33 +52,15 @@ def test_tridentnet_starts_from_weights() -> None:
         assert float(weight.mean()) == pytest.approx(limit / 2, rel=0.1)
 
 
-def test_a_text_is_laid_out_once_in_each_style() -> None:
-    asked = []
-
-    def lay_out(text: str, **options: object) -> tuple[str, bool]:
-        asked.append((text, *options.values()))
-        return text.upper(), True
-
-    module = ModuleType("formatter")
-    module.FormatCode = lay_out
-    mend_layout(module)
-    for _ in range(3):
-        assert module.FormatCode("a = 1", style_config={"based_on_style": "pep8"}) == ("A = 1", True)
-    assert len(asked) == 1
-    module.FormatCode("a = 1", style_config={"based_on_style": "google"})
-    assert [module.FormatCode(text)[0] for text in "bcdebc"] == list("BCDEBC")
-    assert len(asked) == 6  # four are remembered
-
-
 def test_a_head_that_has_its_loss_keeps_it() -> None:
     class SSDHead(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.loss_cls = nn.Identity()
 
-    module = ModuleType("mended")
+    module = ModuleType("patched")
     module.SSDHead = SSDHead
-    mend_ssd_head(module)
+    patch_ssd_head(module)
     assert isinstance(SSDHead().loss_cls, nn.Identity)
 
 
@@ -93,7 +75,7 @@ def test_transformers_that_mmpretrain_can_use_are_used(monkeypatch: pytest.Monke
             package.find_pruneable_heads_and_indices = None
         else:
             del package.find_pruneable_heads_and_indices
-        mend_multimodal(dependency)
+        patch_multimodal(dependency)
         assert has is dependency.WITH_MULTIMODAL
 
 
@@ -105,29 +87,13 @@ def test_points_are_numbered_where_they_are() -> None:
             seen.append(str(torch.arange(2).device))
             return "assigned"
 
-    module = ModuleType("mended")
+    module = ModuleType("patched")
     module.PointAssigner = PointAssigner
-    mend_point_assigner(module)
+    patch_point_assigner(module)
     assert PointAssigner().assign(SimpleNamespace(priors=torch.zeros(2, 3, device="meta")), None) == "assigned"
     assert seen == ["meta"]
     assert PointAssigner.assign.__name__ == "assign"
     assert str(torch.arange(2).device) == "cpu"
-
-
-def test_a_packaged_base_is_read_without_its_packages_metafiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "resnet/resnet18_8xb32_in1k.py"
-    (tmp_path / "mine.py").write_text(f"_base_ = 'mmpretrain::{name}'\n")
-    (tmp_path / "missing.py").write_text("_base_ = 'mmpretrain::resnet/resnet18.py'\n")
-    asked: list[str] = []
-    monkeypatch.setattr("mmengine.config.utils.load", lambda path: asked.append(path) or {"Import": []})
-    read = Config.fromfile(tmp_path / "mine.py")
-    assert asked == []
-    assert read.model.backbone.depth == 18
-    with pytest.raises(FileNotFoundError, match=r"resnet/resnet18\.py"):
-        Config.fromfile(tmp_path / "missing.py")
-    assert [Path(path).name for path in asked] == ["model-index.yml"]
 
 
 def test_the_collate_function_of_a_packaged_base_is_called_without_its_mark(tmp_path: Path) -> None:

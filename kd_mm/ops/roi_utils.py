@@ -1,9 +1,13 @@
-"""Linear interpolation along one axis as the pooling operators of mmcv define it."""
+"""Sampling points and groups of regions that the RoI pooling operators share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+_ELEMENTS_AT_ONCE = 1 << 24
 
 Neighbours = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -58,3 +62,22 @@ def bin_points(start: Tensor, step: Tensor, bins: int, points: int) -> Tensor:
     corner = start[:, None] + torch.arange(bins, device=start.device) * step[:, None]
     within = (torch.arange(points, device=start.device) + 0.5) * step[:, None] / points
     return corner[:, :, None] + within[:, None, :]
+
+
+def same_grid(rows: Tensor, columns: Tensor, bins: int) -> Iterator[tuple[Tensor, int, int]]:
+    """Split regions into groups whose bins hold the same number of points, small enough for the memory.
+
+    Args:
+        rows: `(K,)` integers: points of one bin along y.
+        columns: `(K,)` integers: points of one bin along x.
+        bins: Values that one region reads for each point of a bin: bins of a region times channels.
+
+    Yields:
+        Indices of regions `(k,)` int64, points along y, points along x.
+    """
+    grids, member = torch.unique(torch.stack([rows, columns], dim=1), dim=0, return_inverse=True)
+    for group, (height, width) in enumerate(grids.tolist()):
+        index = torch.nonzero(member == group).flatten()
+        size = max(1, _ELEMENTS_AT_ONCE // max(1, bins * height * width))
+        for part in torch.split(index, size):
+            yield part, int(height), int(width)

@@ -13,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def as_compiled(function: Callable[P, R]) -> Callable[P, R]:
+def like_compiled_op(function: Callable[P, R]) -> Callable[P, R]:
     """Run an operator as a compiled one runs: outside autograd and autocast.
 
     A compiled kernel sees the tensors it is given and nothing else. Plain torch code inside an AMP region would
@@ -35,7 +35,7 @@ def as_compiled(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def widen(tensor: Tensor) -> Tensor:
+def to_at_least_float32(tensor: Tensor) -> Tensor:
     """Bring half precision to float32 and leave float32 and float64 alone.
 
     Args:
