@@ -3,9 +3,10 @@
 Example:
     python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --onnx
 
-With --exits the student with the exits that it was trained with is written as well, as a classifier of its own:
+With --exits the student with the exits that it was trained with is written as well, as a classifier of its own that
+predicts with their ensemble:
     python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --exits
-    python tools/test.py student_exits.py student_exits.pth --cfg-options model.threshold=0.9
+    python tools/test.py student_exits.py student_exits.pth
 """
 
 import argparse
@@ -59,17 +60,15 @@ def main(args: argparse.Namespace) -> None:
         )
     if args.exits is not None:
         out = Path(args.exits) if args.exits else Path(args.out).with_stem(f"{Path(args.out).stem}_exits")
-        show_exits(export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size))
+        print_exits(export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size))
 
 
-def show_exits(done: ExportedExits) -> None:
+def print_exits(done: ExportedExits) -> None:
     print(f"{done.checkpoint}: {done.tensors} tensors, the student and its exits")
-    print(f"{done.config}: its config; set model.ensemble, model.weights and model.threshold (early exit) there")
+    print(f"{done.config}: its config; set model.ensemble, model.weights and model.depth there")
     print(f"at {done.input_size[0]}x{done.input_size[1]} pixels")
-    for name, (parameters, macs) in (("student alone", done.student), ("all exits", done.whole)):
-        print(f"  {name:<22}{parameters:>15,} parameters {macs:>17,} multiply-adds")
-    for i, macs in enumerate(done.leaving, 1):
-        print(f"  {f'image left at exit {i}':<22}{'':>26} {macs:>17,} multiply-adds")
+    for name, (parameters, macs) in (("student alone", done.student), ("all exits", done.ensemble)):
+        print(f"  {name:<15}{parameters:>15,} parameters {macs:>17,} multiply-adds")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from kd_mm.evaluation.coco import CocoResult, coco_average_precision
 from kd_mm.evaluation.coco_json import write_coco_json
 from kd_mm.evaluation.detection_metric import DetectionMetric
 from kd_mm.evaluation.detection_table import detection_table
-from kd_mm.evaluation.exit_metric import ExitMetric
 from kd_mm.evaluation.matches import MatchTable, match_boxes
 from kd_mm.evaluation.precision_recall import draw_precision_recall
 from kd_mm.evaluation.reid import evaluate_reid
@@ -17,7 +16,6 @@ __all__ = [
     "CocoResult",
     "Curve",
     "DetectionMetric",
-    "ExitMetric",
     "MatchTable",
     "ReIDMetric",
     "ReRanking",

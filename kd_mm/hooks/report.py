@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.distillers import Distiller
-from kd_mm.models import MultiExitClassifier
 from kd_mm.tasks import build_task
 from kd_mm.utils.eval_mode import eval_mode
 
@@ -36,15 +35,6 @@ def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]
     with eval_mode(model), FlopCounterMode(display=False) as counter:
         build_task(None, model).infer(model, image)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
-
-
-def stopped_complexity(model: MultiExitClassifier, input_size: tuple[int, int], depth: int) -> int:
-    """Return the multiply-adds of one image ``(1, 3, H, W)`` that leaves a network at its exit ``depth``, from 1."""
-    parameter = next(model.parameters())
-    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
-    with eval_mode(model), FlopCounterMode(display=False) as counter:
-        model.answers(image, depth)
-    return int(counter.get_total_flops()) // 2
 
 
 def distillation_report(distiller: Distiller) -> str:

@@ -2,9 +2,8 @@
 
 from kd_mm.models import backbones, reid
 from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exit_ensemble import combine_exits
 from kd_mm.models.exits import BottleneckExit, Exit, LinearExit, MirrorExit, SepConvExit
-from kd_mm.models.multi_exit import MultiExitClassifier
+from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
 from kd_mm.models.reid_exit import BNNeckExit
 
 __all__ = [

@@ -55,7 +55,7 @@ def exported(tools: Tools, run: Run, tmp_path_factory: pytest.TempPathFactory) -
     done = tools.run("export_student", run.config, run.checkpoint, folder / "student.pth", "--exits")
     assert done.status == 0, done.err
     assert "student alone" in done.out
-    assert "image left at exit 4" in done.out
+    assert "all exits" in done.out
     names = ["student.pth", "student.py", "student_exits.pth", "student_exits.py"]
     assert sorted(path.name for path in folder.iterdir()) == names
     return folder
@@ -67,55 +67,50 @@ def evaluated(tools: Tools, folder: Path, name: str, *options: str) -> dict[str,
     return measures
 
 
-def test_the_last_heads_export_is_the_plain_student(run: Run, exported: Path) -> None:
+def test_student_is_exported_without_exits(run: Run, exported: Path) -> None:
     written = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     assert list(written) == list(build(run.plain).state_dict())
     assert "exits" not in (exported / "student.py").read_text()
 
 
-def test_the_ensemble_answers_as_the_run_did(run: Run, exported: Path) -> None:
+def test_ensemble_equals_the_exits_of_the_run(run: Run, exported: Path) -> None:
     model = build(exported / "student_exits.py").eval()
     model.load_state_dict(torch.load(exported / "student_exits.pth", weights_only=True)["state_dict"], strict=True)
     inputs = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     distiller = run.model
     with torch.no_grad(), distiller.recorder:
-        answer = distiller.student(inputs, mode="tensor")
+        logits = distiller.student(inputs, mode="tensor")
     with torch.no_grad():
         taken = distiller.recorder.take()
         exits = [distiller.distill["exits"][str(i)](distiller._map(taken, i)) for i in (1, 2, 3)]
-        assert all(torch.equal(a, b) for a, b in zip(model.answers(inputs), [*exits, answer], strict=True))
-        assert torch.equal(model(inputs), combine_exits([*exits, answer]))
+        assert all(torch.equal(a, b) for a, b in zip(model.exit_logits(inputs), [*exits, logits], strict=True))
+        assert torch.equal(model(inputs), combine_exits([*exits, logits]))
 
 
-def test_the_written_config_is_plain_and_the_tools_report_both(tools: Tools, exported: Path) -> None:
+def test_exported_config_is_plain_and_tools_evaluate_it(tools: Tools, exported: Path) -> None:
     text = (exported / "student_exits.py").read_text()
     assert all(word not in text for word in ("Distiller", "recipe", "teacher", "Hook('kd_mm"))
-    alone, whole = evaluated(tools, exported, "student"), evaluated(tools, exported, "student_exits")
-    assert whole["exits/top1_4"] == pytest.approx(alone["accuracy/top1"])
-    assert {"accuracy/top1", "exits/top1_1", "exits/top1_2", "exits/top1_3"} <= set(whole)
-    early = evaluated(tools, exported, "student_exits", "--cfg-options", "model.threshold=0.5")
-    assert early["exits/share_1"] == 100.0  # of two classes, one has at least half of the probability
-    config = Config.fromfile(exported / "student_exits.py")
-    assert early["exits/multiply_adds"] == config.test_evaluator[-1].multiply_adds[0]
+    alone, ensemble = evaluated(tools, exported, "student"), evaluated(tools, exported, "student_exits")
+    assert set(ensemble) == set(alone)
+    last = evaluated(tools, exported, "student_exits", "--cfg-options", "model.ensemble=last")
+    assert last["accuracy/top1"] == pytest.approx(alone["accuracy/top1"])
 
 
-def test_costs_of_both(run: Run, tmp_path: Path) -> None:
-    done = export_exits(str(run.config), str(run.checkpoint), tmp_path / "whole.pth")
-    plain = sum(parameter.numel() for parameter in build(run.plain).parameters())
+def test_costs(run: Run, tmp_path: Path) -> None:
+    done = export_exits(str(run.config), str(run.checkpoint), tmp_path / "exits.pth")
     exits = sum(parameter.numel() for parameter in run.model.distill["exits"].parameters())
-    assert done.student[0] == plain
-    assert done.whole[0] == plain + exits
-    assert list(done.leaving) == sorted(done.leaving)
-    assert done.leaving[-1] == done.whole[1] > done.student[1] > done.leaving[0]
+    assert done.student[0] == sum(parameter.numel() for parameter in build(run.plain).parameters())
+    assert done.ensemble[0] == done.student[0] + exits
+    assert done.ensemble[1] > done.student[1]
     assert done.input_size == (16, 16)
 
 
-def test_what_has_no_exits_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_networks_without_exits_are_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^--exits: .*plain\.py is no distillation[^\n]*$"):
-        export_exits(str(run.plain), str(run.checkpoint), tmp_path / "whole.pth")
+        export_exits(str(run.plain), str(run.checkpoint), tmp_path / "exits.pth")
     options = {"model.recipe.losses": {"_delete_": True, "kd": {"type": "kd_mm.KDLoss"}}}
     with pytest.raises(ValueError, match=r"trains no exits of the student[^\n]*$"):
-        export_exits(str(run.config), str(run.checkpoint), tmp_path / "whole.pth", options)
+        export_exits(str(run.config), str(run.checkpoint), tmp_path / "exits.pth", options)
     with pytest.raises(ValueError, match=r"give a \.pth file"):
-        export_exits(str(run.config), str(run.checkpoint), tmp_path / "whole.py")
+        export_exits(str(run.config), str(run.checkpoint), tmp_path / "exits.py")
     assert list(tmp_path.iterdir()) == []
