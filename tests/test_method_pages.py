@@ -26,7 +26,7 @@ ROWS = {name: (page, words) for name, _, *words, page in ROW.findall(INDEX)}
 @pytest.mark.parametrize("name", recipe_names(*KINDS))
 def test_a_recipe_has_a_page(name: str) -> None:
     page, _ = ROWS[name]
-    folders = {f"_base_/distillers/{kind}{name}.py" for kind in ("", *(f"{kind}/" for kind in KINDS))}
+    folders = {f"_base_/recipes/{kind}{name}.py" for kind in ("", *(f"{kind}/" for kind in KINDS))}
     assert any(file in PAGES[page] for file in folders)
     assert f"`{name}`" in (ROOT / "README.md").read_text()
 
@@ -37,7 +37,7 @@ def test_the_index_says_what_each_task_has(name: str) -> None:
     refused = {kind for kind, names in REFUSED.items() if name in names}
     for kind, word in words.items():
         parts = ("two_stage", "dense") if kind == "detection" else (kind,)
-        own = (config_root() / "_base_" / "distillers" / kind / f"{name}.py").is_file()
+        own = (config_root() / "_base_" / "recipes" / kind / f"{name}.py").is_file()
         assert word.split(",")[0] == ("-" if refused >= set(parts) else "own" if own else "yes")
     limits = {"two_stage": "dense" in words["detection"], "dense": "two-stage" in words["detection"]}
     assert limits == {part: part in refused and words["detection"] != "-" for part in limits}
@@ -61,8 +61,8 @@ def test_a_page_is_whole(name: str) -> None:
     assert [link for link in links if not (FOLDER / link).exists()] == []
     named = set(re.findall(r"kd_mm\.([A-Z]\w*Loss)\b", text))
     assert named <= set(losses)
-    recipes = re.findall(r"_base_/distillers/([\w/]+\.py)", text)
+    recipes = re.findall(r"_base_/recipes/([\w/]+\.py)", text)
     assert recipes
-    assert [recipe for recipe in recipes if not (config_root() / "_base_" / "distillers" / recipe).is_file()] == []
+    assert [recipe for recipe in recipes if not (config_root() / "_base_" / "recipes" / recipe).is_file()] == []
     configs = re.findall(r"\bconfigs/([\w./-]+\.py)", text)
     assert [config for config in configs if not (config_root() / config).is_file()] == []

@@ -27,7 +27,7 @@ CONFIGS = ROOT / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
 
 LEAF = """
-_base_ = ["kd_mm::classification/cifar100/resnet8_b64_cifar100.py", "kd_mm::_base_/distillers/mtkd_ssr.py"]
+_base_ = ["kd_mm::classification/cifar100/resnet8_b64_cifar100.py", "kd_mm::_base_/recipes/mtkd_ssr.py"]
 model = dict(
     _delete_=True,
     type="kd_mm.Distiller",

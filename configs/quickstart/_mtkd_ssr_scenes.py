@@ -1,6 +1,6 @@
 # MTKD-SSR for detectors, fitted to 400 small scenes: exits answer for regions, because which digits are somewhere in a
 # scene cannot be learnt from so few; they weigh less on a small student; and the detector's own answer takes part.
-_base_ = "../_base_/distillers/detection/mtkd_ssr.py"
+_base_ = "../_base_/recipes/detection/mtkd_ssr.py"
 
 mtkd_ssr = dict(
     exits=dict(type="kd_mm.RoIExit"),

@@ -1,4 +1,4 @@
-_base_ = ["./student_digits.py", "../_base_/distillers/kd.py"]
+_base_ = ["./student_digits.py", "../_base_/recipes/kd.py"]
 
 model = dict(
     _delete_=True,

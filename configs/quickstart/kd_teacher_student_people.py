@@ -1,4 +1,4 @@
-_base_ = ["./student_people.py", "../_base_/distillers/reid/kd.py"]
+_base_ = ["./student_people.py", "../_base_/recipes/reid/kd.py"]
 
 model = dict(
     _delete_=True,

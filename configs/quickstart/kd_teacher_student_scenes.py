@@ -1,4 +1,4 @@
-_base_ = ["./student_scenes.py", "../_base_/distillers/detection/kd.py"]
+_base_ = ["./student_scenes.py", "../_base_/recipes/detection/kd.py"]
 
 model = dict(
     _delete_=True,

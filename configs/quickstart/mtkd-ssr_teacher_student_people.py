@@ -1,4 +1,4 @@
-_base_ = ["./student_people.py", "../_base_/distillers/reid/mtkd_ssr.py"]
+_base_ = ["./student_people.py", "../_base_/recipes/reid/mtkd_ssr.py"]
 
 model = dict(
     _delete_=True,

@@ -27,7 +27,7 @@ KINDS = {"detection": "detectors", "reid": "re-identification"}
 
 def recipe_names(*kinds: str) -> list[str]:
     """Return the names of the shipped recipes; those of some :data:`KINDS` come from folders of their own, too."""
-    common = config_root() / "_base_" / "distillers"
+    common = config_root() / "_base_" / "recipes"
     folders = [common, *(common / kind for kind in kinds)]
     return sorted({path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "hooks"})
 
@@ -49,7 +49,7 @@ def read_recipe(name: str, kind: str | None = None) -> Config:
             whom, there = " and ".join(owners), ", ".join(names)
             raise ValueError(f"recipe {name!r} is for {whom} alone; for this model take one of: {there}")
         raise ValueError(f"unknown recipe {name!r}{nearest(name, names)}")
-    folder = config_root() / "_base_" / "distillers"
+    folder = config_root() / "_base_" / "recipes"
     own = folder / kind / f"{name}.py" if kind else None
     return Config.fromfile(own if own and own.is_file() else folder / f"{name}.py")
 

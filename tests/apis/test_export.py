@@ -55,7 +55,7 @@ default_hooks = dict(checkpoint=dict(type="CheckpointHook"))
 """
 
 DISTILLED = """
-_base_ = ["{plain}", "{root}/configs/_base_/distillers/mtkd_ssr.py"]
+_base_ = ["{plain}", "{root}/configs/_base_/recipes/mtkd_ssr.py"]
 model = dict(
     _delete_=True,
     type="kd_mm.Distiller",

@@ -16,7 +16,7 @@ CIFAR = "classification/cifar100"
 
 def distilled(recipe: str, teacher: str = f"kd_mm::{CIFAR}/resnet14_b64_cifar100.py") -> Config:
     text = f"""
-_base_ = ["{ROOT}/configs/{CIFAR}/resnet8_b64_cifar100.py", "{ROOT}/configs/_base_/distillers/{recipe}.py"]
+_base_ = ["{ROOT}/configs/{CIFAR}/resnet8_b64_cifar100.py", "{ROOT}/configs/_base_/recipes/{recipe}.py"]
 model = dict(
     _delete_=True,
     type="kd_mm.Distiller",

@@ -25,7 +25,7 @@ def prepared(folder: Path, **preparation: Any) -> Runner:
     torch.manual_seed(0)
     whole = {**teacher.model, "data_preprocessor": teacher.data_preprocessor}
     config.model.teacher = {"config": whole, "random_weights": True}
-    fragment = Config.fromfile(config_root() / "_base_" / "distillers" / "mas.py")
+    fragment = Config.fromfile(config_root() / "_base_" / "recipes" / "mas.py")
     config.model.recipe = fragment.mas
     for loss in config.model.recipe.losses.values():
         loss.preparation = {"epochs": 2, "lr": 0.05, **preparation}

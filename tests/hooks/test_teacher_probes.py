@@ -38,7 +38,7 @@ def prepared(folder: Path, names: tuple[str, ...] = ("one", "two"), **changes: A
             torch.save({"state_dict": network.state_dict()}, files[name])
     whole = {**teacher.model, "data_preprocessor": teacher.data_preprocessor}
     config.model.teacher = {name: {"config": whole, "checkpoint": str(files[name])} for name in names}
-    fragment = Config.fromfile(config_root() / "_base_" / "distillers" / "gpac.py")
+    fragment = Config.fromfile(config_root() / "_base_" / "recipes" / "gpac.py")
     config.model.recipe = fragment.gpac
     config.default_hooks.update(fragment.kd_hooks)
     config.merge_from_dict(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-DISTILLERS = ROOT / "configs" / "_base_" / "distillers"
+DISTILLERS = ROOT / "configs" / "_base_" / "recipes"
 CLASSES = ("blue", "green", "red")
 TRAIN, VAL = 60, 25
 

@@ -19,7 +19,7 @@ from kd_mm.losses.observation import Observation
 from kd_mm.losses.pkd import PKDLoss
 from kd_mm.registry import MODELS
 
-RECIPES = Path(__file__).parents[2] / "configs" / "_base_" / "distillers" / "detection"
+RECIPES = Path(__file__).parents[2] / "configs" / "_base_" / "recipes" / "detection"
 
 
 def wave(*shape: int, pace: float = 1.0, size: float = 1.0) -> Tensor:

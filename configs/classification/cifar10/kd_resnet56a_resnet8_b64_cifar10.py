@@ -1,4 +1,4 @@
-_base_ = ["./_resnet56a_resnet8.py", "../../_base_/distillers/kd.py"]
+_base_ = ["./_resnet56a_resnet8.py", "../../_base_/recipes/kd.py"]
 
 model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,6 +1,6 @@
 # ImageNet: temperature 1, half the weight on the exits' own task loss, a review ramp of 5 of 100 epochs; the teacher's
 # exits train for 20.
-_base_ = ["../../_base_/distillers/mtkd_ssr.py"]
+_base_ = ["../../_base_/recipes/mtkd_ssr.py"]
 
 mtkd_ssr = dict(
     teacher_exits=dict(fraction=20 / 100, lr=0.1, weight_decay=1e-4, milestones=[0.4, 0.7, 0.9]),

@@ -1,4 +1,4 @@
-_base_ = ["./_resnet34_resnet18.py", "../../_base_/distillers/kd.py"]
+_base_ = ["./_resnet34_resnet18.py", "../../_base_/recipes/kd.py"]
 
 model = dict(
     recipe={{_base_.kd}},

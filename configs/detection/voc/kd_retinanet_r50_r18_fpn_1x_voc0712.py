@@ -1,4 +1,4 @@
-_base_ = ["./_retinanet_r50_r18.py", "../../_base_/distillers/detection/kd.py"]
+_base_ = ["./_retinanet_r50_r18.py", "../../_base_/recipes/detection/kd.py"]
 
 model = dict(recipe={{_base_.kd}})
 default_hooks = {{_base_.kd_hooks}}

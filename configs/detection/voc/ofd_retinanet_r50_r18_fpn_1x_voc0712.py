@@ -1,4 +1,4 @@
-_base_ = ["./_retinanet_r50_r18.py", "../../_base_/distillers/detection/ofd.py"]
+_base_ = ["./_retinanet_r50_r18.py", "../../_base_/recipes/detection/ofd.py"]
 
 model = dict(recipe={{_base_.ofd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,4 @@
-_base_ = ["./_faster-rcnn_r50_r18.py", "../../_base_/distillers/detection/reviewkd.py"]
+_base_ = ["./_faster-rcnn_r50_r18.py", "../../_base_/recipes/detection/reviewkd.py"]
 
 model = dict(recipe={{_base_.reviewkd}})
 default_hooks = {{_base_.kd_hooks}}

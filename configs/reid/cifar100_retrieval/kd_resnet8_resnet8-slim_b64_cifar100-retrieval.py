@@ -1,4 +1,4 @@
-_base_ = ["./resnet8-slim_b64_cifar100-retrieval.py", "../../_base_/distillers/reid/kd.py"]
+_base_ = ["./resnet8-slim_b64_cifar100-retrieval.py", "../../_base_/recipes/reid/kd.py"]
 
 model = dict(
     _delete_=True,

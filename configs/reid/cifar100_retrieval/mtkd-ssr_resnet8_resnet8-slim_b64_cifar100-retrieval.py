@@ -1,4 +1,4 @@
-_base_ = ["./resnet8-slim_b64_cifar100-retrieval.py", "../../_base_/distillers/reid/mtkd_ssr.py"]
+_base_ = ["./resnet8-slim_b64_cifar100-retrieval.py", "../../_base_/recipes/reid/mtkd_ssr.py"]
 
 model = dict(
     _delete_=True,

@@ -1,4 +1,4 @@
-_base_ = ["./_resnet50_resnet18.py", "../../_base_/distillers/cwd.py"]
+_base_ = ["./_resnet50_resnet18.py", "../../_base_/recipes/cwd.py"]
 
 model = dict(recipe={{_base_.cwd}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,4 @@
-_base_ = ["./_resnet50_mobilenetv2.py", "../../_base_/distillers/reid/mtkd_ssr.py"]
+_base_ = ["./_resnet50_mobilenetv2.py", "../../_base_/recipes/reid/mtkd_ssr.py"]
 
 model = dict(recipe={{_base_.mtkd_ssr}})
 default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,4 @@
-_base_ = ["./_resnet50_osnet.py", "../../_base_/distillers/reid/mtkd_ssr.py"]
+_base_ = ["./_resnet50_osnet.py", "../../_base_/recipes/reid/mtkd_ssr.py"]
 
 model = dict(
     # OSNet has strides 4, 8 and 16; the third of the teacher's four stages has stride 16, as has the fourth.

@@ -1,4 +1,4 @@
-_base_ = ["./_resnet101_resnet50.py", "../../_base_/distillers/reid/rkd.py"]
+_base_ = ["./_resnet101_resnet50.py", "../../_base_/recipes/reid/rkd.py"]
 
 model = dict(recipe={{_base_.rkd}})
 default_hooks = {{_base_.kd_hooks}}

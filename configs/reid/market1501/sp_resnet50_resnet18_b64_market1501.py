@@ -1,4 +1,4 @@
-_base_ = ["./_resnet50_resnet18.py", "../../_base_/distillers/sp.py"]
+_base_ = ["./_resnet50_resnet18.py", "../../_base_/recipes/sp.py"]
 
 model = dict(recipe={{_base_.sp}})
 default_hooks = {{_base_.kd_hooks}}
