@@ -17,7 +17,7 @@ from kd_mm.apis.plots import draw_comparison, save_png
 from kd_mm.apis.tables import Column, comma_separated, group, markdown
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.losses import GPACAttentionLoss
-from kd_mm.losses.granularity import CodeReader
+from kd_mm.losses.mag import CodeReader
 from kd_mm.registry import MODELS
 
 COSTS = (

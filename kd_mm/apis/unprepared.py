@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kd_mm.distillers import Distiller
 from kd_mm.losses import GPACAttentionLoss
-from kd_mm.losses.granularity import CodeReader, Codes
+from kd_mm.losses.mag import CodeReader, Codes
 
 #: Training samples of a loss that remembers each one, as many as CIFAR has.
 SAMPLES = 50_000

@@ -13,7 +13,7 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.hooks.linear_probes import held_out_parts
 from kd_mm.hooks.training_images import look_at_all, plain_training_data
 from kd_mm.losses.functional import full_precision
-from kd_mm.losses.granularity import BRANCHES, Codes
+from kd_mm.losses.mag import BRANCHES, Codes
 
 
 class BestCodes:

@@ -19,7 +19,7 @@ from kd_mm.hooks.best_codes import BestCodes
 from kd_mm.hooks.distill_hook import find_distiller
 from kd_mm.hooks.preparation import data_loader, in_epochs, result_folder, save_whole
 from kd_mm.losses.functional import full_precision, kl_divergence
-from kd_mm.losses.granularity import BRANCHES, CodeReader, Codes
+from kd_mm.losses.mag import BRANCHES, CodeReader, Codes
 from kd_mm.registry import HOOKS
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.random_state import isolated_rng

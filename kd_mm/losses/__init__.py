@@ -1,8 +1,8 @@
-"""Distillation losses, one file a family. They know nothing of tasks or runners."""
+"""Distillation losses, one file a method. They know nothing of runners."""
 
+from kd_mm.losses.at import ATLoss
 from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.byot import BYOTHintLoss
-from kd_mm.losses.consistency import ConsistencyLoss
 from kd_mm.losses.cosine import CosineLoss, EmbeddingLoss
 from kd_mm.losses.crd import CRDLoss
 from kd_mm.losses.crosskd import CrossKDLoss
@@ -10,70 +10,64 @@ from kd_mm.losses.cwd import CWDLoss
 from kd_mm.losses.det_kd import DetKDLoss
 from kd_mm.losses.dist import DISTLoss
 from kd_mm.losses.dkd import DKDLoss
-from kd_mm.losses.exit_task import ExitTaskLoss
-from kd_mm.losses.feature_hints import ATLoss, FitNetsLoss, VIDLoss
 from kd_mm.losses.fgd import FGDLoss
+from kd_mm.losses.fitnets import FitNetsLoss
 from kd_mm.losses.gpac import GPACAttentionLoss
-from kd_mm.losses.granularity import MAGLoss, MASLoss
-from kd_mm.losses.instruction import InstructionLoss
-from kd_mm.losses.kd import KDLoss
+from kd_mm.losses.kd import KDLoss, LogitsLoss
+from kd_mm.losses.mag import MAGLoss
+from kd_mm.losses.mas import MASLoss
+from kd_mm.losses.mtkd_ssr import CrossStageReviewLoss, ExitTaskLoss, StageChannelLoss, StageResponseLoss
 from kd_mm.losses.multi_teacher_feature import MultiTeacherFeatureLoss
-from kd_mm.losses.multi_teacher_kd import TeamLogitLoss
+from kd_mm.losses.multi_teacher_kd import MultiTeacherKDLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.ofd import OFDLoss
 from kd_mm.losses.pkd import PKDLoss
 from kd_mm.losses.response_transform import ResponseTransform
-from kd_mm.losses.responses import ResponseLoss
-from kd_mm.losses.review import CrossStageReviewLoss
 from kd_mm.losses.reviewkd import ReviewKDLoss
 from kd_mm.losses.rkd import RKDAngleLoss, RKDDistanceLoss
-from kd_mm.losses.schedules import LinearRamp, PiecewiseConstant, Progress, Schedule, StepDecay
+from kd_mm.losses.schedules import LinearRamp, PiecewiseConstant, Progress, Schedule
 from kd_mm.losses.skd import LearningSimplifier
 from kd_mm.losses.sp import SPLoss
-from kd_mm.losses.stage_channel import StageChannelLoss
-from kd_mm.losses.stage_response import StageResponseLoss
+from kd_mm.losses.vid import VIDLoss
 
 __all__ = [
-    "RKDAngleLoss",
     "ATLoss",
-    "CWDLoss",
-    "MAGLoss",
-    "ConsistencyLoss",
+    "BYOTHintLoss",
     "CRDLoss",
-    "DISTLoss",
+    "CWDLoss",
     "CosineLoss",
     "CrossKDLoss",
     "CrossStageReviewLoss",
+    "DISTLoss",
     "DKDLoss",
     "DetKDLoss",
-    "RKDDistanceLoss",
     "EmbeddingLoss",
-    "BYOTHintLoss",
     "ExitTaskLoss",
     "FGDLoss",
     "FitNetsLoss",
-    "InstructionLoss",
-    "ReviewKDLoss",
-    "LearningSimplifier",
-    "PiecewiseConstant",
-    "LinearRamp",
+    "GPACAttentionLoss",
     "KDLoss",
+    "LearningSimplifier",
+    "LinearRamp",
+    "LogitsLoss",
     "Loss",
+    "LossContext",
+    "MAGLoss",
+    "MASLoss",
+    "MultiTeacherFeatureLoss",
+    "MultiTeacherKDLoss",
     "OFDLoss",
     "Observation",
     "PKDLoss",
-    "GPACAttentionLoss",
+    "PiecewiseConstant",
     "Progress",
-    "ResponseLoss",
+    "RKDAngleLoss",
+    "RKDDistanceLoss",
     "ResponseTransform",
-    "Schedule",
-    "LossContext",
+    "ReviewKDLoss",
     "SPLoss",
-    "MASLoss",
+    "Schedule",
     "StageChannelLoss",
     "StageResponseLoss",
-    "StepDecay",
-    "MultiTeacherFeatureLoss",
-    "TeamLogitLoss",
     "VIDLoss",
 ]

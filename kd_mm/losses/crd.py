@@ -1,17 +1,18 @@
-"""Student and teacher embeddings of one image told from those of others (contrastive representation distillation)."""
+"""Contrastive representation distillation (CRD) with a bank of embeddings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, LossContext
-from kd_mm.losses.crd_bank import EmbeddingBank
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -20,42 +21,44 @@ _DETECTORS = (
     "it draws images of other classes, so it belongs to classification and re-identification; for "
     "detectors take another feature loss, e.g. kd_mm.PKDLoss"
 )
+_SIDES = ("student", "teacher")
 
 
 @MODELS.register_module()
 class CRDLoss(Loss):
-    """Contrastive representation distillation (CRD, Tian et al. 2020, arXiv 1910.10699), with a bank of embeddings.
+    """Contrast student and teacher embeddings of one image with those of other classes (CRD).
 
-    The pooled maps of one stage become unit embeddings ``s`` and ``t`` of ``dims`` numbers, one learned linear layer
-    each. Two banks hold such embeddings of all n training samples. For sample j and K samples k of other classes, with
-    ``P(x, y) = exp(x . y / T) / Z``:
+    CRD (Tian et al. 2020, arXiv 1910.10699): the pooled maps of one stage become unit embeddings ``s`` and ``t`` of
+    ``dims`` numbers, one learned linear layer each. Two banks hold such embeddings of all n training samples. For
+    sample j and K samples k of other classes, with ``P(x, y) = exp(x . y / T) / Z``:
 
     ``L = mean_j [ h(s_j, bank_t) + h(t_j, bank_s) ]``,
     ``h(x, bank) = -log(P(x, bank_j) / (P(x, bank_j) + K/n)) - sum_k log((K/n) / (P(x, bank_k) + K/n))``
 
     ``Z`` is set on the first batch so that P is 1/n on average, and stays. After each batch
     ``bank_j = normalised(momentum bank_j + (1 - momentum) x_j)``. Indices come from the data samples (``sample_idx``).
-    The banks are buffers, so a resumed run goes on with them; with several processes all have the same.
+    The banks are buffers, equal in all processes, so that a resumed run continues with them.
 
     Public code: RepDistiller's ``CRDLoss``, mdistiller's ``CRD``, MMRazor's ``CRDLoss``. It adds 1e-7 to the
-    denominators; this computes in logarithms, which no score can overflow. It draws the K samples in the data set, by
-    class and each once; here they are drawn on the device, each possibly twice, and classes are learned as samples are
-    seen: in the first epoch a sample not seen yet can be of the same class (our choice: it asks nothing of the data
-    set). Public settings: weight 0.8, K 16384, T 0.07, momentum 0.5, 128 numbers, the embedding before the classifier.
+    denominators; here logarithms are computed, which no score can overflow. It draws the K samples in the data set, by
+    class and each once; here they are drawn on the device, possibly twice, and classes are learned as samples occur: in
+    the first epoch a sample that has not occurred yet can be of the same class (our choice: it requires nothing of the
+    data set). Public settings: weight 0.8, K 16384, T 0.07, momentum 0.5, 128 numbers, the embedding before the
+    classifier.
 
-    This has nothing to do with the cross-stage review of MTKD-SSR (:class:`kd_mm.CrossStageReviewLoss`).
+    CRD is not the cross-stage review of MTKD-SSR (:class:`kd_mm.CrossStageReviewLoss`).
 
     Args:
-        num_negatives: K.
-        temperature: T > 0.
-        momentum: Share of the old embedding in [0, 1).
-        dims: Numbers of an embedding.
-        num_samples: n; by default the training data says it, through ``kd_mm.DistillHook``.
+        num_negatives: K. Default: 16384.
+        temperature: T > 0. Default: 0.07.
+        momentum: Share of the old embedding, in [0, 1). Default: 0.5.
+        dims: Numbers of an embedding. Default: 128.
+        num_samples: n. Default: the length of the training data, set by ``kd_mm.DistillHook``.
         **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` names one stage, the last by default.
 
     Raises:
-        ValueError: Numbers out of range or several stages; on use, unknown n, an index beyond it, or a task without
-            classes of whole images.
+        ValueError: For numbers out of range or several stages; on use, for an unknown n, an index beyond it, or a task
+            without image classes.
     """
 
     requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.features"})
@@ -95,61 +98,181 @@ class CRDLoss(Loss):
     def setup(self, context: LossContext) -> None:
         """Create the linear layers, of the measured widths, and the bank where n is known."""
         for i in self.stage_numbers(len(context.pairs)):
-            ours, theirs = (stage.channels for stage in context.pairs[i - 1])
-            self.embed["student"] = nn.Linear(ours, self.dims)
-            self.embed["teacher"] = nn.Linear(theirs, self.dims)
+            student, teacher = context.pairs[i - 1]
+            self.embed["student"] = nn.Linear(student.channels, self.dims)
+            self.embed["teacher"] = nn.Linear(teacher.channels, self.dims)
         self.bank.seed = int(torch.randint(2**31, ()))
         if self._num_samples is not None:
             self.bank.resize(self._num_samples)
 
     def expect_samples(self, num_samples: int) -> None:
-        """Make the bank as large as the training data, unless the config says how large it is."""
+        """Make the bank as large as the training data, unless the config sets its size."""
         if self._num_samples is None:
             self.bank.resize(num_samples)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
-        """Return the contrast of student embeddings and of teacher embeddings; the bank learns from both."""
-        assert teacher is not None
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the contrast of student embeddings and of teacher embeddings, then update the bank with both.
+
+        Raises:
+            ValueError: If the targets are no classes of images, or an index lies beyond the bank.
+        """
         if not isinstance(student.targets, Tensor):
             raise ValueError(f"CRDLoss: {_DETECTORS}")
-        assert student.sample_indices is not None
         (i,) = self.stage_numbers(max(student.features))
         maps = {"student": student.features[i], "teacher": teacher.features[i].detach()}
-        embedded = {side: self.embedding(side, feature) for side, feature in maps.items()}
+        embeddings = {side: self.embedding(side, feature) for side, feature in maps.items()}
         self.bank.check(student.sample_indices)
         hard = student.targets.argmax(dim=1) if student.targets.ndim == 2 else student.targets
-        mine = student.sample_indices.to(hard.device)
-        indices, labels = torch.cat(all_gather(mine)), torch.cat(all_gather(hard))
-        self.bank.learn_classes(indices, labels)
-        return self.contrast(embedded, mine, self.bank.draw(hard, self.num_negatives), indices)
+        own = student.sample_indices.to(hard.device)
+        indices, labels = torch.cat(all_gather(own)), torch.cat(all_gather(hard))
+        self.bank.set_classes(indices, labels)
+        return self.contrast(embeddings, own, self.bank.draw(hard, self.num_negatives), indices)
 
     def embedding(self, side: str, feature: Tensor) -> Tensor:
         """Return the unit embeddings ``(B, dims)`` of maps ``(B, C, H, W)`` of ``"student"`` or ``"teacher"``."""
         return F.normalize(self.embed[side](full_precision(feature).mean(dim=(2, 3))), dim=1)
 
     def contrast(
-        self, embedded: dict[str, Tensor], mine: Tensor, negatives: Tensor, indices: Tensor
+        self, embeddings: dict[str, Tensor], own: Tensor, negatives: Tensor, indices: Tensor
     ) -> dict[str, Tensor]:
-        """Return the two halves of the loss, then let the bank learn.
+        """Return the two halves of the loss, then update the bank.
 
         Args:
-            embedded: ``"student"`` and ``"teacher"`` to ``(B, dims)``.
-            mine: Indices ``(B,)`` of these samples.
+            embeddings: ``"student"`` and ``"teacher"`` to ``(B, dims)``.
+            own: Indices ``(B,)`` of these samples.
             negatives: Indices ``(B, K)``.
             indices: Indices of all processes' samples, in the order of the processes.
         """
-        picks = torch.cat([mine[:, None], negatives], dim=1)
+        picks = torch.cat([own[:, None], negatives], dim=1)
         other = {"student": "teacher", "teacher": "student"}
-        scores = {
-            side: self.bank.scores(other[side], embedded[side], picks) / self.temperature
-            for side in ("student", "teacher")
-        }
+        scores = {side: self.bank.scores(other[side], embeddings[side], picks) / self.temperature for side in _SIDES}
         self.bank.fix_normalizers(scores)
         size = len(self.bank)
         parts = {side: noise_contrast(score - self.bank.log_normalizer(side), size) for side, score in scores.items()}
-        for side, embedding in embedded.items():
-            self.bank.learn(side, indices, torch.cat(all_gather(embedding.detach())))
+        for side, embedding in embeddings.items():
+            self.bank.update(side, indices, torch.cat(all_gather(embedding.detach())))
         return parts
+
+
+class EmbeddingBank(nn.Module):
+    """Embeddings ``(n, dims)`` of student and teacher and the class of each sample, as buffers.
+
+    Args:
+        dims: Numbers of an embedding.
+        momentum: Share of the old embedding in an update.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    labels: Tensor
+    log_normalizers: Tensor
+
+    def __init__(self, dims: int, momentum: float) -> None:
+        super().__init__()
+        self.dims, self.momentum, self.seed = dims, momentum, 0
+        for side in _SIDES:
+            self.register_buffer(side, torch.zeros(0, dims))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("log_normalizers", torch.full((2,), math.nan))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def resize(self, num_samples: int) -> None:
+        """Set n; a bank of another size starts again, with random embeddings.
+
+        The embeddings are uniform in ``+-sqrt(3 / dims)``, as in RepDistiller, and the same in every process.
+        """
+        if num_samples == len(self):
+            return
+        generator = torch.Generator().manual_seed(self.seed)
+        limit = math.sqrt(3 / self.dims)
+        self.student, self.teacher = (
+            (torch.rand(num_samples, self.dims, generator=generator) * 2 * limit - limit).to(bank)
+            for bank in (self.student, self.teacher)
+        )
+        self.labels = self.labels.new_full((num_samples,), -1)
+        self.log_normalizers = torch.full_like(self.log_normalizers, math.nan)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        stored = state_dict.get(f"{prefix}labels")
+        if stored is not None and not len(self):
+            self.resize(len(stored))
+        elif stored is not None and len(stored) != len(self):
+            print_log(
+                f"the checkpoint's bank of embeddings is of {len(stored)} training samples, this run has {len(self)}: "
+                "it starts with a new bank",
+                logger="current",
+                level=30,
+            )
+            state_dict.update({prefix + name: value for name, value in self.named_buffers()})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def check(self, indices: Tensor) -> None:
+        """Check indices ``(B,)``, on the CPU.
+
+        Raises:
+            ValueError: If the bank's size is not known, or a sample lies beyond it.
+        """
+        if not len(self):
+            raise ValueError(
+                "CRDLoss: the number of training samples is not known; train with kd_mm.DistillHook and one "
+                "data set (indices of joined ones collide), or give num_samples="
+            )
+        if int(indices.max()) >= len(self) or int(indices.min()) < 0:
+            raise ValueError(
+                f"CRDLoss: sample_idx {int(indices.max())}, but the bank is of {len(self)} samples "
+                "(num_samples, or the length of the training data)"
+            )
+
+    @torch.no_grad()
+    def set_classes(self, indices: Tensor, labels: Tensor) -> None:
+        """Store the classes ``(B,)`` of samples ``(B,)``."""
+        self.labels[indices] = labels.to(self.labels)
+
+    @torch.no_grad()
+    def draw(self, labels: Tensor, count: int) -> Tensor:
+        """Draw ``count`` samples for each of ``labels`` ``(B,)``, uniformly from those not known to be of its class.
+
+        Returns:
+            Indices ``(B, count)``. Where all samples are of one class, any of them.
+        """
+        ordered, order = self.labels.sort()
+        labels = labels.to(ordered)
+        start = torch.searchsorted(ordered, labels)[:, None]
+        same = torch.searchsorted(ordered, labels, right=True)[:, None] - start
+        others = (len(self) - same).clamp(min=1)
+        share = torch.rand(len(labels), count, device=ordered.device, dtype=torch.float64)
+        drawn = (share * others).long()
+        drawn = drawn + (drawn >= start) * same
+        return order[drawn % len(self)]
+
+    def scores(self, side: str, embedding: Tensor, picks: Tensor) -> Tensor:
+        """Return the products ``(B, P)`` of embeddings ``(B, dims)`` with those of ``side`` at ``picks`` ``(B, P)``."""
+        bank = self.get_buffer(side).to(embedding)
+        if len(bank) <= picks.numel():  # one product with all is less work and memory than the picked rows
+            return (embedding @ bank.clone().t()).gather(1, picks)
+        return torch.bmm(bank[picks], embedding[:, :, None])[:, :, 0]
+
+    @torch.no_grad()
+    def fix_normalizers(self, scores: Mapping[str, Tensor]) -> None:
+        """Set the logarithm of Z on the first batch: the mean of ``exp(score)``, of all processes, times n."""
+        means = torch.stack([scores[side].flatten().logsumexp(0) - math.log(scores[side].numel()) for side in _SIDES])
+        gathered = torch.stack(all_gather(means))
+        estimate = gathered.logsumexp(0) - math.log(len(gathered)) + math.log(len(self))
+        known = self.log_normalizers
+        self.log_normalizers = torch.where(known.isnan(), estimate.to(known), known)
+
+    def log_normalizer(self, side: str) -> Tensor:
+        """Return the logarithm of Z of the scores of ``side``'s embeddings, a scalar."""
+        return self.log_normalizers[_SIDES.index(side)]
+
+    @torch.no_grad()
+    def update(self, side: str, indices: Tensor, embedding: Tensor) -> None:
+        """Move the bank's embeddings of samples ``(B,)`` towards ``embedding`` ``(B, dims)``."""
+        bank = self.get_buffer(side)
+        moved = self.momentum * bank[indices] + (1 - self.momentum) * embedding.to(bank)
+        bank[indices] = F.normalize(moved, dim=1)
 
 
 def noise_contrast(log_scores: Tensor, num_samples: int) -> Tensor:

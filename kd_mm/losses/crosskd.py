@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.box_overlap import paired_giou, paired_iou
 from kd_mm.losses.crosskd_forward import CrossHeadForward
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
@@ -19,6 +18,8 @@ from kd_mm.registry import MODELS
 from kd_mm.tasks.dense_outputs import DenseOutput, assigning, read_assignment
 
 _EPS = torch.finfo(torch.float32).eps
+#: Limit of box coordinates in pixels; keeps areas finite in float32.
+_FARTHEST = 1e8
 
 
 @MODELS.register_module()
@@ -154,10 +155,9 @@ class CrossKDLoss(Loss):
             total = (divergence * confidence).sum() * self.temperature**2 / 4
             return weight * total / confidence.sum().clamp(min=_EPS)
         ours, theirs = crossed.boxes(), target.boxes().detach()
-        if self.box == "iou":
-            unlike = -paired_iou(ours, theirs).clamp(min=1e-6).log()
-        else:
-            unlike = 1 - paired_giou(ours, theirs)
+        mode = "iou" if self.box == "iou" else "giou"
+        overlap = _paired_overlaps(ours, theirs, mode)
+        unlike = -overlap.clamp(min=1e-6).log() if mode == "iou" else 1 - overlap
         return weight * (unlike * confidence).sum() / count
 
     def qualities(self, crossed: DenseOutput, target: DenseOutput) -> Tensor:
@@ -167,6 +167,15 @@ class CrossKDLoss(Loss):
         teaching = full_precision(target.quality.detach()).sigmoid()
         cross = F.binary_cross_entropy_with_logits(full_precision(crossed.quality), teaching, reduction="none")
         return (cross * crossed.assignment.positive.to(cross)).sum()
+
+
+def _paired_overlaps(student: Tensor, teacher: Tensor, mode: str) -> Tensor:
+    """Return the IoU or GIoU ``(B, N)`` of boxes ``(B, N, 4)``, finite where a box regression diverges."""
+    from mmdet.structures.bbox import bbox_overlaps  # only detectors need mmdet
+
+    student, teacher = (boxes.clamp(-_FARTHEST, _FARTHEST) for boxes in (student, teacher))
+    overlaps: Tensor = bbox_overlaps(student, teacher, mode=mode, is_aligned=True)
+    return overlaps
 
 
 def _bins(reg: Tensor) -> Tensor:

@@ -4,15 +4,15 @@ from typing import Any
 
 from torch import Tensor
 
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
-from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
 
 _EPS = 1e-8
 
 
 @MODELS.register_module()
-class DISTLoss(ResponseLoss):
+class DISTLoss(LogitsLoss):
     """The student's probabilities correlate with the teacher's, within a sample and within a class: DIST.
 
     DIST (Huang et al., NeurIPS 2022, arXiv 2205.10536), with ``p = softmax(z / T)`` and Pearson's r:
@@ -29,7 +29,7 @@ class DISTLoss(ResponseLoss):
         temperature: T > 0, dimensionless.
         beta: Weight of ``inter``.
         gamma: Weight of ``intra``.
-        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
+        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
     """
 
     requires = frozenset({"student.logits", "teacher.logits"})

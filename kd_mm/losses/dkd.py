@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
-from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class DKDLoss(ResponseLoss):
+class DKDLoss(LogitsLoss):
     """How sure the teacher is of the right class, and how it ranks the others, weighted apart: DKD.
 
     DKD (Zhao et al., CVPR 2022, arXiv 2203.08679): ``L = alpha * TCKD + beta * NCKD`` with
@@ -34,7 +34,7 @@ class DKDLoss(ResponseLoss):
         temperature: T > 0, dimensionless.
         alpha: Weight of ``target``.
         beta: Weight of ``others``.
-        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`.
+        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
 
     Raises:
         ValueError: On construction of the Distiller, a dense head; on use, targets without a class for each answer.

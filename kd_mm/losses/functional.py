@@ -1,5 +1,8 @@
 """The arithmetic that several losses share, as pure functions; never in half precision."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,3 +91,63 @@ def softened(
 def valid_classes(student: Observation, multilabel: bool) -> Tensor | None:
     """Return the mask ``(B, K)`` of the classes that count in each image, where the task's targets have one."""
     return getattr(student.targets, "valid", None) if multilabel else None
+
+
+def adaptive_average(feature: Tensor, size: Sequence[int]) -> Tensor:
+    """Return ``F.adaptive_avg_pool2d`` of a map ``(B, C, H, W)``: ``(B, C, *size)``.
+
+    Under ``torch.use_deterministic_algorithms`` (``randomness=dict(deterministic=True)``) torch has no gradient of it
+    on GPUs and raises; there it is computed as two matrix products.
+    """
+    if feature.is_cuda and feature.requires_grad and torch.are_deterministic_algorithms_enabled():
+        return average_by_products(feature, size)
+    return F.adaptive_avg_pool2d(feature, (size[0], size[1]))
+
+
+def average_by_products(feature: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the same as :func:`adaptive_average`: ``A_h F A_w^T``, each row of a matrix the mean over one window."""
+    height, width = (_windows(length, count).to(feature) for length, count in zip(feature.shape[2:], size, strict=True))
+    return height @ feature @ width.T
+
+
+def _windows(length: int, count: int) -> Tensor:
+    """Return ``(count, length)``: row i is a mean over places ``floor(i L / n)`` to ``ceil((i + 1) L / n)``."""
+    number, place = torch.arange(count)[:, None], torch.arange(length)
+    inside = (place >= number * length // count) & (place < -(-(number + 1) * length // count))
+    return inside.double() / inside.sum(dim=1, keepdim=True)
+
+
+def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both maps at the smaller of their sizes: the larger one is pooled (adaptive average).
+
+    Args:
+        student: ``(B, C_s, H_s, W_s)``.
+        teacher: ``(B, C_t, H_t, W_t)``.
+    """
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    if student.shape[2:] != size:
+        student = adaptive_average(student, size)
+    if teacher.shape[2:] != size:
+        teacher = adaptive_average(teacher, size)
+    return student, teacher
+
+
+def confidence_weights(logits: Sequence[Tensor], targets: Any, average: bool = False) -> Tensor:
+    """Return CA-MKD's weights ``(1 - softmax_m(CE(z_m, y))) / (M - 1)`` of M sets of logits, ``(M, B)``.
+
+    They add up to 1 for each sample (Zhang et al., ICASSP 2022, arXiv 2201.00007).
+
+    Args:
+        logits: ``(B, K)`` for each teacher; M >= 2.
+        targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
+        average: Whether the errors are averaged over the batch first. Default: False.
+
+    Raises:
+        ValueError: If there is not one label for each row of logits.
+    """
+    if not isinstance(targets, Tensor) or len(targets) != len(logits[0]):
+        raise ValueError("weights='ca_mkd' need one label for each row of logits, as in classification; use 'mean'")
+    errors = torch.stack([F.cross_entropy(full_precision(z), targets, reduction="none") for z in logits])
+    if average:
+        errors = errors.mean(dim=1, keepdim=True).expand_as(errors)
+    return (1 - errors.softmax(dim=0)) / (len(logits) - 1)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.losses.at import ATLoss
 from kd_mm.losses.base import LossContext, choice
-from kd_mm.losses.feature_hints import ATLoss, same_size
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import Loss, LossContext, choice
-from kd_mm.losses.feature_hints import same_size
-from kd_mm.losses.functional import full_precision
-from kd_mm.losses.multi_teacher_kd import confidence_weights
+from kd_mm.losses.functional import confidence_weights, full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
@@ -31,7 +29,7 @@ class MultiTeacherFeatureLoss(Loss):
     Public code: ``Rorozhl/CA-MKD``, which divides the first form by M once more (its weight 50 is 50 / M here), leaves
     the term out of the first epoch, and lets gradients pass through the weights. It resizes the student's map to the
     teacher's before the connector; here the larger of both is pooled after it. Public settings: weight 50 beside
-    :class:`kd_mm.losses.TeamLogitLoss` with weight 1.
+    :class:`kd_mm.losses.MultiTeacherKDLoss` with weight 1.
 
     Args:
         weights: ``"ca_mkd"`` or ``"mean"``.

@@ -1,6 +1,9 @@
-"""Several teachers at once: their average, or weighted by how sure each is of the right class (CA-MKD)."""
+"""Knowledge distillation from several teachers: averaged, weighted by confidence (CA-MKD) or by the student (GPAC)."""
+
+from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,42 +12,72 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from kd_mm.losses.base import LossContext, choice
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import confidence_weights
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
-from kd_mm.losses.responses import ResponseLoss
 from kd_mm.registry import MODELS
+
+WEIGHTS = ("mean", "ca_mkd", "softmax", "inverse", "cosine")
+#: Lower limit of a divergence that divides.
+_TINY = 1e-8
 
 
 @MODELS.register_module()
-class TeamLogitLoss(ResponseLoss):
-    """The student's logits follow those of all teachers.
+class MultiTeacherKDLoss(LogitsLoss):
+    """Compare the student's logits with those of all teachers, each teacher weighted for each sample.
 
-    ``L = T^2 / B sum_b sum_m w_mb KL(softmax(z_m / T) || softmax(z_s / T))`` over M teachers, with, for each sample,
+    ``L = T^2 / B sum_b sum_m w_mb k_mb`` with ``k_mb = KL(softmax(z_m / T) || softmax(z_s / T))`` over M teachers. The
+    weights of a sample add up to 1:
 
     * ``"mean"``: ``w = 1 / M``, Hinton's KD averaged over the teachers;
-    * ``"ca_mkd"``: ``w = (1 - softmax_m(CE(z_m, y))) / (M - 1)``, so a teacher that is wrong or unsure counts less, and
-      the weights add up to 1 (CA-MKD, Zhang et al., ICASSP 2022, arXiv 2201.00007).
+    * ``"ca_mkd"``: ``w = (1 - softmax_m(CE(z_m, y))) / (M - 1)``, from the label: a wrong or unsure teacher counts less
+      (CA-MKD, Zhang et al., ICASSP 2022, arXiv 2201.00007);
+    * ``"softmax"``: ``w = softmax_m(-k_m / kappa)``;
+    * ``"inverse"``: ``w = (1 / k_m) / sum_n (1 / k_n)``;
+    * ``"cosine"``: ``w = softmax_m(cos(z_s, z_m) / kappa)``.
 
-    Public code: ``Rorozhl/CA-MKD``, which divides the second form by M once more (its weight 1 is 1 / M here). Public
-    settings: T 4, weight 1 beside the student's own loss with weight 1, and a term on features with weight 50,
+    The last three are the adaptive instruction of GPAC (Neural Networks 164, 2023, doi 10.1016/j.neunet.2023.04.015),
+    whose weights come from the divergence between the student and each teacher and stress the direction in which the
+    student predicts already. Its equations were not available: these three rules are our reading.
+
+    Public code of CA-MKD: ``Rorozhl/CA-MKD``, which divides by M once more (its weight 1 is 1 / M here). Public
+    settings: T 4, weight 1 beside the student's own loss with weight 1, and a feature term with weight 50,
     :class:`kd_mm.losses.MultiTeacherFeatureLoss`.
 
     Args:
-        weights: ``"mean"`` or ``"ca_mkd"``.
-        temperature: T > 0, dimensionless.
-        **kwargs: See :class:`kd_mm.losses.responses.ResponseLoss`; without ``teacher``.
+        weights: One of the rules above. Default: ``"mean"``.
+        temperature: T > 0, dimensionless. Default: 4.
+        kappa: Temperature > 0 of the softmax over teachers; in units of ``k`` with ``"softmax"``. Default: 1.
+        granularity: ``"sample"``, or ``"batch"`` to average what the rule reads over the batch first. Default:
+            ``"sample"``.
+        detach: Whether the weights are constants. Otherwise the student also lowers the loss by moving towards the
+            teacher that costs least. Default: True.
+        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`; without ``teacher``.
 
     Raises:
-        ValueError: Unknown weights; ``"ca_mkd"`` with one teacher, or without a label for each answer.
+        ValueError: For an unknown rule or granularity, or a ``kappa`` or ``temperature`` that is not above 0; on use,
+            for ``"ca_mkd"`` with one teacher or without a label for each row of logits.
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
     all_teachers = True
 
-    def __init__(self, weights: str = "mean", temperature: float = 4.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        weights: str = "mean",
+        temperature: float = 4.0,
+        kappa: float = 1.0,
+        granularity: str = "sample",
+        detach: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.weights = choice("weights", weights, ("mean", "ca_mkd"))
-        self.temperature = temperature
+        self.weights = choice("weights", weights, WEIGHTS)
+        self.granularity = choice("granularity", granularity, ("sample", "batch"))
+        for name, value in (("kappa", kappa), ("temperature", temperature)):
+            if value <= 0:
+                raise ValueError(f"MultiTeacherKDLoss: {name}={value} must be above 0")
+        self.temperature, self.kappa, self.detach = temperature, kappa, detach
 
     def needs(self) -> frozenset[str]:
         """Return what is read: labels only where they weigh the teachers."""
@@ -60,43 +93,51 @@ class TeamLogitLoss(ResponseLoss):
         """Check that there are teachers to weigh against each other; see the base class for errors."""
         super().setup(context)
         if self.weights == "ca_mkd" and len(self.team) < 2:
-            raise ValueError("TeamLogitLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'")
+            raise ValueError(
+                "MultiTeacherKDLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'"
+            )
         if len(self.team) < 2:
             print_log(
-                "TeamLogitLoss averages over teachers, and there is one: that is the recipe kd; give more teachers "
-                "(--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
+                "MultiTeacherKDLoss averages over teachers, and there is one: that is the recipe kd; give more "
+                "teachers (--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
                 "current",
                 logging.WARNING,
             )
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
-        """Return the weighted divergence from each teacher."""
-        assert teacher is not None
-        assert student.logits is not None
-        answers = {name: view.logits for name, view in teacher.team.items() if view.logits is not None}
-        with torch.no_grad():
-            rated = self.weights == "ca_mkd"
-            shares = confidence_weights(list(answers.values()), student.targets) if rated else None
-        log_q = F.log_softmax(self.compared(student.logits) / self.temperature, dim=-1)
-        parts = {}
-        for index, (name, logits) in enumerate(answers.items()):
-            log_p = F.log_softmax(self.compared(logits) / self.temperature, dim=-1)
-            divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1) * self.temperature**2
-            parts[name] = (divergence / len(answers) if shares is None else divergence * shares[index]).mean()
-        return parts
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the weighted divergence from each teacher, by its name."""
+        names = list(teacher.team)
+        teachers = [teacher.team[name].logits for name in names]
+        compared, student_logits = [self.compared(logits) for logits in teachers], self.compared(student.logits)
+        log_q = F.log_softmax(student_logits / self.temperature, dim=-1)
+        log_ps = [F.log_softmax(logits / self.temperature, dim=-1) for logits in compared]
+        divergences = torch.stack([F.kl_div(log_q, p, reduction="none", log_target=True).sum(dim=-1) for p in log_ps])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
+            if self.weights == "ca_mkd":
+                weights = confidence_weights(teachers, student.targets, average=self.granularity == "batch")
+            else:
+                weights = self.instruction_weights(divergences, student_logits, compared)
+        terms = (weights * divergences).mean(dim=1) * self.temperature**2
+        return dict(zip(names, terms.unbind(), strict=True))
 
+    def instruction_weights(self, divergences: Tensor, student: Tensor, teachers: Sequence[Tensor]) -> Tensor:
+        """Return the weights ``(M, B)`` of M teachers that need no label; they add up to 1 for each sample.
 
-def confidence_weights(answers: list[Tensor], targets: Any) -> Tensor:
-    """Return CA-MKD's weights ``(M, B)`` of M teachers, which add up to 1 for each sample.
-
-    Args:
-        answers: Logits ``(B, K)`` of each teacher; the weights are constants where these are.
-        targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
-
-    Raises:
-        ValueError: There is not one label for each answer.
-    """
-    if not isinstance(targets, Tensor) or len(targets) != len(answers[0]):
-        raise ValueError("CA-MKD weights need one label for each answer, as in classification; use weights='mean'")
-    errors = torch.stack([F.cross_entropy(full_precision(logits), targets, reduction="none") for logits in answers])
-    return (1 - errors.softmax(dim=0)) / (len(answers) - 1)
+        Args:
+            divergences: ``k``, ``(M, B)``.
+            student: The student's logits ``(B, K)``.
+            teachers: Logits ``(B, K)`` of each teacher.
+        """
+        if self.weights == "mean":
+            return torch.full_like(divergences, 1 / len(teachers))
+        if self.weights == "cosine":
+            scores = torch.stack([F.cosine_similarity(student, logits, dim=-1) for logits in teachers])
+        else:
+            scores = -divergences
+        if self.granularity == "batch":
+            scores = scores.mean(dim=1, keepdim=True).expand_as(scores)
+        if self.weights != "inverse":
+            return (scores / self.kappa).softmax(dim=0)
+        # Rounding can take a divergence of nearly equal logits below zero.
+        closeness = 1 / (-scores).clamp(min=_TINY)
+        return closeness / closeness.sum(dim=0, keepdim=True)

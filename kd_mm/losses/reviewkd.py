@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, LossContext, choice
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import adaptive_average, full_precision
 from kd_mm.losses.observation import Observation
-from kd_mm.losses.pooling import adaptive_average
 from kd_mm.registry import MODELS
 from kd_mm.stages.preactivation import before_relu
 

@@ -67,22 +67,6 @@ class LinearRamp(Schedule):
 
 
 @SCHEDULES.register_module()
-class StepDecay(Schedule):
-    """Factor ``gamma ** (milestones passed)``; Channel Distillation decays so, 0.9 at the learning rate's steps.
-
-    Args:
-        milestones: Zero-based epochs from which the next step holds.
-        gamma: Factor of each step.
-    """
-
-    def __init__(self, milestones: Sequence[int], gamma: float = 0.9) -> None:
-        self.milestones, self.gamma = sorted(milestones), gamma
-
-    def __call__(self, progress: Progress) -> float:
-        return self.gamma ** sum(progress.epoch >= milestone for milestone in self.milestones)
-
-
-@SCHEDULES.register_module()
 class PiecewiseConstant(Schedule):
     """Piecewise constant: ``levels[i]`` until ``bounds[i]`` of the run, the last level from then on.
 

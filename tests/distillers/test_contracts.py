@@ -240,7 +240,7 @@ def test_teacher_runs_no_deeper_than_needed_and_not_at_all_while_nothing_needs_i
     step(shallow)
     assert calls == {"layer1": 1, "layer2": 1, "layer3": 0}
 
-    ramp = {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}
+    ramp = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
     off = build(recipe=recipe("kd", **{"losses.kd.schedule": ramp}))
     calls = count_calls({"teacher": off.teachers["teacher"].model.backbone})
     step(off)
@@ -248,7 +248,7 @@ def test_teacher_runs_no_deeper_than_needed_and_not_at_all_while_nothing_needs_i
 
 
 def test_idle_terms_give_their_parts_a_zero_gradient() -> None:
-    off = {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}
+    off = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
     model = build(recipe=recipe(**{f"losses.{name}.schedule": off for name in ("aux", "srd", "review", "scd")}))
     losses = model(**model.data_preprocessor(batch(), True), mode="loss")
     model.parse_losses(losses)[0].backward()

@@ -17,7 +17,7 @@ from kd_mm.distillers import Distiller, EMATeacher
 from kd_mm.hooks import EMATeacherHook
 from kd_mm.losses import Progress
 
-from ..losses.test_logit_baselines import wave
+from ..helpers.waves import wave
 from .conftest import batch, build, classifier, recipe
 
 

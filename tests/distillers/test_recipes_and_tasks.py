@@ -16,7 +16,7 @@ from kd_mm.distillers import EMATeacher
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.losses import Progress
 from kd_mm.losses.gpac import GPACAttentionLoss
-from kd_mm.losses.granularity import CodeReader, Codes
+from kd_mm.losses.mag import CodeReader, Codes
 from kd_mm.registry import MODELS
 from tests.devices import DEVICES
 

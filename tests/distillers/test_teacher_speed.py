@@ -129,7 +129,7 @@ def test_maps_that_are_read_for_their_mean_alone_are_not_kept() -> None:
 
 
 def test_teacher_exits_rest_while_no_loss_in_force_reads_them() -> None:
-    late = {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}
+    late = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
     model = build(recipe=recipe(**{"losses.srd.schedule": late}))
     calls: list[nn.Module] = []
     for layer in model.teachers["teacher"].exits.values():

@@ -93,7 +93,7 @@ def test_zero_weight_leaves_the_plain_run() -> None:
 
 
 def test_a_schedule_at_zero_leaves_the_simplifier_as_it_is() -> None:
-    silent = {**LOGITS["kd"], "schedule": {"type": "kd_mm.StepDecay", "milestones": [0], "gamma": 0.0}}
+    silent = {**LOGITS["kd"], "schedule": {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}}
     model = build(recipe={"losses": {"kd": silent}, "transform": {**SKD, "zero_init_out": False}})
     total(losses_of(model)).backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.distill.parameters())

@@ -126,7 +126,7 @@ def test_it_starts_from_the_weights_that_are_loaded(tools: Tools, whole: Path, c
 
 
 @pytest.mark.parametrize(
-    "never", ["loss_weight=0.0", 'schedule=dict(_delete_=True, type="StepDecay", milestones=[0], gamma=0.0)']
+    "never", ["loss_weight=0.0", 'schedule=dict(_delete_=True, type="PiecewiseConstant", levels=[0.0], bounds=[])']
 )
 def test_without_its_share_a_run_is_the_plain_run(tools: Tools, world: World, tmp_path: Path, never: str) -> None:
     world.write("noisy.py", RANDOM)

@@ -396,7 +396,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tools: Tools, world: World, tmp
     if cause == "learning rate":
         changes = 'param_scheduler = dict(_delete_=True, type="MultiStepLR", by_epoch=True, milestones=[1], gamma=1e30)'
     else:
-        schedule = 'dict(type="StepDecay", milestones=[1], gamma=1e38)'
+        schedule = 'dict(type="PiecewiseConstant", levels=[1.0, 1e38], bounds=[1], unit="epochs")'
         changes = f"model = dict(recipe=dict(losses=dict(scd=dict(schedule={schedule}))))"
     config = world.distil(f"diverging_{cause[:4]}.py", changes=changes)
     ended = tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=3")

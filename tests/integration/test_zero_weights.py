@@ -30,7 +30,7 @@ model = dict(
 custom_hooks = [dict(type="EMAHook", momentum=0.1)]
 """
 ZERO = ", ".join(f"{name}=dict(loss_weight=0.0)" for name in ("aux", "scd", "srd", "review"))
-OFF = 'type="StepDecay", milestones=[0], gamma=0.0'
+OFF = 'type="PiecewiseConstant", levels=[0.0], bounds=[]'
 NEVER = ", ".join(
     [
         *(f"{name}=dict(schedule=dict({OFF}))" for name in ("aux", "scd", "srd")),

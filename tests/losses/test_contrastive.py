@@ -19,7 +19,7 @@ from kd_mm.losses import CRDLoss
 from kd_mm.losses.crd import noise_contrast
 from kd_mm.losses.observation import Observation
 
-from .test_detection_baselines import wave
+from ..helpers.waves import wave
 from .test_feature_baselines import SMALL, WIDE, setting
 
 FIRST, SECOND = torch.tensor([3, 8]), torch.tensor([8, 0])
@@ -79,14 +79,14 @@ def test_noise_contrast_by_numpy() -> None:
 def test_negatives_are_of_other_classes_and_all_of_them_are_drawn() -> None:
     bank = contrastive().bank
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
-    bank.learn_classes(torch.arange(10), labels)
+    bank.set_classes(torch.arange(10), labels)
     drawn = bank.draw(torch.tensor([0, 2, 3]), 4000)
     for row, label in zip(drawn, (0, 2, 3), strict=True):
         expected = {i for i in range(12) if i > 9 or int(labels[i]) != label}  # 10 and 11 have not been seen
         counts = torch.bincount(row, minlength=12)
         assert {i for i in range(12) if counts[i]} == expected
         assert counts[sorted(expected)].min() > 0.75 * 4000 / len(expected)
-    bank.learn_classes(torch.arange(12), torch.zeros(12, dtype=torch.long))
+    bank.set_classes(torch.arange(12), torch.zeros(12, dtype=torch.long))
     assert int(bank.draw(torch.zeros(2, dtype=torch.long), 5).max()) < 12
 
 

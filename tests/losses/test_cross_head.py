@@ -3,6 +3,7 @@
 The golden numbers come from jbwang1997/CrossKD and the mmdet losses in its configs, run on the same waves in float64.
 """
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +14,12 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses.box_overlap import paired_giou, paired_iou
 from kd_mm.losses.crosskd import CrossKDLoss
 from kd_mm.registry import MODELS
 from kd_mm.tasks.dense_outputs import Assignment, DenseOutput
 
-from .test_detection_baselines import RECIPES, wave
+from ..helpers.waves import wave
+from .test_detection_baselines import RECIPES
 
 COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.float64)
 POSITIVE = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
@@ -94,11 +95,15 @@ def test_crosskd_says_what_does_not_fit() -> None:
         terms(CrossKDLoss(), student, SimpleNamespace(dense=short))
 
 
-def test_overlaps_by_hand() -> None:
-    first = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0], [3.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0]])
-    second = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0], [3.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0]])
-    torch.testing.assert_close(paired_iou(first, second), torch.tensor([1 / 7, 0.0, 1.0, 0.0]))
-    torch.testing.assert_close(paired_giou(first, second), torch.tensor([1 / 7 - 2 / 9, -1 / 3, 1.0, 0.0]))
+@pytest.mark.parametrize(
+    ("box", "expected"), [("iou", [math.log(7), -math.log(1e-6), 0.0]), ("giou", [1 - 1 / 7 + 2 / 9, 4 / 3, 0.0])]
+)
+def test_boxes_by_hand(box: str, expected: list[float]) -> None:
+    first = torch.tensor([[[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0], [3.0, 3.0, 5.0, 7.0]]])
+    second = torch.tensor([[[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0], [3.0, 3.0, 5.0, 7.0]]])
+    heads = [DenseOutput(torch.zeros(1, 3, 1), boxes, lambda reg: reg) for boxes in (first, second)]
+    # Confidence 1/2 at each of three positions, whose sum 3/2 is the divisor.
+    assert float(CrossKDLoss(box=box).compare(*heads)["box"]) == pytest.approx(sum(expected) / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize(("box", "bins"), [("giou", False), ("iou", False), ("kl", True)])
@@ -131,13 +136,17 @@ def test_extreme_predictions_in_bf16_stay_finite(size: float, bins: bool) -> Non
     assert torch.isfinite(reg.grad).all()
 
 
-def test_boxes_without_end_have_a_finite_overlap() -> None:
-    endless = torch.tensor([[-torch.inf, 0.0, torch.inf, 5.0]], requires_grad=True)
-    for overlap in (paired_iou, paired_giou):
-        value = overlap(endless, torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
-        (slope,) = torch.autograd.grad(value.sum(), endless)
-        assert torch.isfinite(value).all()
-        assert torch.isfinite(slope).all()
+@pytest.mark.parametrize("box", ["iou", "giou"])
+def test_boxes_without_end_have_a_finite_loss(box: str) -> None:
+    endless = torch.tensor([[[-torch.inf, 0.0, torch.inf, 5.0]]], requires_grad=True)
+    heads = [
+        DenseOutput(torch.zeros(1, 1, 1), boxes, lambda reg: reg)
+        for boxes in (endless, torch.tensor([[[0.0, 0.0, 4.0, 4.0]]]))
+    ]
+    value = CrossKDLoss(box=box).compare(*heads)["box"]
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(endless.grad).all()
 
 
 def test_the_recipe_builds_its_loss() -> None:

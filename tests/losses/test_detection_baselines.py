@@ -19,13 +19,9 @@ from kd_mm.losses.observation import Observation
 from kd_mm.losses.pkd import PKDLoss
 from kd_mm.registry import MODELS
 
+from ..helpers.waves import wave
+
 RECIPES = Path(__file__).parents[2] / "configs" / "_base_" / "recipes" / "detection"
-
-
-def wave(*shape: int, pace: float = 1.0, size: float = 1.0) -> Tensor:
-    """Numbers that look random and are the same everywhere."""
-    x = torch.arange(int(np.prod(shape)), dtype=torch.float64)
-    return size * torch.sin(pace * x + 0.3 * torch.cos(0.7 * x)).view(shape)
 
 
 def observed(student: Tensor, teacher: Tensor, **more: object) -> tuple[Observation, Observation]:

@@ -28,7 +28,8 @@ from kd_mm.losses.observation import Observation
 from kd_mm.losses.ofd import negative_mean, partial_distance
 from kd_mm.losses.reviewkd import hierarchical_context
 
-from .test_detection_baselines import FIXTURE_STUDENT, FIXTURE_TEACHER, STUDENT, TEACHER, wave
+from ..helpers.waves import wave
+from .test_detection_baselines import FIXTURE_STUDENT, FIXTURE_TEACHER, STUDENT, TEACHER
 
 SMALL, WIDE, LARGE = wave(2, 3, 4, 4, pace=0.9, size=2.0), wave(2, 5, 4, 4, pace=1.7) + 0.5, wave(2, 5, 8, 8, pace=1.3)
 

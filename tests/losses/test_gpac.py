@@ -1,4 +1,7 @@
-"""GPAC: instruction weights, levels; worked numbers, invariants and a Distiller. Attention: test_probed_attention."""
+"""GPAC's attention: the choice of teachers and the distance of maps.
+
+The golden numbers come from szagoruyko/attention-transfer, run in float64 on the same waves.
+"""
 
 from __future__ import annotations
 
@@ -10,158 +13,111 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import (
-    GPACAttentionLoss,
-    InstructionLoss,
-    KDLoss,
-    Loss,
-    PiecewiseConstant,
-    Progress,
-    TeamLogitLoss,
-)
-from kd_mm.losses.instruction import RULES
+from kd_mm.losses import ATLoss, GPACAttentionLoss, Loss, Progress
 from kd_mm.losses.observation import Observation
 
-from ..distillers.conftest import batch, build, classifier, recipe
-from .test_logit_baselines import wave
+from ..distillers.conftest import batch, build, recipe
+from ..helpers.waves import wave
+from .test_multi_teacher_kd import TEAM
 
-STUDENT = wave(4, 6, pace=0.9, size=2.0)
-TEACHERS = {f"t{i}": wave(4, 6, pace=pace, size=3.0) for i, pace in enumerate((1.7, 1.1, 2.3), 1)}
-LABELS = torch.tensor([0, 5, 2, 3])
-TEAM = {
-    "big": {"config": classifier(14, width=16), "random_weights": True},
-    "small": {"config": classifier(8), "random_weights": True},
-}
+MAPS = {f"t{i}": wave(2, 3 + i, 4, 4, pace=pace) for i, pace in enumerate((1.7, 1.1, 2.3), 1)}
+STUDENT_MAP = wave(2, 3, 4, 4, pace=0.9)
+#: Distance to each of MAPS by the public code.
+KNOWN = {"t1": 0.005990734897984234, "t2": 0.0023209650131641255, "t3": 0.0023593745416001137}
 
 
-def instruct(loss: Loss, student: Tensor = STUDENT, teachers: dict[str, Tensor] = TEACHERS) -> Tensor:
-    team = {name: Observation(logits=logits) for name, logits in teachers.items()}
-    return loss(Observation(logits=student, targets=LABELS), Observation(team=team))
+def attend(loss: Loss, student: Tensor = STUDENT_MAP, teachers: dict[str, Tensor] = MAPS) -> Tensor:
+    team = {name: Observation(features={1: feature}) for name, feature in teachers.items()}
+    return loss(Observation(features={1: student}), Observation(team=team))
 
 
-# -- the instruction -----------------------------------------------------------------------------------------------
+def chosen(rated: dict[str, float], final: dict[str, float] | None = None, **options: Any) -> GPACAttentionLoss:
+    """A loss whose probes reached these accuracies at stage 1."""
+    loss = GPACAttentionLoss(**options)
+    loss.team = tuple(rated)
+    loss.choose({name: {1: accuracy} for name, accuracy in rated.items()}, final or {})
+    return loss
 
 
-def weights(divergences: list[float], **options: Any) -> Tensor:
-    logits = [wave(1, 3, pace=pace) for pace in range(1, len(divergences) + 1)]
-    return InstructionLoss(**options).instruction_weights(torch.tensor(divergences)[:, None], logits[0], logits)[:, 0]
+@pytest.mark.parametrize("best", KNOWN)
+def test_agrees_with_public_code_on_the_chosen_teacher(best: str) -> None:
+    loss = chosen({name: 0.9 if name == best else 0.1 for name in MAPS})
+    assert float(attend(loss)) == pytest.approx(KNOWN[best], abs=1e-12)
+    # The same teacher a second time changes nothing.
+    twice = chosen({**{name: 0.9 if name == best else 0.1 for name in MAPS}, "again": 0.9})
+    assert float(attend(twice, teachers={**MAPS, "again": MAPS[best]})) == pytest.approx(KNOWN[best], abs=1e-12)
 
 
-def test_worked_weights() -> None:
-    soft = weights([0.2, 0.8])
-    assert float(soft[0]) == pytest.approx(0.645656, abs=1e-6)
-    assert float((soft * torch.tensor([0.2, 0.8])).sum()) == pytest.approx(0.412606, abs=1e-6)
-    assert float(weights([0.2, 0.8], weight_rule="inverse")[0]) == pytest.approx(0.8, abs=1e-6)
-    assert float(weights([0.2, 0.8], kappa=0.01)[0]) == pytest.approx(1.0, abs=1e-6)
+def test_a_teacher_that_is_the_student_costs_nothing() -> None:
+    assert float(attend(chosen(dict.fromkeys(MAPS, 0.5)), teachers=dict.fromkeys(MAPS, STUDENT_MAP))) == 0.0
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("granularity", ["sample", "batch"])
-def test_weights_are_shares_and_blind_to_the_order_of_teachers(rule: str, granularity: str) -> None:
-    loss = InstructionLoss(weight_rule=rule, granularity=granularity)
-    divergences = wave(3, 4, pace=0.4).abs()
-    found = loss.instruction_weights(divergences, STUDENT, list(TEACHERS.values()), LABELS)
-    assert found.shape == (3, 4)
-    assert (found >= 0).all()
-    torch.testing.assert_close(found.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
-    assert (granularity == "sample") or torch.equal(found, found[:, :1].expand(3, 4))
-    alike = loss.instruction_weights(torch.full((3, 4), 0.3), STUDENT, [TEACHERS["t1"]] * 3, LABELS)
-    torch.testing.assert_close(alike.double(), torch.full((3, 4), 1 / 3, dtype=torch.float64), atol=1e-7, rtol=0)
-    turned = dict(reversed(TEACHERS.items()))
-    assert float(instruct(loss)) == pytest.approx(float(instruct(loss, teachers=turned)), abs=1e-12)
+def test_worked_selection() -> None:
+    loss = GPACAttentionLoss()
+    loss.team = ("one", "two")
+    table = {"one": {1: 0.40, 2: 0.70, 3: 0.60}, "two": {1: 0.50, 2: 0.60, 3: 0.80}}
+    loss.choose(table, {"one": 0.9, "two": 0.8})
+    assert loss.shares == {1: {"two": 1.0}, 2: {"one": 1.0}, 3: {"two": 1.0}}
 
 
-def test_instruction_by_plain_arithmetic() -> None:
-    p = {name: (logits / 4).softmax(dim=1) for name, logits in TEACHERS.items()}
-    q = (STUDENT / 4).softmax(dim=1)
-    total = 0.0
-    for b in range(4):
-        k = [float((p[name][b] * (p[name][b] / q[b]).log()).sum()) for name in TEACHERS]
-        closeness = [math.exp(-value) for value in k]
-        total += 16 / 4 * sum(w * value for w, value in zip(closeness, k, strict=True)) / sum(closeness)
-    assert float(instruct(InstructionLoss())) == pytest.approx(total, abs=1e-12)
+def test_equals_are_settled_by_their_own_answers_then_by_order() -> None:
+    rated = {"one": 0.6, "two": 0.6}
+    assert chosen(rated, {"one": 0.8, "two": 0.9}).shares == {1: {"two": 1.0}}
+    assert chosen(rated, {"one": 0.9, "two": 0.9}).shares == {1: {"one": 1.0}}
 
 
-def test_other_rules_are_known_losses() -> None:
-    for ours, theirs in (("uniform", "mean"), ("ca_mkd", "ca_mkd")):
-        expected = float(instruct(TeamLogitLoss(weights=theirs)))
-        assert float(instruct(InstructionLoss(weight_rule=ours))) == pytest.approx(expected, abs=1e-12)
-    # Rorozhl/CA-MKD, which divides by the number of teachers once more.
-    assert expected / 3 == pytest.approx(0.9970391236956572, abs=1e-12)
+def test_other_selections() -> None:
+    rated = {"t1": 0.40, "t2": 0.50, "t3": 0.45}
+    assert chosen(rated, selection="topk").shares == {1: {"t2": 0.5, "t3": 0.5}}
+    assert chosen(rated, selection="topk", top=9).shares[1] == pytest.approx(dict.fromkeys(("t2", "t3", "t1"), 1 / 3))
+    soft = chosen(rated, selection="soft").shares[1]
+    assert soft["t2"] / soft["t1"] == pytest.approx(math.exp(0.1 / 0.05))
+    assert sum(soft.values()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_one_teacher_is_kd(rule: str) -> None:
-    expected = KDLoss()(Observation(logits=STUDENT), Observation(logits=TEACHERS["t1"]))
-    alone = {"t1": TEACHERS["t1"]}
-    found = instruct(InstructionLoss(weight_rule=rule), teachers=alone)
-    assert float(found) == pytest.approx(float(expected), abs=1e-12)
+def test_attention_follows_the_selection() -> None:
+    rated = {"t1": 0.40, "t2": 0.50, "t3": 0.45}
+    plain = ATLoss()
+    apart = {name: float(plain.compare(STUDENT_MAP, feature)) for name, feature in MAPS.items()}
+    assert float(attend(chosen(rated))) == pytest.approx(apart["t2"], abs=1e-12)
+    both = (apart["t2"] + apart["t3"]) / 2
+    assert float(attend(chosen(rated, selection="topk"))) == pytest.approx(both, abs=1e-12)
+    turned = dict(reversed(MAPS.items()))
+    loss = chosen(dict(reversed(rated.items())), selection="soft")
+    expected = float(attend(chosen(rated, selection="soft")))
+    assert float(attend(loss, teachers=turned)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_gradient_with_constant_weights() -> None:
-    student = STUDENT.clone().requires_grad_()
-    loss = InstructionLoss(temperature=2.0)
-    instruct(loss, student).backward()
-    q, p = (STUDENT / 2).softmax(1), {name: (z / 2).softmax(1) for name, z in TEACHERS.items()}
-    k = torch.stack([(one * (one / q).log()).sum(1) for one in p.values()])
-    w = (-k).softmax(0)
-    expected = 2.0 / 4 * sum(w[m][:, None] * (q - one) for m, one in enumerate(p.values()))
-    torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=0)
+def test_worked_attention() -> None:
+    loss = GPACAttentionLoss()
+    ours, theirs = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, 1.0]]]])
+    assert float(loss.compare(ours, theirs)) == pytest.approx(9 / 17, abs=1e-6)
+    assert float(loss.compare(10 * ours, theirs)) == pytest.approx(9 / 17, abs=1e-6)
+    l1 = GPACAttentionLoss(distance="l1").compare(ours, theirs)
+    assert float(l1) == pytest.approx(3 / math.sqrt(17), abs=1e-6)
+    # Maps (1, 4) and (4, 1) in units of their mean 2.5; KL of a softmax over two places with gaps of 1.2.
+    p = 1 / (1 + math.exp(-1.2))
+    expected = (2 * p - 1) * math.log(p / (1 - p))
+    assert float(GPACAttentionLoss(distance="kl").compare(ours, theirs)) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_gradcheck_with_learned_weights(rule: str) -> None:
-    loss = InstructionLoss(weight_rule=rule, detach=False)
-    assert gradcheck(lambda z: instruct(loss, z), STUDENT.clone().requires_grad_())
+@pytest.mark.parametrize("distance", ["l2", "l1", "kl"])
+def test_attention_is_blind_to_order_and_sign_of_channels(distance: str) -> None:
+    loss, other = GPACAttentionLoss(distance=distance), wave(2, 5, 2, 2, pace=1.3)
+    expected = float(loss.compare(STUDENT_MAP, other))
+    for changed in (STUDENT_MAP[:, [2, 0, 1]], -STUDENT_MAP, 7 * STUDENT_MAP):
+        assert float(loss.compare(changed, other)) == pytest.approx(expected, abs=1e-12)
+    assert gradcheck(lambda x: loss.compare(x, other), STUDENT_MAP.clone().requires_grad_())
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_extreme_logits_in_half_precision(rule: str, dtype: torch.dtype) -> None:
-    student = (5e3 * STUDENT).to(dtype).requires_grad_()
-    teachers = {name: (3e3 * logits).to(dtype) for name, logits in TEACHERS.items()}
-    found = instruct(InstructionLoss(weight_rule=rule, detach=False), student, teachers)
-    found.backward()
-    assert torch.isfinite(found)
-    assert torch.isfinite(student.grad).all()
-
-
-def test_teachers_that_are_the_student_cost_nothing() -> None:
-    same = dict.fromkeys(TEACHERS, STUDENT)
-    for rule in RULES:
-        assert float(instruct(InstructionLoss(weight_rule=rule), teachers=same)) == pytest.approx(0.0, abs=1e-9)
-
-
-# -- levels --------------------------------------------------------------------------------------------------------
-
-
-def test_worked_levels() -> None:
-    levels = PiecewiseConstant()
-    found = [levels(Progress(epoch=epoch, max_epochs=240)) for epoch in (0, 79, 80, 159, 160, 239)]
-    assert found == [1.0, 1.0, 0.5, 0.5, 0.1, 0.1]
-
-
-def test_levels_of_iterations_and_of_given_epochs() -> None:
-    by_iterations = [PiecewiseConstant()(Progress(iteration=i, max_iterations=9)) for i in range(9)]
-    assert by_iterations == [1.0] * 3 + [0.5] * 3 + [0.1] * 3
-    grow = PiecewiseConstant(levels=(0.1, 0.5, 1.0), bounds=(150, 180), unit="epochs")
-    assert [grow(Progress(epoch=e, max_epochs=240)) for e in (0, 149, 150, 180, 239)] == [0.1, 0.1, 0.5, 1.0, 1.0]
-    for thirds in range(1, 100):
-        assert PiecewiseConstant()(Progress(epoch=thirds, max_epochs=3 * thirds)) == 0.5
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"levels": (1.0, 0.5)}, "one more than bounds"),
-        ({"bounds": (0.6, 0.3)}, "increase"),
-        ({"bounds": (150, 180)}, "set unit='epochs'"),
-        ({"unit": "steps"}, "choose 'fraction' or 'epochs'"),
-    ],
-)
-def test_wrong_levels(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PiecewiseConstant(**options)
+@pytest.mark.parametrize("distance", ["l2", "l1", "kl"])
+def test_extreme_maps_in_half_precision(distance: str) -> None:
+    for size in (3e4, 1e-30, 0.0):
+        ours = (size * STUDENT_MAP).to(torch.bfloat16).requires_grad_()
+        found = GPACAttentionLoss(distance=distance).compare(ours, MAPS["t1"].to(torch.bfloat16))
+        found.backward()
+        assert torch.isfinite(found)
+        assert torch.isfinite(ours.grad).all()
 
 
 # -- in a Distiller ------------------------------------------------------------------------------------------------
@@ -210,14 +166,9 @@ def test_stages_can_be_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
-        (InstructionLoss, {"weight_rule": "near"}, "weight_rule='near' is unknown; choose one of 'softmax'"),
-        (InstructionLoss, {"kappa": 0}, "kappa=0 must be above 0"),
-        (GPACAttentionLoss, {"selection": "best"}, "choose one of 'argmax'"),
-        (GPACAttentionLoss, {"top": 0}, "top=0 must be 1 or more"),
-    ],
+    ("options", "message"),
+    [({"selection": "best"}, "choose one of 'argmax'"), ({"top": 0}, "top=0 must be 1 or more")],
 )
-def test_wrong_options(kind: type[Loss], options: dict, message: str) -> None:
+def test_wrong_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(**options)
+        GPACAttentionLoss(**options)

@@ -15,11 +15,11 @@ from kd_mm.apis.compose import read_recipes
 from kd_mm.hooks.teacher_codes import branch_loss, branch_parameters, train_step
 from kd_mm.losses import KDLoss, Loss, LossContext, MAGLoss, MASLoss
 from kd_mm.losses.functional import kl_divergence
-from kd_mm.losses.granularity import BRANCHES, CodeReader, Codes
+from kd_mm.losses.mag import BRANCHES, CodeReader, Codes
 from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import CLASSES, batch, build, recipe
-from .test_logit_baselines import wave
+from ..helpers.waves import wave
 
 LN3 = math.log(3)
 FEATURE, TARGET = wave(4, 6, pace=0.9), wave(4, 8, pace=1.7)

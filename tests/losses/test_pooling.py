@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_mm.losses.feature_hints import same_size
-from kd_mm.losses.pooling import average_by_products
+from kd_mm.losses.functional import average_by_products, same_size
 from kd_mm.losses.reviewkd import hierarchical_context
 from tests.devices import DEVICES
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_mm.losses import KDLoss, LinearRamp, Progress, StepDecay
+from kd_mm.losses import KDLoss, LinearRamp, PiecewiseConstant, Progress
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 0.05), (18, 0.95), (19, 1.0), (200, 1.0)])
@@ -23,9 +23,38 @@ def test_ramp_takes_one_length(lengths: dict) -> None:
         LinearRamp(**lengths)
 
 
-def test_step_decay() -> None:
-    decay = StepDecay(milestones=[2, 4], gamma=0.9)
-    assert [decay(Progress(epoch=e)) for e in range(5)] == pytest.approx([1, 1, 0.9, 0.9, 0.81])
+def test_levels_at_the_epochs_where_the_learning_rate_steps() -> None:
+    levels = PiecewiseConstant(levels=[1.0, 0.9, 0.81], bounds=[2, 4], unit="epochs")
+    assert [levels(Progress(epoch=e)) for e in range(5)] == [1, 1, 0.9, 0.9, 0.81]
+
+
+def test_worked_levels() -> None:
+    levels = PiecewiseConstant()
+    found = [levels(Progress(epoch=epoch, max_epochs=240)) for epoch in (0, 79, 80, 159, 160, 239)]
+    assert found == [1.0, 1.0, 0.5, 0.5, 0.1, 0.1]
+
+
+def test_levels_of_iterations_and_of_given_epochs() -> None:
+    by_iterations = [PiecewiseConstant()(Progress(iteration=i, max_iterations=9)) for i in range(9)]
+    assert by_iterations == [1.0] * 3 + [0.5] * 3 + [0.1] * 3
+    grow = PiecewiseConstant(levels=(0.1, 0.5, 1.0), bounds=(150, 180), unit="epochs")
+    assert [grow(Progress(epoch=e, max_epochs=240)) for e in (0, 149, 150, 180, 239)] == [0.1, 0.1, 0.5, 1.0, 1.0]
+    for thirds in range(1, 100):
+        assert PiecewiseConstant()(Progress(epoch=thirds, max_epochs=3 * thirds)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": (1.0, 0.5)}, "one more than bounds"),
+        ({"bounds": (0.6, 0.3)}, "increase"),
+        ({"bounds": (150, 180)}, "set unit='epochs'"),
+        ({"unit": "steps"}, "choose 'fraction' or 'epochs'"),
+    ],
+)
+def test_wrong_levels(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PiecewiseConstant(**options)
 
 
 def test_schedule_is_a_factor_of_the_loss_weight() -> None:

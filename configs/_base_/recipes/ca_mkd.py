@@ -6,7 +6,7 @@ _base_ = ["./hooks.py"]
 ca_mkd = dict(
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="relu"),
     losses=dict(
-        kd=dict(type="kd_mm.TeamLogitLoss", weights="ca_mkd", temperature=4.0, loss_weight=1.0),
+        kd=dict(type="kd_mm.MultiTeacherKDLoss", weights="ca_mkd", temperature=4.0, loss_weight=1.0),
         hint=dict(
             type="kd_mm.MultiTeacherFeatureLoss",
             weights="ca_mkd",

@@ -5,7 +5,7 @@ _base_ = ["./hooks.py"]
 gpac = dict(
     losses=dict(
         instruction=dict(
-            type="kd_mm.InstructionLoss", weight_rule="softmax", kappa=1.0, temperature=4.0, loss_weight=1.0
+            type="kd_mm.MultiTeacherKDLoss", weights="softmax", kappa=1.0, temperature=4.0, loss_weight=1.0
         ),
         attention=dict(
             type="kd_mm.GPACAttentionLoss",

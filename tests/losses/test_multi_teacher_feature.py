@@ -14,8 +14,8 @@ from kd_mm.losses import FitNetsLoss, MultiTeacherFeatureLoss, Progress
 from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
-from .test_logit_baselines import wave
-from .test_team import LABELS, TEAM
+from ..helpers.waves import wave
+from .test_multi_teacher_kd import LABELS, TEAM
 
 WIDTHS, PACES = (3, 4, 5), (1.7, 1.1, 2.3)
 TEACHERS = [wave(4, width, 2, 2, pace=pace) for width, pace in zip(WIDTHS, PACES, strict=True)]

@@ -1,0 +1,207 @@
+"""Losses on the logits of several teachers: worked numbers, invariants, and what the Distiller builds for them.
+
+The CA-MKD value comes from Rorozhl/CA-MKD, run in float64 on the same waves.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from kd_mm.losses import KDLoss, Loss, LossContext, MultiTeacherKDLoss
+from kd_mm.losses.functional import confidence_weights
+from kd_mm.losses.multi_teacher_kd import WEIGHTS
+from kd_mm.losses.observation import Observation
+
+from ..distillers.conftest import batch, build, classifier, recipe
+from ..helpers.waves import wave
+
+STUDENT = wave(4, 6, pace=0.9, size=2.0)
+TEACHERS = {f"t{i}": wave(4, 6, pace=pace, size=3.0) for i, pace in enumerate((1.7, 1.1, 2.3), 1)}
+LABELS = torch.tensor([0, 5, 2, 3])
+TEAM = {
+    "big": {"config": classifier(14, width=16), "random_weights": True},
+    "small": {"config": classifier(8), "random_weights": True},
+}
+
+
+def value(loss: Loss, student: Tensor = STUDENT, teachers: dict[str, Tensor] = TEACHERS) -> Tensor:
+    team = {name: Observation(logits=logits) for name, logits in teachers.items()}
+    return loss(Observation(logits=student, targets=LABELS), Observation(team=team))
+
+
+def weights(divergences: list[float], rule: str = "softmax", **options: Any) -> Tensor:
+    logits = [wave(1, 3, pace=pace) for pace in range(1, len(divergences) + 1)]
+    loss = MultiTeacherKDLoss(rule, **options)
+    return loss.instruction_weights(torch.tensor(divergences)[:, None], logits[0], logits)[:, 0]
+
+
+def test_worked_weights() -> None:
+    soft = weights([0.2, 0.8])
+    assert float(soft[0]) == pytest.approx(0.645656, abs=1e-6)
+    assert float((soft * torch.tensor([0.2, 0.8])).sum()) == pytest.approx(0.412606, abs=1e-6)
+    assert float(weights([0.2, 0.8], "inverse")[0]) == pytest.approx(0.8, abs=1e-6)
+    assert float(weights([0.2, 0.8], kappa=0.01)[0]) == pytest.approx(1.0, abs=1e-6)
+    assert weights([0.2, 0.8], "mean").tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("granularity", ["sample", "batch"])
+@pytest.mark.parametrize("rule", WEIGHTS)
+def test_weights_are_shares_and_do_not_depend_on_the_order_of_teachers(rule: str, granularity: str) -> None:
+    loss, teachers = MultiTeacherKDLoss(rule, granularity=granularity), list(TEACHERS.values())
+    if rule == "ca_mkd":
+        found = confidence_weights(teachers, LABELS, average=granularity == "batch")
+    else:
+        found = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, teachers)
+    assert found.shape == (3, 4)
+    assert (found >= 0).all()
+    torch.testing.assert_close(found.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
+    assert granularity == "sample" or torch.equal(found, found[:, :1].expand(3, 4))
+    reordered = dict(reversed(TEACHERS.items()))
+    assert float(value(loss)) == pytest.approx(float(value(loss, teachers=reordered)), abs=1e-12)
+
+
+def test_confidence_weights_prefer_the_teacher_that_is_right() -> None:
+    teachers = list(TEACHERS.values())
+    weights = confidence_weights(teachers, LABELS)
+    errors = torch.stack([F.cross_entropy(z, LABELS, reduction="none") for z in teachers])
+    assert torch.equal(weights.argmax(dim=0), errors.argmin(dim=0))
+    torch.testing.assert_close(confidence_weights(teachers, F.one_hot(LABELS, 6).double()), weights)
+    with pytest.raises(ValueError, match="one label for each row of logits"):
+        confidence_weights(teachers, None)
+
+
+def test_mean_is_the_mean_of_kd() -> None:
+    alone = [KDLoss()(Observation(logits=STUDENT), Observation(logits=teacher)) for teacher in TEACHERS.values()]
+    assert float(value(MultiTeacherKDLoss())) == pytest.approx(float(torch.stack(alone).mean()), abs=1e-12)
+
+
+def test_ca_mkd_agrees_with_public_code_except_for_its_second_division() -> None:
+    assert float(value(MultiTeacherKDLoss("ca_mkd"))) / 3 == pytest.approx(0.9970391236956572, abs=1e-9)
+
+
+def test_softmax_by_plain_arithmetic() -> None:
+    p = {name: (logits / 4).softmax(dim=1) for name, logits in TEACHERS.items()}
+    q = (STUDENT / 4).softmax(dim=1)
+    total = 0.0
+    for b in range(4):
+        k = [float((p[name][b] * (p[name][b] / q[b]).log()).sum()) for name in TEACHERS]
+        closeness = [math.exp(-value) for value in k]
+        total += 16 / 4 * sum(w * value for w, value in zip(closeness, k, strict=True)) / sum(closeness)
+    assert float(value(MultiTeacherKDLoss("softmax"))) == pytest.approx(total, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in WEIGHTS if rule != "ca_mkd"])
+def test_one_teacher_is_kd_and_equal_logits_cost_nothing(rule: str) -> None:
+    loss, expected = MultiTeacherKDLoss(rule), KDLoss()(Observation(logits=STUDENT), Observation(logits=TEACHERS["t1"]))
+    assert float(value(loss, teachers={"t1": TEACHERS["t1"]})) == pytest.approx(float(expected), abs=1e-12)
+    assert float(value(loss, teachers=dict.fromkeys(TEACHERS, STUDENT))) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_gradient_with_constant_weights() -> None:
+    student = STUDENT.clone().requires_grad_()
+    value(MultiTeacherKDLoss("softmax", temperature=2.0), student).backward()
+    q, p = (STUDENT / 2).softmax(1), {name: (z / 2).softmax(1) for name, z in TEACHERS.items()}
+    k = torch.stack([(one * (one / q).log()).sum(1) for one in p.values()])
+    w = (-k).softmax(0)
+    expected = 2.0 / 4 * sum(w[m][:, None] * (q - one) for m, one in enumerate(p.values()))
+    torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rule", WEIGHTS)
+def test_gradcheck_with_weights_that_are_not_constant(rule: str) -> None:
+    loss = MultiTeacherKDLoss(rule, detach=False)
+    assert gradcheck(lambda z: value(loss, z), STUDENT.clone().requires_grad_())
+    assert gradcheck(lambda z: value(MultiTeacherKDLoss(standardize=True), z), STUDENT.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("rule", WEIGHTS)
+def test_extreme_logits_in_half_precision(rule: str) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        student = (5e3 * STUDENT).to(dtype).requires_grad_()
+        teachers = {name: (3e3 * logits).to(dtype) for name, logits in TEACHERS.items()}
+        found = value(MultiTeacherKDLoss(rule, detach=False), student, teachers)
+        found.backward()
+        assert torch.isfinite(found)
+        assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "near"}, "weights='near' is unknown; choose one of 'mean'"),
+        ({"kappa": 0}, "kappa=0 must be above 0"),
+    ],
+)
+def test_wrong_options(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiTeacherKDLoss(**options)
+
+
+# -- in a Distiller ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["multi_kd", "ca_mkd"])
+def test_recipe_reads_every_teacher_once(name: str) -> None:
+    model = build(teacher=TEAM, recipe=recipe(name))
+    assert set(model.teachers) == {"big", "small"}
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert {"kd.big", "kd.small", "loss_kd"} <= set(out)
+    torch.testing.assert_close(out["kd"], out["kd.big"] + out["kd.small"])
+    out["loss_kd"].backward()
+    assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
+
+
+def test_transforms_serve_it() -> None:
+    model = build(teacher=TEAM, recipe={**recipe("ca_mkd"), "transform": {"type": "kd_mm.LearningSimplifier"}})
+    assert set(model.distill["transform"]) == {"big", "small"}
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    plain = build(teacher=TEAM, recipe=recipe("ca_mkd"))
+    torch.testing.assert_close(out["kd"], plain(**plain.data_preprocessor(batch(), True), mode="loss")["kd"])
+    out["loss_kd"].backward()
+    assert all(p.grad is not None for p in model.distill["transform"].parameters())
+
+
+@MODELS.register_module()
+class TeamFeatureLoss(Loss):
+    """Mean distance of the connected maps to every teacher's."""
+
+    requires: ClassVar = frozenset({"student.adapted", "teacher.features"})
+    all_teachers = True
+
+    def setup(self, context: LossContext) -> None:
+        assert set(context.pairs_by_teacher) == set(self.team)
+
+    def terms(self, student: Observation, teacher: Any) -> dict[str, Tensor]:
+        return {
+            f"{name}{i}": (student.team[name].adapted[i].mean((2, 3)) - theirs.features[i].mean((2, 3))).square().mean()
+            for name, theirs in teacher.team.items()
+            for i in self.stage_numbers(max(theirs.features))
+        }
+
+
+def test_features_come_with_a_connector_for_each_teacher() -> None:
+    losses = {"team": {"type": "TeamFeatureLoss"}, "scd": {"type": "kd_mm.StageChannelLoss", "teacher": "big"}}
+    model = build(teacher=TEAM, recipe={"losses": losses})
+    assert set(model.distill["connectors"]) == {"big", "small"}
+    out = model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert {"team.big1", "team.big3", "team.small1", "team.small3"} <= set(out)
+    for i in (1, 2, 3):
+        torch.testing.assert_close(out[f"team.big{i}"], out[f"scd.stage{i}"])
+
+
+def test_wrong_teachers_are_told() -> None:
+    with pytest.raises(ValueError, match="weights='ca_mkd' compares teachers, and there is one"):
+        build(recipe=recipe("ca_mkd"))
+    assert set(build(recipe=recipe("multi_kd")).teachers) == {"teacher"}
+    with pytest.raises(ValueError, match=r"loss 'kd' reads all teachers \(big, small\); leave teacher='big' out"):
+        build(teacher=TEAM, recipe=recipe("ca_mkd", **{"losses.kd.teacher": "big"}))
+    with pytest.raises(ValueError, match="the config has none"):
+        build(teacher=None, recipe=recipe("multi_kd"))
