@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 import kd_mm  # noqa: F401 - makes kd_mm:: known
 from kd_mm.apis.environment import in_range
 
+from .helpers.tools import environment
 from .reading import each_base_once
-from .tools import environment
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -1,31 +1,8 @@
-"""Rename a public checkpoint so that a plain config of kd_mm loads it.
+"""Rename a public checkpoint so that a plain config of kd_mm loads it."""
 
-Example:
-    python tools/convert_checkpoint.py ckpt_epoch_240.pth configs/classification/cifar100/resnet56_b64_cifar100.py \
-        checkpoints/cifar100/resnet56.pth
-"""
+import sys
 
-import argparse
-
-from kd_mm.apis.cli import ClearErrors, add_traceback
-from kd_mm.apis.convert import convert_checkpoint
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("src", help="checkpoint of RepDistiller, of akamaster's CIFAR-10 ResNets, or of an OSNet")
-    parser.add_argument("config", help="plain config of the same network")
-    parser.add_argument("dst", help="file to write")
-    add_traceback(parser)
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> None:
-    meta = convert_checkpoint(args.src, args.config, args.dst)
-    print(f"{meta['source']} ({meta['network']}) -> {args.dst}")
-
+from kd_mm.cli.convert_checkpoint import main
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    with ClearErrors(arguments.traceback):
-        main(arguments)
+    sys.exit(main())

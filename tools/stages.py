@@ -1,40 +1,8 @@
-"""Print the stages of a config's networks, and which student stage learns from which teacher stage.
+"""Print the stages of a config's networks, and which student stage learns from which teacher stage."""
 
-Networks get random weights: no checkpoint is needed.
+import sys
 
-Example:
-    python tools/stages.py mmpretrain::resnet/resnet18_8xb32_in1k.py
-    python tools/stages.py CONFIG --input-size 128 128 --all
-"""
-
-import argparse
-
-import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.stages import module_sections, stage_sections
-from kd_mm.utils.config import load_config
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="distillation config or plain config: a file, or package::path")
-    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels (default: from the config)")
-    parser.add_argument("--all", action="store_true", help="list every module that can be tapped, with its output")
-    add_common(parser)
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> None:
-    config = load_config(args.config)
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
-    size = tuple(args.input_size) if args.input_size else None
-    sections = module_sections(config, size) if args.all else stage_sections(config, size)
-    for number, section in enumerate(sections):
-        print(("\n" if number else "") + section, flush=True)
-
+from kd_mm.cli.stages import main
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    with ClearErrors(arguments.traceback):
-        main(arguments)
+    sys.exit(main())

@@ -1,52 +1,8 @@
 """Evaluate a checkpoint: any one of a run, with the distillation config or the student's plain config."""
 
-import argparse
+import sys
 
-import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.evaluate import evaluate
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--work-dir", help="folder for logs (default work_dirs/<config>)")
-    parser.add_argument(
-        "--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl"
-    )
-    parser.add_argument(
-        "--tta", action="store_true", help="test-time augmentation, where the config or upstream has it"
-    )
-    parser.add_argument("--amp", action="store_true", help="predict under bfloat16 autocast")
-    parser.add_argument(
-        "--show-dir",
-        metavar="DIR",
-        help="draw what a detector finds, beside the ground truth and a distillation's teachers, into this folder",
-    )
-    parser.add_argument("--show-num", type=int, default=20, metavar="N", help="images to draw (default 20)")
-    parser.add_argument(
-        "--show-score", type=float, default=0.3, metavar="S", help="draw detections from this score on (default 0.3)"
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    add_common(parser)
-    return parser.parse_args()
-
+from kd_mm.cli.test import main
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    with ClearErrors(arguments.traceback):
-        evaluate(
-            arguments.config,
-            arguments.checkpoint,
-            options=arguments.cfg_options,
-            work_dir=arguments.work_dir,
-            out=arguments.out,
-            tta=arguments.tta,
-            amp=arguments.amp,
-            launcher=arguments.launcher,
-            show_dir=arguments.show_dir,
-            show_num=arguments.show_num,
-            show_score=arguments.show_score,
-        )
+    sys.exit(main())

@@ -1,80 +1,8 @@
 """Train a config: a plain one, a distillation, or a plain one turned into a distillation (--distiller)."""
 
-import argparse
-from pathlib import Path
+import sys
 
-import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.cli import ClearErrors, add_common
-from kd_mm.apis.compose import KINDS, check_overrides, compose, is_taught, recipe_names
-from kd_mm.apis.explain import explaining
-from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
-from kd_mm.apis.tidy import as_before
-from kd_mm.datasets.identity_sampler import check_identity_batches
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default work_dirs/<config>)")
-    parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from the last checkpoint")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on old GPUs")
-    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
-    parser.add_argument("--no-validate", action="store_true", help="train without validation")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--distiller",
-        metavar="RECIPE",
-        help=f"distil this plain config: {', '.join(recipe_names(*KINDS))} (one that makes no sense for the model says "
-        "what to take instead); "
-        "names joined by + make one recipe (mtkd_ssr+student_friendly); "
-        "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
-        "model.student, the recipe under model.recipe",
-    )
-    parser.add_argument(
-        "--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher's config, or several"
-    )
-    parser.add_argument(
-        "--teacher-checkpoint", nargs="+", metavar="PTH", help="with --distiller: the teacher's weights, or theirs"
-    )
-    add_common(parser)
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> None:
-    set_threads()
-    if not args.distiller and (args.teacher or args.teacher_checkpoint):
-        raise ValueError(f"--teacher and --teacher-checkpoint go with --distiller RECIPE ({', '.join(recipe_names())})")
-    config = read_config(args.config, work_dir=args.work_dir)
-    if args.distiller:
-        if args.work_dir is None:  # never among the checkpoints of the plain run
-            config.work_dir = str(Path("work_dirs") / f"{args.distiller}_{Path(args.config.split('::')[-1]).stem}")
-        plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
-        check_overrides(plain, args.cfg_options)
-    override(config, args.cfg_options)
-    if args.distiller and args.teacher and not is_taught(config.model.recipe):
-        raise ValueError(
-            f"--distiller {args.distiller} learns from no teacher; drop --teacher and --teacher-checkpoint, or join a "
-            f"recipe that reads one (--distiller {args.distiller}+kd)"
-        )
-    if args.amp:
-        use_amp(config)
-    if args.auto_scale_lr:
-        if not config.get("auto_scale_lr"):
-            raise ValueError("--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)")
-        config.auto_scale_lr.enable = True
-    if args.no_validate:
-        config.val_cfg = config.val_dataloader = config.val_evaluator = None
-    if args.resume is not None:
-        config.resume = True
-        config.load_from = None if args.resume == "auto" else args.resume
-    check_identity_batches(config)
-    use_launcher(config, args.launcher)
-    with explaining(config), as_before(config.work_dir):
-        build_runner(config).train()
-
+from kd_mm.cli.train import main
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    with ClearErrors(arguments.traceback):
-        main(arguments)
+    sys.exit(main())

@@ -14,7 +14,7 @@ from kd_mm.apis.benchmark import benchmark, describe
 from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, summarize
 
 from ..distillers.conftest import classifier, recipe
-from ..tools import Tools
+from ..helpers.tools import Tools
 
 PARTS = ["student step", "teacher forward", "teacher observed", "distillation step"]
 TERMS = ["aux", "review", "scd", "srd"]

@@ -11,7 +11,7 @@ import pytest
 from kd_mm.apis.environment import DATA_SETS, examine, in_range
 from kd_mm.registry import DATASETS
 
-from ..tools import Tools, environment
+from ..helpers.tools import Tools, environment
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "check_env.py"

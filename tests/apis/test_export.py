@@ -21,7 +21,7 @@ from kd_mm.apis.onnx_export import export_onnx
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import read_checkpoint
 
-from ..tools import Tools, environment
+from ..helpers.tools import Tools, environment
 
 ROOT = Path(__file__).parents[2]
 UPSTREAM_TOOLS = Path(mmpretrain.__file__).parent / ".mim" / "tools"

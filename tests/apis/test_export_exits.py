@@ -15,7 +15,7 @@ from PIL import Image
 from kd_mm.apis.export_exits import export_exits
 from kd_mm.models import combine_exits
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 from .test_export import CLASSES, DISTILLED, PLAIN, ROOT, Run, build
 
 MSKD = DISTILLED.replace("mtkd_ssr", "mskd")

@@ -16,7 +16,7 @@ from kd_mm.apis.ranking import find_images, picked
 from kd_mm.apis.ranking_pictures import write_ranking
 from kd_mm.apis.run import read_config
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 
 PLAIN = """
 custom_imports = dict(imports=["kd_mm"])

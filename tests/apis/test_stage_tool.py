@@ -8,7 +8,7 @@ from mmengine.config import Config
 from kd_mm.apis.stages import config_input_size, module_sections, stage_sections
 from kd_mm.utils.config import load_config
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 
 ROOT = Path(__file__).parents[2]
 CIFAR = "classification/cifar100"

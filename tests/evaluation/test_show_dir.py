@@ -16,7 +16,7 @@ from torch import nn
 from kd_mm.apis.evaluate import _add_detection_metric, _pictures, evaluate
 from kd_mm.apis.run import read_config
 
-from ..tools import Ended, Tools
+from ..helpers.tools import Ended, Tools
 
 PLAIN = """
 _base_ = ["mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py"]

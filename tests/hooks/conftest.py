@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 
 
 class TrainingServer:

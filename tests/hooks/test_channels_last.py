@@ -14,7 +14,7 @@ from torch import nn
 
 from kd_mm.hooks import ChannelsLastHook
 
-from ..tools import KILLED
+from ..helpers.tools import KILLED
 from .conftest import differences
 
 HOOK = {"hooks": [{"type": "kd_mm.ChannelsLastHook"}]}

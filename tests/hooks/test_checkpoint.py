@@ -10,7 +10,7 @@ from mmengine.fileio import get_file_backend
 
 from kd_mm.engine.atomic_files import ATOMIC_BACKEND, remove_leftovers, replace_file
 
-from ..tools import KILLED
+from ..helpers.tools import KILLED
 from .conftest import differences, same_iterations
 
 #: With this seed the second epoch is better than the first.

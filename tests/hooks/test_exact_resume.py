@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ..tools import KILLED
+from ..helpers.tools import KILLED
 from .conftest import differences, final, same_iterations
 
 BEST = {"save_best": "auto"}

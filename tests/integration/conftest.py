@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 from .world import World
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 from .world import World
 
 METRIC = "accuracy/top1"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from ..tools import Tools, environment
+from ..helpers.tools import Tools, environment
 from .conftest import differences, weights
 from .world import ROOT, World
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ..datasets.market_folder import MarketFolder
-from ..tools import Ended, Tools
+from ..helpers.tools import Ended, Tools
 from .test_own_voc_folder import Own
 from .test_reid import PLAIN as REID
 from .world import World

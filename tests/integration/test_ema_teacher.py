@@ -10,7 +10,7 @@ import torch
 
 from tests.devices import DEVICES, PAIRS
 
-from ..tools import KILLED, Tools
+from ..helpers.tools import KILLED, Tools
 from .conftest import differences, weights
 from .test_zero_weights import RANDOM
 from .world import World

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..tools import KILLED, Tools
+from ..helpers.tools import KILLED, Tools
 from .conftest import differences
 from .test_zero_weights import RANDOM
 from .world import World

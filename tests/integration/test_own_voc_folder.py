@@ -11,7 +11,7 @@ import pytest
 
 from tests.datasets.voc_folder import COLORS, VOCFolder, draw_shapes
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 from .conftest import weights
 from .world import ROOT
 

@@ -10,8 +10,8 @@ import torch
 from tests.devices import PAIRS
 
 from ..datasets.market_folder import MarketFolder
+from ..helpers.tools import KILLED, Tools
 from ..test_configs import CONFIGS
-from ..tools import KILLED, Tools
 from .conftest import differences, weights
 
 PLAIN = """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..tools import Ended, Tools
+from ..helpers.tools import Ended, Tools
 from .conftest import differences, weights
 from .world import World
 

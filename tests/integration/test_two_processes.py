@@ -11,7 +11,7 @@ import torch
 
 from tests.devices import PAIRS
 
-from ..tools import KILLED, Tools, free_port, torchrun
+from ..helpers.tools import KILLED, Tools, free_port, torchrun
 from .conftest import differences
 from .test_train_and_evaluate import accuracy
 from .world import World

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..tools import Ended, Tools
+from ..helpers.tools import Ended, Tools
 from .conftest import weights
 from .world import World, draw_images
 

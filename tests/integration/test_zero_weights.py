@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 from .conftest import differences
 from .world import World
 

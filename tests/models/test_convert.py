@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from kd_mm.apis.convert import convert_checkpoint
 
-from ..tools import Tools
+from ..helpers.tools import Tools
 
 ROOT = Path(__file__).parents[2]
 OSNET = ROOT / "configs" / "_base_" / "models" / "osnet.py"

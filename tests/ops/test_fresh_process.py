@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..tools import ROOT, Tools, environment
+from ..helpers.tools import ROOT, Tools, environment
 
 #: A compiled module is there, a detector's head was imported before, and transformers is newer than mmpretrain knows.
 CODE = """

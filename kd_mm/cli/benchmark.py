@@ -1,0 +1,58 @@
+"""Time a distillation config beside its floor: the plain student's step and the teacher's forward, round by round."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd_mm.cli.options import add_common, run
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="distillation config; no checkpoint and no data are read")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--amp", action="store_true", help="mixed precision, as tools/train.py --amp")
+    parser.add_argument("--channels-last", action="store_true", help="channels_last memory format for every part")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the config's)")
+    parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the Distiller's)")
+    parser.add_argument(
+        "--rounds", "--steps", dest="steps", type=int, default=30, metavar="N", help="measured rounds (default 30)"
+    )
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="rounds before these (default 5)")
+    parser.add_argument("--clock", choices=["auto", "wall", "cpu"], default="auto", help="auto: CPU time on one thread")
+    parser.add_argument("--no-terms", action="store_true", help="do not time the step without each loss")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="JSON to FILE, or instead of the table")
+    add_common(parser)
+    return parser.parse_args(argv)
+
+
+def time_step(args: argparse.Namespace) -> None:
+    from kd_mm.apis.benchmark import benchmark, describe
+    from kd_mm.apis.run import read_config
+
+    result = benchmark(
+        read_config(args.config, args.cfg_options),
+        device=args.device,
+        amp=args.amp,
+        batch_size=args.batch_size,
+        input_size=args.input_size,
+        steps=args.steps,
+        warmup=args.warmup,
+        terms=not args.no_terms,
+        channels_last=args.channels_last,
+        clock=args.clock,
+    )
+    if args.json:
+        text = json.dumps({"config": args.config, **result}, indent=2) + "\n"
+        sys.stdout.write(text) if args.json == "-" else Path(args.json).write_text(text)
+    if args.json != "-":
+        sys.stdout.write(describe(result) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    return run(time_step, parse_args(argv))

@@ -1,0 +1,102 @@
+"""Train and test configs under the same seeds and print one table: mean and spread, last epoch first.
+
+Examples:
+    python tools/compare.py STUDENT.py KD.py MTKD-SSR.py --seeds 0,1,2 --jobs 2 --work-dir work_dirs/comparison
+    python tools/compare.py STUDENT.py --distillers kd,dkd,mtkd_ssr --teacher TEACHER.py --teacher-checkpoint T.pth
+    python tools/compare.py STUDENT.py --distillers mtkd_ssr --ablate scd,srd,review --teacher ... (alone, in pairs)
+    python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
+
+A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd_mm.cli.options import Overrides, add_common, run
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", help="config files, or package::path; each is a row")
+    parser.add_argument(
+        "--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config"
+    )
+    parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="of --distillers: its config, or several")
+    parser.add_argument(
+        "--teacher-checkpoint", nargs="+", metavar="PTH", help="of --distillers: its weights, or theirs"
+    )
+    parser.add_argument(
+        "--ablate",
+        type=_words,
+        default=[],
+        metavar="LOSS,LOSS",
+        help="losses of the recipes: further rows with each of them alone and in pairs, other losses as they are",
+    )
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        action=Overrides,
+        metavar="KEY=A,B",
+        help="config keys: further rows with each of these values, everything else as it is",
+    )
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
+    parser.add_argument("--seeds", type=_seeds, nargs="+", default=[[0, 1, 2]], metavar="N", help="default: 0,1,2")
+    parser.add_argument(
+        "--metric",
+        nargs="+",
+        default=["accuracy/top1"],
+        help="columns of the table, larger is better; the first chooses the best epoch (default: accuracy/top1; "
+        "detection has voc07/mAP, voc12/mAP and coco/mAP)",
+    )
+    parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side, one thread each (default 1)")
+    add_common(parser)
+    return parser.parse_args(argv)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    words = _words(text)
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, 0 or more, e.g. 0,1,2")
+    return [int(word) for word in words]
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, 1 or more")
+    return int(text)
+
+
+def train_and_compare(args: argparse.Namespace) -> None:
+    from kd_mm.apis.compare import compare
+    from kd_mm.apis.rows import read_rows
+
+    rows = read_rows(
+        args.configs,
+        args.distillers,
+        args.teacher,
+        args.teacher_checkpoint,
+        args.ablate,
+        args.cfg_options,
+        args.vary,
+    )
+    table = compare(
+        rows,
+        args.work_dir,
+        [seed for seeds in args.seeds for seed in seeds],
+        args.metric,
+        args.jobs,
+        lambda line: print(line, flush=True),
+    )
+    print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    return run(train_and_compare, parse_args(argv))

@@ -1,0 +1,34 @@
+"""Rename a public checkpoint so that a plain config of kd_mm loads it.
+
+Example:
+    python tools/convert_checkpoint.py ckpt_epoch_240.pth configs/classification/cifar100/resnet56_b64_cifar100.py \
+        checkpoints/cifar100/resnet56.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from kd_mm.cli.options import add_traceback, run
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("src", help="checkpoint of RepDistiller, of akamaster's CIFAR-10 ResNets, or of an OSNet")
+    parser.add_argument("config", help="plain config of the same network")
+    parser.add_argument("dst", help="file to write")
+    add_traceback(parser)
+    return parser.parse_args(argv)
+
+
+def convert(args: argparse.Namespace) -> None:
+    from kd_mm.apis.convert import convert_checkpoint
+
+    meta = convert_checkpoint(args.src, args.config, args.dst)
+    print(f"{meta['source']} ({meta['network']}) -> {args.dst}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    return run(convert, parse_args(argv))

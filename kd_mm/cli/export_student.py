@@ -1,0 +1,83 @@
+"""Write the student of a run as a plain checkpoint, with its plain config beside it.
+
+Example:
+    python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --onnx
+
+With --exits the student with the exits that it was trained with is written as well, as a classifier of its own that
+predicts with their ensemble:
+    python tools/export_student.py CONFIG work_dirs/run/epoch_240.pth student.pth --exits
+    python tools/test.py student_exits.py student_exits.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kd_mm.cli.options import add_common, run
+
+if TYPE_CHECKING:
+    from kd_mm.apis.export_exits import ExportedExits
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="distillation config or plain config: a file, or package::path")
+    parser.add_argument("checkpoint", help="any checkpoint of a run")
+    parser.add_argument("out", help="checkpoint to write (.pth); the config is written beside it as .py")
+    parser.add_argument("--onnx", nargs="?", const="", metavar="FILE", help="write ONNX, too (default: beside, .onnx)")
+    parser.add_argument(
+        "--exits",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write the multi-exit classifier, too: checkpoint and config (default: beside, OUT_exits.pth)",
+    )
+    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX and for costs")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="--ema insists on averaged weights, --no-ema takes the raw ones of a run with an EMA hook "
+        "(default: what the checkpoint stores for evaluation, which is the average where there was a hook)",
+    )
+    parser.add_argument(
+        "--teacher", metavar="NAME", help="in place of the student its average, e.g. ema after --distiller ema_teacher"
+    )
+    add_common(parser)
+    return parser.parse_args(argv)
+
+
+def export(args: argparse.Namespace) -> None:
+    from kd_mm.apis.export import export_student
+    from kd_mm.apis.export_exits import export_exits
+    from kd_mm.apis.onnx_export import ONNX_BATCHES, ONNX_TOLERANCE
+
+    onnx = None if args.onnx is None else args.onnx or str(Path(args.out).with_suffix(".onnx"))
+    size = tuple(args.input_size) if args.input_size else None
+    done = export_student(args.config, args.checkpoint, args.out, args.cfg_options, args.ema, onnx, size, args.teacher)
+    print(f"{done.checkpoint}: {done.tensors} tensors ({done.weights} weights)")
+    print(f"{done.config}: the plain config")
+    if done.onnx is not None:
+        batches = " and ".join(map(str, ONNX_BATCHES))
+        print(
+            f"{done.onnx}: agrees with torch to {done.onnx_difference:.1e} of the largest output "
+            f"(limit {ONNX_TOLERANCE:g}) for batches of {batches}"
+        )
+    if args.exits is not None:
+        out = Path(args.exits) if args.exits else Path(args.out).with_stem(f"{Path(args.out).stem}_exits")
+        print_exits(export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size))
+
+
+def print_exits(done: ExportedExits) -> None:
+    print(f"{done.checkpoint}: {done.tensors} tensors, the student and its exits")
+    print(f"{done.config}: its config; set model.ensemble, model.weights and model.depth there")
+    print(f"at {done.input_size[0]}x{done.input_size[1]} pixels")
+    for name, (parameters, macs) in (("student alone", done.student), ("all exits", done.ensemble)):
+        print(f"  {name:<15}{parameters:>15,} parameters {macs:>17,} multiply-adds")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    return run(export, parse_args(argv))

@@ -1,0 +1,58 @@
+"""The console command ``kd-mm``: each tool is a subcommand."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Module of :mod:`kd_mm.cli` by subcommand.
+COMMANDS = {
+    "train": "train",
+    "test": "test",
+    "compare": "compare",
+    "export": "export_student",
+    "convert": "convert_checkpoint",
+    "stages": "stages",
+    "retrieval": "visualize_ranking",
+    "benchmark": "benchmark",
+    "quickstart": "quickstart",
+    "doctor": "check_env",
+}
+
+
+def usage() -> str:
+    """Return the list of subcommands, each with the first line of its module's docstring."""
+    lines = ["usage: kd-mm COMMAND [arguments]     (kd-mm COMMAND --help shows its arguments)", ""]
+    for command, name in COMMANDS.items():
+        about = (importlib.import_module(f"kd_mm.cli.{name}").__doc__ or "").splitlines()[0]
+        lines.append(f"  {command:<12}{about}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: Subcommand and its arguments (default: those of the process).
+
+    Returns:
+        The exit status.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
+        print(f"error: no command {words[0]!r}, {hint}", file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(f"kd_mm.cli.{COMMANDS[words[0]]}").main(words[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Print the stages of a config's networks, and which student stage learns from which teacher stage.
+
+Networks get random weights: no checkpoint is needed.
+
+Example:
+    python tools/stages.py mmpretrain::resnet/resnet18_8xb32_in1k.py
+    python tools/stages.py CONFIG --input-size 128 128 --all
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from kd_mm.cli.options import add_common, run
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="distillation config or plain config: a file, or package::path")
+    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels (default: from the config)")
+    parser.add_argument("--all", action="store_true", help="list every module that can be tapped, with its output")
+    add_common(parser)
+    return parser.parse_args(argv)
+
+
+def show_stages(args: argparse.Namespace) -> None:
+    from kd_mm.apis.stages import module_sections, stage_sections
+    from kd_mm.utils.config import load_config
+
+    config = load_config(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    size = tuple(args.input_size) if args.input_size else None
+    sections = module_sections(config, size) if args.all else stage_sections(config, size)
+    for number, section in enumerate(sections):
+        print(("\n" if number else "") + section, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    return run(show_stages, parse_args(argv))

@@ -1,0 +1,68 @@
+"""Faults for processes of their own: death before an iteration or in the middle of a file operation, a full disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmengine.runner import EpochBasedTrainLoop
+
+
+def die() -> None:
+    """End this process as a crash does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(kill: Mapping[str, Any]) -> None:
+    """Die for real before a training iteration, or inside a file operation.
+
+    Args:
+        kill: ``iteration``; or ``call`` of the module os, part of the target's ``name``, and at the ``nth`` time.
+    """
+    if "iteration" in kill:
+        _before_iteration(kill["iteration"])
+    else:
+        _in_file_operation(kill["call"], kill["name"], kill.get("nth", 1))
+
+
+def _before_iteration(iteration: int) -> None:
+    run_iter = EpochBasedTrainLoop.run_iter
+
+    def deadly(loop: EpochBasedTrainLoop, *args: object) -> None:
+        if loop.iter == iteration:
+            die()
+        run_iter(loop, *args)
+
+    EpochBasedTrainLoop.run_iter = deadly
+
+
+def _in_file_operation(call: str, name: str, nth: int) -> None:
+    original: Callable[..., Any] = getattr(os, call)
+    left = [nth]
+
+    def deadly(*args: Any) -> Any:
+        by_handle = call == "fsync"
+        names = [os.readlink(f"/proc/self/fd/{args[0]}")] if by_handle else [str(each) for each in args]
+        if any(name in os.path.basename(each) for each in names) and not os.path.isdir(names[0]):
+            left[0] -= 1
+            if left[0] == 0:
+                if by_handle:
+                    os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+                die()
+        return original(*args)
+
+    setattr(os, call, deadly)
+
+
+def fill_disk(name: str) -> None:
+    """Let the disk be full for every file whose name holds ``name``."""
+    original = os.fsync
+
+    def full(handle: int) -> None:
+        if name in os.path.basename(os.readlink(f"/proc/self/fd/{handle}")):
+            raise OSError(28, "No space left on device")
+        original(handle)
+
+    os.fsync = full
