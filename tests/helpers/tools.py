@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope, init_default_scope
-from mmengine.visualization import Visualizer
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.utils import ManagerMixin
 
 from . import faults
 
@@ -45,10 +46,16 @@ class Ended:
     err: str
 
 
+def _subclasses(parent: type) -> Iterator[Any]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
 @contextlib.contextmanager
 def isolated(cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
     """Run the engine as in a new process: what it keeps for the life of a process starts empty and is put back."""
-    managers = (MMLogger, MessageHub, Visualizer, DefaultScope)
+    managers = list(_subclasses(ManagerMixin))
     kept = [dict(manager._instance_dict) for manager in managers]  # as mmengine.testing.RunnerTestCase does
     threads, variables, path, folder = torch.get_num_threads(), dict(os.environ), list(sys.path), Path.cwd()
     deterministic, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
@@ -61,12 +68,12 @@ def isolated(cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        for manager, instances in zip(managers, kept, strict=True):
-            if manager is MMLogger:
-                for logger in manager._instance_dict.values():
-                    for handler in logger.handlers:
-                        handler.close()
+        for logger in MMLogger._instance_dict.values():
+            for handler in logger.handlers:
+                handler.close()
+        for manager in _subclasses(ManagerMixin):
             manager._instance_dict.clear()
+        for manager, instances in zip(managers, kept, strict=True):
             manager._instance_dict.update(instances)
         logging.captureWarnings(False)
         os.chdir(folder)
@@ -86,7 +93,8 @@ def isolated(cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
 def call(tool: str, arguments: list[str]) -> int:
     """Return the exit status of a tool's ``main``, with its traceback on standard error where it raises."""
     try:
-        return int(importlib.import_module(f"kd_mm.cli.{tool}").main(arguments))
+        with mock.patch.object(sys, "argv", [tool, *arguments]):
+            return int(importlib.import_module(f"kd_mm.cli.{tool}").main(arguments))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception:

@@ -1,7 +1,8 @@
-"""The training server, and what tests ask of a run that was killed and resumed."""
+"""Trainings in processes of their own, and what tests ask of a run that was killed and resumed."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,24 @@ from typing import Any
 import pytest
 import torch
 
-from ..helpers.tools import Tools
+from ..helpers.tools import forked
+from . import training
 
 
 class TrainingServer:
     """Runs ``training.py``, on the CPU, where hooks promise what they promise bit by bit."""
 
-    def __init__(self, tools: Tools) -> None:
-        self.tools = tools
+    def __init__(self, logs: Path) -> None:
+        self.logs, self.numbers = logs, itertools.count()
 
     def run(self, work_dir: Path, **job: Any) -> int:
         """Train; the exit status, negative for a signal."""
         work_dir.mkdir(parents=True, exist_ok=True)
-        asked = json.dumps({"work_dir": str(work_dir), **job})
-        return self.tools.run(Path(__file__).with_name("training"), asked, ranks=job.get("world_size", 1)).status
+        logs = self.logs / str(next(self.numbers))
+        logs.mkdir()
+        asked = {"work_dir": str(work_dir), **job}
+        hidden = {"CUDA_VISIBLE_DEVICES": ""}
+        return forked(training.main, asked, logs=logs, env=hidden, ranks=job.get("world_size", 1)).status
 
     def finish(self, work_dir: Path, **job: Any) -> dict:
         """Train to the end; the final state."""
@@ -32,8 +37,8 @@ class TrainingServer:
 
 
 @pytest.fixture(scope="session")
-def server(cpu_tools: Tools) -> TrainingServer:
-    return TrainingServer(cpu_tools)
+def server(tmp_path_factory: pytest.TempPathFactory) -> TrainingServer:
+    return TrainingServer(tmp_path_factory.mktemp("trainings"))
 
 
 def final(work_dir: Path, rank: int = 0) -> dict:

@@ -1,4 +1,4 @@
-"""Trains a tiny classifier that can be killed, as a tool of the tool server: its one argument is a job in JSON."""
+"""Trains a tiny classifier that can be killed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,9 +246,9 @@ def join_group(job: dict) -> None:
     runner_module.init_dist = init
 
 
-if __name__ == "__main__":
+def main(asked: dict) -> None:
+    """Do a job in this process, which is its own."""
     os.setpgid(0, 0)  # a job that is killed takes its data workers along
-    asked = json.loads(sys.argv[1])
     log = os.open(str(Path(asked["work_dir"]) / "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)

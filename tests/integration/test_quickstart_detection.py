@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -13,13 +14,19 @@ from kd_mm.quickstart.run import run_config
 
 ROWS = ["teacher", "student alone", "student, KD", "student, MTKD-SSR"]
 METRICS = ["voc07/mAP", "voc12/mAP", "coco/mAP"]
-FEW = {"digit_scenes.COUNTS": {"train": 48, "val": 20, "test": 50}}
+FEW = {"train": 48, "val": 20, "test": 50}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes():
+    with mock.patch.dict("kd_mm.quickstart.digit_scenes.COUNTS", FEW):
+        yield
 
 
 @pytest.fixture(scope="module")
-def done(tools, tmp_path_factory):
+def done(tools, few_scenes, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("quickstart")
-    ended = tools.run("quickstart", "detection", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir, counts=FEW)
+    ended = tools.run("quickstart", "detection", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     return work_dir, ended
 
@@ -60,7 +67,7 @@ def test_the_checkpoint_is_one_of_the_plain_student(tools, done):
     run = work_dir / "runs" / "mtkd-ssr_teacher_student_scenes_seed0"
     out = work_dir / "again.json"
     plain = "kd_mm::quickstart/student_scenes.py"
-    tools.test(plain, run / "epoch_1.pth", "--out", out, "--work-dir", work_dir / "t", counts=FEW)
+    tools.test(plain, run / "epoch_1.pth", "--out", out, "--work-dir", work_dir / "t")
     cells = {cell["row"]: cell for cell in json.loads((work_dir / "results.json").read_text())}
     again = json.loads(out.read_text())
     assert [again[name] for name in METRICS] == pytest.approx([cells["student, MTKD-SSR"][name] for name in METRICS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -13,13 +14,15 @@ from kd_mm.quickstart.run import run_config
 
 ROWS = ["teacher", "student alone", "student, KD", "student, RKD", "student, MTKD-SSR"]
 METRICS = ["reid/mAP", "reid/mINP", "reid/Rank-1"]
-FEW = {"people.IDENTITIES": {"val": 8, "test": 16}}
+FEW = {"val": 8, "test": 16}
 
 
 @pytest.fixture(scope="module")
 def done(tools, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("quickstart")
-    ended = tools.run("quickstart", "reid", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir, counts=FEW)
+    call = ["quickstart", "reid", "--epochs", 1, "--seeds", 0, "--work-dir", work_dir]
+    with mock.patch.dict("kd_mm.quickstart.people.IDENTITIES", FEW):
+        ended = tools.run(*call)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     return work_dir, ended
 
