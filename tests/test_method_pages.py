@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_mm.apis.compose import KINDS, config_root, recipe_names
+from kd_mm.apis.recipes import TASK_MODELS, config_root, recipe_names
 from kd_mm.losses import __all__ as losses
 
 from .distillers.test_recipes_and_tasks import REFUSED
@@ -23,15 +23,15 @@ ROW = re.compile(
 ROWS = {name: (page, words) for name, _, *words, page in ROW.findall(INDEX)}
 
 
-@pytest.mark.parametrize("name", recipe_names(*KINDS))
+@pytest.mark.parametrize("name", recipe_names(*TASK_MODELS))
 def test_a_recipe_has_a_page(name: str) -> None:
     page, _ = ROWS[name]
-    folders = {f"_base_/recipes/{kind}{name}.py" for kind in ("", *(f"{kind}/" for kind in KINDS))}
+    folders = {f"_base_/recipes/{kind}{name}.py" for kind in ("", *(f"{kind}/" for kind in TASK_MODELS))}
     assert any(file in PAGES[page] for file in folders)
     assert f"`{name}`" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", recipe_names(*KINDS))
+@pytest.mark.parametrize("name", recipe_names(*TASK_MODELS))
 def test_the_index_says_what_each_task_has(name: str) -> None:
     words = dict(zip(("classification", "detection", "reid"), ROWS[name][1], strict=True))
     refused = {kind for kind, names in REFUSED.items() if name in names}
@@ -45,7 +45,7 @@ def test_the_index_says_what_each_task_has(name: str) -> None:
 
 def test_the_index_has_nothing_else() -> None:
     assert list(ROWS) == [name for name, *_ in ROW.findall(INDEX)]
-    assert set(ROWS) == set(recipe_names(*KINDS))
+    assert set(ROWS) == set(recipe_names(*TASK_MODELS))
     assert {page for page, _ in ROWS.values()} == set(PAGES)
     assert len(ROWS) + 2 == len([line for line in INDEX.splitlines() if line.startswith("|")])
 

@@ -1,25 +1,64 @@
-"""The rows of a comparison: configs as they are, plain configs under recipes, recipes with something changed."""
+"""The rows of a sweep: from a sweep file, or from configs, recipes and what is changed in them."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.compose import check_overrides, compose
 from kd_mm.apis.explain import unknown_option
+from kd_mm.apis.recipes import check_overrides, compose, is_distillation
 from kd_mm.apis.run import override, read_config
+from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import nearest
 
 #: Keys that only a distillation has.
-_OF_DISTILLER = ("model.recipe", "model.student", "model.teacher", "model.stages")
+_DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stages")
+#: Keys of a row in a sweep file.
+_ROW_KEYS = ("name", "config", "distiller", "teacher", "teacher_checkpoint", "teacher_row", "seeds", "cfg_options")
 
 
-def read_rows(
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        config: A plain config or a distillation, trained by epochs.
+        teacher_row: The row that trains the teacher; the last checkpoint of its first seed is taken.
+        seeds: Its own seeds, in place of the sweep's.
+    """
+
+    config: Config
+    teacher_row: str | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is trained and tested.
+
+    Attributes:
+        rows: By name.
+        seeds: Seeds of weights, data order and augmentation.
+        metrics: Test metrics, larger is better; the first one chooses the best validation epoch.
+    """
+
+    rows: Mapping[str, Row]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    metrics: tuple[str, ...] = ("accuracy/top1",)
+
+    def __post_init__(self) -> None:
+        for what, given in (("configs", list(self.rows)), ("seeds", self.seeds), ("metrics", self.metrics)):
+            if not given or len(set(given)) != len(given):
+                raise ValueError(f"give one or more {what}, each once; got {list(given)}")
+
+
+def read_sweep(
     configs: Sequence[str],
     distillers: Sequence[str] = (),
     teacher: Sequence[str] | None = None,
@@ -27,11 +66,17 @@ def read_rows(
     ablate: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     vary: Mapping[str, Any] | None = None,
-) -> dict[str, Config]:
-    """Return the config of each row by its name, in the order of the table.
+    seeds: Sequence[int] | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Sweep:
+    """Return the sweep over configs, or the one that a sweep file describes.
+
+    A sweep file is a Python config with ``rows``, a list of dicts, and optionally ``seeds``, ``metrics`` and
+    ``cfg_options``. A row has ``config`` and optionally ``name``, ``distiller``, ``teacher``, ``teacher_checkpoint``,
+    ``cfg_options``, ``seeds``, or ``teacher_row``, the name of the row that trains its teacher.
 
     Args:
-        configs: Paths; each is a row under its file's name.
+        configs: Paths; each config is a row under its file's name. Or the path of one sweep file.
         distillers: Recipes, each a further row for every config; names joined by ``+`` make one.
         teacher: Config of the teacher of ``distillers``, or several.
         checkpoint: Its weights, or theirs.
@@ -40,92 +85,152 @@ def read_rows(
         options: Overrides of config keys; those of a distillation are left out for plain configs.
         vary: A value or several by config key: for each row that has the part that holds the key a further row for each
             value, everything else as it is.
+        seeds: In place of the sweep file's, or 0, 1, 2.
+        metrics: In place of the sweep file's, or ``accuracy/top1``.
 
     Raises:
         ValueError: A config or a recipe twice, no such recipe, a loss to ablate that no recipe has, or a key to vary
-            that no row has or that its part does not take.
+            that no row has or that its part does not take; a row of a sweep file that is not understood.
     """
     twice = next((name for name in distillers if list(distillers).count(name) > 1), None)
     if twice:
         raise ValueError(f"--distillers: recipe {twice} is given twice")
     given = dict(options or {})
-    plain_options = {key: value for key, value in given.items() if not key.startswith(_OF_DISTILLER)}
-    rows: dict[str, Config] = {}
-    ablated = False
+    settings: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     for path in configs:
-        name = Path(path.split("::")[-1]).stem
-        if name in rows:
-            raise ValueError(f"compare: config {name} is given twice")
-        plain = read_config(path)
-        rows[name] = copy.deepcopy(plain)
-        override(rows[name], given if "recipe" in plain.model else plain_options)
-        for distiller in distillers:
-            config = compose(plain, distiller, teacher, checkpoint, given)
-            check_overrides(plain, given)
-            override(config, given)
-            label = f"{distiller}_{name}" if len(configs) > 1 else distiller
-            rows[label] = config
-            parts = _ablations(label, config, ablate)
-            ablated = ablated or bool(parts)
-            rows.update(parts)
-    if ablate and not ablated:
-        named = [loss for config in rows.values() for loss in _losses(config)]
-        missing = next((loss for loss in ablate if loss not in named), ablate[0])
-        raise ValueError(f"--ablate {missing}: no recipe of --distillers has this loss{nearest(missing, named)}")
-    return _varied(rows, vary or {})
+        file = load_config(path)
+        if "rows" in file:
+            if len(configs) > 1 or distillers or teacher or checkpoint or ablate:
+                raise ValueError(f"{path} is a sweep file: other configs, recipes and teachers belong into its rows")
+            settings = {key: tuple(file[key]) for key in ("seeds", "metrics") if key in file}
+            rows = _file_rows(path, file, given)
+        else:
+            added = _config_rows(path, distillers, teacher, checkpoint, ablate, given, len(configs) > 1)
+            again = next((name for name in added if name in rows), None)
+            if again:
+                raise ValueError(f"compare: config {again} is given twice")
+            rows |= added
+    if ablate and not any(loss in _losses(row.config) for row in rows.values() for loss in ablate):
+        known = [loss for row in rows.values() for loss in _losses(row.config)]
+        raise ValueError(f"--ablate {ablate[0]}: no recipe of --distillers has this loss{nearest(ablate[0], known)}")
+    if seeds is not None:
+        settings["seeds"] = tuple(seeds)
+    if metrics is not None:
+        settings["metrics"] = tuple(metrics)
+    return Sweep(_vary(rows, vary or {}), **settings)
 
 
-def _varied(rows: Mapping[str, Config], vary: Mapping[str, Any]) -> dict[str, Config]:
-    """Return the rows, each followed by its variants: one key with one other value."""
-    found = dict.fromkeys(vary, False)
-    varied: dict[str, Config] = {}
-    for name, row in rows.items():
-        varied[name] = row
-        for key, given in vary.items():
-            if not _holds(row, key):
-                continue
-            found[key] = True
-            # Elsewhere the engine takes options out before it builds a part, such as a hook's priority.
-            wrong = unknown_option(row, key) if key.startswith("model.recipe.") else None
-            if wrong:
-                raise ValueError(f"--vary {wrong}")
-            for value in given if isinstance(given, list) else [given]:
-                other = copy.deepcopy(row)
-                override(other, {key: value})
-                label = f"{name}-{key.rpartition('.')[2]}-{value}"
-                if label in varied:
-                    raise ValueError(f"--vary {key}: row {label} comes twice; give each value once")
-                varied[label] = other
-    missing = [key for key, there in found.items() if not there]
-    if missing:
-        raise ValueError(f"--vary {missing[0]}: no row of the table has the part that this key belongs to")
-    return varied
-
-
-def _holds(config: Config, key: str) -> bool:
-    part: Any = dict(config.items())
-    for name in key.split(".")[:-1]:
-        if not isinstance(part, Mapping) or part.get(name) is None:
-            return False
-        part = part[name]
-    return True
-
-
-def _ablations(label: str, config: Config, ablate: Sequence[str]) -> dict[str, Config]:
-    if not ablate or any(loss not in _losses(config) for loss in ablate):
-        return {}
-    rows = {}
-    for count in (1, 2):
-        for kept in itertools.combinations(ablate, count):
-            if len(kept) == len(ablate):
-                continue
-            less = copy.deepcopy(config)
-            for loss in ablate:
-                if loss not in kept:
-                    less.model.recipe.losses[loss].loss_weight = 0.0
-            rows[f"{label}-{'-'.join(kept)}"] = less
+def _config_rows(
+    path: str,
+    distillers: Sequence[str],
+    teacher: Sequence[str] | None,
+    checkpoint: Sequence[str] | None,
+    ablate: Sequence[str],
+    options: Mapping[str, Any],
+    several: bool,
+) -> dict[str, Row]:
+    name = Path(path.split("::")[-1]).stem
+    plain = read_config(path)
+    rows = {name: Row(_with_options(plain, options))}
+    for distiller in distillers:
+        config = compose(plain, distiller, teacher, checkpoint, options)
+        check_overrides(plain, options)
+        label = f"{distiller}_{name}" if several else distiller
+        rows[label] = Row(_with_options(config, options))
+        for losses, ablated in _ablations(rows[label].config, ablate):
+            rows[f"{label}-{'-'.join(losses)}"] = Row(ablated)
     return rows
+
+
+def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str, Row]:
+    common = {**(file.get("cfg_options") or {}), **options}
+    rows: dict[str, Row] = {}
+    paths: dict[str, str] = {}
+    for number, entry in enumerate(file.rows):
+        unknown = next((key for key in entry if key not in _ROW_KEYS), None)
+        if unknown or "config" not in entry:
+            wrong = f"unknown key {unknown!r}{nearest(unknown, _ROW_KEYS)}" if unknown else "a row needs config=..."
+            raise ValueError(f"{path}: rows[{number}]: {wrong}")
+        name = entry.get("name") or Path(entry.config.split("::")[-1]).stem
+        if name in rows:
+            raise ValueError(f"{path}: rows[{number}]: there is a row {name!r} already")
+        teacher_row = entry.get("teacher_row")
+        if teacher_row is not None and teacher_row not in rows:
+            raise ValueError(f"{path}: rows[{number}]: no row {teacher_row!r} above it{nearest(teacher_row, rows)}")
+        config = read_config(entry.config)
+        own = {**common, **(entry.get("cfg_options") or {})}
+        if "distiller" in entry:
+            trained = (paths[teacher_row], "trained in this sweep") if teacher_row else (None, None)
+            teacher, checkpoint = entry.get("teacher", trained[0]), entry.get("teacher_checkpoint", trained[1])
+            config = compose(config, entry.distiller, teacher, checkpoint, own)
+        if teacher_row is not None and not is_distillation(config):
+            raise ValueError(f"{path}: rows[{number}]: teacher_row is for a distillation; add distiller=...")
+        seeds = entry.get("seeds")
+        rows[name] = Row(_with_options(config, own), teacher_row, tuple(seeds) if seeds is not None else None)
+        paths[name] = entry.config
+    return rows
+
+
+def _with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """Return a copy with overrides set; a plain config takes no keys of a distillation."""
+    config = copy.deepcopy(config)
+    if not is_distillation(config):
+        options = {key: value for key, value in options.items() if not key.startswith(_DISTILLER_KEYS)}
+    override(config, dict(options))
+    return config
+
+
+def _ablations(config: Config, ablate: Sequence[str]) -> list[tuple[tuple[str, ...], Config]]:
+    """Return, for each loss alone and each pair, the losses that stay and the config without the others."""
+    if not ablate or any(loss not in _losses(config) for loss in ablate):
+        return []
+    found = []
+    for count in (1, 2):
+        for active in itertools.combinations(ablate, count):
+            if len(active) < len(ablate):
+                ablated = copy.deepcopy(config)
+                for loss in set(ablate) - set(active):
+                    ablated.model.recipe.losses[loss].loss_weight = 0.0
+                found.append((active, ablated))
+    return found
 
 
 def _losses(config: Config) -> dict[str, Any]:
     return dict((config.model.get("recipe") or {}).get("losses") or {})
+
+
+def _vary(rows: Mapping[str, Row], vary: Mapping[str, Any]) -> dict[str, Row]:
+    """Return the rows, each followed by its variants: one key with one other value."""
+    varied: dict[str, Row] = {}
+    used = set()
+    for name, row in rows.items():
+        varied[name] = row
+        for key, given in vary.items():
+            if not _has_part(row.config, key):
+                continue
+            used.add(key)
+            # Elsewhere the engine takes options out before it builds a part, such as a hook's priority.
+            wrong = unknown_option(row.config, key) if key.startswith("model.recipe.") else None
+            if wrong:
+                raise ValueError(f"--vary {wrong}")
+            for value in given if isinstance(given, list) else [given]:
+                label = f"{name}-{key.rpartition('.')[2]}-{value}"
+                if label in varied:
+                    raise ValueError(f"--vary {key}: row {label} comes twice; give each value once")
+                config = copy.deepcopy(row.config)
+                override(config, {key: value})
+                varied[label] = replace(row, config=config)
+    missing = next((key for key in vary if key not in used), None)
+    if missing:
+        raise ValueError(f"--vary {missing}: no row of the table has the part that this key belongs to")
+    return varied
+
+
+def _has_part(config: Config, key: str) -> bool:
+    part: Any = config
+    for name in key.split(".")[:-1]:
+        part = part.get(name)
+        if not isinstance(part, Mapping):
+            return False
+    return True

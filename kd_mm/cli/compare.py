@@ -3,6 +3,7 @@
 Examples:
     python tools/compare.py STUDENT.py KD.py MTKD-SSR.py --seeds 0,1,2 --jobs 2 --work-dir work_dirs/comparison
     python tools/compare.py STUDENT.py --distillers kd,dkd,mtkd_ssr --teacher TEACHER.py --teacher-checkpoint T.pth
+    python tools/compare.py configs/sweeps/cifar100_pairs.py --jobs 2        (a sweep file: rows, seeds, metrics)
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --ablate scd,srd,review --teacher ... (alone, in pairs)
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
 
@@ -20,7 +21,7 @@ from kd_mm.cli.options import Overrides, add_common, run
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", help="config files, or package::path; each is a row")
+    parser.add_argument("configs", nargs="+", help="config files, or package::path; each is a row; or one sweep file")
     parser.add_argument(
         "--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config"
     )
@@ -43,13 +44,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="config keys: further rows with each of these values, everything else as it is",
     )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
-    parser.add_argument("--seeds", type=_seeds, nargs="+", default=[[0, 1, 2]], metavar="N", help="default: 0,1,2")
+    parser.add_argument("--seeds", type=_seeds, nargs="+", metavar="N", help="default: the sweep file's, or 0,1,2")
     parser.add_argument(
         "--metric",
         nargs="+",
-        default=["accuracy/top1"],
-        help="columns of the table, larger is better; the first chooses the best epoch (default: accuracy/top1; "
-        "detection has voc07/mAP, voc12/mAP and coco/mAP)",
+        help="columns of the table, larger is better; the first chooses the best epoch (default: the sweep file's, or "
+        "accuracy/top1; detection has voc07/mAP, voc12/mAP and coco/mAP)",
     )
     parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side, one thread each (default 1)")
     add_common(parser)
@@ -74,10 +74,10 @@ def _jobs(text: str) -> int:
 
 
 def train_and_compare(args: argparse.Namespace) -> None:
-    from kd_mm.apis.compare import compare
-    from kd_mm.apis.rows import read_rows
+    from kd_mm.apis.rows import read_sweep
+    from kd_mm.apis.sweep import compare
 
-    rows = read_rows(
+    sweep = read_sweep(
         args.configs,
         args.distillers,
         args.teacher,
@@ -85,15 +85,10 @@ def train_and_compare(args: argparse.Namespace) -> None:
         args.ablate,
         args.cfg_options,
         args.vary,
-    )
-    table = compare(
-        rows,
-        args.work_dir,
-        [seed for seeds in args.seeds for seed in seeds],
+        [seed for seeds in args.seeds for seed in seeds] if args.seeds else None,
         args.metric,
-        args.jobs,
-        lambda line: print(line, flush=True),
     )
+    table = compare(sweep, args.work_dir, args.jobs, lambda line: print(line, flush=True))
     print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/")
 
 

@@ -39,8 +39,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
-    from kd_mm.apis.compose import check_overrides, compose, is_taught, recipe_names
     from kd_mm.apis.explain import explaining
+    from kd_mm.apis.recipes import check_overrides, compose, needs_teacher, recipe_names
     from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
     from kd_mm.apis.tidy import as_before
     from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -55,7 +55,7 @@ def train(args: argparse.Namespace) -> None:
         plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
         check_overrides(plain, args.cfg_options)
     override(config, args.cfg_options)
-    if args.distiller and args.teacher and not is_taught(config.model.recipe):
+    if args.distiller and args.teacher and not needs_teacher(config.model.recipe):
         raise ValueError(
             f"--distiller {args.distiller} learns from no teacher; drop --teacher and --teacher-checkpoint, or join a "
             f"recipe that reads one (--distiller {args.distiller}+kd)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_mm.apis.plots import (
@@ -17,14 +18,14 @@ from kd_mm.apis.plots import (
     seeds_text,
 )
 from kd_mm.apis.tables import Column
-from kd_mm.quickstart.run import Finished, Quickstart
+from kd_mm.quickstart.run import Quickstart, read_logs
 
 METRIC = "accuracy/top1"
 
 
-def draw(finished: Finished, path: Path) -> None:
+def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     """Draw loss terms and exits of the MTKD-SSR runs, with the student alone beside them."""
-    reviewed, alone = finished.logs("student, MTKD-SSR"), finished.logs("student alone")
+    reviewed, alone = read_logs(homes["student, MTKD-SSR"]), read_logs(homes["student alone"])
     seeds = seeds_text(reviewed)
     figure, (losses, exits) = new_figure(2, "MTKD-SSR on handwritten digits: the review at work")
     draw_losses(losses, reviewed, TERMS)
@@ -47,7 +48,7 @@ DIGITS = Quickstart(
         "student, MTKD-SSR": "mtkd-ssr_teacher_student_digits",
     },
     metrics=(METRIC,),
-    told="test accuracy",
+    metric_title="test accuracy",
     columns=(
         Column(METRIC, "test accuracy (%), last epoch", spread=True),
         Column(f"best/{METRIC}", "at best validation epoch", spread=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mmcv
@@ -27,7 +27,7 @@ from kd_mm.apis.tables import Column
 from kd_mm.evaluation.detection_samples import ImageBoxes, read_sample
 from kd_mm.quickstart.box_plots import draw_detections, draw_objects
 from kd_mm.quickstart.digit_scenes import DigitScenes, write_digit_scenes
-from kd_mm.quickstart.run import Finished, Quickstart
+from kd_mm.quickstart.run import Quickstart, read_logs
 
 METRICS = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 #: Scenes in the picture: the first of the test data with at least so many objects that are not difficult.
@@ -43,17 +43,17 @@ _TERMS = {
 _CLASSES: Sequence[str] = DigitScenes.METAINFO["classes"]
 
 
-def draw(finished: Finished, path: Path) -> None:
+def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     """Draw scenes with boxes, and below them losses and mAP over the epochs."""
     figure, scenes, curves = new_rows(4, _SCENES, 2, "Distilling a detector: handwritten digits in scenes")
-    _draw_scenes(figure, scenes, finished)
-    _draw_curves(curves, finished)
+    _draw_scenes(figure, scenes, homes)
+    _draw_curves(curves, homes)
     save_png(figure, path, colors=256)
 
 
-def _draw_scenes(figure: Figure, panels: list[list[Axes]], finished: Finished) -> None:
+def _draw_scenes(figure: Figure, panels: list[list[Axes]], homes: Mapping[str, Sequence[Path]]) -> None:
     shown = ("teacher", "student alone", "student, MTKD-SSR")
-    found = {row: _predictions(finished.homes(row)[0] / "predictions.pkl") for row in shown}
+    found = {row: _predictions(homes[row][0] / "predictions.pkl") for row in shown}
     # Kept runs may be drawn from another current folder.
     write_digit_scenes(Path(found["teacher"][0].name).parents[2])
     scenes = [index for index, boxes in enumerate(found["teacher"]) if (boxes.objects[:, 5] == 0).sum() >= _LEAST][
@@ -81,15 +81,15 @@ def _predictions(path: Path) -> list[ImageBoxes]:
     return [read_sample(sample, _CLASSES) for sample in load(str(path))]
 
 
-def _draw_curves(panels: list[Axes], finished: Finished) -> None:
+def _draw_curves(panels: list[Axes], homes: Mapping[str, Sequence[Path]]) -> None:
     losses, scores = panels
-    reviewed = finished.logs("student, MTKD-SSR")
+    reviewed = read_logs(homes["student, MTKD-SSR"])
     draw_losses(losses, reviewed, _TERMS)
     losses.set_title(f"Loss terms ({seeds_text(reviewed)})", fontsize=10)
     rows = (("student, MTKD-SSR", FINAL), ("student, KD", STAGE_COLORS[1]), ("student alone", REFERENCE))
     for row, color in rows:
-        draw_curve(scores, finished.logs(row), METRICS[0], row, color=color, linewidth=1.6)
-    last = float(curve(finished.logs("teacher"), METRICS[0])[1][:, -1].mean())
+        draw_curve(scores, read_logs(homes[row]), METRICS[0], row, color=color, linewidth=1.6)
+    last = float(curve(read_logs(homes["teacher"]), METRICS[0])[1][:, -1].mean())
     label = f"teacher, after its last epoch ({last:.1f})"
     scores.axhline(last, color=STAGE_COLORS[0], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
     scores.set(xlabel="epoch", ylabel="VOC07 mAP on the validation scenes (%)")
@@ -107,7 +107,7 @@ SCENES = Quickstart(
         "student, MTKD-SSR": "mtkd-ssr_teacher_student_scenes",
     },
     metrics=METRICS,
-    told="test mAP (VOC07)",
+    metric_title="test mAP (VOC07)",
     columns=(
         Column("voc07/mAP", "VOC07 mAP (%)", spread=True),
         Column("voc12/mAP", "VOC12 mAP (%)", spread=True),
@@ -118,5 +118,5 @@ SCENES = Quickstart(
     ),
     seeds=(0, 1, 2),
     draw=draw,
-    keep_predictions=True,
+    save_predictions=True,
 )

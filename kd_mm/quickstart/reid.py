@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.fileio import load
@@ -12,16 +13,16 @@ from kd_mm.apis.tables import Column
 from kd_mm.evaluation.reid_inputs import JUNK
 from kd_mm.evaluation.reid_samples import Gallery, gather, read_samples
 from kd_mm.evaluation.reid_top import top_images
-from kd_mm.quickstart.run import Finished, Quickstart
+from kd_mm.quickstart.run import Quickstart
 
 #: Networks in the picture by row of the table, and how many queries at equal steps through the test data.
 _SHOWN = {"student, MTKD-SSR": "MTKD-SSR", "student alone": "alone", "teacher": "teacher"}
 _QUERIES = 4
 
 
-def draw(finished: Finished, path: Path) -> None:
+def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     """Draw queries with what three networks find first, and their CMC curves, of the first seed."""
-    sides = {name: _embedded(finished.homes(row)[0] / "predictions.pkl") for row, name in _SHOWN.items()}
+    sides = {name: _embedded(homes[row][0] / "predictions.pkl") for row, name in _SHOWN.items()}
     tops = {name: top_images(query, gallery) for name, (query, gallery) in sides.items()}
     first = next(iter(tops.values()))
     query, gallery = next(iter(sides.values()))
@@ -46,7 +47,7 @@ PEOPLE = Quickstart(
         "student, MTKD-SSR": "mtkd-ssr_teacher_student_people",
     },
     metrics=("reid/mAP", "reid/mINP", "reid/Rank-1"),
-    told="test mAP",
+    metric_title="test mAP",
     columns=(
         Column("reid/mAP", "mAP (%)", spread=True),
         Column("reid/mINP", "mINP (%)", spread=True),
@@ -57,5 +58,5 @@ PEOPLE = Quickstart(
     ),
     seeds=(0, 1, 2),
     draw=draw,
-    keep_predictions=True,
+    save_predictions=True,
 )

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from kd_mm.apis.rows import read_rows
+from kd_mm.apis.rows import read_sweep
 
 STUDENT = "kd_mm::quickstart/student_digits.py"
+PAIRS = "kd_mm::sweeps/cifar100_pairs.py"
 TEACHER = {"teacher": ["kd_mm::quickstart/teacher_digits.py"], "checkpoint": ["t.pth"]}
+
+
+def read_rows(*arguments, **options) -> dict[str, Config]:
+    return {name: row.config for name, row in read_sweep(*arguments, **options).rows.items()}
 
 
 def active(config: Config) -> set[str]:
@@ -70,7 +75,7 @@ def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"distillers": ["mtkd_ssr"], "ablate": ["scdd"]}, "did you mean 'scd'"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
@@ -84,6 +89,37 @@ def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
         ({"distillers": ["kd"], "vary": {"model.recipe.losses.kd.temperature": [2, 2]}}, "comes twice"),
     ],
 )
-def test_what_does_not_exist_is_refused(arguments: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_rows(**{"configs": [STUDENT], **TEACHER, **arguments})
+
+
+def test_the_shipped_sweep_has_each_pair_of_the_table() -> None:
+    sweep = read_sweep([PAIRS], metrics=["accuracy/top5"])
+    assert (sweep.seeds, sweep.metrics) == ((0, 1, 2), ("accuracy/top5",))
+    pairs = {name.partition("_")[2] for name in sweep.rows if name.startswith("kd_")}
+    assert len(pairs) == 13
+    row = sweep.rows["mtkd_ssr_resnet56_resnet20"]
+    assert (row.teacher_row, row.seeds, sweep.rows["resnet56"].seeds) == ("resnet56", None, (0,))
+    assert row.config.model.student.backbone == sweep.rows["resnet20"].config.model.backbone
+    assert active(row.config) == {"aux", "scd", "srd", "review"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"config": STUDENT, "distiler": "kd"}], "rows\\[0\\]: unknown key 'distiler', did you mean 'distiller'"),
+        ([{"name": "a"}], "a row needs config="),
+        ([{"config": STUDENT}, {"config": STUDENT}], "rows\\[1\\]: there is a row 'student_digits' already"),
+        ([{"config": STUDENT, "distiller": "kd"}], "--distiller kd needs --teacher"),
+        ([{"config": STUDENT, "distiller": "kd", "teacher_row": "b"}], "rows\\[0\\]: no row 'b' above it"),
+        ([{"config": STUDENT}, {"name": "b", "config": STUDENT, "teacher_row": "student_digits"}], "add distiller="),
+    ],
+)
+def test_a_row_of_a_sweep_file_that_is_not_understood_is_named(tmp_path: Path, rows: list, message: str) -> None:
+    file = tmp_path / "sweep.py"
+    file.write_text(f"rows = {rows!r}\n")
+    with pytest.raises(ValueError, match=message):
+        read_sweep([str(file)])
+    with pytest.raises(ValueError, match="is a sweep file: other configs"):
+        read_sweep([str(file), STUDENT])

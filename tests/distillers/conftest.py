@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
 import kd_mm
-from kd_mm.apis.compose import config_root
+from kd_mm.apis.recipes import config_root
 from kd_mm.registry import MODELS
 
 CLASSES = 5

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from kd_mm.apis.compose import compose
+from kd_mm.apis.recipes import compose
 from kd_mm.distillers import Distiller, EMATeacher
 from kd_mm.hooks import EMATeacherHook
 from kd_mm.losses import Progress

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch.autograd import gradcheck
 
-from kd_mm.apis.compose import compose
+from kd_mm.apis.recipes import compose
 from kd_mm.losses import BYOTHintLoss
 from kd_mm.losses.observation import Observation
 

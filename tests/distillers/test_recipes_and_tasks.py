@@ -11,7 +11,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from kd_mm.apis.compose import compose, config_root, recipe_names
+from kd_mm.apis.recipes import compose, config_root, recipe_names
 from kd_mm.distillers import EMATeacher
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.losses import Progress

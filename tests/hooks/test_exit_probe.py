@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.compose import config_root
+from kd_mm.apis.recipes import config_root
 from kd_mm.registry import DATASETS
 
 IMAGES = 60  # validation images, in batches of unequal size

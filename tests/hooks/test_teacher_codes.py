@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.compose import config_root
+from kd_mm.apis.recipes import config_root
 from kd_mm.hooks import teacher_codes
 
 RUNS = itertools.count()

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.compose import config_root
+from kd_mm.apis.recipes import config_root
 from kd_mm.hooks.linear_probes import held_out_parts, nearest_rate, pooled, rate
 from kd_mm.hooks.teacher_probes import DEFAULTS, checked
 from kd_mm.registry import DATASETS

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.apis.compose import read_recipes
+from kd_mm.apis.recipes import read_recipes
 from kd_mm.hooks.teacher_codes import branch_loss, branch_parameters, train_step
 from kd_mm.losses import KDLoss, Loss, LossContext, MAGLoss, MASLoss
 from kd_mm.losses.functional import kl_divergence

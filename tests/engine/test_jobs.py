@@ -1,4 +1,4 @@
-"""Jobs of a comparison: done side by side, in order, kept, and loud when they fail."""
+"""Jobs run side by side and in order, are kept once finished, and name their log when they fail."""
 
 import functools
 import multiprocessing
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_mm.apis.cells import Job, JobFailedError, fingerprint, run_jobs
+from kd_mm.engine.jobs import Job, JobFailedError, fingerprint, run_jobs
 
 
 def work(needed: tuple[str, ...], home: Path) -> dict:
@@ -40,6 +40,11 @@ def prepare_and_wait(other: Path, home: Path) -> dict:
     return {}
 
 
+def finish_after(log: Path, home: Path) -> dict:
+    until(lambda: log.is_file() and "Traceback" in log.read_text())
+    return {}
+
+
 def is_absent(path: Path, home: Path) -> dict:
     return {"absent": not path.exists()}
 
@@ -49,8 +54,8 @@ def leave(path: Path, home: Path) -> dict:
     return {}
 
 
-def job(name: str, *needs: str, mark: str = "a") -> Job:
-    return Job(name, functools.partial(work, needs), mark, needs)
+def job(name: str, *needs: str, version: str = "a") -> Job:
+    return Job(name, functools.partial(work, needs), version, needs)
 
 
 def test_jobs_wait_for_what_they_need_and_run_elsewhere(tmp_path, capfd):
@@ -77,11 +82,11 @@ def test_what_a_job_has_prepared_is_shared_before_it_ends(tmp_path):
     assert done == {"zeroth": {"absent": True}, "first": {}, "second": {}}
 
 
-def test_a_finished_job_is_kept_while_its_mark_is_the_same(tmp_path):
+def test_a_finished_job_is_kept_while_its_fingerprint_is_the_same(tmp_path):
     first = run_jobs([job("one"), job("two")], tmp_path, 1, lambda *_: None)
     kept = {}
     second = run_jobs(
-        [job("one"), job("two", mark="b")], tmp_path, 1, lambda done, _, old: kept.update({done.name: old})
+        [job("one"), job("two", version="b")], tmp_path, 1, lambda done, _, old: kept.update({done.name: old})
     )
     assert kept == {"one": True, "two": False}
     assert second["one"] == first["one"]
@@ -96,12 +101,16 @@ def test_a_failed_job_is_named_with_its_log(tmp_path, broken, message):
     assert str(caught.value).startswith("bad failed: ")
     assert (tmp_path / "good" / "result.json").is_file()
     assert not (tmp_path / "bad" / "result.json").exists()
+    assert broken is die or "in fail" in (tmp_path / "bad" / "console.log").read_text()
 
 
-def test_the_log_of_a_failed_job_has_the_traceback(tmp_path):
-    with pytest.raises(JobFailedError):
-        run_jobs([Job("bad", fail, "")], tmp_path, 1, lambda *_: None)
-    assert "in fail" in (tmp_path / "bad" / "console.log").read_text()
+def test_jobs_that_run_beside_a_failed_one_are_finished_and_no_others_begin(tmp_path):
+    slow = functools.partial(finish_after, tmp_path / "bad" / "console.log")
+    jobs = [Job("slow", slow, ""), Job("bad", fail, ""), Job("next", functools.partial(work, ()), "", ("slow",))]
+    with pytest.raises(JobFailedError, match="bad failed"):
+        run_jobs(jobs, tmp_path, 2, lambda *_: None)
+    assert (tmp_path / "slow" / "result.json").is_file()
+    assert not (tmp_path / "next").exists()
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):

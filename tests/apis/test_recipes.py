@@ -1,4 +1,4 @@
-"""Recipes joined by +: one recipe with the losses of all, and one clear line where they disagree."""
+"""Recipes: which one a model gets, what composing and joining make of them, and one clear line where they disagree."""
 
 from __future__ import annotations
 
@@ -6,23 +6,69 @@ import re
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from kd_mm.apis.compose import compose, read_recipes
-from kd_mm.apis.join_recipes import join_hooks, join_recipes
+from kd_mm.apis.recipes import (
+    TASK_MODELS,
+    compose,
+    join_hooks,
+    join_recipes,
+    read_recipe,
+    read_recipes,
+    recipe_names,
+    task_of,
+)
 from kd_mm.utils.config import load_config
 
 from ..distillers.conftest import batch, build
 from ..distillers.test_contracts import count_calls
 
 RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
+RETINANET = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
 TEACHER = ("teacher.py", "teacher.pth")
 KD = {"type": "kd_mm.KDLoss", "temperature": 4.0}
 
 
-def refusal(recipes: dict, settled: tuple[str, ...] = ()) -> str:
+@pytest.mark.parametrize(("path", "norm"), [(RESNET, None), (RETINANET, "GN")])
+def test_a_detector_gets_the_recipe_for_detectors(path: str, norm: str | None) -> None:
+    plain = load_config(path)
+    assert task_of(plain) == ("classification" if norm is None else "detection")
+    composed = compose(plain, "mtkd_ssr", "teacher.py", "teacher.pth")
+    assert composed.model.recipe.exits.get("norm") == norm
+    assert composed.model.student == plain.model
+    assert composed.default_hooks.distill.type == "kd_mm.DistillHook"
+    assert Config.fromstring(composed.pretty_text, ".py").model == composed.model
+
+
+def test_the_result_is_named_after_recipe_and_config() -> None:
+    composed = compose(load_config(RESNET), "kd", "teacher.py", "teacher.pth")
+    assert composed.filename == "kd_resnet18_8xb32_in1k.py"
+
+
+def test_recipes_of_one_task() -> None:
+    assert {"kd", "mtkd_ssr", "dkd", "dist"} <= set(recipe_names())
+    assert {"kd", "mtkd_ssr", "pkd"} <= set(recipe_names("detection"))
+    assert {"kd", "mtkd_ssr", "rkd", "cosine"} <= set(recipe_names("reid"))
+    for task in TASK_MODELS:
+        for name in recipe_names(task):
+            assert "losses" in read_recipe(name, task)[name]
+    for task in ("classification", "reid"):
+        with pytest.raises(ValueError, match="'crosskd' is for detectors alone; for this model take one of: at, "):
+            read_recipe("crosskd", task)
+
+
+def test_a_network_for_re_identification_gets_its_recipe() -> None:
+    plain = load_config("kd_mm::reid/market1501/resnet18_b64_market1501.py")
+    assert task_of(plain) == "reid"
+    recipe = compose(plain, "mtkd_ssr", "teacher.py", "teacher.pth").model.recipe
+    assert recipe.exits.type == "kd_mm.BNNeckExit"
+    assert recipe.losses.aux.loss_weight == 0.5
+
+
+def refusal(recipes: dict, overridden: tuple[str, ...] = ()) -> str:
     """The one line with which recipes are not joined."""
     with pytest.raises(ValueError, match="cannot be joined") as error:
-        join_recipes(recipes, settled)
+        join_recipes(recipes, overridden)
     assert "\n" not in str(error.value)
     return str(error.value)
 

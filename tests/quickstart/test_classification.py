@@ -109,7 +109,10 @@ def test_a_second_call_keeps_what_is_finished_and_repeats_what_is_not(tools, don
 
 
 def test_wrong_options_are_one_line(tools, tmp_path):
-    for wrong, message in ((["--seeds", 0, 0], "give each seed once"), (["--epochs", 0], "epochs and processes start")):
+    for wrong, message in (
+        (["--seeds", 0, 0], "one or more seeds, each once"),
+        (["--epochs", 0], "epochs and processes start"),
+    ):
         ended = tools.run("quickstart", *wrong, "--work-dir", tmp_path)
         assert ended.status == 2
         assert message in ended.err

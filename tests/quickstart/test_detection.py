@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 from PIL import Image
 
+from kd_mm.apis.sweep import plan_jobs
 from kd_mm.quickstart.detection import SCENES
-from kd_mm.quickstart.run import run_config
 
 ROWS = ["teacher", "student alone", "student, KD", "student, MTKD-SSR"]
 METRICS = ["voc07/mAP", "voc12/mAP", "coco/mAP"]
@@ -73,22 +73,17 @@ def test_the_checkpoint_is_one_of_the_plain_student(tools, done):
     assert [again[name] for name in METRICS] == pytest.approx([cells["student, MTKD-SSR"][name] for name in METRICS])
 
 
-def test_the_plan_trains_the_teacher_and_its_exits_once():
-    runs = SCENES.plan([3, 4])
-    assert [run.row for run in runs].count("teacher") == 1
-    reviewed = [run for run in runs if run.row == "student, MTKD-SSR"]
-    assert [run.seed for run in reviewed] == [3, 4]
-    assert reviewed[1].shares == (reviewed[0],)
-    assert all(runs.index(other) < runs.index(run) for run in runs for other in run.needs + run.shares)
+def test_the_plan_trains_the_teacher_and_its_exits_once(tmp_path):
+    jobs = {job.name: job for job in plan_jobs(SCENES.sweep([3, 4]), tmp_path)}
+    assert [name for name in jobs if name.startswith("teacher")] == ["teacher_scenes_seed0"]
+    reviewed = [name for name in jobs if name.startswith("mtkd")]
+    assert jobs[reviewed[1]].shares == (reviewed[0],)
+    assert {name for name, job in jobs.items() if job.needs} == {name for name in jobs if "teacher_student" in name}
 
 
-def test_schedules_are_as_long_as_the_training(tmp_path):
-    for run in SCENES.plan([0]):
-        config = run_config(run, tmp_path, 2)
-        warmup, cosine = config.param_scheduler
-        assert (config.train_cfg.max_epochs, cosine.T_max, warmup.end) == (2, 2, 50)
-        whole = run_config(run, tmp_path)
-        assert whole.param_scheduler[1].T_max == whole.train_cfg.max_epochs > 2
-        if run.needs:
-            assert config.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_2.pth")
-            assert whole.model.teacher.checkpoint == str(tmp_path / "teacher_scenes_seed0" / "epoch_14.pth")
+def test_schedules_are_as_long_as_the_training():
+    for row in SCENES.sweep(epochs=2).rows.values():
+        warmup, cosine = row.config.param_scheduler
+        assert (row.config.train_cfg.max_epochs, cosine.T_max, warmup.end) == (2, 2, 50)
+    for row in SCENES.sweep().rows.values():
+        assert row.config.param_scheduler[1].T_max == row.config.train_cfg.max_epochs > 2

@@ -1,0 +1,259 @@
+"""Shipped recipes: finding them, joining several, composing a distillation config from any upstream config."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+import kd_mm
+from kd_mm.distillers import Distiller
+from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import accepted_options, nearest
+
+#: Tasks with recipes of their own, and how messages call their models.
+TASK_MODELS = {"detection": "detectors", "reid": "re-identification"}
+
+
+def config_root() -> Path:
+    """Return the folder of the shipped configs."""
+    return Path(kd_mm.__file__).parent / ".mim" / "configs"
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the shipped recipes; tasks with recipes of their own have a folder in it."""
+    return config_root() / "_base_" / "recipes"
+
+
+def recipe_names(*tasks: str) -> list[str]:
+    """Return the names of the shipped recipes, those of some tasks (:data:`TASK_MODELS`) included."""
+    folders = [recipe_folder(), *(recipe_folder() / task for task in tasks if task in TASK_MODELS)]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "hooks"})
+
+
+def read_recipe(name: str, task: str = "classification") -> Config:
+    """Return the config fragment of a recipe: the recipe under its own name, its hooks and imports.
+
+    Args:
+        name: Name of the recipe.
+        task: ``"classification"``, ``"detection"`` or ``"reid"``; the task's own version is taken where there is one.
+
+    Raises:
+        ValueError: No such recipe; the message names the closest.
+    """
+    names = recipe_names(task)
+    if name not in names:
+        owners = [models for other, models in TASK_MODELS.items() if name in recipe_names(other)]
+        if owners:
+            raise ValueError(
+                f"recipe {name!r} is for {' and '.join(owners)} alone; for this model take one of: {', '.join(names)}"
+            )
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, names)}")
+    own = recipe_folder() / task / f"{name}.py"
+    return Config.fromfile(own if own.is_file() else recipe_folder() / f"{name}.py")
+
+
+def read_recipes(
+    names: str, task: str = "classification", overridden: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a recipe and its hooks; names joined by ``+`` make one recipe, see :func:`join_recipes`.
+
+    Args:
+        names: ``"mtkd_ssr"``, ``"mtkd_ssr+student_friendly"``.
+        task: See :func:`read_recipe`.
+        overridden: Dotted keys of the recipe that are set afterwards, so that recipes may disagree there.
+
+    Raises:
+        ValueError: No such recipe, one twice, or recipes that cannot be joined.
+    """
+    listed = [name.strip() for name in names.split("+")]
+    for name in listed:
+        if not name or listed.count(name) > 1:
+            raise ValueError(f"--distiller {names}: name each recipe once, e.g. mtkd_ssr+student_friendly")
+    fragments = {name: read_recipe(name, task) for name in listed}
+    recipes = {name: fragment[name].to_dict() for name, fragment in fragments.items()}
+    hooks = {name: fragment.kd_hooks.to_dict() for name, fragment in fragments.items()}
+    if len(listed) == 1:
+        return recipes[listed[0]], hooks[listed[0]]
+    return join_recipes(recipes, overridden), join_hooks(hooks)
+
+
+def task_of(config: Config) -> str:
+    """Return the task of a plain config's model: ``"classification"``, ``"detection"`` or ``"reid"``."""
+    scope = str(config.model.type).rpartition(".")[0].partition(".")[0]
+    if (scope or config.get("default_scope")) == "mmdet":
+        return "detection"
+    head = str((config.model.get("head") or {}).get("type", ""))
+    return "reid" if head.rpartition(".")[2] == "BNNeckHead" else "classification"
+
+
+def compose(
+    config: Config,
+    distiller: str,
+    teacher: str | Sequence[str] | None,
+    teacher_checkpoint: str | Sequence[str] | None,
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """Turn a plain config into a distillation of its model; the given config is left as it is.
+
+    The file name of the result is that of the given config after the recipe's name.
+
+    Args:
+        config: Any upstream config.
+        distiller: Name of a shipped recipe, or several joined by ``+``.
+        teacher: Config of the teacher: a path, or ``package::path``; or those of several, called teacher1, teacher2...
+        teacher_checkpoint: Its weights, or theirs.
+        options: Overrides of the composed config that follow; joined recipes may disagree about what they set in
+            ``model.recipe``.
+
+    Raises:
+        ValueError: Unknown recipe, recipes that cannot be joined, no teacher, or a config that is a distillation
+            already.
+    """
+    if is_distillation(config):
+        raise ValueError(
+            "--distiller composes a plain config, but this config is a distillation already; drop the option"
+        )
+    overridden = [key.removeprefix("model.recipe.") for key in options or {} if key.startswith("model.recipe.")]
+    recipe, hooks = read_recipes(distiller, task_of(config), overridden)
+    # The engine writes a config to the work dir under its file name.
+    name = f"{distiller}_{Path(config.filename).name}" if config.filename else None
+    composed = Config(config.to_dict(), cfg_text=f"# {config.filename}, {distiller}", filename=name)
+    composed.model = {
+        "type": "kd_mm.Distiller",
+        "student": composed.model.to_dict(),
+        "teacher": _teachers(distiller, teacher, teacher_checkpoint) if teacher or needs_teacher(recipe) else None,
+        "recipe": recipe,
+    }
+    composed.merge_from_dict({"default_hooks": hooks})
+    return composed
+
+
+def is_distillation(config: Config) -> bool:
+    """Return whether a config's model is a Distiller."""
+    return str(config.model.get("type")).endswith("Distiller")
+
+
+def needs_teacher(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a recipe reads a teacher; self-distillation does not, and some recipes bring their own."""
+    own_teachers = recipe.get("teachers") or {}
+    active = [loss for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]
+    return any(MODELS.build(dict(loss)).needs_teacher for loss in active if loss.get("teacher") not in own_teachers)
+
+
+def _teachers(distiller: str, teacher: Any, checkpoint: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    if not teacher or not checkpoint:
+        missing = "--teacher CONFIG" if not teacher else "--teacher-checkpoint PATH"
+        raise ValueError(f"--distiller {distiller} needs {missing}")
+    configs, files = ([given] if isinstance(given, str) else list(given) for given in (teacher, checkpoint))
+    if len(configs) != len(files):
+        raise ValueError(f"--teacher names {len(configs)} configs, --teacher-checkpoint {len(files)}; give as many")
+    teachers = [
+        {"config": absolute_path(path), "checkpoint": absolute_path(file)}
+        for path, file in zip(configs, files, strict=True)
+    ]
+    return teachers[0] if len(teachers) == 1 else teachers
+
+
+def check_overrides(config: Config, options: Mapping[str, Any] | None) -> None:
+    """Refuse overrides that are meant for the plain config, whose model is under ``model.student`` once composed.
+
+    Args:
+        config: The plain config.
+        options: Dotted keys and values, to be set in the composed config; ``model.type`` may name another Distiller.
+
+    Raises:
+        ValueError: Naming the key to write instead.
+    """
+    own = accepted_options(Distiller)
+    for key, value in (options or {}).items():
+        first, _, rest = key.partition(".")
+        option = rest.partition(".")[0]
+        if first != "model" or not option or (key == "model.type" and str(value).endswith("Distiller")):
+            continue
+        if option in config.model or not (option in own or difflib.get_close_matches(option, own, n=1)):
+            raise ValueError(
+                f"override {key}: with --distiller the student is under model.student; write model.student.{rest}"
+            )
+
+
+def absolute_path(path: str) -> str:
+    """Return an absolute path, so that a config written elsewhere still finds the file; URLs and packages stay."""
+    return path if "::" in path or "://" in path else str(Path(path).expanduser().absolute())
+
+
+def join_recipes(recipes: Mapping[str, Mapping[str, Any]], overridden: Collection[str] = ()) -> dict[str, Any]:
+    """Return one recipe that has the losses and options of several.
+
+    A recipe whose ``joined`` names keys contributes these alone (``student_friendly``: its transform). Exits,
+    connectors and the teacher's exits are shared, so recipes that name them have to agree; a loss that two recipes have
+    alike is there once.
+
+    Args:
+        recipes: By name.
+        overridden: Dotted keys of the joined recipe that are set afterwards, so that recipes may disagree there and
+            in what lies inside.
+
+    Raises:
+        ValueError: Two recipes disagree in an option or have different losses of one name.
+    """
+    joined: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for name, recipe in recipes.items():
+        # A recipe that leaves the student's own weight out means 1.
+        chosen = {"student_loss_weight": 1.0, **recipe}
+        if "joined" in recipe:
+            chosen = {key: recipe[key] for key in recipe["joined"]}
+        _merge(joined, chosen, name, "", owners, overridden)
+    return joined
+
+
+def join_hooks(hooks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the hooks of several recipes, given by the recipe's name, as one mapping.
+
+    Raises:
+        ValueError: Two recipes disagree in an option of a hook.
+    """
+    joined: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for name, given in hooks.items():
+        _merge(joined, given, name, "", owners, ())
+    return joined
+
+
+def _merge(
+    into: dict[str, Any],
+    given: Mapping[str, Any],
+    recipe: str,
+    prefix: str,
+    owners: dict[str, str],
+    overridden: Collection[str],
+) -> None:
+    """Merge ``given`` into a part, the type first, since other options follow from it; a loss is merged as one."""
+    for key in sorted(given, key=lambda key: key != "type"):
+        path, value, new = f"{prefix}{key}", given[key], key not in into
+        owners.setdefault(path, recipe)
+        if isinstance(value, Mapping) and prefix != "losses." and (new or isinstance(into[key], dict)):
+            _merge(into.setdefault(key, {}), value, recipe, f"{path}.", owners, overridden)
+        elif new:
+            into[key] = copy.deepcopy(value)
+        elif into[key] != value and not any(path == done or path.startswith(f"{done}.") for done in overridden):
+            raise ValueError(_disagreement(path, into[key], value, owners[path], recipe))
+
+
+def _disagreement(path: str, first: Any, second: Any, first_recipe: str, second_recipe: str) -> str:
+    start = f"the recipes {first_recipe} and {second_recipe} cannot be joined: "
+    if path.startswith("losses.") and path.count(".") == 1:
+        differ = min(key for key in {*first, *second} if first.get(key) != second.get(key))
+        return (
+            f"{start}both have a loss {path.partition('.')[2]!r}, with another {differ} "
+            f"({first.get(differ)!r} and {second.get(differ)!r}); write a recipe of your own with two names"
+        )
+    return (
+        f"{start}{path} is {first!r} in one and {second!r} in the other; choose with "
+        f"--cfg-options model.recipe.{path}=VALUE"
+    )

@@ -1,0 +1,184 @@
+"""Jobs in processes of their own, several at a time; a finished job is kept and not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from kd_mm.engine.atomic_files import replace_file
+
+Result = dict[str, Any]
+
+#: An empty file in a job's folder, made by the job once what it shares with other jobs is ready.
+READY_FILE = "prepared"
+#: Seconds between two looks for that file.
+_POLL_SECONDS = 0.5
+
+
+class JobFailedError(RuntimeError):
+    """A job failed; the message names its log."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function that runs in a process of its own.
+
+    Attributes:
+        name: Name of its folder.
+        run: Takes the folder and returns the result, a dict for JSON. It has to be picklable.
+        fingerprint: A text that changes with whatever the result depends on, see :func:`fingerprint`.
+        needs: Names of the jobs that have to be finished before.
+        shares: Names of the jobs that have to be finished, or to have made :data:`READY_FILE`, before.
+    """
+
+    name: str
+    run: Callable[[Path], Result]
+    fingerprint: str
+    needs: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return a hash of configs and other values that JSON can hold."""
+    plain = [part.to_dict() if isinstance(part, Config) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_jobs(
+    jobs: Sequence[Job], folder: Path, processes: int, report: Callable[[Job, Result, bool], object]
+) -> dict[str, Result]:
+    """Run jobs side by side, one thread each, in an order that respects what they wait for.
+
+    A job leaves ``<folder>/<name>/console.log`` and, once finished, ``result.json``; the result of an earlier call is
+    reused where its fingerprint is the same. A job that was cut off starts again from nothing. After a failure no
+    further job is started, and those that run are finished.
+
+    Args:
+        jobs: All jobs.
+        folder: Parent of their folders.
+        processes: How many run at a time.
+        report: Called for each finished job with its result and whether it comes from an earlier call.
+
+    Returns:
+        Result by name, in the order of ``jobs``.
+
+    Raises:
+        JobFailedError: A job failed. What is finished is kept.
+    """
+    stored = {job.name: _stored_result(job, folder) for job in jobs}
+    results = {name: result for name, result in stored.items() if result is not None}
+    for job in jobs:
+        if job.name in results:
+            report(job, results[job.name], True)
+    waiting = [job for job in jobs if job.name not in results]
+    for job in waiting:
+        (folder / job.name / READY_FILE).unlink(missing_ok=True)
+
+    def is_due(job: Job) -> bool:
+        unfinished = (name for name in job.shares if name not in results)
+        return set(job.needs) <= set(results) and all((folder / name / READY_FILE).exists() for name in unfinished)
+
+    running: dict[Connection, tuple[Job, multiprocessing.process.BaseProcess]] = {}
+    failure: JobFailedError | None = None
+    try:
+        while running or (waiting and failure is None):
+            due = [job for job in waiting if failure is None and is_due(job)]
+            for job in due[: processes - len(running)]:
+                waiting.remove(job)
+                receiver, process = _start(job, folder)
+                running[receiver] = job, process
+            ready = wait(list(running), _POLL_SECONDS)
+            for receiver in [receiver for receiver in running if receiver in ready]:
+                job, process = running.pop(receiver)
+                try:
+                    results[job.name] = _receive(receiver, job, process, folder)
+                except JobFailedError as error:
+                    failure = failure or error
+                else:
+                    report(job, results[job.name], False)
+    finally:
+        for _, process in running.values():
+            process.kill()
+    if failure is not None:
+        raise failure
+    return {job.name: results[job.name] for job in jobs}
+
+
+def _stored_result(job: Job, folder: Path) -> Result | None:
+    try:
+        stored = json.loads((folder / job.name / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return stored["result"] if stored.get("fingerprint") == job.fingerprint else None
+
+
+def _start(job: Job, folder: Path) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+    # A forked process has the imports already; one that has looked for CUDA, except through NVML, must not be forked.
+    untouched = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1" or not torch.cuda.is_available()
+    fork = sys.platform == "linux" and untouched and not torch.cuda.is_initialized()
+    context: Any = multiprocessing.get_context("fork" if fork else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_execute, args=(job, folder, sender, os.getpid()))
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _receive(receiver: Connection, job: Job, process: multiprocessing.process.BaseProcess, folder: Path) -> Result:
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        process.join()
+        result, error = None, f"its process was terminated (exit code {process.exitcode})"
+    process.join()
+    if error is not None:
+        raise JobFailedError(
+            f"{job.name} failed: {error} (see {folder / job.name / 'console.log'}); what is finished is kept, the same "
+            "command goes on from here"
+        )
+    return dict(result)
+
+
+def _execute(job: Job, folder: Path, sender: Connection, parent: int) -> None:
+    """Run one job in this process, its console written to a file."""
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    home = folder / job.name
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    with open(home / "console.log", "w", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        try:
+            result = job.run(home)
+            content = {"fingerprint": job.fingerprint, "result": result}
+            replace_file(home / "result.json", json.dumps(content, indent=2).encode())
+            sender.send((result, None))
+        except BaseException as error:
+            traceback.print_exc()
+            sender.send((None, " ".join(str(error).split()) or type(error).__name__))
+        log.flush()
+        os._exit(0)  # nothing of a forked parent is to be flushed or cleaned up here
+
+
+def _exit_with(parent: int) -> None:
+    # A job whose parent was killed would train on.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
