@@ -18,7 +18,7 @@ def go_unprepared(distiller: Distiller) -> None:
         loss.expect_samples(SAMPLES)
         if isinstance(loss, GPACAttentionLoss) and loss.needs_probes:
             alike = dict.fromkeys(loss.stage_numbers(distiller.num_stages), 1.0)
-            loss.choose(dict.fromkeys(loss.team, alike), {})
+            loss.choose(dict.fromkeys(loss.teacher_names, alike), {})
         if isinstance(loss, CodeReader):
             name = loss.teacher or ""
             codes = Codes(loss.width, loss.code_dims, distiller.num_classes[name]).requires_grad_(False).eval()

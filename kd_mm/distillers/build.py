@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,9 +78,9 @@ def build_networks(
     twice = sorted(set(configs) & set(recipe.teachers))
     if twice:
         raise ValueError(f"teacher {twice[0]!r} of the config has the name of one that the recipe brings; rename it")
-    losses = recipe.build_losses(list(configs), seed, task.multilabel)
+    losses = recipe.build_losses(list(configs), seed)
     task.check_losses(losses)
-    used = {name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by}
+    used = {name for loss in losses.values() if loss.needs_teacher for name in loss.teacher_names}
     teachers = {}
     device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     for name in sorted(used):
@@ -94,6 +95,8 @@ def build_networks(
         pairs, matched = (
             match_stages(student, teachers, task, recipe, stages, inputs) if reads_stages(losses) else ({}, [])
         )
+        for loss in losses.values():
+            loss.match(pairs.get(loss.teacher_names[0] if loss.teacher_names else "", ()), bool(recipe.exit_on_last))
         plan = Plan.of(losses, len(matched), bool(recipe.exit_on_last), task.answer_is_response)
         answers = {n: task.answer(t.model, False) if plan.teacher_answer.get(n) else None for n, t in teachers.items()}
         own_answer = task.answer(student, True) if plan.student_answer else None
@@ -102,10 +105,11 @@ def build_networks(
         extra = list(task.extra_taps(student)) if plan.student_exits else []
         asked: dict[str, list[str]] = {name: [] for name in teachers}
         for loss in losses.values():
-            loss.matched = tuple(pairs.get(loss.teacher or "", ()))
-            mine, theirs = loss.attach(student, teachers[loss.teacher].model if loss.teacher in teachers else None)
+            teacher_name = loss.teacher_names[0] if loss.teacher_names else ""
+            known = teacher_name in teachers
+            mine, theirs = loss.extra_taps(student, teachers[teacher_name].model if known else None)
             extra += mine
-            asked.get(loss.teacher or "", []).extend(theirs)
+            asked.get(teacher_name, []).extend(theirs)
         recorder = Recorder(student, [*(s.tap for s in own.values()), *(own_answer.taps if own_answer else ()), *extra])
         networks = Networks(
             student, losses, teachers, pairs, matched, plan, taps, recorder, (inputs.shape[-2], inputs.shape[-1])
@@ -132,10 +136,11 @@ def _teacher(name: str, configs: Mapping[str, Any], recipe: Recipe, student: nn.
 
 def _check_followers(losses: Mapping[str, Loss], teachers: Mapping[str, Teacher]) -> None:
     for name, loss in losses.items():
-        if loss.frozen_teacher and loss.teacher and teachers[loss.teacher].follows:
+        following = [teacher for teacher in loss.teacher_names if teachers[teacher].follows]
+        if loss.frozen_teacher and following:
             raise ValueError(
                 f"loss {name!r}: {type(loss).__name__} prepares something on a teacher that stays as it is, and "
-                f"{loss.teacher!r} follows the student; take a loss on logits or maps (kd_mm.KDLoss, kd_mm.FitNetsLoss)"
+                f"{following[0]!r} follows the student; take a loss on logits or maps (kd_mm.KDLoss, kd_mm.FitNetsLoss)"
             )
 
 
@@ -164,7 +169,7 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
     width = task.exit_width(classes)
     for name, loss in networks.losses.items():
         with isolated_rng(f"loss/{name}/parts", seed):
-            loss.setup(_setting(networks, loss.teacher or "", classes))
+            loss.setup(_setting(networks, task, loss.teacher_names, classes))
     exits = _build_exits(
         networks.student, networks.matched, plan.student_exits, networks.shown[""], recipe, width, "student", seed
     )
@@ -191,12 +196,22 @@ def build_parts(networks: Networks, task: Task, recipe: Recipe, seed: int) -> di
     }
 
 
-def _setting(networks: Networks, teacher: str, classes: int) -> LossContext:
+def _setting(networks: Networks, task: Task, teachers: Sequence[str], classes: int) -> LossContext:
+    teacher = teachers[0] if teachers else ""
     shapes = {
         name: {tap: tuple(tensor.shape) for tap, tensor in shown.items()} for name, shown in networks.shown.items()
     }
     pairs = networks.pairs.get(teacher, ())
-    return LossContext(pairs, classes, shapes[""], shapes.get(teacher, {}), networks.pairs, networks.answer)
+    return LossContext(
+        pairs,
+        networks.pairs,
+        classes,
+        task.multilabel,
+        shapes[""],
+        shapes.get(teacher, {}),
+        networks.answer,
+        partial(task.exit_loss, networks.student),
+    )
 
 
 def _place_teacher_exits(teacher: Teacher, built: nn.ModuleDict, recipe: Recipe, online: nn.ModuleDict) -> None:

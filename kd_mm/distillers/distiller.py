@@ -15,10 +15,9 @@ from kd_mm.distillers.build import build_networks, build_parts
 from kd_mm.distillers.checks import check_first_step
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.observing import Observing
-from kd_mm.distillers.recipe import Recipe, attach_task_loss, exits_are_regional
+from kd_mm.distillers.recipe import Recipe, exits_are_regional
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.distillers.transform import Transforms, build_transforms
-from kd_mm.distillers.views import views
 from kd_mm.losses import Loss, Progress
 from kd_mm.losses.response_transform import Step
 from kd_mm.registry import MODELS
@@ -86,7 +85,6 @@ class Distiller(Observing):
         transforms = build_transforms(networks, self.task, self.recipe, seed)
         parts = {**build_parts(networks, self.task, self.recipe, seed), "transform": transforms}
         self._transforms = Transforms(transforms, self._taps.teacher_answer, not self.recipe.exit_on_last)
-        attach_task_loss(networks.losses, self._exit_task_loss, bool(self.recipe.exit_on_last))
         self.distill = nn.ModuleDict({name: part for name, part in parts.items() if len(part)})
         self.losses: dict[str, Loss] = networks.losses
         self.input_size = networks.input_size
@@ -150,8 +148,8 @@ class Distiller(Observing):
             targets = self._targets(active, data_samples, {})
             teachers = self._teacher_observations(seen, active, targets, exit_losses, {})
         with contextlib.ExitStack() as stack:
-            for loss in active.values():
-                stack.enter_context(loss.watching(self.student))
+            if any("student.assignment" in loss.requires for loss in active.values()):
+                stack.enter_context(self.task.recording(self.student))
             stack.enter_context(self.recorder)
             losses = dict(self.student(inputs, data_samples, mode="loss"))
         taken = self.task.as_deployed(self.student, self.recorder.take(), inputs)
@@ -166,14 +164,16 @@ class Distiller(Observing):
             losses["loss_student"] = losses.pop("loss")
         fast: dict[int, Tensor] = {}
         student = self._observe_student(taken, active, targets, fast)
-        if any("student.sample_indices" in loss.needs() for loss in active.values()):
+        if any("student.sample_indices" in loss.requires for loss in active.values()):
             student = replace(student, sample_indices=self.task.indices(data_samples))
-        connected = self._connect(taken, active, fast)
+        if any("student.assignment" in loss.requires for loss in active.values()):
+            student = replace(student, assignment=self.task.assignment(self.student, len(inputs)))
+        student = replace(student, adapted_by_teacher=self._connect(taken, active, fast))
         losses.update(exit_losses)
         changed = self._transforms(teachers, active, Step(self.progress, targets), taken, losses)
         values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         for name, loss in active.items():
-            values[name] = loss.evaluate(*views(name, loss, student, connected, teachers, changed))
+            values[name] = loss.evaluate(student, {t: changed.get((name, t), teachers[t]) for t in loss.teacher_names})
         if self.check_next_step:
             self.check_next_step = False
             check_first_step(values, taken, weights)
@@ -193,9 +193,6 @@ class Distiller(Observing):
             log_vars = self.monitor.update(log_vars)
             self._transforms.watch(log_vars)
         return loss, log_vars
-
-    def _exit_task_loss(self, logits: Tensor, targets: Any) -> Tensor:
-        return self.task.exit_loss(self.student, logits, targets)
 
     def _touch_idle_parameters(self, losses: dict[str, Tensor]) -> None:
         # DDP waits for a gradient of every parameter; a term whose schedule is at zero gives it a zero one.

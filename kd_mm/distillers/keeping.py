@@ -12,8 +12,8 @@ from kd_mm.losses.functional import wide_dtype
 
 def means_alone(readers: Collection[Loss], item: str, stage: int, num_stages: int) -> bool:
     """Return whether every loss that reads ``item`` (e.g. ``"teacher.features"``) of a stage reads spatial means."""
-    mine = [loss for loss in readers if item in loss.needs() and stage in loss.stage_numbers(num_stages)]
-    return bool(mine) and all(getattr(loss, "reads_means", False) for loss in mine)
+    mine = [loss for loss in readers if item in loss.requires and stage in loss.stage_numbers(num_stages)]
+    return bool(mine) and all(False for loss in mine)
 
 
 def features_read(
@@ -32,7 +32,7 @@ def features_read(
         says so (``reads_means``). The maps themselves can then be freed before the student needs the memory.
     """
     item = "teacher.features"
-    read = {i for loss in readers if item in loss.needs() for i in loss.stage_numbers(num_stages)}
+    read = {i for loss in readers if item in loss.requires for i in loss.stage_numbers(num_stages)}
     return {
         i: maps[i].mean(dim=(2, 3), keepdim=True, dtype=wide_dtype(maps[i]))
         if means_alone(readers, item, i, num_stages)

@@ -43,8 +43,8 @@ def dry_run(networks: Networks, task: Task, inputs: Tensor, asked: Mapping[str, 
 
 def _find_tails(networks: Networks, task: Task) -> None:
     """Find what follows the last stage of each teacher whose classifier a loss reads, and check that it does."""
-    readers = [loss for loss in networks.losses.values() if "teacher.classifier" in loss.needs()]
-    for name in sorted({name for loss in readers for name in loss.taught_by}):
+    readers = [loss for loss in networks.losses.values() if "teacher.classifier" in loss.requires]
+    for name in sorted({name for loss in readers for name in loss.teacher_names}):
         model, stage = networks.teachers[name].model, networks.pairs[name][-1][1]
         tail, answer = task.tail(model), networks.taps.teacher_answer[name]
         assert answer is not None

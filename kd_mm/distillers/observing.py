@@ -15,6 +15,7 @@ from kd_mm.distillers.recipe import Plan, Recipe
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.distillers.transform import Transforms
 from kd_mm.losses import Loss
+from kd_mm.losses.functional import wide_dtype
 from kd_mm.losses.observation import Observation
 from kd_mm.stages.memory_format import fast_pooling
 from kd_mm.stages.stage import Stage
@@ -38,7 +39,7 @@ class Observing(BaseModel):
 
     def _observe_teachers(self, inputs: Tensor, active: Mapping[str, Loss]) -> dict[str, dict[str, Tensor]]:
         # Teachers and their exits first: what is not read later is freed before the student's activations are kept.
-        needed = {name for loss in active.values() if loss.needs_teacher for name in loss.taught_by}
+        needed = {name for loss in active.values() if loss.needs_teacher for name in loss.teacher_names}
         if self.recipe.teacher_exits.get("mode") != "online":
             for name in sorted(self.teachers):
                 if name in needed and not self.teachers[name].exits_ready:
@@ -49,16 +50,21 @@ class Observing(BaseModel):
         return {name: teacher.observe(inputs) for name, teacher in self.teachers.items() if name in needed}
 
     def _targets(self, active: Mapping[str, Loss], data_samples: Any, taken: Mapping[str, Tensor]) -> Any:
-        reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
+        reads = set().union(*(loss.requires for loss in active.values())) if active else set()
         regional = self.task.regional and bool(reads & {"student.stage_logits", "teacher.stage_logits"})
-        if "student.targets" in reads or regional or self._online_exits() or self._transforms.needs_targets:
+        if (
+            reads & {"student.targets", "student.valid_classes"}
+            or regional
+            or self._online_exits()
+            or self._transforms.needs_targets
+        ):
             return self.task.targets(data_samples, taken)
         return None
 
     def _observe_student(
         self, taken: dict[str, Tensor], active: Mapping[str, Loss], targets: Any, fast: dict[int, Tensor]
     ) -> Observation:
-        reads = set().union(*(loss.needs() for loss in active.values())) if active else set()
+        reads = set().union(*(loss.requires for loss in active.values())) if active else set()
         wanted = self._stages_of("student.features", active) if "student.features" in reads else set()
         inner = self._stages_of("student.embeddings", active) & self.plan.student_exits
         exits = inner | (self._stages_of("student.stage_logits", active) if "student.stage_logits" in reads else set())
@@ -75,14 +81,22 @@ class Observing(BaseModel):
             responses[self.num_stages] = logits
         taps = taken if "student.taps" in reads else {}
         kept = {i: self._map(taken, i) for i in sorted(wanted)}
-        return Observation(kept, {}, responses, logits, targets, taps, embeddings=embeddings)
+        return Observation(
+            features=kept,
+            stage_logits=responses,
+            logits=logits,
+            targets=targets,
+            valid_classes=self.task.valid_classes(targets),
+            taps=taps,
+            embeddings=embeddings,
+        )
 
     def _connect(
         self, taken: dict[str, Tensor], active: Mapping[str, Loss], fast: dict[int, Tensor]
     ) -> dict[str, dict[int, Tensor]]:
         connected: dict[str, dict[int, Tensor]] = {}
         for name in self.teachers:
-            mine = {key: loss for key, loss in active.items() if name in loss.taught_by}
+            mine = {key: loss for key, loss in active.items() if name in loss.teacher_names}
             stages = sorted(self._stages_of("student.adapted", mine))
             if stages:
                 connectors = self._own("connectors", name)
@@ -102,7 +116,7 @@ class Observing(BaseModel):
         observations = {}
         for name in list(seen):
             taken, teacher = seen.pop(name), self.teachers[name]
-            mine = {key: loss for key, loss in active.items() if name in loss.taught_by}
+            mine = {key: loss for key, loss in active.items() if name in loss.teacher_names}
             stages = {i: self.stage_pairs[name][i - 1][1] for i in self.plan.teacher_features[name]}
             maps = {i: stage.to_map(taken[stage.tap]) for i, stage in stages.items()}
             online = self._online_exits() and name in self._own("teacher_exits")
@@ -121,9 +135,17 @@ class Observing(BaseModel):
                 responses[self.num_stages] = logits
             kept = features_read(maps, mine.values(), self.num_stages, teacher.plain)
             constants = {i: response.detach() for i, response in responses.items()}
-            tapped = any("teacher.taps" in loss.needs() for loss in mine.values())
+            tapped = any("teacher.taps" in loss.requires for loss in mine.values())
             taps = {tap: teacher.plain(shown) for tap, shown in taken.items()} if tapped else {}
-            observations[name] = Observation(kept, {}, constants, logits, taps=taps, classifier=self._tails.get(name))
+            pooled = {i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in maps}
+            observations[name] = Observation(
+                features=kept,
+                pooled=pooled,
+                stage_logits=constants,
+                logits=logits,
+                taps=taps,
+                classifier=self._tails.get(name),
+            )
         return observations
 
     @torch.no_grad()
@@ -148,7 +170,7 @@ class Observing(BaseModel):
         return fast[index]
 
     def _stages_of(self, item: str, active: Mapping[str, Loss]) -> set[int]:
-        readers = [loss for loss in active.values() if item in loss.needs()]
+        readers = [loss for loss in active.values() if item in loss.requires]
         return {i for loss in readers for i in loss.stage_numbers(self.num_stages)}
 
     def _online_exits(self) -> bool:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
-from kd_mm.losses import ExitTaskLoss, Loss
+from kd_mm.losses import Loss
 from kd_mm.registry import MODELS
 from kd_mm.utils.random_state import isolated_rng
 from kd_mm.utils.suggest import nearest
@@ -87,13 +83,12 @@ class Recipe:
             raise ValueError(f"recipe: stage_source={recipe.stage_source!r} is unknown; choose 'backbone' or 'neck'")
         return recipe
 
-    def build_losses(self, teachers: Sequence[str], seed: int, multilabel: bool = False) -> dict[str, Loss]:
+    def build_losses(self, teachers: Sequence[str], seed: int) -> dict[str, Loss]:
         """Build the losses whose weight is not zero, each under a random state of its own.
 
         Args:
             teachers: Names of the teachers.
             seed: Seed of the private random states.
-            multilabel: Whether losses on stage responses take independent sigmoids where their config does not say.
 
         Raises:
             ValueError: A loss names a teacher that does not exist, or none where there are several; a temperature
@@ -104,17 +99,13 @@ class Recipe:
             if config is None or config.get("loss_weight", 1.0) == 0:
                 continue
             with isolated_rng(f"loss/{name}", seed):
-                loss: Loss = MODELS.build(_with_kind(config, multilabel))
-            temperature = getattr(loss, "temperature", None)
+                loss: Loss = MODELS.build(dict(config))
+            temperature = config.get("temperature")
             if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
                 raise ValueError(f"recipe: losses.{name}: temperature={temperature} must be above 0")
             if not 0 <= loss.loss_weight < math.inf:
                 raise ValueError(f"recipe: losses.{name}: loss_weight={loss.loss_weight} must be 0 or more, and finite")
-            if loss.needs_teacher and loss.all_teachers:
-                loss.team = _team(name, loss.teacher, teachers)
-            elif loss.needs_teacher:
-                own = [] if loss.teacher is None else sorted(self.teachers)
-                loss.teacher = _which_teacher(name, loss.teacher, [*teachers, *own])
+            loss.choose_teachers(name, teachers, sorted(self.teachers))
             losses[name] = loss
         return losses
 
@@ -156,19 +147,19 @@ class Plan:
         def stages(item: str, teacher: str | None = None) -> frozenset[int]:
             chosen: set[int] = set()
             for loss in losses.values():
-                if item in loss.needs() and (teacher is None or teacher in loss.taught_by):
+                if item in loss.requires and (teacher is None or teacher in loss.teacher_names):
                     chosen |= set(loss.stage_numbers(num_stages))
             return frozenset(chosen)
 
         def answer(side: str, teacher: str | None = None) -> bool:
             direct = any(
-                bool(loss.needs() & {f"{side}.logits", f"{side}.classifier"})
-                and (teacher is None or teacher in loss.taught_by)
+                bool(loss.requires & {f"{side}.logits", f"{side}.classifier"})
+                and (teacher is None or teacher in loss.teacher_names)
                 for loss in losses.values()
             )
             return direct or bool(stages(f"{side}.stage_logits", teacher) & own)
 
-        names = sorted({name for loss in losses.values() if loss.needs_teacher for name in loss.taught_by})
+        names = sorted({name for loss in losses.values() if loss.needs_teacher for name in loss.teacher_names})
         responses = stages("student.stage_logits") | stages("student.embeddings")
         connectors = {name: stages("student.adapted", name) for name in names}
         teacher_exits = {name: stages("teacher.stage_logits", name) - own for name in names}
@@ -177,7 +168,10 @@ class Plan:
             teacher_exits=teacher_exits,
             connectors=connectors,
             student_features=stages("student.features").union(responses - own, *connectors.values()),
-            teacher_features={name: stages("teacher.features", name) | teacher_exits[name] for name in names},
+            teacher_features={
+                name: stages("teacher.features", name) | stages("teacher.pooled", name) | teacher_exits[name]
+                for name in names
+            },
             student_answer=answer("student") or (counts_classes and bool(responses)),
             teacher_answer={name: answer("teacher", name) for name in names},
         )
@@ -190,16 +184,8 @@ def exits_are_regional(recipe: Recipe) -> bool:
 
 def reads_stages(losses: Mapping[str, Loss]) -> bool:
     """Return whether any loss reads anything but the networks' own answers."""
-    kinds = {item.partition(".")[2] for loss in losses.values() for item in loss.needs()}
-    return bool(kinds - {"logits", "targets", "indices", "taps"})
-
-
-def attach_task_loss(losses: Mapping[str, nn.Module], task_loss: Any, exit_on_last: bool) -> None:
-    """Hand the student's own task loss to the losses that apply it to exits."""
-    for loss in losses.values():
-        if isinstance(loss, ExitTaskLoss):
-            loss.task_loss = task_loss
-            loss.exit_on_last = exit_on_last
+    kinds = {item.partition(".")[2] for loss in losses.values() for item in loss.requires}
+    return bool(kinds - {"logits", "targets", "sample_indices", "taps", "assignment"})
 
 
 def _check_transform(transform: Mapping[str, Any] | None, losses: Sequence[str]) -> None:
@@ -210,30 +196,3 @@ def _check_transform(transform: Mapping[str, Any] | None, losses: Sequence[str])
     for name in transform.get("losses") or ():
         if name not in losses:
             raise ValueError(f"recipe: transform names the loss {name!r}{nearest(name, losses)}")
-
-
-def _with_kind(config: Mapping[str, Any], multilabel: bool) -> dict[str, Any]:
-    kind: Any = MODELS.get(config["type"]) if multilabel else None
-    responds = "student.stage_logits" in getattr(kind, "requires", ())
-    if responds and "multilabel" in inspect.signature(kind).parameters:
-        return {"multilabel": True, **config}
-    return dict(config)
-
-
-def _team(loss: str, teacher: str | None, teachers: Sequence[str]) -> tuple[str, ...]:
-    if teacher is not None:
-        raise ValueError(f"loss {loss!r} reads all teachers ({', '.join(teachers)}); leave teacher={teacher!r} out")
-    return tuple(teachers) if len(teachers) > 1 else (_which_teacher(loss, None, teachers),)
-
-
-def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:
-    if teacher is None and len(teachers) == 1:
-        return teachers[0]
-    if teacher is not None and teacher in teachers:
-        return teacher
-    if not teachers:
-        raise ValueError(
-            f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)"
-        )
-    near = difflib.get_close_matches(teacher or "", teachers, n=1) or list(teachers)
-    raise ValueError(f"loss {loss!r}: teacher={teacher!r} is not one of {list(teachers)}; did you mean {near[0]!r}?")

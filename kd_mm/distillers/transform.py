@@ -89,11 +89,11 @@ class Transforms:
         """
         seen: dict[tuple[str, str], Observation] = {}
         for name, transform in self.modules.items():
-            mine = {key: loss for key, loss in active.items() if name in loss.taught_by and transform.serves(key)}
+            mine = {key: loss for key, loss in active.items() if name in loss.teacher_names and transform.serves(key)}
             if name not in teachers or not mine:
                 continue
             observation = teachers[name]
-            wanted = {item for loss in mine.values() for item in loss.needs()}
+            wanted = {item for loss in mine.values() for item in loss.requires}
             stages, answers = self._answers(observation, wanted)
             answers = {key: logits for key, logits in answers.items() if key in transform.answers}
             images = self._images(name, step.targets, taken, answers)
@@ -147,11 +147,11 @@ def _answers_read(
 ) -> list[str]:
     names: set[str] = set()
     for key, loss in losses.items():
-        if teacher not in loss.taught_by or not transform.serves(key):
+        if teacher not in loss.teacher_names or not transform.serves(key):
             continue
-        if "teacher.logits" in loss.needs():
+        if "teacher.logits" in loss.requires:
             names.add(FINAL)
-        if "teacher.stage_logits" in loss.needs():
+        if "teacher.stage_logits" in loss.requires:
             stages: Iterable[int] = loss.stage_numbers(num_stages)
             names |= {FINAL if i == num_stages and not exit_on_last else f"stage{i}" for i in stages}
     return sorted(names)

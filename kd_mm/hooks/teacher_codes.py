@@ -79,7 +79,7 @@ class TeacherCodesHook(Hook):
                         raise ValueError(
                             f"{type(loss).__name__}: preparation has no option {option!r}{nearest(option, DEFAULTS)}"
                         )
-                teacher = distiller.teachers[loss.teacher or ""]
+                teacher = distiller.teachers[loss.teacher_names[0]]
                 loss.take_codes(_Preparation(runner, distiller, teacher, loss, self.cache_dir).run())
 
 

@@ -88,7 +88,8 @@ def _rate_for(runner: Runner, distiller: Distiller, name: str, loss: GPACAttenti
     options = checked(loss.probes)
     stages = loss.stage_numbers(distiller.num_stages)
     rows = {
-        one: _Rating(runner, distiller, distiller.teachers[one], stages, options, folder).row() for one in loss.team
+        one: _Rating(runner, distiller, distiller.teachers[one], stages, options, folder).row()
+        for one in loss.teacher_names
     }
     accuracy = {one: {i: row[f"stage{i}"] for i in stages} for one, row in rows.items()}
     loss.choose(accuracy, {one: row["final"] for one, row in rows.items()})

@@ -1,7 +1,7 @@
 """Distillation losses, one file a method. They know nothing of runners."""
 
 from kd_mm.losses.at import ATLoss
-from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.base import Loss, LossContext, MultiTeacherLoss
 from kd_mm.losses.byot import BYOTHintLoss
 from kd_mm.losses.cosine import CosineLoss, EmbeddingLoss
 from kd_mm.losses.crd import CRDLoss
@@ -55,6 +55,7 @@ __all__ = [
     "MAGLoss",
     "MASLoss",
     "MultiTeacherFeatureLoss",
+    "MultiTeacherLoss",
     "MultiTeacherKDLoss",
     "OFDLoss",
     "Observation",

@@ -41,9 +41,8 @@ class ATLoss(Loss):
             raise ValueError(f"ATLoss: power={power} must be above 0")
         self.power = power
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the distance of the attention maps of each stage."""
-        assert teacher is not None
         return {
             f"stage{i}": self.compare(student.features[i], teacher.features[i].detach())
             for i in self.stage_numbers(max(student.features))

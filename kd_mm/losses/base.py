@@ -1,11 +1,11 @@
-"""The Loss base: observations in, one scalar out."""
+"""The base of all losses: observations in, named scalars out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,58 +15,71 @@ from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.stage import Stage
 
-
-@dataclass(frozen=True)
-class LossContext:
-    """What a loss is told before training; all of it measured.
-
-    Attributes:
-        pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher.
-        num_classes: K, where a network says it.
-        student_taps: Shapes of what losses tap beside stages and answers, by tap, with a batch of 2.
-        teacher_taps: Likewise of the loss's teacher.
-        pairs_by_teacher: The matched stages of every teacher, for losses that read all.
-        answer: Shape of the student's own answer with a batch of 2, where a loss reads it.
-    """
-
-    pairs: Sequence[tuple[Stage, Stage]] = ()
-    num_classes: int = 0
-    student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    pairs_by_teacher: Mapping[str, Sequence[tuple[Stage, Stage]]] = field(default_factory=dict)
-    answer: tuple[int, ...] = ()
-
-
-#: What a loss can read, by side.
+#: What a loss can read, by side; the fields of :class:`kd_mm.losses.observation.Observation`.
 READABLE = frozenset(
     {
         *(f"student.{item}" for item in ("features", "adapted", "stage_logits", "embeddings", "logits", "targets")),
-        *(f"student.{item}" for item in ("sample_indices", "taps")),
-        *(f"teacher.{item}" for item in ("features", "stage_logits", "logits", "classifier", "taps")),
+        *(f"student.{item}" for item in ("valid_classes", "sample_indices", "taps", "assignment")),
+        *(f"teacher.{item}" for item in ("features", "pooled", "stage_logits", "exit_logits", "logits", "classifier")),
+        "teacher.taps",
     }
 )
+ALL_TASKS = frozenset({"classification", "detection", "reid"})
+
+
+def _no_task_loss(logits: Tensor, targets: Any) -> Tensor:
+    raise TypeError("no task loss is known here")
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What is known before training; all of it measured.
+
+    Attributes:
+        pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher.
+        pairs_by_teacher: The matched stages of every teacher, for losses that read several.
+        num_classes: K, where a network states it.
+        multilabel: Whether stage logits are independent sigmoids.
+        student_taps: Shapes of the extra taps with a batch of 2, tap text to shape.
+        teacher_taps: Likewise of the loss's teacher.
+        logits_shape: Shape of the student's own logits with a batch of 2, where a loss reads them.
+        task_loss: The student's own task loss: logits of an exit and targets to a scalar.
+    """
+
+    pairs: Sequence[tuple[Stage, Stage]] = ()
+    pairs_by_teacher: Mapping[str, Sequence[tuple[Stage, Stage]]] = field(default_factory=dict)
+    num_classes: int = 0
+    multilabel: bool = False
+    student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    logits_shape: tuple[int, ...] = ()
+    task_loss: Callable[[Tensor, Any], Tensor] = _no_task_loss
 
 
 class Loss(nn.Module):
-    """A distillation loss as a function of what student and teacher showed.
+    """A distillation loss: a function of what student and teacher computed in one step.
 
-    A subclass says in :attr:`reads` what it looks at, so that nothing else is built or run, and computes its per-stage
-    scalars in :meth:`parts`. Weights and schedules live here, never inside the arithmetic.
+    A subclass names in :attr:`requires` what it reads, so that nothing else is built or run, and computes its scalars
+    in :meth:`terms`. Weights and schedules live here, never inside the arithmetic.
 
     Args:
         loss_weight: Factor in the total; 0 means that the loss and whatever only it reads are not built.
         schedule: Config of a schedule (:mod:`kd_mm.losses.schedules`), a factor on top of ``loss_weight``.
         teacher: Name of the teacher that is read; may be left out where there is one.
         stages: Stages that are read, counted from 1; all matched stages by default.
-        stage_reduction: ``"sum"`` or ``"mean"`` over the parts.
+        stage_reduction: ``"sum"`` or ``"mean"`` over the terms.
     """
 
-    #: Subset of :data:`READABLE`.
-    requires: ClassVar[frozenset[str]] = frozenset()
-    #: Whether it reads all teachers at once; their observations come as ``Observation.team``.
-    all_teachers: ClassVar[bool] = False
-    #: Whether it prepares something on its teacher that holds only while the teacher stays as it is.
-    frozen_teacher: ClassVar[bool] = False
+    #: Subset of :data:`READABLE`. The constructor may narrow it where options make a loss read less.
+    requires: frozenset[str] = frozenset()
+    #: Subset of :data:`ALL_TASKS`, likewise.
+    tasks: frozenset[str] = ALL_TASKS
+    #: Why another task cannot use it and what to take there, for a message.
+    instead: str = ""
+    #: Whether it prepares something on its teacher that holds only while the teacher does not change.
+    frozen_teacher: bool = False
+    #: Whether a gradient reaches the student.
+    trains_student: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -87,25 +100,39 @@ class Loss(nn.Module):
         self.loss_weight = loss_weight
         self.schedule: Schedule | None = SCHEDULES.build({**schedule, "_scope_": "kd_mm"}) if schedule else None
         self.teacher = teacher
-        #: Names of the teachers of a loss that reads all; set when it is built.
-        self.team: tuple[str, ...] = ()
         self.stages = None if stages is None else tuple(stages)
-        #: The matched (student, teacher) stages of its teacher, shallow to deep; known from :meth:`attach` on.
+        #: Names of the teachers that are read; known from :meth:`choose_teachers` on.
+        self.teacher_names: tuple[str, ...] = ()
+        #: The matched (student, teacher) stages, shallow to deep; known from :meth:`match` on.
         self.matched: Sequence[tuple[Stage, Stage]] = ()
+        #: Whether the last stage has an exit beside the network's own logits; known from :meth:`match` on.
+        self.exit_on_last = False
 
-    def needs(self) -> frozenset[str]:
-        """Return what this instance reads; options may make it less than the class reads."""
-        return self.requires
+    # -- before training, in this order --------------------------------------------------------------------------
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any part of a teacher's observation is read."""
-        return any(item.startswith("teacher.") for item in self.needs()) or "student.adapted" in self.needs()
+        """Whether anything of a teacher is read."""
+        return any(item.startswith("teacher.") for item in self.requires) or "student.adapted" in self.requires
 
-    @property
-    def taught_by(self) -> tuple[str, ...]:
-        """Names of the teachers that are read."""
-        return self.team or ((self.teacher,) if self.teacher else ())
+    def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
+        """Settle which teachers are read.
+
+        Args:
+            name: The loss's name in the recipe, for messages.
+            teachers: Names of the teachers in the config.
+            extra: Names of further ones that the recipe brings; read only where ``teacher`` names one.
+
+        Raises:
+            ValueError: ``teacher`` names none of them, or none where there are several.
+        """
+        if self.needs_teacher:
+            known = list(teachers) if self.teacher is None else [*teachers, *extra]
+            self.teacher_names = (_which_teacher(name, self.teacher, known),)
+
+    def match(self, pairs: Sequence[tuple[Stage, Stage]], exit_on_last: bool = False) -> None:
+        """Take note of the matched stages, and whether the last one has an exit of its own."""
+        self.matched, self.exit_on_last = tuple(pairs), exit_on_last
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that are read, of ``num_stages`` matched ones.
@@ -121,58 +148,79 @@ class Loss(nn.Module):
             )
         return chosen
 
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it and what to take instead, for a message; empty where it can."""
-        return ""
+    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads beside stages and logits.
 
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads beside stages and answers.
-
-        Called once, before anything runs; asked of losses that read ``student.taps`` or ``teacher.taps``.
-
-        Args:
-            student: The network that learns.
-            teacher: The loss's teacher, frozen.
+        For losses that require ``student.taps`` or ``teacher.taps``; ``teacher`` is ``None`` without a teacher.
         """
         return (), ()
-
-    def watching(self, student: nn.Module) -> AbstractContextManager[Any]:
-        """Return a context in which the student computes its own losses, for what no tap shows."""
-        return nullcontext()
 
     def setup(self, context: LossContext) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
 
     def expect_samples(self, num_samples: int) -> None:
-        """Learn how many samples the training data has, before training and before a checkpoint is loaded."""
+        """Take note of the number of training samples, before training and before a checkpoint is loaded."""
+
+    # -- in a step -----------------------------------------------------------------------------------------------
 
     def weight(self, progress: Progress) -> float:
         """Return the weight in force at this point of the run."""
         return self.loss_weight * (self.schedule(progress) if self.schedule else 1.0)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the unweighted scalars, by the name of their stage or pair of stages."""
         raise TypeError(f"{type(self).__name__} defines no terms()")
 
-    def evaluate(self, student: Observation, teacher: Observation | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the unweighted loss and its parts, computed outside autocast.
+    def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the unweighted loss and its terms, computed outside autocast.
 
         Args:
-            student: What the student showed, with gradient.
-            teacher: What the teacher showed, without.
+            student: Of the student, with gradient.
+            teachers: Of the teachers, by name.
         """
-        connected = (view.adapted for view in student.team.values())
-        maps = (student.features, student.adapted, student.stage_logits, *connected)
-        tensors = [*(t for stages in maps for t in stages.values()), student.logits, *student.taps.values()]
-        device = next(tensor for tensor in tensors if tensor is not None).device.type
-        with torch.autocast(device, enabled=False):
-            parts = self.terms(student, teacher)
-            total = torch.stack(list(parts.values())).sum() if len(parts) > 1 else next(iter(parts.values()))
-            return total / len(parts) if self.stage_reduction == "mean" else total, parts
+        name = self.teacher_names[0] if self.teacher_names else ""
+        own = replace(student, adapted=student.adapted_by_teacher.get(name, {}))
+        with torch.autocast(student.device_type, enabled=False):
+            return self._reduced(self.terms(own, teachers.get(name, Observation())))
 
     def forward(self, student: Observation, teacher: Observation | None = None) -> Tensor:
-        """Return the unweighted loss, a scalar."""
-        return self.evaluate(student, teacher)[0]
+        """Return the unweighted loss of two observations, a scalar."""
+        with torch.autocast(student.device_type, enabled=False):
+            return self._reduced(self.terms(student, teacher or Observation()))[0]
+
+    def _reduced(self, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        return total / len(terms) if self.stage_reduction == "mean" else total, terms
+
+
+class MultiTeacherLoss(Loss):
+    """Base of losses that read all teachers of the config at once; see :class:`Loss`."""
+
+    def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
+        """Read every teacher of the config; see the base class for errors.
+
+        Raises:
+            ValueError: The config of the loss names a teacher.
+        """
+        if self.teacher is not None:
+            raise ValueError(
+                f"loss {name!r} reads all teachers ({', '.join(teachers)}); leave teacher={self.teacher!r} out"
+            )
+        self.teacher_names = tuple(teachers) or (_which_teacher(name, None, teachers),)
+
+    def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the unweighted scalars; ``student.adapted_by_teacher`` holds the maps after each connector."""
+        raise TypeError(f"{type(self).__name__} defines no terms()")
+
+    def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the unweighted loss and its terms; see the base class."""
+        with torch.autocast(student.device_type, enabled=False):
+            return self._reduced(self.terms(student, {name: teachers[name] for name in self.teacher_names}))
+
+    def forward(self, student: Observation, teachers: Mapping[str, Observation]) -> Tensor:  # type: ignore[override]
+        """Return the unweighted loss of the student's observation and those of the teachers, a scalar."""
+        with torch.autocast(student.device_type, enabled=False):
+            return self._reduced(self.terms(student, teachers))[0]
 
 
 def choice(option: str, value: str, choices: Sequence[str]) -> str:
@@ -184,3 +232,16 @@ def choice(option: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
     return value
+
+
+def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:
+    if teacher is None and len(teachers) == 1:
+        return teachers[0]
+    if teacher is not None and teacher in teachers:
+        return teacher
+    if not teachers:
+        raise ValueError(
+            f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)"
+        )
+    near = difflib.get_close_matches(teacher or "", teachers, n=1) or list(teachers)
+    raise ValueError(f"loss {loss!r}: teacher={teacher!r} is not one of {list(teachers)}; did you mean {near[0]!r}?")

@@ -32,7 +32,7 @@ class BYOTHintLoss(Loss):
         """Return the stages that are read: those whose exits learn, and the last; see the base class for errors."""
         return tuple(sorted({*super().stage_numbers(num_stages), num_stages}))
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the squared distance of each exit.
 
         Raises:

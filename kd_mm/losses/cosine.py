@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -30,16 +30,14 @@ class EmbeddingLoss(Loss):
     """
 
     requires = frozenset({"student.taps", "teacher.taps"})
+    instead = NO_EMBEDDING
 
     def __init__(self, student_tap: str | None = None, teacher_tap: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.student_tap, self.teacher_tap = student_tap, teacher_tap
+        self.tasks = ALL_TASKS if student_tap and teacher_tap else ALL_TASKS - {"detection"}
 
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it, unless the config names what to read."""
-        return "" if self.student_tap and self.teacher_tap else NO_EMBEDDING
-
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Settle both taps; see the base class.
 
         Raises:
@@ -62,9 +60,8 @@ class EmbeddingLoss(Loss):
                     "tap (student_tap, teacher_tap), e.g. head:in[-1]"
                 )
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the loss under the name ``final``."""
-        assert teacher is not None
         assert self.student_tap is not None
         assert self.teacher_tap is not None
         ours, theirs = student.taps[self.student_tap], teacher.taps[self.teacher_tap]

@@ -12,7 +12,7 @@ from mmengine.dist import all_gather
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -61,9 +61,9 @@ class CRDLoss(Loss):
             without image classes.
     """
 
-    requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.features"})
-    #: A teacher's maps need not be kept, only their spatial means.
-    reads_means = True
+    requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.pooled"})
+    tasks = ALL_TASKS - {"detection"}
+    instead = _DETECTORS
 
     def __init__(
         self,
@@ -87,10 +87,6 @@ class CRDLoss(Loss):
         self.bank = EmbeddingBank(dims, momentum)
         self._num_samples = num_samples
 
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it: an image has no single class."""
-        return _DETECTORS
-
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stage that is read, the last one by default."""
         return super().stage_numbers(num_stages) if self.stages else (num_stages,)
@@ -110,7 +106,7 @@ class CRDLoss(Loss):
         if self._num_samples is None:
             self.bank.resize(num_samples)
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:  # type: ignore[override]
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the contrast of student embeddings and of teacher embeddings, then update the bank with both.
 
         Raises:
@@ -119,8 +115,8 @@ class CRDLoss(Loss):
         if not isinstance(student.targets, Tensor):
             raise ValueError(f"CRDLoss: {_DETECTORS}")
         (i,) = self.stage_numbers(max(student.features))
-        maps = {"student": student.features[i], "teacher": teacher.features[i].detach()}
-        embeddings = {side: self.embedding(side, feature) for side, feature in maps.items()}
+        pooled = {"student": full_precision(student.features[i]).mean(dim=(2, 3)), "teacher": teacher.pooled[i]}
+        embeddings = {side: self.embedding(side, feature) for side, feature in pooled.items()}
         self.bank.check(student.sample_indices)
         hard = student.targets.argmax(dim=1) if student.targets.ndim == 2 else student.targets
         own = student.sample_indices.to(hard.device)
@@ -129,8 +125,8 @@ class CRDLoss(Loss):
         return self.contrast(embeddings, own, self.bank.draw(hard, self.num_negatives), indices)
 
     def embedding(self, side: str, feature: Tensor) -> Tensor:
-        """Return the unit embeddings ``(B, dims)`` of maps ``(B, C, H, W)`` of ``"student"`` or ``"teacher"``."""
-        return F.normalize(self.embed[side](full_precision(feature).mean(dim=(2, 3))), dim=1)
+        """Return the unit embeddings ``(B, dims)`` of pooled maps ``(B, C)`` of ``"student"`` or ``"teacher"``."""
+        return F.normalize(self.embed[side](feature), dim=1)
 
     def contrast(
         self, embeddings: dict[str, Tensor], own: Tensor, negatives: Tensor, indices: Tensor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, choice
 from kd_mm.losses.crosskd_forward import CrossHeadForward
+from kd_mm.losses.dense_outputs import DenseOutput
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.tasks.dense_outputs import DenseOutput, assigning, read_assignment
 
 _EPS = torch.finfo(torch.float32).eps
 #: Limit of box coordinates in pixels; keeps areas finite in float32.
@@ -59,7 +58,7 @@ class CrossKDLoss(Loss):
         ValueError: An unknown ``box``; on use, outputs of different shapes, or ``"kl"`` for a head without bins.
     """
 
-    requires = frozenset({"student.taps", "teacher.taps"})
+    requires = frozenset({"student.taps", "student.assignment", "teacher.taps"})
 
     def __init__(
         self,
@@ -79,9 +78,8 @@ class CrossKDLoss(Loss):
         self.focus, self.temperature = focus, temperature
         self.split, self.align = split, align
         self._crossing: CrossHeadForward | None = None
-        self._found: list[Any] = []
 
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps behind the split of both heads, and those of the teacher's answer.
 
         Raises:
@@ -98,20 +96,12 @@ class CrossKDLoss(Loss):
         self._crossing = CrossHeadForward(head, self.split, self.align)
         return self._crossing.tower_taps, self._crossing.teacher_taps
 
-    def watching(self, student: nn.Module) -> AbstractContextManager[Any]:
-        """Return a context that keeps the student's targets as its head assigns them."""
-        self._found = []
-        return assigning(student.bbox_head, self._found)  # type: ignore[arg-type]
-
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted terms by name."""
-        assert teacher is not None
         assert self._crossing is not None
-        crossing, found = self._crossing, self._found
+        crossing = self._crossing
         target = crossing.dense(teacher.taps)
-        assignment = read_assignment(crossing.head, found[-1], len(target.cls)) if found else None
-        self._found = []
-        return self.compare(crossing.cross(student.taps, teacher.taps, assignment), target)
+        return self.compare(crossing.cross(student.taps, teacher.taps, student.assignment), target)
 
     def compare(self, crossed: DenseOutput, target: DenseOutput) -> dict[str, Tensor]:
         """Return the weighted terms of the student's features in the teacher's head and the teacher's own output.

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.tasks.dense_outputs import Assignment, DenseOutput, decode_boxes, flatten_levels
+from kd_mm.losses.dense_outputs import DenseOutput, decode_boxes, flatten_levels
+from kd_mm.losses.observation import DenseAssignment
 
 Taken = Mapping[str, Tensor]
 TOWERS = ("cls_convs", "reg_convs")
@@ -91,13 +92,13 @@ class CrossHeadForward:
         maps = [teacher[tap] for tap in self.output_taps]
         return self._output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)])
 
-    def cross(self, student: Taken, teacher: Taken, assignment: Assignment | None = None) -> DenseOutput:
+    def cross(self, student: Taken, teacher: Taken, assignment: DenseAssignment | None = None) -> DenseOutput:
         """Return what the student's features become in the teacher's head; gradients reach them, not a frozen head.
 
         Args:
             student: What :attr:`tower_taps` showed of the student.
             teacher: What :attr:`teacher_taps` showed; unused without ``align``.
-            assignment: The student's targets, see :func:`kd_mm.tasks.dense_outputs.read_assignment`.
+            assignment: The student's targets, where they are known.
 
         Raises:
             ValueError: The student's tower has another width than the teacher's.
@@ -120,7 +121,7 @@ class CrossHeadForward:
         aligned = align_scale(feature, teacher[self.tower_taps[index]])
         return aligned.relu() if self.rectified[side] else aligned
 
-    def _output(self, outputs: Sequence[Sequence[Tensor]], assignment: Assignment | None = None) -> DenseOutput:
+    def _output(self, outputs: Sequence[Sequence[Tensor]], assignment: DenseAssignment | None = None) -> DenseOutput:
         head: Any = self.head
         cls_maps, reg_maps = outputs[:2]
         cls = flatten_levels(cls_maps, head.cls_out_channels)

@@ -46,9 +46,8 @@ class CWDLoss(Loss):
             if sizes[0] != sizes[1]:
                 raise ValueError(_unlike(i, *sizes))
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each stage."""
-        assert teacher is not None
         return {
             f"stage{i}": self.compare(student.adapted[i], teacher.features[i].detach(), i)
             for i in self.stage_numbers(max(student.adapted))

@@ -42,11 +42,8 @@ class DetKDLoss(Loss):
         """Learn the number of classes, by which a head with background is known."""
         self.num_classes = context.num_classes
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the one divergence."""
-        assert teacher is not None
-        assert student.logits is not None
-        assert teacher.logits is not None
         target = teacher.logits
         if student.logits.ndim == 2:
             return {"regions": kl_divergence(student.logits, target, self.temperature)}

@@ -38,11 +38,8 @@ class DISTLoss(LogitsLoss):
         super().__init__(**kwargs)
         self.temperature, self.beta, self.gamma = temperature, beta, gamma
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return both weighted terms."""
-        assert teacher is not None
-        assert student.logits is not None
-        assert teacher.logits is not None
         ours, theirs = (
             (self.compared(logits) / self.temperature).softmax(dim=1) for logits in (student.logits, teacher.logits)
         )

@@ -46,11 +46,8 @@ class DKDLoss(LogitsLoss):
         super().__init__(**kwargs)
         self.temperature, self.alpha, self.beta = temperature, alpha, beta
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return both weighted terms."""
-        assert teacher is not None
-        assert student.logits is not None
-        assert teacher.logits is not None
         labels = _labels(student.targets, student.logits)
         ours, theirs = self.compared(student.logits), self.compared(teacher.logits)
         target, others = decoupled_divergence(ours, theirs, labels, self.temperature)

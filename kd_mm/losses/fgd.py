@@ -76,9 +76,8 @@ class FGDLoss(Loss):
             ours, theirs = context.pairs[i - 1]
             self.blocks[f"stage{i}"] = _Block(ours.channels, theirs.channels)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted sum of the four terms of each stage."""
-        assert teacher is not None
         targets: Any = student.targets
         parts = {}
         for i in self.stage_numbers(max(student.features)):

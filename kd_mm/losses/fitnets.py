@@ -29,9 +29,8 @@ class FitNetsLoss(Loss):
 
     requires = frozenset({"student.adapted", "teacher.features"})
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the squared distance of each stage."""
-        assert teacher is not None
         return {
             f"stage{i}": self.compare(student.adapted[i], teacher.features[i].detach())
             for i in self.stage_numbers(max(student.adapted))

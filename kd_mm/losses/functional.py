@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.observation import Observation
-
 
 def wide_dtype(x: Tensor) -> torch.dtype:
     """Return float32 for float16 and bfloat16, else the type of ``x``."""
@@ -86,11 +84,6 @@ def softened(
     if multilabel:
         return bernoulli_divergence(student_logits, teacher_logits, temperature, mask)
     return kl_divergence(student_logits, teacher_logits, temperature)
-
-
-def valid_classes(student: Observation, multilabel: bool) -> Tensor | None:
-    """Return the mask ``(B, K)`` of the classes that count in each image, where the task's targets have one."""
-    return getattr(student.targets, "valid", None) if multilabel else None
 
 
 def adaptive_average(feature: Tensor, size: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.at import ATLoss
-from kd_mm.losses.base import LossContext, choice
+from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, choice
 from kd_mm.losses.functional import full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -19,7 +19,7 @@ SELECTIONS = ("argmax", "topk", "soft", "all")
 
 
 @MODELS.register_module()
-class GPACAttentionLoss(ATLoss):
+class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
     """At each stage the student attends to the places that the best teacher attends to: GPAC's middle layers.
 
     ``L = sum_l sum_m s_ml d(F_s^l, F_m^l)`` over stages l and teachers m, ``d`` attention transfer
@@ -47,8 +47,6 @@ class GPACAttentionLoss(ATLoss):
         ValueError: An unknown selection or distance, a ``top`` below 1 or ``sharpness`` that is not above 0.
     """
 
-    all_teachers = True
-
     def __init__(
         self,
         selection: str = "argmax",
@@ -70,22 +68,18 @@ class GPACAttentionLoss(ATLoss):
     @property
     def needs_probes(self) -> bool:
         """Whether there is anything to choose."""
-        return self.selection != "all" and len(self.team) > 1
+        return self.selection != "all" and len(self.teacher_names) > 1
 
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it: the probes."""
-        if not self.needs_probes:
-            return ""
-        return (
-            "linear probes rate the teachers by the class of an image, and in detection an image has no single one; "
-            "take the recipe multi_kd (two-stage detectors), or at with one teacher, or set selection='all'"
-        )
+    def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
+        """Read every teacher of the config; see the base class for errors."""
+        super().choose_teachers(name, teachers, extra)
+        self.tasks = ALL_TASKS - {"detection"} if self.needs_probes else ALL_TASKS
 
     def setup(self, context: LossContext) -> None:
         """Settle the shares where nothing is to be chosen; see the base class for errors."""
         if not self.needs_probes:
-            stages = self.stage_numbers(len(context.pairs_by_teacher[self.team[0]]))
-            self.shares = {i: dict.fromkeys(self.team, 1 / len(self.team)) for i in stages}
+            stages = self.stage_numbers(len(context.pairs_by_teacher[self.teacher_names[0]]))
+            self.shares = {i: dict.fromkeys(self.teacher_names, 1 / len(self.teacher_names)) for i in stages}
 
     def choose(self, accuracy: Mapping[str, Mapping[int, float]], final: Mapping[str, float]) -> None:
         """Derive the shares from what the probes reached.
@@ -95,23 +89,22 @@ class GPACAttentionLoss(ATLoss):
             final: Accuracy of each teacher's own answers, which decides between equals.
         """
         stages = sorted(next(iter(accuracy.values())))
-        self.shares = {i: self._shares({name: accuracy[name][i] for name in self.team}, final) for i in stages}
+        self.shares = {i: self._shares({name: accuracy[name][i] for name in self.teacher_names}, final) for i in stages}
 
     def _shares(self, rated: Mapping[str, float], final: Mapping[str, float]) -> dict[str, float]:
         if self.selection == "soft":
             weights = torch.tensor(list(rated.values()), dtype=torch.float64).div(self.sharpness).softmax(dim=0)
             return dict(zip(rated, weights.tolist(), strict=True))
-        order = sorted(rated, key=lambda name: (-rated[name], -final.get(name, 0.0), self.team.index(name)))
+        order = sorted(rated, key=lambda name: (-rated[name], -final.get(name, 0.0), self.teacher_names.index(name)))
         count = min(self.top, len(order)) if self.selection == "topk" else 1
         return dict.fromkeys(order[:count], 1 / count)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the distance of each stage.
 
         Raises:
             RuntimeError: The probes were not rated.
         """
-        assert teacher is not None
         if not self.shares:
             raise RuntimeError(
                 "GPACAttentionLoss: the teachers' probes are not rated: register the hook kd_mm.TeacherProbesHook "
@@ -120,7 +113,7 @@ class GPACAttentionLoss(ATLoss):
         parts = {}
         for i in self.stage_numbers(max(student.features)):
             terms = [
-                share * self.compare(student.features[i], teacher.team[name].features[i].detach())
+                share * self.compare(student.features[i], teachers[name].features[i].detach())
                 for name, share in self.shares[i].items()
             ]
             parts[f"stage{i}"] = torch.stack(terms).sum()

@@ -21,20 +21,24 @@ class LogitsLoss(Loss):
             first, so that the student need not match the teacher's scale: logit standardisation (Sun et al., CVPR 2024,
             arXiv 2403.01427). Its public code has temperature 2 and weight 9 for KD, and 9 times the weights of DKD.
         multilabel: Whether classes are independent sigmoids, which cannot be standardised: their level means something.
+            ``None``: as the task's stage logits are.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
         ValueError: Standardised sigmoids; on construction of the Distiller, a dense head's answer ``(B, N, K)``.
     """
 
-    def __init__(self, standardize: bool = False, multilabel: bool = False, **kwargs: Any) -> None:
+    def __init__(self, standardize: bool = False, multilabel: bool | None = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if standardize and multilabel:
+        self.standardize, self.multilabel, self._by_task = standardize, bool(multilabel), multilabel is None
+        self._check_multilabel()
+
+    def _check_multilabel(self) -> None:
+        if self.standardize and self.multilabel:
             raise ValueError(
                 f"{type(self).__name__}: standardize=True needs classes that exclude each other (softmax); the level "
                 "of a sigmoid's logit says whether its class is there, so leave it out"
             )
-        self.standardize, self.multilabel = standardize, multilabel
 
     def setup(self, context: LossContext) -> None:
         """Look at the student's own answer.
@@ -42,11 +46,14 @@ class LogitsLoss(Loss):
         Raises:
             ValueError: It is a dense head's ``(B, N, K)``, no single row.
         """
-        if "student.logits" in self.needs() and len(context.answer) == 3 and not self.multilabel:
+        if self._by_task:
+            self.multilabel = context.multilabel
+            self._check_multilabel()
+        if "student.logits" in self.requires and len(context.logits_shape) == 3 and not self.multilabel:
             raise ValueError(
                 f"{type(self).__name__} compares one row of logits an answer, this detector answers at "
-                f"{context.answer[1]} places: use kd_mm.DetKDLoss (recipe kd)"
-                + (", one for each teacher (teacher=...)" if self.all_teachers else "")
+                f"{context.logits_shape[1]} places: use kd_mm.DetKDLoss (recipe kd)"
+                + (", one for each teacher (teacher=...)" if len(self.teacher_names) > 1 else "")
             )
 
     def compared(self, logits: Tensor) -> Tensor:
@@ -72,10 +79,7 @@ class KDLoss(LogitsLoss):
         super().__init__(multilabel=multilabel, **kwargs)
         self.temperature = temperature
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence under the name ``final``."""
-        assert student.logits is not None
-        assert teacher is not None
-        assert teacher.logits is not None
         ours, theirs = self.compared(student.logits), self.compared(teacher.logits)
         return {"final": softened(ours, theirs, self.temperature, self.multilabel)}

@@ -145,11 +145,9 @@ class MAGLoss(CodeReader, EmbeddingLoss):
         self.set_up(code_dims, code_temperatures, preparation)
         self.code_weights = tuple(code_weights)
         self.student_stable_weight = student_stable_weight
+        if not student_stable_weight:
+            self.requires = self.requires - {"student.logits"}
         self.build_student_decoders = build_student_decoders or student_stable_weight != 0
-
-    def needs(self) -> frozenset[str]:
-        """Return what is read: the student's answer only for its own stable term."""
-        return self.requires if self.student_stable_weight else self.requires - {"student.logits"}
 
     def setup(self, context: LossContext) -> None:
         """Build the student's codes of the measured width; see the base class for errors."""
@@ -163,9 +161,8 @@ class MAGLoss(CodeReader, EmbeddingLoss):
         self.codes = Codes(own, self.code_dims, context.num_classes if self.build_student_decoders else 0)
         self.codes.decoders.requires_grad_(False)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each code, ``low`` and ``high``, and ``stable``, weighted against each other."""
-        assert teacher is not None
         ours = self.codes.encode(full_precision(student.taps[self.student_tap or ""]))
         with torch.no_grad():
             theirs = self.teacher_codes().encode(full_precision(teacher.taps[self.teacher_tap or ""]))
@@ -175,7 +172,6 @@ class MAGLoss(CodeReader, EmbeddingLoss):
             if weight
         }
         if self.student_stable_weight:
-            assert student.logits is not None
             with torch.no_grad():
                 decoded = self.codes.decode(ours)
                 own = torch.stack([full_precision(student.logits), *decoded.values()]).mean(dim=0)

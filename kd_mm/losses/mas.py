@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import LossContext, choice
+from kd_mm.losses.base import ALL_TASKS, LossContext, choice
 from kd_mm.losses.cosine import NO_EMBEDDING, EmbeddingLoss
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
@@ -43,6 +43,7 @@ class MASLoss(CodeReader, LogitsLoss):
 
     frozen_teacher = True
     requires = frozenset({"student.logits", "teacher.logits", "teacher.taps"})
+    instead = NO_EMBEDDING
 
     def __init__(
         self,
@@ -58,19 +59,16 @@ class MASLoss(CodeReader, LogitsLoss):
         super().__init__(**kwargs)
         self.set_up(code_dims, code_temperatures, preparation)
         self.temperature, self.teacher_tap = temperature, teacher_tap
+        self.tasks = ALL_TASKS if teacher_tap else ALL_TASKS - {"detection"}
         self.stable_space = choice("stable_space", stable_space, ("logit", "prob"))
         if len(stable_weights) != 3 or min(stable_weights) < 0 or abs(sum(stable_weights) - 1) > 1e-6:
             raise ValueError(f"MASLoss: stable_weights={list(stable_weights)} must be three shares of 1")
         self.stable_weights = tuple(stable_weights)
 
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it, unless the config names what to read."""
-        return "" if self.teacher_tap else NO_EMBEDDING
-
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Settle the tap of the teacher's feature; see the base class."""
         reader = EmbeddingLoss(student_tap="", teacher_tap=self.teacher_tap)
-        self.teacher_tap = reader.attach(student, teacher)[1][0]
+        self.teacher_tap = reader.extra_taps(student, teacher)[1][0]
         return (), (self.teacher_tap,)
 
     def setup(self, context: LossContext) -> None:
@@ -88,11 +86,8 @@ class MASLoss(CodeReader, LogitsLoss):
             )
         self.width = shape[1]
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence under the name ``final``."""
-        assert teacher is not None
-        assert student.logits is not None
-        assert teacher.logits is not None
         with torch.no_grad():
             codes = self.teacher_codes()
             decoded = codes.decode(codes.encode(full_precision(teacher.taps[self.teacher_tap or ""])))

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.functional import full_precision, kl_divergence, softened, valid_classes, wide_dtype
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
+from kd_mm.losses.functional import full_precision, kl_divergence, softened, wide_dtype
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -51,7 +51,7 @@ class StageChannelLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    requires = frozenset({"student.adapted", "teacher.features"})
+    requires = frozenset({"student.adapted", "teacher.pooled"})
 
     def __init__(self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,14 +59,8 @@ class StageChannelLoss(Loss):
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
         self.temperature = temperature
 
-    @property
-    def reads_means(self) -> bool:
-        """Whether only the spatial means of feature maps are read, so that a teacher's maps need not be kept."""
-        return type(self) is StageChannelLoss
-
-    def describe(self, feature: Tensor) -> Tensor:
-        """Return the channel descriptor ``(B, C)`` of a map ``(B, C, H, W)``, at least float32."""
-        pooled = _SpatialMean.apply(feature)
+    def describe(self, pooled: Tensor) -> Tensor:
+        """Return the channel descriptor ``(B, C)`` of a pooled map ``(B, C)``."""
         if self.descriptor == "gap_l2":
             return F.normalize(pooled, dim=1)
         return pooled.sigmoid() if self.descriptor == "se" else pooled
@@ -77,11 +71,12 @@ class StageChannelLoss(Loss):
             return kl_divergence(student, teacher, self.temperature)
         return F.mse_loss(student, teacher) if self.distance == "mse" else F.l1_loss(student, teacher)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the distance of each stage."""
-        assert teacher is not None
         return {
-            f"stage{i}": self.compare(self.describe(student.adapted[i]), self.describe(teacher.features[i].detach()))
+            f"stage{i}": self.compare(
+                self.describe(_SpatialMean.apply(student.adapted[i])), self.describe(teacher.pooled[i].detach())
+            )
             for i in self.stage_numbers(max(student.adapted))
         }
 
@@ -102,7 +97,11 @@ class StageResponseLoss(LogitsLoss):
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
     """
 
-    requires = frozenset({"student.stage_logits", "teacher.stage_logits"})
+    requires = frozenset({"student.stage_logits", "teacher.stage_logits", "student.valid_classes"})
+    instead = (
+        "target='final' is the teacher's own answer, and a detector answers for boxes, a stage for the image; take "
+        "target='same_stage' (recipes mskd, mtkd_ssr)"
+    )
 
     def __init__(
         self,
@@ -110,27 +109,16 @@ class StageResponseLoss(LogitsLoss):
         target: str = "same_stage",
         include_last: bool = True,
         stage_weights: Sequence[float] | None = None,
-        multilabel: bool = False,
+        multilabel: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(multilabel=multilabel, **kwargs)
         self.temperature, self.include_last = temperature, include_last
         self.target = choice("target", target, ("same_stage", "final"))
         self.stage_weights = stage_weights
-
-    def needs(self) -> frozenset[str]:
-        """Return what is read: no teacher exit where every stage follows the teacher's own answer."""
-        target = "teacher.stage_logits" if self.target == "same_stage" else "teacher.logits"
-        return frozenset({"student.stage_logits", target, *(("student.targets",) if self.multilabel else ())})
-
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it: its own answer is on boxes."""
-        if self.target == "same_stage":
-            return ""
-        return (
-            "target='final' is the teacher's own answer, and a detector answers for boxes, a stage for the image; take "
-            "target='same_stage' (recipes mskd, mtkd_ssr)"
-        )
+        if target == "final":
+            self.requires = self.requires - {"teacher.stage_logits"} | {"teacher.logits"}
+            self.tasks = ALL_TASKS - {"detection"}
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that take part; see the base class for errors."""
@@ -141,14 +129,12 @@ class StageResponseLoss(LogitsLoss):
             raise ValueError(f"StageResponseLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
         return stages
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each stage, times its stage weight."""
-        assert teacher is not None
         stages = self.stage_numbers(max(student.stage_logits))
-        parts, mask = {}, valid_classes(student, self.multilabel)
+        parts, mask = {}, student.valid_classes
         for i, beta in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
             target = teacher.logits if self.target == "final" else teacher.stage_logits[i]
-            assert target is not None
             ours, theirs = self.compared(student.stage_logits[i]), self.compared(target)
             value = softened(ours, theirs, self.temperature, self.multilabel, mask)
             parts[f"stage{i}"] = value if beta == 1.0 else beta * value
@@ -174,7 +160,7 @@ class CrossStageReviewLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    requires = frozenset({"student.stage_logits"})
+    requires = frozenset({"student.stage_logits", "student.valid_classes"})
 
     def __init__(
         self,
@@ -182,7 +168,7 @@ class CrossStageReviewLoss(Loss):
         pairs: str = "adjacent",
         detach_target: bool = True,
         temperature: float = 4.0,
-        multilabel: bool = False,
+        multilabel: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -190,11 +176,13 @@ class CrossStageReviewLoss(Loss):
             "direction", direction, ("deep_to_shallow", "shallow_to_deep", "bidirectional", "ensemble")
         )
         self.pairs = choice("pairs", pairs, ("adjacent", "to_final", "all_pairs"))
-        self.detach_target, self.temperature, self.multilabel = detach_target, temperature, multilabel
+        self.detach_target, self.temperature = detach_target, temperature
+        self.multilabel, self._by_task = bool(multilabel), multilabel is None
 
-    def needs(self) -> frozenset[str]:
-        """Return what is read: with independent sigmoids also which classes count."""
-        return self.requires | {"student.targets"} if self.multilabel else self.requires
+    def setup(self, context: LossContext) -> None:
+        """Take independent sigmoids where the task has them and the config does not say."""
+        if self._by_task:
+            self.multilabel = context.multilabel
 
     def divergence(self, target: Tensor, learner: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return ``KD_T(target -> learner)`` of logits ``(B, K)``."""
@@ -209,9 +197,9 @@ class CrossStageReviewLoss(Loss):
             return [(i, stages[-1]) for i in stages[:-1]]
         return [(i, j) for k, i in enumerate(stages) for j in stages[k + 1 :]]
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each pair of stages (``stage2to1``) or, for the ensemble, of each stage."""
-        logits, mask = student.stage_logits, valid_classes(student, self.multilabel)
+        logits, mask = student.stage_logits, student.valid_classes
         stages = self.stage_numbers(max(logits))
         if len(stages) < 2:
             return {"none": logits[stages[-1]].sum() * 0.0}
@@ -234,7 +222,7 @@ class ExitTaskLoss(Loss):
     """``L_AUX = sum_{i<N} w_i CE(z_s^i, y)`` over all stages that have an exit of their own.
 
     The arithmetic is the student's own task loss (label smoothing and soft labels included), handed in by the task
-    through :attr:`task_loss`; so it is on the scale of the student's own loss.
+    through :class:`kd_mm.losses.LossContext`; so it is on the scale of the student's own loss.
 
     Args:
         include_last: Whether the network's own answer counts as an exit, too; with ``student_loss_weight=0`` in the
@@ -244,14 +232,15 @@ class ExitTaskLoss(Loss):
     """
 
     requires = frozenset({"student.stage_logits", "student.targets"})
-    #: Maps exit logits ``(B, K)`` and targets to a scalar; set by the Distiller.
-    task_loss: Callable[[Tensor, Tensor], Tensor]
-    #: Whether the last stage has an exit of its own beside the network's answer; set by the Distiller.
-    exit_on_last: bool = False
 
     def __init__(self, include_last: bool = False, stage_weights: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.include_last, self.stage_weights = include_last, stage_weights
+        self.task_loss: Callable[[Tensor, Any], Tensor]
+
+    def setup(self, context: LossContext) -> None:
+        """Take the student's own task loss."""
+        self.task_loss = context.task_loss
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages whose exit is trained; see the base class for errors."""
@@ -262,11 +251,31 @@ class ExitTaskLoss(Loss):
             raise ValueError(f"ExitTaskLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
         return stages
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the task loss of each exit, times its stage weight."""
-        assert student.targets is not None
         stages, parts = self.stage_numbers(max(student.stage_logits)), {}
         for i, weight in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
             value = self.task_loss(full_precision(student.stage_logits[i]), student.targets)
             parts[f"stage{i}"] = value if weight == 1.0 else weight * value
         return parts
+
+
+class TeacherExitLoss(Loss):
+    """The task loss of a teacher's exits that are trained during the distillation; no gradient reaches the student.
+
+    The builder of the Distiller adds it where ``teacher_exits["mode"]`` is ``"online"``.
+    """
+
+    requires = frozenset({"teacher.exit_logits", "student.targets"})
+    trains_student = False
+
+    def setup(self, context: LossContext) -> None:
+        """Take the student's own task loss."""
+        self.task_loss = context.task_loss
+
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+        """Return the task loss of each exit."""
+        return {
+            f"stage{i}": self.task_loss(full_precision(logits), student.targets)
+            for i, logits in teacher.exit_logits.items()
+        }

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.base import LossContext, MultiTeacherLoss, choice
 from kd_mm.losses.functional import confidence_weights, full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class MultiTeacherFeatureLoss(Loss):
+class MultiTeacherFeatureLoss(MultiTeacherLoss):
     """The student's connected maps equal those of all teachers: the term on features of CA-MKD.
 
     ``L = 1 / B sum_b sum_m w_mb mean_{c,h,w} (r_m(F_s) - F_m)^2`` over M teachers at the last stage, ``r_m`` being the
@@ -42,15 +43,12 @@ class MultiTeacherFeatureLoss(Loss):
     """
 
     requires = frozenset({"student.adapted", "student.targets", "teacher.features", "teacher.classifier"})
-    all_teachers = True
 
     def __init__(self, weights: str = "ca_mkd", detach: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weights, self.detach = choice("weights", weights, ("mean", "ca_mkd")), detach
-
-    def needs(self) -> frozenset[str]:
-        """Return what is read: labels and the teachers' classifiers only where they weigh."""
-        return self.requires if self.weights == "ca_mkd" else self.requires - {"student.targets", "teacher.classifier"}
+        if weights == "mean":
+            self.requires = self.requires - {"student.targets", "teacher.classifier"}
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that are read, the last one by default; see the base class for errors.
@@ -68,25 +66,24 @@ class MultiTeacherFeatureLoss(Loss):
 
     def setup(self, context: LossContext) -> None:
         """Check that there are teachers to weigh against each other."""
-        if self.weights == "ca_mkd" and len(self.team) < 2:
+        if self.weights == "ca_mkd" and len(self.teacher_names) < 2:
             raise ValueError(
                 "MultiTeacherFeatureLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'"
             )
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the weighted distance to each teacher; the stages of ``"mean"`` are added up."""
-        assert teacher is not None
         shares: Tensor | None = None
         if self.weights == "ca_mkd":
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
-                shares = confidence_weights(self._read_by_teachers(student, teacher), student.targets)
+                shares = confidence_weights(self._read_by_teachers(student, teachers), student.targets)
         parts = {}
-        for index, (name, theirs) in enumerate(teacher.team.items()):
-            own = student.team[name].adapted
+        for index, (name, theirs) in enumerate(teachers.items()):
+            own = student.adapted_by_teacher[name]
             distances = torch.stack(
                 [self.compare(own[i], theirs.features[i].detach()) for i in self.stage_numbers(max(own))]
             ).sum(dim=0)
-            parts[name] = (distances / len(teacher.team) if shares is None else distances * shares[index]).mean()
+            parts[name] = (distances / len(teachers) if shares is None else distances * shares[index]).mean()
         return parts
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -94,10 +91,9 @@ class MultiTeacherFeatureLoss(Loss):
         ours, theirs = same_size(full_precision(student), full_precision(teacher))
         return F.mse_loss(ours, theirs, reduction="none").flatten(1).mean(dim=1)
 
-    def _read_by_teachers(self, student: Observation, teacher: Observation) -> list[Tensor]:
+    def _read_by_teachers(self, student: Observation, teachers: Mapping[str, Observation]) -> list[Tensor]:
         answers = []
-        for name, theirs in teacher.team.items():
-            assert theirs.classifier is not None
-            own = student.team[name].adapted
+        for name, theirs in teachers.items():
+            own = student.adapted_by_teacher[name]
             answers.append(theirs.classifier(full_precision(own[max(own)])))
         return answers

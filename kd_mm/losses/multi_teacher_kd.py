@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
 
-from kd_mm.losses.base import LossContext, choice
+from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, choice
 from kd_mm.losses.functional import confidence_weights
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
@@ -23,7 +23,7 @@ _TINY = 1e-8
 
 
 @MODELS.register_module()
-class MultiTeacherKDLoss(LogitsLoss):
+class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
     """Compare the student's logits with those of all teachers, each teacher weighted for each sample.
 
     ``L = T^2 / B sum_b sum_m w_mb k_mb`` with ``k_mb = KL(softmax(z_m / T) || softmax(z_s / T))`` over M teachers. The
@@ -60,7 +60,7 @@ class MultiTeacherKDLoss(LogitsLoss):
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
-    all_teachers = True
+    instead = "weights='ca_mkd' rate the teachers by the label of an image; take the recipe multi_kd (weights='mean')"
 
     def __init__(
         self,
@@ -78,25 +78,19 @@ class MultiTeacherKDLoss(LogitsLoss):
             if value <= 0:
                 raise ValueError(f"MultiTeacherKDLoss: {name}={value} must be above 0")
         self.temperature, self.kappa, self.detach = temperature, kappa, detach
-
-    def needs(self) -> frozenset[str]:
-        """Return what is read: labels only where they weigh the teachers."""
-        return self.requires if self.weights == "ca_mkd" else self.requires - {"student.targets"}
-
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it: labels of images weigh the teachers."""
-        if self.weights != "ca_mkd":
-            return ""
-        return "weights='ca_mkd' rate the teachers by the label of an image; take the recipe multi_kd (weights='mean')"
+        if weights == "ca_mkd":
+            self.tasks = ALL_TASKS - {"detection"}
+        else:
+            self.requires = self.requires - {"student.targets"}
 
     def setup(self, context: LossContext) -> None:
         """Check that there are teachers to weigh against each other; see the base class for errors."""
         super().setup(context)
-        if self.weights == "ca_mkd" and len(self.team) < 2:
+        if self.weights == "ca_mkd" and len(self.teacher_names) < 2:
             raise ValueError(
                 "MultiTeacherKDLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'"
             )
-        if len(self.team) < 2:
+        if len(self.teacher_names) < 2:
             print_log(
                 "MultiTeacherKDLoss averages over teachers, and there is one: that is the recipe kd; give more "
                 "teachers (--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
@@ -104,21 +98,20 @@ class MultiTeacherKDLoss(LogitsLoss):
                 logging.WARNING,
             )
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:  # type: ignore[override]
+    def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the weighted divergence from each teacher, by its name."""
-        names = list(teacher.team)
-        teachers = [teacher.team[name].logits for name in names]
-        compared, student_logits = [self.compared(logits) for logits in teachers], self.compared(student.logits)
+        logits = [teacher.logits for teacher in teachers.values()]
+        compared, student_logits = [self.compared(one) for one in logits], self.compared(student.logits)
         log_q = F.log_softmax(student_logits / self.temperature, dim=-1)
-        log_ps = [F.log_softmax(logits / self.temperature, dim=-1) for logits in compared]
+        log_ps = [F.log_softmax(one / self.temperature, dim=-1) for one in compared]
         divergences = torch.stack([F.kl_div(log_q, p, reduction="none", log_target=True).sum(dim=-1) for p in log_ps])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
             if self.weights == "ca_mkd":
-                weights = confidence_weights(teachers, student.targets, average=self.granularity == "batch")
+                weights = confidence_weights(logits, student.targets, average=self.granularity == "batch")
             else:
                 weights = self.instruction_weights(divergences, student_logits, compared)
         terms = (weights * divergences).mean(dim=1) * self.temperature**2
-        return dict(zip(names, terms.unbind(), strict=True))
+        return dict(zip(teachers, terms.unbind(), strict=True))
 
     def instruction_weights(self, divergences: Tensor, student: Tensor, teachers: Sequence[Tensor]) -> Tensor:
         """Return the weights ``(M, B)`` of M teachers that need no label; they add up to 1 for each sample.

@@ -54,7 +54,7 @@ class OFDLoss(Loss):
         self._student_taps: dict[int, str] = {}
         self._teacher_taps: dict[int, str] = {}
 
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Find the values before the ReLUs and the teacher's margins.
 
         Raises:
@@ -86,9 +86,8 @@ class OFDLoss(Loss):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             self.connectors[f"stage{i}"] = nn.Sequential(conv, nn.BatchNorm2d(theirs))
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the distance of each stage, halved for each deeper one that is read."""
-        assert teacher is not None
         numbers = sorted(self._teacher_taps)
         parts = {}
         for depth, i in enumerate(reversed(numbers)):

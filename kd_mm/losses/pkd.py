@@ -42,9 +42,8 @@ class PKDLoss(Loss):
         super().__init__(**kwargs)
         self.resize = choice("resize", resize, ("student", "teacher"))
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return half the squared distance of the standardised maps of each stage."""
-        assert teacher is not None
         return {
             f"stage{i}": self.compare(student.adapted[i], teacher.features[i].detach())
             for i in self.stage_numbers(max(student.adapted))

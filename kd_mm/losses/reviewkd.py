@@ -54,15 +54,13 @@ class ReviewKDLoss(Loss):
         super().__init__(**kwargs)
         self.teacher_maps = choice("teacher_maps", teacher_maps, ("auto", "before_relu", "stage"))
         self.pooled, self.max_channels = pooled, max_channels
+        if teacher_maps == "stage":
+            self.requires = self.requires - {"teacher.taps"}
         self.blocks = nn.ModuleDict()
         self._teacher_taps: dict[int, str] = {}
         self._numbers: tuple[int, ...] = ()
 
-    def needs(self) -> frozenset[str]:
-        """Return what is read: taps only where maps before the ReLU may be."""
-        return self.requires - {"teacher.taps"} if self.teacher_maps == "stage" else self.requires
-
-    def attach(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps of the teacher's maps before the ReLU.
 
         Raises:
@@ -92,9 +90,8 @@ class ReviewKDLoss(Loss):
         for name, (ours, theirs) in zip(names, pairs, strict=True):
             self.blocks[name] = AttentionFusion(ours.channels, middle, theirs.channels, fuse=name != names[-1])
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the hierarchical context loss of each stage."""
-        assert teacher is not None
         levels = {}
         for i in self._numbers:
             tap = self._teacher_taps.get(i)

@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss
+from kd_mm.losses.base import ALL_TASKS, Loss
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -25,24 +25,21 @@ class SPLoss(Loss):
     """
 
     requires = frozenset({"student.features", "teacher.features"})
+    tasks = ALL_TASKS - {"detection"}
+    instead = (
+        "it compares the images of a batch with each other, and a detector sees a few at a time; take a loss on maps "
+        "(recipes at, pkd, cwd, fgd)"
+    )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-
-    def not_for_detectors(self) -> str:
-        """Return why a detector cannot use it: its batches."""
-        return (
-            "it compares the images of a batch with each other, and a detector sees a few at a time; take a loss on "
-            "maps (recipes at, pkd, cwd, fgd)"
-        )
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that are read, the last one by default; see the base class for errors."""
         return super().stage_numbers(num_stages) if self.stages else (num_stages,)
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the distance of the similarity matrices of each stage."""
-        assert teacher is not None
         return {
             f"stage{i}": self.compare(student.features[i], teacher.features[i].detach())
             for i in self.stage_numbers(max(student.features))

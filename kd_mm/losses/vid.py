@@ -61,9 +61,8 @@ class VIDLoss(Loss):
             )
             self.scales[f"stage{i}"] = nn.Parameter(torch.full((theirs,), float(start)))
 
-    def terms(self, student: Observation, teacher: Observation | None) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the negative log-likelihood of each stage."""
-        assert teacher is not None
         return {
             f"stage{i}": self.compare(student.features[i], teacher.features[i].detach(), i)
             for i in self.stage_numbers(max(student.features))

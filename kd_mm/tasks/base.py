@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd_mm.losses import Loss
+from kd_mm.losses.observation import DenseAssignment
 from kd_mm.tasks.prediction_readers import Answer
 
 
@@ -118,6 +120,18 @@ class Task:
                 "of the transform that packs the inputs"
             )
         return torch.tensor([int(index) for index in found])
+
+    def valid_classes(self, targets: Any) -> Tensor | None:
+        """Return ``(B, K)``, 0 where a class does not count in an image; ``None``: all count."""
+        return None
+
+    def recording(self, student: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the student computes its own losses, for what no tap records."""
+        return nullcontext()
+
+    def assignment(self, student: nn.Module, batch: int) -> DenseAssignment | None:
+        """Return the targets that the student's head assigned in this step, where it is a dense detection head."""
+        return None
 
     def exit_loss(self, model: nn.Module, logits: Tensor, targets: Any) -> Tensor:
         """Return the task loss of an exit's logits, a scalar."""

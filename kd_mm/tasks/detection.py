@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,11 @@ from torchvision.ops import box_iou
 
 from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
+from kd_mm.losses.observation import DenseAssignment
 from kd_mm.registry import TASKS
 from kd_mm.tasks.base import Task
 from kd_mm.tasks.branches import keep_deployed_branch, trident_test_branch
+from kd_mm.tasks.dense_targets import assigning, read_assignment
 from kd_mm.tasks.prediction_readers import Answer, DenseReader, RoIReader, region_tap
 from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, label_regions, make_regions, read_annotations
 
@@ -57,6 +60,7 @@ class DetectionTask(Task):
             )
         self.sampled, self.extra_regions = sampled, extra_regions
         self.classes = 0
+        self.assigned: list[Any] = []
 
     def bind(self, student: nn.Module, regional: bool) -> None:
         """Learn the student's classes and whether its exits answer for regions.
@@ -82,8 +86,8 @@ class DetectionTask(Task):
             ValueError: With the reason and what to take instead.
         """
         for name, loss in losses.items():
-            if reason := loss.not_for_detectors():
-                raise ValueError(f"loss {name!r} ({type(loss).__name__}) is not for detectors: {reason}")
+            if "detection" not in loss.tasks:
+                raise ValueError(f"loss {name!r} ({type(loss).__name__}) is not for detectors: {loss.instead}")
 
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
         """Return the tap of the student's sampled regions where exits answer for them."""
@@ -137,6 +141,21 @@ class DetectionTask(Task):
         sampled = sampled if self.late else None
         regions = make_regions(targets, data_samples, self.extra_regions, sampled)
         return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
+
+    def valid_classes(self, targets: DetectionTargets | None) -> Tensor | None:
+        """Return ``(B, K)``, 0 where a class occurs in the image only as ignored or difficult objects."""
+        return None if targets is None else targets.valid
+
+    @contextmanager
+    def recording(self, student: nn.Module) -> Iterator[None]:
+        """Record what the student's dense head assigns while it computes its own loss."""
+        self.assigned.clear()
+        with assigning(student.bbox_head, self.assigned):  # type: ignore[arg-type]
+            yield
+
+    def assignment(self, student: nn.Module, batch: int) -> DenseAssignment | None:
+        """Return the recorded targets of the student's dense head, where they are of a known form."""
+        return read_assignment(student.bbox_head, self.assigned[-1], batch) if self.assigned else None
 
     def exit_loss(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
         """Return binary cross-entropy, mean over images and classes, or cross-entropy, mean over regions."""

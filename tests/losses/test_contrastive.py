@@ -40,11 +40,14 @@ def contrastive(samples: int | None = 12, **options: Any) -> CRDLoss:
 
 def observed(indices: Tensor, labels: Tensor, student: Tensor = SMALL) -> tuple[Observation, Observation]:
     ours = Observation(features={1: student.float()}, targets=labels, sample_indices=indices)
-    return ours, Observation(features={1: WIDE.float()})
+    return ours, Observation(pooled={1: WIDE.float().mean((2, 3))})
 
 
 def embedded(loss: CRDLoss, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-    return {"student": loss.embedding("student", student), "teacher": loss.embedding("teacher", teacher)}
+    return {
+        "student": loss.embedding("student", student.mean((2, 3))),
+        "teacher": loss.embedding("teacher", teacher.mean((2, 3))),
+    }
 
 
 def test_two_steps_agree_with_public_code() -> None:
@@ -99,7 +102,7 @@ def test_bank_follows_the_samples_that_were_seen() -> None:
     assert torch.equal(loss.bank.student[~seen], before[~seen])
     assert loss.bank.labels[FIRST].tolist() == [1, 2]
     assert int((loss.bank.labels < 0).sum()) == 10
-    embedding = loss.embedding("student", SMALL.float())
+    embedding = loss.embedding("student", SMALL.float().mean((2, 3)))
     expected = torch.nn.functional.normalize(0.5 * before[FIRST] + 0.5 * embedding, dim=1)
     torch.testing.assert_close(loss.bank.student[FIRST], expected)
 
@@ -161,7 +164,8 @@ def test_wrong_options_are_named() -> None:
             CRDLoss(**options)
     with pytest.raises(ValueError, match="belongs to classification and re-identification"):
         contrastive()(
-            Observation(features={1: SMALL}, targets=object(), sample_indices=FIRST), Observation(features={1: WIDE})
+            Observation(features={1: SMALL}, targets=object(), sample_indices=FIRST),
+            Observation(pooled={1: WIDE.mean((2, 3))}),
         )
 
 
@@ -180,7 +184,7 @@ def test_slopes_and_gradients() -> None:
     student = SMALL.float().requires_grad_()
     loss = contrastive()
     ours, _ = observed(FIRST, torch.tensor([1, 2]), student)
-    loss(ours, Observation(features={1: teacher})).backward()
+    loss(ours, Observation(pooled={1: teacher.mean((2, 3))})).backward()
     assert student.grad.any()
     assert teacher.grad is None
     assert all(parameter.grad.any() for parameter in loss.parameters())
@@ -193,7 +197,7 @@ def test_extreme_values_in_bf16_stay_finite(size: float, temperature: float) -> 
     student = (size * SMALL).bfloat16().requires_grad_()
     ours = Observation(features={1: student}, targets=torch.tensor([1, 2]), sample_indices=FIRST)
     for _ in range(2):
-        value = loss(ours, Observation(features={1: (-size * WIDE).bfloat16()}))
+        value = loss(ours, Observation(pooled={1: (-size * WIDE).bfloat16().mean((2, 3))}))
         value.backward()
         assert value.dtype == torch.float32
         assert torch.isfinite(value)
@@ -209,7 +213,7 @@ def _half(rank: int, folder: str) -> None:
         ours = Observation(
             features={1: SMALL.float()[one]}, targets=torch.tensor([1, 2])[one], sample_indices=((FIRST + k) % 12)[one]
         )
-        loss(ours, Observation(features={1: WIDE.float()[one]}))
+        loss(ours, Observation(pooled={1: WIDE.float()[one].mean((2, 3))}))
     torch.save(loss.bank.state_dict(), f"{folder}/{rank}.pth")
     torch.distributed.destroy_process_group()
 

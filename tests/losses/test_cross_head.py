@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_mm.losses.crosskd import CrossKDLoss
+from kd_mm.losses.dense_outputs import DenseOutput
+from kd_mm.losses.observation import DenseAssignment
 from kd_mm.registry import MODELS
-from kd_mm.tasks.dense_outputs import Assignment, DenseOutput
 
 from ..helpers.waves import wave
 from .test_detection_baselines import RECIPES
@@ -38,7 +39,7 @@ def outputs(bins: bool = False, assigned: bool = True) -> tuple[SimpleNamespace,
     """Two heads' outputs at six positions of two images; box regressions are boxes already."""
     reg = (wave(2, 6, 20, pace=0.9, size=2.0), wave(2, 6, 20, pace=1.7, size=2.0)) if bins else None
     crossed_reg, dense_reg = reg or (corners(0.9), corners(1.1))
-    assignment = Assignment(COUNTED, POSITIVE, 3.0) if assigned else None
+    assignment = DenseAssignment(COUNTED, POSITIVE, 3.0) if assigned else None
     crossed = DenseOutput(
         wave(2, 6, 3, pace=0.9, size=3.0), crossed_reg, lambda boxes: boxes, wave(2, 6, pace=0.9), assignment
     )

@@ -28,13 +28,13 @@ KNOWN = {"t1": 0.005990734897984234, "t2": 0.0023209650131641255, "t3": 0.002359
 
 def attend(loss: Loss, student: Tensor = STUDENT_MAP, teachers: dict[str, Tensor] = MAPS) -> Tensor:
     team = {name: Observation(features={1: feature}) for name, feature in teachers.items()}
-    return loss(Observation(features={1: student}), Observation(team=team))
+    return loss(Observation(features={1: student}), team)
 
 
 def chosen(rated: dict[str, float], final: dict[str, float] | None = None, **options: Any) -> GPACAttentionLoss:
     """A loss whose probes reached these accuracies at stage 1."""
     loss = GPACAttentionLoss(**options)
-    loss.team = tuple(rated)
+    loss.teacher_names = tuple(rated)
     loss.choose({name: {1: accuracy} for name, accuracy in rated.items()}, final or {})
     return loss
 
@@ -54,7 +54,7 @@ def test_a_teacher_that_is_the_student_costs_nothing() -> None:
 
 def test_worked_selection() -> None:
     loss = GPACAttentionLoss()
-    loss.team = ("one", "two")
+    loss.teacher_names = ("one", "two")
     table = {"one": {1: 0.40, 2: 0.70, 3: 0.60}, "two": {1: 0.50, 2: 0.60, 3: 0.80}}
     loss.choose(table, {"one": 0.9, "two": 0.8})
     assert loss.shares == {1: {"two": 1.0}, 2: {"one": 1.0}, 3: {"two": 1.0}}

@@ -32,6 +32,10 @@ def maps(*channel_means: list[float]) -> dict[int, torch.Tensor]:
     }
 
 
+def pooled(features: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    return {i: feature.mean(dim=(2, 3)) for i, feature in features.items()}
+
+
 def test_kl_divergence_value_and_shift_invariance() -> None:
     student = torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64)
     teacher = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)
@@ -67,7 +71,7 @@ def test_bernoulli_divergence(temperature: float, expected: float) -> None:
 )
 def test_stage_channel_loss(student: dict, teacher: dict, reduction: str, expected: float) -> None:
     loss = StageChannelLoss(stage_reduction=reduction)
-    value = loss(Observation(features=student, adapted=student), Observation(features=teacher))
+    value = loss(Observation(adapted=student), Observation(pooled=pooled(teacher)))
     assert float(value) == pytest.approx(expected, abs=1e-9)
 
 
@@ -76,7 +80,7 @@ def test_stage_channel_loss_knows_no_places_and_no_common_channel_order() -> Non
     loss = StageChannelLoss()
 
     def value(a: torch.Tensor, b: torch.Tensor) -> float:
-        return float(loss(Observation(features={1: a}, adapted={1: a}), Observation(features={1: b})))
+        return float(loss(Observation(adapted={1: a}), Observation(pooled=pooled({1: b}))))
 
     base = value(student, teacher)
     shuffled = student.flatten(2)[:, :, torch.randperm(16)].view_as(student)
@@ -100,9 +104,7 @@ def test_stage_channel_loss_knows_no_places_and_no_common_channel_order() -> Non
 )
 def test_stage_channel_descriptors_and_distances(options: dict, expected: float | None) -> None:
     student, teacher = maps([3, 4]), maps([1, 0])
-    value = float(
-        StageChannelLoss(**options)(Observation(features=student, adapted=student), Observation(features=teacher))
-    )
+    value = float(StageChannelLoss(**options)(Observation(adapted=student), Observation(pooled=pooled(teacher))))
     if expected is None:
         p, q = [math.e / (1 + math.e), 1 / (1 + math.e)], [1 / (1 + math.e), math.e / (1 + math.e)]
         expected = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
@@ -121,7 +123,7 @@ def test_stage_response_loss() -> None:
         student.logits, teacher.logits, 2.0
     )
     assert float(final(student, teacher)) == pytest.approx(float(expected), abs=1e-9)
-    assert "teacher.stage_logits" not in final.needs()
+    assert "teacher.stage_logits" not in final.requires
 
 
 @pytest.mark.parametrize(
@@ -259,8 +261,8 @@ def test_half_precision_with_extreme_logits_is_finite_and_exact(loss: torch.nn.M
         return {i: x.double() for i, x in m.items()}
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(seen(z, features=f, adapted=f), seen(t, features=g))
-    exact = loss(seen(up(z), features=up(f), adapted=up(f)), seen(up(t), features=up(g)))
+        value = loss(seen(z, adapted=f), seen(t, pooled=pooled(g)))
+    exact = loss(seen(up(z), adapted=up(f)), seen(up(t), pooled=pooled(up(g))))
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
     assert float(value) == pytest.approx(float(exact), rel=1e-4)

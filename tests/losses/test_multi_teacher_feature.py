@@ -30,13 +30,13 @@ def tail(width: int) -> Callable[[Tensor], Tensor]:
 def value(
     loss: MultiTeacherFeatureLoss, student: Sequence[Tensor] = STUDENT, teachers: Sequence[Tensor] = TEACHERS
 ) -> Tensor:
-    loss.team = tuple(f"t{i}" for i in range(len(teachers)))
-    ours = {name: Observation(adapted={1: map_}) for name, map_ in zip(loss.team, student, strict=True)}
+    loss.teacher_names = tuple(f"t{i}" for i in range(len(teachers)))
+    ours = {name: {1: map_} for name, map_ in zip(loss.teacher_names, student, strict=True)}
     theirs = {
         name: Observation(features={1: map_}, classifier=tail(map_.shape[1]))
-        for name, map_ in zip(loss.team, teachers, strict=True)
+        for name, map_ in zip(loss.teacher_names, teachers, strict=True)
     }
-    return loss(Observation(targets=LABELS, team=ours), Observation(team=theirs))
+    return loss(Observation(targets=LABELS, adapted_by_teacher=ours), theirs)
 
 
 def test_agrees_with_public_code_but_for_its_second_division() -> None:

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kd_mm.losses import KDLoss, Loss, LossContext, MultiTeacherKDLoss
+from kd_mm.losses import KDLoss, Loss, LossContext, MultiTeacherKDLoss, MultiTeacherLoss
 from kd_mm.losses.functional import confidence_weights
 from kd_mm.losses.multi_teacher_kd import WEIGHTS
 from kd_mm.losses.observation import Observation
@@ -34,7 +34,7 @@ TEAM = {
 
 def value(loss: Loss, student: Tensor = STUDENT, teachers: dict[str, Tensor] = TEACHERS) -> Tensor:
     team = {name: Observation(logits=logits) for name, logits in teachers.items()}
-    return loss(Observation(logits=student, targets=LABELS), Observation(team=team))
+    return loss(Observation(logits=student, targets=LABELS), team)
 
 
 def weights(divergences: list[float], rule: str = "softmax", **options: Any) -> Tensor:
@@ -170,19 +170,20 @@ def test_transforms_serve_it() -> None:
 
 
 @MODELS.register_module()
-class TeamFeatureLoss(Loss):
+class TeamFeatureLoss(MultiTeacherLoss):
     """Mean distance of the connected maps to every teacher's."""
 
     requires: ClassVar = frozenset({"student.adapted", "teacher.features"})
-    all_teachers = True
 
     def setup(self, context: LossContext) -> None:
-        assert set(context.pairs_by_teacher) == set(self.team)
+        assert set(context.pairs_by_teacher) == set(self.teacher_names)
 
-    def terms(self, student: Observation, teacher: Any) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teachers: Any) -> dict[str, Tensor]:
         return {
-            f"{name}{i}": (student.team[name].adapted[i].mean((2, 3)) - theirs.features[i].mean((2, 3))).square().mean()
-            for name, theirs in teacher.team.items()
+            f"{name}{i}": (student.adapted_by_teacher[name][i].mean((2, 3)) - theirs.features[i].mean((2, 3)))
+            .square()
+            .mean()
+            for name, theirs in teachers.items()
             for i in self.stage_numbers(max(theirs.features))
         }
 

@@ -11,8 +11,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from kd_mm.losses.crosskd_forward import CrossHeadForward, align_scale
+from kd_mm.losses.dense_outputs import decode_boxes
 from kd_mm.stages.recorder import Recorder
-from kd_mm.tasks.dense_outputs import assigning, decode_boxes, read_assignment
+from kd_mm.tasks.dense_targets import assigning, read_assignment
 
 WIDTH, CLASSES, SHAPE = 32, 3, (64, 96)
 STRIDES = [8, 16, 32]
