@@ -115,7 +115,10 @@ class CRDLoss(Loss):
         if not isinstance(student.targets, Tensor):
             raise ValueError(f"CRDLoss: {_DETECTORS}")
         (i,) = self.stage_numbers(max(student.features))
-        pooled = {"student": full_precision(student.features[i]).mean(dim=(2, 3)), "teacher": teacher.pooled[i]}
+        pooled = {
+            "student": full_precision(student.features[i]).mean(dim=(2, 3)),
+            "teacher": teacher.pooled[i].detach(),
+        }
         embeddings = {side: self.embedding(side, feature) for side, feature in pooled.items()}
         self.bank.check(student.sample_indices)
         hard = student.targets.argmax(dim=1) if student.targets.ndim == 2 else student.targets
@@ -126,7 +129,7 @@ class CRDLoss(Loss):
 
     def embedding(self, side: str, feature: Tensor) -> Tensor:
         """Return the unit embeddings ``(B, dims)`` of pooled maps ``(B, C)`` of ``"student"`` or ``"teacher"``."""
-        return F.normalize(self.embed[side](feature), dim=1)
+        return F.normalize(self.embed[side](full_precision(feature)), dim=1)
 
     def contrast(
         self, embeddings: dict[str, Tensor], own: Tensor, negatives: Tensor, indices: Tensor

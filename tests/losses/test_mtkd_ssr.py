@@ -205,8 +205,8 @@ def test_batch_mean() -> None:
             def of(m: dict) -> dict:
                 return {i: x[part] for i, x in m.items()}
 
-            student = seen(of(z), features=of(f), adapted=of(f))
-            return float(loss(student, seen(of(t), features=of(g))))
+            student = seen(of(z), adapted=of(f))
+            return float(loss(student, seen(of(t), pooled=pooled(of(g)))))
 
         assert value(slice(None)) == pytest.approx((value(slice(0, 4)) + value(slice(4, 8))) / 2, abs=1e-9)
 
@@ -234,12 +234,12 @@ def test_gradcheck(loss: torch.nn.Module) -> None:
     f = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
     teacher = seen(
         {i: torch.randn(2, 4, dtype=torch.float64) for i in (1, 2, 3)},
-        features={1: torch.randn(2, 4, 2, 2, dtype=torch.float64)},
+        pooled={1: torch.randn(2, 4, dtype=torch.float64)},
     )
 
     def function(z1: torch.Tensor, z2: torch.Tensor, z3: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         student = {1: z1, 2: z2, 3: z3}
-        return loss(seen(student, features={1: f}, adapted={1: f}), teacher)
+        return loss(seen(student, adapted={1: f}), teacher)
 
     assert gradcheck(function, (*z, f))
 

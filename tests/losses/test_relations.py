@@ -156,5 +156,5 @@ def test_a_network_without_a_head_needs_a_tap() -> None:
         pass
 
     with pytest.raises(ValueError, match="Bare has no head whose embedding could be read; give student_tap="):
-        RKDDistanceLoss().attach(Bare(), Bare())
+        RKDDistanceLoss().extra_taps(Bare(), Bare())
     assert MODELS.get("kd_mm.RKDAngleLoss") is RKDAngleLoss
