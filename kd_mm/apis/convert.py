@@ -5,11 +5,13 @@ Known sources: ``HobbitLong/RepDistiller`` (the teachers of the CIFAR-100 benchm
 normalisation).
 """
 
+from __future__ import annotations
+
 import hashlib
+import io
 import os
-import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,133 +19,113 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
+from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
 
-Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-
-_MOBILENET_STAGE = (1, 1, 2, 3, 3, 4, 4)
-_MOBILENET_PART = {
-    0: "expand.conv",
-    1: "expand.norm",
-    3: "depthwise.conv",
-    4: "depthwise.norm",
-    6: "project.conv",
-    7: "project.norm",
-}
-_CONV_OR_NORM = {"conv": "conv", "bn": "norm", "0": "conv", "1": "norm"}
+#: A module's name in the source as a regular expression that matches all of it, and its name in our network.
+Rule = tuple[str, str]
 
 
-def _vgg(match: re.Match[str]) -> str:
-    block, position = int(match[1]), int(match[2])
-    unit, part = divmod(position, 3)
-    return f"backbone.layer{min(block + 1, 4)}.block{block}.{unit}.{('conv', 'norm', 'act')[part]}"
+def _pair(source: str, target: str, conv: str = "conv", norm: str = "bn") -> tuple[Rule, Rule]:
+    """Return the rules of a convolution and its normalisation, whose name in the source replaces ``%s``."""
+    return (source % conv, f"{target}.conv"), (source % norm, f"{target}.norm")
 
 
-def _mobilenet_v2(match: re.Match[str]) -> str:
-    group, part = int(match[1]), _MOBILENET_PART.get(int(match[3]), "unknown")
-    return f"backbone.layer{_MOBILENET_STAGE[group]}.group{group}.{match[2]}.{part}"
+def _osnet_stage(stage: int) -> list[Rule]:
+    block, ours = rf"conv{stage}\.([01])\.", rf"backbone.layer{stage - 1}.block\1."
+    rules = [(block + r"gate\.(fc[12])", ours + r"gate.\2")]
+    for source, part in (("conv1", "reduce"), ("conv3", "expand"), ("downsample", "shortcut")):
+        rules += _pair(rf"{block}{source}\.%s", ours + part)
+    for stream, letter in enumerate("abcd"):
+        for source, part in (("conv1", "pointwise"), ("conv2", "depthwise"), ("bn", "norm")):
+            unit, number = ("", "0") if stream == 0 else (r"(\d)\.", r"\2")
+            rules.append((rf"{block}conv2{letter}\.{unit}{source}", rf"{ours}streams.{stream}.{number}.{part}"))
+    return [*rules, *_pair(rf"conv{stage}\.2\.0\.%s", f"backbone.layer{stage - 1}.mix")]
 
 
-def _shuffle_v1(match: re.Match[str]) -> str:
-    part = ("reduce", "depthwise", "expand")[int(match[4]) - 1]
-    return f"backbone.layer{match[1]}.{match[2]}.{part}.{_CONV_OR_NORM[match[3]]}"
+_VGG_PARTS = ("conv", "norm", "act")
+_MOBILENET_LAYERS = (1, 1, 2, 3, 3, 4, 4)
+_MOBILENET_PARTS = {0: "expand", 3: "depthwise", 6: "project"}
+_SHUFFLE_V1_PARTS = ("reduce", "depthwise", "expand")
+_SHUFFLE_V2_FIRST_PARTS = ("short_branch.0", "short_branch.1", "branch.0", "branch.1", "branch.2")
 
-
-def _shuffle_v2_down(match: re.Match[str]) -> str:
-    part = ("short_branch.0", "short_branch.1", "branch.0", "branch.1", "branch.2")[int(match[3]) - 1]
-    return f"backbone.layer{match[1]}.0.{part}.{_CONV_OR_NORM[match[2]]}"
-
-
-def _shuffle_v2(match: re.Match[str]) -> str:
-    return f"backbone.layer{match[1]}.{match[2]}.branch.{int(match[4]) - 1}.{_CONV_OR_NORM[match[3]]}"
-
-
-_OSNET_PART = {
-    "conv1": "reduce",
-    "conv3": "expand",
-    "downsample": "shortcut",
-}
-_LITE_PART = {"conv1": "pointwise", "conv2": "depthwise", "bn": "norm"}
-
-
-def _osnet_block(match: re.Match[str]) -> str:
-    part = f"{_OSNET_PART[match[3]]}.{_CONV_OR_NORM[match[4]]}"
-    return f"backbone.layer{int(match[1]) - 1}.block{match[2]}.{part}"
-
-
-def _osnet_stream(match: re.Match[str]) -> str:
-    stream = f"streams.{'abcd'.index(match[3])}.{match[4] or 0}.{_LITE_PART[match[5]]}"
-    return f"backbone.layer{int(match[1]) - 1}.block{match[2]}.{stream}"
-
-
-def _osnet_gate(match: re.Match[str]) -> str:
-    return f"backbone.layer{int(match[1]) - 1}.block{match[2]}.gate.{match[3]}"
-
-
-def _osnet_mix(match: re.Match[str]) -> str:
-    return f"backbone.layer{int(match[1]) - 1}.mix.{_CONV_OR_NORM[match[2]]}"
-
-
-def _pair(name: str) -> Callable[[re.Match[str]], str]:
-    """Map the first group, which tells convolution from normalisation, to ``name.conv`` and ``name.norm``."""
-    return lambda match: f"{name}.{_CONV_OR_NORM[match[1]]}"
-
-
-# Module names of the source, as regular expressions that match them whole -> module names of our classifiers. Where
-# several match, the first counts.
+# By type of the backbone; where several rules match, the first counts.
 RULES: dict[str, Sequence[Rule]] = {
     "kd_mm.CIFARResNet": (
-        (r"(conv|bn)1", _pair("backbone.stem")),
+        *_pair("%s1", "backbone.stem"),
         (r"layer([123])\.(\d+)\.((?:conv|bn)[12])", r"backbone.layer\1.\2.\3"),
-        (r"layer([123])\.(\d+)\.(?:downsample|shortcut)\.0", r"backbone.layer\1.\2.shortcut.conv"),
-        (r"layer([123])\.(\d+)\.(?:downsample|shortcut)\.1", r"backbone.layer\1.\2.shortcut.norm"),
-        (r"fc|linear", "head.fc"),
+        *_pair(r"layer([123])\.(\d+)\.(?:downsample|shortcut)\.%s", r"backbone.layer\1.\2.shortcut", "0", "1"),
+        ("fc|linear", "head.fc"),
     ),
     "ResNet_CIFAR": (
         (r"((?:conv|bn)1)", r"backbone.\1"),
         (r"layer([1234])\.(\d+)\.((?:conv|bn)[123])", r"backbone.layer\1.\2.\3"),
         (r"layer([1234])\.(\d+)\.(?:downsample|shortcut)\.([01])", r"backbone.layer\1.\2.downsample.\3"),
-        (r"fc|linear", "head.fc"),
+        ("fc|linear", "head.fc"),
     ),
     "kd_mm.CIFARWideResNet": (
-        (r"conv1", "backbone.stem"),
+        ("conv1", "backbone.stem"),
         (r"block([123])\.layer\.(\d+)\.((?:conv|bn)[12])", r"backbone.layer\1.\2.\3"),
         (r"block([123])\.layer\.(\d+)\.convShortcut", r"backbone.layer\1.\2.shortcut"),
-        (r"bn1", "backbone.layer3.norm"),
-        (r"fc", "head.fc"),
+        ("bn1", "backbone.layer3.norm"),
+        ("fc", "head.fc"),
     ),
     "kd_mm.CIFARVGG": (
-        (r"block([01234])\.(\d+)", _vgg),
-        (r"classifier", "head.fc"),
+        *(
+            (rf"block{block}\.{index}", f"backbone.layer{min(block + 1, 4)}.block{block}.{index // 3}.{part}")
+            for block in range(5)
+            for index, part in enumerate(_VGG_PARTS * 4)
+        ),
+        ("classifier", "head.fc"),
     ),
     "kd_mm.CIFARMobileNetV2": (
-        (r"conv1\.([01])", _pair("backbone.stem")),
-        (r"blocks\.([0-6])\.(\d+)\.conv\.(\d+)", _mobilenet_v2),
-        (r"conv2\.([01])", _pair("backbone.layer4.head")),
+        *_pair(r"conv1\.%s", "backbone.stem", "0", "1"),
+        *(
+            rule
+            for group, layer in enumerate(_MOBILENET_LAYERS)
+            for index, part in _MOBILENET_PARTS.items()
+            for rule in _pair(
+                rf"blocks\.{group}\.(\d+)\.conv\.%s",
+                rf"backbone.layer{layer}.group{group}.\1.{part}",
+                str(index),
+                str(index + 1),
+            )
+        ),
+        *_pair(r"conv2\.%s", "backbone.layer4.head", "0", "1"),
         (r"classifier\.0", "head.fc"),
     ),
     "kd_mm.CIFARShuffleNetV1": (
-        (r"(conv|bn)1", _pair("backbone.stem")),
-        (r"layer([123])\.(\d+)\.(conv|bn)([123])", _shuffle_v1),
-        (r"linear", "head.fc"),
+        *_pair("%s1", "backbone.stem"),
+        *(
+            rule
+            for number, part in enumerate(_SHUFFLE_V1_PARTS, start=1)
+            for rule in _pair(rf"layer([123])\.(\d+)\.%s{number}", rf"backbone.layer\1.\2.{part}")
+        ),
+        ("linear", "head.fc"),
     ),
     "kd_mm.CIFARShuffleNetV2": (
-        (r"(conv|bn)1", _pair("backbone.stem")),
-        (r"layer([123])\.0\.(conv|bn)([1-5])", _shuffle_v2_down),
-        (r"layer([123])\.(\d+)\.(conv|bn)([123])", _shuffle_v2),
-        (r"(conv|bn)2", _pair("backbone.layer3.head")),
-        (r"linear", "head.fc"),
+        *_pair("%s1", "backbone.stem"),
+        *(
+            rule
+            for number, part in enumerate(_SHUFFLE_V2_FIRST_PARTS, start=1)
+            for rule in _pair(rf"layer([123])\.0\.%s{number}", rf"backbone.layer\1.0.{part}")
+        ),
+        *(
+            rule
+            for number in (1, 2, 3)
+            for rule in _pair(rf"layer([123])\.(\d+)\.%s{number}", rf"backbone.layer\1.\2.branch.{number - 1}")
+        ),
+        *_pair("%s2", "backbone.layer3.head"),
+        ("linear", "head.fc"),
     ),
     "kd_mm.OSNet": (
-        (r"conv1\.(conv|bn)", _pair("backbone.stem.conv")),
-        (r"conv([234])\.([01])\.(conv1|conv3|downsample)\.(conv|bn)", _osnet_block),
-        (r"conv([234])\.([01])\.conv2([abcd])\.(?:(\d)\.)?(conv1|conv2|bn)", _osnet_stream),
-        (r"conv([234])\.([01])\.gate\.(fc[12])", _osnet_gate),
-        (r"conv([23])\.2\.0\.(conv|bn)", _osnet_mix),
-        (r"conv5\.(conv|bn)", _pair("backbone.layer3.mix")),
+        *_pair(r"conv1\.%s", "backbone.stem.conv"),
+        *(rule for stage in (2, 3, 4) for rule in _osnet_stage(stage)),
+        *_pair(r"conv5\.%s", "backbone.layer3.mix"),
         (r"fc\.0", "neck.fc"),
         (r"fc\.1", "neck.norm"),
-        (r"classifier", "head.fc"),
+        ("classifier", "head.fc"),
     ),
 }
 
@@ -153,8 +135,8 @@ def convert_checkpoint(
 ) -> dict[str, Any]:
     """Rename the tensors of a public checkpoint so that the plain config of the same network loads it.
 
-    Every tensor of the source and every tensor of the network is accounted for, or nothing is written. ``dst`` appears
-    whole or not at all. The batch counters of normalisation layers, which files of old torch versions lack, start at 0.
+    Every tensor of the source and every tensor of the network is accounted for, or nothing is written. ``dst`` is
+    written atomically. The batch counters of normalisation layers, which files of old torch versions lack, start at 0.
 
     Args:
         src: File written by ``torch.save``: a state dict, or a dict that holds one under ``model``, ``state_dict`` or
@@ -171,129 +153,79 @@ def convert_checkpoint(
         ValueError: If the file cannot be read safely, the network is not a known one, or tensors are missing, left
             over or of another shape. One line each.
     """
-    src, dst = Path(src), Path(dst)
-    full_cfg = _load_config(config)
-    model_cfg = _model_cfg(full_cfg)
-    network = model_cfg["backbone"]["type"].removeprefix("mmpretrain.")
+    src = Path(src)
+    loaded: Any = config if isinstance(config, Mapping) else load_config(os.fspath(config))
+    model = loaded.get("model", loaded)
+    if model.get("type", "").removeprefix("mmpretrain.") != "ImageClassifier":
+        raise ValueError(
+            f"a plain config of an ImageClassifier is needed, but this one's model is {model.get('type')}; for a "
+            "distillation config give the student's or the teacher's own config"
+        )
+    network = model["backbone"]["type"].removeprefix("mmpretrain.")
     if network not in RULES:
         raise ValueError(f"no names are known for the backbone {network}; known are {', '.join(RULES)}")
-    state = rename(_state_dict(src), RULES[network], MODELS.build(model_cfg).state_dict(), str(src))
+    checkpoint = read_checkpoint(str(src))
+    weights = student_state_dict(checkpoint) if isinstance(checkpoint, Mapping) else {}
+    if not weights:
+        raise ValueError(f"{src} holds no state dict, neither alone nor under 'model', 'state_dict' or 'net'")
+    state = rename_keys(weights, RULES[network], MODELS.build(model).state_dict(), str(src))
     meta = {"source": src.name, "source_sha256": hashlib.sha256(src.read_bytes()).hexdigest(), "network": network}
-    meta |= _dataset_meta(full_cfg)
-    _write_whole({"meta": meta, "state_dict": state}, dst)
+    loader = loaded.get("test_dataloader")
+    dataset = DATASETS.get(loader["dataset"]["type"]) if loader else None
+    if dataset:  # all known sources use the official order of its classes
+        meta["dataset_meta"] = dict(dataset.METAINFO)
+    buffer = io.BytesIO()
+    torch.save({"meta": meta, "state_dict": state}, buffer)
+    replace_file(dst, buffer.getvalue())
     return meta
 
 
-def rename(
+def rename_keys(
     source: Mapping[str, Tensor], rules: Sequence[Rule], target: Mapping[str, Tensor], origin: str
 ) -> dict[str, Tensor]:
     """Return the tensors of ``source`` under the names, in the order and with the dtypes of ``target``.
 
     Args:
         source: Tensors under their own names.
-        rules: Module names of the source -> module names of the target.
+        rules: Module names of the source and of the target.
         target: State dict of the network that is to load the result.
         origin: What to call the source in an error.
 
     Raises:
         ValueError: One line that lists what is missing, left over or of another shape.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     left_over = []
     for name, tensor in source.items():
         new_name = _new_name(name, rules)
-        if new_name is None or new_name not in target or new_name in found:
+        if new_name is None or new_name not in target or new_name in renamed:
             left_over.append(name)
         else:
-            found[new_name] = tensor
+            renamed[new_name] = tensor
     for name, tensor in target.items():
         if name.endswith("num_batches_tracked"):
-            found.setdefault(name, torch.zeros_like(tensor))
-    missing = [name for name in target if name not in found]
+            renamed.setdefault(name, torch.zeros_like(tensor))
+    missing = [name for name in target if name not in renamed]
     reshaped = [
         f"{name} is {tuple(tensor.shape)} for {tuple(target[name].shape)}"
-        for name, tensor in found.items()
+        for name, tensor in renamed.items()
         if tensor.shape != target[name].shape
     ]
     if missing or left_over or reshaped:
-        problems = ("missing", missing), ("left over", left_over), ("other shape", reshaped)
-        listed = "; ".join(f"{title}: {_shortened(names)}" for title, names in problems if names)
+        problems = {"missing": missing, "left over": left_over, "other shape": reshaped}
+        listed = "; ".join(f"{title}: {_join_first(names)}" for title, names in problems.items() if names)
         # Only convolutional shortcuts missing: the source is one of the original CIFAR-10 networks.
         padded = not left_over and not reshaped and all(".shortcut." in name for name in missing)
         hint = "; its shortcuts have no parameters, which is backbone=dict(shortcut='pad')" if padded else ""
         raise ValueError(f"{origin} does not fit the config, nothing was written: {listed}{hint}")
-    return {name: found[name].to(tensor.dtype) for name, tensor in target.items()}
+    return {name: renamed[name].to(tensor.dtype) for name, tensor in target.items()}
 
 
 def _new_name(name: str, rules: Sequence[Rule]) -> str | None:
     module, _, leaf = name.rpartition(".")
-    for pattern, replacement in rules:
-        match = re.fullmatch(pattern, module)
-        if match:
-            return f"{match.expand(replacement) if isinstance(replacement, str) else replacement(match)}.{leaf}"
-    return None
+    matches = ((re.fullmatch(pattern, module), replacement) for pattern, replacement in rules)
+    return next((f"{match.expand(replacement)}.{leaf}" for match, replacement in matches if match), None)
 
 
-def _shortened(names: Sequence[str], count: int = 4) -> str:
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + rest
-
-
-def _load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Any:
-    if not isinstance(config, str | os.PathLike):
-        return config
-    return load_config(os.fspath(config))
-
-
-def _model_cfg(config: Any) -> Any:
-    model = config.get("model", config)
-    if model.get("type", "").removeprefix("mmpretrain.") != "ImageClassifier":
-        raise ValueError(
-            f"a plain config of an ImageClassifier is needed, but this one's model is {model.get('type')}; for a "
-            "distillation config give the student's or the teacher's own config"
-        )
-    return model
-
-
-def _dataset_meta(config: Any) -> dict[str, Any]:
-    """Return the class names of the config's data set, whose official order all known sources use."""
-    loader = config.get("test_dataloader")
-    known = DATASETS.get(loader["dataset"]["type"]) if loader else None
-    return {"dataset_meta": dict(known.METAINFO)} if known else {}
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path.absolute()}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and plain values ({_refused(error)}), and opening it could run code from "
-            "it: where you trust it, load it yourself and save its state dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no torch checkpoint ({str(error).splitlines()[0]})") from error
-    for key in ("model", "state_dict", "net"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
-    if not tensors or not content:
-        raise ValueError(f"{path} holds no state dict, neither alone nor under 'model', 'state_dict' or 'net'")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _refused(error: Exception) -> str:
-    match = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return match[1] if match else (str(error).splitlines() or ["unreadable"])[0]
-
-
-def _write_whole(content: dict[str, Any], dst: Path) -> None:
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    temporary = dst.with_name(f".{dst.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, dst)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _join_first(names: Sequence[str], count: int = 4) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -1,11 +1,14 @@
-"""What ``tools/check_env.py`` finds: packages and their ranges, operators, devices, data sets, and what to do next.
+"""Say what is installed, what is supported, which data sets are there, and what to do next.
 
-This file uses the standard library alone and imports everything else late, because it has to work where packages are
-missing. So it must not import ``kd_mm`` at the top either.
+Exit status 1 when something required is missing or outside of its range. Data sets are not required.
 """
+
+# This file uses the standard library alone and imports everything else late, because it has to work where packages are
+# missing. So it must not import ``kd_mm`` at the top either.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -13,7 +16,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -28,9 +31,6 @@ _OTHER_DISTRIBUTIONS = {
 }
 # Imported in this order: kd_mm brings the stand-in operators without which mmdet does not import.
 _IMPORTS = ("torch", "torchvision", "mmengine", "mmcv", "kd_mm", "mmpretrain", "mmdet")
-_REQUIREMENT = re.compile(
-    r"\s*(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?(?P<range>[^;)]*)\)?\s*(?:;(?P<when>.*))?"
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Environment:
         return json.dumps(asdict(self), indent=2)
 
 
-def examine(data_root: str | os.PathLike[str] = "data", source: Path | None = None) -> Environment:
+def collect_environment(data_root: str | os.PathLike[str] = "data", source: Path | None = None) -> Environment:
     """Look at this machine.
 
     Args:
@@ -132,12 +132,13 @@ def examine(data_root: str | os.PathLike[str] = "data", source: Path | None = No
     found.python_needs, needs = _requirements(checkout)
     if not needs:
         found.problems.append("the supported ranges are unknown: there is no pyproject.toml and kd-mm is not installed")
-    if not in_range(found.python, found.python_needs):
-        found.problems.append(f"Python {found.python} is outside of {found.python_needs}")
-        found.next.append(f"install a Python {found.python_needs} and make a virtual environment with it")
-    _look_at_packages(found, needs, checkout)
-    _look_at_imports(found)
-    found.data = {name: _look_for(layout, Path(data_root)) for name, layout in DATA_SETS.items()}
+    with contextlib.suppress(ImportError):  # `packaging`, which is then reported as missing
+        if not in_range(found.python, found.python_needs):
+            found.problems.append(f"Python {found.python} is outside of {found.python_needs}")
+            found.next.append(f"install a Python {found.python_needs} and make a virtual environment with it")
+    _check_packages(found, needs, checkout)
+    _check_imports(found)
+    found.data = {name: _check_data(layout, Path(data_root)) for name, layout in DATA_SETS.items()}
     return found
 
 
@@ -145,63 +146,37 @@ def examine(data_root: str | os.PathLike[str] = "data", source: Path | None = No
 
 
 def in_range(version: str, needs: str) -> bool:
-    """Return whether a version lies in a range such as ``>=2.4,<3``; only the numbers of the release are compared."""
-    own = _release(version)
-    for clause in filter(None, (part.strip() for part in needs.split(","))):
-        match = re.fullmatch(r"(>=|<=|==|!=|~=|>|<)\s*([\w.*+!-]+)", clause)
-        if match is None:
-            continue
-        sign, other = match[1], _release(match[2].replace(".*", ""))
-        width = len(other) if match[2].endswith(".*") else max(len(own), len(other))
-        a, b = _padded(own, width), _padded(other, width)
-        compatible = a >= b and own[: len(other) - 1] == other[:-1]
-        holds = {">=": a >= b, "<=": a <= b, "==": a == b, "!=": a != b, ">": a > b, "<": a < b, "~=": compatible}
-        if not holds[sign]:
-            return False
-    return True
+    """Return whether a version lies in a range such as ``>=2.4,<3``; pre-releases count."""
+    from packaging.specifiers import SpecifierSet
 
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"v?(?:\d+!)?(\d+(?:\.\d+)*)", version.strip())
-    return tuple(int(part) for part in match[1].split(".")) if match else ()
-
-
-def _padded(release: tuple[int, ...], width: int) -> tuple[int, ...]:
-    return (*release, *([0] * width))[:width]
+    return SpecifierSet(needs).contains(version, prereleases=True)
 
 
 def _requirements(checkout: Path | None) -> tuple[str, dict[str, tuple[str, bool]]]:
     """Return the range of Python and, by distribution, the range and whether it is required (else: for ONNX)."""
-    if checkout is not None:
-        text = (checkout / "pyproject.toml").read_text()
-        python = re.search(r'^requires-python\s*=\s*"([^"]*)"', text, re.MULTILINE)
-        groups = {key: _quoted(text, key) for key in ("dependencies", "onnx")}
-        required, optional = groups["dependencies"], groups["onnx"]
-        needs = dict(_parsed(required, True)) | dict(_parsed(optional, False))
-        return python[1] if python else "", needs
+    with contextlib.suppress(ImportError, OSError):  # tomllib came with Python 3.11
+        import tomllib
+
+        if checkout is not None:
+            project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+            optional = project.get("optional-dependencies", {}).get("onnx", [])
+            return project["requires-python"], _parse(project["dependencies"], True) | _parse(optional, False)
     try:
-        about = metadata.metadata(DISTRIBUTION)
-        lines = metadata.requires(DISTRIBUTION) or []
+        about, lines = metadata.metadata(DISTRIBUTION), metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return "", {}
     required = [line for line in lines if "extra ==" not in line]
     optional = [line for line in lines if re.search(r"extra == ['\"]onnx['\"]", line)]
-    return str(about["Requires-Python"] or ""), dict(_parsed(required, True)) | dict(_parsed(optional, False))
+    return str(about["Requires-Python"] or ""), _parse(required, True) | _parse(optional, False)
 
 
-def _quoted(text: str, key: str) -> list[str]:
-    match = re.search(rf'^{key}\s*=\s*\[((?:[^"\]]|"[^"]*")*)\]', text, re.MULTILINE)
-    return re.findall(r'"([^"]+)"', match[1]) if match else []
+def _parse(lines: Sequence[str], required: bool) -> dict[str, tuple[str, bool]]:
+    # `packaging` may be missing where the names are needed.
+    matches = (re.match(r"([\w.-]+)\s*(?:\[[^\]]*\])?\s*([^;]*)", line) for line in lines)
+    return {match[1]: (match[2].strip(), required) for match in matches if match}
 
 
-def _parsed(lines: Iterable[str], required: bool) -> Iterator[tuple[str, tuple[str, bool]]]:
-    for line in lines:
-        match = _REQUIREMENT.match(line)
-        if match:
-            yield match["name"], (match["range"].strip(), required)
-
-
-def _look_at_packages(found: Environment, needs: dict[str, tuple[str, bool]], checkout: Path | None) -> None:
+def _check_packages(found: Environment, needs: dict[str, tuple[str, bool]], checkout: Path | None) -> None:
     lacking = []
     for name, (wanted, required) in needs.items():
         version = _version(name)
@@ -234,12 +209,12 @@ def _version(name: str) -> str:
 # -- what runs -------------------------------------------------------------------------------------------------------
 
 
-def _look_at_imports(found: Environment) -> None:
+def _check_imports(found: Environment) -> None:
     for name in _IMPORTS:
-        said = io.StringIO()
+        output = io.StringIO()
         try:
             # Upstream packages print while they are imported; standard output is ours.
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 import_module(name)
             found.imports[name] = ""
         except Exception as error:  # a broken installation fails in any way
@@ -248,7 +223,7 @@ def _look_at_imports(found: Environment) -> None:
             if not known:
                 found.problems.append(f"{name} does not import: {found.imports[name]}")
                 found.next.append(f"python -c 'import {name}'  # shows where")
-    _look_at_devices(found)
+    _check_devices(found)
     if not found.imports["kd_mm"]:
         report = import_module("kd_mm.ops").report()
         kind = "compiled" if report.compiled else "stand-ins"
@@ -257,7 +232,7 @@ def _look_at_imports(found: Environment) -> None:
             found.operators["problem"] = report.problem
 
 
-def _look_at_devices(found: Environment) -> None:
+def _check_devices(found: Environment) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     found.devices = {"cpu cores": os.cpu_count() or 0, "OMP_NUM_THREADS": threads, "cuda": ""}
     if found.imports["torch"]:
@@ -273,14 +248,64 @@ def _look_at_devices(found: Environment) -> None:
 # -- data sets -------------------------------------------------------------------------------------------------------
 
 
-def _look_for(layout: Layout, root: Path) -> dict[str, str | list[str]]:
+def _check_data(layout: Layout, root: Path) -> dict[str, str | list[str]]:
     folders = [root / folder for folder in layout.folders]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    lacks = [entry for entry in layout.expected if not _there(folder, entry)]
+    lacks = [entry for entry in layout.expected if not _exists(folder, entry)]
     state = "found" if not lacks else "incomplete" if folder.is_dir() else "missing"
     return {"state": state, "folder": str(folder), "lacks": lacks if folder.is_dir() else [], "source": layout.source}
 
 
-def _there(folder: Path, entry: str) -> bool:
+def _exists(folder: Path, entry: str) -> bool:
     path = folder / entry
     return path.is_dir() if entry.endswith("/") else path.is_file()
+
+
+# -- the tool ---------------------------------------------------------------------------------------------------------
+
+
+def describe(found: Environment) -> str:
+    """Return everything as text."""
+    lines = [f"Python {found.python} (supported: {found.python_needs}), {found.platform}"]
+
+    def row(state: str, name: str, text: str) -> None:
+        lines.append(f"  {state:<12} {name:<20} {text}".rstrip())
+
+    lines.append("\nPackages")
+    for name, package in found.packages.items():
+        role = "" if package["required"] else ", for --onnx only"
+        version, needs = package["found"] or "-", package["needs"] or "any"
+        row(str(package["state"]), name, f"{version} (supported: {needs}{role})")
+    lines.append("\nImports")
+    for name, problem in found.imports.items():
+        row("broken" if problem else "ok", name, problem)
+    lines.append("\nOperators of mmcv")
+    if found.operators:
+        count = f", {found.operators['operators']} of them" if found.operators["kind"] == "stand-ins" else ""
+        row(str(found.operators["kind"]), "", f"{found.operators['source']}{count}")
+        if "problem" in found.operators:
+            row("problem", "", str(found.operators["problem"]))
+    else:
+        row("unknown", "", f"kd_mm does not import ({found.imports.get('kd_mm', '')})")
+    lines.append("\nDevices")
+    for name, value in found.devices.items():
+        row("", name, str(value) if value != "" else "none")
+    lines.append("\nData sets")
+    for name, data in found.data.items():
+        text = str(data["folder"]) if data["state"] == "found" else f"{data['folder']}; get it from {data['source']}"
+        row(str(data["state"]), name, text + (f" (lacks {', '.join(data['lacks'])})" if data["lacks"] else ""))
+    lines.append("")
+    lines += [f"problem: {problem}" for problem in found.problems]
+    lines += [f"next:    {command}" for command in found.next]
+    return "\n".join(lines if found.problems else [*lines, "Everything that is required is here."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``tools/check_env.py``; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--data-root", default="data", help="folder that holds the data sets (default: data)")
+    args = parser.parse_args(argv)
+    found = collect_environment(args.data_root)
+    print(found.as_json() if args.json else describe(found))
+    return 1 if found.problems else 0

@@ -41,7 +41,7 @@ def load_safely(file: Path) -> Any:
             f"checkpoint {file} cannot be read safely: it holds a {refused[1]}, and only weights and what mmengine "
             "logs are read; keep its weights alone: torch.save({'state_dict': ...}, PATH)"
         ) from error
-    except (RuntimeError, EOFError, LookupError, AttributeError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, ValueError) as error:
         raise ValueError(_INCOMPLETE.format(file)) from error
 
 
