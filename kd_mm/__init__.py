@@ -4,7 +4,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from kd_mm import ops  # stand-in operators must exist before anything imports mmdet
 
-from kd_mm import datasets, distillers, engine, evaluation, hooks, losses, models, stages, tasks, utils  # isort: skip
+from kd_mm import datasets, distillers, engine, evaluation, hooks, losses, models, preparation, stages, tasks, utils  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "hooks",
     "losses",
     "models",
+    "preparation",
     "stages",
     "tasks",
     "utils",

@@ -14,11 +14,11 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.apis.noise import noise_batch
-from kd_mm.apis.unprepared import go_unprepared
 from kd_mm.distillers import Distiller, EMATeacher, Teacher
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.teacher import teacher_model_config
+from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
 
 STUDENT, TEACHER, OBSERVED = "student step", "teacher forward", "teacher observed"
@@ -87,7 +87,7 @@ def _distiller(config: ConfigDict, place: dict[str, Any]) -> Distiller:
         if isinstance(teacher, EMATeacher):
             teacher.start(distiller)
     distiller.to(**place)
-    go_unprepared(distiller)
+    skip_preparation(distiller)
     return distiller
 
 

@@ -28,11 +28,9 @@ from kd_mm.engine.jobs import READY_FILE, Job, Result, fingerprint, run_jobs
 from kd_mm.hooks.report import complexity
 from kd_mm.losses import GPACAttentionLoss
 from kd_mm.losses.mag import CodeReader
+from kd_mm.preparation import share_preparations
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import read_checkpoint
-
-#: Hooks that prepare something on the teachers once.
-_PREPARATION_HOOKS = ("TeacherExitsHook", "TeacherCodesHook", "TeacherProbesHook")
 
 COST_COLUMNS = (
     Column("params", "parameters", ".3f", 1e-6, " M"),
@@ -140,11 +138,9 @@ def _run_config(sweep: Sweep, row: Row, seed: int, work_dir: Path) -> Config:
     config = copy.deepcopy(row.config)
     config.randomness = {**(config.get("randomness") or {}), "seed": seed}
     config.pop("work_dir", None)
-    hooks = config.setdefault("default_hooks", {})
-    hooks.setdefault("checkpoint", {"type": "CheckpointHook"}).update(interval=-1, save_last=True)
-    for hook in hooks.values():
-        if str((hook or {}).get("type")).rpartition(".")[2] in _PREPARATION_HOOKS:
-            hook.setdefault("cache_dir", str(work_dir / "teachers"))
+    checkpoint = config.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
+    checkpoint.update(interval=-1, save_last=True)
+    share_preparations(config, work_dir / "teachers")
     if row.teacher_row is not None:
         home = work_dir / "runs" / _teacher_run(sweep, row.teacher_row)
         epochs = sweep.rows[row.teacher_row].config.train_cfg.max_epochs

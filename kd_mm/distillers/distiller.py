@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from kd_mm.distillers.build import build_networks, build_parts
@@ -204,3 +206,17 @@ class Distiller(Observing):
 
 def _scaled(value: Any, weight: float) -> Any:
     return [weight * item for item in value] if isinstance(value, list | tuple) else weight * value
+
+
+def find_distiller(runner: Runner) -> Distiller:
+    """Return the Distiller that a runner trains, out of its parallel wrapper.
+
+    Raises:
+        TypeError: The runner trains something else.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if not isinstance(model, Distiller):
+        raise TypeError(
+            f"this hook belongs to a kd_mm.Distiller, but the model is a {type(model).__name__}; drop the hook"
+        )
+    return model

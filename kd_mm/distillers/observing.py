@@ -44,8 +44,9 @@ class Observing(BaseModel):
             for name in sorted(self.teachers):
                 if name in needed and not self.teachers[name].exits_ready:
                     raise RuntimeError(
-                        f"the exits of teacher {name!r} are not trained: register the hook kd_mm.TeacherExitsHook "
-                        "(default_hooks = {{_base_.kd_hooks}}) or read them with Teacher.load_exits"
+                        f"the exits of teacher {name!r} are not trained: register the hook "
+                        "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}}) or load them with "
+                        "Teacher.load_exits"
                     )
         return {name: teacher.observe(inputs) for name, teacher in self.teachers.items() if name in needed}
 

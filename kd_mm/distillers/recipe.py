@@ -27,7 +27,7 @@ class Recipe:
         connectors: Config of the connectors.
         teacher_exits: How the teacher's exits come to be: ``mode`` is ``"pretrained"`` (frozen teacher, exits trained
             first), ``"joint"`` (trained with the teacher, read from its checkpoint) or ``"online"`` (trained during
-            distillation on detached features); the other keys are for ``TeacherExitsHook``.
+            distillation on detached features); the other keys are for :class:`kd_mm.preparation.ExitTraining`.
         stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1.
         student_loss_weight: Factor of the student's own losses.
         stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or

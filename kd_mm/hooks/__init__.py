@@ -7,9 +7,6 @@ from kd_mm.hooks.ema_teacher import EMATeacherHook
 from kd_mm.hooks.exact_resume import ExactResumeHook
 from kd_mm.hooks.exit_probe import ExitProbeHook
 from kd_mm.hooks.teacher_check import TeacherCheckHook
-from kd_mm.hooks.teacher_codes import TeacherCodesHook
-from kd_mm.hooks.teacher_exits import TeacherExitsHook
-from kd_mm.hooks.teacher_probes import TeacherProbesHook
 
 __all__ = [
     "ChannelsLastHook",
@@ -19,7 +16,4 @@ __all__ = [
     "ExactResumeHook",
     "ExitProbeHook",
     "TeacherCheckHook",
-    "TeacherCodesHook",
-    "TeacherExitsHook",
-    "TeacherProbesHook",
 ]

@@ -5,28 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from kd_mm.distillers import Distiller
+from kd_mm.distillers import Distiller, find_distiller
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import Progress
 from kd_mm.registry import HOOKS
-
-
-def find_distiller(runner: Runner) -> Distiller:
-    """Return the Distiller that a runner trains, out of its parallel wrapper.
-
-    Raises:
-        TypeError: The runner trains something else.
-    """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if not isinstance(model, Distiller):
-        raise TypeError(
-            f"this hook belongs to a kd_mm.Distiller, but the model is a {type(model).__name__}; drop the hook"
-        )
-    return model
 
 
 @HOOKS.register_module()

@@ -9,8 +9,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch.optim import Optimizer
 
-from kd_mm.distillers import Distiller, EMATeacher
-from kd_mm.hooks.distill_hook import find_distiller
+from kd_mm.distillers import Distiller, EMATeacher, find_distiller
 from kd_mm.registry import HOOKS
 
 

@@ -11,8 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers import Distiller, Teacher
-from kd_mm.hooks.distill_hook import find_distiller
+from kd_mm.distillers import Distiller, Teacher, find_distiller
 from kd_mm.registry import HOOKS
 from kd_mm.stages.stage import Stage
 

@@ -10,8 +10,8 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from kd_mm.distillers import Distiller, Teacher
-from kd_mm.hooks.distill_hook import check_class_lists, find_distiller
+from kd_mm.distillers import Distiller, Teacher, find_distiller
+from kd_mm.hooks.distill_hook import check_class_lists
 from kd_mm.registry import HOOKS
 from kd_mm.utils.random_state import isolated_rng
 

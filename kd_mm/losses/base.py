@@ -15,6 +15,24 @@ from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.stage import Stage
 
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a loss needs computed on its frozen teachers before training.
+
+    Attributes:
+        type: Name of a class in :data:`kd_mm.registry.PREPARATIONS`, e.g. ``"kd_mm.CodeTraining"``.
+        option: Name of the loss's option that holds ``options``, for messages.
+        options: The class's options, as the config gives them.
+        settings: Further arguments of the class, which follow from the networks.
+    """
+
+    type: str
+    option: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
 #: What a loss can read, by side; the fields of :class:`kd_mm.losses.observation.Observation`.
 READABLE = frozenset(
     {
@@ -157,6 +175,14 @@ class Loss(nn.Module):
 
     def setup(self, context: LossContext) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""
+
+    def preparation(self) -> Preparation | None:
+        """Return what has to be computed on each of its teachers before training; the default is nothing."""
+        return None
+
+    def load_preparation(self, results: Mapping[str, Any]) -> None:
+        """Read what :meth:`preparation` asked for from now on; ``results`` are by teacher."""
+        raise NotImplementedError(f"{type(self).__name__} asks for a preparation and does not read its results")
 
     def expect_samples(self, num_samples: int) -> None:
         """Take note of the number of training samples, before training and before a checkpoint is loaded."""

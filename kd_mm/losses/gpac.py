@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.at import ATLoss
-from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, choice
+from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, Preparation, choice
 from kd_mm.losses.functional import full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -24,7 +24,7 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
 
     ``L = sum_l sum_m s_ml d(F_s^l, F_m^l)`` over stages l and teachers m, ``d`` attention transfer
     (:class:`kd_mm.losses.ATLoss`) and ``s`` the shares that follow from ``a_ml``, the accuracy of a
-    linear probe on teacher m's stage l (:class:`kd_mm.hooks.TeacherProbesHook`, before training). GPAC (Neural
+    linear probe on teacher m's stage l (:class:`kd_mm.preparation.Probing`, before training). GPAC (Neural
     Networks 164, 2023, doi 10.1016/j.neunet.2023.04.015) rates teachers so and scales a loss on spatial attention by a
     function of the epoch with three levels (``schedule=dict(type="kd_mm.PiecewiseConstant")``); its equations
     were not available.
@@ -40,7 +40,7 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         sharpness: Scale of the softmax over accuracies (fractions), above 0.
         distance: Of the attention maps: ``"l2"``, squared; ``"l1"``, absolute, both the mean over places; ``"kl"``,
             ``KL(softmax(A_t) || softmax(A_s))`` over places of the maps in units of their means.
-        probes: Options of the probes, see :data:`kd_mm.hooks.teacher_probes.DEFAULTS`.
+        probes: Options of the probes, see :class:`kd_mm.preparation.Probing`.
         **kwargs: See :class:`kd_mm.losses.ATLoss`; without ``teacher``.
 
     Raises:
@@ -77,9 +77,22 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
 
     def setup(self, context: LossContext) -> None:
         """Settle the shares where nothing is to be chosen; see the base class for errors."""
+        self.num_stages = len(context.pairs_by_teacher[self.teacher_names[0]])
         if not self.needs_probes:
-            stages = self.stage_numbers(len(context.pairs_by_teacher[self.teacher_names[0]]))
+            stages = self.stage_numbers(self.num_stages)
             self.shares = {i: dict.fromkeys(self.teacher_names, 1 / len(self.teacher_names)) for i in stages}
+
+    def preparation(self) -> Preparation | None:
+        """Return the probing of the teachers' stages, where there is anything to choose."""
+        if not self.needs_probes:
+            return None
+        return Preparation("kd_mm.Probing", "probes", self.probes, {"stages": self.stage_numbers(self.num_stages)})
+
+    def load_preparation(self, results: Mapping[str, Mapping[str, float]]) -> None:
+        """Choose the teachers by the scores of their probes."""
+        stages = self.stage_numbers(self.num_stages)
+        accuracy = {name: {i: row[f"stage{i}"] for i in stages} for name, row in results.items()}
+        self.choose(accuracy, {name: row["final"] for name, row in results.items()})
 
     def choose(self, accuracy: Mapping[str, Mapping[int, float]], final: Mapping[str, float]) -> None:
         """Derive the shares from what the probes reached.
@@ -107,8 +120,8 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         """
         if not self.shares:
             raise RuntimeError(
-                "GPACAttentionLoss: the teachers' probes are not rated: register the hook kd_mm.TeacherProbesHook "
-                "(default_hooks = {{_base_.kd_hooks}}) or set selection='all'"
+                "GPACAttentionLoss: the teachers' probes are not rated: register the hook "
+                "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}}) or set selection='all'"
             )
         parts = {}
         for i in self.stage_numbers(max(student.features)):

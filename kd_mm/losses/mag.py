@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.losses.base import LossContext
+from kd_mm.losses.base import LossContext, Preparation
 from kd_mm.losses.cosine import EmbeddingLoss
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.observation import Observation
@@ -53,14 +53,14 @@ class CodeReader:
     Attributes:
         code_dims: Numbers of the low-dimensional and of the high-dimensional code.
         code_temperatures: Temperature of each code and of the training of its decoder.
-        preparation: Options of the training of the teacher's codes (:class:`kd_mm.hooks.TeacherCodesHook`).
+        code_options: Options of the training of the teacher's codes (:class:`kd_mm.preparation.CodeTraining`).
         teacher_tap: Where the teacher's feature is read, settled by ``attach``.
         width: D of the teacher's feature; measured.
     """
 
     code_dims: tuple[int, ...]
     code_temperatures: tuple[float, ...]
-    preparation: dict[str, Any]
+    code_options: dict[str, Any]
     teacher_tap: str | None
     width: int = 0
     # In a tuple: the teacher's codes are frozen and belong neither to the optimizer nor into checkpoints.
@@ -78,11 +78,17 @@ class CodeReader:
                 "numbers above 0 each, for the low-dimensional and the high-dimensional code"
             )
         self.code_dims, self.code_temperatures = tuple(dims), tuple(temperatures)
-        self.preparation = dict(preparation or {})
+        self.code_options = dict(preparation or {})
 
-    def take_codes(self, codes: Codes) -> None:
-        """Read these trained, frozen codes from now on."""
-        self._codes = (codes,)
+    def preparation(self) -> Preparation:
+        """Return the training of the teacher's codes."""
+        settings: dict[str, Any] = {"tap": self.teacher_tap, "width": self.width}
+        settings |= {"dims": self.code_dims, "temperatures": self.code_temperatures}
+        return Preparation("kd_mm.CodeTraining", "preparation", self.code_options, settings)
+
+    def load_preparation(self, results: Mapping[str, Codes]) -> None:
+        """Read the trained, frozen codes from now on."""
+        self._codes = tuple(results.values())
 
     def teacher_codes(self) -> Codes:
         """Return the teacher's codes.
@@ -92,8 +98,8 @@ class CodeReader:
         """
         if not self._codes:
             raise RuntimeError(
-                f"{type(self).__name__}: the teacher's codes are not trained: register the hook kd_mm.TeacherCodesHook "
-                "(default_hooks = {{_base_.kd_hooks}})"
+                f"{type(self).__name__}: the teacher's codes are not trained: register the hook "
+                "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}})"
             )
         return self._codes[0]
 
@@ -117,7 +123,7 @@ class MAGLoss(CodeReader, EmbeddingLoss):
             student's three answers, constant; an early script of the public code had it.
         build_student_decoders: Whether the student has decoders even where nothing reads them (the public checkpoint's
             layout). Either way nothing trains them.
-        preparation: See :class:`kd_mm.hooks.TeacherCodesHook`.
+        preparation: See :class:`kd_mm.preparation.CodeTraining`.
         student_tap: Where the student's feature ``(B, D)`` is read; by default what the head takes in, in
             re-identification the embedding after BNNeck.
         teacher_tap: Likewise.

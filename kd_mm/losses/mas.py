@@ -33,7 +33,7 @@ class MASLoss(CodeReader, LogitsLoss):
         stable_weights: Shares of the ordinary answer, the low- and the high-dimensional one; they add up to 1.
         code_dims: See :class:`kd_mm.losses.MAGLoss`.
         code_temperatures: See :class:`kd_mm.losses.MAGLoss`.
-        preparation: See :class:`kd_mm.hooks.TeacherCodesHook`; equal options are prepared once.
+        preparation: See :class:`kd_mm.preparation.CodeTraining`; equal options are prepared once.
         teacher_tap: See :class:`kd_mm.losses.MAGLoss`.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
 

@@ -73,7 +73,7 @@ def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_p
     assert "resumed epoch" in ended.out
     assert "will differ from an uninterrupted one" not in ended.out
     assert differences(state(tmp_path / "whole", last), state(tmp_path / "cut", last)) == []
-    prepared = [re.findall(r"going on after epoch (\d) of the exits' training", log) for log in logs]
+    prepared = [re.findall(r"exits of teacher 'teacher': continued after epoch (\d)", log) for log in logs]
     assert prepared[: len(PREPARING) + 1] == [[], ["1"], ["2"], ["3"]] or name != "by iteration"
     assert not any(prepared[len(PREPARING) + 1 :])
     leftovers = [path.name for path in (tmp_path / "cut").iterdir() if ".part" in path.name]

@@ -126,7 +126,7 @@ def test_extreme_maps_in_half_precision(distance: str) -> None:
 def test_recipe() -> None:
     model = build(teacher=TEAM, recipe=recipe("gpac"))
     data = model.data_preprocessor(batch(), True)
-    with pytest.raises(RuntimeError, match=r"register the hook kd_mm.TeacherProbesHook"):
+    with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
         model(**data, mode="loss")
     loss: Any = model.losses["attention"]
     loss.choose({"big": {1: 0.4, 2: 0.7, 3: 0.6}, "small": {1: 0.5, 2: 0.6, 3: 0.8}}, {})

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from kd_mm.apis.recipes import read_recipes
-from kd_mm.hooks.teacher_codes import branch_loss, branch_parameters, train_step
 from kd_mm.losses import KDLoss, Loss, LossContext, MAGLoss, MASLoss
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.mag import BRANCHES, CodeReader, Codes
 from kd_mm.losses.observation import Observation
+from kd_mm.preparation.codes import branch_loss
 
 from ..distillers.conftest import CLASSES, batch, build, recipe
 from ..helpers.waves import wave
@@ -39,7 +39,7 @@ def code_loss(**options: Any) -> MAGLoss:
     loss = MAGLoss(code_dims=(3, 7), student_tap="own", teacher_tap="theirs", **options)
     torch.manual_seed(1)
     loss.setup(LossContext(num_classes=5, student_taps={"own": (4, 6)}, teacher_taps={"theirs": (4, 8)}))
-    loss.double().take_codes(codes(8))
+    loss.double().load_preparation({"teacher": codes(8)})
     return loss
 
 
@@ -76,7 +76,7 @@ def test_losses_are_these_terms() -> None:
     low, high = (kl_divergence(ours[name], theirs[name], T) for name, T in zip(BRANCHES, (2.0, 8.0), strict=True))
     assert float(value(loss)) == pytest.approx(float(low + 0.5 * high), abs=1e-12)
     stable = MASLoss(code_dims=(3, 7), teacher_tap="theirs")
-    stable.take_codes(codes(8))
+    stable.load_preparation({"teacher": codes(8)})
     decoded = codes(8).decode(theirs)
     mean = (TEACHER + decoded["low"] + decoded["high"]) / 3
     assert float(value(stable)) == pytest.approx(float(kl_divergence(STUDENT, mean, 4.0)), abs=1e-12)
@@ -95,7 +95,7 @@ def test_agrees_with_public_code() -> None:
         with_waves(part)
     mas = MASLoss(code_dims=(3, 7), teacher_tap="theirs")
     for one in (loss, mas):
-        one.take_codes(theirs)
+        one.load_preparation({"teacher": theirs})
     own = 0.2 * float(F.cross_entropy(STUDENT, labels)) + float(value(loss))
     assert own + 0.8 * float(value(mas)) == pytest.approx(14.253040271853283, abs=1e-9)
     mag = KDLoss(temperature=4.0)
@@ -134,22 +134,6 @@ def test_average_of_probabilities_and_other_shares() -> None:
     torch.testing.assert_close((found / 4).softmax(1), expected)
 
 
-def test_separate_passes_train_as_a_joint_one() -> None:
-    feature, labels = TARGET, torch.tensor([0, 1, 2, 3])
-    results = []
-    for passes in ([{"low": 2.0, "high": 8.0}], [{"low": 2.0}, {"high": 8.0}]):
-        trained = codes(8)
-        groups = [{"params": branch_parameters(trained, name)} for name in BRANCHES]
-        optimizer = torch.optim.SGD(groups, 0.01, momentum=0.9, weight_decay=5e-4)
-        for _ in range(2):
-            for temperatures in passes:
-                train_step(trained, optimizer, feature, TEACHER, labels, temperatures)
-        results.append(trained.state_dict())
-    assert any(not torch.equal(results[0][key], tensor) for key, tensor in codes(8).state_dict().items())
-    for key, tensor in results[0].items():
-        torch.testing.assert_close(tensor, results[1][key], atol=1e-6, rtol=0)
-
-
 # -- gradients and extremes ----------------------------------------------------------------------------------------
 
 
@@ -157,7 +141,7 @@ def test_gradcheck() -> None:
     loss = code_loss()
     assert gradcheck(lambda f: value(loss, f), FEATURE.clone().requires_grad_())
     answer = MASLoss(code_dims=(3, 7), teacher_tap="theirs")
-    answer.take_codes(codes(8))
+    answer.load_preparation({"teacher": codes(8)})
     assert gradcheck(lambda z: value(answer, logits=z), STUDENT.clone().requires_grad_())
 
 
@@ -167,7 +151,7 @@ def test_extremes_in_half_precision(dtype: torch.dtype) -> None:
     logits = (1e4 * STUDENT).to(dtype).requires_grad_()
     loss, answer = code_loss().float(), MASLoss(code_dims=(3, 7), teacher_tap="theirs", stable_space="prob")
     for one in (loss, answer):
-        one.take_codes(codes(8).float())
+        one.load_preparation({"teacher": codes(8).float()})
     total = sum(value(one, feature, logits, (1e4 * TARGET).to(dtype)) for one in (loss, answer))
     total.backward()
     assert torch.isfinite(total)
@@ -184,7 +168,7 @@ def ready(name: str = "mas", **changes: Any) -> Any:
     for loss in model.losses.values():
         if isinstance(loss, CodeReader):
             torch.manual_seed(3)
-            loss.take_codes(Codes(loss.width, loss.code_dims, CLASSES).requires_grad_(False))
+            loss.load_preparation({"teacher": Codes(loss.width, loss.code_dims, CLASSES).requires_grad_(False)})
     return model
 
 
@@ -212,12 +196,12 @@ def test_recipes(name: str) -> None:
 @pytest.mark.parametrize("base", ["fitnets", "at", "sp", "vid", "rkd"])
 def test_embedded_in_losses_on_features(base: str) -> None:
     joined, hooks = read_recipes(f"mas_features+{base}")
-    assert "teacher_codes" in hooks
+    assert "prepare_teachers" in hooks
     alone = build(recipe=recipe(base))
     model = build(recipe=joined)
     for loss in model.losses.values():
         if isinstance(loss, CodeReader):
-            loss.take_codes(Codes(loss.width, loss.code_dims, CLASSES))
+            loss.load_preparation({"teacher": Codes(loss.width, loss.code_dims, CLASSES)})
     found, expected = step(model), step(alone)
     assert {"loss_codes", "loss_stable"} <= set(found)
     for key, tensor in expected.items():
@@ -250,7 +234,7 @@ def test_student_decoders_stay_as_they_are() -> None:
 
 
 def test_unprepared_and_wrong_options_are_told() -> None:
-    with pytest.raises(RuntimeError, match=r"register the hook kd_mm.TeacherCodesHook"):
+    with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
         step(build(recipe=recipe("mas")))
     with pytest.raises(ValueError, match=r"code_dims=\[64\]"):
         MAGLoss(code_dims=(64,))

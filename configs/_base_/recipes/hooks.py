@@ -3,9 +3,7 @@
 # the engine imports kd_mm by itself when it meets the scope of a type.
 kd_hooks = dict(
     teacher_check=dict(type="kd_mm.TeacherCheckHook"),
-    teacher_exits=dict(type="kd_mm.TeacherExitsHook"),
-    teacher_codes=dict(type="kd_mm.TeacherCodesHook"),
-    teacher_probes=dict(type="kd_mm.TeacherProbesHook"),
+    prepare_teachers=dict(type="kd_mm.PrepareTeachersHook"),
     ema_teacher=dict(type="kd_mm.EMATeacherHook"),
     distill=dict(type="kd_mm.DistillHook"),
     checkpoint=dict(type="kd_mm.CheckpointHook"),

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.apis.recipes import config_root
-from kd_mm.hooks import teacher_codes
+from kd_mm.preparation import CodeTraining
 
 RUNS = itertools.count()
 
@@ -47,7 +47,7 @@ def prepared(folder: Path, **preparation: Any) -> Runner:
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = folder.glob("teacher_codes_teacher_*.pth")
-    return torch.load(file, weights_only=True)["state_dict"]
+    return torch.load(file, weights_only=True)["state"]
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +77,20 @@ def test_trained_once_for_both_losses(trained: Runner) -> None:
 def test_killed_preparation_goes_on_with_the_same_result(
     trained: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = teacher_codes._Preparation.epoch
+    whole = CodeTraining.train_epoch
 
     def killed(self: Any, epoch: int, *args: Any) -> Any:
         if epoch == 1:
             raise KeyboardInterrupt
         return whole(self, epoch, *args)
 
-    monkeypatch.setattr(teacher_codes._Preparation, "epoch", killed)
+    monkeypatch.setattr(CodeTraining, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path).train()
-    monkeypatch.setattr(teacher_codes._Preparation, "epoch", whole)
+    monkeypatch.setattr(CodeTraining, "train_epoch", whole)
     prepared(tmp_path).train()
     log = sorted(tmp_path.glob("*/*.log"))[-1].read_text()
-    assert "going on after epoch 1 of the codes' training" in log
+    assert "codes of teacher 'teacher': continued after epoch 1" in log
     expected = stored(Path(trained.work_dir))
     assert all(torch.equal(value, expected[key]) for key, value in stored(tmp_path).items())
 
@@ -105,20 +105,20 @@ def test_separate_passes_end_where_a_joint_one_does(trained: Runner, tmp_path: P
 def test_the_best_epoch_on_held_out_images_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its second epoch ruins a code; the run is killed after that and goes on with what was best before."""
     options = {"held_out": 0.34, "epochs": 3}
-    whole, seen, killed = teacher_codes._Preparation.epoch, [], []
+    whole, seen, killed = CodeTraining.train_epoch, [], []
 
-    def watched(self: Any, epoch: int, loader: Any, codes: Any, optimizer: Any, branches: Any) -> Any:
+    def watched(self: Any, epoch: int, loader: Any, optimizer: Any) -> Any:
         if epoch == 2 and not killed:
             killed.append(True)
             raise KeyboardInterrupt
-        found = whole(self, epoch, loader, codes, optimizer, branches)
+        found, codes = whole(self, epoch, loader, optimizer), self.module
         if epoch:
             for parameter in codes.decoders["low"].parameters():
                 parameter.data.mul_(-1)
         seen.append((len(loader.dataset), {key: value.clone() for key, value in codes.state_dict().items()}))
         return found
 
-    monkeypatch.setattr(teacher_codes._Preparation, "epoch", watched)
+    monkeypatch.setattr(CodeTraining, "train_epoch", watched)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, **options).train()
     prepared(tmp_path, **options).train()

@@ -1,0 +1,15 @@
+"""What is computed on frozen teachers before training: exits, codes, probes; one hook, one folder, one file format."""
+
+from kd_mm.preparation.codes import CodeTraining
+from kd_mm.preparation.exits import ExitTraining
+from kd_mm.preparation.hook import PrepareTeachersHook, share_preparations, skip_preparation
+from kd_mm.preparation.probes import Probing
+
+__all__ = [
+    "CodeTraining",
+    "ExitTraining",
+    "PrepareTeachersHook",
+    "Probing",
+    "share_preparations",
+    "skip_preparation",
+]

@@ -1,0 +1,190 @@
+"""What every preparation of a teacher has in common, and SGD training that continues exactly after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from mmengine.dist import all_reduce, broadcast, get_rank, is_main_process
+from torch import Tensor, nn
+
+from kd_mm.distillers import Distiller, Teacher
+from kd_mm.losses import Loss
+from kd_mm.preparation.data import TrainingData, save_atomically
+from kd_mm.utils.checkpoint import read_checkpoint
+from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.suggest import nearest
+
+
+class TeacherPreparation:
+    """Something that is computed once on one frozen teacher before training.
+
+    A subclass is registered in :data:`kd_mm.registry.PREPARATIONS`; a loss asks for it with
+    :meth:`kd_mm.losses.Loss.preparation`. :class:`kd_mm.preparation.PrepareTeachersHook` stores what :meth:`run`
+    returns and hands it to :meth:`load`.
+
+    Args:
+        distiller: The model that is trained afterwards.
+        teacher: One of its teachers.
+        source: What the options are called in a config, for messages.
+        options: Options from the config, on top of :attr:`defaults`.
+
+    Raises:
+        ValueError: An unknown option.
+    """
+
+    #: Names its files, log lines and random state.
+    kind: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
+        for option in options:
+            if option not in self.defaults:
+                raise ValueError(f"{source} has no option {option!r}{nearest(option, self.defaults)}")
+        self.distiller, self.teacher, self.source = distiller, teacher, source
+        self.options: dict[str, Any] = {**self.defaults, **options}
+
+    def fingerprint(self, data: TrainingData) -> list[Any]:
+        """Return what the result depends on, beside the teacher and the training data."""
+        raise NotImplementedError
+
+    def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
+        """Compute the result; called on all ranks, under a random state of its own.
+
+        Args:
+            data: The training data.
+            partial: File of an unfinished result, for preparations that take long.
+
+        Returns:
+            ``state`` (what :meth:`load` takes, readable by ``torch.load(weights_only=True)``), ``scores`` (fractions
+            by name) and ``metric`` (what the scores are), both for the log.
+        """
+        raise NotImplementedError
+
+    def untrained(self) -> Any:
+        """Return a state of the right form at no cost, for measuring the cost of a training."""
+        raise NotImplementedError
+
+    def load(self, state: Any, origin: str) -> Any:
+        """Return the result in the form that the loss takes.
+
+        Args:
+            state: What :meth:`run` or :meth:`untrained` returned.
+            origin: Where it comes from, for messages.
+        """
+        raise NotImplementedError
+
+    def summarize(self, name: str, loss: Loss, results: Mapping[str, Any], data: TrainingData) -> None:
+        """Log what the loss ``name`` makes of the results of all its teachers; the default does nothing."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher is."""
+        return next(self.teacher.model.parameters()).device
+
+    def logits(self, inputs: Tensor, records: Mapping[str, Tensor]) -> Tensor:
+        """Return the teacher's logits ``(B, K)``, from its taps where these record them."""
+        task, model = self.distiller.task, self.teacher.model
+        if self.distiller.plan.teacher_answer.get(self.teacher.name):
+            return task.answer(model, False).read(model, records, {}).detach()
+        return self.teacher.answer(inputs, task)
+
+    def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
+        """Return the feature maps ``(B, C, H, W)`` of the teacher's stages."""
+        pairs = self.distiller.stage_pairs[self.teacher.name]
+        stages = {i: pairs[i - 1][1] for i in numbers}
+        return {i: stage.to_map(records[stage.tap]) for i, stage in stages.items()}
+
+
+class EpochTraining(TeacherPreparation):
+    """Trains modules on what a frozen teacher computes, by SGD with step decay on the training data.
+
+    Options: ``fraction`` (its length in epochs over that of the run) or ``epochs`` (its length as a number),
+    ``milestones`` (fractions of this length), ``gamma``, ``lr``, ``momentum``, ``weight_decay``.
+
+    After each epoch the state is written to a partial file. Each epoch has a random state of its own, so that a killed
+    training continues from there with the same result.
+
+    Attributes:
+        module: What is trained; set by the subclass.
+        kept: What a subclass stores along with the partial state.
+    """
+
+    module: nn.Module
+
+    def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
+        super().__init__(distiller, teacher, source, options)
+        self.kept: dict[str, Any] = {}
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters by group of the optimizer."""
+        return [list(self.module.parameters())]
+
+    def train_epoch(self, epoch: int, loader: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Train for one epoch; return scalars for the log."""
+        raise NotImplementedError
+
+    def train(self, data: TrainingData, partial: Path, chosen: Sequence[int] | None = None) -> dict[str, float]:
+        """Train :attr:`module` to the end; return the scalars of the last epoch.
+
+        Args:
+            data: The training data.
+            partial: File of the state after each epoch.
+            chosen: Indices of the samples that are trained on; default: all.
+        """
+        options, logger = self.options, data.runner.logger
+        epochs, milestones = data.epochs(options, self.source)
+        groups = [{"params": group} for group in self.parameter_groups()]
+        optimizer = torch.optim.SGD(
+            groups, options["lr"], momentum=options["momentum"], weight_decay=options["weight_decay"]
+        )
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, options["gamma"])
+        start, scalars = 0, dict[str, float]()
+        logger.info(f"training the {self.kind} of teacher {self.teacher.name!r} for {epochs} epochs")
+        if partial.is_file():
+            state = read_checkpoint(str(partial))
+            self.module.load_state_dict(state["module"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            start, scalars, self.kept = state["epoch"], state["scalars"], state["kept"]
+            logger.info(f"{self.kind} of teacher {self.teacher.name!r}: continued after epoch {start} ({partial})")
+        loader = data.loader(chosen=chosen)
+        for epoch in range(start, epochs):
+            with isolated_rng(f"epoch {epoch} of rank {get_rank()}"):
+                if hasattr(loader.sampler, "set_epoch"):
+                    loader.sampler.set_epoch(epoch)
+                scalars = self.train_epoch(epoch, loader, optimizer)
+            schedule.step()
+            for buffer in self.module.buffers():
+                broadcast(buffer)
+            self.after_epoch(epoch)
+            text = ", ".join(f"{name} {value:.4f}" for name, value in scalars.items())
+            logger.info(f"{self.kind} of teacher {self.teacher.name!r}: epoch {epoch + 1} of {epochs}, {text}")
+            if is_main_process():
+                state = {"module": self.module.state_dict(), "optimizer": optimizer.state_dict(), "kept": self.kept}
+                state |= {"schedule": schedule.state_dict(), "epoch": epoch + 1, "scalars": scalars}
+                save_atomically(state, partial)
+        return scalars
+
+    def after_epoch(self, epoch: int) -> None:
+        """Look at the module after an epoch; the default does nothing."""
+
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Update the parameters that ``loss`` depends on; gradients are the mean over the processes.
+
+        Raises:
+            ValueError: The loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"training the {self.kind} of teacher {self.teacher.name!r}: the loss is not finite; lower "
+                f"{self.source.rpartition(' ')[2]}.lr"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                all_reduce(parameter.grad, "mean")
+        optimizer.step()

@@ -1,0 +1,162 @@
+"""The training data of a run, as the preparations of its teachers read them."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from kd_mm.distillers import Distiller
+from kd_mm.engine.atomic_files import replace_file
+
+#: Options of a data loader that do not change what it loads.
+_SPEED_OPTIONS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
+
+
+class TrainingData:
+    """Builds loaders from the config of a run.
+
+    Args:
+        runner: Of the run; its training loop is built.
+        distiller: For the preprocessor and the targets.
+    """
+
+    def __init__(self, runner: Runner, distiller: Distiller) -> None:
+        self.runner, self.distiller, self.config = runner, distiller, runner.cfg
+
+    def fingerprint(self) -> list[Any]:
+        """Return what decides the batches: data set, sampler, preprocessing and batch augmentation."""
+        loader = {k: v for k, v in self.config.train_dataloader.items() if k not in _SPEED_OPTIONS}
+        student = self.config.model.get("student", {})
+        views = [self.config.get("data_preprocessor"), self.config.model.get("data_preprocessor")]
+        return [loader, *views, student.get("data_preprocessor"), student.get("train_cfg"), get_world_size()]
+
+    def epochs(self, options: Mapping[str, Any], source: str) -> tuple[int, list[int]]:
+        """Return the length of a training in epochs, at least 1, and its milestones.
+
+        Args:
+            options: ``epochs`` (a number, or ``None`` for ``fraction`` of the epochs of the run) and ``milestones``,
+                fractions of the training.
+            source: What the options are called in a config, for messages.
+
+        Raises:
+            ValueError: A length below 1 epoch, a fraction that is not above 0, or milestones that are no fractions.
+        """
+        epochs, fraction, milestones = options["epochs"], options["fraction"], options["milestones"]
+        if (epochs is not None and epochs < 1) or fraction <= 0:
+            raise ValueError(f"{source}: epochs={epochs} must be 1 or more, fraction={fraction} of the run's above 0")
+        if any(not 0 < milestone < 1 for milestone in milestones):
+            raise ValueError(
+                f"{source}: milestones={list(milestones)} are fractions of its own training, between 0 and 1, e.g. "
+                "[0.3, 0.6, 0.9]"
+            )
+        if epochs is None:
+            epochs = max(1, round(fraction * self.runner.max_iters / len(self.runner.train_dataloader)))
+        return epochs, [round(milestone * epochs) for milestone in milestones]
+
+    def loader(self, key: str = "train_dataloader", chosen: Sequence[int] | None = None) -> Any:
+        """Build a data loader of the config, an epoch of which is one pass over its data.
+
+        Args:
+            key: Name of the loader in the config.
+            chosen: Indices of the samples that are loaded; default: all.
+        """
+        config = copy.deepcopy(dict(self.config[key]))
+        config["persistent_workers"] = False
+        if "InfiniteSampler" in str(config.get("sampler", {}).get("type")):
+            config["sampler"] = {"type": "DefaultSampler", "shuffle": True}
+        if chosen is not None:
+            config["dataset"] = Subset(self._build(config["dataset"]), list(chosen))
+        return self.runner.build_dataloader(config, seed=0)
+
+    def plain_dataset(self) -> tuple[dict[str, Any], bool]:
+        """Return the config of the training data set with the pipeline of the validation data, and whether that fits.
+
+        The training pipeline stays, augmentation included, without validation data and where data sets are joined.
+        """
+        config = copy.deepcopy(dict(self.config.train_dataloader["dataset"]))
+        validation = self.config.get("val_dataloader") or {}
+        pipeline = _innermost(dict(validation.get("dataset") or {})).get("pipeline")
+        inner = _innermost(config)
+        if pipeline is None or "pipeline" not in inner:
+            return config, False
+        inner["pipeline"] = copy.deepcopy(pipeline)
+        return config, True
+
+    @torch.no_grad()
+    def collect_over_dataset(
+        self, read: Callable[[Tensor], Mapping[str, Tensor]], title: str, limit: int | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return what ``read`` returns for each image of :meth:`plain_dataset`, on the CPU, and the class of each.
+
+        Args:
+            read: Maps a preprocessed batch ``(B, 3, H, W)`` to tensors ``(B, ...)`` by name.
+            title: Label of the progress bar.
+            limit: At most so many images, a fixed random choice.
+
+        Returns:
+            Tensors ``(N, ...)`` by name, and labels ``(N,)`` int64; in the order of the data set.
+
+        Raises:
+            ValueError: The targets are not one class an image.
+        """
+        config, is_plain = self.plain_dataset()
+        if not is_plain:
+            self.runner.logger.warning(f"{title}: no validation pipeline fits, so the images are augmented")
+        dataset = self._build(config)
+        if limit is not None and limit < len(dataset):
+            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit]
+            dataset = Subset(dataset, order.sort().values.tolist())
+        settings = self.config.train_dataloader
+        size, workers = max(int(settings.get("batch_size", 64)), 64), int(settings.get("num_workers", 0))
+        loader: Any = DataLoader(dataset, size, num_workers=workers, collate_fn=pseudo_collate)
+        parts: list[dict[str, Tensor]] = []
+        labels: list[Tensor] = []
+        for batch in progress(loader, title):
+            data = self.distiller.data_preprocessor(batch, False)
+            parts.append({name: tensor.cpu() for name, tensor in read(data["inputs"]).items()})
+            labels.append(_classes(self.distiller.task.targets(data["data_samples"])).cpu())
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, torch.cat(labels)
+
+    def _build(self, config: Any) -> Any:
+        with DefaultScope.overwrite_default_scope(self.config.get("default_scope")):
+            return DATASETS.build(config)
+
+
+def progress(loader: Any, title: str) -> Any:
+    """Iterate over ``loader`` with a progress bar on the main process."""
+    return track(loader, title, total=len(loader), transient=True, disable=not is_main_process())
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """Write what ``torch.load(weights_only=True)`` reads, complete or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    replace_file(path, buffer.getvalue())
+
+
+def _innermost(config: Any) -> Any:
+    """Return the config of the data set inside its wrappers."""
+    while "dataset" in config and "pipeline" not in config:
+        config = config["dataset"]
+    return config
+
+
+def _classes(targets: Any) -> Tensor:
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        raise ValueError(
+            "preparing teachers on the training images needs one class an image, as in classification and "
+            "re-identification: take another recipe for this task"
+        )
+    return targets

@@ -1,0 +1,124 @@
+"""Training of a teacher's exits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from kd_mm.distillers import Distiller, Teacher
+from kd_mm.losses.base import choice
+from kd_mm.losses.functional import kl_divergence
+from kd_mm.preparation.base import EpochTraining
+from kd_mm.preparation.data import TrainingData, progress
+from kd_mm.registry import PREPARATIONS
+
+
+@PREPARATIONS.register_module()
+class ExitTraining(EpochTraining):
+    """Trains the exits of a frozen teacher with the task loss: ``sum_i CE(g_i(F_i), y)``, optionally plus ``KD_T``.
+
+    Data and augmentation are the student's. HSAKD (Yang et al., IJCAI 2021) trains its teacher's heads so; that
+    MTKD-SSR does is our reading. The options come from the recipe's ``teacher_exits``: those of
+    :class:`kd_mm.preparation.base.EpochTraining` (``fraction`` HSAKD's 100 of 240 epochs by default), ``loss``
+    (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``checkpoint`` (exits that were
+    trained elsewhere).
+
+    Raises:
+        ValueError: An unknown option or loss, or a network whose logits are not comparable with those of its exits.
+    """
+
+    kind = "exits"
+    defaults = {
+        "mode": "pretrained",
+        "loss": "ce",
+        "temperature": 4.0,
+        "epochs": None,
+        "fraction": 5 / 12,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "milestones": [0.3, 0.6, 0.9],
+        "gamma": 0.1,
+        "checkpoint": None,
+    }
+
+    def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
+        super().__init__(distiller, teacher, source, options)
+        choice(f"{source} loss", self.options["loss"], ("ce", "ce+kd"))
+        if self.options["loss"] == "ce+kd" and not distiller.task.answer_is_response:
+            raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
+        self.module: nn.ModuleDict = teacher.exits
+        self.stages = sorted(distiller.plan.teacher_exits[teacher.name])
+
+    def fingerprint(self, data: TrainingData) -> list[Any]:
+        """Return the exits, their stages, the task loss and the schedule."""
+        pairs = self.distiller.stage_pairs[self.teacher.name]
+        shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}
+        options = {key: value for key, value in self.options.items() if key not in ("mode", "checkpoint", "fraction")}
+        loss = data.config.model.get("student", {}).get("head", {}).get("loss")
+        stages = [pairs[i - 1][1].tap for i in self.stages]
+        length = data.epochs(self.options, self.source)
+        return [stages, shapes, self.distiller.recipe.exits, loss, vars(self.distiller.task), options, length]
+
+    def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
+        """Train the exits and measure their accuracy; see the base class."""
+        self.module.requires_grad_(True)
+        self.train(data, partial)
+        # Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
+        comparable = self.distiller.task.closed_set and not self.distiller.task.regional
+        validated = data.config.get("val_dataloader") is not None and comparable
+        split = "validation" if validated else "training"
+        scores = self.accuracy(data.loader("val_dataloader" if validated else "train_dataloader"))
+        metric = f"{self.distiller.task.metric} on the {split} data"
+        return {"state": self.module.state_dict(), "scores": scores, "metric": metric}
+
+    def untrained(self) -> dict[str, Tensor]:
+        """Return the exits as they were initialised."""
+        return self.module.state_dict()
+
+    def load(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Load the exits into the teacher and freeze them."""
+        self.teacher.load_exits(dict(state), origin)
+
+    def train_epoch(self, epoch: int, loader: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Train for one epoch; return the loss of its last batch, summed over the exits."""
+        self.module.train()
+        task, student, loss = self.distiller.task, self.distiller.student, torch.zeros(())
+        for batch in progress(loader, f"exits of teacher {self.teacher.name}, epoch {epoch + 1}"):
+            stage_logits, teacher_logits, targets = self.forward(batch, training=True)
+            loss = torch.stack([task.exit_loss(student, logits, targets) for logits in stage_logits.values()]).sum()
+            if teacher_logits is not None:
+                temperature = self.options["temperature"]
+                loss = loss + sum(kl_divergence(each, teacher_logits, temperature) for each in stage_logits.values())
+            self.step(loss, optimizer)
+        return {"loss": float(loss.detach())}
+
+    @torch.no_grad()
+    def accuracy(self, loader: Any) -> dict[str, float]:
+        """Return the accuracy of each exit, a fraction."""
+        self.module.eval()
+        count, correct = 0, torch.zeros(len(self.stages), dtype=torch.float64)
+        for batch in loader:
+            stage_logits, _, targets = self.forward(batch, training=False)
+            scores = [self.distiller.task.correct(logits, targets).sum() for logits in stage_logits.values()]
+            correct, count = correct + torch.stack(scores).cpu(), count + len(targets)
+        totals = torch.cat([torch.tensor([count], dtype=torch.float64), correct])
+        all_reduce(totals)
+        rates = (totals[1:] / totals[0].clamp(min=1)).tolist()
+        return {f"stage {i}": rate for i, rate in zip(self.stages, rates, strict=True)}
+
+    def forward(self, batch: Any, training: bool) -> tuple[dict[int, Tensor], Tensor | None, Any]:
+        """Return the stage logits, the teacher's logits where the loss reads them, and the targets of a batch."""
+        data = self.distiller.data_preprocessor(batch, training)
+        records = self.teacher.observe(data["inputs"])
+        targets = self.distiller.task.targets(data["data_samples"])
+        regions = targets.regions if self.distiller.task.regional else None
+        maps = self.stage_maps(records, self.stages)
+        stage_logits = {i: self.module[str(i)](feature, regions) for i, feature in maps.items()}
+        teacher_logits = self.logits(data["inputs"], records) if self.options["loss"] == "ce+kd" else None
+        return stage_logits, teacher_logits, targets

@@ -1,0 +1,149 @@
+"""Prepares frozen teachers before training: each preparation once, stored, and shared between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from kd_mm.distillers import Distiller, find_distiller
+from kd_mm.preparation.base import TeacherPreparation
+from kd_mm.preparation.data import TrainingData, save_atomically
+from kd_mm.preparation.exits import ExitTraining
+from kd_mm.registry import HOOKS, PREPARATIONS
+from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
+from kd_mm.utils.random_state import isolated_rng
+
+#: Number of training samples where there are no training data, as many as CIFAR has.
+NUM_SAMPLES = 50_000
+
+
+@HOOKS.register_module()
+class PrepareTeachersHook(Hook):
+    """Computes what exits and losses need of frozen teachers before training: exits, codes, probes.
+
+    The teachers' exits are trained as the recipe's ``teacher_exits`` says; a loss asks by
+    :meth:`kd_mm.losses.Loss.preparation`. Without either the hook does nothing.
+
+    Each result is stored as ``teacher_<kind>_<teacher>_<hash>.pth``. The hash covers the teacher's weights and input,
+    the training data and the options: a later run with the same finds it, any other computes its own. A file lock has
+    runs that share the folder wait for each other instead of computing a result twice. Everything happens under random
+    states of its own; the training that follows is the same whether the result was found or computed. Unfinished
+    training is stored after each epoch (``.partial.pth``), and a killed preparation ends with the same result.
+
+    Args:
+        cache_dir: Folder of the results, which other runs may share; the work dir by default.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, cache_dir: str | None = None) -> None:
+        self.cache_dir = cache_dir
+
+    def before_train(self, runner: Runner) -> None:
+        """Load or compute everything.
+
+        Raises:
+            ValueError: A wrong option, or a file that does not fit.
+        """
+        distiller = find_distiller(runner)
+        data, folder = TrainingData(runner, distiller), Path(self.cache_dir or runner.work_dir)
+        for training in exit_trainings(distiller):
+            given = training.options["checkpoint"]
+            if given:
+                training.load(student_state_dict(read_checkpoint(given)), given)
+            else:
+                _load_or_run(training, data, folder)
+        for name, preparations in loss_preparations(distiller).items():
+            loss = distiller.losses[name]
+            results = {teacher: _load_or_run(each, data, folder) for teacher, each in preparations.items()}
+            loss.load_preparation(results)
+            if is_main_process():
+                next(iter(preparations.values())).summarize(name, loss, results, data)
+
+
+def exit_trainings(distiller: Distiller) -> list[ExitTraining]:
+    """Return the training of the exits of every teacher whose exits are not trained."""
+    options = distiller.recipe.teacher_exits
+    return [
+        ExitTraining(distiller, teacher, "recipe: teacher_exits", options)
+        for teacher in distiller.teachers.values()
+        if not teacher.exits_ready
+    ]
+
+
+def loss_preparations(distiller: Distiller) -> dict[str, dict[str, TeacherPreparation]]:
+    """Return what the losses ask for, by loss and teacher."""
+    found: dict[str, dict[str, TeacherPreparation]] = {}
+    for name, loss in distiller.losses.items():
+        asked = loss.preparation()
+        if asked is not None:
+            kind: Any = PREPARATIONS.get(asked.type)
+            source = f"{type(loss).__name__}: {asked.option}"
+            found[name] = {
+                teacher: kind(distiller, distiller.teachers[teacher], source, asked.options, **asked.settings)
+                for teacher in loss.teacher_names
+            }
+    return found
+
+
+def skip_preparation(distiller: Distiller) -> None:
+    """Let every loss run at the cost of a training without preparing: exits and codes untrained, equal probe scores."""
+    for training in exit_trainings(distiller):
+        training.load(training.untrained(), "initialisation")
+    for loss in distiller.losses.values():
+        loss.expect_samples(NUM_SAMPLES)
+    for name, preparations in loss_preparations(distiller).items():
+        results = {teacher: each.load(each.untrained(), "initialisation") for teacher, each in preparations.items()}
+        distiller.losses[name].load_preparation(results)
+
+
+def share_preparations(config: Config, folder: Path) -> None:
+    """Have a run's preparations stored in a folder that other runs share, unless its config names one.
+
+    Runs with the same folder may be started side by side: a lock makes the second wait for what the first prepares.
+    """
+    for hook in (config.get("default_hooks") or {}).values():
+        if hook and HOOKS.get(hook["type"]) is PrepareTeachersHook:
+            hook.setdefault("cache_dir", str(folder))
+
+
+def _load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Path) -> Any:
+    """Return the result of a preparation, from its file where there is one."""
+    teacher, kind, logger = preparation.teacher, preparation.kind, data.runner.logger
+    parts = [teacher.identity, teacher.input_size, data.fingerprint(), preparation.fingerprint(data)]
+    digest = hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
+    file = folder / f"teacher_{kind}_{teacher.name}_{digest}.pth"
+    with _locked(file):
+        found = file.is_file()
+        barrier()
+        if not found:
+            partial = file.with_suffix(".partial.pth")
+            with isolated_rng(f"teacher {kind}/{teacher.name}"):
+                result = preparation.run(data, partial)
+            if is_main_process():
+                save_atomically(result, file)
+                partial.unlink(missing_ok=True)
+            barrier()
+    stored = read_checkpoint(str(file))
+    scores = ", ".join(f"{name}: {score:.1%}" for name, score in stored["scores"].items())
+    logger.info(f"{kind} of teacher {teacher.name!r}, {stored['metric']}: {scores}")
+    return preparation.load(stored["state"], str(file))
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a result on the main process; the others wait for it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock") if is_main_process() else contextlib.nullcontext():
+        barrier()
+        yield

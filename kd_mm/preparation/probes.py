@@ -1,0 +1,211 @@
+"""Linear probes of a teacher's stages: what a linear layer, or the nearest neighbour, finds in frozen features."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.distillers import Distiller, Teacher
+from kd_mm.engine.atomic_files import replace_file
+from kd_mm.losses import GPACAttentionLoss, Loss
+from kd_mm.losses.base import choice
+from kd_mm.preparation.base import TeacherPreparation
+from kd_mm.preparation.data import TrainingData
+from kd_mm.registry import PREPARATIONS
+
+
+@PREPARATIONS.register_module()
+class Probing(TeacherPreparation):
+    """Scores the stages of a frozen teacher by linear probes, for losses that choose between teachers.
+
+    A probe is a linear softmax classifier on a frozen stage, trained apart from the network (Alain and Bengio 2016,
+    arXiv 1610.01644), on a part of the training images, and scored on the rest, the same for all teachers. The images
+    come without augmentation, through the validation pipeline. The options are ``probes`` of
+    :class:`kd_mm.losses.GPACAttentionLoss`: ``metric`` (``"accuracy"`` of the probe, or ``"retrieval"``, rank-1 of the
+    features by cosine without a probe), ``input`` (``"gap"``, the mean over positions, ``"pool4"``, the 4 x 4 average,
+    or ``"flat"``), ``held_out`` (share of each class that is scored) or ``folds`` of a cross-validation, ``epochs``,
+    ``batch_size``, ``lr``, ``weight_decay`` and ``seed`` of Adam, ``max_images`` that are read (``None`` for all),
+    ``max_gigabytes`` that their features may take.
+
+    Raises:
+        ValueError: An unknown option, or a value out of its range.
+    """
+
+    kind = "probes"
+    defaults = {
+        "metric": "accuracy",
+        "input": "gap",
+        "held_out": 0.1,
+        "folds": None,
+        "epochs": 20,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "seed": 0,
+        "max_images": 100_000,
+        "max_gigabytes": 8.0,
+    }
+
+    def __init__(
+        self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any], stages: Sequence[int]
+    ) -> None:
+        super().__init__(distiller, teacher, source, options)
+        choice(f"{source}.input", self.options["input"], ("gap", "pool4", "flat"))
+        choice(f"{source}.metric", self.options["metric"], ("accuracy", "retrieval"))
+        held_out, folds = self.options["held_out"], self.options["folds"]
+        if not 0 < held_out < 1 or (folds is not None and folds < 2):
+            raise ValueError(f"{source}: held_out={held_out} must be between 0 and 1, folds={folds} 2 or more")
+        self.stages = tuple(stages)
+
+    def fingerprint(self, data: TrainingData) -> list[Any]:
+        """Return the stages, the images and the options."""
+        pairs = self.distiller.stage_pairs[self.teacher.name]
+        options = {key: value for key, value in self.options.items() if key != "max_gigabytes"}
+        return [{i: pairs[i - 1][1].tap for i in self.stages}, data.plain_dataset()[0], options]
+
+    def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
+        """Train and score the probes; see the base class."""
+        images = len(data.runner.train_dataloader.dataset)
+        images = min(images, self.options["max_images"] or images)
+
+        def read(inputs: Tensor) -> dict[str, Tensor]:
+            records = self.teacher.observe(inputs)
+            maps = self.stage_maps(records, self.stages)
+            features = {f"stage{i}": pool_feature(feature, self.options["input"]) for i, feature in maps.items()}
+            self._check_memory(sum(feature.shape[1] for feature in features.values()), images)
+            return {**features, "final": self.logits(inputs, records).argmax(dim=-1)}
+
+        title = f"features of teacher {self.teacher.name}"
+        found, labels = data.collect_over_dataset(read, title, self.options["max_images"])
+        splits = held_out_splits(labels, self.options["held_out"], self.options["folds"], self.options["seed"])
+        predictions = found.pop("final")
+        scores = {name: probe_score(feature, labels, splits, self.options) for name, feature in found.items()}
+        right = (predictions == labels).float()
+        scores["final"] = float(np.mean([float(right[held_out].mean()) for _, held_out in splits]))
+        return {"state": scores, "scores": scores, "metric": f"{self.options['metric']} on held-out training images"}
+
+    def untrained(self) -> dict[str, float]:
+        """Return equal scores for all teachers."""
+        return {**{f"stage{i}": 1.0 for i in self.stages}, "final": 1.0}
+
+    def load(self, state: Mapping[str, float], origin: str) -> dict[str, float]:
+        """Return the score of each stage (``stage1`` ...) and of the teacher's own predictions (``final``)."""
+        return dict(state)
+
+    def summarize(self, name: str, loss: Loss, results: Mapping[str, Any], data: TrainingData) -> None:
+        """Log which teachers the loss follows at each stage, and draw ``teacher_probes_<loss>.png`` in the work dir."""
+        assert isinstance(loss, GPACAttentionLoss)
+        for i, shares in loss.shares.items():
+            chosen = ", ".join(f"{teacher} ({share:.0%})" for teacher, share in shares.items() if share > 0)
+            data.runner.logger.info(f"{name}: stage {i} is guided by {chosen}")
+        replace_file(Path(data.runner.work_dir) / f"teacher_probes_{name}.png", probe_picture(results, loss.shares))
+
+    def _check_memory(self, width: int, images: int) -> None:
+        needed = 4e-9 * width * images
+        if needed > self.options["max_gigabytes"]:
+            raise ValueError(
+                f"probes: features of {width} numbers for {images} images take {needed:.1f} GB, more than "
+                f"max_gigabytes={self.options['max_gigabytes']:g}: lower probes.max_images, or set probes.input='gap'"
+            )
+
+
+def pool_feature(feature: Tensor, kind: str) -> Tensor:
+    """Return what a probe reads of a map ``(B, C, H, W)``: ``(B, D)``, float32; ``kind`` as the option ``input``."""
+    feature = feature.float()
+    if kind == "gap":
+        return feature.mean(dim=(2, 3))
+    return (F.adaptive_avg_pool2d(feature, 4) if kind == "pool4" else feature).flatten(1)
+
+
+def held_out_splits(labels: Tensor, share: float, folds: int | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split samples into those that are trained on and those that are held out, stratified by class.
+
+    Args:
+        labels: ``(N,)``.
+        share: What is held out, but at least one sample of each class that has two or more.
+        folds: Number of splits, each with other samples held out; ``None`` for one split by ``share``.
+        seed: Of the choice.
+
+    Returns:
+        Sorted indices of both parts, by split.
+
+    Raises:
+        ValueError: Nothing would be held out or trained on.
+    """
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
+    classes, inverse, counts = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    divisible = np.flatnonzero(counts[inverse] > 1)
+    strata = inverse[divisible]
+    try:
+        if folds:
+            parts = [part for _, part in StratifiedKFold(folds, shuffle=True, random_state=seed).split(strata, strata)]
+        else:
+            size = max(round(share * len(strata)), int((counts > 1).sum()))
+            parts = [train_test_split(np.arange(len(strata)), test_size=size, stratify=strata, random_state=seed)[1]]
+    except ValueError as error:
+        raise ValueError(
+            f"{len(labels)} training images of {len(classes)} classes leave nothing to hold out or to train on; give "
+            "more images, or a smaller probes.folds"
+        ) from error
+    held_out = [np.sort(divisible[part]) for part in parts]
+    return [(np.setdiff1d(np.arange(len(labels)), part), part) for part in held_out]
+
+
+def probe_score(
+    feature: Tensor, labels: Tensor, splits: Sequence[tuple[np.ndarray, np.ndarray]], options: Mapping[str, Any]
+) -> float:
+    """Return the score of a feature ``(N, D)`` on what was held out, the mean over the splits, a fraction."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    if options["metric"] == "retrieval":
+        probe = KNeighborsClassifier(1, metric="cosine")
+    else:  # without a hidden layer: softmax regression, by Adam
+        probe = MLPClassifier(
+            (),
+            batch_size=min(options["batch_size"], *(len(train) for train, _ in splits)),
+            learning_rate_init=options["lr"],
+            alpha=options["weight_decay"],
+            max_iter=options["epochs"],
+            n_iter_no_change=options["epochs"],
+            random_state=options["seed"],
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is given
+        return float(cross_val_score(probe, feature.numpy(), labels.numpy(), cv=splits, error_score="raise").mean())
+
+
+def probe_picture(rows: Mapping[str, Mapping[str, float]], shares: Mapping[int, Mapping[str, float]]) -> bytes:
+    """Return a PNG of the scores: a cell a teacher and stage, framed where the teacher guides the student.
+
+    Args:
+        rows: Fractions by teacher, then ``stage<i>`` and ``final``.
+        shares: Share of each teacher by stage.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 + 1.3 * len(shares), 1.2 + 0.6 * len(rows)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow([[row[f"stage{i}"] for i in shares] for row in rows.values()], cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(shares)), [f"stage {i}" for i in shares])
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_title("probe score (%), framed: guides the student", fontsize=9)
+    for y, (teacher, row) in enumerate(rows.items()):
+        for x, i in enumerate(shares):
+            frame = {"edgecolor": "tab:red" if shares[i].get(teacher, 0.0) > 0 else "none", "facecolor": "white"}
+            axes.text(x, y, f"{100 * row[f'stage{i}']:.1f}", ha="center", va="center", bbox=frame)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

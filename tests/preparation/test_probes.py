@@ -1,0 +1,195 @@
+"""The teachers' probes: rated on held-out training images, kept, shown, and without a trace in teachers or training."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+
+import kd_mm  # noqa: F401 - registers everything
+from kd_mm.apis.recipes import config_root
+from kd_mm.preparation import Probing
+from kd_mm.preparation.probes import held_out_splits, pool_feature, probe_score
+from kd_mm.registry import DATASETS
+
+OPTIONS = Probing.defaults
+RUNS = itertools.count()
+SAMPLES = 12  # images a class, of 10 classes
+
+
+def prepared(folder: Path, names: tuple[str, ...] = ("one", "two"), **changes: Any) -> Runner:
+    """A run over the digits with the recipe gpac; teachers that share their name's first letter share their weights."""
+    torch.set_num_threads(1)
+    config = Config.fromfile(config_root() / "quickstart" / "kd_teacher_student_digits.py")
+    teacher = Config.fromfile(config_root() / "quickstart" / "teacher_digits.py")
+    files = {}
+    for name in names:
+        files[name] = folder / f"{name[0]}.pth"
+        if not files[name].is_file():
+            torch.manual_seed(ord(name[0]))
+            folder.mkdir(parents=True, exist_ok=True)
+            network = Runner.build_model(None, {**teacher.model, "data_preprocessor": teacher.data_preprocessor})
+            torch.save({"state_dict": network.state_dict()}, files[name])
+    whole = {**teacher.model, "data_preprocessor": teacher.data_preprocessor}
+    config.model.teacher = {name: {"config": whole, "checkpoint": str(files[name])} for name in names}
+    fragment = Config.fromfile(config_root() / "_base_" / "recipes" / "gpac.py")
+    config.model.recipe = fragment.gpac
+    config.default_hooks.update(fragment.kd_hooks)
+    config.merge_from_dict(
+        {
+            "work_dir": str(folder),
+            "experiment_name": f"probes_{next(RUNS)}",
+            "randomness": {"seed": 1},
+            "train_cfg.max_epochs": 1,
+            "train_dataloader.batch_size": 20,
+            "train_dataloader.dataset.samples_per_class": SAMPLES,
+            "val_dataloader.dataset.indices": 20,
+            "default_hooks.teacher_check.min_score": 0.0,
+            "model.recipe.losses.attention.probes": {"epochs": 3, "lr": 0.05},
+            **changes,
+        }
+    )
+    return Runner.from_cfg(config)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, dict[str, Any]]:
+    runner = prepared(tmp_path_factory.mktemp("gpac"))
+    before = {
+        name: {key: value.clone() for key, value in teacher.model.state_dict().items()}
+        for name, teacher in runner.model.teachers.items()
+    }
+    runner.train()
+    return runner, before
+
+
+def test_teachers_stay_as_they_are(trained: tuple[Runner, dict[str, Any]]) -> None:
+    runner, before = trained
+    for name, teacher in runner.model.teachers.items():
+        assert not teacher.model.training
+        for key, value in teacher.model.state_dict().items():
+            assert torch.equal(value, before[name][key]), key
+            assert value.grad is None
+
+
+def scores(folder: Path, teacher: str) -> dict[str, float]:
+    (file,) = folder.glob(f"teacher_probes_{teacher}_*.pth")
+    return torch.load(file, weights_only=True)["state"]
+
+
+def test_scores_are_logged_stored_and_drawn(trained: tuple[Runner, dict[str, Any]]) -> None:
+    runner, _ = trained
+    folder, loss = Path(runner.work_dir), runner.model.losses["attention"]
+    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    rows = {name: scores(folder, name) for name in ("one", "two")}
+    for i in (1, 2, 3):
+        best = max(rows, key=lambda name: (rows[name][f"stage{i}"], rows[name]["final"]))
+        assert loss.shares[i] == {best: 1.0}
+        assert f"attention: stage {i} is guided by {best} (100%)" in log
+        assert all(f"stage{i}: {row[f'stage{i}']:.1%}" in log for row in rows.values())
+    assert Image.open(folder / "teacher_probes_attention.png").size[0] > 300
+
+
+def test_scores_by_plain_arithmetic(trained: tuple[Runner, dict[str, Any]]) -> None:
+    """The images are the training set's, without augmentation, and the scores those of what was held out."""
+    runner, _ = trained
+    network = runner.model.teachers["one"].model
+    dataset = DATASETS.build({"type": "kd_mm.Digits", "split": "train", "samples_per_class": SAMPLES})
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    inputs = torch.stack([torch.from_numpy(info["img"]).permute(2, 0, 1).float() for info in infos])
+    labels = torch.tensor([info["gt_label"] for info in infos])
+    splits = held_out_splits(labels, 0.1, None, 0)
+    found, maps = scores(Path(runner.work_dir), "one"), network.backbone.stem((inputs - 77.6) / 81.1).detach()
+    for number, stage in enumerate((network.backbone.layer1, network.backbone.layer2, network.backbone.layer3), 1):
+        maps = stage(maps).detach()
+        expected = probe_score(maps.mean(dim=(2, 3)), labels, splits, {**OPTIONS, "epochs": 3, "lr": 0.05})
+        assert found[f"stage{number}"] == pytest.approx(expected, abs=0.11)
+    right = (network.head.fc(maps.mean(dim=(2, 3))).argmax(dim=1) == labels).float()
+    assert found["final"] == pytest.approx(float(right[splits[0][1]].mean()))
+
+
+def test_another_training_set_is_probed_anew_and_the_same_is_found(trained: tuple[Runner, dict[str, Any]]) -> None:
+    folder = Path(trained[0].work_dir)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("teacher_probes_*.pth")}
+    # "other" has the weights of "one": the choice among three gives the features that it gave among two.
+    again = prepared(folder, ("one", "two", "other"))
+    again.train()
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("teacher_probes_*.pth")}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 1
+    assert again.model.losses["attention"].shares == trained[0].model.losses["attention"].shares
+
+
+def test_wrong_options_end_in_one_line_before_training(tmp_path: Path) -> None:
+    wrong = {
+        "probes has no option 'epoch', did you mean 'epochs'": {"epoch": 3},
+        "probes.input='max' is unknown; choose one of 'gap', 'pool4', 'flat'": {"input": "max"},
+        "probes.metric='mAP' is unknown": {"metric": "mAP"},
+        "held_out=1.5 must be between 0 and 1": {"held_out": 1.5},
+        "lower probes.max_images, or set probes.input='gap'": {"input": "flat", "max_gigabytes": 1e-6},
+    }
+    for line, probes in wrong.items():
+        with pytest.raises(ValueError, match=line):
+            prepared(tmp_path, **{"model.recipe.losses.attention.probes": probes}).train()
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_parts_are_balanced_and_repeatable() -> None:
+    labels = torch.arange(100) % 5
+    ((train, held_out),) = held_out_splits(labels, 0.1, None, 0)
+    assert torch.bincount(labels[held_out]).tolist() == [2] * 5
+    assert sorted([*train, *held_out]) == list(range(100))
+    assert (held_out == held_out_splits(labels, 0.1, None, 0)[0][1]).all()
+    assert (held_out != held_out_splits(labels, 0.1, None, 1)[0][1]).any()
+    folds = held_out_splits(labels, 0.1, 4, 0)
+    assert sorted(i for _, part in folds for i in part) == list(range(100))
+    few = torch.tensor([0, 0, 0, 1, 1, 2])  # at least one of each class, and never the only one
+    assert labels_of(few, 0.1) == [0, 1]
+    with pytest.raises(ValueError, match="leave nothing to hold out"):
+        held_out_splits(torch.arange(5), 0.1, None, 0)
+
+
+def labels_of(labels: torch.Tensor, share: float) -> list[int]:
+    return labels[held_out_splits(labels, share, None, 0)[0][1]].tolist()
+
+
+def test_probes_find_linear_classes_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    good = torch.nn.functional.one_hot(labels, 4) * 3.0 + torch.randn(200, 4, generator=generator) * 0.3
+    noise = torch.randn(200, 4, generator=generator)
+    options = {**OPTIONS, "epochs": 30, "lr": 0.05}
+    splits = held_out_splits(labels, 0.2, None, 0)
+    assert probe_score(good, labels, splits, options) == 1.0
+    assert probe_score(noise, labels, splits, options) < 0.6
+    assert probe_score(noise, labels, splits, options) == probe_score(noise, labels, splits, options)
+
+
+def test_retrieval_scores_features_without_a_probe(tmp_path: Path) -> None:
+    feature = torch.tensor([[1.0, 0.1], [2.0, 0.0], [0.0, 3.0], [0.1, 1.0], [1.0, 0.9], [5.0, 1.0]])
+    labels, options = torch.tensor([0, 0, 1, 1, 1, 0]), {**OPTIONS, "metric": "retrieval"}
+    parts = np.array([0, 3, 4]), np.array([1, 2, 5])
+    # The nearest by angle: of the first the second, of the fourth the third, of the fifth the last, which is wrong.
+    assert probe_score(feature, labels, [(parts[1], parts[0])], options) == pytest.approx(2 / 3)
+    assert probe_score(feature, labels, [parts, parts[::-1]], options) == pytest.approx((2 / 3 + 1) / 2)
+    runner = prepared(tmp_path, **{"model.recipe.losses.attention.probes": {"metric": "retrieval"}})
+    runner.train()
+    found = scores(tmp_path, "one")
+    assert set(found) == {"stage1", "stage2", "stage3", "final"}
+    assert all(12 * value == pytest.approx(round(12 * value)) for value in found.values())  # of 12 held-out images
+
+
+def test_what_probes_read() -> None:
+    feature = torch.rand(2, 3, 8, 8).to(torch.bfloat16)
+    torch.testing.assert_close(pool_feature(feature, "gap"), feature.float().mean((2, 3)))
+    assert pool_feature(feature, "pool4").shape == (2, 48)
+    assert torch.equal(pool_feature(feature, "flat"), feature.float().flatten(1))
