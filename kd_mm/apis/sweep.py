@@ -24,12 +24,9 @@ from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.apis.tables import Cell, Column, group, write_tables
 from kd_mm.datasets.identity_sampler import check_identity_batches
-from kd_mm.engine.jobs import READY_FILE, Job, Result, fingerprint, run_jobs
+from kd_mm.engine.jobs import Job, Result, fingerprint, run_jobs
 from kd_mm.hooks.report import complexity
-from kd_mm.losses import GPACAttentionLoss
-from kd_mm.losses.mag import CodeReader
 from kd_mm.preparation import share_preparations
-from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import read_checkpoint
 
 COST_COLUMNS = (
@@ -102,8 +99,8 @@ def run_sweep(
     """
     jobs = plan_jobs(sweep, work_dir.absolute(), save_predictions)
     # What needs no teacher can begin beside it; what others wait for comes before the rest.
-    awaited = {name for job in jobs for name in job.needs + job.shares}
-    order = sorted(jobs, key=lambda job: (bool(job.needs), bool(job.shares), job.name not in awaited))
+    awaited = {name for job in jobs for name in job.needs}
+    order = sorted(jobs, key=lambda job: (bool(job.needs), job.name not in awaited))
     results = run_jobs(order, work_dir.absolute() / "runs", processes, lambda _, result, kept: report(result, kept))
     return [results[job.name] for job in jobs]
 
@@ -111,26 +108,22 @@ def run_sweep(
 def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> list[Job]:
     """Return the runs of a sweep.
 
-    The first run that needs something prepared on the teachers makes it; the others that need the same wait
-    until it is there.
+    What the runs prepare on their teachers is in ``teachers``: the first that needs a result computes it, the others
+    wait for its file.
     """
     jobs: dict[str, Job] = {}
-    first_with: dict[str, str] = {}
     for name, row in sweep.rows.items():
         for seed in row.seeds or sweep.seeds:
             config = _run_config(sweep, row, seed, work_dir)
-            prepared = _preparations(config)
-            shares = tuple(dict.fromkeys(first_with[what] for what in prepared if what in first_with))
             needs = (_teacher_run(sweep, row.teacher_row),) if row.teacher_row is not None else ()
             run = f"{name}_seed{seed}"
-            first_with = {**dict.fromkeys(prepared, run), **first_with}
             # The same in whichever folder.
             depends_on = [jobs[other].fingerprint for other in needs]
             mark = fingerprint(_run_config(sweep, row, seed, Path()), sweep.metrics, depends_on)
             work = functools.partial(
                 _train_and_test_run, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions
             )
-            jobs[run] = Job(run, work, mark, needs, shares)
+            jobs[run] = Job(run, work, mark, needs)
     return list(jobs.values())
 
 
@@ -151,22 +144,6 @@ def _run_config(sweep: Sweep, row: Row, seed: int, work_dir: Path) -> Config:
 
 def _teacher_run(sweep: Sweep, row: str) -> str:
     return f"{row}_seed{(sweep.rows[row].seeds or sweep.seeds)[0]}"
-
-
-def _preparations(config: Config) -> list[str]:
-    """Return a word for each thing that is prepared on the teachers; rows with the same word may share it."""
-    recipe = config.model.get("recipe") or {}
-    if not recipe.get("losses"):
-        return []
-    teachers = config.model.get("teacher")
-    words = []
-    if "teacher_exits" in recipe:
-        words.append(fingerprint(teachers, recipe.get("exits"), recipe["teacher_exits"]))
-    kinds = [MODELS.get(loss["type"]) for loss in recipe["losses"].values() if loss]
-    for kind in (CodeReader, GPACAttentionLoss):
-        if any(isinstance(found, type) and issubclass(found, kind) for found in kinds):
-            words.append(fingerprint(teachers, kind.__name__))
-    return words
 
 
 def _train_and_test_run(
@@ -201,7 +178,7 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_pred
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
     written = home / "config.py"
     config.dump(written)
-    began, start, best = time.perf_counter(), _TrainingStartHook(home / READY_FILE), _BestWeightsHook(metrics[0])
+    began, start, best = time.perf_counter(), _TrainingStartHook(), _BestWeightsHook(metrics[0])
     runner = build_runner(config, tested=True)
     same_evaluator = config.get("test_evaluator") == config.get("val_evaluator")
     for hook in (start, best, MetricNamesHook(metrics if same_evaluator else metrics[:1])):
@@ -228,15 +205,12 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_pred
 
 
 class _TrainingStartHook(Hook):
-    """Notes when everything is prepared and the training begins, and leaves an empty file then."""
+    """Notes when everything is prepared and the training begins."""
 
     priority = "VERY_LOW"
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.time = file, 0.0
+    time = 0.0
 
     def before_train(self, runner: Runner) -> None:
-        self.file.touch()
         self.time = time.perf_counter()
 
 

@@ -24,11 +24,6 @@ from kd_mm.engine.atomic_files import replace_file
 
 Result = dict[str, Any]
 
-#: An empty file in a job's folder, made by the job once what it shares with other jobs is ready.
-READY_FILE = "prepared"
-#: Seconds between two looks for that file.
-_POLL_SECONDS = 0.5
-
 
 class JobFailedError(RuntimeError):
     """A job failed; the message names its log."""
@@ -43,14 +38,12 @@ class Job:
         run: Takes the folder and returns the result, a dict for JSON. It has to be picklable.
         fingerprint: A text that changes with whatever the result depends on, see :func:`fingerprint`.
         needs: Names of the jobs that have to be finished before.
-        shares: Names of the jobs that have to be finished, or to have made :data:`READY_FILE`, before.
     """
 
     name: str
     run: Callable[[Path], Result]
     fingerprint: str
     needs: tuple[str, ...] = ()
-    shares: tuple[str, ...] = ()
 
 
 def fingerprint(*parts: Any) -> str:
@@ -86,23 +79,16 @@ def run_jobs(
         if job.name in results:
             report(job, results[job.name], True)
     waiting = [job for job in jobs if job.name not in results]
-    for job in waiting:
-        (folder / job.name / READY_FILE).unlink(missing_ok=True)
-
-    def is_due(job: Job) -> bool:
-        unfinished = (name for name in job.shares if name not in results)
-        return set(job.needs) <= set(results) and all((folder / name / READY_FILE).exists() for name in unfinished)
-
     running: dict[Connection, tuple[Job, multiprocessing.process.BaseProcess]] = {}
     failure: JobFailedError | None = None
     try:
         while running or (waiting and failure is None):
-            due = [job for job in waiting if failure is None and is_due(job)]
+            due = [job for job in waiting if failure is None and set(job.needs) <= set(results)]
             for job in due[: processes - len(running)]:
                 waiting.remove(job)
                 receiver, process = _start(job, folder)
                 running[receiver] = job, process
-            ready = wait(list(running), _POLL_SECONDS)
+            ready = wait(list(running))
             for receiver in [receiver for receiver in running if receiver in ready]:
                 job, process = running.pop(receiver)
                 try:

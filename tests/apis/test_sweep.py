@@ -51,17 +51,10 @@ def test_nothing_and_the_same_twice_are_refused(wrong, message):
         Sweep(**arguments)
 
 
-def test_what_several_rows_prepare_on_a_teacher_is_prepared_once(tmp_path):
+def test_what_runs_prepare_on_a_teacher_is_in_one_folder(tmp_path):
     teacher = {"teacher": ["kd_mm::quickstart/teacher_digits.py"], "checkpoint": ["t.pth"]}
-    recipes = ["kd", "mtkd_ssr", "mskd", "mag", "mas"]
-    sweep = read_sweep(["kd_mm::quickstart/student_digits.py"], recipes, **teacher, seeds=[0, 1])
-    jobs = plan_jobs(sweep, tmp_path)
-    shares = {job.name: job.shares for job in jobs}
-    assert shares["student_digits_seed1"] == shares["kd_seed1"] == shares["mtkd_ssr_seed0"] == shares["mag_seed0"] == ()
-    # The exits of MSKD are those of MTKD-SSR, the codes of MAS those of MAG.
-    assert shares["mtkd_ssr_seed1"] == shares["mskd_seed0"] == shares["mskd_seed1"] == ("mtkd_ssr_seed0",)
-    assert shares["mag_seed1"] == shares["mas_seed0"] == shares["mas_seed1"] == ("mag_seed0",)
-    for job in jobs:
+    sweep = read_sweep(["kd_mm::quickstart/student_digits.py"], ["mtkd_ssr", "mas"], **teacher, seeds=[0, 1])
+    for job in plan_jobs(sweep, tmp_path):
         config, row, *_ = job.run.args
         caches = {hook["cache_dir"] for hook in config["default_hooks"].values() if "cache_dir" in hook}
         assert caches == (set() if row == "student_digits" else {str(tmp_path / "teachers")})

@@ -33,24 +33,8 @@ def wait_for_ever(home: Path) -> dict:
     return {}
 
 
-def prepare_and_wait(other: Path, home: Path) -> dict:
-    (home / "prepared").touch()
-    while not other.exists():  # the other one begins only because this one is prepared
-        time.sleep(0.01)
-    return {}
-
-
 def finish_after(log: Path, home: Path) -> dict:
     until(lambda: log.is_file() and "Traceback" in log.read_text())
-    return {}
-
-
-def is_absent(path: Path, home: Path) -> dict:
-    return {"absent": not path.exists()}
-
-
-def leave(path: Path, home: Path) -> dict:
-    path.touch()
     return {}
 
 
@@ -67,19 +51,6 @@ def test_jobs_wait_for_what_they_need_and_run_elsewhere(tmp_path, capfd):
     assert sorted(seen) == [(name, False) for name in ("first", "free", "last", "middle")]
     assert capfd.readouterr().out == ""
     assert (tmp_path / "free" / "console.log").read_text() == "noise on the console\n"
-
-
-def test_what_a_job_has_prepared_is_shared_before_it_ends(tmp_path):
-    sign, stale = tmp_path / "second has begun", tmp_path / "first" / "prepared"
-    stale.parent.mkdir()
-    stale.touch()  # of a call that was cut off
-    jobs = [
-        Job("zeroth", functools.partial(is_absent, tmp_path / "first" / "prepared"), ""),
-        Job("first", functools.partial(prepare_and_wait, sign), "", ("zeroth",)),
-        Job("second", functools.partial(leave, sign), "", (), ("first",)),
-    ]
-    done = run_jobs(jobs, tmp_path, 2, lambda *_: None)
-    assert done == {"zeroth": {"absent": True}, "first": {}, "second": {}}
 
 
 def test_a_finished_job_is_kept_while_its_fingerprint_is_the_same(tmp_path):
