@@ -107,7 +107,7 @@ def build_networks(
         for loss in losses.values():
             teacher_name = loss.teacher_names[0] if loss.teacher_names else ""
             known = teacher_name in teachers
-            mine, theirs = loss.extra_taps(student, teachers[teacher_name].model if known else None)
+            mine, theirs = loss.extra_taps(student, teachers[teacher_name].model if known else nn.Identity())
             extra += mine
             asked.get(teacher_name, []).extend(theirs)
         recorder = Recorder(student, [*(s.tap for s in own.values()), *(own_answer.taps if own_answer else ()), *extra])

@@ -11,7 +11,7 @@ from kd_mm.losses.det_kd import DetKDLoss
 from kd_mm.losses.dist import DISTLoss
 from kd_mm.losses.dkd import DKDLoss
 from kd_mm.losses.fgd import FGDLoss
-from kd_mm.losses.fitnets import FitNetsLoss
+from kd_mm.losses.fitnets import FeatureLoss, FitNetsLoss
 from kd_mm.losses.gpac import GPACAttentionLoss
 from kd_mm.losses.kd import KDLoss, LogitsLoss
 from kd_mm.losses.mag import MAGLoss
@@ -44,6 +44,7 @@ __all__ = [
     "EmbeddingLoss",
     "ExitTaskLoss",
     "FGDLoss",
+    "FeatureLoss",
     "FitNetsLoss",
     "GPACAttentionLoss",
     "KDLoss",
@@ -55,8 +56,8 @@ __all__ = [
     "MAGLoss",
     "MASLoss",
     "MultiTeacherFeatureLoss",
-    "MultiTeacherLoss",
     "MultiTeacherKDLoss",
+    "MultiTeacherLoss",
     "OFDLoss",
     "Observation",
     "PKDLoss",

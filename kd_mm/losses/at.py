@@ -1,36 +1,33 @@
 """Attention transfer (AT)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss
+from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import full_precision, same_size
-from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class ATLoss(Loss):
-    """The student attends to the places that the teacher attends to: AT (Zagoruyko & Komodakis 2017, arXiv 1612.03928).
+class ATLoss(FeatureLoss):
+    """Compare the spatial attention of student and teacher: AT (Zagoruyko & Komodakis 2017, arXiv 1612.03928).
 
     ``L = sum_i mean_{b,h,w} (Q(F_s^i) - Q(F_t^i))^2``, where ``Q`` is the map ``mean_c |F|^p`` divided by its L2 norm
-    over all places. The widths need not agree, so there is no connector. The scale of a map does not matter.
+    over all positions. The widths need not agree, so there is no connector. The scale of a map does not matter.
 
     Public code: ``szagoruyko/attention-transfer``, RepDistiller's ``Attention``, mdistiller's ``AT``, MMRazor's
-    ``ATLoss``. They agree but for sizes: MMRazor refuses maps of unlike sizes, the others pool the larger one, and so
-    does this. Public settings: p 2, weight 1000, all stages.
+    ``ATLoss``. They differ in sizes only: MMRazor refuses maps of different sizes, the others pool the larger one, and
+    so does this. Public settings: p 2, weight 1000, all stages.
 
     Args:
-        power: p > 0.
+        power: p > 0. Default: 2.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: A power that is not above 0.
+        ValueError: For a power that is not above 0.
     """
 
     requires = frozenset({"student.features", "teacher.features"})
@@ -41,14 +38,7 @@ class ATLoss(Loss):
             raise ValueError(f"ATLoss: power={power} must be above 0")
         self.power = power
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the distance of the attention maps of each stage."""
-        return {
-            f"stage{i}": self.compare(student.features[i], teacher.features[i].detach())
-            for i in self.stage_numbers(max(student.features))
-        }
-
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
         student, teacher = same_size(full_precision(student), full_precision(teacher))
         return F.mse_loss(self.attention(student), self.attention(teacher))

@@ -166,10 +166,11 @@ class Loss(nn.Module):
             )
         return chosen
 
-    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads beside stages and logits.
 
-        For losses that require ``student.taps`` or ``teacher.taps``; ``teacher`` is ``None`` without a teacher.
+        For losses that require ``student.taps`` or ``teacher.taps``; ``teacher`` is an empty module without a
+        teacher.
         """
         return (), ()
 

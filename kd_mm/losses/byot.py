@@ -1,6 +1,4 @@
-"""The feature hint of self-distillation: what the exits read follows what the head reads."""
-
-from __future__ import annotations
+"""The feature hint of self-distillation (BYOT)."""
 
 from torch import Tensor
 
@@ -12,15 +10,15 @@ from kd_mm.registry import MODELS
 
 @MODELS.register_module()
 class BYOTHintLoss(Loss):
-    """The pooled features of each exit equal those of the last stage: BYOT (Zhang et al., ICCV 2019, arXiv 1905.08094).
+    """Compare the pooled features of each exit with those of the last stage: BYOT.
 
-    ``L = sum_{i<N} mean_b |f_i - f_N|^2``: ``f_i`` is what the classifier of exit i reads, ``f_N`` the mean over all
-    places of the last stage, a constant. So the exits must end at the last stage's width: ``kd_mm.SepConvExit``,
-    ``kd_mm.BottleneckExit`` (the paper's) and ``kd_mm.MirrorExit`` do.
+    BYOT (Zhang et al., ICCV 2019, arXiv 1905.08094): ``L = sum_{i<N} mean_b |f_i - f_N|^2``, where ``f_i`` is the input
+    of exit i's classifier and ``f_N`` the spatial mean of the last stage, a constant. So the exits must end at the last
+    stage's width: ``kd_mm.SepConvExit`` and ``kd_mm.MirrorExit`` do.
 
-    Public code: MMRazor's ``byot`` takes the squared distance of pooled features, mean over the batch, and states 0.03
-    in its config, as an option that has no effect there. ``luanyunteng/pytorch-be-your-own-teacher`` compares maps
-    instead, sums over places and batch, only where one of both is positive, and has the weight 1e-6.
+    Public code: MMRazor's ``byot`` computes the squared distance of pooled features, mean over the batch, and has 0.03
+    in its config, as an option without effect there. ``luanyunteng/pytorch-be-your-own-teacher`` compares maps
+    instead, sums over positions and batch, only where one of both is positive, and has the weight 1e-6.
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` are those whose exits learn.
@@ -36,17 +34,17 @@ class BYOTHintLoss(Loss):
         """Return the squared distance of each exit.
 
         Raises:
-            ValueError: An exit does not end at the last stage's width.
+            ValueError: If an exit does not end at the last stage's width.
         """
         last = max(student.features)
         target = full_precision(student.features[last]).mean(dim=(2, 3)).detach()
-        parts = {}
+        distances = {}
         for i in sorted(set(student.embeddings) - {last}):
-            own = full_precision(student.embeddings[i])
-            if own.shape != target.shape:
+            embedding = full_precision(student.embeddings[i])
+            if embedding.shape != target.shape:
                 raise ValueError(
-                    f"BYOTHintLoss: the exit of stage {i} ends with {own.shape[1]} channels, the last stage has "
-                    f"{target.shape[1]}; use exits that end at its width, e.g. kd_mm.BottleneckExit"
+                    f"BYOTHintLoss: the exit of stage {i} ends with {embedding.shape[1]} channels, the last stage has "
+                    f"{target.shape[1]}; use exits that end at its width, e.g. kd_mm.SepConvExit"
                 )
-            parts[f"stage{i}"] = (own - target).square().sum(dim=1).mean()
-        return parts or {"none": student.features[last].sum() * 0.0}
+            distances[f"stage{i}"] = (embedding - target).square().sum(dim=1).mean()
+        return distances or {"none": student.features[last].sum() * 0.0}

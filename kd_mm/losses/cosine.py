@@ -1,8 +1,8 @@
-"""Embeddings of student and teacher compared; they need no common class list."""
+"""Embeddings of student and teacher compared, without a common class list."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from kd_mm.registry import MODELS
 
 NO_EMBEDDING = (
     "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd) or on the "
-    "class answer (recipe kd)"
+    "class logits (recipe kd)"
 )
 
 
@@ -23,9 +23,9 @@ class EmbeddingLoss(Loss):
     """Base of losses on one embedding ``(B, D)`` of each network; a subclass compares them in :meth:`compare`.
 
     Args:
-        student_tap: Where the student's is read (:mod:`kd_mm.stages.tap`). Default: what is deployed for
-            re-identification (``head.bnneck``), else what the head takes in (``head:in[-1]``).
-        teacher_tap: Likewise.
+        student_tap: Where the student's is read (:mod:`kd_mm.stages.tap`). Default: the deployed embedding in
+            re-identification (``head.bnneck``), else the input of the head (``head:in[-1]``).
+        teacher_tap: Likewise for the teacher.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -34,59 +34,55 @@ class EmbeddingLoss(Loss):
 
     def __init__(self, student_tap: str | None = None, teacher_tap: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.student_tap, self.teacher_tap = student_tap, teacher_tap
-        self.tasks = ALL_TASKS if student_tap and teacher_tap else ALL_TASKS - {"detection"}
+        self.student_tap, self.teacher_tap = student_tap or "", teacher_tap or ""
+        if not (student_tap and teacher_tap):
+            self.tasks = ALL_TASKS - {"detection"}
 
-    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
-        """Settle both taps; see the base class.
+    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
+        """Return both taps; see the base class.
 
         Raises:
-            ValueError: A network has no head and its tap is not given.
+            ValueError: If a network has no head and its tap is not given.
         """
-        self.student_tap = self.student_tap or _embedding_tap(student, "student_tap")
-        self.teacher_tap = self.teacher_tap or _embedding_tap(teacher, "teacher_tap")
+        self.student_tap = self.student_tap or embedding_tap(student, "student_tap")
+        self.teacher_tap = self.teacher_tap or embedding_tap(teacher, "teacher_tap")
         return (self.student_tap,), (self.teacher_tap,)
 
     def setup(self, context: LossContext) -> None:
-        """Look at the measured embeddings.
+        """Check the measured embeddings.
 
         Raises:
-            ValueError: One is no embedding ``(B, D)``.
+            ValueError: If one is no embedding ``(B, D)``.
         """
-        for tap, shape in (self._measured(context.student_taps, 0), self._measured(context.teacher_taps, 1)):
-            if len(shape) != 2:
-                raise ValueError(
-                    f"{type(self).__name__} compares embeddings (B, D), but {tap} gives {tuple(shape)}: name another "
-                    "tap (student_tap, teacher_tap), e.g. head:in[-1]"
-                )
+        self.widths(context)
+
+    def widths(self, context: LossContext) -> tuple[int, int]:
+        """Return ``D_s`` and ``D_t``; see :meth:`setup` for errors."""
+        name = type(self).__name__
+        student = embedding_width(name, self.student_tap, context.student_taps)
+        return student, embedding_width(name, self.teacher_tap, context.teacher_taps)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the loss under the name ``final``."""
-        assert self.student_tap is not None
-        assert self.teacher_tap is not None
-        ours, theirs = student.taps[self.student_tap], teacher.taps[self.teacher_tap]
-        return {"final": self.compare(full_precision(ours), full_precision(theirs.detach()))}
+        embedding, target = student.taps[self.student_tap], teacher.taps[self.teacher_tap].detach()
+        return {"final": self.compare(full_precision(embedding), full_precision(target))}
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss of embeddings ``(B, D_s)`` and ``(B, D_t)``, a scalar."""
         raise NotImplementedError
 
-    def _measured(self, shapes: Any, side: int) -> tuple[str, Sequence[int]]:
-        tap = (self.student_tap, self.teacher_tap)[side]
-        assert tap is not None
-        return tap, shapes[tap]
-
 
 @MODELS.register_module()
 class CosineLoss(EmbeddingLoss):
-    """The student's embedding points where the teacher's does: ``mean_b (1 - cos(W f_s, f_t))``.
+    """Turn the student's embedding towards the teacher's: ``mean_b (1 - cos(W f_s, f_t))``.
 
-    PyTorch's ``CosineLoss`` with target 1. ``W`` is a linear map without bias that is thrown away after
-    training. Where the widths agree there is none by default, so that the student's embeddings can be searched for in a
-    gallery of the teacher's.
+    PyTorch's ``CosineEmbeddingLoss`` with target 1. ``W`` is a linear map without bias that is dropped after training.
+    By default there is none where the widths agree, so that the student's embeddings can be searched in a gallery of
+    the teacher's.
 
     Args:
-        policy: When there is a linear map: ``"on_mismatch"`` of the widths, or ``"always"``.
+        policy: When there is a linear map: ``"on_mismatch"`` of the widths, or ``"always"``. Default:
+            ``"on_mismatch"``.
         **kwargs: See :class:`EmbeddingLoss`.
     """
 
@@ -97,23 +93,48 @@ class CosineLoss(EmbeddingLoss):
 
     def setup(self, context: LossContext) -> None:
         """Build the linear map; see the base class for errors."""
-        super().setup(context)
-        (_, (_, own)), (_, (_, theirs)) = (
-            self._measured(context.student_taps, 0),
-            self._measured(context.teacher_taps, 1),
-        )
-        if self.policy == "always" or own != theirs:
-            self.map = nn.Linear(own, theirs, bias=False)
+        student, teacher = self.widths(context)
+        if self.policy == "always" or student != teacher:
+            self.map = nn.Linear(student, teacher, bias=False)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return one minus the mean cosine, in [0, 2]."""
         return 1 - F.cosine_similarity(self.map(student), teacher, dim=1).mean()
 
 
-def _embedding_tap(network: nn.Module | None, option: str) -> str:
-    head = getattr(network, "head", None)
-    if isinstance(getattr(head, "bnneck", None), nn.Module):
+def embedding_tap(network: nn.Module, option: str) -> str:
+    """Return the tap of a network's embedding: after the BNNeck of a re-ID head, else the head's input.
+
+    Args:
+        network: A student or teacher.
+        option: Option of the loss that names the tap, for the message.
+
+    Raises:
+        ValueError: If there is no module ``head``.
+    """
+    names = dict(network.named_modules())
+    if "head.bnneck" in names:
         return "head.bnneck"
-    if isinstance(head, nn.Module):
+    if "head" in names:
         return "head:in[-1]"
     raise ValueError(f"{type(network).__name__} has no head whose embedding could be read; give {option}=...")
+
+
+def embedding_width(loss: str, tap: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the measured width D of the embedding ``(B, D)`` at a tap.
+
+    Args:
+        loss: Name of the loss, for the message.
+        tap: The tap.
+        shapes: Measured shapes by tap.
+
+    Raises:
+        ValueError: If there is another number of dimensions.
+    """
+    shape = shapes[tap]
+    if len(shape) != 2:
+        raise ValueError(
+            f"{loss} compares embeddings (B, D), but {tap} gives {tuple(shape)}: name another tap (student_tap, "
+            "teacher_tap), e.g. head:in[-1]"
+        )
+    return shape[1]

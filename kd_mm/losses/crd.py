@@ -17,10 +17,6 @@ from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
-_DETECTORS = (
-    "it draws images of other classes, so it belongs to classification and re-identification; for "
-    "detectors take another feature loss, e.g. kd_mm.PKDLoss"
-)
 _SIDES = ("student", "teacher")
 
 
@@ -57,13 +53,15 @@ class CRDLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` names one stage, the last by default.
 
     Raises:
-        ValueError: For numbers out of range or several stages; on use, for an unknown n, an index beyond it, or a task
-            without image classes.
+        ValueError: For numbers out of range or several stages; on use, for an unknown n, or an index beyond it.
     """
 
     requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.pooled"})
     tasks = ALL_TASKS - {"detection"}
-    instead = _DETECTORS
+    instead = (
+        "it draws images of other classes, so it belongs to classification and re-identification; for detectors take "
+        "another feature loss, e.g. kd_mm.PKDLoss"
+    )
 
     def __init__(
         self,
@@ -110,10 +108,8 @@ class CRDLoss(Loss):
         """Return the contrast of student embeddings and of teacher embeddings, then update the bank with both.
 
         Raises:
-            ValueError: If the targets are no classes of images, or an index lies beyond the bank.
+            ValueError: If an index lies beyond the bank.
         """
-        if not isinstance(student.targets, Tensor):
-            raise ValueError(f"CRDLoss: {_DETECTORS}")
         (i,) = self.stage_numbers(max(student.features))
         pooled = {
             "student": full_precision(student.features[i]).mean(dim=(2, 3)),
@@ -127,9 +123,9 @@ class CRDLoss(Loss):
         self.bank.set_classes(indices, labels)
         return self.contrast(embeddings, own, self.bank.draw(hard, self.num_negatives), indices)
 
-    def embedding(self, side: str, feature: Tensor) -> Tensor:
-        """Return the unit embeddings ``(B, dims)`` of pooled maps ``(B, C)`` of ``"student"`` or ``"teacher"``."""
-        return F.normalize(self.embed[side](full_precision(feature)), dim=1)
+    def embedding(self, side: str, pooled: Tensor) -> Tensor:
+        """Return the unit embeddings ``(B, dims)`` of spatial means ``(B, C)`` of ``"student"`` or ``"teacher"``."""
+        return F.normalize(self.embed[side](full_precision(pooled)), dim=1)
 
     def contrast(
         self, embeddings: dict[str, Tensor], own: Tensor, negatives: Tensor, indices: Tensor

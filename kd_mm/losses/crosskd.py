@@ -23,7 +23,7 @@ _FARTHEST = 1e8
 
 @MODELS.register_module()
 class CrossKDLoss(Loss):
-    """The student's features, finished by the frozen teacher head, predict as the teacher does: CrossKD.
+    """Compare the predictions of the student's features in the frozen teacher head with the teacher's: CrossKD.
 
     CrossKD (Wang et al., CVPR 2024, arXiv 2306.11369): the student's features after convolution ``split`` of each tower
     of its dense head go through the rest of the teacher's head (:mod:`kd_mm.losses.crosskd_forward`). Over all
@@ -39,23 +39,25 @@ class CrossKDLoss(Loss):
 
     Public code: ``jbwang1997/CrossKD``. Its settings: RetinaNet ``giou``, all weights 1, split 3; GFL ``kl``, T 1,
     ``box_weight`` 4; ATSS ``giou`` and ``quality_weight`` 1; FCOS ``iou``, w = 1 everywhere, n the sum of the
-    positives' target centernesses, ``cls_weight`` 0.4, ``box_weight`` 0.75, split 2. It means to hold features before
-    the activation, but the activation works in place, so what it runs on is what the tower's module gives. Without an
-    assignment (an unusual head) w = 1 and n is the sum of v, at least 1: our choice.
+    positives' target centernesses, ``cls_weight`` 0.4, ``box_weight`` 0.75, split 2. It is meant to store
+    features before the activation, but the activation works in place, so it runs on the output of the tower's module.
+    Without an assignment (an unusual head) w = 1 and n is the sum of v, at least 1: our choice.
 
     Args:
         box: ``"giou"``, ``"iou"``, ``"kl"`` or ``"auto"``: ``"kl"`` for a head that regresses bins, else ``"giou"``.
-        cls_weight: Weight of ``cls``.
-        box_weight: Weight of ``box``; by default 4 with ``"kl"``, else 1.
-        quality_weight: Weight of ``quality``, for heads with a centerness.
-        focus: Exponent of the quality focal loss (beta of the public code).
-        temperature: T of ``"kl"``, dimensionless.
-        split: Convolutions of each tower that stay the student's.
-        align: Whether the student's features take the teacher's mean and deviation by channel before they enter.
+            Default: ``"auto"``.
+        cls_weight: Weight of ``cls``. Default: 1.
+        box_weight: Weight of ``box``. Default: 4 with ``"kl"``, else 1.
+        quality_weight: Weight of ``quality``, for heads with a centerness. Default: 0.
+        focus: Exponent of the quality focal loss (beta of the public code). Default: 1.
+        temperature: T of ``"kl"``, dimensionless. Default: 1.
+        split: Convolutions of each tower that remain the student's. Default: 3.
+        align: Whether the student's features get the teacher's mean and deviation by channel first. Default: True.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: An unknown ``box``; on use, outputs of different shapes, or ``"kl"`` for a head without bins.
+        ValueError: For an unknown ``box``; on use, for outputs of different shapes, or for ``"kl"`` with a head without
+            bins.
     """
 
     requires = frozenset({"student.taps", "student.assignment", "teacher.taps"})
@@ -77,85 +79,87 @@ class CrossKDLoss(Loss):
         self.cls_weight, self.box_weight, self.quality_weight = cls_weight, box_weight, quality_weight
         self.focus, self.temperature = focus, temperature
         self.split, self.align = split, align
-        self._crossing: CrossHeadForward | None = None
+        self._crossing: CrossHeadForward
 
-    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the taps behind the split of both heads, and those of the teacher's answer.
+    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps behind the split of both heads, and those of the teacher's outputs.
 
         Raises:
-            ValueError: A detector without a dense head of two towers; see
+            ValueError: For a detector without a dense head of two towers; see
                 :class:`kd_mm.losses.crosskd_forward.CrossHeadForward`.
         """
         for model in (student, teacher):
-            if not isinstance(getattr(model, "bbox_head", None), nn.Module):
+            if "bbox_head" not in dict(model.named_children()):
                 raise ValueError(
                     f"CrossKD: {type(model).__name__} has no dense head; take the recipe kd or a loss on maps "
                     "(recipes pkd, cwd, fgd)"
                 )
-        head: Any = teacher.bbox_head if teacher is not None else None
-        self._crossing = CrossHeadForward(head, self.split, self.align)
+        self._crossing = CrossHeadForward(teacher.get_submodule("bbox_head"), self.split, self.align)
         return self._crossing.tower_taps, self._crossing.teacher_taps
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted terms by name."""
-        assert self._crossing is not None
-        crossing = self._crossing
-        target = crossing.dense(teacher.taps)
-        return self.compare(crossing.cross(student.taps, teacher.taps, student.assignment), target)
+        crossed = self._crossing.cross(student.taps, teacher.taps, student.assignment)
+        return self.compare(crossed, self._crossing.dense(teacher.taps))
 
     def compare(self, crossed: DenseOutput, target: DenseOutput) -> dict[str, Tensor]:
         """Return the weighted terms of the student's features in the teacher's head and the teacher's own output.
 
         Raises:
-            ValueError: They have different shapes.
+            ValueError: If they have different shapes.
         """
-        _check_shapes(crossed, target)
-        teaching = full_precision(target.cls.detach()).sigmoid()
-        counted = torch.ones_like(teaching[..., 0])
-        if crossed.assignment is not None:
-            counted = crossed.assignment.counted.to(counted)
-        confidence = teaching.amax(dim=-1) * counted
+        if crossed.cls.shape != target.cls.shape:
+            raise ValueError(
+                f"CrossKDLoss: the student's features give {tuple(crossed.cls.shape)} class logits in the teacher's "
+                f"head, the teacher's own {tuple(target.cls.shape)}; both heads must have the same levels and strides"
+            )
+        probability, assignment = full_precision(target.cls.detach()).sigmoid(), crossed.assignment
+        counted = torch.ones_like(probability[..., 0]) if assignment is None else assignment.counted.to(probability)
+        confidence = probability.amax(dim=-1) * counted
         count = confidence.sum().clamp(min=1)
-        if crossed.assignment is not None:
-            count = torch.as_tensor(crossed.assignment.normalizer, dtype=counted.dtype, device=counted.device) + _EPS
-        parts = {
-            "cls": self.cls_weight * self.classes(full_precision(crossed.cls), teaching, counted) / count,
+        if assignment is not None:
+            count = torch.as_tensor(assignment.normalizer, dtype=counted.dtype, device=counted.device) + _EPS
+        terms = {
+            "cls": self.cls_weight * self.classes(full_precision(crossed.cls), probability, counted) / count,
             "box": self.boxes(crossed, target, confidence, count),
         }
         if self.quality_weight:
-            parts["quality"] = self.quality_weight * self.qualities(crossed, target) / count
-        return parts
+            terms["quality"] = self.quality_weight * self.qualities(crossed, target) / count
+        return terms
 
-    def classes(self, crossed: Tensor, teaching: Tensor, counted: Tensor) -> Tensor:
+    def classes(self, crossed: Tensor, probability: Tensor, counted: Tensor) -> Tensor:
         """Return the summed quality focal loss of logits ``(B, N, K)`` for probabilities ``(B, N, K)``."""
-        cross = F.binary_cross_entropy_with_logits(crossed, teaching, reduction="none")
-        unlike = (crossed.sigmoid() - teaching).abs()
-        return (cross * unlike.pow(self.focus) * counted[..., None]).sum()
+        cross = F.binary_cross_entropy_with_logits(crossed, probability, reduction="none")
+        difference = (crossed.sigmoid() - probability).abs()
+        return (cross * difference.pow(self.focus) * counted[..., None]).sum()
 
     def boxes(self, crossed: DenseOutput, target: DenseOutput, confidence: Tensor, count: Tensor) -> Tensor:
         """Return the weighted box term, ``confidence`` ``(B, N)`` being the weight of each position."""
         binned = self.box == "kl" or (self.box == "auto" and target.reg.shape[-1] > 4)
         weight = (4.0 if binned else 1.0) if self.box_weight is None else self.box_weight
         if binned:
-            ours, theirs = (
+            log_q, log_p = (
                 F.log_softmax(_bins(full_precision(output.reg)) / self.temperature, dim=-1)
                 for output in (crossed, target)
             )
-            divergence = F.kl_div(ours, theirs.detach(), reduction="none", log_target=True).sum(dim=(-2, -1))
+            divergence = F.kl_div(log_q, log_p.detach(), reduction="none", log_target=True).sum(dim=(-2, -1))
             total = (divergence * confidence).sum() * self.temperature**2 / 4
             return weight * total / confidence.sum().clamp(min=_EPS)
-        ours, theirs = crossed.boxes(), target.boxes().detach()
         mode = "iou" if self.box == "iou" else "giou"
-        overlap = _paired_overlaps(ours, theirs, mode)
-        unlike = -overlap.clamp(min=1e-6).log() if mode == "iou" else 1 - overlap
-        return weight * (unlike * confidence).sum() / count
+        overlap = _paired_overlaps(crossed.boxes(), target.boxes().detach(), mode)
+        distance = -overlap.clamp(min=1e-6).log() if mode == "iou" else 1 - overlap
+        return weight * (distance * confidence).sum() / count
 
     def qualities(self, crossed: DenseOutput, target: DenseOutput) -> Tensor:
-        """Return the summed cross-entropy of the centernesses of positive positions."""
+        """Return the summed cross-entropy of the centernesses of positive positions.
+
+        Raises:
+            ValueError: If the head has no centerness.
+        """
         if crossed.quality is None or target.quality is None or crossed.assignment is None:
             raise ValueError("CrossKDLoss: quality_weight needs a head with centerness (ATSS, FCOS); leave it 0")
-        teaching = full_precision(target.quality.detach()).sigmoid()
-        cross = F.binary_cross_entropy_with_logits(full_precision(crossed.quality), teaching, reduction="none")
+        probability = full_precision(target.quality.detach()).sigmoid()
+        cross = F.binary_cross_entropy_with_logits(full_precision(crossed.quality), probability, reduction="none")
         return (cross * crossed.assignment.positive.to(cross)).sum()
 
 
@@ -175,11 +179,3 @@ def _bins(reg: Tensor) -> Tensor:
             "values a box; use box='giou'"
         )
     return reg.unflatten(-1, (4, -1))
-
-
-def _check_shapes(crossed: DenseOutput, target: DenseOutput) -> None:
-    if crossed.cls.shape != target.cls.shape:
-        raise ValueError(
-            f"CrossKDLoss: the student's features give {tuple(crossed.cls.shape)} class logits in the teacher's "
-            f"head, the teacher's own {tuple(target.cls.shape)}; both heads must have the same levels and strides"
-        )

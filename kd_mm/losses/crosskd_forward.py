@@ -1,4 +1,4 @@
-"""CrossHeadForward: the student's features in the frozen head of the teacher (CrossKD, Wang et al., CVPR 2024)."""
+"""The student's features in the frozen head of the teacher (CrossKD, Wang et al., CVPR 2024)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.losses.dense_outputs import DenseOutput, decode_boxes, flatten_levels
+from kd_mm.losses.functional import full_precision, standardized_channels
 from kd_mm.losses.observation import DenseAssignment
 
-Taken = Mapping[str, Tensor]
 TOWERS = ("cls_convs", "reg_convs")
-#: mmdet's bases of heads whose box coder decodes what they give; others (FoveaHead) transform it first.
+#: mmdet's bases of heads whose box coder decodes their outputs; others (FoveaHead) transform them first.
 _BASES = frozenset({"AnchorHead", "FCOSHead"})
 
 
 class CrossHeadForward:
     """The teacher's head without its first convolutions, sharing every parameter with it.
 
-    The head's own forward runs, so whatever it does behind its towers (scales, strides, centerness) stays its business;
-    the convolutions ahead of the split are not run. Student and teacher are tapped behind convolution ``split`` of each
-    tower, activation included.
+    The head's own forward runs, including all behind its towers (scales, strides, centerness), without the convolutions
+    ahead of the split. Student and teacher are tapped behind convolution ``split`` of each tower, activation included.
 
     Args:
         head: The teacher's dense head, frozen and in eval mode.
-        split: Convolutions of each tower that are left to the student, at least 1.
-        align: Whether features take the teacher's mean and deviation by channel, over batch and space of a level,
-            before they enter; the public code does, and rectifies after.
-        path: Name of the head in both detectors.
+        split: Convolutions of each tower that remain the student's, at least 1. Default: 3.
+        align: Whether features get the teacher's mean and deviation by channel, over batch and space of a level,
+            before they enter; the public code does, and rectifies after. Default: True.
+        path: Name of the head in both detectors. Default: ``"bbox_head"``.
 
     Raises:
-        ValueError: A head whose answer is not made of two towers, or a split beyond them.
+        ValueError: For a head that is not made of two towers, or a split beyond them.
     """
 
     def __init__(self, head: nn.Module, split: int = 3, align: bool = True, path: str = "bbox_head") -> None:
@@ -83,31 +82,33 @@ class CrossHeadForward:
         """All taps of the teacher: its outputs, and its tower features where the student's are aligned with them."""
         return (*self.tower_taps, *self.output_taps) if self.align else self.output_taps
 
-    def dense(self, teacher: Taken) -> DenseOutput:
+    def dense(self, teacher: Mapping[str, Tensor]) -> DenseOutput:
         """Return the teacher's own output.
 
         Args:
-            teacher: What :attr:`teacher_taps` showed.
+            teacher: Tensors of :attr:`teacher_taps`.
         """
         maps = [teacher[tap] for tap in self.output_taps]
         return self._output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)])
 
-    def cross(self, student: Taken, teacher: Taken, assignment: DenseAssignment | None = None) -> DenseOutput:
-        """Return what the student's features become in the teacher's head; gradients reach them, not a frozen head.
+    def cross(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], assignment: DenseAssignment | None = None
+    ) -> DenseOutput:
+        """Return the output of the teacher's head on the student's features; gradients reach the features only.
 
         Args:
-            student: What :attr:`tower_taps` showed of the student.
-            teacher: What :attr:`teacher_taps` showed; unused without ``align``.
+            student: The student's tensors of :attr:`tower_taps`.
+            teacher: Tensors of :attr:`teacher_taps`; unused without ``align``.
             assignment: The student's targets, where they are known.
 
         Raises:
-            ValueError: The student's tower has another width than the teacher's.
+            ValueError: If the student's tower has another width than the teacher's.
         """
         entered = [self._entered(k, student[tap], teacher) for k, tap in enumerate(self.tower_taps)]
         pairs = list(zip(entered[: self.levels], entered[self.levels :], strict=True))
         return self._output(self._rest()(pairs), assignment)
 
-    def _entered(self, index: int, feature: Tensor, teacher: Taken) -> Tensor:
+    def _entered(self, index: int, feature: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
         side = index // self.levels
         if feature.shape[1] != self.widths[side]:
             raise ValueError(
@@ -163,7 +164,7 @@ class CrossHeadForward:
 
 
 class _Side(nn.Module):
-    """Takes one side of a (classification, regression) pair: stands where the first convolutions of a tower stood."""
+    """Select one side of a (classification, regression) pair, in place of the first convolutions of a tower."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -179,24 +180,16 @@ def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:
     ``(F_s - mean_s) / (std_s + 1e-6) * std_t + mean_t``, deviations unbiased, as CrossKD's public code.
 
     Args:
-        feature: ``(B, C, H, W)``; computed in at least float32, returned in its own type.
+        feature: ``(B, C, H, W)``; computed in at least float32, returned in its own dtype.
         teacher: ``(B, C, H', W')``, a constant.
     """
-    exact = feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
-    std, mean = _std_mean(exact)
-    their_std, their_mean = _std_mean(teacher.detach().to(exact.dtype))
-    return ((exact - mean) / (std + 1e-6) * their_std + their_mean).to(feature.dtype)
-
-
-def _std_mean(feature: Tensor) -> tuple[Tensor, Tensor]:
-    # One single value has no spread; the unbiased estimate of it would be 0 / 0.
-    values = feature.numel() // feature.shape[1]
-    std, mean = torch.std_mean(feature, dim=(0, 2, 3), correction=min(1, values - 1), keepdim=True)
-    return std, mean
+    standardized, _, _ = standardized_channels(full_precision(feature))
+    _, std, mean = standardized_channels(full_precision(teacher.detach()).to(standardized.dtype))
+    return (standardized * std + mean).to(feature.dtype)
 
 
 def _width(conv: nn.Module) -> int:
-    """Return the output channels of one convolution of a tower, 0 where it is none."""
+    """Return the output channels of a convolution of a tower, 0 for another module."""
     width = getattr(conv, "out_channels", 0)
     return width if isinstance(width, int) else 0
 

@@ -1,22 +1,22 @@
-"""Channels compared as distributions over places (CWD)."""
+"""Channels compared as distributions over positions (CWD)."""
 
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.base import LossContext
+from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import full_precision
-from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class CWDLoss(Loss):
-    """Each channel, a distribution over places, follows the teacher's: CWD (Shu et al. 2021, arXiv 2011.13256).
+class CWDLoss(FeatureLoss):
+    """Compare each channel as a distribution over positions: CWD (Shu et al. 2021, arXiv 2011.13256).
 
-    ``L_CWD = sum_i tau^2 / (B C) sum_{b,c} KL(softmax_hw(F_t^i / tau) || softmax_hw(F_s^i / tau))``: sum over places,
-    mean over batch and channels. A channel says where, not how much: adding a constant to it changes nothing.
+    ``L_CWD = sum_i tau^2 / (B C) sum_{b,c} KL(softmax_hw(F_t^i / tau) || softmax_hw(F_s^i / tau))``: sum over
+    positions, mean over batch and channels. Adding a constant to a channel changes nothing.
 
     Public code: MMRazor's ``ChannelWiseDivergence``. Public settings: tau 1, weight 10 by level of the neck (1..5) in
     its detection configs; the paper has tau 4 for segmentation. It refuses maps of different sizes, as this does, and
@@ -24,14 +24,12 @@ class CWDLoss(Loss):
     ``policy="on_mismatch"`` and the widths agree.
 
     Args:
-        temperature: tau > 0, in units of the feature map.
+        temperature: tau > 0, in units of the feature map. Default: 1.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: A temperature that is not above 0; maps of different sizes.
+        ValueError: For a temperature that is not above 0, or maps of different sizes.
     """
-
-    requires = frozenset({"student.adapted", "teacher.features"})
 
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,28 +40,21 @@ class CWDLoss(Loss):
     def setup(self, context: LossContext) -> None:
         """Check before training that the stages that are read have maps of one size."""
         for i in self.stage_numbers(len(context.pairs)):
-            sizes = [(stage.height, stage.width) for stage in context.pairs[i - 1]]
-            if sizes[0] != sizes[1]:
-                raise ValueError(_unlike(i, *sizes))
-
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the divergence of each stage."""
-        return {
-            f"stage{i}": self.compare(student.adapted[i], teacher.features[i].detach(), i)
-            for i in self.stage_numbers(max(student.adapted))
-        }
+            student, teacher = ((stage.height, stage.width) for stage in context.pairs[i - 1])
+            if student != teacher:
+                raise ValueError(_different_sizes(i, student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the divergence of two maps ``(B, C, H, W)`` of one shape, a scalar."""
         if student.shape != teacher.shape:
-            raise ValueError(_unlike(stage, tuple(student.shape), tuple(teacher.shape)))
+            raise ValueError(_different_sizes(stage, tuple(student.shape), tuple(teacher.shape)))
         log_q = F.log_softmax(full_precision(student).flatten(2) / self.temperature, dim=-1)
         log_p = F.log_softmax(full_precision(teacher).flatten(2) / self.temperature, dim=-1)
         channels = student.shape[0] * student.shape[1]
         return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * self.temperature**2 / channels
 
 
-def _unlike(stage: int, student: tuple[int, ...], teacher: tuple[int, ...]) -> str:
+def _different_sizes(stage: int, student: tuple[int, ...], teacher: tuple[int, ...]) -> str:
     return (
         f"CWDLoss: stage {stage} has maps {student} (student) and {teacher} (teacher); pair stages of equal "
         "stride, e.g. levels of the necks (PKDLoss resizes)"

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import DenseAssignment
 
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """What a dense head gives, all levels in one: shallow to deep, then rows, columns, anchors.
+    """Outputs of a dense head, all levels in one: shallow to deep, then rows, columns, anchors.
 
     Attributes:
         cls: Class logits ``(B, N, K)``.
         reg: Raw box regression ``(B, N, D)``.
-        decode: Makes boxes of a raw regression; see :meth:`boxes`.
+        decode: Maps a raw regression to boxes; see :meth:`boxes`.
         quality: Logits of centerness ``(B, N)``, where the head has one.
         assignment: The student's targets, where they are known.
     """
@@ -41,14 +42,14 @@ def flatten_levels(maps: Sequence[Tensor], width: int) -> Tensor:
 
 
 def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Tensor:
-    """Return boxes ``(B, N, 4)`` in pixels: what the head's own box coder makes of a raw regression, at least float32.
+    """Return the boxes ``(B, N, 4)`` in pixels that the head's own box coder decodes, at least float32.
 
     Args:
         head: A dense head with ``prior_generator`` and ``bbox_coder``; with ``integral`` where it regresses bins.
         sizes: Height and width of the maps by level, in cells.
         reg: ``(B, N, D)``.
     """
-    reg = reg.float() if reg.dtype in (torch.float16, torch.bfloat16) else reg
+    reg = full_precision(reg)
     levels = head.prior_generator.grid_priors(list(sizes), dtype=reg.dtype, device=reg.device)
     levels = [getattr(priors, "tensor", priors) for priors in levels]
     priors = torch.cat(levels).repeat(len(reg), 1)

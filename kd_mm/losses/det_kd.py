@@ -1,4 +1,4 @@
-"""Knowledge distillation on a detector's own class answer."""
+"""Knowledge distillation on a detector's own class predictions."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ from kd_mm.registry import MODELS
 
 @MODELS.register_module()
 class DetKDLoss(Loss):
-    """The student's class answer follows the teacher's, as Hinton et al. (2015), in the form that its detector has.
+    """Compare a detector's class logits with the teacher's, as Hinton et al. (2015), in the form of its head.
 
     Two-stage: ``KD_T`` over the K + 1 softmax logits ``(R, K + 1)`` of the RoI head, mean over the student's sampled
     regions, which the teacher classifies on its own features (the arrangement of mdistiller's detection code).
 
     Dense heads: class maps ``(B, N, K)`` on equal grids,
     ``T^2 / sum_n w_n * sum_n w_n sum_k KL(sigmoid(z_t / T) || sigmoid(z_s / T))`` with ``w_n`` the teacher's largest
-    class probability at that location, so that background does not drown objects; softmax heads take the softmax KL.
-    The weighting is our reading.
+    class probability at that location, so that background does not drown objects; softmax heads use the softmax KL. The
+    weighting is our reading.
 
     Args:
-        temperature: T, dimensionless (our reading: 1 in detection).
-        softmax: Whether the classes of a dense head exclude each other (SSD); their last one is background then. By
-            default where the head has one channel more than classes.
+        temperature: T > 0, dimensionless. Default: 1 (our reading for detection).
+        softmax: Whether the classes of a dense head exclude each other (SSD); their last one is background then.
+            Default: whether the head has one channel more than classes.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -39,15 +39,14 @@ class DetKDLoss(Loss):
         self.num_classes = 0
 
     def setup(self, context: LossContext) -> None:
-        """Learn the number of classes, by which a head with background is known."""
+        """Store the number of classes, by which a head with background is recognised."""
         self.num_classes = context.num_classes
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the one divergence."""
-        target = teacher.logits
+        """Return the divergence under the name ``regions`` or ``grid``."""
         if student.logits.ndim == 2:
-            return {"regions": kl_divergence(student.logits, target, self.temperature)}
-        return {"grid": self._dense(full_precision(student.logits), full_precision(target))}
+            return {"regions": kl_divergence(student.logits, teacher.logits, self.temperature)}
+        return {"grid": self._dense(full_precision(student.logits), full_precision(teacher.logits))}
 
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         z_s, z_t = student / self.temperature, teacher / self.temperature

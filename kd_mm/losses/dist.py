@@ -13,7 +13,7 @@ _EPS = 1e-8
 
 @MODELS.register_module()
 class DISTLoss(LogitsLoss):
-    """The student's probabilities correlate with the teacher's, within a sample and within a class: DIST.
+    """Correlate the student's probabilities with the teacher's, within a sample and within a class: DIST.
 
     DIST (Huang et al., NeurIPS 2022, arXiv 2205.10536), with ``p = softmax(z / T)`` and Pearson's r:
 
@@ -26,9 +26,9 @@ class DISTLoss(LogitsLoss):
     of more than one sample; where nothing varies r counts as 0.
 
     Args:
-        temperature: T > 0, dimensionless.
-        beta: Weight of ``inter``.
-        gamma: Weight of ``intra``.
+        temperature: T > 0, dimensionless. Default: 1.
+        beta: Weight of ``inter``. Default: 1.
+        gamma: Weight of ``intra``. Default: 1.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
     """
 
@@ -40,13 +40,11 @@ class DISTLoss(LogitsLoss):
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return both weighted terms."""
-        ours, theirs = (
-            (self.compared(logits) / self.temperature).softmax(dim=1) for logits in (student.logits, teacher.logits)
-        )
+        p_s, p_t = ((self.compared(z) / self.temperature).softmax(dim=1) for z in (student.logits, teacher.logits))
         scale = self.temperature**2
         return {
-            "inter": self.beta * scale * (1 - pearson(ours, theirs).mean()),
-            "intra": self.gamma * scale * (1 - pearson(ours.T, theirs.T).mean()),
+            "inter": self.beta * scale * (1 - pearson(p_s, p_t).mean()),
+            "intra": self.gamma * scale * (1 - pearson(p_s.T, p_t.T).mean()),
         }
 
 

@@ -13,7 +13,7 @@ from kd_mm.registry import MODELS
 
 @MODELS.register_module()
 class DKDLoss(LogitsLoss):
-    """How sure the teacher is of the right class, and how it ranks the others, weighted apart: DKD.
+    """Weight the teacher's confidence in the labelled class and its ranking of the others separately: DKD.
 
     DKD (Zhao et al., CVPR 2022, arXiv 2203.08679): ``L = alpha * TCKD + beta * NCKD`` with
 
@@ -27,17 +27,18 @@ class DKDLoss(LogitsLoss):
     ramp over 20 epochs; ImageNet T 1, beta 0.5 (ResNet34 to 18) or 2 (ResNet50 to MobileNet). The student's own loss
     has weight 1. A soft label (mixup, cutmix) counts as its largest class: our reading.
 
-    An answer of a two-stage detector is a region that the student samples, its label the object that it overlaps by
-    half or more, else background, one of the K + 1 classes, as in mdistiller: alpha 1, beta 0.25, T 1, no ramp.
+    In a two-stage detector a row of logits is a region that the student samples, its label the object that it overlaps
+    by half or more, else background, one of the K + 1 classes, as in mdistiller: alpha 1, beta 0.25, T 1, no ramp.
 
     Args:
-        temperature: T > 0, dimensionless.
-        alpha: Weight of ``target``.
-        beta: Weight of ``others``.
+        temperature: T > 0, dimensionless. Default: 4.
+        alpha: Weight of ``target``. Default: 1.
+        beta: Weight of ``others``. Default: 8.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
 
     Raises:
-        ValueError: On construction of the Distiller, a dense head; on use, targets without a class for each answer.
+        ValueError: On construction of the Distiller, for a dense head; on use, for targets without a class for each row
+            of logits.
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
@@ -48,9 +49,9 @@ class DKDLoss(LogitsLoss):
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return both weighted terms."""
-        labels = _labels(student.targets, student.logits)
-        ours, theirs = self.compared(student.logits), self.compared(teacher.logits)
-        target, others = decoupled_divergence(ours, theirs, labels, self.temperature)
+        labels = _labels(student.targets, len(student.logits))
+        logits, targets = self.compared(student.logits), self.compared(teacher.logits)
+        target, others = decoupled_divergence(logits, targets, labels, self.temperature)
         return {"target": self.alpha * target, "others": self.beta * others}
 
 
@@ -69,13 +70,13 @@ def decoupled_divergence(student: Tensor, teacher: Tensor, labels: Tensor, tempe
     log_q, log_p = student / temperature, teacher / temperature
     binary, rest = [], []
     for logits in (log_q, log_p):
-        mine, others = _split(logits, labels)
+        labelled, others = _split(logits, labels)
         total, remainder = logits.logsumexp(dim=1), others.logsumexp(dim=1)
-        binary.append(torch.stack([mine - total, remainder - total], dim=1))
+        binary.append(torch.stack([labelled - total, remainder - total], dim=1))
         rest.append(F.log_softmax(others, dim=1))
     target, others = (
-        F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
-        for ours, theirs in (binary, rest)
+        F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+        for student, teacher in (binary, rest)
     )
     return target, others
 
@@ -87,8 +88,9 @@ def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)
 
 
-def _labels(targets: Any, logits: Tensor) -> Tensor:
+def _labels(targets: Any, rows: int) -> Tensor:
+    """Return the class indices ``(rows,)`` of an image classifier's labels or of a detector's sampled regions."""
     labels = targets if isinstance(targets, Tensor) else targets.answer_labels()
-    if labels is None or len(labels) != len(logits):
-        raise ValueError(f"DKDLoss needs one labelled class for each of the {len(logits)} answers")
+    if labels is None or len(labels) != rows:
+        raise ValueError(f"DKDLoss needs one labelled class for each of the {rows} rows of logits")
     return labels.argmax(dim=1) if labels.ndim == 2 else labels

@@ -1,4 +1,4 @@
-"""Objects, background, attention and context of feature maps (FGD)."""
+"""Focal and global distillation of feature maps (FGD)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss
+from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -15,9 +15,9 @@ from kd_mm.registry import MODELS
 
 @MODELS.register_module()
 class FGDLoss(Loss):
-    """The student's maps follow the teacher's, focally and globally: FGD (Yang et al. 2022, arXiv 2111.11837).
+    """Compare maps by objects, background, attention and global relation: FGD (Yang et al. 2022, arXiv 2111.11837).
 
-    With the attention of places ``S = H W softmax_hw(mean_c |F| / T)`` and of channels
+    With the attention of positions ``S = H W softmax_hw(mean_c |F| / T)`` and of channels
     ``C = C softmax_c(mean_hw |F| / T)``, per stage and divided by B:
 
     * focal: ``alpha sum M_fg S_t C_t (F_s - F_t)^2 + beta sum M_bg S_t C_t (F_s - F_t)^2``
@@ -25,7 +25,7 @@ class FGDLoss(Loss):
     * global: ``lambda sum (R_s(F_s) - R_t(F_t))^2``, ``R(F) = F + W2 relu(LN(W1 sum_hw softmax_hw(w F) F))``, learned
       for student and teacher alike.
 
-    ``M_fg`` is 1 / (cells of the smallest box over the place), ``M_bg`` is 1 / (cells without a box) elsewhere. A box
+    ``M_fg`` is 1 / (cells of the smallest box over the cell), ``M_bg`` is 1 / (cells without a box) elsewhere. A box
     covers the cells ``floor(x1)..ceil(x2)``, ``floor(y1)..ceil(y2)`` of the map, both ends included and its size
     counted before it is cut at the edge, as in the public code. Where the widths differ, F_s goes through a learned 1x1
     convolution with bias first.
@@ -37,18 +37,20 @@ class FGDLoss(Loss):
     2.5e-5, 5e-5, 5e-7 for Faster and Mask R-CNN on levels 1..4.
 
     Args:
-        alpha: Weight of objects.
-        beta: Weight of the background.
-        gamma: Weight of the attention.
-        lambda_: Weight of the global relation.
-        temperature: T > 0 of the attention.
+        alpha: Weight of objects. Default: 1e-3.
+        beta: Weight of the background. Default: 5e-4.
+        gamma: Weight of the attention. Default: 1e-3.
+        lambda_: Weight of the global relation. Default: 5e-6.
+        temperature: T > 0 of the attention. Default: 0.5.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: A temperature that is not above 0; on use, maps of different sizes.
+        ValueError: For a temperature that is not above 0; on use, for maps of different sizes.
     """
 
     requires = frozenset({"student.features", "student.targets", "teacher.features"})
+    tasks = frozenset({"detection"})
+    instead = "its masks are made of the boxes of objects; take another loss on maps (recipes at, fitnets)"
 
     def __init__(
         self,
@@ -66,24 +68,19 @@ class FGDLoss(Loss):
         self.temperature = temperature
         self.blocks = nn.ModuleDict()
 
-    def setup(self, context: Any) -> None:
-        """Create the learned parts of each stage that is read, of the measured widths.
-
-        Args:
-            context: ``context.pairs`` holds (student stage, teacher stage) by stage, shallow to deep.
-        """
+    def setup(self, context: LossContext) -> None:
+        """Create the learned parts of each stage that is read, of the measured widths."""
         for i in self.stage_numbers(len(context.pairs)):
-            ours, theirs = context.pairs[i - 1]
-            self.blocks[f"stage{i}"] = _Block(ours.channels, theirs.channels)
+            student, teacher = context.pairs[i - 1]
+            self.blocks[f"stage{i}"] = _Block(student.channels, teacher.channels)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted sum of the four terms of each stage."""
-        targets: Any = student.targets
-        parts = {}
+        targets, values = student.targets, {}
         for i in self.stage_numbers(max(student.features)):
             terms = self.compare(student.features[i], teacher.features[i], targets.boxes, targets.shape, i)
-            parts[f"stage{i}"] = torch.stack([self.term_weights[name] * value for name, value in terms.items()]).sum()
-        return parts
+            values[f"stage{i}"] = torch.stack([self.term_weights[name] * value for name, value in terms.items()]).sum()
+        return values
 
     def compare(
         self, student: Tensor, teacher: Tensor, boxes: Sequence[Tensor], shape: tuple[int, int], stage: int = 1
@@ -95,7 +92,10 @@ class FGDLoss(Loss):
             teacher: ``(B, C_t, H, W)``.
             boxes: Per image ``(n, 4)``, x1, y1, x2, y2 in pixels of the padded batch.
             shape: Height and width of the padded batch in pixels.
-            stage: Number of the stage, from 1.
+            stage: Number of the stage, from 1. Default: 1.
+
+        Raises:
+            ValueError: If the maps have different sizes.
         """
         if student.shape[2:] != teacher.shape[2:]:
             raise ValueError(
@@ -103,24 +103,24 @@ class FGDLoss(Loss):
                 f"{tuple(teacher.shape[2:])} (teacher) cells; pair stages of equal stride, e.g. levels of the necks"
             )
         block: Any = self.blocks[f"stage{stage}"]
-        ours, theirs = block.align(full_precision(student)), full_precision(teacher.detach())
-        places, channels = attention(ours, self.temperature)
-        their_places, their_channels = attention(theirs, self.temperature)
-        objects, background = object_masks(boxes, shape, theirs)
-        error = (ours - theirs).square() * their_channels[:, :, None, None]
-        by_place = error.sum(dim=1) * their_places
+        student, teacher = block.align(full_precision(student)), full_precision(teacher.detach())
+        positions, channels = attention(student, self.temperature)
+        target_positions, target_channels = attention(teacher, self.temperature)
+        objects, background = object_masks(boxes, shape, teacher)
+        error = (student - teacher).square() * target_channels[:, :, None, None]
+        error = error.sum(dim=1) * target_positions
+        unlike = (channels - target_channels).abs().sum() + (positions - target_positions).abs().sum()
         sums = {
-            "objects": by_place * objects,
-            "background": by_place * background,
-            "relation": (block.student(ours) - block.teacher(theirs)).square(),
+            "objects": (error * objects).sum(),
+            "background": (error * background).sum(),
+            "relation": (block.student(student) - block.teacher(teacher)).square().sum(),
+            "attention": unlike,
         }
-        terms = {name: term.sum() / len(theirs) for name, term in sums.items()}
-        unlike = (channels - their_channels).abs().sum() + (places - their_places).abs().sum()
-        return {**terms, "attention": unlike / len(theirs)}
+        return {name: value / len(teacher) for name, value in sums.items()}
 
 
 class _Relation(nn.Module):
-    """Adds the map's context, a learned weighted mean over places, to every place (a global context block)."""
+    """Add the map's context, a learned weighted mean over positions, to every position (a global context block)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class _Relation(nn.Module):
 
 
 class _Block(nn.Module):
-    """What one stage learns."""
+    """Learned parts of one stage."""
 
     def __init__(self, student_channels: int, teacher_channels: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _Block(nn.Module):
 
 
 def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the attention of places ``(B, H, W)``, of mean 1, and of channels ``(B, C)``, of mean 1.
+    """Return the attention of positions ``(B, H, W)``, of mean 1, and of channels ``(B, C)``, of mean 1.
 
     Args:
         feature: ``(B, C, H, W)``.
@@ -161,8 +161,8 @@ def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """
     size = feature.abs()
     batch, channels, height, width = feature.shape
-    places = F.softmax(size.mean(dim=1).flatten(1) / temperature, dim=1) * (height * width)
-    return places.view(batch, height, width), F.softmax(size.mean(dim=(2, 3)) / temperature, dim=1) * channels
+    positions = F.softmax(size.mean(dim=1).flatten(1) / temperature, dim=1) * (height * width)
+    return positions.view(batch, height, width), F.softmax(size.mean(dim=(2, 3)) / temperature, dim=1) * channels
 
 
 def object_masks(boxes: Sequence[Tensor], shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:

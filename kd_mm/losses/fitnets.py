@@ -1,6 +1,4 @@
-"""Hints on feature maps (FitNets)."""
-
-from __future__ import annotations
+"""Hints on feature maps (FitNets), and the base of losses that compare one pair of maps a stage."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,13 +9,42 @@ from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
 
+class FeatureLoss(Loss):
+    """Base of losses that compare the student's and the teacher's map of each stage in :meth:`compare`.
+
+    The student's map is the adapted one where a subclass requires ``student.adapted``, else the stage's own.
+
+    Args:
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+    """
+
+    requires = frozenset({"student.adapted", "teacher.features"})
+
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+        """Return the distance of each stage."""
+        maps = student.adapted if "student.adapted" in self.requires else student.features
+        return {
+            f"stage{i}": self.compare(maps[i], teacher.features[i].detach(), i) for i in self.stage_numbers(max(maps))
+        }
+
+    def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the distance of two maps ``(B, C_s, H_s, W_s)`` and ``(B, C_t, H_t, W_t)``, a scalar.
+
+        Args:
+            student: The student's map.
+            teacher: The teacher's map, a constant.
+            stage: Number of the stage, from 1. Default: 1.
+        """
+        raise NotImplementedError
+
+
 @MODELS.register_module()
-class FitNetsLoss(Loss):
-    """The student's connected map equals the teacher's: FitNets (Romero et al. 2015, arXiv 1412.6550).
+class FitNetsLoss(FeatureLoss):
+    """Compare the student's connected map with the teacher's: FitNets (Romero et al. 2015, arXiv 1412.6550).
 
     ``L = sum_i mean_{b,c,h,w} (r(F_s^i) - F_t^i)^2``, ``r`` being the recipe's connector. The paper first trains up to
-    the hint alone, then the whole network; the field's benchmark has one phase with this loss beside the task's, and so
-    has this.
+    the hint alone, then the complete network; the field's benchmark has one phase with this loss beside the task's, and
+    so has this.
 
     Public code: mdistiller's ``FitNet``, whose regressor is convolution, batch norm and ReLU (1 x 1 where sizes agree,
     as the connector here; a strided or transposed one elsewhere, where this pools the larger map), MMRazor's
@@ -27,15 +54,6 @@ class FitNetsLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    requires = frozenset({"student.adapted", "teacher.features"})
-
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the squared distance of each stage."""
-        return {
-            f"stage{i}": self.compare(student.adapted[i], teacher.features[i].detach())
-            for i in self.stage_numbers(max(student.adapted))
-        }
-
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the mean squared distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
         return F.mse_loss(*same_size(full_precision(student), full_precision(teacher)))

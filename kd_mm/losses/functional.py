@@ -1,4 +1,4 @@
-"""The arithmetic that several losses share, as pure functions; never in half precision."""
+"""Arithmetic that several losses share, as pure functions; computed in at least float32."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """Return float32 for float16 and bfloat16, else the type of ``x``."""
+    """Return float32 for float16 and bfloat16, else the dtype of ``x``."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Return ``x`` in float32 if it is float16 or bfloat16, else as it is (float64 stays float64)."""
+    """Return ``x`` in float32 if it is float16 or bfloat16, else unchanged (float64 stays float64)."""
     return x.to(wide_dtype(x))
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Return ``(z - mean) / (std + 1e-7)`` over the last dimension: mean 0, deviation 1 (Sun et al. 2024, 2403.01427).
+    """Standardise logits over the classes: ``(z - mean) / (std + 1e-7)`` (Sun et al. 2024, arXiv 2403.01427).
 
     The deviation is the unbiased one (divided by K - 1), as in the public code; a row of equal logits becomes 0.
 
@@ -32,58 +32,85 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Softened KL divergence of the student from the teacher, with the gradient-preserving factor (Hinton et al. 2015).
+    """Return the softened KL divergence of the student from the teacher (Hinton et al. 2015).
 
-    ``T^2 / B * sum_b sum_k p log(p / q)`` with ``p = softmax(teacher / T)``, ``q = softmax(student / T)``: summed over
-    classes, mean over the batch, times temperature squared.
+    ``T^2 / B * sum_b sum_k p log(p / q)`` with ``p = softmax(teacher / T)``, ``q = softmax(student / T)``: sum over the
+    classes, mean over the batch, times temperature squared, which preserves the size of the gradient.
 
     Args:
-        student_logits: ``(B, K)``.
-        teacher_logits: ``(B, K)``; detach it where the target must not move.
-        temperature: T > 0, dimensionless.
+        student_logits: ``(..., B, K)``; leading dimensions (e.g. stages) are compared one by one.
+        teacher_logits: ``(..., B, K)``; detach it where the target must not move.
+        temperature: T > 0, dimensionless. Default: 1.
 
     Returns:
-        Scalar.
+        Shape ``(...)``; a scalar for ``(B, K)``.
     """
     log_q = F.log_softmax(full_precision(student_logits) / temperature, dim=-1)
     log_p = F.log_softmax(full_precision(teacher_logits) / temperature, dim=-1)
-    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1) * temperature**2
 
 
 def bernoulli_divergence(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    """KL divergence between independent sigmoids (multi-label responses): mean over batch and classes, times T^2.
+    """Return the KL divergence between independent sigmoids: mean over batch and classes, times T squared.
 
     Computed as binary cross-entropy from logits minus the target's own entropy, which is exact and stable.
 
     Args:
-        student_logits: ``(B, K)``.
-        teacher_logits: ``(B, K)``.
-        temperature: T > 0, dimensionless.
-        mask: ``(B, K)``, 0 where a class is left out of the image (ignored or difficult objects only), else 1.
+        student_logits: ``(..., B, K)``; leading dimensions (e.g. stages) are compared one by one.
+        teacher_logits: ``(..., B, K)``.
+        temperature: T > 0, dimensionless. Default: 1.
+        mask: ``(B, K)``, 0 where a class does not count in an image (ignored or difficult objects only), else 1.
 
     Returns:
-        Scalar.
+        Shape ``(...)``; a scalar for ``(B, K)``.
     """
     student = full_precision(student_logits) / temperature
     teacher = full_precision(teacher_logits) / temperature
     p = teacher.sigmoid()
     cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
-    entropy = F.binary_cross_entropy_with_logits(teacher, p, reduction="none")
-    divergence = cross - entropy
+    divergence = cross - F.binary_cross_entropy_with_logits(teacher, p, reduction="none")
     if mask is not None:
         divergence = divergence * mask
-    return divergence.mean() * temperature**2
+    return divergence.mean(dim=(-2, -1)) * temperature**2
 
 
-def softened(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, multilabel: bool, mask: Tensor | None = None
+def class_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    multilabel: bool | None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the divergence that suits the response: softmax over classes, or one sigmoid a class under ``mask``."""
+    """Return :func:`bernoulli_divergence` for multi-label logits, else :func:`kl_divergence`."""
     if multilabel:
         return bernoulli_divergence(student_logits, teacher_logits, temperature, mask)
     return kl_divergence(student_logits, teacher_logits, temperature)
+
+
+def confidence_weights(logits: Sequence[Tensor], targets: Any, average: bool = False) -> Tensor:
+    """Return CA-MKD's weights ``(1 - softmax_m(CE(z_m, y))) / (M - 1)`` of M sets of logits.
+
+    The weights of a sample add up to 1 (Zhang et al., ICASSP 2022, arXiv 2201.00007).
+
+    Args:
+        logits: ``(B, K)`` of each teacher; M >= 2.
+        targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
+        average: Whether the errors are averaged over the batch first. Default: False.
+
+    Returns:
+        Shape ``(M, B)``.
+
+    Raises:
+        ValueError: If there is not one label for each row of logits.
+    """
+    if not isinstance(targets, Tensor) or len(targets) != len(logits[0]):
+        raise ValueError("weights='ca_mkd' need one label for each row of logits, as in classification; use 'mean'")
+    errors = torch.stack([F.cross_entropy(full_precision(z), targets, reduction="none") for z in logits])
+    if average:
+        errors = errors.mean(dim=1, keepdim=True).expand_as(errors)
+    return (1 - errors.softmax(dim=0)) / (len(logits) - 1)
 
 
 def adaptive_average(feature: Tensor, size: Sequence[int]) -> Tensor:
@@ -104,9 +131,9 @@ def average_by_products(feature: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _windows(length: int, count: int) -> Tensor:
-    """Return ``(count, length)``: row i is a mean over places ``floor(i L / n)`` to ``ceil((i + 1) L / n)``."""
-    number, place = torch.arange(count)[:, None], torch.arange(length)
-    inside = (place >= number * length // count) & (place < -(-(number + 1) * length // count))
+    """Return ``(count, length)``: row i averages the indices ``floor(i L / n)`` to ``ceil((i + 1) L / n)``."""
+    number, index = torch.arange(count)[:, None], torch.arange(length)
+    inside = (index >= number * length // count) & (index < -(-(number + 1) * length // count))
     return inside.double() / inside.sum(dim=1, keepdim=True)
 
 
@@ -125,22 +152,17 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
-def confidence_weights(logits: Sequence[Tensor], targets: Any, average: bool = False) -> Tensor:
-    """Return CA-MKD's weights ``(1 - softmax_m(CE(z_m, y))) / (M - 1)`` of M sets of logits, ``(M, B)``.
-
-    They add up to 1 for each sample (Zhang et al., ICASSP 2022, arXiv 2201.00007).
+def standardized_channels(feature: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a map with mean 0 and deviation 1 by channel over batch and space, with its deviations and means.
 
     Args:
-        logits: ``(B, K)`` for each teacher; M >= 2.
-        targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
-        average: Whether the errors are averaged over the batch first. Default: False.
+        feature: ``(B, C, H, W)``, at least float32.
+        eps: Added to the (unbiased) deviation. Default: 1e-6.
 
-    Raises:
-        ValueError: If there is not one label for each row of logits.
+    Returns:
+        The map, and deviations and means ``(1, C, 1, 1)``.
     """
-    if not isinstance(targets, Tensor) or len(targets) != len(logits[0]):
-        raise ValueError("weights='ca_mkd' need one label for each row of logits, as in classification; use 'mean'")
-    errors = torch.stack([F.cross_entropy(full_precision(z), targets, reduction="none") for z in logits])
-    if average:
-        errors = errors.mean(dim=1, keepdim=True).expand_as(errors)
-    return (1 - errors.softmax(dim=0)) / (len(logits) - 1)
+    # A single value has no spread; the unbiased estimate of it would be 0 / 0.
+    values = feature.numel() // feature.shape[1]
+    std, mean = torch.std_mean(feature, dim=(0, 2, 3), correction=min(1, values - 1), keepdim=True)
+    return (feature - mean) / (std + eps), std, mean

@@ -1,4 +1,4 @@
-"""Attention transfer from the teachers that linear probes found to be the best at each stage: GPAC."""
+"""Attention transfer from the teachers that linear probes rate best at each stage (GPAC)."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ SELECTIONS = ("argmax", "topk", "soft", "all")
 
 @MODELS.register_module()
 class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
-    """At each stage the student attends to the places that the best teacher attends to: GPAC's middle layers.
+    """Compare the student's attention at each stage with the best teacher's: the feature term of GPAC.
 
     ``L = sum_l sum_m s_ml d(F_s^l, F_m^l)`` over stages l and teachers m, ``d`` attention transfer
-    (:class:`kd_mm.losses.ATLoss`) and ``s`` the shares that follow from ``a_ml``, the accuracy of a
-    linear probe on teacher m's stage l (:class:`kd_mm.preparation.Probing`, before training). GPAC (Neural
-    Networks 164, 2023, doi 10.1016/j.neunet.2023.04.015) rates teachers so and scales a loss on spatial attention by a
-    function of the epoch with three levels (``schedule=dict(type="kd_mm.PiecewiseConstant")``); its equations
-    were not available.
-    **Every formula and default here is our reading.**
+    (:class:`kd_mm.losses.ATLoss`) and ``s`` the shares that follow from ``a_ml``, the accuracy of a linear probe on
+    teacher m's stage l (:class:`kd_mm.preparation.Probing`). GPAC (Neural Networks 164, 2023, doi
+    10.1016/j.neunet.2023.04.015) rates teachers so and scales a loss on spatial attention by a function of the epoch
+    with three levels (``schedule=dict(type="kd_mm.PiecewiseConstant")``); its equations were not available. **Every
+    formula and default here is our reading.**
 
     Selections: ``"argmax"``, the best teacher of each stage; ``"topk"``, the best ``top`` with equal shares;
-    ``"soft"``, ``softmax_m(a_ml / sharpness)``; ``"all"``, ``1 / M`` without probes. Of equals the teacher whose own
-    answers are better comes first, then the one named first.
+    ``"soft"``, ``softmax_m(a_ml / sharpness)``; ``"all"``, ``1 / M`` without probes. Of equals the teacher with the
+    higher accuracy of its own comes first, then the one named first.
 
     Args:
-        selection: One of these.
-        top: Teachers a stage with ``"topk"``.
-        sharpness: Scale of the softmax over accuracies (fractions), above 0.
-        distance: Of the attention maps: ``"l2"``, squared; ``"l1"``, absolute, both the mean over places; ``"kl"``,
-            ``KL(softmax(A_t) || softmax(A_s))`` over places of the maps in units of their means.
+        selection: One of these. Default: ``"argmax"``.
+        top: Teachers a stage with ``"topk"``. Default: 2.
+        sharpness: Scale of the softmax over accuracies (fractions), above 0. Default: 0.05.
+        distance: Of the attention maps: ``"l2"``, squared; ``"l1"``, absolute, both the mean over positions; ``"kl"``,
+            ``KL(softmax(A_t) || softmax(A_s))`` over positions of the maps in units of their means. Default: ``"l2"``.
         probes: Options of the probes, see :class:`kd_mm.preparation.Probing`.
         **kwargs: See :class:`kd_mm.losses.ATLoss`; without ``teacher``.
 
     Raises:
-        ValueError: An unknown selection or distance, a ``top`` below 1 or ``sharpness`` that is not above 0.
+        ValueError: For an unknown selection or distance, a ``top`` below 1 or a ``sharpness`` that is not above 0.
     """
+
+    instead = (
+        "linear probes rate the teachers by the class of an image, and in detection an image has no single one; "
+        "take the recipe multi_kd (two-stage detectors), or at with one teacher, or set selection='all'"
+    )
 
     def __init__(
         self,
@@ -76,7 +80,7 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         self.tasks = ALL_TASKS - {"detection"} if self.needs_probes else ALL_TASKS
 
     def setup(self, context: LossContext) -> None:
-        """Settle the shares where nothing is to be chosen; see the base class for errors."""
+        """Set equal shares where nothing is to be chosen; see the base class for errors."""
         self.num_stages = len(context.pairs_by_teacher[self.teacher_names[0]])
         if not self.needs_probes:
             stages = self.stage_numbers(self.num_stages)
@@ -95,20 +99,21 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         self.choose(accuracy, {name: row["final"] for name, row in results.items()})
 
     def choose(self, accuracy: Mapping[str, Mapping[int, float]], final: Mapping[str, float]) -> None:
-        """Derive the shares from what the probes reached.
+        """Derive the shares from the accuracies of the probes.
 
         Args:
             accuracy: Fraction in [0, 1] by teacher and stage.
-            final: Accuracy of each teacher's own answers, which decides between equals.
+            final: Accuracy of each teacher's own logits, which decides between equals.
         """
-        stages = sorted(next(iter(accuracy.values())))
-        self.shares = {i: self._shares({name: accuracy[name][i] for name in self.teacher_names}, final) for i in stages}
+        stages, names = sorted(next(iter(accuracy.values()))), self.teacher_names
+        self.shares = {i: self._shares({name: accuracy[name][i] for name in names}, final) for i in stages}
 
     def _shares(self, rated: Mapping[str, float], final: Mapping[str, float]) -> dict[str, float]:
         if self.selection == "soft":
             weights = torch.tensor(list(rated.values()), dtype=torch.float64).div(self.sharpness).softmax(dim=0)
             return dict(zip(rated, weights.tolist(), strict=True))
-        order = sorted(rated, key=lambda name: (-rated[name], -final.get(name, 0.0), self.teacher_names.index(name)))
+        # Sorting is stable, so that the teacher named first stays first among equals.
+        order = sorted(rated, key=lambda name: (rated[name], final.get(name, 0.0)), reverse=True)
         count = min(self.top, len(order)) if self.selection == "topk" else 1
         return dict.fromkeys(order[:count], 1 / count)
 
@@ -116,33 +121,34 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         """Return the distance of each stage.
 
         Raises:
-            RuntimeError: The probes were not rated.
+            RuntimeError: If the probes were not rated.
         """
         if not self.shares:
             raise RuntimeError(
                 "GPACAttentionLoss: the teachers' probes are not rated: register the hook "
                 "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}}) or set selection='all'"
             )
-        parts = {}
+        values = {}
         for i in self.stage_numbers(max(student.features)):
-            terms = [
-                share * self.compare(student.features[i], teachers[name].features[i].detach())
+            distances = [
+                share * self.compare(student.features[i], teachers[name].features[i].detach(), i)
                 for name, share in self.shares[i].items()
             ]
-            parts[f"stage{i}"] = torch.stack(terms).sum()
-        return parts
+            values[f"stage{i}"] = torch.stack(distances).sum()
+        return values
 
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
         if self.distance == "l2":
-            return super().compare(student, teacher)
+            return super().compare(student, teacher, stage)
         student, teacher = same_size(full_precision(student), full_precision(teacher))
-        ours, theirs = self.attention(student), self.attention(teacher)
+        attention, target = self.attention(student), self.attention(teacher)
         if self.distance == "l1":
-            return F.l1_loss(ours, theirs)
-        log_q, log_p = (_relative(attention).log_softmax(dim=1) for attention in (ours, theirs))
+            return F.l1_loss(attention, target)
+        log_q, log_p = (_relative(one).log_softmax(dim=1) for one in (attention, target))
         return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
 def _relative(attention: Tensor) -> Tensor:
-    return attention / attention.mean(dim=1, keepdim=True).clamp(min=1e-6)  # of a map of zeros
+    # The limit is for maps of zeros.
+    return attention / attention.mean(dim=1, keepdim=True).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""Multi-granularity distillation: the teacher's feature coded in few and in many numbers, and its answers averaged."""
+"""Multi-granularity distillation (MAG): the teacher's feature as a low- and a high-dimensional code."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ class Codes(nn.Module):
 
 
 class CodeReader:
-    """What the losses that read a teacher's codes have in common.
+    """Common part of the losses that read a teacher's codes.
 
     Attributes:
         code_dims: Numbers of the low-dimensional and of the high-dimensional code.
         code_temperatures: Temperature of each code and of the training of its decoder.
         code_options: Options of the training of the teacher's codes (:class:`kd_mm.preparation.CodeTraining`).
-        teacher_tap: Where the teacher's feature is read, settled by ``attach``.
+        teacher_tap: Where the teacher's feature is read.
         width: D of the teacher's feature; measured.
     """
 
     code_dims: tuple[int, ...]
     code_temperatures: tuple[float, ...]
     code_options: dict[str, Any]
-    teacher_tap: str | None
+    teacher_tap: str
     width: int = 0
     # In a tuple: the teacher's codes are frozen and belong neither to the optimizer nor into checkpoints.
     _codes: tuple[Codes, ...] = ()
 
     def set_up(self, dims: Sequence[int], temperatures: Sequence[float], preparation: Mapping[str, Any] | None) -> None:
-        """Check and keep the options.
+        """Check and store the options.
 
         Raises:
-            ValueError: Not two dimensions and temperatures above 0.
+            ValueError: If there are not two dimensions and temperatures above 0.
         """
         if len(dims) != 2 or len(temperatures) != 2 or min(*dims, *temperatures) <= 0:
             raise ValueError(
@@ -94,7 +94,7 @@ class CodeReader:
         """Return the teacher's codes.
 
         Raises:
-            RuntimeError: They were not prepared.
+            RuntimeError: If they were not prepared.
         """
         if not self._codes:
             raise RuntimeError(
@@ -106,35 +106,35 @@ class CodeReader:
 
 @MODELS.register_module()
 class MAGLoss(CodeReader, EmbeddingLoss):
-    """The student learns the teacher's feature as two codes: granularity-wise distillation.
+    """Compare two codes of the student's and the teacher's feature: granularity-wise distillation (MAG).
 
     ``L = w_low 2^2 KL(softmax(e_t / 2) || softmax(e_s / 2)) + w_high 8^2 KL(softmax(e_t' / 8) || softmax(e_s' / 8))``
-    on codes ``e (B, 64)`` and ``e' (B, 256)``, softmax over the numbers of a code. A code is what two linear layers
-    make of the input of the final classifier; the teacher's are trained before distillation, the student's with it.
+    on codes ``e (B, 64)`` and ``e' (B, 256)``, softmax over the numbers of a code. A code is the output of two linear
+    layers on the input of the final classifier; the teacher's are trained before distillation, the student's with it.
     Shao and Chen (Image and Vision Computing, 2021, arXiv 2108.06681); formulas, dimensions, temperatures and weights
     are those of the public code, ``shaoeric/multi-granularity-distillation``; the paper's own equations were not
     available.
 
     Args:
-        code_dims: Numbers of the low- and the high-dimensional code, alike on both sides.
-        code_temperatures: T of each; it enters squared, so do not take that away to balance the two.
-        code_weights: ``w_low, w_high``.
+        code_dims: Numbers of the low- and the high-dimensional code, equal on both sides. Default: (64, 256).
+        code_temperatures: T of each; it enters squared, so do not divide by that to balance the two. Default: (2, 8).
+        code_weights: ``w_low, w_high``. Default: (1, 1).
         student_stable_weight: Weight of ``2^2 KL(softmax(z / 2) || softmax(z_s / 2))``, z being the mean of the
-            student's three answers, constant; an early script of the public code had it.
+            student's three sets of logits, constant; an early script of the public code had it. Default: 0.
         build_student_decoders: Whether the student has decoders even where nothing reads them (the public checkpoint's
-            layout). Either way nothing trains them.
+            layout). Nothing trains them. Default: False.
         preparation: See :class:`kd_mm.preparation.CodeTraining`.
-        student_tap: Where the student's feature ``(B, D)`` is read; by default what the head takes in, in
+        student_tap: Where the student's feature ``(B, D)`` is read. Default: the input of the head, in
             re-identification the embedding after BNNeck.
-        teacher_tap: Likewise.
+        teacher_tap: Likewise for the teacher.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: Dimensions or temperatures that are not above 0.
+        ValueError: For dimensions or temperatures that are not above 0.
     """
 
     frozen_teacher = True
-    # The teacher's answer is what its codes are trained with.
+    # The teacher's codes are trained with its logits.
     requires = frozenset({"student.taps", "teacher.taps", "teacher.logits", "student.logits"})
 
     def __init__(
@@ -157,29 +157,25 @@ class MAGLoss(CodeReader, EmbeddingLoss):
 
     def setup(self, context: LossContext) -> None:
         """Build the student's codes of the measured width; see the base class for errors."""
-        super().setup(context)
-        (_, (_, own)), (_, (_, self.width)) = (
-            self._measured(context.student_taps, 0),
-            self._measured(context.teacher_taps, 1),
-        )
+        student, self.width = self.widths(context)
         if self.build_student_decoders and not context.num_classes:
-            raise ValueError("MAGLoss: the student's decoders need a number of classes, and no network says one")
-        self.codes = Codes(own, self.code_dims, context.num_classes if self.build_student_decoders else 0)
+            raise ValueError("MAGLoss: the student's decoders need a number of classes, and no network has one")
+        self.codes = Codes(student, self.code_dims, context.num_classes if self.build_student_decoders else 0)
         self.codes.decoders.requires_grad_(False)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each code, ``low`` and ``high``, and ``stable``, weighted against each other."""
-        ours = self.codes.encode(full_precision(student.taps[self.student_tap or ""]))
+        codes = self.codes.encode(full_precision(student.taps[self.student_tap]))
         with torch.no_grad():
-            theirs = self.teacher_codes().encode(full_precision(teacher.taps[self.teacher_tap or ""]))
-        parts = {
-            name: weight * kl_divergence(ours[name], theirs[name], temperature)
+            targets = self.teacher_codes().encode(full_precision(teacher.taps[self.teacher_tap]))
+        terms = {
+            name: weight * kl_divergence(codes[name], targets[name], temperature)
             for name, weight, temperature in zip(BRANCHES, self.code_weights, self.code_temperatures, strict=True)
             if weight
         }
         if self.student_stable_weight:
             with torch.no_grad():
-                decoded = self.codes.decode(ours)
-                own = torch.stack([full_precision(student.logits), *decoded.values()]).mean(dim=0)
-            parts["stable"] = self.student_stable_weight * kl_divergence(student.logits, own, 2.0)
-        return parts or {"low": 0.0 * ours["low"].sum()}
+                decoded = self.codes.decode(codes)
+                mean = torch.stack([full_precision(student.logits), *decoded.values()]).mean(dim=0)
+            terms["stable"] = self.student_stable_weight * kl_divergence(student.logits, mean, 2.0)
+        return terms or {"low": 0.0 * codes["low"].sum()}

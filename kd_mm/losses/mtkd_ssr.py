@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
-from kd_mm.losses.functional import full_precision, kl_divergence, softened, wide_dtype
+from kd_mm.losses.functional import class_divergence, full_precision, kl_divergence, wide_dtype
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -19,7 +19,7 @@ class _SpatialMean(torch.autograd.Function):
 
     A map in half precision is summed up in float32 without a copy of it in float32. The gradient of ``Tensor.mean`` is
     always laid out as if the map were contiguous; behind ``channels_last`` maps that made the backward pass of batch
-    norm and ReLU several times slower (on a CPU). This one takes the map's layout.
+    norm and ReLU several times slower (on a CPU). This one has the map's layout.
     """
 
     @staticmethod
@@ -37,17 +37,18 @@ class _SpatialMean(torch.autograd.Function):
 
 @MODELS.register_module()
 class StageChannelLoss(Loss):
-    """The pooled channels of each student stage follow those of the teacher's stage.
+    """Compare the pooled channels of each student stage with those of the teacher's stage (SCD).
 
     ``L_SCD = sum_i mean_{b,c} (GAP(phi_i(F_s^i)) - GAP(F_t^i))^2`` with the connector ``phi_i``: mean over batch and
     channels, sum over stages. MTKD-SSR (Gou et al., IJCV 2023) names channel features at different stages and gives no
     public formula; this one is Channel Distillation's (Zhou et al. 2020, arXiv 2006.01683), which is our reading.
 
     Args:
-        descriptor: What a channel is described by: ``"gap"`` (spatial mean), ``"gap_l2"`` (then L2-normalised over the
-            channels), ``"se"`` (then a sigmoid).
+        descriptor: Description of a channel: ``"gap"`` (spatial mean), ``"gap_l2"`` (then L2-normalised over the
+            channels) or ``"se"`` (then a sigmoid). Default: ``"gap"``.
         distance: ``"mse"``, ``"l1"`` (both mean over batch and channels) or ``"kl"`` (softmax over the channels).
-        temperature: T of ``"kl"``.
+            Default: ``"mse"``.
+        temperature: T of ``"kl"``. Default: 1.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -59,47 +60,49 @@ class StageChannelLoss(Loss):
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
         self.temperature = temperature
 
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+        """Return the distance of each stage."""
+        return {
+            f"stage{i}": self.compare(_SpatialMean.apply(student.adapted[i]), teacher.pooled[i].detach())
+            for i in self.stage_numbers(max(student.adapted))
+        }
+
     def describe(self, pooled: Tensor) -> Tensor:
-        """Return the channel descriptor ``(B, C)`` of a pooled map ``(B, C)``."""
+        """Return the channel descriptor ``(B, C)`` of spatial means ``(B, C)``."""
         if self.descriptor == "gap_l2":
             return F.normalize(pooled, dim=1)
         return pooled.sigmoid() if self.descriptor == "se" else pooled
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the distance of two descriptors ``(B, C)``, a scalar."""
+        """Return the distance of the descriptors of two sets of spatial means ``(B, C)``, a scalar."""
+        student, teacher = self.describe(student), self.describe(teacher)
         if self.distance == "kl":
             return kl_divergence(student, teacher, self.temperature)
         return F.mse_loss(student, teacher) if self.distance == "mse" else F.l1_loss(student, teacher)
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the distance of each stage."""
-        return {
-            f"stage{i}": self.compare(
-                self.describe(_SpatialMean.apply(student.adapted[i])), self.describe(teacher.pooled[i].detach())
-            )
-            for i in self.stage_numbers(max(student.adapted))
-        }
-
 
 @MODELS.register_module()
 class StageResponseLoss(LogitsLoss):
-    """The logits of each student stage follow the teacher's.
+    """Compare the logits of each student stage with the teacher's (SRD).
 
-    ``L_SRD = sum_i beta_i KD_T(z_t^i -> z_s^i)``. MTKD-SSR (Gou et al., IJCV 2023) states response distillation at
-    different stages; the formula, weights and temperature are our reading.
+    ``L_SRD = sum_i beta_i KD_T(z_t^i -> z_s^i)``. MTKD-SSR (Gou et al., IJCV 2023) states distillation of stage logits;
+    the formula, weights and temperature are our reading.
 
     Args:
-        temperature: T, dimensionless (our reading: 4 on CIFAR, CUB and re-ID, 1 on ImageNet and in detection).
-        target: ``"same_stage"`` or ``"final"`` (the teacher's own answer at every student stage, as plain MSKD).
-        include_last: Whether the last stage, the deployed answer, takes part; there it is Hinton's KD.
-        stage_weights: beta, one a stage that takes part; all 1 by default.
-        multilabel: Independent sigmoids instead of a softmax; by default as the task's stage responses are.
+        temperature: T > 0, dimensionless (our reading: 4 on CIFAR, CUB and re-ID, 1 on ImageNet and in detection).
+            Default: 4.
+        target: ``"same_stage"`` or ``"final"`` (the teacher's own logits at every student stage, as plain MSKD).
+            Default: ``"same_stage"``.
+        include_last: Whether the last stage, the deployed classifier, takes part; there it is Hinton's KD. Default:
+            True.
+        stage_weights: beta, one for each stage that takes part. Default: 1 each.
+        multilabel: Use independent sigmoids instead of a softmax. Default: as the task's stage logits are.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
     """
 
     requires = frozenset({"student.stage_logits", "teacher.stage_logits", "student.valid_classes"})
     instead = (
-        "target='final' is the teacher's own answer, and a detector answers for boxes, a stage for the image; take "
+        "target='final' is the teacher's own logits, and a detector classifies boxes, a stage the image; take "
         "target='same_stage' (recipes mskd, mtkd_ssr)"
     )
 
@@ -125,38 +128,41 @@ class StageResponseLoss(LogitsLoss):
         stages = super().stage_numbers(num_stages)
         if not self.include_last:
             stages = tuple(stage for stage in stages if stage != num_stages)
-        if self.stage_weights is not None and len(self.stage_weights) != len(stages):
-            raise ValueError(f"StageResponseLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
+        _weights(self, self.stage_weights, stages)
         return stages
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each stage, times its stage weight."""
         stages = self.stage_numbers(max(student.stage_logits))
-        parts, mask = {}, student.valid_classes
-        for i, beta in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
-            target = teacher.logits if self.target == "final" else teacher.stage_logits[i]
-            ours, theirs = self.compared(student.stage_logits[i]), self.compared(target)
-            value = softened(ours, theirs, self.temperature, self.multilabel, mask)
-            parts[f"stage{i}"] = value if beta == 1.0 else beta * value
-        return parts
+        logits = torch.stack([self.compared(student.stage_logits[i]) for i in stages])
+        if self.target == "final":
+            targets = self.compared(teacher.logits).expand_as(logits)
+        else:
+            targets = torch.stack([self.compared(teacher.stage_logits[i]) for i in stages])
+        values = class_divergence(logits, targets, self.temperature, self.multilabel, student.valid_classes)
+        weights = _weights(self, self.stage_weights, stages)
+        return {f"stage{i}": beta * value for i, beta, value in zip(stages, weights, values.unbind(), strict=True)}
 
 
 @MODELS.register_module()
 class CrossStageReviewLoss(Loss):
-    """The student's stages learn from each other's answers.
+    """Let the student's stages learn from each other's logits: cross-stage review, the self-reflection of MTKD-SSR.
 
-    Default ``L_REV = sum_{i<N} KD_T(z_s^{i+1} -> z_s^i)``: after each stage the student goes back over what the stage
-    before had answered. MTKD-SSR (Gou et al., IJCV 2023) states a self-distillation of the student's responses after
-    each stage; direction, pairing and weight are our reading and the largest open doubt about the method.
+    Default ``L_REV = sum_{i<N} KD_T(z_s^{i+1} -> z_s^i)``: each stage reviews its logits with those of the next one.
+    MTKD-SSR (Gou et al., IJCV 2023) states a self-distillation of the student's stage logits after each stage;
+    direction, pairing and weight are our reading and the largest open doubt about the method. (The paper's own
+    abbreviation, CRD, names contrastive representation distillation elsewhere.)
 
     Args:
         direction: ``"deep_to_shallow"`` (the deeper stage is the target), ``"shallow_to_deep"``, ``"bidirectional"``
-            (both, half each) or ``"ensemble"`` (the mean of all stage logits is the target of every stage).
+            (both, half each) or ``"ensemble"`` (the mean of all stage logits is the target of every stage). Default:
+            ``"deep_to_shallow"``.
         pairs: ``"adjacent"`` (i+1 with i), ``"to_final"`` (N with every i) or ``"all_pairs"``; unused by
-            ``"ensemble"``.
-        detach_target: Whether the target is a constant; otherwise the better stage is dragged toward the worse one.
-        temperature: T, dimensionless.
-        multilabel: Independent sigmoids instead of a softmax; by default as the task's stage responses are.
+            ``"ensemble"``. Default: ``"adjacent"``.
+        detach_target: Whether the target is a constant; otherwise the better stage is drawn to the worse one. Default:
+            True.
+        temperature: T > 0, dimensionless. Default: 4.
+        multilabel: Use independent sigmoids instead of a softmax. Default: as the task's stage logits are.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -172,74 +178,74 @@ class CrossStageReviewLoss(Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.direction = choice(
-            "direction", direction, ("deep_to_shallow", "shallow_to_deep", "bidirectional", "ensemble")
-        )
+        directions = ("deep_to_shallow", "shallow_to_deep", "bidirectional", "ensemble")
+        self.direction = choice("direction", direction, directions)
         self.pairs = choice("pairs", pairs, ("adjacent", "to_final", "all_pairs"))
-        self.detach_target, self.temperature = detach_target, temperature
-        self.multilabel, self._by_task = bool(multilabel), multilabel is None
+        self.detach_target, self.temperature, self.multilabel = detach_target, temperature, multilabel
 
     def setup(self, context: LossContext) -> None:
-        """Take independent sigmoids where the task has them and the config does not say."""
-        if self._by_task:
+        """Read the task's kind of classes where the config names none."""
+        if self.multilabel is None:
             self.multilabel = context.multilabel
 
-    def divergence(self, target: Tensor, learner: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``KD_T(target -> learner)`` of logits ``(B, K)``."""
-        target = target.detach() if self.detach_target else target
-        return softened(learner, target, self.temperature, self.multilabel, mask)
-
-    def paired(self, stages: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Return the (shallow, deep) pairs among ``stages``."""
+    def directed_pairs(self, stages: Sequence[int]) -> list[tuple[int, int]]:
+        """Return (learner, target) for each term between two of ``stages``, shallow to deep."""
         if self.pairs == "adjacent":
-            return list(zip(stages[:-1], stages[1:], strict=True))
-        if self.pairs == "to_final":
-            return [(i, stages[-1]) for i in stages[:-1]]
-        return [(i, j) for k, i in enumerate(stages) for j in stages[k + 1 :]]
+            pairs = list(zip(stages[:-1], stages[1:], strict=True))
+        elif self.pairs == "to_final":
+            pairs = [(i, stages[-1]) for i in stages[:-1]]
+        else:
+            pairs = [(i, j) for k, i in enumerate(stages) for j in stages[k + 1 :]]
+        down = pairs if self.direction != "shallow_to_deep" else []
+        up = [(j, i) for i, j in pairs] if self.direction != "deep_to_shallow" else []
+        return [*down, *up]
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each pair of stages (``stage2to1``) or, for the ensemble, of each stage."""
-        logits, mask = student.stage_logits, student.valid_classes
+        logits = student.stage_logits
         stages = self.stage_numbers(max(logits))
         if len(stages) < 2:
             return {"none": logits[stages[-1]].sum() * 0.0}
         if self.direction == "ensemble":
-            mean = torch.stack([logits[i] for i in stages]).mean(dim=0)
-            return {f"stage{i}": self.divergence(mean, logits[i], mask) for i in stages}
-        parts = {}
-        for i, j in self.paired(stages):
-            down, up = self.direction != "shallow_to_deep", self.direction != "deep_to_shallow"
-            share = 0.5 if down and up else 1.0
-            if down:
-                parts[f"stage{j}to{i}"] = share * self.divergence(logits[j], logits[i], mask)
-            if up:
-                parts[f"stage{i}to{j}"] = share * self.divergence(logits[i], logits[j], mask)
-        return parts
+            learners = torch.stack([full_precision(logits[i]) for i in stages])
+            targets, names = learners.mean(dim=0).expand_as(learners), [f"stage{i}" for i in stages]
+        else:
+            pairs = self.directed_pairs(stages)
+            learners, targets = (
+                torch.stack([full_precision(logits[i]) for i in side]) for side in zip(*pairs, strict=True)
+            )
+            names = [f"stage{target}to{learner}" for learner, target in pairs]
+        targets = targets.detach() if self.detach_target else targets
+        values = class_divergence(learners, targets, self.temperature, self.multilabel, student.valid_classes)
+        if self.direction == "bidirectional":
+            values = 0.5 * values
+        return dict(zip(names, values.unbind(), strict=True))
 
 
 @MODELS.register_module()
 class ExitTaskLoss(Loss):
-    """``L_AUX = sum_{i<N} w_i CE(z_s^i, y)`` over all stages that have an exit of their own.
+    """Train the exits with the student's own task loss: ``L_AUX = sum_{i<N} w_i CE(z_s^i, y)``.
 
-    The arithmetic is the student's own task loss (label smoothing and soft labels included), handed in by the task
-    through :class:`kd_mm.losses.LossContext`; so it is on the scale of the student's own loss.
+    The sum runs over all stages with an exit of their own. The arithmetic is the student's own task loss (label
+    smoothing and soft labels included), from :class:`kd_mm.losses.LossContext`; so it is on the scale of the student's
+    own loss.
 
     Args:
-        include_last: Whether the network's own answer counts as an exit, too; with ``student_loss_weight=0`` in the
-            recipe, this loss then is the whole task loss of a multi-exit network.
-        stage_weights: w, one a stage that takes part; all 1 by default.
+        include_last: Whether the network's own classifier counts as an exit, too; with ``student_loss_weight=0`` in the
+            recipe, this loss then is the complete task loss of a multi-exit network. Default: False.
+        stage_weights: w, one for each stage that takes part. Default: 1 each.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
     requires = frozenset({"student.stage_logits", "student.targets"})
+    task_loss: Callable[[Tensor, Any], Tensor]
 
     def __init__(self, include_last: bool = False, stage_weights: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.include_last, self.stage_weights = include_last, stage_weights
-        self.task_loss: Callable[[Tensor, Any], Tensor]
 
     def setup(self, context: LossContext) -> None:
-        """Take the student's own task loss."""
+        """Store the student's own task loss."""
         self.task_loss = context.task_loss
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
@@ -247,30 +253,31 @@ class ExitTaskLoss(Loss):
         stages = super().stage_numbers(num_stages)
         if not (self.exit_on_last or self.include_last):
             stages = tuple(stage for stage in stages if stage != num_stages)
-        if self.stage_weights is not None and len(self.stage_weights) != len(stages):
-            raise ValueError(f"ExitTaskLoss: {len(self.stage_weights)} stage_weights for stages {list(stages)}")
+        _weights(self, self.stage_weights, stages)
         return stages
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the task loss of each exit, times its stage weight."""
-        stages, parts = self.stage_numbers(max(student.stage_logits)), {}
-        for i, weight in zip(stages, self.stage_weights or [1.0] * len(stages), strict=True):
-            value = self.task_loss(full_precision(student.stage_logits[i]), student.targets)
-            parts[f"stage{i}"] = value if weight == 1.0 else weight * value
-        return parts
+        stages = self.stage_numbers(max(student.stage_logits))
+        weights = _weights(self, self.stage_weights, stages)
+        return {
+            f"stage{i}": weight * self.task_loss(full_precision(student.stage_logits[i]), student.targets)
+            for i, weight in zip(stages, weights, strict=True)
+        }
 
 
 class TeacherExitLoss(Loss):
-    """The task loss of a teacher's exits that are trained during the distillation; no gradient reaches the student.
+    """Train a teacher's exits during the distillation with the task loss; no gradient reaches the student.
 
     The builder of the Distiller adds it where ``teacher_exits["mode"]`` is ``"online"``.
     """
 
     requires = frozenset({"teacher.exit_logits", "student.targets"})
     trains_student = False
+    task_loss: Callable[[Tensor, Any], Tensor]
 
     def setup(self, context: LossContext) -> None:
-        """Take the student's own task loss."""
+        """Store the student's own task loss."""
         self.task_loss = context.task_loss
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
@@ -279,3 +286,14 @@ class TeacherExitLoss(Loss):
             f"stage{i}": self.task_loss(full_precision(logits), student.targets)
             for i, logits in teacher.exit_logits.items()
         }
+
+
+def _weights(loss: Loss, weights: Sequence[float] | None, stages: Sequence[int]) -> Sequence[float]:
+    """Return one weight for each stage, 1 where the config has none.
+
+    Raises:
+        ValueError: If the config has another number of weights.
+    """
+    if weights is not None and len(weights) != len(stages):
+        raise ValueError(f"{type(loss).__name__}: {len(weights)} stage_weights for stages {list(stages)}")
+    return [1.0] * len(stages) if weights is None else weights

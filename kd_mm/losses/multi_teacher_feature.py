@@ -1,4 +1,4 @@
-"""Several teachers at once, on their last feature maps: hints averaged, or weighted by confidence (CA-MKD)."""
+"""Feature maps of several teachers at once: hints averaged, or weighted by confidence (CA-MKD)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from kd_mm.registry import MODELS
 
 @MODELS.register_module()
 class MultiTeacherFeatureLoss(MultiTeacherLoss):
-    """The student's connected maps equal those of all teachers: the term on features of CA-MKD.
+    """Compare the student's connected maps with those of all teachers: the feature term of CA-MKD.
 
     ``L = 1 / B sum_b sum_m w_mb mean_{c,h,w} (r_m(F_s) - F_m)^2`` over M teachers at the last stage, ``r_m`` being the
     recipe's connector to teacher m, with, for each sample,
 
-    * ``"ca_mkd"``: ``w = (1 - softmax_m(CE(g_m(r_m(F_s)), y))) / (M - 1)``, ``g_m`` what follows teacher m's last stage
-      (pooling and classifier): a teacher whose classifier reads the label from the student's map counts more (CA-MKD,
-      Zhang et al., ICASSP 2022, arXiv 2201.00007);
+    * ``"ca_mkd"``: ``w = (1 - softmax_m(CE(g_m(r_m(F_s)), y))) / (M - 1)``, ``g_m`` the part of teacher m behind its
+      last stage (pooling and classifier): a teacher whose classifier finds the label in the student's map counts more
+      (CA-MKD, Zhang et al., ICASSP 2022, arXiv 2201.00007);
     * ``"mean"``: ``w = 1 / M``, FitNets with several teachers.
 
-    Public code: ``Rorozhl/CA-MKD``, which divides the first form by M once more (its weight 50 is 50 / M here), leaves
-    the term out of the first epoch, and lets gradients pass through the weights. It resizes the student's map to the
+    Public code: ``Rorozhl/CA-MKD``, which divides the first form by M once more (its weight 50 is 50 / M here), omits
+    the term in the first epoch, and lets gradients pass through the weights. It resizes the student's map to the
     teacher's before the connector; here the larger of both is pooled after it. Public settings: weight 50 beside
     :class:`kd_mm.losses.MultiTeacherKDLoss` with weight 1.
 
     Args:
-        weights: ``"ca_mkd"`` or ``"mean"``.
-        detach: Whether the weights are constants; the public code's are not.
+        weights: ``"ca_mkd"`` or ``"mean"``. Default: ``"ca_mkd"``.
+        detach: Whether the weights are constants; the public code's are not. Default: False.
         **kwargs: See :class:`kd_mm.losses.base.Loss`; without ``teacher``. ``stages`` is the last one by default, and
             has to be with ``"ca_mkd"``.
 
     Raises:
-        ValueError: Unknown weights; ``"ca_mkd"`` with one teacher, at other stages, or without a label for each image.
+        ValueError: For unknown weights; for ``"ca_mkd"`` with one teacher, at other stages, or without a label for each
+            image.
     """
 
     requires = frozenset({"student.adapted", "student.targets", "teacher.features", "teacher.classifier"})
@@ -54,7 +55,7 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
         """Return the stages that are read, the last one by default; see the base class for errors.
 
         Raises:
-            ValueError: Other stages than the last, where the teachers' classifiers read the maps.
+            ValueError: For other stages than the last, where the teachers' classifiers read the maps.
         """
         stages = super().stage_numbers(num_stages) if self.stages else (num_stages,)
         if self.weights == "ca_mkd" and stages != (num_stages,):
@@ -65,7 +66,7 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
         return stages
 
     def setup(self, context: LossContext) -> None:
-        """Check that there are teachers to weigh against each other."""
+        """Check that there are teachers to compare with each other."""
         if self.weights == "ca_mkd" and len(self.teacher_names) < 2:
             raise ValueError(
                 "MultiTeacherFeatureLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'"
@@ -73,27 +74,24 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the weighted distance to each teacher; the stages of ``"mean"`` are added up."""
-        shares: Tensor | None = None
-        if self.weights == "ca_mkd":
+        maps = student.adapted_by_teacher
+        stages = self.stage_numbers(max(maps[next(iter(teachers))]))
+        distances = torch.stack(
+            [
+                torch.stack([self.compare(maps[name][i], teacher.features[i].detach()) for i in stages]).sum(dim=0)
+                for name, teacher in teachers.items()
+            ]
+        )
+        if self.weights == "mean":
+            values = distances.mean(dim=1) / len(teachers)
+        else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
-                shares = confidence_weights(self._read_by_teachers(student, teachers), student.targets)
-        parts = {}
-        for index, (name, theirs) in enumerate(teachers.items()):
-            own = student.adapted_by_teacher[name]
-            distances = torch.stack(
-                [self.compare(own[i], theirs.features[i].detach()) for i in self.stage_numbers(max(own))]
-            ).sum(dim=0)
-            parts[name] = (distances / len(teachers) if shares is None else distances * shares[index]).mean()
-        return parts
+                logits = [t.classifier(full_precision(maps[name][stages[-1]])) for name, t in teachers.items()]
+                weights = confidence_weights(logits, student.targets)
+            values = (weights * distances).mean(dim=1)
+        return dict(zip(teachers, values.unbind(), strict=True))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean squared distance ``(B,)`` of two maps ``(B, C, H, W)`` of equal C."""
-        ours, theirs = same_size(full_precision(student), full_precision(teacher))
-        return F.mse_loss(ours, theirs, reduction="none").flatten(1).mean(dim=1)
-
-    def _read_by_teachers(self, student: Observation, teachers: Mapping[str, Observation]) -> list[Tensor]:
-        answers = []
-        for name, theirs in teachers.items():
-            own = student.adapted_by_teacher[name]
-            answers.append(theirs.classifier(full_precision(own[max(own)])))
-        return answers
+        student, teacher = same_size(full_precision(student), full_precision(teacher))
+        return F.mse_loss(student, teacher, reduction="none").flatten(1).mean(dim=1)

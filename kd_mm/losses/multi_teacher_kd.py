@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -101,10 +101,10 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the weighted divergence from each teacher, by its name."""
         logits = [teacher.logits for teacher in teachers.values()]
-        compared, student_logits = [self.compared(one) for one in logits], self.compared(student.logits)
-        log_q = F.log_softmax(student_logits / self.temperature, dim=-1)
-        log_ps = [F.log_softmax(one / self.temperature, dim=-1) for one in compared]
-        divergences = torch.stack([F.kl_div(log_q, p, reduction="none", log_target=True).sum(dim=-1) for p in log_ps])
+        student_logits, compared = self.compared(student.logits), torch.stack([self.compared(z) for z in logits])
+        log_q = F.log_softmax(student_logits / self.temperature, dim=-1).expand_as(compared)
+        log_p = F.log_softmax(compared / self.temperature, dim=-1)
+        divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
             if self.weights == "ca_mkd":
                 weights = confidence_weights(logits, student.targets, average=self.granularity == "batch")
@@ -113,18 +113,18 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         terms = (weights * divergences).mean(dim=1) * self.temperature**2
         return dict(zip(teachers, terms.unbind(), strict=True))
 
-    def instruction_weights(self, divergences: Tensor, student: Tensor, teachers: Sequence[Tensor]) -> Tensor:
+    def instruction_weights(self, divergences: Tensor, student: Tensor, teachers: Tensor) -> Tensor:
         """Return the weights ``(M, B)`` of M teachers that need no label; they add up to 1 for each sample.
 
         Args:
             divergences: ``k``, ``(M, B)``.
             student: The student's logits ``(B, K)``.
-            teachers: Logits ``(B, K)`` of each teacher.
+            teachers: Logits ``(M, B, K)``.
         """
         if self.weights == "mean":
             return torch.full_like(divergences, 1 / len(teachers))
         if self.weights == "cosine":
-            scores = torch.stack([F.cosine_similarity(student, logits, dim=-1) for logits in teachers])
+            scores = F.cosine_similarity(student.expand_as(teachers), teachers, dim=-1)
         else:
             scores = -divergences
         if self.granularity == "batch":

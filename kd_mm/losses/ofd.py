@@ -1,4 +1,4 @@
-"""Feature maps before the ReLU, compared where it matters (OFD)."""
+"""Feature maps before the ReLU, compared where the ReLU passes them (OFD)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import adaptive_average, full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages.preactivation import BeforeReLU, before_relu
+from kd_mm.stages.preactivation import before_relu
 
 
 @MODELS.register_module()
 class OFDLoss(Loss):
-    """The student's map follows the teacher's before the ReLU, but only where the ReLU lets it matter: OFD.
+    """Compare maps before the ReLU, only where the ReLU lets a difference pass: OFD.
 
     "A comprehensive overhaul of feature distillation" (Heo et al. 2019, arXiv 1904.01866). With F before the ReLU,
     ``tau = max(F_t, m_c)`` and the stages i = 1..N that are read:
@@ -27,8 +27,8 @@ class OFDLoss(Loss):
 
     The margin ``m_c`` is the mean of the teacher's negative values: for a batch norm that gives ``N(beta, gamma^2)``,
     ``m = beta - |gamma| phi(beta / gamma) / Phi(-beta / gamma)``, or ``-3 |gamma|`` where values below 0 are rarer than
-    0.001. ``r`` is a learned 1x1 convolution without bias and a batch norm. Sums, not means, over channels and places:
-    the weight depends on the size of the maps.
+    0.001. ``r`` is a learned 1x1 convolution without bias and a batch norm. Sums, not means, over channels and
+    positions: the weight depends on the size of the maps.
 
     Public code: ``clovaai/overhaul-distillation``, mdistiller's ``OFD``; MMRazor's ``OFDLoss`` is the distance alone.
     Where the ReLU ends a residual sum, the margin comes from the last batch norm of the main branch, as there. Where
@@ -36,13 +36,13 @@ class OFDLoss(Loss):
     mdistiller's ImageNet config).
 
     The teacher needs a batch norm before a ``nn.ReLU`` at the end of each stage, or right behind it in networks with
-    pre-activation. A student's stage without one is read as it is (our choice).
+    pre-activation. A student's stage without one is read unchanged (our choice).
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: On construction of the Distiller, a teacher without such a batch norm.
+        ValueError: On construction of the Distiller, for a teacher without such a batch norm.
     """
 
     frozen_teacher = True
@@ -54,53 +54,51 @@ class OFDLoss(Loss):
         self._student_taps: dict[int, str] = {}
         self._teacher_taps: dict[int, str] = {}
 
-    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Find the values before the ReLUs and the teacher's margins.
 
         Raises:
-            ValueError: A stage of the teacher does not end in batch norm and ReLU.
+            ValueError: If a stage of the teacher does not end in batch norm and ReLU.
         """
-        assert teacher is not None
         numbers = self.stage_numbers(len(self.matched))
-        ours, stages = zip(*(self.matched[i - 1] for i in numbers), strict=True)
-        places = zip(numbers, stages, before_relu(student, ours), before_relu(teacher, stages), strict=True)
-        for i, theirs, found, target in places:
-            if target is None or not _usable(target, theirs.channels):
+        student_stages, stages = zip(*(self.matched[i - 1] for i in numbers), strict=True)
+        found = zip(before_relu(student, student_stages), before_relu(teacher, stages), strict=True)
+        for i, stage, (own, target) in zip(numbers, stages, found, strict=True):
+            norm = None if target is None else target.norm
+            if target is None or norm is None or norm.weight is None or norm.num_features != stage.channels:
                 raise ValueError(
-                    f"OFDLoss: stage {i} of the teacher ({theirs.tap} of {type(teacher).__name__}) ends in no "
-                    "batch norm with a ReLU module behind, from which OFD takes its margins; leave the stage out "
+                    f"OFDLoss: stage {i} of the teacher ({stage.tap} of {type(teacher).__name__}) ends in no "
+                    "batch norm with a ReLU module behind, from which OFD computes its margins; leave the stage out "
                     "(stages=[...]) or take another feature loss, e.g. kd_mm.FitNetsLoss"
                 )
-            if found is not None:
-                self._student_taps[i] = found.tap
+            if own is not None:
+                self._student_taps[i] = own.tap
             self._teacher_taps[i] = target.tap
-            assert target.norm is not None
-            self.register_buffer(f"margin{i}", negative_mean(target.norm), persistent=False)
+            self.register_buffer(f"margin{i}", negative_mean(norm), persistent=False)
         return list(self._student_taps.values()), list(self._teacher_taps.values())
 
     def setup(self, context: LossContext) -> None:
         """Create the connector of each stage that is read, of the measured widths."""
         for i in self.stage_numbers(len(context.pairs)):
-            ours, theirs = (stage.channels for stage in context.pairs[i - 1])
-            conv = nn.Conv2d(ours, theirs, 1, bias=False)
+            width, out = (stage.channels for stage in context.pairs[i - 1])
+            conv = nn.Conv2d(width, out, 1, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.connectors[f"stage{i}"] = nn.Sequential(conv, nn.BatchNorm2d(theirs))
+            self.connectors[f"stage{i}"] = nn.Sequential(conv, nn.BatchNorm2d(out))
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the distance of each stage, halved for each deeper one that is read."""
-        numbers = sorted(self._teacher_taps)
-        parts = {}
-        for depth, i in enumerate(reversed(numbers)):
+        numbers, values = sorted(self._teacher_taps), {}
+        for depth, i in zip(reversed(range(len(numbers))), numbers, strict=True):
             tap = self._student_taps.get(i)
-            ours = full_precision(student.features[i] if tap is None else student.taps[tap])
+            feature = full_precision(student.features[i] if tap is None else student.taps[tap])
             target = full_precision(teacher.taps[self._teacher_taps[i]].detach())
-            connected = self.connectors[f"stage{i}"](ours)
-            parts[f"stage{i}"] = partial_distance(connected, target, getattr(self, f"margin{i}")) / 2**depth
-        return {f"stage{i}": parts[f"stage{i}"] for i in numbers}
+            connected, margin = self.connectors[f"stage{i}"](feature), self.get_buffer(f"margin{i}")
+            values[f"stage{i}"] = partial_distance(connected, target, margin) / 2**depth
+        return values
 
 
 def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """Return the partial squared distance of :class:`OFDLoss`: sum over channels and places, mean over the batch.
+    """Return the partial squared distance of :class:`OFDLoss`: sum over channels and positions, mean over the batch.
 
     Args:
         student: ``(B, C, H, W)``, before the ReLU.
@@ -110,12 +108,12 @@ def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor
     if teacher.shape[2:] != student.shape[2:]:
         teacher = adaptive_average(teacher, (student.shape[2], student.shape[3]))
     target = torch.maximum(teacher, margin.to(teacher)[None, :, None, None])
-    matters = (student > target) | (target > 0)
-    return ((student - target).square() * matters).sum() / len(student)
+    passes = (student > target) | (target > 0)
+    return ((student - target).square() * passes).sum() / len(student)
 
 
 def negative_mean(norm: nn.BatchNorm2d) -> Tensor:
-    """Return the margins ``(C,)``: what a normal value of the norm's mean and deviation is on average below 0."""
+    """Return the margins ``(C,)``: the mean of a normal variable of the norm's mean and deviation below 0."""
     deviation, mean = norm.weight.detach().double().abs(), norm.bias.detach().double()
     # A channel without spread is a constant.
     spread = deviation.clamp(min=1e-12)
@@ -124,8 +122,3 @@ def negative_mean(norm: nn.BatchNorm2d) -> Tensor:
     density = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi)
     conditional = mean - spread * density / share.clamp(min=1e-3)
     return torch.where(share > 1e-3, conditional, -3 * deviation).float()
-
-
-def _usable(found: BeforeReLU, channels: int) -> bool:
-    norm = found.norm
-    return norm is not None and norm.weight is not None and norm.num_features == channels

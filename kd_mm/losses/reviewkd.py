@@ -1,4 +1,4 @@
-"""Shallow stages of the teacher taught to all deeper ones of the student (ReviewKD)."""
+"""Each teacher stage compared with all student stages up to it, fused (ReviewKD)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _POOLED = "pooled"
 
 @MODELS.register_module()
 class ReviewKDLoss(Loss):
-    """Each teacher stage teaches the student's stage and all deeper ones, fused by attention: ReviewKD.
+    """Compare each teacher stage with the student's stage and all deeper ones, fused by attention: ReviewKD.
 
     "Distilling knowledge via knowledge review" (Chen et al. 2021, arXiv 2104.09044). From the deepest stage to the
-    shallowest the student's map, brought to M channels (1x1 convolution, batch norm), is fused with what came from the
+    shallowest the student's map, brought to M channels (1x1 convolution, batch norm), is fused with the result of the
     deeper one, enlarged to its size: ``x = a_1 x + a_2 y`` with two attention maps ``a = sigmoid(conv1x1([x, y]))``.
-    The fused map goes on, and through a 3x3 convolution and batch norm to the teacher's width, where
+    The fused map goes to the next stage, and through a 3x3 convolution and batch norm to the teacher's width, where
 
     ``L = sum_i HCL(F_i, F_t^i)``, ``HCL = sum_l w_l mean (pool_l(F_i) - pool_l(F_t^i))^2 / sum_l w_l``
 
-    over the map itself (w 1) and its averages on 4x4, 2x2 and 1x1 places (1/2, 1/4, 1/8; levels that are not smaller
-    than the map are left out, and each level that is left takes the next weight).
+    over the map itself (w 1) and its averages on 4x4, 2x2 and 1x1 cells (1/2, 1/4, 1/8; levels that are not smaller
+    than the map are left out, and each remaining level has the next weight).
 
     Public code: ``dvlab-research/ReviewKD``, mdistiller's ``ReviewKD``. Public settings: weight 0.6 (ResNet56 to
     ResNet20), 1 (ResNet110 to ResNet32; ImageNet, ramp of 1 epoch), 5 or 8 (other CIFAR pairs), ramp of 20 epochs, M
@@ -38,14 +38,16 @@ class ReviewKDLoss(Loss):
     are those before the ReLU, the student's those behind it (before it in mdistiller's ImageNet config).
 
     Args:
-        teacher_maps: ``"before_relu"``, ``"stage"`` (as stages are read everywhere), or ``"auto"``: before the ReLU
-            where the stage ends in one that can be tapped, else the stage.
+        teacher_maps: ``"before_relu"``, ``"stage"`` (behind it), or ``"auto"``: before the ReLU
+            where the stage ends in one that can be tapped, else the stage. Default: ``"auto"``.
         pooled: Whether the pooled last map is one more stage. It needs two images a process, for its batch norm.
-        max_channels: Limit of M.
+            Default: True.
+        max_channels: Limit of M. Default: 512.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: An unknown ``teacher_maps``; on construction of the Distiller, ``"before_relu"`` and no ReLU.
+        ValueError: For an unknown ``teacher_maps``; on construction of the Distiller, for ``"before_relu"`` without a
+            ReLU.
     """
 
     requires = frozenset({"student.features", "teacher.features", "teacher.taps"})
@@ -60,13 +62,13 @@ class ReviewKDLoss(Loss):
         self._teacher_taps: dict[int, str] = {}
         self._numbers: tuple[int, ...] = ()
 
-    def extra_taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps of the teacher's maps before the ReLU.
 
         Raises:
-            ValueError: ``teacher_maps="before_relu"``, and a stage ends in no ReLU module.
+            ValueError: For ``teacher_maps="before_relu"`` where a stage ends in no ReLU module.
         """
-        if self.teacher_maps == "stage" or teacher is None:
+        if self.teacher_maps == "stage":
             return (), ()
         numbers = self.stage_numbers(len(self.matched))
         stages = [self.matched[i - 1][1] for i in numbers]
@@ -87,8 +89,8 @@ class ReviewKDLoss(Loss):
         middle = min(self.max_channels, pairs[-1][0].channels)
         names = [f"stage{i}" for i in self._numbers] + [_POOLED] * self.pooled
         pairs += pairs[-1:] * self.pooled
-        for name, (ours, theirs) in zip(names, pairs, strict=True):
-            self.blocks[name] = AttentionFusion(ours.channels, middle, theirs.channels, fuse=name != names[-1])
+        for name, (student, teacher) in zip(names, pairs, strict=True):
+            self.blocks[name] = AttentionFusion(student.channels, middle, teacher.channels, fuse=name != names[-1])
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the hierarchical context loss of each stage."""
@@ -98,25 +100,26 @@ class ReviewKDLoss(Loss):
             levels[f"stage{i}"] = (student.features[i], teacher.features[i] if tap is None else teacher.taps[tap])
         if self.pooled:
             last = self._numbers[-1]
-            ours, theirs = (full_precision(side.features[last]) for side in (student, teacher))
-            levels[_POOLED] = (ours.mean((2, 3), keepdim=True), theirs.mean((2, 3), keepdim=True))
-        carried: Tensor | None = None
-        parts = {}
-        for name, (ours, theirs) in reversed(levels.items()):
-            theirs = full_precision(theirs.detach())
-            mapped, carried = self.blocks[name](full_precision(ours), carried, theirs.shape[2:])
-            parts[name] = hierarchical_context(mapped, theirs)
-        return {name: parts[name] for name in levels}
+            maps = (full_precision(side.features[last]) for side in (student, teacher))
+            feature, target = (feature.mean((2, 3), keepdim=True) for feature in maps)
+            levels[_POOLED] = (feature, target)
+        deeper: Tensor | None = None
+        values = {}
+        for name, (feature, target) in reversed(levels.items()):
+            target = full_precision(target.detach())
+            mapped, deeper = self.blocks[name](full_precision(feature), deeper, target.shape[2:])
+            values[name] = hierarchical_context(mapped, target)
+        return {name: values[name] for name in levels}
 
 
 class AttentionFusion(nn.Module):
-    """Fuses a stage with what came from the deeper ones; see :class:`ReviewKDLoss`.
+    """Fuse a stage with the result of the deeper ones; see :class:`ReviewKDLoss`.
 
     Args:
         channels: C_s of the stage.
         middle: M.
         out_channels: C_t.
-        fuse: Whether anything comes from a deeper stage.
+        fuse: Whether there is a deeper stage.
     """
 
     def __init__(self, channels: int, middle: int, out_channels: int, fuse: bool) -> None:
@@ -132,7 +135,7 @@ class AttentionFusion(nn.Module):
 
         Args:
             feature: ``(B, C_s, H, W)``.
-            deeper: ``(B, M, H', W')``; nothing for the deepest stage.
+            deeper: ``(B, M, H', W')``; ``None`` for the deepest stage.
             size: Height and width of the teacher's map.
         """
         fused = self.reduce(feature)
@@ -148,10 +151,10 @@ class AttentionFusion(nn.Module):
 def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the weighted squared distance of two maps ``(B, C, H, W)`` and of their averages, a scalar."""
     total, share, weights = F.mse_loss(student, teacher), 1.0, 1.0
-    for places in (4, 2, 1):
-        if places < student.shape[2]:
+    for cells in (4, 2, 1):
+        if cells < student.shape[2]:
             share /= 2
             weights += share
-            ours, theirs = (adaptive_average(feature, (places, places)) for feature in (student, teacher))
-            total = total + share * F.mse_loss(ours, theirs)
+            average, target = (adaptive_average(feature, (cells, cells)) for feature in (student, teacher))
+            total = total + share * F.mse_loss(average, target)
     return total / weights

@@ -1,7 +1,5 @@
 """Relations between the embeddings of a batch: RKD (Park et al., CVPR 2019, arXiv 1904.05068)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -13,10 +11,11 @@ from kd_mm.registry import MODELS
 
 
 class _RelationLoss(EmbeddingLoss):
-    """Base: both embeddings are normalised first where asked for.
+    """Base: compare the relations of both sides' embeddings by smooth L1 (threshold 1).
 
     Args:
-        normalize: Divide each embedding by its length, as MMRazor does; the paper's code and RepDistiller do not.
+        normalize: Whether each embedding is divided by its length first, as in MMRazor; the paper's code and
+            RepDistiller do not. Default: False.
         **kwargs: See :class:`kd_mm.losses.cosine.EmbeddingLoss`.
     """
 
@@ -37,11 +36,11 @@ class _RelationLoss(EmbeddingLoss):
 
 @MODELS.register_module()
 class RKDDistanceLoss(_RelationLoss):
-    """RKD-D: the distances within a batch are in the teacher's proportion (equations 5 to 8 of the paper).
+    """Compare the distances within a batch, RKD-D (equations 5 to 8 of the paper).
 
     Smooth L1 (threshold 1) between the Euclidean distances of all pairs, each side divided by its mean distance; mean
     over ``B^2`` pairs, the B of an image with itself included, as in the public code (``lenscloth/RKD``, RepDistiller).
-    Public weight: 25. Widths may differ, batches of some size are needed.
+    Public weight: 25. Widths may differ; batches of some size are needed.
     """
 
     def relate(self, embedding: Tensor) -> Tensor:
@@ -53,7 +52,7 @@ class RKDDistanceLoss(_RelationLoss):
 
 @MODELS.register_module()
 class RKDAngleLoss(_RelationLoss):
-    """RKD-A: the angles within a batch are the teacher's (equations 9 and 10 of the paper).
+    """Compare the angles within a batch, RKD-A (equations 9 and 10 of the paper).
 
     Smooth L1 (threshold 1) between the cosines of the angles that any two images make at any third; mean over ``B^3``
     triples, degenerate ones included, as in the public code. Public weight: 50. Memory grows with ``B^2 D + B^3``.

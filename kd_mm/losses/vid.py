@@ -1,38 +1,36 @@
 """Variational information distillation (VID)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.base import LossContext
+from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import full_precision, same_size
-from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class VIDLoss(Loss):
-    """The student's map predicts the teacher's with learned uncertainty: VID (Ahn et al. 2019, arXiv 1904.05835).
+class VIDLoss(FeatureLoss):
+    """Predict the teacher's map from the student's with learned uncertainty: VID (Ahn et al. 2019, arXiv 1904.05835).
 
     ``L = sum_i mean_{b,c,h,w} 1/2 [ (mu(F_s^i) - F_t^i)^2 / v_c + log v_c ]``, ``v_c = softplus(a_c) + eps``: a bound
     of the mutual information in which channels that cannot be predicted count less. ``mu`` is three 1x1 convolutions
     without bias and with ReLU between them, of the teacher's width; it and ``a`` are learned. It can be negative.
 
-    Public code: RepDistiller's ``VIDLoss``. mdistiller's ``VID`` has the same formula, but hands ``a`` to no optimizer,
-    so that its variances stay as they are. Both pool the larger map, as this does. Public settings: weight 1, all
-    stages, variance 5 at first, eps 1e-5.
+    Public code: RepDistiller's ``VIDLoss``. mdistiller's ``VID`` has the same formula, but passes ``a`` to no
+    optimizer, so that its variances stay constant. Both pool the larger map, as this does. Public settings: weight 1,
+    all stages, initial variance 5, eps 1e-5.
 
     Args:
-        initial_variance: ``v_c`` at first, in units of the feature map squared; above ``eps``.
-        eps: Smallest variance.
+        initial_variance: Initial ``v_c``, in units of the feature map squared; above ``eps``. Default: 5.
+        eps: Smallest variance, above 0. Default: 1e-5.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: An initial variance that is not above ``eps``, or an ``eps`` that is not above 0.
+        ValueError: For an initial variance that is not above ``eps``, or an ``eps`` that is not above 0.
     """
 
     requires = frozenset({"student.features", "teacher.features"})
@@ -51,22 +49,15 @@ class VIDLoss(Loss):
         start = torch.tensor(self.initial_variance - self.eps, dtype=torch.float64)
         start = start + torch.log(-torch.expm1(-start))
         for i in self.stage_numbers(len(context.pairs)):
-            ours, theirs = (stage.channels for stage in context.pairs[i - 1])
+            width, out = (stage.channels for stage in context.pairs[i - 1])
             self.regressors[f"stage{i}"] = nn.Sequential(
-                nn.Conv2d(ours, theirs, 1, bias=False),
+                nn.Conv2d(width, out, 1, bias=False),
                 nn.ReLU(),
-                nn.Conv2d(theirs, theirs, 1, bias=False),
+                nn.Conv2d(out, out, 1, bias=False),
                 nn.ReLU(),
-                nn.Conv2d(theirs, theirs, 1, bias=False),
+                nn.Conv2d(out, out, 1, bias=False),
             )
-            self.scales[f"stage{i}"] = nn.Parameter(torch.full((theirs,), float(start)))
-
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the negative log-likelihood of each stage."""
-        return {
-            f"stage{i}": self.compare(student.features[i], teacher.features[i].detach(), i)
-            for i in self.stage_numbers(max(student.features))
-        }
+            self.scales[f"stage{i}"] = nn.Parameter(torch.full((out,), float(start)))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the negative log-likelihood of a teacher map ``(B, C_t, H, W)`` given ``(B, C_s, H, W)``, a scalar.
@@ -74,7 +65,7 @@ class VIDLoss(Loss):
         Args:
             student: The student's map.
             teacher: The teacher's map.
-            stage: Number of the stage, from 1; its regressor and variances are taken.
+            stage: Number of the stage, from 1, whose regressor and variances are used. Default: 1.
         """
         student, teacher = same_size(full_precision(student), full_precision(teacher))
         mean = self.regressors[f"stage{stage}"](student)

@@ -162,11 +162,6 @@ def test_wrong_options_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             CRDLoss(**options)
-    with pytest.raises(ValueError, match="belongs to classification and re-identification"):
-        contrastive()(
-            Observation(features={1: SMALL}, targets=object(), sample_indices=FIRST),
-            Observation(pooled={1: WIDE.mean((2, 3))}),
-        )
 
 
 def test_slopes_and_gradients() -> None:

@@ -96,7 +96,7 @@ def test_dkd_takes_the_largest_class_of_a_soft_label_and_refuses_other_targets()
     soft = F.one_hot(student.targets, 6) * 0.6 + 0.4 / 6
     hard = DKDLoss()(student, teacher)
     assert torch.equal(DKDLoss()(*answers(student.logits, teacher.logits, soft)), hard)
-    with pytest.raises(ValueError, match="one labelled class for each of the 4 answers"):
+    with pytest.raises(ValueError, match="one labelled class for each of the 4 rows of logits"):
         DKDLoss()(*answers(student.logits, teacher.logits, torch.tensor([1])))
 
 

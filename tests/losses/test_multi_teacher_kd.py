@@ -40,7 +40,7 @@ def value(loss: Loss, student: Tensor = STUDENT, teachers: dict[str, Tensor] = T
 def weights(divergences: list[float], rule: str = "softmax", **options: Any) -> Tensor:
     logits = [wave(1, 3, pace=pace) for pace in range(1, len(divergences) + 1)]
     loss = MultiTeacherKDLoss(rule, **options)
-    return loss.instruction_weights(torch.tensor(divergences)[:, None], logits[0], logits)[:, 0]
+    return loss.instruction_weights(torch.tensor(divergences)[:, None], logits[0], torch.stack(logits))[:, 0]
 
 
 def test_worked_weights() -> None:
@@ -59,7 +59,7 @@ def test_weights_are_shares_and_do_not_depend_on_the_order_of_teachers(rule: str
     if rule == "ca_mkd":
         found = confidence_weights(teachers, LABELS, average=granularity == "batch")
     else:
-        found = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, teachers)
+        found = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, torch.stack(teachers))
     assert found.shape == (3, 4)
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
