@@ -176,7 +176,7 @@ def convert_checkpoint(
         meta["dataset_meta"] = dict(dataset.METAINFO)
     buffer = io.BytesIO()
     torch.save({"meta": meta, "state_dict": state}, buffer)
-    replace_file(dst, buffer.getvalue())
+    replace_file(os.fspath(dst), buffer.getvalue())
     return meta
 
 

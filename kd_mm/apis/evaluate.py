@@ -135,12 +135,12 @@ def _pictures(config: Config, model: nn.Module, folder: str, number: int, score:
     """
     from mmdet.models.detectors.base import BaseDetector
 
-    from kd_mm.apis.draw_detections import DetectionPictures, build_teachers
+    from kd_mm.hooks.draw_detections import DrawDetectionsHook, build_teachers
 
     if not isinstance(model, BaseDetector):
         raise ValueError(f"--show-dir draws what a detector finds, but {type(model).__name__} is none: leave it out")
     teachers = build_teachers(config)
-    return DetectionPictures(folder, number, score, teachers, title="student" if teachers else type(model).__name__)
+    return DrawDetectionsHook(folder, number, score, teachers, title="student" if teachers else type(model).__name__)
 
 
 def _add_tta(config: Config) -> None:
