@@ -98,11 +98,8 @@ def run_sweep(
         JobFailedError: A run failed; what is finished is kept.
     """
     jobs = plan_jobs(sweep, work_dir.absolute(), save_predictions)
-    # What needs no teacher can begin beside it; what others wait for comes before the rest.
-    awaited = {name for job in jobs for name in job.needs}
-    order = sorted(jobs, key=lambda job: (bool(job.needs), job.name not in awaited))
-    results = run_jobs(order, work_dir.absolute() / "runs", processes, lambda _, result, kept: report(result, kept))
-    return [results[job.name] for job in jobs]
+    results = run_jobs(jobs, work_dir.absolute() / "runs", processes, lambda _, result, kept: report(result, kept))
+    return list(results.values())
 
 
 def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> list[Job]:

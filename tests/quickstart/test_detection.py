@@ -73,11 +73,9 @@ def test_the_checkpoint_is_one_of_the_plain_student(tools, done):
     assert [again[name] for name in METRICS] == pytest.approx([cells["student, MTKD-SSR"][name] for name in METRICS])
 
 
-def test_the_plan_trains_the_teacher_and_its_exits_once(tmp_path):
+def test_the_plan_trains_the_teacher_once(tmp_path):
     jobs = {job.name: job for job in plan_jobs(SCENES.sweep([3, 4]), tmp_path)}
     assert [name for name in jobs if name.startswith("teacher")] == ["teacher_scenes_seed0"]
-    reviewed = [name for name in jobs if name.startswith("mtkd")]
-    assert jobs[reviewed[1]].shares == (reviewed[0],)
     assert {name for name, job in jobs.items() if job.needs} == {name for name in jobs if "teacher_student" in name}
 
 
