@@ -27,12 +27,12 @@ CONFIGS = ROOT / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
 
 LEAF = """
-_base_ = ["kd_mm::classification/cifar100/resnet8_b64_cifar100.py", "kd_mm::_base_/recipes/mtkd_ssr.py"]
+_base_ = ["kd_mm::classification/cifar100/resnet8_1xb64_cifar100.py", "kd_mm::_base_/recipes/mtkd_ssr.py"]
 model = dict(
     _delete_=True,
     type="kd_mm.Distiller",
     student={{_base_.model}},
-    teacher=dict(config="kd_mm::classification/cifar100/resnet14_b64_cifar100.py", random_weights=True),
+    teacher=dict(config="kd_mm::classification/cifar100/resnet20_1xb64_cifar100.py", random_weights=True),
     recipe={{_base_.mtkd_ssr}},
     input_size=32,
 )

@@ -1,4 +1,4 @@
-_base_ = ["./student_digits.py", "./_mtkd_ssr.py"]
+_base_ = ["./student_digits.py", "../_base_/recipes/mtkd_ssr.py"]
 
 model = dict(
     _delete_=True,
@@ -9,3 +9,5 @@ model = dict(
     input_size=16,
 )
 default_hooks = {{_base_.kd_hooks}}
+# Logs the accuracy of every exit, for the picture.
+custom_hooks = [dict(type="kd_mm.ExitProbeHook")]

@@ -17,7 +17,9 @@ pairs = [
     ("wrn-40-2", "shufflenetv1"),
 ]
 methods = ["kd", "mtkd_ssr"]
-path = "kd_mm::classification/cifar100/{}_b64_cifar100.py"
+path = "kd_mm::classification/cifar100/{}_1xb64_cifar100.py"
+# Of networks with four stages the deepest three, as many as the others have.
+four_stages = {"model.stages": ["backbone.layer2", "backbone.layer3", "backbone.layer4"]}
 
 seeds = (0, 1, 2)
 metrics = ("accuracy/top1",)
@@ -29,6 +31,7 @@ rows += [
         config=path.format(student),
         distiller=method,
         teacher_row=teacher,
+        cfg_options=four_stages if method == "mtkd_ssr" and student in ("vgg8", "mobilenetv2") else {},
     )
     for teacher, student in pairs
     for method in methods

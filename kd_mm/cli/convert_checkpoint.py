@@ -1,7 +1,7 @@
 """Rename a public checkpoint so that a plain config of kd_mm loads it.
 
 Example:
-    python tools/convert_checkpoint.py ckpt_epoch_240.pth configs/classification/cifar100/resnet56_b64_cifar100.py \
+    python tools/convert_checkpoint.py ckpt_epoch_240.pth configs/classification/cifar100/resnet56_1xb64_cifar100.py \
         checkpoints/cifar100/resnet56.pth
 """
 

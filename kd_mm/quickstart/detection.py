@@ -38,7 +38,7 @@ _TERMS = {
     "loss_cls": "task: the student's own classes",
     "loss_bbox": "task: its boxes",
     **{key: label for key, label in TERMS.items() if key != "loss_student"},
-    "answer": "answer: its class maps, student against teacher",
+    "kd": "KD: class maps, student against teacher",
 }
 _CLASSES: Sequence[str] = DigitScenes.METAINFO["classes"]
 

@@ -202,11 +202,10 @@ NETWORKS: dict[str, Callable[[Source, Tensor], Tensor]] = {
     "resnet20": lambda net, x: resnet(net, x, 3, NARROW),
     "resnet8x4": lambda net, x: resnet(net, x, 1, X4),
     "resnet50": resnet50,
-    "wrn-16-1": lambda net, x: wide_resnet(net, x, 2, 1),
+    "wrn-40-1": lambda net, x: wide_resnet(net, x, 6, 1),
     "wrn-16-2": lambda net, x: wide_resnet(net, x, 2, 2),
     "vgg8": lambda net, x: vgg(net, x, (1, 1, 1, 1, 1)),
     "vgg13": lambda net, x: vgg(net, x, (2, 2, 2, 2, 2)),
-    "vgg19": lambda net, x: vgg(net, x, (2, 2, 4, 4, 4)),
     "mobilenetv2": mobilenet_v2,
     "shufflenetv1": shufflenet_v1,
     "shufflenetv2": shufflenet_v2,
@@ -238,7 +237,7 @@ def test_a_converted_network_computes_the_logits_of_the_source(name: str, tmp_pa
     net = Source()
     expected = NETWORKS[name](net, images())
     torch.save({"epoch": 240, "model": net.state, "accuracy": torch.tensor(70.0)}, tmp_path / "src.pth")
-    config = OSNET if name == "osnet" else CIFAR100 / f"{name}_b64_cifar100.py"
+    config = OSNET if name == "osnet" else CIFAR100 / f"{name}_1xb64_cifar100.py"
     meta = convert_checkpoint(tmp_path / "src.pth", config, tmp_path / "new" / "dst.pth")
     assert meta["source"] == "src.pth"
     torch.testing.assert_close(logits(config, tmp_path / "new" / "dst.pth"), expected, rtol=1e-4, atol=1e-4)
@@ -257,7 +256,7 @@ def test_original_cifar10_resnets(key: str | None, prefix: str, tmp_path: Path) 
     # torch 0.4.0 wrote no batch counters.
     state = {f"{prefix}{name}": value for name, value in net.state.items() if "num_batches" not in name}
     torch.save({key: state, "best_prec1": 91.7} if key else state, tmp_path / "src.pt")
-    config = ROOT / "configs" / "classification" / "cifar10" / "resnet20a_b64_cifar10.py"
+    config = ROOT / "configs" / "classification" / "cifar10" / "resnet20a_1xb64_cifar10.py"
     convert_checkpoint(tmp_path / "src.pt", config, tmp_path / "dst.pth")
     torch.testing.assert_close(logits(config, tmp_path / "dst.pth"), expected, rtol=1e-4, atol=1e-4)
 
@@ -290,7 +289,7 @@ def test_a_source_that_does_not_fit_is_one_line_and_nothing_is_written(
     torch.save(resnet8, tmp_path / "src.pth")
     (tmp_path / "dst.pth").write_bytes(b"the old file")
     with pytest.raises(ValueError, match=message) as caught:
-        convert_checkpoint(tmp_path / "src.pth", CIFAR100 / "resnet8_b64_cifar100.py", tmp_path / "dst.pth")
+        convert_checkpoint(tmp_path / "src.pth", CIFAR100 / "resnet8_1xb64_cifar100.py", tmp_path / "dst.pth")
     assert "\n" not in str(caught.value)
     assert (tmp_path / "dst.pth").read_bytes() == b"the old file"
     assert sorted(os.listdir(tmp_path)) == ["dst.pth", "src.pth"]
@@ -300,7 +299,7 @@ def test_padding_shortcuts_are_recognised(tmp_path: Path) -> None:
     net = Source()
     resnet(net, images(), 1, NARROW, option_a=True)
     torch.save(net.state, tmp_path / "src.pth")
-    config = ROOT / "configs" / "classification" / "cifar10" / "resnet8_b64_cifar10.py"
+    config = ROOT / "configs" / "classification" / "cifar10" / "resnet8_1xb64_cifar10.py"
     with pytest.raises(ValueError, match="shortcut='pad'"):
         convert_checkpoint(tmp_path / "src.pth", config, tmp_path / "dst.pth")
 
@@ -333,7 +332,7 @@ def test_files_that_cannot_be_read_safely(what: str, resnet8: dict[str, Tensor],
         torch.save({"epoch": 3}, src)
         message = "holds no state dict"
     with pytest.raises(ValueError, match=message) as caught:
-        convert_checkpoint(src, CIFAR100 / "resnet8_b64_cifar100.py", tmp_path / "dst.pth")
+        convert_checkpoint(src, CIFAR100 / "resnet8_1xb64_cifar100.py", tmp_path / "dst.pth")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "dst.pth").exists()
@@ -341,12 +340,12 @@ def test_files_that_cannot_be_read_safely(what: str, resnet8: dict[str, Tensor],
 
 def test_wrong_paths_and_networks(resnet8: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(resnet8, tmp_path / "src.pth")
-    config = CIFAR100 / "resnet8_b64_cifar100.py"
+    config = CIFAR100 / "resnet8_1xb64_cifar100.py"
     with pytest.raises(FileNotFoundError, match="checkpoint .*/other.pth does not exist"):
         convert_checkpoint(tmp_path / "other.pth", config, tmp_path / "dst.pth")
     with pytest.raises(FileNotFoundError, match="other.py' does not exist"):
         convert_checkpoint(tmp_path / "src.pth", tmp_path / "other.py", tmp_path / "dst.pth")
-    imagenet = ROOT / "configs" / "classification" / "imagenet" / "mobilenetv1_8xb32_imagenet.py"
+    imagenet = ROOT / "configs" / "classification" / "imagenet" / "mobilenetv1_8xb32_in1k.py"
     with pytest.raises(ValueError, match="MobileNetV1; known are kd_mm.CIFARResNet"):
         convert_checkpoint(tmp_path / "src.pth", imagenet, tmp_path / "dst.pth")
     with pytest.raises(ValueError, match="plain config"):
@@ -356,11 +355,11 @@ def test_wrong_paths_and_networks(resnet8: dict[str, Tensor], tmp_path: Path) ->
 def test_the_command_line(tools: Tools, resnet8: dict[str, Tensor], tmp_path: Path) -> None:
     src, dst = tmp_path / "src.pth", tmp_path / "dst.pth"
     torch.save(resnet8, src)
-    deeper = tools.run("convert_checkpoint", src, CIFAR100 / "resnet20_b64_cifar100.py", dst)
+    deeper = tools.run("convert_checkpoint", src, CIFAR100 / "resnet20_1xb64_cifar100.py", dst)
     assert deeper.status == 2
     assert deeper.err.splitlines()[-1].startswith("error: ")
     assert "missing: backbone.layer1.1.conv1.weight" in deeper.err.splitlines()[-1]
-    done = tools.run("convert_checkpoint", src, CIFAR100 / "resnet8_b64_cifar100.py", dst)
+    done = tools.run("convert_checkpoint", src, CIFAR100 / "resnet8_1xb64_cifar100.py", dst)
     assert done.status == 0, done.err
     assert done.out.splitlines()[-1] == f"src.pth (kd_mm.CIFARResNet) -> {dst}"
     assert dst.is_file()

@@ -58,7 +58,7 @@ def test_recipes_of_one_task() -> None:
 
 
 def test_a_network_for_re_identification_gets_its_recipe() -> None:
-    plain = load_config("kd_mm::reid/market1501/resnet18_b64_market1501.py")
+    plain = load_config("kd_mm::reid/market1501/resnet18_1xb64_market1501.py")
     assert task_of(plain) == "reid"
     recipe = compose(plain, "mtkd_ssr", "teacher.py", "teacher.pth").model.recipe
     assert recipe.exits.type == "kd_mm.BNNeckExit"

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 CIFAR = "classification/cifar100"
 
 
-def distilled(recipe: str, teacher: str = f"kd_mm::{CIFAR}/resnet14_b64_cifar100.py") -> Config:
+def distilled(recipe: str, teacher: str = f"kd_mm::{CIFAR}/resnet20_1xb64_cifar100.py") -> Config:
     text = f"""
-_base_ = ["{ROOT}/configs/{CIFAR}/resnet8_b64_cifar100.py", "{ROOT}/configs/_base_/recipes/{recipe}.py"]
+_base_ = ["{ROOT}/configs/{CIFAR}/resnet8_1xb64_cifar100.py", "{ROOT}/configs/_base_/recipes/{recipe}.py"]
 model = dict(
     _delete_=True,
     type="kd_mm.Distiller",
@@ -50,7 +50,7 @@ def test_a_recipe_that_reads_no_stages_says_so() -> None:
 
 
 def test_the_teachers_stages_are_paired_from_the_deep_end_where_there_are_more() -> None:
-    config = distilled("mtkd_ssr", f"kd_mm::{CIFAR}/resnet8x4_b64_cifar100.py")
+    config = distilled("mtkd_ssr", f"kd_mm::{CIFAR}/resnet8x4_1xb64_cifar100.py")
     config.model.stages = {"student": ["backbone.layer2", "backbone.layer3"]}
     *_, pairing = stage_sections(config)
     assert [line.split()[1] for line in pairing.splitlines()[3:]] == ["backbone.layer2", "backbone.layer3"]
@@ -88,8 +88,8 @@ def test_all_modules_are_listed_with_calls_and_outputs() -> None:
         ("mmpretrain::vision_transformer/vit-base-p16_64xb64_in1k-384px.py", (384, 384)),
         ("mmpretrain::efficientnet/efficientnet-b1_8xb32_in1k.py", (240, 240)),
         ("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", (800, 1333)),
-        (f"kd_mm::{CIFAR}/resnet8_b64_cifar100.py", (32, 32)),
-        ("kd_mm::classification/tiny_imagenet/resnet18_b64_tiny-imagenet.py", (64, 64)),
+        (f"kd_mm::{CIFAR}/resnet8_1xb64_cifar100.py", (32, 32)),
+        ("kd_mm::classification/tiny_imagenet/resnet18_1xb64_tiny-imagenet.py", (64, 64)),
         ("mmpretrain::resnet/resnet18_8xb16_cifar10.py", (32, 32)),
     ],
 )

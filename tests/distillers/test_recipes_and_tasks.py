@@ -11,7 +11,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from kd_mm.apis.recipes import compose, config_root, recipe_names
+from kd_mm.apis.recipes import compose, recipe_names
 from kd_mm.distillers import EMATeacher
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.losses import Progress
@@ -144,18 +144,3 @@ def test_it_says_why_not_and_what_to_take(kind: str, name: str) -> None:
         distiller(kind, name)
     assert REFUSED[kind][name] in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("kind", "pattern"),
-    [
-        ("two_stage", "detection/voc/{}_faster-rcnn_*"),
-        ("dense", "detection/voc/{}_retinanet_*"),
-        ("reid", "reid/market1501/{}_*"),
-    ],
-)
-def test_what_trains_has_a_config(kind: str, pattern: str) -> None:
-    alone = {"mag_features", "mas_features"}  # for joining, mag_features+at
-    names = [name for one, name in CELLS if one == kind and name not in alone]
-    missing = [name for name in names if not list(config_root().glob(pattern.format(name.replace("_", "-"))))]
-    assert missing == []

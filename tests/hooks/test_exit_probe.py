@@ -69,9 +69,7 @@ def train(folder: Path, method: str = "mtkd-ssr", probe: bool = True, **changes:
     )
     if method == "mtkd-ssr":
         config.model.recipe.teacher_exits.epochs = 1
-    config.default_hooks.pop("exit_probe", None)
-    if probe:
-        config.default_hooks.exit_probe = {"type": "kd_mm.ExitProbeHook"}
+    config.custom_hooks = [{"type": "kd_mm.ExitProbeHook"}] if probe else []
     runner, calls = Runner.from_cfg(config), TeacherCalls()
     runner.register_hook(calls)
     runner.train()

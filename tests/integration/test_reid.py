@@ -15,7 +15,7 @@ from ..test_configs import CONFIGS
 from .conftest import differences, weights
 
 PLAIN = """
-_base_ = "kd_mm::reid/market1501/resnet18_scratch_b64_market1501.py"
+_base_ = "kd_mm::reid/market1501/resnet18_1xb64_market1501.py"
 folder = dict(data_root=r"DATA", expected_counts=None)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -31,7 +31,10 @@ train_dataloader = dict(
 )
 val_dataloader = dict(**few, dataset=dict(**folder, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-model = dict(backbone=dict(base_channels=4, stem_channels=4), head=dict(in_channels=32, num_classes=6))
+model = dict(
+    backbone=dict(base_channels=4, stem_channels=4, init_cfg=dict(_delete_=True, type="Kaiming", layer="Conv2d")),
+    head=dict(in_channels=32, num_classes=6),
+)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [dict(type="LinearLR", start_factor=0.1, end=1, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=2, val_interval=2)
@@ -219,8 +222,8 @@ def test_what_is_wrong_with_the_images_is_said_in_one_line(street: Street, tmp_p
     assert f"1 of 25 images of {images.root}" in refused(street, street.plain, *here)
     path.rename(path.with_name("anna.jpg"))
     assert "anna.jpg (the name is not <identity>_c<camera>" in refused(street, street.plain, *here)
-    shipped = CONFIGS / "reid/market1501/resnet18_scratch_b64_market1501.py"
-    assert "holds 25 images, Market-1501 has 12936" in refused(street, shipped, *here)
+    shipped = CONFIGS / "reid/market1501/resnet18_1xb64_market1501.py"
+    assert "holds 25 images, Market-1501 has 12936" in refused(street, shipped, *here, "model.backbone.init_cfg=None")
     crowd = "train_dataloader.sampler.num_identities=9"
     line = refused(street, street.plain, "--work-dir", tmp_path / "run", "--cfg-options", crowd)
     assert "train_dataloader: batch_size=8, but its IdentitySampler makes batches of 9 identities x 2 images" in line

@@ -122,10 +122,22 @@ NETWORKS = [
     ("shufflenetv2", shufflenet_v2(), 1.36),
 ]
 
+# Networks without a config of their own: the config to take and what to override.
+OTHER_SIZES = {
+    "resnet14": ("resnet20", {"model.backbone.depth": 14}),
+    "resnet44": ("resnet20", {"model.backbone.depth": 44}),
+    "wrn-16-1": ("wrn-40-1", {"model.backbone.depth": 16}),
+    "vgg11": ("vgg8", {"model.backbone.depth": 11}),
+    "vgg16": ("vgg8", {"model.backbone.depth": 16}),
+    "vgg19": ("vgg8", {"model.backbone.depth": 19}),
+}
+
 
 @pytest.mark.parametrize(("name", "arithmetic", "printed"), NETWORKS, ids=[network[0] for network in NETWORKS])
 def test_parameters_of_the_complete_classifier(name: str, arithmetic: int, printed: float) -> None:
-    model = MODELS.build(Config.fromfile(CONFIGS / "cifar100" / f"{name}_b64_cifar100.py").model)
+    config = Config.fromfile(CONFIGS / "cifar100" / f"{OTHER_SIZES.get(name, (name,))[0]}_1xb64_cifar100.py")
+    config.merge_from_dict(OTHER_SIZES[name][1] if name in OTHER_SIZES else {})
+    model = MODELS.build(config.model)
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert counted == arithmetic
     assert round(counted / 1e6, 2) == printed
@@ -134,14 +146,14 @@ def test_parameters_of_the_complete_classifier(name: str, arithmetic: int, print
 def test_cifar10_resnets_with_padding_shortcuts_have_the_original_counts() -> None:
     """He et al., 2016, table 6: 0.27 M and 0.85 M for 10 classes; no shortcut has a parameter."""
     for depth, printed in ((20, 0.27), (56, 0.85)):
-        model = MODELS.build(Config.fromfile(CONFIGS / "cifar10" / f"resnet{depth}a_b64_cifar10.py").model)
+        model = MODELS.build(Config.fromfile(CONFIGS / "cifar10" / f"resnet{depth}a_1xb64_cifar10.py").model)
         assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == printed
         assert not [name for name, _ in model.named_parameters() if "shortcut" in name]
 
 
 def test_mobilenet_v1_has_the_count_of_the_paper() -> None:
     """Howard et al., 2017, table 8: 4.2 million."""
-    model = MODELS.build(Config.fromfile(CONFIGS / "imagenet" / "mobilenetv1_8xb32_imagenet.py").model)
+    model = MODELS.build(Config.fromfile(CONFIGS / "imagenet" / "mobilenetv1_8xb32_in1k.py").model)
     counted = sum(parameter.numel() for parameter in model.parameters())
     separable = [(32, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), *[(512, 512)] * 5]
     separable += [(512, 1024), (1024, 1024)]

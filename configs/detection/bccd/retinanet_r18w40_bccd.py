@@ -1,5 +1,5 @@
 # The teacher: ten times as wide as the student, with a wider pyramid and a deeper head, trained longer.
-_base_ = "./_bccd.py"
+_base_ = "./retinanet_r18w4_bccd.py"
 
 model = dict(
     backbone=dict(base_channels=40),

@@ -1,5 +1,5 @@
 # The teacher: a whole ResNet-50, a wider pyramid and a deeper head, trained longer.
-_base_ = "./_bccd-320.py"
+_base_ = "./retinanet_r18w8_bccd-320.py"
 
 model = dict(
     backbone=dict(depth=50, base_channels=64),

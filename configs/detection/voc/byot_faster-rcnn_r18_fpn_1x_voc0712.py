@@ -1,4 +1,10 @@
-_base_ = ["./_faster-rcnn_r50_r18.py", "../../_base_/recipes/detection/byot.py"]
+_base_ = ["./faster-rcnn_r18_fpn_1x_voc0712.py", "../../_base_/recipes/detection/byot.py"]
 
-model = dict(teacher=None, recipe={{_base_.byot}})
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=None,
+    recipe={{_base_.byot}},
+)
 default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,13 @@
-_base_ = ["./_retinanet_r50_r18.py", "../../_base_/recipes/detection/fgd.py"]
+_base_ = ["./retinanet_r18_fpn_1x_voc0712.py", "../../_base_/recipes/detection/fgd.py"]
 
-model = dict(recipe={{_base_.fgd}})
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::detection/voc/retinanet_r50_fpn_1x_voc0712.py",
+        checkpoint="checkpoints/voc/retinanet_r50.pth",
+    ),
+    recipe={{_base_.fgd}},
+)
 default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,19 @@
-_base_ = ["./_faster-rcnn_r101-r50_r18.py", "../../_base_/recipes/detection/multi_kd.py"]
+_base_ = ["./faster-rcnn_r18_fpn_1x_voc0712.py", "../../_base_/recipes/detection/multi_kd.py"]
 
-model = dict(recipe={{_base_.multi_kd}})
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=[
+        dict(
+            config="kd_mm::detection/voc/faster-rcnn_r101_fpn_1x_voc0712.py",
+            checkpoint="checkpoints/voc/faster-rcnn_r101.pth",
+        ),
+        dict(
+            config="kd_mm::detection/voc/faster-rcnn_r50_fpn_1x_voc0712.py",
+            checkpoint="checkpoints/voc/faster-rcnn_r50.pth",
+        ),
+    ],
+    recipe={{_base_.multi_kd}},
+)
 default_hooks = {{_base_.kd_hooks}}

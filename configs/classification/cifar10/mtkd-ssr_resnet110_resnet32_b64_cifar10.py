@@ -1,4 +1,0 @@
-_base_ = ["./_resnet110_resnet32.py", "../../_base_/recipes/mtkd_ssr.py"]
-
-model = dict(recipe={{_base_.mtkd_ssr}})
-default_hooks = {{_base_.kd_hooks}}

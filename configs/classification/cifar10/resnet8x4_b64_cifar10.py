@@ -1,8 +1,0 @@
-_base_ = [
-    "../../_base_/models/cifar_resnet_x4.py",
-    "../../_base_/datasets/cifar10.py",
-    "../../_base_/schedules/sgd_b64_240e.py",
-    "../../_base_/default_runtime.py",
-]
-
-model = dict(backbone=dict(depth=8), head=dict(num_classes=10))

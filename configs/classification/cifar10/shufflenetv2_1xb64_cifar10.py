@@ -1,0 +1,10 @@
+_base_ = [
+    "../../_base_/models/classifier.py",
+    "../../_base_/datasets/cifar10.py",
+    "../../_base_/schedules/sgd_bs64_240e.py",
+    "../../_base_/default_runtime.py",
+]
+
+model = dict(backbone=dict(type="kd_mm.CIFARShuffleNetV2"), head=dict(num_classes=10, in_channels=1024))
+
+optim_wrapper = dict(optimizer=dict(lr=0.01))

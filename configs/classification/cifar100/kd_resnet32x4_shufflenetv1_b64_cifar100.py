@@ -1,4 +1,0 @@
-_base_ = ["./_resnet32x4_shufflenetv1.py", "../../_base_/recipes/kd.py"]
-
-model = dict(recipe={{_base_.kd}})
-default_hooks = {{_base_.kd_hooks}}

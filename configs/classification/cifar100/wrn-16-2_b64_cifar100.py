@@ -1,8 +1,0 @@
-_base_ = [
-    "../../_base_/models/cifar_wide_resnet.py",
-    "../../_base_/datasets/cifar100.py",
-    "../../_base_/schedules/sgd_b64_240e.py",
-    "../../_base_/default_runtime.py",
-]
-
-model = dict(backbone=dict(depth=16, widen_factor=2))

@@ -1,4 +1,0 @@
-# The teacher, under the student's schedule.
-_base_ = "./resnet8x4_b256_cifar100-short.py"
-
-model = dict(backbone=dict(depth=32))

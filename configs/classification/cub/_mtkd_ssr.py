@@ -1,4 +1,0 @@
-# CUB-200-2011: the teacher's exits train for half of the student's schedule.
-_base_ = ["../../_base_/recipes/mtkd_ssr.py"]
-
-mtkd_ssr = dict(teacher_exits=dict(fraction=1 / 2, milestones=[1 / 2, 3 / 4, 11 / 12]))

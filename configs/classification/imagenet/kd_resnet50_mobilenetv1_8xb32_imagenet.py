@@ -1,4 +1,0 @@
-_base_ = ["./_resnet50_mobilenetv1.py", "./_kd.py"]
-
-model = dict(recipe={{_base_.kd}})
-default_hooks = {{_base_.kd_hooks}}

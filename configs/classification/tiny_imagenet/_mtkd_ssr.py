@@ -1,4 +1,0 @@
-# Tiny ImageNet: the teacher's exits train for a quarter of the student's schedule.
-_base_ = ["../../_base_/recipes/mtkd_ssr.py"]
-
-mtkd_ssr = dict(teacher_exits=dict(fraction=1 / 4))

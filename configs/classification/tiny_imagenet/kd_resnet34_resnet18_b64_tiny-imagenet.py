@@ -1,7 +1,0 @@
-_base_ = ["./_resnet34_resnet18.py", "../../_base_/recipes/kd.py"]
-
-model = dict(
-    recipe={{_base_.kd}},
-    input_size=64,
-)
-default_hooks = {{_base_.kd_hooks}}

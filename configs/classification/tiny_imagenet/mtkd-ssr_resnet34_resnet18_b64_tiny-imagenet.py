@@ -1,7 +1,0 @@
-_base_ = ["./_resnet34_resnet18.py", "./_mtkd_ssr.py"]
-
-model = dict(
-    recipe={{_base_.mtkd_ssr}},
-    input_size=64,
-)
-default_hooks = {{_base_.kd_hooks}}

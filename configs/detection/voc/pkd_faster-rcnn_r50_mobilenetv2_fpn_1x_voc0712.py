@@ -1,4 +1,0 @@
-_base_ = ["./_faster-rcnn_r50_mobilenetv2.py", "./_pkd_two-stage.py"]
-
-model = dict(recipe={{_base_.pkd}})
-default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,0 @@
-_base_ = ["./_retinanet_r50_r18.py", "../../_base_/recipes/detection/reviewkd.py"]
-
-model = dict(recipe={{_base_.reviewkd}})
-default_hooks = {{_base_.kd_hooks}}

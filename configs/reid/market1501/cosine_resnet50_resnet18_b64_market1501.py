@@ -1,4 +1,0 @@
-_base_ = ["./_resnet50_resnet18.py", "../../_base_/recipes/cosine.py"]
-
-model = dict(recipe={{_base_.cosine}})
-default_hooks = {{_base_.kd_hooks}}

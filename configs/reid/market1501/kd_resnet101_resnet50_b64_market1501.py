@@ -1,4 +1,0 @@
-_base_ = ["./_resnet101_resnet50.py", "../../_base_/recipes/reid/kd.py"]
-
-model = dict(recipe={{_base_.kd}})
-default_hooks = {{_base_.kd_hooks}}

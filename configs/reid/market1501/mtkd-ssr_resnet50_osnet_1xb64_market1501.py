@@ -1,0 +1,15 @@
+_base_ = ["./osnet_1xb64_market1501.py", "../../_base_/recipes/reid/mtkd_ssr.py"]
+
+model = dict(
+    _delete_=True,
+    type="kd_mm.Distiller",
+    student={{_base_.model}},
+    teacher=dict(
+        config="kd_mm::reid/market1501/resnet50_1xb64_market1501.py",
+        checkpoint="checkpoints/market1501/resnet50.pth",
+    ),
+    recipe={{_base_.mtkd_ssr}},
+    # OSNet has strides 4, 8 and 16; the third of the teacher's four stages has stride 16, as has the fourth.
+    stages=dict(teacher=["backbone.layer1", "backbone.layer2", "backbone.layer4"]),
+)
+default_hooks = {{_base_.kd_hooks}}

@@ -1,4 +1,0 @@
-_base_ = ["./_resnet50_resnet18.py", "../../_base_/recipes/reid/mtkd_ssr.py"]
-
-model = dict(recipe={{_base_.mtkd_ssr}})
-default_hooks = {{_base_.kd_hooks}}

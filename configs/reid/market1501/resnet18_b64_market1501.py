@@ -1,6 +1,0 @@
-_base_ = "./resnet18_scratch_b64_market1501.py"
-
-# mmpretrain's checkpoint of resnet/resnet18_8xb32_in1k.py
-pretrained = dict(type="Pretrained", checkpoint="checkpoints/imagenet/resnet18.pth", prefix="backbone")
-
-model = dict(backbone=dict(init_cfg=pretrained))

@@ -1,4 +1,0 @@
-_base_ = ["./_resnet101_resnet50.py", "../../_base_/recipes/reid/rkd.py"]
-
-model = dict(recipe={{_base_.rkd}})
-default_hooks = {{_base_.kd_hooks}}
