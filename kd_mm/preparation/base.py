@@ -23,12 +23,12 @@ class TeacherPreparation:
 
     A subclass is registered in :data:`kd_mm.registry.PREPARATIONS`; a loss asks for it with
     :meth:`kd_mm.losses.Loss.preparation`. :class:`kd_mm.preparation.PrepareTeachersHook` stores what :meth:`run`
-    returns and hands it to :meth:`load`.
+    returns and passes it to :meth:`load`.
 
     Args:
         distiller: The model that is trained afterwards.
         teacher: One of its teachers.
-        source: What the options are called in a config, for messages.
+        source: Name of the options in a config, for messages.
         options: Options from the config, on top of :attr:`defaults`.
 
     Raises:
@@ -55,11 +55,11 @@ class TeacherPreparation:
 
         Args:
             data: The training data.
-            partial: File of an unfinished result, for preparations that take long.
+            partial: File for an unfinished result.
 
         Returns:
-            ``state`` (what :meth:`load` takes, readable by ``torch.load(weights_only=True)``), ``scores`` (fractions
-            by name) and ``metric`` (what the scores are), both for the log.
+            ``state`` (what :meth:`load` takes, readable by ``torch.load(weights_only=True)``), and for the log
+            ``scores`` (fractions by name) and ``metric`` (what they are).
         """
         raise NotImplementedError
 
@@ -68,21 +68,17 @@ class TeacherPreparation:
         raise NotImplementedError
 
     def load(self, state: Any, origin: str) -> Any:
-        """Return the result in the form that the loss takes.
-
-        Args:
-            state: What :meth:`run` or :meth:`untrained` returned.
-            origin: Where it comes from, for messages.
-        """
+        """Return the result in the form that the loss takes; ``origin`` is for messages."""
         raise NotImplementedError
 
     def summarize(self, name: str, loss: Loss, results: Mapping[str, Any], data: TrainingData) -> None:
         """Log what the loss ``name`` makes of the results of all its teachers; the default does nothing."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the teacher is."""
-        return next(self.teacher.model.parameters()).device
+    # -- the teacher ---------------------------------------------------------------------------------------------
+
+    def record(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Run the teacher on a preprocessed batch ``(B, 3, H, W)``; return the tensors of its taps."""
+        return self.teacher.observe(inputs)
 
     def logits(self, inputs: Tensor, records: Mapping[str, Tensor]) -> Tensor:
         """Return the teacher's logits ``(B, K)``, from its taps where these record them."""
@@ -97,6 +93,11 @@ class TeacherPreparation:
         stages = {i: pairs[i - 1][1] for i in numbers}
         return {i: stage.to_map(records[stage.tap]) for i, stage in stages.items()}
 
+    def stage_taps(self, numbers: Iterable[int]) -> dict[int, str]:
+        """Return the taps of the teacher's stages."""
+        pairs = self.distiller.stage_pairs[self.teacher.name]
+        return {i: pairs[i - 1][1].tap for i in numbers}
+
 
 class EpochTraining(TeacherPreparation):
     """Trains modules on what a frozen teacher computes, by SGD with step decay on the training data.
@@ -104,8 +105,8 @@ class EpochTraining(TeacherPreparation):
     Options: ``fraction`` (its length in epochs over that of the run) or ``epochs`` (its length as a number),
     ``milestones`` (fractions of this length), ``gamma``, ``lr``, ``momentum``, ``weight_decay``.
 
-    After each epoch the state is written to a partial file. Each epoch has a random state of its own, so that a killed
-    training continues from there with the same result.
+    After each epoch the state is written to the partial file. Each epoch has a random state of its own, so that a
+    killed training continues from there with the same result.
 
     Attributes:
         module: What is trained; set by the subclass.
@@ -118,6 +119,15 @@ class EpochTraining(TeacherPreparation):
         super().__init__(distiller, teacher, source, options)
         self.kept: dict[str, Any] = {}
 
+    def fingerprint(self, data: TrainingData) -> list[Any]:
+        """Return the schedule and the other options."""
+        options = {key: value for key, value in self.options.items() if key not in ("fraction", "mode", "checkpoint")}
+        return [options, *data.epochs(self.options, self.source)]
+
+    def untrained(self) -> dict[str, Tensor]:
+        """Return the module as it was initialised."""
+        return self.module.state_dict()
+
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters by group of the optimizer."""
         return [list(self.module.parameters())]
@@ -126,30 +136,30 @@ class EpochTraining(TeacherPreparation):
         """Train for one epoch; return scalars for the log."""
         raise NotImplementedError
 
-    def train(self, data: TrainingData, partial: Path, chosen: Sequence[int] | None = None) -> dict[str, float]:
-        """Train :attr:`module` to the end; return the scalars of the last epoch.
+    def after_epoch(self, epoch: int) -> None:
+        """Look at the module after an epoch; the default does nothing."""
 
-        Args:
-            data: The training data.
-            partial: File of the state after each epoch.
-            chosen: Indices of the samples that are trained on; default: all.
+    def train(self, data: TrainingData, partial: Path, chosen: Sequence[int] | None = None) -> dict[str, float]:
+        """Train :attr:`module` to the end, on all samples or those with the indices ``chosen``.
+
+        Returns:
+            The scalars of the last epoch.
         """
-        options, logger = self.options, data.runner.logger
+        options, name, logger = self.options, f"{self.kind} of teacher {self.teacher.name!r}", data.runner.logger
         epochs, milestones = data.epochs(options, self.source)
         groups = [{"params": group} for group in self.parameter_groups()]
-        optimizer = torch.optim.SGD(
-            groups, options["lr"], momentum=options["momentum"], weight_decay=options["weight_decay"]
-        )
+        decay = options["weight_decay"]
+        optimizer = torch.optim.SGD(groups, options["lr"], momentum=options["momentum"], weight_decay=decay)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, options["gamma"])
         start, scalars = 0, dict[str, float]()
-        logger.info(f"training the {self.kind} of teacher {self.teacher.name!r} for {epochs} epochs")
+        logger.info(f"training the {name} for {epochs} epochs")
         if partial.is_file():
             state = read_checkpoint(str(partial))
             self.module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             start, scalars, self.kept = state["epoch"], state["scalars"], state["kept"]
-            logger.info(f"{self.kind} of teacher {self.teacher.name!r}: continued after epoch {start} ({partial})")
+            logger.info(f"{name}: continued after epoch {start} ({partial})")
         loader = data.loader(chosen=chosen)
         for epoch in range(start, epochs):
             with isolated_rng(f"epoch {epoch} of rank {get_rank()}"):
@@ -160,16 +170,13 @@ class EpochTraining(TeacherPreparation):
             for buffer in self.module.buffers():
                 broadcast(buffer)
             self.after_epoch(epoch)
-            text = ", ".join(f"{name} {value:.4f}" for name, value in scalars.items())
-            logger.info(f"{self.kind} of teacher {self.teacher.name!r}: epoch {epoch + 1} of {epochs}, {text}")
+            text = ", ".join(f"{key} {value:.4f}" for key, value in scalars.items())
+            logger.info(f"{name}: epoch {epoch + 1} of {epochs}, {text}")
             if is_main_process():
                 state = {"module": self.module.state_dict(), "optimizer": optimizer.state_dict(), "kept": self.kept}
                 state |= {"schedule": schedule.state_dict(), "epoch": epoch + 1, "scalars": scalars}
                 save_atomically(state, partial)
         return scalars
-
-    def after_epoch(self, epoch: int) -> None:
-        """Look at the module after an epoch; the default does nothing."""
 
     def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Update the parameters that ``loss`` depends on; gradients are the mean over the processes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,33 +74,32 @@ class CodeTraining(EpochTraining):
             raise ValueError(f"{source}.held_out={self.options['held_out']} is a share, from 0 to below 1")
         self.tap, self.shape = tap, [tap, width, list(dims)]
         self.temperatures = dict(zip(BRANCHES, temperatures, strict=True))
+        self.device = next(teacher.model.parameters()).device
         with isolated_rng(f"teacher codes/{teacher.name}"):
             self.module: Codes = Codes(width, dims, distiller.num_classes[teacher.name]).to(self.device)
         self.held_out: tuple[Tensor, Tensor] | None = None
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the codes' shape and the schedule."""
-        options = {key: value for key, value in self.options.items() if key != "fraction"}
-        return [self.shape, self.temperatures, options, data.epochs(self.options, self.source)]
+        """Return the schedule and the shape of the codes."""
+        return [*super().fingerprint(data), self.shape, self.temperatures]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
         """Train the codes; see the base class."""
-        share, chosen = self.options["held_out"], None
-        if share:
-            title = f"features of teacher {self.teacher.name}"
-            found, labels = data.collect_over_dataset(lambda inputs: {"": self._feature(inputs)}, title)
-            ((chosen, held_out),) = held_out_splits(labels, share, None, seed=0)
-            self.held_out = found[""][held_out], labels[held_out]
-        scores, state = self.train(data, partial, None if chosen is None else chosen.tolist()), self.module.state_dict()
-        if share:
-            state = {key: value for name in BRANCHES for key, value in self.kept[name]["weights"].items()}
-            scores = {name: self.kept[name]["score"] for name in BRANCHES}
-        metric = f"accuracy of their decoders on {'held-out training images' if share else 'the training data'}"
-        return {"state": state, "scores": scores, "metric": metric}
+        metric, share = "accuracy of their decoders on ", self.options["held_out"]
+        if not share:
+            scores = self.train(data, partial)
+            return {"state": self.module.state_dict(), "scores": scores, "metric": f"{metric}the training data"}
 
-    def untrained(self) -> dict[str, Tensor]:
-        """Return the codes as they were initialised."""
-        return self.module.state_dict()
+        def read(inputs: Tensor) -> dict[str, Tensor]:
+            return {"feature": full_precision(self.record(inputs)[self.tap])}
+
+        found, labels = data.collect_over_dataset(read, f"features of teacher {self.teacher.name}")
+        ((chosen, held_out),) = held_out_splits(labels, share, None, seed=0)
+        self.held_out = found["feature"][held_out], labels[held_out]
+        self.train(data, partial, chosen.tolist())
+        state = {key: value for best in self.kept.values() for key, value in best["weights"].items()}
+        scores = {name: best["score"] for name, best in self.kept.items()}
+        return {"state": state, "scores": scores, "metric": f"{metric}held-out training images"}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> Codes:
         """Return the frozen codes."""
@@ -120,7 +118,10 @@ class CodeTraining(EpochTraining):
             with isolated_rng(f"epoch {epoch} of rank {get_rank()}"):
                 counts = torch.zeros(1 + len(branches), dtype=torch.float64)
                 for batch in progress(loader, f"codes of teacher {self.teacher.name}, epoch {epoch + 1}"):
-                    feature, logits, targets = self._observe(batch)
+                    inputs = self.distiller.data_preprocessor(batch, True)
+                    records = self.record(inputs["inputs"])
+                    logits = self.logits(inputs["inputs"], records)
+                    feature, targets = full_precision(records[self.tap]), task.targets(inputs["data_samples"])
                     decoded = {name: codes.decoders[name](codes.encoders[name](feature)) for name in branches}
                     losses = [branch_loss(d, logits, targets, self.temperatures[n]) for n, d in decoded.items()]
                     self.step(torch.stack(losses).sum(), optimizer)
@@ -142,17 +143,8 @@ class CodeTraining(EpochTraining):
             score = float((predictions == labels).float().mean())
             if name not in self.kept or score > self.kept[name]["score"]:
                 state = self.module.state_dict()
-                weights = {key: copy.deepcopy(value) for key, value in state.items() if key.split(".")[1] == name}
-                self.kept[name] = {"score": score, "epoch": epoch + 1, "weights": weights}
-
-    def _feature(self, inputs: Tensor) -> Tensor:
-        return full_precision(self.teacher.observe(inputs)[self.tap])
-
-    def _observe(self, batch: Any) -> tuple[Tensor, Tensor, Any]:
-        data = self.distiller.data_preprocessor(batch, True)
-        records = self.teacher.observe(data["inputs"])
-        targets = self.distiller.task.targets(data["data_samples"])
-        return full_precision(records[self.tap]), self.logits(data["inputs"], records), targets
+                weights = {key: value.clone() for key, value in state.items() if key.split(".")[1] == name}
+                self.kept[name] = {"score": score, "weights": weights}
 
 
 def branch_loss(decoded: Tensor, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:

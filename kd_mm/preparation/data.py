@@ -43,12 +43,10 @@ class TrainingData:
         return [loader, *views, student.get("data_preprocessor"), student.get("train_cfg"), get_world_size()]
 
     def epochs(self, options: Mapping[str, Any], source: str) -> tuple[int, list[int]]:
-        """Return the length of a training in epochs, at least 1, and its milestones.
+        """Return the length of a training, at least 1, and its milestones, all in epochs.
 
-        Args:
-            options: ``epochs`` (a number, or ``None`` for ``fraction`` of the epochs of the run) and ``milestones``,
-                fractions of the training.
-            source: What the options are called in a config, for messages.
+        ``options["epochs"]`` is a number, or ``None`` for ``fraction`` of the run; ``milestones`` are fractions of the
+        training; ``source`` is for messages.
 
         Raises:
             ValueError: A length below 1 epoch, a fraction that is not above 0, or milestones that are no fractions.
@@ -66,12 +64,7 @@ class TrainingData:
         return epochs, [round(milestone * epochs) for milestone in milestones]
 
     def loader(self, key: str = "train_dataloader", chosen: Sequence[int] | None = None) -> Any:
-        """Build a data loader of the config, an epoch of which is one pass over its data.
-
-        Args:
-            key: Name of the loader in the config.
-            chosen: Indices of the samples that are loaded; default: all.
-        """
+        """Build a loader of the config, an epoch of which is one pass over its data, or the samples ``chosen``."""
         config = copy.deepcopy(dict(self.config[key]))
         config["persistent_workers"] = False
         if "InfiniteSampler" in str(config.get("sampler", {}).get("type")):
@@ -98,7 +91,7 @@ class TrainingData:
     def collect_over_dataset(
         self, read: Callable[[Tensor], Mapping[str, Tensor]], title: str, limit: int | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return what ``read`` returns for each image of :meth:`plain_dataset`, on the CPU, and the class of each.
+        """Read each image of :meth:`plain_dataset` once, in order.
 
         Args:
             read: Maps a preprocessed batch ``(B, 3, H, W)`` to tensors ``(B, ...)`` by name.
@@ -106,7 +99,7 @@ class TrainingData:
             limit: At most so many images, a fixed random choice.
 
         Returns:
-            Tensors ``(N, ...)`` by name, and labels ``(N,)`` int64; in the order of the data set.
+            What ``read`` returned, ``(N, ...)`` by name, and the labels ``(N,)``, on the CPU.
 
         Raises:
             ValueError: The targets are not one class an image.

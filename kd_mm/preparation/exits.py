@@ -56,14 +56,11 @@ class ExitTraining(EpochTraining):
         self.stages = sorted(distiller.plan.teacher_exits[teacher.name])
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the exits, their stages, the task loss and the schedule."""
-        pairs = self.distiller.stage_pairs[self.teacher.name]
+        """Return the schedule, the exits, their stages and the task loss."""
         shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}
-        options = {key: value for key, value in self.options.items() if key not in ("mode", "checkpoint", "fraction")}
+        exits = [self.distiller.recipe.exits, shapes, self.stage_taps(self.stages)]
         loss = data.config.model.get("student", {}).get("head", {}).get("loss")
-        stages = [pairs[i - 1][1].tap for i in self.stages]
-        length = data.epochs(self.options, self.source)
-        return [stages, shapes, self.distiller.recipe.exits, loss, vars(self.distiller.task), options, length]
+        return [*super().fingerprint(data), *exits, loss, vars(self.distiller.task)]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
         """Train the exits and measure their accuracy; see the base class."""
@@ -76,10 +73,6 @@ class ExitTraining(EpochTraining):
         scores = self.accuracy(data.loader("val_dataloader" if validated else "train_dataloader"))
         metric = f"{self.distiller.task.metric} on the {split} data"
         return {"state": self.module.state_dict(), "scores": scores, "metric": metric}
-
-    def untrained(self) -> dict[str, Tensor]:
-        """Return the exits as they were initialised."""
-        return self.module.state_dict()
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load the exits into the teacher and freeze them."""
@@ -115,7 +108,7 @@ class ExitTraining(EpochTraining):
     def forward(self, batch: Any, training: bool) -> tuple[dict[int, Tensor], Tensor | None, Any]:
         """Return the stage logits, the teacher's logits where the loss reads them, and the targets of a batch."""
         data = self.distiller.data_preprocessor(batch, training)
-        records = self.teacher.observe(data["inputs"])
+        records = self.record(data["inputs"])
         targets = self.distiller.task.targets(data["data_samples"])
         regions = targets.regions if self.distiller.task.regional else None
         maps = self.stage_maps(records, self.stages)

@@ -62,10 +62,10 @@ class PrepareTeachersHook(Hook):
             if given:
                 training.load(student_state_dict(read_checkpoint(given)), given)
             else:
-                _load_or_run(training, data, folder)
+                load_or_run(training, data, folder)
         for name, preparations in loss_preparations(distiller).items():
             loss = distiller.losses[name]
-            results = {teacher: _load_or_run(each, data, folder) for teacher, each in preparations.items()}
+            results = {teacher: load_or_run(each, data, folder) for teacher, each in preparations.items()}
             loss.load_preparation(results)
             if is_main_process():
                 next(iter(preparations.values())).summarize(name, loss, results, data)
@@ -117,7 +117,7 @@ def share_preparations(config: Config, folder: Path) -> None:
             hook.setdefault("cache_dir", str(folder))
 
 
-def _load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Path) -> Any:
+def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Path) -> Any:
     """Return the result of a preparation, from its file where there is one."""
     teacher, kind, logger = preparation.teacher, preparation.kind, data.runner.logger
     parts = [teacher.identity, teacher.input_size, data.fingerprint(), preparation.fingerprint(data)]

@@ -66,9 +66,8 @@ class Probing(TeacherPreparation):
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the stages, the images and the options."""
-        pairs = self.distiller.stage_pairs[self.teacher.name]
         options = {key: value for key, value in self.options.items() if key != "max_gigabytes"}
-        return [{i: pairs[i - 1][1].tap for i in self.stages}, data.plain_dataset()[0], options]
+        return [self.stage_taps(self.stages), data.plain_dataset()[0], options]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
         """Train and score the probes; see the base class."""
@@ -76,7 +75,7 @@ class Probing(TeacherPreparation):
         images = min(images, self.options["max_images"] or images)
 
         def read(inputs: Tensor) -> dict[str, Tensor]:
-            records = self.teacher.observe(inputs)
+            records = self.record(inputs)
             maps = self.stage_maps(records, self.stages)
             features = {f"stage{i}": pool_feature(feature, self.options["input"]) for i, feature in maps.items()}
             self._check_memory(sum(feature.shape[1] for feature in features.values()), images)
@@ -186,26 +185,21 @@ def probe_score(
 
 
 def probe_picture(rows: Mapping[str, Mapping[str, float]], shares: Mapping[int, Mapping[str, float]]) -> bytes:
-    """Return a PNG of the scores: a cell a teacher and stage, framed where the teacher guides the student.
-
-    Args:
-        rows: Fractions by teacher, then ``stage<i>`` and ``final``.
-        shares: Share of each teacher by stage.
-    """
+    """Return a PNG of the scores by teacher and stage, coloured where the teacher has a share."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 + 1.3 * len(shares), 1.2 + 0.6 * len(rows)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(2 + 1.3 * len(shares), 1 + 0.4 * len(rows)), dpi=150)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.imshow([[row[f"stage{i}"] for i in shares] for row in rows.values()], cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(shares)), [f"stage {i}" for i in shares])
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_title("probe score (%), framed: guides the student", fontsize=9)
-    for y, (teacher, row) in enumerate(rows.items()):
-        for x, i in enumerate(shares):
-            frame = {"edgecolor": "tab:red" if shares[i].get(teacher, 0.0) > 0 else "none", "facecolor": "white"}
-            axes.text(x, y, f"{100 * row[f'stage{i}']:.1f}", ha="center", va="center", bbox=frame)
+    axes = figure.add_subplot(title="probe score (%), coloured: guides the student")
+    axes.set_axis_off()
+    axes.table(
+        [[f"{100 * row[f'stage{i}']:.1f}" for i in shares] for row in rows.values()],
+        [["gold" if share.get(name, 0.0) > 0 else "white" for share in shares.values()] for name in rows],
+        rowLabels=list(rows),
+        colLabels=[f"stage {i}" for i in shares],
+        loc="center",
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

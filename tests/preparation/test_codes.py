@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.runner import Runner
 
-import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.recipes import config_root
 from kd_mm.preparation import CodeTraining
 
-RUNS = itertools.count()
+from ..helpers.digits import digits_run, run_log
 
 
 def prepared(folder: Path, **preparation: Any) -> Runner:
-    torch.set_num_threads(1)
-    config = Config.fromfile(config_root() / "quickstart" / "kd_teacher_student_digits.py")
-    teacher = Config.fromfile(config_root() / "quickstart" / "teacher_digits.py")
-    torch.manual_seed(0)
-    whole = {**teacher.model, "data_preprocessor": teacher.data_preprocessor}
-    config.model.teacher = {"config": whole, "random_weights": True}
-    fragment = Config.fromfile(config_root() / "_base_" / "recipes" / "mas.py")
-    config.model.recipe = fragment.mas
-    for loss in config.model.recipe.losses.values():
-        loss.preparation = {"epochs": 2, "lr": 0.05, **preparation}
-    config.default_hooks.update(fragment.kd_hooks)
-    config.merge_from_dict(
-        {
-            "work_dir": str(folder),
-            "experiment_name": f"codes_{next(RUNS)}",
-            "randomness": {"seed": 1},
-            "train_cfg.max_epochs": 1,
-            "train_dataloader.batch_size": 20,
-            "train_dataloader.dataset.samples_per_class": 6,
-            "val_dataloader.dataset.indices": 20,
-            "default_hooks.teacher_check.min_score": 0.0,
-        }
-    )
-    return Runner.from_cfg(config)
+    options = {"epochs": 2, "lr": 0.05, **preparation}
+    losses = {f"losses.{name}.preparation": options for name in ("codes", "stable")}
+    return digits_run(folder, "mas", options=losses)
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 
 def test_trained_once_for_both_losses(trained: Runner) -> None:
-    log = next(Path(trained.log_dir).glob("*.log")).read_text()
+    log = run_log(trained)
     assert log.count("training the codes of teacher 'teacher' for 2 epochs") == 1
     kept = stored(Path(trained.work_dir))
     for name in ("codes", "stable"):

@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.recipes import config_root
 from kd_mm.preparation import Probing
 from kd_mm.preparation.probes import held_out_splits, pool_feature, probe_score
 from kd_mm.registry import DATASETS
 
+from ..helpers.digits import digits_run, run_log
+
 OPTIONS = Probing.defaults
-RUNS = itertools.count()
 SAMPLES = 12  # images a class, of 10 classes
+SEEDS = {"one": 0, "two": 1, "other": 0}
 
 
-def prepared(folder: Path, names: tuple[str, ...] = ("one", "two"), **changes: Any) -> Runner:
-    """A run over the digits with the recipe gpac; teachers that share their name's first letter share their weights."""
-    torch.set_num_threads(1)
-    config = Config.fromfile(config_root() / "quickstart" / "kd_teacher_student_digits.py")
-    teacher = Config.fromfile(config_root() / "quickstart" / "teacher_digits.py")
-    files = {}
-    for name in names:
-        files[name] = folder / f"{name[0]}.pth"
-        if not files[name].is_file():
-            torch.manual_seed(ord(name[0]))
-            folder.mkdir(parents=True, exist_ok=True)
-            network = Runner.build_model(None, {**teacher.model, "data_preprocessor": teacher.data_preprocessor})
-            torch.save({"state_dict": network.state_dict()}, files[name])
-    whole = {**teacher.model, "data_preprocessor": teacher.data_preprocessor}
-    config.model.teacher = {name: {"config": whole, "checkpoint": str(files[name])} for name in names}
-    fragment = Config.fromfile(config_root() / "_base_" / "recipes" / "gpac.py")
-    config.model.recipe = fragment.gpac
-    config.default_hooks.update(fragment.kd_hooks)
-    config.merge_from_dict(
-        {
-            "work_dir": str(folder),
-            "experiment_name": f"probes_{next(RUNS)}",
-            "randomness": {"seed": 1},
-            "train_cfg.max_epochs": 1,
-            "train_dataloader.batch_size": 20,
-            "train_dataloader.dataset.samples_per_class": SAMPLES,
-            "val_dataloader.dataset.indices": 20,
-            "default_hooks.teacher_check.min_score": 0.0,
-            "model.recipe.losses.attention.probes": {"epochs": 3, "lr": 0.05},
-            **changes,
-        }
-    )
-    return Runner.from_cfg(config)
+def prepared(folder: Path, names: tuple[str, ...] = ("one", "two"), **probes: Any) -> Runner:
+    options = {"losses.attention.probes": {"epochs": 3, "lr": 0.05, **probes}}
+    return digits_run(folder, "gpac", {name: SEEDS[name] for name in names}, options, SAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +55,7 @@ def scores(folder: Path, teacher: str) -> dict[str, float]:
 def test_scores_are_logged_stored_and_drawn(trained: tuple[Runner, dict[str, Any]]) -> None:
     runner, _ = trained
     folder, loss = Path(runner.work_dir), runner.model.losses["attention"]
-    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    log = run_log(runner)
     rows = {name: scores(folder, name) for name in ("one", "two")}
     for i in (1, 2, 3):
         best = max(rows, key=lambda name: (rows[name][f"stage{i}"], rows[name]["final"]))
@@ -137,7 +105,7 @@ def test_wrong_options_end_in_one_line_before_training(tmp_path: Path) -> None:
     }
     for line, probes in wrong.items():
         with pytest.raises(ValueError, match=line):
-            prepared(tmp_path, **{"model.recipe.losses.attention.probes": probes}).train()
+            prepared(tmp_path / "run", **probes).train()
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------
@@ -181,9 +149,9 @@ def test_retrieval_scores_features_without_a_probe(tmp_path: Path) -> None:
     # The nearest by angle: of the first the second, of the fourth the third, of the fifth the last, which is wrong.
     assert probe_score(feature, labels, [(parts[1], parts[0])], options) == pytest.approx(2 / 3)
     assert probe_score(feature, labels, [parts, parts[::-1]], options) == pytest.approx((2 / 3 + 1) / 2)
-    runner = prepared(tmp_path, **{"model.recipe.losses.attention.probes": {"metric": "retrieval"}})
+    runner = prepared(tmp_path / "run", metric="retrieval")
     runner.train()
-    found = scores(tmp_path, "one")
+    found = scores(tmp_path / "run", "one")
     assert set(found) == {"stage1", "stage2", "stage3", "final"}
     assert all(12 * value == pytest.approx(round(12 * value)) for value in found.values())  # of 12 held-out images
 

@@ -1,0 +1,97 @@
+"""One hook for all preparations: lengths in epochs, runs side by side, losses without anything to prepare."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from kd_mm.preparation import share_preparations, skip_preparation
+from kd_mm.preparation.base import TeacherPreparation
+from kd_mm.preparation.data import TrainingData
+from kd_mm.preparation.hook import load_or_run
+
+from ..distillers.conftest import batch, build, recipe
+
+DATA: Any = SimpleNamespace(runner=SimpleNamespace(logger=MMLogger.get_instance("preparation")), fingerprint=list)
+
+
+class Slow(TeacherPreparation):
+    """Takes a moment; counts its runs."""
+
+    kind = "slow"
+    defaults = {"size": 1}
+    runs = 0
+
+    def fingerprint(self, data: TrainingData) -> list[Any]:
+        return [self.options]
+
+    def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
+        type(self).runs += 1
+        time.sleep(0.3)
+        return {"state": self.options["size"], "scores": {"done": 1.0}, "metric": "share"}
+
+    def load(self, state: Any, origin: str) -> Any:
+        return state
+
+
+def test_runs_side_by_side_compute_a_result_once(tmp_path: Path) -> None:
+    distiller = build(recipe=recipe("kd"))
+    results: list[int] = []
+
+    def run(size: int) -> None:
+        preparation = Slow(distiller, distiller.teachers["teacher"], "test", {"size": size})
+        results.append(load_or_run(preparation, DATA, tmp_path / "shared"))
+
+    threads = [threading.Thread(target=run, args=(size,)) for size in (1, 1, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [1, 1, 1, 2]
+    assert Slow.runs == 2
+    assert len(list((tmp_path / "shared").glob("teacher_slow_teacher_*.pth"))) == 2
+
+
+def test_the_folder_is_shared_unless_the_config_names_one(tmp_path: Path) -> None:
+    hooks = {"prepare_teachers": {"type": "kd_mm.PrepareTeachersHook"}, "logger": {"type": "LoggerHook"}, "timer": None}
+    config = Config({"default_hooks": hooks})
+    share_preparations(config, tmp_path)
+    assert config.default_hooks.prepare_teachers.cache_dir == str(tmp_path)
+    assert "cache_dir" not in config.default_hooks.logger
+    share_preparations(config, tmp_path / "other")
+    assert config.default_hooks.prepare_teachers.cache_dir == str(tmp_path)
+    share_preparations(Config({}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mtkd_ssr", "mas", "gpac", "kd"])
+def test_without_preparation_every_loss_runs(name: str) -> None:
+    teachers = build(ready=False).teachers["teacher"].config
+    both = {each: {"config": teachers, "random_weights": True} for each in ("one", "two")}
+    model = build(ready=False, recipe=recipe(name), **({"teacher": both} if name == "gpac" else {}))
+    skip_preparation(model)
+    losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert all(f"loss_{loss}" in losses for loss in model.losses)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fraction", "milestones", "expected"),
+    [
+        (None, 100 / 240, [0.3, 0.6, 0.9], (100, [30, 60, 90])),
+        (None, 1 / 1000, [0.5], (1, [0])),
+        (8, 100 / 240, [0.3, 0.6, 0.9], (8, [2, 5, 7])),
+    ],
+)
+def test_lengths_are_fractions_of_the_run(
+    epochs: int | None, fraction: float, milestones: list[float], expected: tuple[int, list[int]]
+) -> None:
+    runner: Any = SimpleNamespace(max_iters=1200, train_dataloader=range(5), cfg=None)  # 240 epochs, by either loop
+    data, distiller = TrainingData, build(recipe=recipe("kd"))
+    options = {"epochs": epochs, "fraction": fraction, "milestones": milestones}
+    assert data(runner, distiller).epochs(options, "exits") == expected
