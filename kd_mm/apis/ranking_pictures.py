@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from mmengine.fileio import get
 from numpy.typing import NDArray
 
-from kd_mm.apis.plots import STAGE_COLORS, new_figure, new_rows, save_png
 from kd_mm.apis.ranking import Found
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.reid_top import TopImages
+from kd_mm.utils.figures import COLORS, new_figure, new_rows, to_png
 
 RIGHT, WRONG = "#009E73", "#D55E00"
 #: Height of an image on the page in pixels, and the longest rank of the curves.
@@ -71,7 +71,7 @@ def draw_cmc(axes: Axes, tops: dict[str, TopImages]) -> None:
         axes: Where to draw.
         tops: What each network finds, by name.
     """
-    for color, (name, top) in zip(STAGE_COLORS, tops.items(), strict=False):
+    for color, (name, top) in zip(COLORS, tops.items(), strict=False):
         cmc = 100 * top.measures["cmc"][:_LAST_RANK]
         label = f"{name}: Rank-1 {cmc[0]:.1f}, mAP {100 * top.measures['mAP']:.1f}"
         axes.plot(np.arange(1, len(cmc) + 1), cmc, color=color, marker="o", markersize=3, linewidth=1.6, label=label)
@@ -93,7 +93,7 @@ def _picture(found: Found, path: str | Path, title: str) -> None:
             if image >= 0:
                 _show(axes, found.gallery.paths[image], _label(found, query, image), found.right(query, image))
     draw_cmc(panel, found.tops)
-    save_png(figure, path)
+    replace_file(path, to_png(figure))
 
 
 def _show(axes: Axes, path: str, label: str, right: bool | None) -> None:

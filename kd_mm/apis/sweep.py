@@ -17,17 +17,18 @@ from mmengine.utils import import_modules_from_strings
 
 from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.metric_names import MetricNamesHook, require
-from kd_mm.apis.plots import draw_comparison, save_png
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.run import build_runner
 from kd_mm.apis.stages import config_input_size
-from kd_mm.apis.tables import Cell, Column, group, write_tables
+from kd_mm.apis.tables import Cell, Column, draw_comparison, group, write_tables
 from kd_mm.datasets.identity_sampler import check_identity_batches
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.engine.jobs import Job, Result, fingerprint, run_jobs
 from kd_mm.hooks.report import complexity
 from kd_mm.preparation import share_preparations
 from kd_mm.utils.checkpoint import read_checkpoint
+from kd_mm.utils.figures import to_png
 
 COST_COLUMNS = (
     Column("params", "parameters", ".3f", 1e-6, " M"),
@@ -60,7 +61,7 @@ def compare(sweep: Sweep, work_dir: Path, processes: int = 1, report: Callable[[
     rows = group(cells, "row")
     table = write_tables(rows, table_columns(sweep.metrics), "config", work_dir)
     scores = {row: [cell[sweep.metrics[0]] for cell in runs] for row, runs in rows.items()}
-    save_png(draw_comparison(scores, sweep.metrics[0]), work_dir / "table.png")
+    replace_file(work_dir / "table.png", to_png(draw_comparison(scores, sweep.metrics[0])))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Tables of repeated runs: one cell a run, one row a method, mean and spread over the runs of a row."""
+"""Tables and pictures of repeated runs: one cell a run, one row a method, mean and spread over the runs of a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+
 from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.figures import plain_axes
 
 Cell = Mapping[str, Any]
 
@@ -138,3 +142,22 @@ def write_tables(
     cells = [cell for cells in rows.values() for cell in cells]
     replace_file(folder / "results.json", (json.dumps(cells, indent=2) + "\n").encode())
     return table
+
+
+def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Return a figure with the mean, the standard deviation as error bar and every single run of each row.
+
+    Args:
+        scores: Scores of the runs by row.
+        title: Name of the score.
+    """
+    figure = Figure(figsize=(7.0, 1.2 + 0.35 * len(scores)), layout="constrained")
+    axes = plain_axes(figure.add_subplot())
+    for position, runs in enumerate(scores.values()):
+        spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
+        axes.errorbar([float(np.mean(runs))], [position], xerr=[spread], fmt="o", capsize=4, color="C0")
+        axes.plot(list(runs), [position] * len(runs), ".", color="0.6", zorder=0)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{title}: mean, standard deviation, single runs")
+    return figure

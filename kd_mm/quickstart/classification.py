@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_mm.apis.plots import (
+from kd_mm.apis.tables import Column
+from kd_mm.engine.atomic_files import replace_file
+from kd_mm.quickstart.curves import (
     REFERENCE,
     TERMS,
     draw_curve,
     draw_losses,
     draw_student_exits,
     draw_teacher_exits,
-    legend_below,
-    new_figure,
-    save_png,
     seeds_text,
 )
-from kd_mm.apis.tables import Column
 from kd_mm.quickstart.run import Quickstart, read_logs
+from kd_mm.utils.figures import legend_below, new_figure, to_png
 
 METRIC = "accuracy/top1"
 
@@ -36,7 +35,7 @@ def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     exits.set_title(f"Accuracy of each exit ({seeds})", fontsize=11)
     legend_below(losses, 1)
     legend_below(exits, 2)
-    save_png(figure, path)
+    replace_file(path, to_png(figure))
 
 
 DIGITS = Quickstart(

@@ -10,24 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.fileio import load
 
-from kd_mm.apis.plots import (
-    FINAL,
-    REFERENCE,
-    STAGE_COLORS,
-    TERMS,
-    curve,
-    draw_curve,
-    draw_losses,
-    legend_below,
-    new_rows,
-    save_png,
-    seeds_text,
-)
 from kd_mm.apis.tables import Column
+from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.detection_samples import ImageBoxes, read_sample
 from kd_mm.quickstart.box_plots import draw_detections, draw_objects
+from kd_mm.quickstart.curves import FINAL, REFERENCE, TERMS, curve, draw_curve, draw_losses, seeds_text
 from kd_mm.quickstart.digit_scenes import DigitScenes, write_digit_scenes
 from kd_mm.quickstart.run import Quickstart, read_logs
+from kd_mm.utils.figures import COLORS, legend_below, new_rows, to_png
 
 METRICS = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 #: Scenes in the picture: the first of the test data with at least so many objects that are not difficult.
@@ -48,7 +38,7 @@ def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     figure, scenes, curves = new_rows(4, _SCENES, 2, "Distilling a detector: handwritten digits in scenes")
     _draw_scenes(figure, scenes, homes)
     _draw_curves(curves, homes)
-    save_png(figure, path, colors=256)
+    replace_file(path, to_png(figure, colors=256))
 
 
 def _draw_scenes(figure: Figure, panels: list[list[Axes]], homes: Mapping[str, Sequence[Path]]) -> None:
@@ -86,12 +76,12 @@ def _draw_curves(panels: list[Axes], homes: Mapping[str, Sequence[Path]]) -> Non
     reviewed = read_logs(homes["student, MTKD-SSR"])
     draw_losses(losses, reviewed, _TERMS)
     losses.set_title(f"Loss terms ({seeds_text(reviewed)})", fontsize=10)
-    rows = (("student, MTKD-SSR", FINAL), ("student, KD", STAGE_COLORS[1]), ("student alone", REFERENCE))
+    rows = (("student, MTKD-SSR", FINAL), ("student, KD", COLORS[1]), ("student alone", REFERENCE))
     for row, color in rows:
         draw_curve(scores, read_logs(homes[row]), METRICS[0], row, color=color, linewidth=1.6)
     last = float(curve(read_logs(homes["teacher"]), METRICS[0])[1][:, -1].mean())
     label = f"teacher, after its last epoch ({last:.1f})"
-    scores.axhline(last, color=STAGE_COLORS[0], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+    scores.axhline(last, color=COLORS[0], linestyle=(0, (4, 3)), linewidth=1.2, label=label)
     scores.set(xlabel="epoch", ylabel="VOC07 mAP on the validation scenes (%)")
     scores.set_title(f"Detection ({seeds_text(reviewed)})", fontsize=10)
     legend_below(losses, 2)

@@ -1,0 +1,61 @@
+"""Figures without pyplot's global state, and PNG files of them."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+#: Colour-blind safe (Okabe and Ito).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+RIGHT, WRONG = "#009E73", "#D55E00"
+
+
+def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels side by side, without touching pyplot's global state."""
+    figure = Figure(figsize=(6.4 * panels, 5.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    return figure, [plain_axes(figure.add_subplot(1, panels, i + 1)) for i in range(panels)]
+
+
+def new_rows(rows: int, images: int, panels: int, title: str) -> tuple[Figure, list[list[Axes]], list[Axes]]:
+    """Return a figure with rows of images and, below them, panels side by side."""
+    figure = Figure(figsize=(14, 1.75 * rows + 5.2), dpi=85, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.75 * rows, 4.9))
+    upper, lower = grid[0].subgridspec(rows, images, wspace=0.02, hspace=0.02), grid[1].subgridspec(1, panels)
+    pictures = [[figure.add_subplot(upper[i, j]) for j in range(images)] for i in range(rows)]
+    for axes in (axes for row in pictures for axes in row):
+        axes.set(xticks=[], yticks=[])
+    return figure, pictures, [plain_axes(figure.add_subplot(lower[0, j])) for j in range(panels)]
+
+
+def plain_axes(axes: Axes) -> Axes:
+    """Leave out the frame above and on the right, and draw a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return axes
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """Put the legend under a panel, where it hides no curve."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
+
+
+def to_png(figure: Figure, colors: int | None = None) -> bytes:
+    """Return a figure as the content of a PNG file, with at most so many colours (photographs take a fifth then)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    if colors is not None:
+        with Image.open(buffer) as image:
+            # By coverage, not by count: the colours of thin lines stay.
+            rgb = image.convert("RGB")
+            reduced = rgb.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        reduced.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
