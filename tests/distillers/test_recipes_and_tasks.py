@@ -29,7 +29,7 @@ SAMPLES = 40
 ALONE = ("byot", "ema_teacher")
 TEAMS = ("multi_kd", "ca_mkd", "gpac")
 EMBEDDING = "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd)"
-PLACES = "compares one row of logits an answer, this detector answers at"
+PLACES = "compares one row of logits an image or region, this detector predicts at"
 FOR_DETECTORS = "is for detectors alone; for this model take one of: at, "
 
 #: What refuses, and a part of the line that says so; all other recipes train.
@@ -42,9 +42,9 @@ DETECTION = {
     "mag_features": EMBEDDING,
     "mas": EMBEDDING,
     "mas_features": EMBEDDING,
-    "mskd_final": "answers for boxes, a stage for the image; take target='same_stage' (recipes mskd, mtkd_ssr)",
+    "mskd_final": "a detector classifies boxes, a stage the image; take target='same_stage' (recipes mskd, mtkd_ssr)",
     "rkd": EMBEDDING,
-    "sp": "it compares the images of a batch with each other, and a detector sees a few at a time; take a loss on maps",
+    "sp": "it compares the images of a batch with each other, and a detector gets a few at a time; take a loss on maps",
 }
 REFUSED = {
     "classification": {"crosskd": FOR_DETECTORS, "fgd": FOR_DETECTORS},
@@ -106,11 +106,11 @@ def prepare(model: Any) -> None:
             teacher.start(model)
     for loss in model.losses.values():
         if isinstance(loss, CodeReader):
-            codes = Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher])
-            loss.take_codes(codes.to(next(model.parameters()).device))
+            codes = Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher_names[0]])
+            loss.load_preparation({loss.teacher_names[0]: codes.to(next(model.parameters()).device)})
         if isinstance(loss, GPACAttentionLoss):
             stages = range(1, model.num_stages + 1)
-            loss.choose({name: dict.fromkeys(stages, 0.5) for name in loss.team}, {})
+            loss.choose({name: dict.fromkeys(stages, 0.5) for name in loss.teacher_names}, {})
 
 
 def data_of(kind: str) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None
 
 def test_recipes_that_make_no_sense_for_a_detector_say_so_before_anything_is_read(tools: Tools, own: Own) -> None:
     teacher = ["--teacher", own.teacher, "--teacher-checkpoint", own.folder / "nowhere.pth"]
-    for recipe, take in {"sp": "recipes at, pkd, cwd, fgd", "mag": "or on the class answer (recipe kd)"}.items():
+    for recipe, take in {"sp": "recipes at, pkd, cwd, fgd", "mag": "or on the class logits (recipe kd)"}.items():
         ended = tools.run("train", own.student, "--distiller", recipe, *teacher)
         assert ended.status == 2
         (line,) = ended.err.splitlines()
