@@ -1,4 +1,4 @@
-"""Exporting the student of a run: a plain checkpoint, the plain config beside it, and ONNX where asked for."""
+"""Exporting the student of a run: a plain checkpoint and config, and ONNX or its exits where asked for."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 import kd_mm
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.explain import explaining
 from kd_mm.apis.onnx_export import export_onnx, require_onnx
+from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.stages import config_input_size
+from kd_mm.distillers import Distiller
+from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.engine.atomic_files import replace_file
+from kd_mm.hooks.report import complexity
 from kd_mm.registry import MODELS
+from kd_mm.stages.stage import Stage
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import nearest
 
 # What a Runner or a command line leaves in a dumped config and what belongs to one run alone.
-_OF_ONE_RUN = ("work_dir", "launcher", "resume", "env_variables")
+_RUN_KEYS = ("work_dir", "launcher", "resume", "env_variables")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,27 @@ class Exported:
     weights: str
     onnx: Path | None = None
     onnx_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class ExportedExits:
+    """The files of an exported ensemble and what it costs.
+
+    Attributes:
+        checkpoint: The plain checkpoint.
+        config: The plain config.
+        tensors: Number of tensors in the checkpoint.
+        input_size: Height and width in pixels at which multiply-adds are counted.
+        student: Parameters and multiply-adds of the student alone.
+        ensemble: Parameters and multiply-adds of the student with all exits.
+    """
+
+    checkpoint: Path
+    config: Path
+    tensors: int
+    input_size: tuple[int, int]
+    student: tuple[int, int]
+    ensemble: tuple[int, int]
 
 
 def export_student(
@@ -88,37 +114,80 @@ def export_student(
             torch.
         ImportError: A package that ONNX needs is missing; nothing was written.
     """
-    out = Path(out).expanduser()
-    check_target(out)
-    _check_onnx(onnx)
-    source = load_config(config)
-    if options:
-        source.merge_from_dict(options)
-    text = exported_config(source).pretty_text
-    stored = read_checkpoint(checkpoint)
+    out = _check_target(out)
+    if onnx is not None:
+        require_onnx()
+        if Path(onnx).suffix != ".onnx":
+            raise ValueError(f"--onnx {onnx}: give a file that ends in .onnx")
+    plain, stored = exported_config(_read_config(config, options)), read_checkpoint(checkpoint)
     if teacher is None:
-        state, kind = chosen_weights(stored, ema, checkpoint)
+        state, kind = _choose_weights(stored, ema, checkpoint)
     else:
-        state, kind = _followed(stored, teacher, ema, checkpoint), f"teacher {teacher}"
+        state, kind = _teacher_weights(stored, teacher, ema, checkpoint), f"teacher {teacher}"
+    text = plain.pretty_text
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
     model_config, scope = teacher_model_config(plain)
     with explaining(plain), DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(model_config)
     fill(model, student_state_dict(state), "student", checkpoint)
-    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    meta = {**plain_meta(stored), "source": Path(checkpoint).name, "weights": kind, "kd_mm_version": kd_mm.__version__}
-    replace_file(out, saved({"meta": meta, "state_dict": state}))
-    beside = out.with_suffix(".py")
-    replace_file(beside, text.encode())
+    beside = _write(out, text, model.state_dict(), stored, checkpoint, kind)
+    tensors = len(model.state_dict())
     if onnx is None:
-        return Exported(out, beside, len(state), kind)
+        return Exported(out, beside, tensors, kind)
     size = input_size or config_input_size(plain) or (224, 224)
     try:
         difference = export_onnx(model, size, onnx)
     except ValueError as error:
         raise ValueError(f"{out} and {beside} were written, but no ONNX file: {error}") from error
-    return Exported(out, beside, len(state), kind, Path(onnx), difference)
+    return Exported(out, beside, tensors, kind, Path(onnx), difference)
+
+
+def export_exits(
+    config: str,
+    checkpoint: str,
+    out: str | Path,
+    options: dict[str, Any] | None = None,
+    ema: bool | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> ExportedExits:
+    """Write the student of a distillation run and its exits as a :class:`kd_mm.models.MultiExitClassifier`.
+
+    The config is written next to the checkpoint under the same name with the suffix ``.py``. The teachers' configs are
+    needed, their checkpoints are not.
+
+    Args:
+        config: A distillation config: a path, or ``package::path``.
+        checkpoint: Any checkpoint of a run of it.
+        out: The checkpoint to write, ``.pth`` or ``.pt``.
+        options: Overrides of config keys.
+        ema: Which weights to take, see :func:`export_student`.
+        input_size: Height and width in pixels to count multiply-adds at; default: from the config, else 224.
+
+    Raises:
+        FileNotFoundError: No such config or checkpoint.
+        ValueError: The config trains no exits, its student is no ``ImageClassifier``, or the checkpoint does not fit.
+    """
+    out = _check_target(out)
+    source = _read_config(config, options)
+    plain = exported_config(source)
+    distiller = _build_distiller(source, plain, config)
+    exits: Any = distiller.distill["exits"]
+    stored = read_checkpoint(checkpoint)
+    state, kind = _choose_weights(stored, ema, checkpoint)
+    fill(distiller.student, student_state_dict(state), "student", checkpoint)
+    fill(exits, distill_state_dict(state, "exits."), "exits of the student", checkpoint)
+    _set_multi_exit_model(plain, distiller)
+    with explaining(plain), DefaultScope.overwrite_default_scope(plain.get("default_scope")):
+        model: nn.Module = MODELS.build({**_preprocessor(plain), **plain.model})
+    weights = dict(distiller.student.state_dict())
+    for index, name in enumerate(sorted(exits, key=int)):
+        weights.update({f"exits.{index}.{key}": value for key, value in exits[name].state_dict().items()})
+    fill(model, weights, "multi-exit classifier", checkpoint)
+    beside = _write(out, plain.pretty_text, model.state_dict(), stored, checkpoint, kind)
+    size = input_size or config_input_size(plain) or (224, 224)
+    costs = complexity(distiller.student, size), complexity(model, size)
+    return ExportedExits(out, beside, len(model.state_dict()), size, *costs)
 
 
 def exported_config(config: Config) -> Config:
@@ -126,16 +195,15 @@ def exported_config(config: Config) -> Config:
 
     It imports kd_mm where it names a component of kd_mm, and only there: else upstream's own tools run it without.
     """
-    distills = str(config.model.type).endswith("Distiller")
     plain = plain_config(config)
-    for key in _OF_ONE_RUN:
+    for key in _RUN_KEYS:
         plain._cfg_dict.pop(key, None)
-    if distills and plain.get("custom_hooks"):
+    if is_distillation(config) and plain.get("custom_hooks"):
         plain.custom_hooks = [hook for hook in plain.custom_hooks if not str(hook.get("type")).startswith("kd_mm.")]
     wrapper = plain.get("optim_wrapper") or {}
     if wrapper.get("type") == "kd_mm.Bf16OptimWrapper":
         wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
-    _forget_scope(plain._cfg_dict)
+    _remove_scope(plain._cfg_dict)
     imports = [name for name in (config.get("custom_imports") or {}).get("imports", []) if name != "kd_mm"]
     if "kd_mm." in json.dumps(plain._cfg_dict.to_dict(), default=str):
         imports.append("kd_mm")
@@ -145,7 +213,7 @@ def exported_config(config: Config) -> Config:
     return plain
 
 
-def _forget_scope(part: Any) -> None:
+def _remove_scope(part: Any) -> None:
     """Remove the mark that mmengine leaves on what was inherited through ``kd_mm::``; types there are written out."""
     if isinstance(part, dict):
         if part.get("_scope_") == "kd_mm":
@@ -153,27 +221,40 @@ def _forget_scope(part: Any) -> None:
         part = list(part.values())
     if isinstance(part, list | tuple):
         for item in part:
-            _forget_scope(item)
+            _remove_scope(item)
 
 
-def check_target(out: Path) -> None:
-    """Stop where the config could not stand beside the checkpoint.
+def _read_config(config: str, options: dict[str, Any] | None) -> Config:
+    source = load_config(config)
+    if options:
+        source.merge_from_dict(options)
+    return source
 
-    Raises:
-        ValueError: The checkpoint has another ending than ``.pth`` or ``.pt``.
-    """
+
+def _check_target(out: str | Path) -> Path:
+    out = Path(out).expanduser()
     if out.suffix not in (".pth", ".pt"):
         raise ValueError(f"cannot export to {out}: give a .pth file; the config is written beside it as .py")
+    return out
 
 
-def _check_onnx(onnx: str | Path | None) -> None:
-    if onnx is not None:
-        require_onnx()
-        if Path(onnx).suffix != ".onnx":
-            raise ValueError(f"--onnx {onnx}: give a file that ends in .onnx")
+def _write(
+    out: Path, config: str, weights: Mapping[str, Tensor], stored: Mapping[str, Any], origin: str, kind: str
+) -> Path:
+    """Write a checkpoint and the config beside it; return the path of the config."""
+    run = stored.get("meta") or {}
+    meta = {key: _plain(run[key]) for key in ("dataset_meta", "CLASSES", "PALETTE", "epoch", "iter") if key in run}
+    meta |= {"source": Path(origin).name, "weights": kind, "kd_mm_version": kd_mm.__version__}
+    buffer = io.BytesIO()
+    torch.save(
+        {"meta": meta, "state_dict": {key: value.detach().cpu().clone() for key, value in weights.items()}}, buffer
+    )
+    replace_file(out, buffer.getvalue())
+    replace_file(out.with_suffix(".py"), config.encode())
+    return out.with_suffix(".py")
 
 
-def chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> tuple[dict[str, Any], str]:
+def _choose_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> tuple[dict[str, Any], str]:
     """Return the weights of a checkpoint that are wanted, student and distillation, and what they are.
 
     Args:
@@ -200,7 +281,7 @@ def chosen_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> 
     return {"state_dict": raw}, "raw"
 
 
-def _followed(stored: Mapping[str, Any], teacher: str, ema: bool | None, origin: str) -> dict[str, Any]:
+def _teacher_weights(stored: Mapping[str, Any], teacher: str, ema: bool | None, origin: str) -> dict[str, Any]:
     if ema is not None:
         raise ValueError(f"--teacher {teacher} is an average of its own: leave --ema and --no-ema out")
     weights = distill_state_dict(stored, f"teachers.{teacher}.model.")
@@ -211,12 +292,6 @@ def _followed(stored: Mapping[str, Any], teacher: str, ema: bool | None, origin:
             f"{nearest(teacher, sorted(held))}"
         )
     return {"state_dict": weights}
-
-
-def plain_meta(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an exported checkpoint says of its run, in plain types."""
-    meta = stored.get("meta") or {}
-    return {key: _plain(meta[key]) for key in ("dataset_meta", "CLASSES", "PALETTE", "epoch", "iter") if key in meta}
 
 
 def _plain(value: Any) -> Any:
@@ -232,8 +307,62 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def saved(checkpoint: dict[str, Any]) -> bytes:
-    """Return a checkpoint as the content of a file."""
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    return buffer.getvalue()
+def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
+    """Build the Distiller of a run without its teachers' weights.
+
+    Raises:
+        ValueError: It has no exits, or its student is no ``ImageClassifier``.
+    """
+    if not is_distillation(source):
+        raise ValueError(f"--exits: {origin} is no distillation; give the config that the exits were trained with")
+    kind = str(plain.model.type).rpartition(".")[2]
+    if kind != "ImageClassifier":
+        raise ValueError(
+            f"--exits: the student is a {kind}; only the exits of mmpretrain's ImageClassifier form an ensemble: "
+            "export without"
+        )
+    model = {**_preprocessor(source), **ConfigDict(source.model).to_dict()}
+    teachers = {
+        name: {**teacher, "checkpoint": None, "random_weights": True}
+        for name, teacher in teacher_configs(model.get("teacher")).items()
+    }
+    # The teacher's exits are not exported, and some modes would read them from its checkpoint.
+    recipe = {**(model.get("recipe") or {}), "teacher_exits": {"mode": "online"}}
+    with explaining(source), DefaultScope.overwrite_default_scope(source.get("default_scope")):
+        distiller: Distiller = MODELS.build({**model, "teacher": teachers, "recipe": recipe})
+    if "exits" not in distiller.distill or not distiller.distill["exits"]:
+        raise ValueError(
+            f"--exits: the recipe of {origin} trains no exits of the student (mskd, mskd_final, byot and mtkd_ssr do); "
+            "export without"
+        )
+    return distiller
+
+
+def _preprocessor(config: Config) -> dict[str, Any]:
+    own = config.get("data_preprocessor")
+    return {"data_preprocessor": own} if own else {}
+
+
+def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
+    """Replace the model of a plain config by the multi-exit classifier."""
+    exits: Any = distiller.distill["exits"]
+    configs = []
+    for name in sorted(exits, key=int):
+        deeper = distiller.stages[int(name) - 1 :]
+        config = {**distiller.recipe.exits, "stage": _stage_config(deeper[0]), "num_classes": exits[name].num_classes}
+        config["widths"] = [stage.channels for stage in deeper]
+        if exits[name].needs_rest:
+            config["rest"] = [stage.tap for stage in deeper[1:]]
+        config.pop("_scope_", None)
+        configs.append(config)
+    options = {"exits": configs, "ensemble": "logit_mean", "weights": None, "depth": None}
+    plain._cfg_dict["model"] = ConfigDict({**plain.model.to_dict(), "type": "kd_mm.MultiExitClassifier", **options})
+    imports = list((plain.get("custom_imports") or {}).get("imports", []))
+    plain.custom_imports = {"imports": list(dict.fromkeys([*imports, "kd_mm"])), "allow_failed_imports": False}
+
+
+def _stage_config(stage: Stage) -> Any:
+    if stage.layout == "map":
+        return stage.tap
+    config = {"tap": stage.tap, "layout": stage.layout, "height": stage.height, "width": stage.width}
+    return {**config, "extra_tokens": stage.extra_tokens} if stage.extra_tokens else config

@@ -41,7 +41,7 @@ def export_onnx(model: nn.Module, input_size: tuple[int, int], path: str | Path)
     """
     require_onnx()
     network = _TensorMode(model).cpu().eval()
-    content = _traced(network, torch.randn(_TRACED_BATCH, 3, *input_size))
+    content = _trace(network, torch.randn(_TRACED_BATCH, 3, *input_size))
     differences = {batch: _difference(network, content, input_size, batch) for batch in ONNX_BATCHES}
     for batch, difference in differences.items():
         if not difference <= ONNX_TOLERANCE:
@@ -74,7 +74,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _traced(network: nn.Module, inputs: Tensor) -> bytes:
+def _trace(network: nn.Module, inputs: Tensor) -> bytes:
     arguments: dict[str, Any] = {"input_names": ["inputs"]}
     try:
         with torch.no_grad():
@@ -104,18 +104,18 @@ def _difference(network: nn.Module, content: bytes, input_size: tuple[int, int],
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     inputs = torch.randn(batch, 3, *input_size, generator=torch.Generator().manual_seed(batch))
     try:
-        answers = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+        outputs = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     except Exception as error:  # onnxruntime's types are not public
         first = str(error).splitlines()[0]
         raise ValueError(f"onnxruntime cannot run the file with a batch of {batch}: {first}") from error
     with torch.no_grad():
         expected = [tensor.float().numpy() for tensor in network(inputs)]
     largest = 0.0
-    for answer, reference in zip(answers, expected, strict=True):
-        if answer.shape != reference.shape:
-            raise ValueError(f"onnxruntime gives {answer.shape}, torch {reference.shape}, for a batch of {batch}")
+    for output, reference in zip(outputs, expected, strict=True):
+        if output.shape != reference.shape:
+            raise ValueError(f"onnxruntime gives {output.shape}, torch {reference.shape}, for a batch of {batch}")
         scale = max(1.0, float(np.abs(reference).max()))
-        largest = max(largest, float(np.abs(answer - reference).max()) / scale)
+        largest = max(largest, float(np.abs(output - reference).max()) / scale)
     return largest
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from kd_mm.cli.options import add_common, run
 
 if TYPE_CHECKING:
-    from kd_mm.apis.export_exits import ExportedExits
+    from kd_mm.apis.export import ExportedExits
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,8 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def export(args: argparse.Namespace) -> None:
-    from kd_mm.apis.export import export_student
-    from kd_mm.apis.export_exits import export_exits
+    from kd_mm.apis.export import export_exits, export_student
     from kd_mm.apis.onnx_export import ONNX_BATCHES, ONNX_TOLERANCE
 
     onnx = None if args.onnx is None else args.onnx or str(Path(args.out).with_suffix(".onnx"))

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-from kd_mm.apis.export_exits import export_exits
+from kd_mm.apis.export import export_exits
 from kd_mm.models import combine_exits
 
 from ..helpers.tools import Tools
