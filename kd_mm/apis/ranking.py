@@ -20,9 +20,9 @@ from kd_mm.apis.explain import explaining
 from kd_mm.apis.run import read_config, set_threads
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
-from kd_mm.evaluation.reid_inputs import JUNK
-from kd_mm.evaluation.reid_samples import Gallery, gather, read_samples
-from kd_mm.evaluation.reid_top import TopImages, top_images
+from kd_mm.evaluation.reid_distances import JUNK, Images
+from kd_mm.evaluation.reid_metric import gather, read_samples
+from kd_mm.evaluation.reid_rank import TopImages, top_images
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 
@@ -41,8 +41,8 @@ class Found:
         setting: How images were ranked, in words.
     """
 
-    query: Gallery
-    gallery: Gallery
+    query: Images
+    gallery: Images
     tops: dict[str, TopImages]
     shown: list[int]
     setting: str
@@ -122,7 +122,7 @@ def metric_options(config: Config) -> dict[str, Any]:
     )
 
 
-def embed(config: Config, networks: Mapping[str, BaseModel], camera_rule: bool) -> dict[str, tuple[Gallery, Gallery]]:
+def embed(config: Config, networks: Mapping[str, BaseModel], camera_rule: bool) -> dict[str, tuple[Images, Images]]:
     """Return queries and gallery, without junk, as each network sees a config's test data.
 
     Args:

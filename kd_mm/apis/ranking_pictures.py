@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kd_mm.apis.ranking import Found
 from kd_mm.engine.atomic_files import replace_file
-from kd_mm.evaluation.reid_top import TopImages
+from kd_mm.evaluation.reid_rank import TopImages
 from kd_mm.utils.figures import COLORS, new_figure, new_rows, to_png
 
 RIGHT, WRONG = "#009E73", "#D55E00"

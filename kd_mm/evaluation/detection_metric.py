@@ -5,46 +5,58 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from numpy.typing import NDArray
+from torch import Tensor
 
-from kd_mm.evaluation.coco import CocoResult, coco_average_precision
-from kd_mm.evaluation.coco_json import write_coco_json
-from kd_mm.evaluation.detection_samples import ImageBoxes, image_name, read_sample, voc_years
-from kd_mm.evaluation.detection_table import detection_table
-from kd_mm.evaluation.matches import Floats, match_boxes
-from kd_mm.evaluation.precision_recall import draw_precision_recall
-from kd_mm.evaluation.voc import VocResult, voc_average_precision
+from kd_mm.evaluation.detection_ap import DetectionAP, detection_ap, nan_mean
+from kd_mm.evaluation.detection_report import describe_data, detection_table, draw_precision_recall, write_coco_json
 from kd_mm.registry import METRICS
 
-#: What a mean is where no class has an object to find, as pycocotools says it.
+#: The mean where no class has an object to find, as in pycocotools.
 UNDEFINED = -1.0
 _LOGGED = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
+class ImageBoxes(NamedTuple):
+    """Boxes of one image.
+
+    Attributes:
+        name: Path of the image, or its id where the sample has no path.
+        detections: ``(n, 6)``: x1, y1, x2, y2 in pixels, score, class.
+        objects: ``(m, 6)``: x1, y1, x2, y2 in pixels, class, and 1 for one that is ignored, else 0.
+    """
+
+    name: str
+    detections: NDArray[Any]
+    objects: NDArray[Any]
+
+
 @METRICS.register_module()
 class DetectionMetric(BaseMetric):
-    """VOC07, VOC12 and COCO average precision from one pass over one match table.
+    """VOC07, VOC12 and COCO average precision from one pass.
 
     Logs in percent, unrounded: ``voc07/mAP`` (11 points), ``voc12/mAP`` (area), ``coco/mAP`` (IoU 0.50 to 0.95),
     ``coco/AP50``, ``coco/AP75``, ``coco/AP_small``, ``coco/AP_medium``, ``coco/AP_large``; -1 where no class has an
     object to find. Means are over the classes that have one. Prints one table of all classes. The first two agree with
-    mmdet's ``VOCMetric``, the others with pycocotools, difficult objects being its crowds; see
-    :func:`kd_mm.evaluation.voc_average_precision` and :func:`kd_mm.evaluation.coco_average_precision`.
+    mmdet's ``VOCMetric``, the others with pycocotools, with difficult objects as crowds; see
+    :func:`kd_mm.evaluation.detection_ap.detection_ap`.
 
     Args:
         iou: IoU threshold of the two VOC measures.
-        inclusive: VOC's corners are pixels that belong to the box, so that a width is ``x2 - x1 + 1``, as in the
-            development kit and in mmdet's ``VOCMetric``. COCO's widths are always ``x2 - x1``.
+        inclusive: Whether VOC's widths are ``x2 - x1 + 1``, as in the development kit and in mmdet's ``VOCMetric``.
+            COCO's widths are always ``x2 - x1``.
         classwise: Log ``voc07/AP_<class>``, ``voc12/AP_<class>`` and ``coco/AP_<class>`` too.
         pr_curve_dir: Write a precision-recall picture of each class into this folder.
         outfile_prefix: Write ``<prefix>.gt.json`` and ``<prefix>.bbox.json`` in COCO's format.
-        collect_device: ``"cpu"`` or ``"gpu"``: how several processes bring their results together.
-        prefix: Put before every name; default: nothing.
-        collect_dir: Folder for that, with ``"cpu"``.
+        collect_device: ``"cpu"`` or ``"gpu"``: how results of several processes are collected.
+        prefix: Prepended to every name; default: nothing.
+        collect_dir: Folder for collecting, with ``"cpu"``.
 
     Raises:
         ValueError: ``iou`` is not in (0, 1].
@@ -71,11 +83,7 @@ class DetectionMetric(BaseMetric):
 
     @property
     def classes(self) -> list[str]:
-        """Class names of the data set.
-
-        Raises:
-            ValueError: It has none.
-        """
+        """Class names of the data set; raises ``ValueError`` where it has none."""
         classes = (self.dataset_meta or {}).get("classes")
         if not classes:
             raise ValueError(
@@ -84,73 +92,54 @@ class DetectionMetric(BaseMetric):
         return [classes] if isinstance(classes, str) else [str(name) for name in classes]
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the boxes of a batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: mmdet's data samples as dicts, with ``pred_instances`` and annotations.
-
-        Raises:
-            ValueError: See :func:`kd_mm.evaluation.detection_samples.read_sample`.
-        """
+        """Store the boxes of a batch of mmdet's data samples, given as dicts; see :func:`read_sample`."""
         classes = self.classes
-        # Plain tuples, so that the collected results need no class of ours to be read.
+        # Plain tuples, so that the collected results need no class of ours to be unpickled.
         self.results.extend(tuple(read_sample(sample, classes)) for sample in data_samples)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Measure everything.
-
-        Args:
-            results: Boxes of each image, in the order of the data set.
+        """Return the measures of all images, given in the order of the data set.
 
         Raises:
             ValueError: No images, or one of them twice.
         """
         images = [ImageBoxes(*result) for result in results]
+        names = [image.name for image in images]
         classes = self.classes
-        _check_images(images)
-        table = match_boxes(
-            [image.detections for image in images],
-            [image.objects for image in images],
-            len(classes),
-            self.inclusive,
-            min(self.iou, 0.5),
-        )
-        voc, coco = voc_average_precision(table, self.iou), coco_average_precision(table)
-        print_log("\n" + detection_table(self._data(images), classes, voc, coco), logger="current")
-        if not voc.objects.any():
+        _check_names(names)
+        detections, objects = [image.detections for image in images], [image.objects for image in images]
+        found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
+        data = describe_data(names, (self.dataset_meta or {}).get("dataset_type"))
+        print_log("\n" + detection_table(data, classes, found, self.iou, self.inclusive), logger="current")
+        if not found.objects.any():
             text = f"no object to find in {len(images)} images: do the class names in the annotations match {classes}?"
             print_log(text, logger="current", level=logging.WARNING)
         if self.pr_curve_dir is not None:
-            draw_precision_recall(voc, classes, self.pr_curve_dir)
+            draw_precision_recall(found, classes, self.pr_curve_dir, self.iou)
         if self.outfile_prefix is not None:
-            write_coco_json(images, classes, self.outfile_prefix)
-        return self._scalars(classes, voc, coco)
+            write_coco_json(names, detections, objects, classes, self.outfile_prefix)
+        return self._scalars(classes, found)
 
-    def _scalars(self, classes: Sequence[str], voc: VocResult, coco: CocoResult) -> dict[str, float]:
-        summary = coco.summary()
-        scalars = {"voc07/mAP": _percent(_mean(voc.ap07)), "voc12/mAP": _percent(_mean(voc.ap12))}
+    def _scalars(self, classes: Sequence[str], found: DetectionAP) -> dict[str, float]:
+        summary = found.coco_summary()
+        scalars = {"voc07/mAP": _percent(nan_mean(found.voc07)), "voc12/mAP": _percent(nan_mean(found.voc12))}
         scalars.update({f"coco/{name}": _percent(summary[name]) for name in _LOGGED})
         if self.classwise:
-            measures = {"voc07": voc.ap07, "voc12": voc.ap12, "coco": coco.ap[:, 0].mean(axis=1)}
+            measures = {"voc07": found.voc07, "voc12": found.voc12, "coco": found.coco[:, 0].mean(axis=1)}
             for measure, values in measures.items():
                 each = zip(classes, values, strict=True)
                 scalars.update({f"{measure}/AP_{name}": _percent(value) for name, value in each})
         return scalars
 
-    def _data(self, images: Sequence[ImageBoxes]) -> str:
-        years = voc_years([image.name for image in images])
-        rest = len(images) - sum(years.values())
-        if rest:
-            name = (self.dataset_meta or {}).get("dataset_type") or "data of no known year"
-            years[str(name)] = years.get(str(name), 0) + rest
-        return " + ".join(f"{name} ({count:,} {'image' if count == 1 else 'images'})" for name, count in years.items())
+
+def _percent(fraction: float) -> float:
+    return UNDEFINED if np.isnan(fraction) else 100.0 * float(fraction)
 
 
-def _check_images(images: Sequence[ImageBoxes]) -> None:
-    if not images:
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
         raise ValueError("DetectionMetric: no image was evaluated: is the list of the test split (ann_file) empty?")
-    name, times = Counter(image_name(image, i) for i, image in enumerate(images)).most_common(1)[0]
+    name, times = Counter(name or f"number {i}" for i, name in enumerate(names)).most_common(1)[0]
     if times > 1:
         raise ValueError(
             f"image {name} was evaluated {times} times: every image counts once; is it listed twice in ann_file, or is "
@@ -158,10 +147,61 @@ def _check_images(images: Sequence[ImageBoxes]) -> None:
         )
 
 
-def _mean(values: Floats) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes:
+    """Read the predictions and the annotations of a data sample.
+
+    Args:
+        sample: A ``DetDataSample`` as a dict, with its objects in ``gt_instances`` and ``ignored_instances``, as
+            ``PackDetInputs`` puts them there, or in ``instances`` with ``ignore_flag``.
+        classes: The class list of the data set.
+
+    Raises:
+        ValueError: No predictions, no annotations, a box or score that is not finite, or a class outside of the list.
+    """
+    name = str(sample.get("img_path") or sample.get("img_id") or "")
+    detections, objects = _read_detections(sample, name), _read_objects(sample, name)
+    for what, rows, column in (("predicted", detections, 5), ("annotated", objects, 4)):
+        if not np.isfinite(rows).all():
+            row = rows[~np.isfinite(rows).all(axis=1)][0]
+            raise ValueError(f"image {name}: a {what} box is not finite: {row[:5].tolist()}; has the model diverged?")
+        outside = rows[(rows[:, column] < 0) | (rows[:, column] >= len(classes)), column]
+        if outside.size:
+            listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+            raise ValueError(
+                f"image {name}: {what} class {int(outside[0])}, but the data set has the classes 0 to "
+                f"{len(classes) - 1} ({listed}): set num_classes={len(classes)} in the model's heads, or "
+                "metainfo=dict(classes=...) in the data set to the list that the model was trained with"
+            )
+    return ImageBoxes(name, detections, objects)
 
 
-def _percent(fraction: float) -> float:
-    return UNDEFINED if np.isnan(fraction) else 100.0 * float(fraction)
+def _read_detections(sample: Mapping[str, Any], name: str) -> NDArray[Any]:
+    found = sample.get("pred_instances")
+    if found is None or "bboxes" not in found:
+        raise ValueError(f"image {name}: no pred_instances.bboxes in the sample: the model is no detector")
+    return _rows(found["bboxes"], found["scores"], found["labels"])
+
+
+def _read_objects(sample: Mapping[str, Any], name: str) -> NDArray[Any]:
+    given = sample.get("gt_instances")
+    if given is not None and "bboxes" in given:
+        parts = [_rows(given["bboxes"], given["labels"], torch.zeros(len(given["labels"])))]
+        ignored = sample.get("ignored_instances")
+        if ignored is not None and "bboxes" in ignored:
+            parts.append(_rows(ignored["bboxes"], ignored["labels"], torch.ones(len(ignored["labels"]))))
+        return np.concatenate(parts)
+    if sample.get("instances") is None:
+        raise ValueError(
+            f"image {name}: the sample has no annotations: add dict(type='LoadAnnotations', with_bbox=True) after the "
+            "resizing in test_pipeline"
+        )
+    rows = [[*box["bbox"], box["bbox_label"], box.get("ignore_flag", 0)] for box in sample["instances"]]
+    return np.array(rows, dtype=np.float64).reshape(-1, 6)
+
+
+def _rows(boxes: Any, *columns: Tensor) -> NDArray[Any]:
+    """Return boxes and columns side by side, ``(n, 4 + columns)``, with one transfer from the device."""
+    boxes = getattr(boxes, "tensor", boxes).detach().reshape(-1, 4)  # mmdet's box types wrap a tensor
+    dtype = boxes.dtype if boxes.dtype == torch.float64 else torch.float32
+    parts = [boxes.to(dtype), *(column.detach().to(boxes.device, dtype)[:, None] for column in columns)]
+    return torch.cat(parts, dim=1).cpu().numpy()

@@ -1,189 +1,243 @@
-"""Distances between two sets of features, a block of rows at a time."""
+"""Queries and gallery of an evaluation of retrieval, and the distances between them, a block of queries at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import blake2b
-from typing import Any
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: A block of distances takes this many bytes, or this many rows where these are more.
+Array: TypeAlias = NDArray[Any]
+Ids: TypeAlias = NDArray[np.int64]
+#: Person id of images that count as neither right nor wrong.
+JUNK = -1
+METRICS = ("cosine", "euclidean")
+#: A block of distances has this many bytes, or this many rows where these are more.
 _BLOCK_BYTES, _BLOCK_ROWS = 2**26, 64
 _SQUARED_ROWS = 4096
-#: Euclidean features lose digits where their mean is this much longer than their spread.
-_OFF_CENTRE = 4.0
+#: Outside of these norms, squares leave the range of float32.
+_LEAST_NORM, _LARGEST_NORM = 1e-18, 1e18
+
+
+@dataclass(frozen=True)
+class Images:
+    """Queries or gallery.
+
+    Attributes:
+        features: ``(N, D)``.
+        pids: ``(N,)`` person ids.
+        camids: ``(N,)`` camera ids, or None without the camera rule.
+        paths: N paths, or none.
+    """
+
+    features: Array
+    pids: Ids
+    camids: Ids | None
+    paths: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def without_junk(self) -> Images:
+        """Return the images that are not junk, without their paths."""
+        kept = self.pids != JUNK
+        return Images(self.features[kept], self.pids[kept], None if self.camids is None else self.camids[kept])
+
+
+def read_images(query: tuple[Any, Any, Any], gallery: tuple[Any, Any, Any], metric: str) -> tuple[Images, Images]:
+    """Check queries and gallery, each given as features, person ids and camera ids, as arrays or tensors.
+
+    Returns:
+        Both, with features of one dtype: float64 where given or where squares leave the range of float32, else float32.
+
+    Raises:
+        ValueError: Shapes, dtypes, values or options do not fit.
+    """
+    check_metric(metric)
+    if (query[2] is None) != (gallery[2] is None):
+        side = "queries" if query[2] is None else "gallery"
+        raise ValueError(f"the {side} have no camera ids: give camera ids of both, or None for both: no camera rule")
+    features = _read_features(query[0], "query", metric), _read_features(gallery[0], "gallery", metric)
+    lengths = [side.shape[1] for side in features]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"query features have {lengths[0]} values, gallery features {lengths[1]}: take both from the same network"
+        )
+    dtype = np.result_type(*features)
+    sides = []
+    for name, values, (_, pids, camids) in zip(("query", "gallery"), features, (query, gallery), strict=True):
+        cameras = None if camids is None else _read_ids(camids, len(values), name, "camera")
+        sides.append(Images(values.astype(dtype, copy=False), _read_ids(pids, len(values), name, "person"), cameras))
+    if (sides[1].pids == JUNK).all():
+        raise ValueError(f"all {len(sides[1])} images of the gallery are junk (person id {JUNK}): nothing can be found")
+    return sides[0], sides[1]
+
+
+def check_metric(metric: str) -> None:
+    """Raise ``ValueError`` for an unknown distance."""
+    if metric not in METRICS:
+        near = difflib.get_close_matches(str(metric), METRICS, 1, 0.3) or METRICS
+        raise ValueError(f"metric={metric!r} is unknown: write metric={near[0]!r} (there are {', '.join(METRICS)})")
+
+
+def _read_features(given: Any, name: str, metric: str) -> Array:
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = (given if given.is_complex() or given.itemsize == 8 else given.float()).numpy()
+    try:
+        values = np.asarray(given)
+        if values.dtype.kind != "c":
+            values = np.ascontiguousarray(values, np.float64 if values.dtype.newbyteorder("=") == "f8" else np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} features are no matrix of numbers: {error}") from None
+    if values.ndim != 2:
+        raise ValueError(f"{name} features have shape {values.shape}: give a matrix, one row an image")
+    if not len(values):
+        raise ValueError(f"the {name} is empty: there is no image to {'look for' if name == 'query' else 'find'}")
+    if not values.shape[1]:
+        raise ValueError(f"{name} features have zero length: shape {values.shape}")
+    if values.dtype.kind == "c":
+        raise ValueError(f"{name} features are complex: give real numbers")
+    norms = np.sqrt(_squares(values))
+    if not np.isfinite(norms).all() and not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        raise ValueError(
+            f"{len(bad)} of {len(values)} {name} features hold NaN or infinity, the first being number {bad[0]}: has "
+            "the model diverged?"
+        )
+    small = norms < _LEAST_NORM
+    zero = small & (values == 0).all(axis=1) if small.any() else small
+    if metric == "cosine" and zero.any():
+        raise ValueError(
+            f"{name} feature {np.flatnonzero(zero)[0]} is all zero: it has no direction, so cosine similarity is "
+            "undefined; has the network collapsed? (metric='euclidean' takes it)"
+        )
+    return values.astype(np.float64, copy=False) if (small & ~zero | (norms > _LARGEST_NORM)).any() else values
+
+
+def _read_ids(given: Any, number: int, name: str, kind: str) -> Ids:
+    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if array.shape != (number,):
+        raise ValueError(
+            f"{number} {name} features, but {kind} ids of shape {array.shape}: give one {kind} id for each image"
+        )
+    if array.dtype.kind not in "iufb" or (array.dtype.kind == "f" and not (array == np.rint(array)).all()):
+        raise ValueError(f"{name} {kind} ids are not all whole numbers: {array[:3].tolist()} ...")
+    return array.astype(np.int64)
 
 
 class Distances:
     """Distances from rows ``(R, D)`` to columns ``(C, D)``: ``1 - cos``, or the squared Euclidean distance.
 
-    Half the squared Euclidean distance of L2-normalised features is ``1 - cos``. Products are taken of the features as
-    given and scaled afterwards, and columns that are the same bit by bit get the same distance wherever they stand, so
-    that what ties by arithmetic ties here, whatever the order in which a library sums.
+    Ties are exact: products are taken of the features as given and scaled afterwards, and equal columns have equal
+    distances, whatever the order in which a BLAS sums.
 
     Args:
         rows: Finite features, float32 or float64.
-        columns: The same dtype, on the same device; may be ``rows`` itself.
+        columns: Features of the same dtype; the very ``rows`` for the distances within one set.
         metric: ``"cosine"`` or ``"euclidean"``.
         chunk_size: Rows of a block; default: 64 MiB of distances, at least 64 rows.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, metric: str, chunk_size: int | None = None) -> None:
-        self.metric = metric
-        self._given_size = chunk_size
-        size = columns.element_size() * len(columns)
-        self.chunk_size = chunk_size or max(_BLOCK_BYTES // size, _BLOCK_ROWS)
+    def __init__(self, rows: Array, columns: Array, metric: str, chunk_size: int | None = None) -> None:
         same = rows is columns
         if metric == "euclidean":
             centre = _centre(columns)
-            if centre is not None:
+            if centre.any():
                 columns = columns - centre
                 rows = columns if same else rows - centre
-        self.rows, self.columns = rows, columns
-        self._row_scale = self._scale(rows)
-        self._column_scale = self._row_scale if same else self._scale(columns)
-        #: For each column the number of the first one that is the same bit by bit.
-        self.first = first_equal_rows(columns)
-        copies = np.flatnonzero(self.first != np.arange(len(self.first)))
-        self._copies = torch.from_numpy(copies).to(columns.device)
-        self._originals = torch.from_numpy(self.first[copies]).to(columns.device)
+        self.rows, self.columns, self.metric = rows, columns, metric
+        self.chunk_size = chunk_size or max(_BLOCK_BYTES // (columns.itemsize * len(columns)), _BLOCK_ROWS)
+        self._column_scale = self._scale(columns)
+        self._row_scale = self._column_scale if same else self._scale(rows)
+        # Rows as opaque bytes: sorting compares them with memcmp.
+        as_bytes = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.shape[1] * columns.itemsize)))
+        _, first, group = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
+        self._first = first[group]
+        self._copies = np.flatnonzero(self._first != np.arange(len(columns)))
 
-    def blocks(self, stop: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield the number of the first row and the distances ``(n, C)`` of n rows, until all rows were there.
+    def blocks(self, stop: int | None = None, self_zero: bool = False) -> Iterator[tuple[int, Array]]:
+        """Yield the number of the first row and the distances ``(n, C)`` of n rows at a time.
 
-        The memory of a block is used again for the next one; whoever takes it may write into it.
+        The memory of a block is reused for the next one; it may be written to.
 
         Args:
-            stop: Take only the rows before this one.
+            stop: Number of rows; default: all.
+            self_zero: Set the distance of row i to column i to exactly zero.
         """
         stop = len(self.rows) if stop is None else stop
-        size = min(self.chunk_size, stop), len(self.columns)
-        buffer = torch.empty(size, dtype=self.rows.dtype, device=self.rows.device)
+        buffer = np.empty((min(self.chunk_size, stop), len(self.columns)), dtype=self.columns.dtype)
         for start in range(0, stop, self.chunk_size):
             rows = slice(start, min(start + self.chunk_size, stop))
-            part = self.rows[rows]
-            block = buffer[: len(part)]
-            with _full_precision(block.device.type):
-                _multiply(part, self.columns, block)
-                self._finish(block, self._row_scale[rows, None], self._column_scale)
-                if len(self._copies):
-                    block[:, self._copies] = block[:, self._originals]
-            yield start, block.cpu().numpy()
+            block = np.matmul(self.rows[rows], self.columns.T, out=buffer[: rows.stop - start])
+            self._finish(block, self._row_scale[rows, None], self._column_scale)
+            if self_zero:
+                block[np.arange(len(block)), self._first[rows]] = 0
+            block[:, self._copies] = block[:, self._first[self._copies]]
+            yield start, block
 
-    def triangle(self) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-        """Yield all distances of rows that are the columns too, all different; each product is made once.
-
-        Yields:
-            The number of the first of n rows; distances ``(n, m)`` from them to themselves and all that follow, and
-            ``(m - n, n)`` from those that follow to them; both in memory that is used again.
-        """
-        total, cells = len(self.columns), _BLOCK_BYTES // self.columns.element_size()
-        largest = self._given_size * total if self._given_size else max(cells, _BLOCK_ROWS * total)
-        buffers = self.columns.new_empty((2, min(largest, total * total)))
-        start = 0
-        while start < total:
-            left = total - start
-            count = min(self._given_size or max(cells // left, _BLOCK_ROWS), left)
-            stop = start + count
-            block = buffers[0, : count * left].view(count, left)
-            turned = buffers[1, : count * (left - count)].view(left - count, count)
-            with _full_precision(block.device.type):
-                _multiply(self.rows[start:stop], self.columns[start:], block)
-                turned.copy_(block[:, count:].T)
-                self._finish(block, self._row_scale[start:stop, None], self._column_scale[start:])
-                self._finish(turned, self._row_scale[stop:, None], self._column_scale[start:stop])
-            yield start, block.cpu().numpy(), turned.cpu().numpy()
-            start = stop
-
-    def pairs(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
+    def pairs(self, rows: Ids, columns: Ids) -> Array:
         """Return the distances ``(P,)`` from ``rows[p]`` to ``columns[p]``."""
-        distances = np.empty(len(rows))
-        step = max(_BLOCK_BYTES // (2 * self.rows.shape[1] * self.rows.element_size()), 1)
+        products = np.empty(len(rows), dtype=self.columns.dtype)
+        step = max(_BLOCK_BYTES // (2 * self.columns[:1].nbytes), 1)
         for start in range(0, len(rows), step):
-            here = slice(start, start + step)
-            i, j = (torch.from_numpy(part[here]).to(self.rows.device) for part in (rows, columns))
-            with _full_precision(self.rows.device.type):
-                product = self.rows[i].mul_(self.columns[j]).sum(dim=1)
-                distances[here] = self._finish(product, self._row_scale[i], self._column_scale[j]).cpu().numpy()
-        return distances
+            part = slice(start, start + step)
+            products[part] = np.einsum("ij,ij->i", self.rows[rows[part]], self.columns[columns[part]])
+        return self._finish(products, self._row_scale[rows], self._column_scale[columns])
 
-    def _scale(self, features: Tensor) -> Tensor:
+    def _scale(self, features: Array) -> Array:
         """Return the inverse norm of each row for cosine, its squared norm for Euclidean distances."""
-        squares = torch.cat([part.square().sum(dim=1) for part in features.split(_SQUARED_ROWS)])
-        if self.metric != "cosine":
-            return squares
-        # GPUs approximate this root, so that features of one direction would not tie.
-        return squares.cpu().rsqrt().to(squares.device)
+        squares = _squares(features)
+        return 1 / np.sqrt(squares) if self.metric == "cosine" else squares
 
-    def _finish(self, products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def _finish(self, products: Array, rows: Array, columns: Array) -> Array:
         if self.metric == "cosine":
-            products.mul_(columns).mul_(rows).neg_().add_(1)
+            products *= columns
+            products *= rows
+            np.subtract(1, products, out=products)
         else:
-            products.mul_(-2).add_(columns).add_(rows)
-        return products.clamp_(min=0)
+            products *= -2
+            products += columns
+            products += rows
+        return np.maximum(products, 0, out=products)
 
 
-def first_equal_rows(features: Tensor) -> NDArray[np.int64]:
-    """Return for each row ``(N,)`` the number of the first row that is the same bit by bit."""
-    seen: dict[bytes, int] = {}
-    rows = np.ascontiguousarray(features.cpu().numpy())
-    digests = (blake2b(row.data, digest_size=16).digest() for row in rows)
-    found = (seen.setdefault(digest, i) for i, digest in enumerate(digests))
-    return np.fromiter(found, dtype=np.int64, count=len(rows))
+def smallest(values: Array, count: int) -> tuple[Ids, Array]:
+    """Return indices and values ``(B, count)`` of the smallest values of each row, ascending; equal ones by index.
 
-
-def _multiply(rows: Tensor, columns: Tensor, out: Tensor) -> None:
-    """Write ``rows @ columns.T``, on CPUs by NumPy's library: MKL, which torch has, is half as slow again on AMD's."""
-    if rows.device.type == "cpu":
-        np.matmul(rows.numpy(), columns.numpy().T, out=out.numpy())
-    else:
-        torch.mm(rows, columns.T, out=out)
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """Keep autocast and TF32, which a test run may have switched on, from rounding the products."""
-    restore = _switch_off_tf32()
-    try:
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            yield
-    finally:
-        restore()
-
-
-def _switch_off_tf32() -> Callable[[], None]:
-    """Return what puts back the state before."""
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set by backend, through torch's newer switches: there is no one answer
-        switch: Any = torch.backends.cuda.matmul
-        before = switch.fp32_precision
-        switch.fp32_precision = "none"
-        before = "none" if switch.fp32_precision == before else before  # else it would no longer follow all backends'
-        switch.fp32_precision = "ieee"
-        return lambda: setattr(switch, "fp32_precision", before)
-    if precision == "highest":
-        return lambda: None
-    torch.set_float32_matmul_precision("highest")
-    return lambda: torch.set_float32_matmul_precision(precision)
-
-
-def _centre(features: Tensor) -> Tensor | None:
-    """Return what to subtract, or None where nothing is to be won.
-
-    It is the mean, on a grid as coarse as the spread, so that whole numbers stay whole and their ties stay ties.
+    Args:
+        values: ``(B, N)`` without NaN.
+        count: At most N.
     """
-    mean = features.mean(dim=0)
-    energy = torch.linalg.vector_norm(features, dim=1).double().square().mean()
-    length = mean.double().square().sum()
-    spread = float((energy - length).clamp(min=0))
-    if float(length) <= _OFF_CENTRE**2 * spread:
-        return None
-    typical = (max(spread, 1e-12 * float(length)) / features.shape[1]) ** 0.5
-    grid = 2.0 ** np.floor(np.log2(typical))
-    return (mean / grid).round() * grid
+    indices = np.empty((len(values), count), dtype=np.int64)
+    for i, row in enumerate(values):
+        limit = np.partition(row, count - 1)[count - 1]
+        near = np.flatnonzero(row <= limit)
+        indices[i] = near[np.argsort(row[near], kind="stable")[:count]]
+    return indices, np.take_along_axis(values, indices, axis=1)
+
+
+def _squares(features: Array) -> Array:
+    """Return the squared norm of each row."""
+    parts = torch.from_numpy(features).split(_SQUARED_ROWS)
+    return torch.cat([part.square().sum(dim=1) for part in parts]).numpy()
+
+
+def _centre(features: Array) -> Array:
+    """Return what to subtract from features so that few digits cancel in ``|a|^2 + |b|^2 - 2 ab``.
+
+    The mean on a grid as coarse as the spread, so that whole numbers stay whole and their ties stay ties; zero where it
+    is not much longer than the spread.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    length = np.square(mean).sum()
+    spread = max(_squares(features).mean(dtype=np.float64) - length, 0.0)
+    if length <= 16 * spread:
+        return np.zeros(features.shape[1], dtype=features.dtype)
+    grid = 2.0 ** np.floor(np.log2(np.sqrt(max(spread, 1e-12 * length) / features.shape[1])))
+    return np.asarray((mean / grid).round() * grid, dtype=features.dtype)

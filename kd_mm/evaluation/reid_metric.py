@@ -1,25 +1,46 @@
-"""The registered metric of person re-identification and of retrieval as such."""
+"""The registered metric of person re-identification and of retrieval."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from kd_mm.evaluation.reid import evaluate_reid
-from kd_mm.evaluation.reid_inputs import JUNK, check_metric
-from kd_mm.evaluation.reid_samples import Gallery, ImageFeature, gather, read_samples, without_copies
+from kd_mm.evaluation.reid_distances import JUNK, Array, Images, check_metric
+from kd_mm.evaluation.reid_rank import evaluate_reid
 from kd_mm.evaluation.rerank import check_options
 from kd_mm.registry import METRICS
 
-#: Person id of gallery images that show nobody who is looked for.
+#: Person id of gallery images that show none of the persons to find.
 DISTRACTOR = 0
 _LOGGED_RANKS = (1, 5, 10)
+
+
+class ImageFeature(NamedTuple):
+    """One image of an evaluation.
+
+    Attributes:
+        feature: ``(D,)`` float32, or float64 where the network returns it.
+        pid: Person id.
+        camid: Camera id, or None.
+        role: ``"query"`` or ``"gallery"``.
+        number: Number in the data set, or None.
+        path: Path of the image, or an empty string.
+    """
+
+    feature: Array
+    pid: int
+    camid: int | None
+    role: str
+    number: int | None
+    path: str
 
 
 @METRICS.register_module()
@@ -27,25 +48,24 @@ class ReIDMetric(BaseMetric):
     """mAP, mINP and CMC of queries against a gallery; see :func:`kd_mm.evaluation.evaluate_reid`.
 
     Logs in percent, unrounded: ``reid/mAP``, ``reid/mAP_trapz`` (the official Market-1501 script's), ``reid/mINP``,
-    ``reid/Rank-1``, ``reid/Rank-5``, ``reid/Rank-10``; and counts: ``reid/queries`` (how many of them are valid is in
-    the printed line), ``reid/gallery`` (without junk), ``reid/junk`` (person id -1, those included that the data set
-    left out and counts as ``num_junk`` in its metainfo), ``reid/distractors`` (person id 0 in the gallery, unless a
-    query has it). With re-ranking both are measured: these names are those after it, ``reid/plain_mAP`` and
-    ``reid/plain_Rank-1`` those before.
+    ``reid/Rank-1``, ``reid/Rank-5``, ``reid/Rank-10``; and counts: ``reid/queries`` (the log line has the number of
+    valid ones), ``reid/gallery`` (without junk), ``reid/junk`` (person id -1, and what the data set left out and counts
+    as ``num_junk`` in its metainfo), ``reid/distractors`` (person id 0 in the gallery, unless a query has it). With
+    re-ranking these names are the results after it, ``reid/plain_mAP`` and ``reid/plain_Rank-1`` those before.
 
     Reads from each data sample ``feature`` ``(D,)``, ``pid``, ``camid``, ``role`` (``"query"`` or ``"gallery"``) and
-    ``sample_idx``, by which images that several processes evaluated twice are told apart.
+    ``sample_idx``, which identifies images that several processes evaluated twice.
 
     Args:
         metric: ``"cosine"`` or ``"euclidean"``.
-        rerank: None, or options of :class:`kd_mm.evaluation.ReRanking`; an empty dict takes the paper's.
+        rerank: None, or options of :func:`kd_mm.evaluation.evaluate_reid`'s re-ranking; an empty dict: the paper's.
         max_rank: Longest rank of the CMC curve, at least 10.
         camera_rule: Leave out gallery images of the query's person from the query's camera. ``False`` for data without
             cameras, whose samples need no ``camid``.
-        keep: Keep what was measured as :attr:`query` and :attr:`gallery`, and :attr:`cmc`.
-        collect_device: ``"cpu"`` or ``"gpu"``: how several processes bring their results together.
-        prefix: Put before every name; default: nothing more than ``reid/``.
-        collect_dir: Folder for that, with ``"cpu"``.
+        keep: Store the last evaluation in :attr:`query`, :attr:`gallery` and :attr:`cmc`.
+        collect_device: ``"cpu"`` or ``"gpu"``: how results of several processes are collected.
+        prefix: Prepended to every name; default: nothing more than ``reid/``.
+        collect_dir: Folder for collecting, with ``"cpu"``.
 
     Attributes:
         query: The queries of the last evaluation, with ``keep``.
@@ -53,7 +73,7 @@ class ReIDMetric(BaseMetric):
         cmc: ``(max_rank,)`` of the last evaluation, in [0, 1], with ``keep``.
 
     Raises:
-        ValueError: An option that does not exist, or is out of range.
+        ValueError: An option is unknown or out of range.
     """
 
     default_prefix = ""
@@ -75,44 +95,30 @@ class ReIDMetric(BaseMetric):
             raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
         self.metric, self.max_rank, self.camera_rule, self.keep = metric, max_rank, camera_rule, keep
         self.rerank = None if rerank is None else check_options(rerank)
-        self.query: Gallery | None = None
-        self.gallery: Gallery | None = None
-        self.cmc: Any = None
+        self.query: Images | None = None
+        self.gallery: Images | None = None
+        self.cmc: Array | None = None
         self._size: int | None = None
         self.results: list[Any]
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the features of a batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: Data samples as dicts.
-
-        Raises:
-            ValueError: See :func:`kd_mm.evaluation.reid_samples.read_samples`.
-        """
-        # Plain tuples, so that the collected results need no class of ours to be read.
+        """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`."""
+        # Plain tuples, so that the collected results need no class of ours to be unpickled.
         self.results.extend(map(tuple, read_samples(data_samples, self.camera_rule)))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Measure what all processes have seen.
+        """Return the measures of the images of all processes, the same in each process.
 
         Args:
             size: Images in the data set.
-
-        Returns:
-            The measures, the same in each process.
         """
         self._size = size
-        # One part a process: upstream's own collecting would cut shares of different lengths.
+        # One item per process: upstream's collecting would truncate shares of different lengths.
         self.results = [self.results]
         return super().evaluate(get_world_size())
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Measure everything.
-
-        Args:
-            results: The images of each process.
+        """Return the measures of all images, given as those of each process.
 
         Raises:
             ValueError: There is no query or no gallery, or see :func:`kd_mm.evaluation.evaluate_reid`.
@@ -123,35 +129,30 @@ class ReIDMetric(BaseMetric):
                 "the data samples have no sample_idx, so images evaluated twice by several processes cannot be told: "
                 "add 'sample_idx' to meta_keys of PackInputs in test_pipeline"
             )
-        images = without_copies(images)
+        images = _without_copies(images)
         if self._size is not None and len(images) != self._size:
             text = f"{len(images)} images were evaluated, but the test data set has {self._size}"
             print_log(f"{text}: the measures are not those of the data set", "current", level=logging.WARNING)
         query, gallery = gather(images, "query"), gather(images, "gallery")
-        scalars, cmc = self._measure(query, gallery)
-        if self.keep:
-            self.query, self.gallery, self.cmc = query, gallery, cmc
-        return scalars
-
-    def _measure(self, query: Gallery, gallery: Gallery) -> tuple[dict[str, float], Any]:
-        def measured(rerank: dict[str, Any] | None) -> dict[str, Any]:
-            pids, camids = (query.pids, gallery.pids), (query.camids, gallery.camids)
-            return evaluate_reid(
-                query.features, gallery.features, *pids, *camids, self.metric, rerank, max_rank=self.max_rank
-            )
-
-        found = measured(self.rerank)
+        found = self._evaluate(query, gallery, self.rerank)
         scalars = {f"reid/{name}": 100 * found[name] for name in ("mAP", "mAP_trapz", "mINP")}
         scalars.update({f"reid/Rank-{rank}": 100 * float(found["cmc"][rank - 1]) for rank in _LOGGED_RANKS})
         if self.rerank is not None:
-            plain = measured(None)
+            plain = self._evaluate(query, gallery, None)
             scalars["reid/plain_mAP"] = 100 * plain["mAP"]
             scalars["reid/plain_Rank-1"] = 100 * float(plain["cmc"][0])
         counts = _counts(query, gallery, int((self.dataset_meta or {}).get("num_junk", 0)))
-        print_log(self._line(counts, found["num_valid_queries"]), logger="current")
-        return {**scalars, **{f"reid/{name}": float(count) for name, count in counts.items()}}, found["cmc"]
+        scalars.update({f"reid/{name}": float(count) for name, count in counts.items()})
+        print_log(self._describe(counts, found["num_valid_queries"]), logger="current")
+        if self.keep:
+            self.query, self.gallery, self.cmc = query, gallery, found["cmc"]
+        return scalars
 
-    def _line(self, counts: Mapping[str, int], valid: int) -> str:
+    def _evaluate(self, query: Images, gallery: Images, rerank: Mapping[str, Any] | None) -> dict[str, Any]:
+        ids = query.pids, gallery.pids, query.camids, gallery.camids
+        return evaluate_reid(query.features, gallery.features, *ids, self.metric, rerank, self.max_rank)
+
+    def _describe(self, counts: Mapping[str, int], valid: int) -> str:
         name = (self.dataset_meta or {}).get("dataset") or "test data"
         return (
             f"Re-ID on {name}: {counts['queries']:,} queries ({valid:,} valid), {counts['gallery']:,} gallery images "
@@ -161,7 +162,87 @@ class ReIDMetric(BaseMetric):
         )
 
 
-def _counts(query: Gallery, gallery: Gallery, left_out: int) -> dict[str, int]:
+def _counts(query: Images, gallery: Images, left_out: int) -> dict[str, int]:
     junk = int((gallery.pids == JUNK).sum())
     distractors = 0 if (query.pids == DISTRACTOR).any() else int((gallery.pids == DISTRACTOR).sum())
     return {"queries": len(query), "gallery": len(gallery) - junk, "junk": junk + left_out, "distractors": distractors}
+
+
+def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> list[ImageFeature]:
+    """Read a batch of data samples with one transfer from the device.
+
+    Args:
+        samples: Data samples as dicts, with ``feature``, ``pid``, ``role``, ``camid`` with the camera rule, and
+            ``sample_idx`` and ``img_path`` where the pipeline packs them.
+        camera_rule: Whether ``camid`` is needed.
+
+    Raises:
+        ValueError: A field is missing, a role is unknown, or features differ in shape.
+    """
+    if not samples:
+        return []
+    labels = [_read_labels(sample, camera_rule) for sample in samples]
+    shapes = {tuple(sample["feature"].shape) for sample in samples}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        raise ValueError(f"features have the shapes {sorted(shapes)}: every image needs one vector of the same length")
+    features = torch.stack([torch.as_tensor(sample["feature"]).detach() for sample in samples])
+    features = features if features.dtype == torch.float64 else features.float()
+    return [ImageFeature(row, *label) for row, label in zip(features.cpu().numpy(), labels, strict=True)]
+
+
+def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int | None, str, int | None, str]:
+    path = str(sample.get("img_path") or "")
+    name = f"image {path or sample.get('sample_idx', '')}".rstrip()
+    if sample.get("feature") is None:
+        raise ValueError(f"{name}: no feature in the data sample: give the model a kd_mm.BNNeckHead, which predicts it")
+    for key in ("pid", "role", "camid") if camera_rule else ("pid", "role"):
+        if sample.get(key) is None:
+            hint = "; camera_rule=False measures without cameras" if key == "camid" else ""
+            raise ValueError(
+                f"{name}: no {key} in the data sample: add {key!r} to meta_keys of PackInputs in test_pipeline{hint}"
+            )
+    if sample["role"] not in ("query", "gallery"):
+        raise ValueError(f"{name}: role={sample['role']!r}: write 'query' or 'gallery'")
+    number = sample.get("sample_idx")
+    camid = int(sample["camid"]) if camera_rule else None
+    return int(sample["pid"]), camid, str(sample["role"]), None if number is None else int(number), path
+
+
+def _without_copies(images: Sequence[ImageFeature]) -> list[ImageFeature]:
+    """Return each image once, in the order of the data set; in the given order where one has no number.
+
+    A distributed sampler evaluates some images twice to fill equal shares.
+
+    Raises:
+        ValueError: Two different images have one number.
+    """
+    if any(image.number is None for image in images):
+        return list(images)
+    once: dict[tuple[str, int | None], ImageFeature] = {}
+    for image in images:
+        first = once.setdefault((image.role, image.number), image)
+        if (first.pid, first.camid, first.path) != (image.pid, image.camid, image.path):
+            names = " and ".join(one.path or f"one of person {one.pid}" for one in (first, image))
+            raise ValueError(f"two {image.role} images have sample_idx={image.number} ({names}): number them apart")
+    return [once[key] for key in sorted(once)]
+
+
+def gather(images: Iterable[ImageFeature], role: str) -> Images:
+    """Return the images of a role as one :class:`Images`.
+
+    Raises:
+        ValueError: There are none, or their features differ in length.
+    """
+    chosen = [image for image in images if image.role == role]
+    if not chosen:
+        raise ValueError(f"no image of role {role!r} was evaluated: the test data set needs queries and a gallery")
+    lengths = {len(image.feature) for image in chosen}
+    if len(lengths) > 1:
+        raise ValueError(f"features of the {role} have the lengths {sorted(lengths)}: all must be the same")
+    cameras = [image.camid for image in chosen if image.camid is not None]
+    return Images(
+        np.stack([image.feature for image in chosen]),
+        np.array([image.pid for image in chosen], dtype=np.int64),
+        np.array(cameras, dtype=np.int64) if len(cameras) == len(chosen) else None,
+        [image.path for image in chosen],
+    )

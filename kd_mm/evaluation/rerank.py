@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking, exact, with sparse sets instead of dense matrices."""
+"""k-reciprocal re-ranking with sparse matrices."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
-from torch import Tensor
 
-from kd_mm.evaluation.reid_distances import Distances
-from kd_mm.evaluation.reid_inputs import Ids
-from kd_mm.evaluation.reid_ranks import ranges
-from kd_mm.evaluation.rerank_neighbours import Nearest, expanded_sets, with_copies
+from kd_mm.evaluation.reid_distances import Array, Distances, Ids, smallest
 
 DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``k1``, ``k2`` and ``lambda_value``, with defaults for what is not given.
+    """Return ``k1``, ``k2`` and ``lambda_value``, with the paper's values for what is not given.
 
     Raises:
-        ValueError: An unknown name, or a value out of range.
+        ValueError: A name is unknown, or a value out of range.
     """
     if not isinstance(options, Mapping):
         raise ValueError(f"rerank={options!r}: give None, or a dict such as {DEFAULTS}")
@@ -42,11 +36,19 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-class ReRanking:
-    """Distances re-ranked by how much of their nearest neighbours two images share (Zhong et al., CVPR 2017).
+def reranked_distances(
+    query: Array,
+    gallery: Array,
+    metric: str = "cosine",
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    chunk_size: int | None = None,
+) -> Iterator[tuple[int, Array]]:
+    """Yield distances re-ranked by how many of their nearest neighbours two images share (Zhong et al., CVPR 2017).
 
     Over queries and gallery together, with ``d`` the squared Euclidean distance (of L2-normalised features for cosine),
-    every row divided by its maximum, and ``N(i, k)`` the ``k + 1`` images nearest to i, itself among them:
+    each row divided by its maximum, and ``N(i, k)`` the ``k + 1`` images nearest to i, itself among them:
 
     * ``R(i, k)``: the images of ``N(i, k)`` that have i among their own ``k + 1``;
     * ``R*(i)``: ``R(i, k1)``, and ``R(j, k1 / 2)`` of each j in it of which more than two thirds lie in ``R(i, k1)``;
@@ -55,107 +57,89 @@ class ReRanking:
     * Jaccard distance ``1 - m / (2 - m)`` with ``m = sum_j min(V(i, j), V(g, j))``, as rows of V sum to one;
     * ``(1 - lambda_value) * Jaccard + lambda_value * d``.
 
-    Agrees with the authors' dense program up to rounding, also where it says more than the paper: "more than" two
-    thirds, rows of d and V divided, ``k1 / 2`` rounded, halves to the even number, and no expansion for ``k2 = 1``. Of
-    equal distances that to the image of the smaller number comes first, queries before the gallery. Kept are the
-    nearest neighbours and the sparse V, not one ``N x N`` matrix.
+    Equal to the authors' dense program up to rounding, also where it defines more than the paper: "more than" two
+    thirds, rows of d and V divided, ``k1 / 2`` rounded half to even, and no expansion for ``k2 = 1``. Equal distances
+    are ordered by image number, queries before the gallery. Only the nearest neighbours and the sparse V are held, no
+    ``N x N`` matrix.
 
     Args:
         query: Features ``(Q, D)``, finite, float32 or float64.
-        gallery: Features ``(G, D)``, the same dtype and device; without junk, which would be neighbours.
+        gallery: Features ``(G, D)`` of the same dtype, without junk, which would count as neighbours.
         metric: ``"cosine"`` or ``"euclidean"``.
         k1: Neighbours whose sets are compared.
         k2: Neighbours to average over.
         lambda_value: Share of the original distance, in [0, 1].
         chunk_size: Rows of distances that are held at once; default: 64 MiB of them, at least 64.
+
+    Yields:
+        The number of the first query, and distances ``(n, G)`` of n queries in memory that is reused.
     """
-
-    def __init__(
-        self,
-        query: Tensor,
-        gallery: Tensor,
-        metric: str = "cosine",
-        k1: int = 20,
-        k2: int = 6,
-        lambda_value: float = 0.3,
-        chunk_size: int | None = None,
-    ) -> None:
-        self.lambda_value = lambda_value
-        images = torch.cat([query, gallery])
-        self._chunk_size = chunk_size
-        self._distances = Distances(images, images, metric, chunk_size)
-        self._queries = len(query)
-        # Twice the neighbours: most of what the sets are expanded by is among them, so its distances are known.
-        indices, values, self._largest = self._neighbours(max(2 * (k1 + 1), k2))
-        weights = self._weights(indices, values, k1)
-        if k2 > 1:
-            weights = _averaged(weights, indices[:, :k2])
-        self._weights_of_queries = weights[: self._queries]
-        self._weights_of_gallery = csc_array(weights[self._queries :])
-
-    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield the number of the first query and re-ranked distances ``(n, G)`` of n queries, until all were there."""
-        for start, block in self._distances.blocks(self._queries):
-            mixed = block[:, self._queries :]
-            for i, distances in enumerate(mixed, start):
-                distances *= self.lambda_value / self._largest[i]
-                distances += (1 - self.lambda_value) * self._jaccard(i)
-            yield start, mixed
-
-    def _neighbours(self, count: int) -> tuple[Ids, NDArray[Any], NDArray[Any]]:
-        """Return the nearest images ``(N, count)`` of each, their distances, and the largest distance ``(N,)``."""
-        distances, first = self._distances, self._distances.first
-        rows = len(first)
-        count = min(count, rows)
-        different = np.unique(first)
-        if len(different) < rows:
-            images = distances.rows[torch.from_numpy(different).to(distances.rows.device)]
-            distances = Distances(images, images, distances.metric, self._chunk_size)
-        nearest = Nearest(len(different), min(count, len(different)))
-        for start, block, turned in distances.triangle():
-            np.fill_diagonal(block, 0)  # rounding must not put another image before a row's own
-            nearest.add(start, start, block)
-            nearest.add(start + len(block), start, turned)
-        # All images the same: every distance is zero already.
-        largest = np.where(nearest.largest > 0, nearest.largest, 1)
-        if len(different) == rows:
-            return nearest.indices, nearest.values, largest
-        indices, values = with_copies(nearest.indices, nearest.values, first, count)
-        return indices, values, largest[np.searchsorted(different, first)]
-
-    def _weights(self, indices: Ids, values: NDArray[Any], k1: int) -> csr_array:
-        rows = len(indices)
-        keys = expanded_sets(indices[:, : k1 + 1], indices[:, : round(k1 / 2) + 1])
-        i, j = keys // rows, keys % rows
-        nearest = (np.arange(rows)[:, None] * rows + indices).ravel()
-        order = np.argsort(nearest)
-        at = np.minimum(np.searchsorted(nearest[order], keys), len(order) - 1)
-        known = nearest[order[at]] == keys
-        distances = values.ravel()[order[at]]
-        distances[~known] = self._distances.pairs(i[~known], j[~known])
-        weights = np.exp(-distances / self._largest[i])
-        weights /= np.bincount(i, weights, rows)[i]
-        return csr_array((weights, j, _starts(i, rows)), shape=(rows, rows))
-
-    def _jaccard(self, query: int) -> NDArray[Any]:
-        mine, gallery = self._weights_of_queries, self._weights_of_gallery
-        part = slice(mine.indptr[query], mine.indptr[query + 1])
-        columns = mine.indices[part]
-        starts = gallery.indptr[columns]
-        counts = gallery.indptr[columns + 1] - starts
-        entries = ranges(starts, counts)
-        shared = np.minimum(gallery.data[entries], np.repeat(mine.data[part], counts))
-        shared = np.bincount(gallery.indices[entries], shared, gallery.shape[0])
-        return 1 - shared / (2 - shared)
+    images = np.concatenate([query, gallery])
+    distances = Distances(images, images, metric, chunk_size)
+    # Twice the neighbours: they include most images of R*, so that few distances are computed again.
+    count = min(max(2 * (k1 + 1), k2), len(images))
+    neighbours, near = np.empty((len(images), count), dtype=np.int64), np.empty((len(images), count))
+    largest = np.empty(len(images))
+    for start, block in distances.blocks(self_zero=True):
+        rows = slice(start, start + len(block))
+        neighbours[rows], near[rows] = smallest(block, count)
+        largest[rows] = block.max(axis=1)
+    largest[largest == 0] = 1  # all images are equal
+    weights = _weights(neighbours, near, largest, k1, distances)
+    if k2 > 1:
+        weights = csr_array(_rows(neighbours[:, :k2], 1 / min(k2, count)) @ weights)
+    weights_of_gallery = csc_array(weights[len(query) :])
+    for start, block in distances.blocks(stop=len(query)):
+        mixed = block[:, len(query) :]
+        for i, row in enumerate(mixed, start):
+            row *= lambda_value / largest[i]
+            row += (1 - lambda_value) * _jaccard(weights[[i]], weights_of_gallery)
+        yield start, mixed
 
 
-def _averaged(weights: csr_array, neighbours: Ids) -> csr_array:
-    rows, count = neighbours.shape
-    starts = np.arange(rows + 1) * count
-    mean = csr_array((np.full(rows * count, 1 / count), neighbours.ravel(), starts), shape=(rows, rows))
-    return csr_array(mean @ weights)
+def _rows(columns: Ids, value: float) -> csr_array:
+    """Return a square sparse matrix with a value at the given columns ``(N, k)`` of each row."""
+    rows, count = columns.shape
+    return csr_array((np.full(rows * count, value), columns.ravel(), np.arange(rows + 1) * count), shape=(rows, rows))
 
 
-def _starts(rows: Ids, number: int) -> Ids:
-    """Return where each row's entries start in a list sorted by row, and the end."""
-    return np.append(0, np.cumsum(np.bincount(rows, minlength=number)))
+def _weights(neighbours: Ids, near: Array, largest: Array, k1: int, distances: Distances) -> csr_array:
+    """Return V before the expansion.
+
+    Args:
+        neighbours: The nearest images of each ``(N, n)``, in order.
+        near: Their distances ``(N, n)``.
+        largest: The largest distance of each row ``(N,)``.
+        k1: As above.
+        distances: Computes the distances that are not in ``near``.
+    """
+    number = len(neighbours)
+    members = _expanded_sets(neighbours[:, : k1 + 1], neighbours[:, : round(k1 / 2) + 1])
+    i, j = members.nonzero()
+    keys, known_keys = i * number + j, (np.arange(number)[:, None] * number + neighbours).ravel()
+    order = np.argsort(known_keys)
+    at = order[np.minimum(np.searchsorted(known_keys, keys, sorter=order), len(order) - 1)]
+    values, unknown = near.ravel()[at], known_keys[at] != keys
+    values[unknown] = distances.pairs(i[unknown], j[unknown])
+    weights = np.exp(-values / largest[i])
+    weights /= np.bincount(i, weights, number)[i]
+    return csr_array((weights, (i, j)), shape=(number, number))
+
+
+def _expanded_sets(neighbours: Ids, half: Ids) -> csr_array:
+    """Return ``R*`` as a sparse matrix, non-zero at each member, from neighbours ``(N, k1 + 1)`` and their half."""
+    adjacent = _rows(neighbours, 1), _rows(half, 1)
+    mutual, half_mutual = (csr_array(matrix.multiply(matrix.T)) for matrix in adjacent)
+    sizes = half_mutual.sum(axis=1)
+    shared = (mutual @ half_mutual.T).multiply(mutual).tocoo()
+    added = 3 * shared.data > 2 * sizes[shared.col]
+    pairs = csr_array((np.ones(added.sum()), (shared.row[added], shared.col[added])), shape=mutual.shape)
+    return csr_array(mutual + pairs @ half_mutual)
+
+
+def _jaccard(weights: csr_array, gallery: csc_array) -> Array:
+    """Return Jaccard distances ``(G,)`` from the weights of a query ``(1, N)`` to those of the gallery ``(G, N)``."""
+    columns = gallery[:, weights.indices]
+    low = np.minimum(columns.data, np.repeat(weights.data, np.diff(columns.indptr)))
+    shared = np.bincount(columns.indices, low, gallery.shape[0])
+    return np.asarray(1 - shared / (2 - shared))

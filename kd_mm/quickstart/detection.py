@@ -12,7 +12,7 @@ from mmengine.fileio import load
 
 from kd_mm.apis.tables import Column
 from kd_mm.engine.atomic_files import replace_file
-from kd_mm.evaluation.detection_samples import ImageBoxes, read_sample
+from kd_mm.evaluation.detection_metric import ImageBoxes, read_sample
 from kd_mm.quickstart.box_plots import draw_detections, draw_objects
 from kd_mm.quickstart.curves import FINAL, REFERENCE, TERMS, curve, draw_curve, draw_losses, seeds_text
 from kd_mm.quickstart.digit_scenes import DigitScenes, write_digit_scenes

@@ -10,9 +10,9 @@ from mmengine.fileio import load
 from kd_mm.apis.ranking import Found, picked
 from kd_mm.apis.ranking_pictures import write_ranking
 from kd_mm.apis.tables import Column
-from kd_mm.evaluation.reid_inputs import JUNK
-from kd_mm.evaluation.reid_samples import Gallery, gather, read_samples
-from kd_mm.evaluation.reid_top import top_images
+from kd_mm.evaluation.reid_distances import JUNK, Images
+from kd_mm.evaluation.reid_metric import gather, read_samples
+from kd_mm.evaluation.reid_rank import top_images
 from kd_mm.quickstart.run import Quickstart
 
 #: Networks in the picture by row of the table, and how many queries at equal steps through the test data.
@@ -31,7 +31,7 @@ def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     write_ranking(found, path, "Re-identification of drawn people (synthetic)")
 
 
-def _embedded(path: Path) -> tuple[Gallery, Gallery]:
+def _embedded(path: Path) -> tuple[Images, Images]:
     """Return queries and gallery, without junk."""
     images = [image for image in read_samples(load(str(path)), camera_rule=True) if image.pid != JUNK]
     return gather(images, "query"), gather(images, "gallery")

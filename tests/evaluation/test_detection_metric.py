@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import multiprocessing
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 
 import kd_mm  # noqa: F401 - registers everything
-from kd_mm.evaluation import DetectionMetric, coco_average_precision, match_boxes
-
-from .boxes import Boxes, data_sample, pycocotools_of, random_boxes, rows
+from kd_mm.evaluation import DetectionMetric, detection_ap
+from tests.helpers.boxes import Boxes, data_sample, pycocotools_of, random_boxes, rows
 
 CLASSES = ("cat", "dog", "tree frog")
 KEYS = ["voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50", "coco/AP75", "coco/AP_small", "coco/AP_medium"]
@@ -61,15 +59,16 @@ def test_agrees_with_mmdet_and_pycocotools_in_one_pass(tmp_path: Path) -> None:
     upstream = {"type": "mmdet.VOCMetric", "prefix": "eleven"}, {"type": "mmdet.VOCMetric", "eval_mode": "area"}
     metrics = evaluate(given, *upstream, outfile_prefix=str(tmp_path / "out"))
     assert list(metrics)[: len(KEYS)] == KEYS
+    assert all(type(metrics[key]) is float for key in KEYS)
     assert metrics["voc07/mAP"] == pytest.approx(100 * metrics["eleven/mAP"], abs=1e-4)
     assert metrics["voc12/mAP"] == pytest.approx(100 * metrics["pascal_voc/mAP"], abs=1e-4)
     stats = pycocotools_of(tmp_path / "out.gt.json", tmp_path / "out.bbox.json").stats
-    theirs = [-1.0 if value == -1 else 100 * value for value in stats[:6]]
-    np.testing.assert_allclose([metrics[key] for key in KEYS[2:]], theirs, atol=1e-10)
+    expected = [-1.0 if value == -1 else 100 * value for value in stats[:6]]
+    np.testing.assert_allclose([metrics[key] for key in KEYS[2:]], expected, atol=1e-10)
     assert [image["file_name"] for image in json.loads((tmp_path / "out.gt.json").read_text())["images"]][1] == path(1)
 
 
-def test_the_table_says_what_it_is_of(log: list[str]) -> None:
+def test_table(log: list[str]) -> None:
     detections, objects = random_boxes(3, images=3)
     given = samples(detections, objects)
     given[2].set_metainfo({"img_path": path(2, 2012)})
@@ -78,7 +77,7 @@ def test_the_table_says_what_it_is_of(log: list[str]) -> None:
     assert "Detection on VOC2007 (2 images) + VOC2012 (1 image); 3 classes: cat, dog, tree frog" in table
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")}
     assert [name for name in cells if not name.startswith("-")] == ["class", *CLASSES, "mean"]
-    average = coco_average_precision(match_boxes(detections, objects, 3)).summary()
+    average = detection_ap(detections, objects, 3).coco_summary()
     mean = [cell.strip() for cell in cells["mean"]]
     assert mean[4:] == [
         f"{metrics['voc07/mAP']:.2f}",
@@ -95,20 +94,17 @@ def test_classwise_numbers_average_to_the_mean() -> None:
         assert np.mean(each) == pytest.approx(metrics[f"{measure}/mAP"], abs=1e-10)
 
 
-def test_a_picture_of_each_class_that_has_objects(tmp_path: Path) -> None:
+def test_pictures_of_classes_that_have_objects(tmp_path: Path) -> None:
     detections, objects = random_boxes(4)
+    evaluate(samples(detections, objects), classes=("a b", "a/b", "$x_1^$"), pr_curve_dir=str(tmp_path / "all"))
+    assert sorted(file.name for file in (tmp_path / "all").iterdir()) == ["_x_1_.png", "a_b.png", "a_b_1.png"]
     objects = [image[image[:, 4] != 1] for image in objects]
-    evaluate(samples(detections, objects), pr_curve_dir=str(tmp_path / "curves"))
-    assert sorted(file.name for file in (tmp_path / "curves").iterdir()) == ["cat.png", "tree_frog.png"]
-    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in (tmp_path / "curves").iterdir())
+    evaluate(samples(detections, objects), pr_curve_dir=str(tmp_path / "some"))
+    assert sorted(file.name for file in (tmp_path / "some").iterdir()) == ["cat.png", "tree_frog.png"]
+    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in (tmp_path / "some").iterdir())
 
 
-def test_names_that_make_the_same_file_name_do_not_collide(tmp_path: Path) -> None:
-    evaluate(samples(*random_boxes(4)), classes=("a b", "a/b", "$x_1^$"), pr_curve_dir=str(tmp_path))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["_x_1_.png", "a_b.png", "a_b_1.png"]
-
-
-def test_nothing_is_copied_and_nothing_kept() -> None:
+def test_stores_the_boxes_alone() -> None:
     class Heavy:
         def __deepcopy__(self, memo: Any) -> Any:
             raise AssertionError("the sample is copied")
@@ -144,7 +140,7 @@ def test_boxes_in_low_precision_and_annotations_as_instances() -> None:
     assert metrics["coco/AP_large"] == -1.0
 
 
-def test_without_any_object_there_is_a_warning(log: list[str]) -> None:
+def test_warns_without_any_object(log: list[str]) -> None:
     metrics = evaluate(samples([rows((0, 0, 9, 9, 0.5, 0))], [rows()]))
     assert set(metrics.values()) == {-1.0}
     assert [text for text in log if "no object to find in 1 images: do the class names" in text]
@@ -176,7 +172,7 @@ def broken(**changes: Any) -> Any:
         ([], CLASSES, r"no image was evaluated: is the list of the test split \(ann_file\) empty\?"),
     ],
 )
-def test_what_is_wrong_is_one_line(given: list[Any], classes: Any, message: str) -> None:
+def test_wrong_input_raises_one_line(given: list[Any], classes: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         evaluate(given, classes=classes)
     assert "\n" not in str(caught.value)
@@ -211,7 +207,7 @@ def _share(rank: int, folder: str, detections: Boxes, objects: Boxes) -> None:
     Path(folder, f"{rank}.json").write_text(json.dumps(metrics))
 
 
-def test_three_processes_say_what_one_says(tmp_path: Path) -> None:
+def test_three_processes_equal_one(tmp_path: Path) -> None:
     """Seven images over three processes: two are evaluated twice, to fill the shares, and count once."""
     detections, objects = random_boxes(5, images=7, ties=True)
     alone = evaluate(samples(detections, objects))
@@ -223,10 +219,3 @@ def test_three_processes_say_what_one_says(tmp_path: Path) -> None:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(3)] == [alone] * 3
-
-
-def test_the_name_of_the_best_checkpoint_can_be_any_of_them() -> None:
-    """Names are as the Runner's hooks take them."""
-    metrics = evaluate(samples(*random_boxes(6)))
-    assert all(re.fullmatch(r"(voc07|voc12|coco)/\w+", key) for key in metrics)
-    assert all(type(value) is float for value in metrics.values())

@@ -1,4 +1,4 @@
-"""Boxes to measure, and what others say of them."""
+"""Boxes, and reference implementations of their average precision."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def mmdet_ap(detections: Boxes, objects: Boxes, classes: int, mode: str) -> tupl
 
 
 def pycocotools_of(truth: Path, found: Path) -> COCOeval:
-    """What pycocotools measures on two files."""
+    """Evaluate two files with pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(truth))
         detections = json.loads(found.read_text())
@@ -139,7 +139,7 @@ def reference_iou(one: Any, other: Any, extra: float) -> float:
 
 
 def data_sample(detections: NDArray[Any], objects: NDArray[Any], path: str) -> DetDataSample:
-    """What an mmdet detector returns for an image of a test set with annotations."""
+    """Return a data sample as an mmdet detector does for a test set with annotations."""
     found, truth = torch.from_numpy(detections), torch.from_numpy(objects)
     hard = truth[:, 5] != 0
     sample = DetDataSample(metainfo={"img_path": path, "img_id": Path(path).stem})

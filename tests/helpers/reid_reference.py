@@ -87,12 +87,12 @@ def dense_rerank(distances: Array, k1: int, k2: int, lambda_value: float, querie
     weights = np.zeros((number, number))
     for i in range(number):
         near = mutual(i, k1)
-        whole = set(near)
+        expanded = set(near)
         for j in near:
             other = mutual(j, int(np.around(k1 / 2)))
             if len(near & other) > 2 / 3 * len(other):
-                whole |= other
-        for j in whole:
+                expanded |= other
+        for j in expanded:
             weights[i, j] = np.exp(-scaled[i, j])
         # An image with more copies than neighbours may be none of its own.
         weights[i] /= weights[i].sum() or 1
@@ -108,7 +108,7 @@ def dense_rerank(distances: Array, k1: int, k2: int, lambda_value: float, querie
 def random_images(
     seed: int, queries: int = 30, gallery: int = 90, people: int = 8, length: int = 12, cameras: int = 3
 ) -> dict[str, Array]:
-    """Return features around one centre a person, with distractors (0), junk (-1) and a query that nobody answers."""
+    """Return features around one centre a person, with distractors (0), junk (-1) and a query without a match."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((people + 2, length))
     qpids, gpids = random.integers(1, people + 1, queries), random.integers(-1, people + 1, gallery)
@@ -144,8 +144,8 @@ def reranked_reference_of(images: dict[str, Any], metric: str, k1: int, k2: int,
     """Return the measures after dense re-ranking; junk is dropped before."""
     kept = images["gallery_pids"] != -1
     queries = len(images["query_pids"])
-    whole = np.concatenate([images["query_features"], images["gallery_features"][kept]])
-    distances = dense_rerank(distance_matrix(whole, whole, metric), k1, k2, lambda_value, queries)
+    both = np.concatenate([images["query_features"], images["gallery_features"][kept]])
+    distances = dense_rerank(distance_matrix(both, both, metric), k1, k2, lambda_value, queries)
     cameras = images["query_camids"], images["gallery_camids"]
     qcams, gcams = (None, None) if cameras[0] is None else (cameras[0], cameras[1][kept])
     return reference(distances, images["query_pids"], images["gallery_pids"][kept], qcams, gcams)

@@ -1,0 +1,123 @@
+"""VOC and COCO average precision against mmdet, the development kit's procedure and pycocotools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kd_mm.evaluation import detection_ap
+from kd_mm.evaluation.detection_report import write_coco_json
+from tests.helpers.boxes import CORNERS, Boxes, mmdet_ap, pycocotools_of, random_boxes, reference_voc, rows
+
+SUMMARY = ["mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+SUMMARY += ["AR@1", "AR@10", "AR@100", "AR_small", "AR_medium", "AR_large"]
+CASES = {
+    **CORNERS,
+    **{str(seed): random_boxes(seed, whole=seed % 3 == 0, objects=2 + 6 * (seed % 2)) for seed in range(8)},
+}
+TIES = {f"ties {seed}": random_boxes(seed, ties=True, whole=seed % 2 == 0) for seed in range(8)}
+
+
+def compare_with_pycocotools(detections: Boxes, objects: Boxes, folder: Path, classes: int = 3) -> None:
+    found = detection_ap(detections, objects, classes)
+    names = [f"{i}.jpg" for i in range(len(objects))]
+    paths = write_coco_json(names, detections, objects, [f"class {i}" for i in range(classes)], str(folder / "boxes"))
+    expected = pycocotools_of(*map(Path, paths))
+    summary = found.coco_summary()
+    assert list(summary) == SUMMARY
+    np.testing.assert_allclose(np.nan_to_num(list(summary.values()), nan=-1.0), expected.stats, atol=1e-12)
+    precision, recall = expected.eval["precision"][..., 2].mean(axis=1), expected.eval["recall"]  # (T, K, A)
+    for values, other in (
+        (found.coco, precision),
+        (found.recall, recall[..., 2]),
+        (found.recall_few, recall[:, :, 0, :2]),
+    ):
+        np.testing.assert_allclose(np.nan_to_num(values, nan=-1.0).transpose(2, 0, 1), other, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*CASES, *TIES])
+def test_coco_agrees_with_pycocotools(name: str, tmp_path: Path) -> None:
+    compare_with_pycocotools(*{**CASES, **TIES}[name], tmp_path)
+
+
+def test_coco_agrees_with_pycocotools_on_crowded_images(tmp_path: Path) -> None:
+    """Every detection has several objects to choose from, and every object several detections."""
+    random = np.random.default_rng(0)
+
+    def boxes(count: int, *columns: np.ndarray) -> np.ndarray:
+        corner = random.uniform(0, 40, (count, 2)).round()
+        return np.column_stack([corner, corner + random.integers(20, 40, (count, 2)), *columns]).astype(np.float32)
+
+    objects = [boxes(40, np.zeros(40), random.random(40) < 0.2) for _ in range(3)]
+    detections = [boxes(130, random.random(130).round(1), np.zeros(130)) for _ in range(3)]
+    compare_with_pycocotools(detections, objects, tmp_path, classes=1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_voc_agrees_with_mmdet(name: str) -> None:
+    detections, objects = CASES[name]
+    found = detection_ap(detections, objects, 3)
+    for mode, values in (("11points", found.voc07), ("area", found.voc12)):
+        np.testing.assert_allclose(values, mmdet_ap(detections, objects, 3, mode)[1], atol=1e-6)  # float32 there
+
+
+@pytest.mark.parametrize(("iou", "inclusive"), [(0.5, True), (0.5, False), (0.3, True), (0.75, False)])
+@pytest.mark.parametrize("name", [*CORNERS, *TIES])
+def test_voc_agrees_with_the_development_kit(name: str, iou: float, inclusive: bool) -> None:
+    detections, objects = {**CORNERS, **TIES}[name]
+    found = detection_ap(detections, objects, 3, iou, inclusive)
+    expected = [reference_voc(detections, objects, label, iou, inclusive) for label in range(3)]
+    np.testing.assert_allclose(np.stack([found.voc07, found.voc12], axis=1), expected, atol=1e-12)
+
+
+def test_voc_by_hand() -> None:
+    """Two of four objects found, at ranks 1 and 3: precision 1 up to recall 1/4, 2/3 up to 1/2."""
+    truth = [rows(*((100 * i, 0, 100 * i + 50, 50, 0, 0) for i in range(4)))]
+    boxes = [rows((0, 0, 50, 50, 0.9, 0), (700, 0, 750, 50, 0.8, 0), (100, 0, 150, 50, 0.7, 0))]
+    found = detection_ap(boxes, truth, 1)
+    assert found.voc07[0] == pytest.approx((3 * 1 + 3 * 2 / 3) / 11, abs=1e-15)
+    assert found.voc12[0] == pytest.approx((1 + 2 / 3) / 4, abs=1e-15)
+    recall, precision = found.curves[0]
+    assert recall.tolist() == [0.25, 0.25, 0.5]
+    np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3])
+
+
+def test_coco_by_hand_with_a_difficult_object() -> None:
+    """Detections on it do not count, by the share of the detection that it covers; a free object is preferred."""
+    truth = [rows((0, 0, 100, 100, 0, 1), (0, 0, 20, 20, 0, 0))]
+    inside = [(0, 0, 40, 40, 0.9, 0), (50, 50, 90, 90, 0.8, 0), (60, 60, 140, 100, 0.7, 0)]
+    boxes = [rows(*inside, (0, 0, 20, 20, 0.6, 0))]
+    assert detection_ap(boxes, truth, 1).coco_summary()["AP50"] == pytest.approx(1.0)
+    half_outside = rows(*inside, (80, 80, 140, 140, 0.95, 0), (0, 0, 20, 20, 0.6, 0))
+    assert detection_ap([half_outside], truth, 1).coco_summary()["AP50"] == pytest.approx(0.5)
+
+
+def test_difficult_objects_are_not_counted() -> None:
+    found = detection_ap(*CORNERS["a difficult object beside another"], 3)
+    assert (found.objects.tolist(), found.ignored.tolist()) == ([2, 0, 0], [1, 0, 0])
+    assert (found.detections.tolist(), found.found.tolist()) == ([4, 0, 0], [1, 0, 0])
+    assert len(found.curves[0][0]) == 2  # two detections are on the difficult object
+
+
+def test_many_images_and_many_pairs() -> None:
+    """More images than 16 bits count, which are sorted in another way; and pairs that are compared in chunks."""
+    empty, box, truth = rows(), rows((0, 0, 9, 9, 0.5, 0)), rows((0, 0, 9, 9, 0, 0))
+    assert detection_ap([box, *[empty] * 70_000, box], [truth, *[empty] * 70_000, truth], 1).voc12[0] == 1.0
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 300, (600, 2))
+    boxes = np.hstack([corner, corner + 30])
+    objects, detections = (
+        np.hstack([boxes, np.zeros((600, 2))]),
+        np.column_stack([boxes, random.random(600), np.zeros(600)]),
+    )
+    found = detection_ap([detections] * 2, [objects] * 2, 1)
+    assert (found.voc12[0], found.found[0]) == (1.0, 1200)
+
+
+def test_wrong_input_raises_one_line() -> None:
+    with pytest.raises(ValueError, match="detections of 1 images, objects of 0"):
+        detection_ap([rows()], [], 1)
+    with pytest.raises(ValueError, match="detections of class 0 to 3, but num_classes=3"):
+        detection_ap([rows((0, 0, 1, 1, 0.5, 3), (0, 0, 1, 1, 0.5, 0))], [rows()], 3)
