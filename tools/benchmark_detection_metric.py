@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from kd_mm.apis.cli import ClearErrors
 from kd_mm.evaluation import DetectionMetric, detection_ap
 
 Boxes = list[NDArray[np.float32]]
@@ -115,5 +114,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with ClearErrors():
-        main(parse_args())
+    main(parse_args())

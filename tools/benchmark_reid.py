@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from kd_mm.apis.cli import ClearErrors
 from kd_mm.evaluation import evaluate_reid
 from kd_mm.evaluation.rerank import reranked_distances
 
@@ -222,5 +221,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with ClearErrors():
-        main(parse_args())
+    main(parse_args())

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, measure, summarize
 from kd_mm.apis.benchmark_parts import build_parts
-from kd_mm.apis.run import use_amp
+from kd_mm.apis.runner import enable_amp
 from kd_mm.hooks.report import render
 from kd_mm.utils.random_state import isolated_rng
 
@@ -68,7 +68,7 @@ def benchmark(
     _check(config, device, amp, steps, warmup, clock)
     config = copy.deepcopy(config)
     if amp:
-        use_amp(config)
+        enable_amp(config)
     if clock == "auto":
         clock = "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
     batch_size = batch_size or config.train_dataloader.batch_size

@@ -14,8 +14,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from torch import nn
 
-from kd_mm.apis.explain import explaining
-from kd_mm.apis.run import build_runner, read_config, set_threads, use_launcher
+from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 
@@ -99,9 +98,8 @@ def evaluate(
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
     _add_detection_metric(plain)
-    use_launcher(plain, launcher)
-    with explaining(plain):
-        runner = build_runner(plain)
+    set_up_launcher(plain, launcher)
+    runner = build_runner(plain)
     model = runner.model
     while hasattr(model, "module"):  # test-time augmentation and parallel wrappers
         model = model.module
@@ -111,7 +109,7 @@ def evaluate(
     if out is not None and out.endswith(".pkl"):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     autocast = torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext()
-    with explaining(plain), autocast:
+    with autocast:
         metrics = runner.test()
     if out is not None and out.endswith(".json") and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())

@@ -16,8 +16,8 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 import kd_mm
+from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.explain import explaining
 from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.stages import config_input_size
@@ -128,7 +128,8 @@ def export_student(
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
     model_config, scope = teacher_model_config(plain)
-    with explaining(plain), DefaultScope.overwrite_default_scope(scope):
+    check_config(plain, ["model"])
+    with DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(model_config)
     fill(model, student_state_dict(state), "student", checkpoint)
     beside = _write(out, text, model.state_dict(), stored, checkpoint, kind)
@@ -178,7 +179,7 @@ def export_exits(
     fill(distiller.student, student_state_dict(state), "student", checkpoint)
     fill(exits, distill_state_dict(state, "exits."), "exits of the student", checkpoint)
     _set_multi_exit_model(plain, distiller)
-    with explaining(plain), DefaultScope.overwrite_default_scope(plain.get("default_scope")):
+    with DefaultScope.overwrite_default_scope(plain.get("default_scope")):
         model: nn.Module = MODELS.build({**_preprocessor(plain), **plain.model})
     weights = dict(distiller.student.state_dict())
     for index, name in enumerate(sorted(exits, key=int)):
@@ -328,7 +329,8 @@ def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
     }
     # The teacher's exits are not exported, and some modes would read them from its checkpoint.
     recipe = {**(model.get("recipe") or {}), "teacher_exits": {"mode": "online"}}
-    with explaining(source), DefaultScope.overwrite_default_scope(source.get("default_scope")):
+    check_config(source, ["model"])
+    with DefaultScope.overwrite_default_scope(source.get("default_scope")):
         distiller: Distiller = MODELS.build({**model, "teacher": teachers, "recipe": recipe})
     if "exits" not in distiller.distill or not distiller.distill["exits"]:
         raise ValueError(

@@ -15,9 +15,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.explain import explaining
-from kd_mm.apis.run import read_config, set_threads
+from kd_mm.apis.runner import read_config, set_threads
 from kd_mm.distillers.build import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.evaluation.reid_distances import JUNK, Images
@@ -86,13 +86,13 @@ def find_images(
     set_threads()
     whole = read_config(config, options)
     plain, metric = plain_config(whole), metric_options(whole)
-    with explaining(plain):
-        networks = {"student": _network(plain, checkpoint, "student")}
-        for name, given in _teachers(whole, teacher).items():
-            networks[name] = _network(given["config"], given.get("checkpoint"), f"teacher {name!r}")
-        if len(networks) == 1:
-            networks = {"network": networks["student"]}
-        embedded = embed(plain, networks, metric["camera_rule"])
+    check_config(plain, ["model", "test_dataloader"])
+    networks = {"student": _network(plain, checkpoint, "student")}
+    for name, given in _teachers(whole, teacher).items():
+        networks[name] = _network(given["config"], given.get("checkpoint"), f"teacher {name!r}")
+    if len(networks) == 1:
+        networks = {"network": networks["student"]}
+    embedded = embed(plain, networks, metric["camera_rule"])
     settings = {"metric": metric["metric"], "rerank": metric["rerank"] if rerank is None else rerank}
     tops = {
         name: top_images(query, gallery, top, max_rank=metric["max_rank"], **settings)

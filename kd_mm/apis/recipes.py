@@ -13,7 +13,7 @@ from mmengine.config import Config
 import kd_mm
 from kd_mm.distillers import Distiller
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import accepted_options, nearest
+from kd_mm.utils.suggest import known_options, nearest
 
 #: Tasks with recipes of their own, and how messages call their models.
 TASK_MODELS = {"detection": "detectors", "reid": "re-identification"}
@@ -169,7 +169,7 @@ def check_overrides(config: Config, options: Mapping[str, Any] | None) -> None:
     Raises:
         ValueError: Naming the key to write instead.
     """
-    own = accepted_options(Distiller)
+    own = known_options(Distiller) or []
     for key, value in (options or {}).items():
         first, _, rest = key.partition(".")
         option = rest.partition(".")[0]

@@ -11,9 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.explain import unknown_option
+from kd_mm.apis.config_check import SECTIONS, check_config
 from kd_mm.apis.recipes import check_overrides, compose, is_distillation
-from kd_mm.apis.run import override, read_config
+from kd_mm.apis.runner import override, read_config
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import nearest
 
@@ -210,16 +210,16 @@ def _vary(rows: Mapping[str, Row], vary: Mapping[str, Any]) -> dict[str, Row]:
             if not _has_part(row.config, key):
                 continue
             used.add(key)
-            # Elsewhere the engine takes options out before it builds a part, such as a hook's priority.
-            wrong = unknown_option(row.config, key) if key.startswith("model.recipe.") else None
-            if wrong:
-                raise ValueError(f"--vary {wrong}")
             for value in given if isinstance(given, list) else [given]:
                 label = f"{name}-{key.rpartition('.')[2]}-{value}"
                 if label in varied:
                     raise ValueError(f"--vary {key}: row {label} comes twice; give each value once")
                 config = copy.deepcopy(row.config)
                 override(config, {key: value})
+                try:
+                    check_config(config, {key.partition(".")[0]} & SECTIONS.keys())
+                except ValueError as error:
+                    raise ValueError(f"--vary {error}") from error
                 varied[label] = replace(row, config=config)
     missing = next((key for key in vary if key not in used), None)
     if missing:

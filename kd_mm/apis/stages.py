@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.explain import explaining
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.build import build_networks, teacher_configs
 from kd_mm.distillers.recipe import Recipe, exits_are_regional
@@ -132,7 +132,8 @@ def build_student(config: Config) -> nn.Module:
     """Return the network of a plain config or the student of a distillation config, with random weights."""
     plain = plain_config(config)
     model_config, scope = teacher_model_config(plain)
-    with explaining(plain), DefaultScope.overwrite_default_scope(scope):
+    check_config(plain, ["model"])
+    with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(model_config)
 
 

@@ -15,11 +15,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
+from kd_mm.apis.checks import MetricNamesHook, require_metric
 from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.metric_names import MetricNamesHook, require
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.rows import Row, Sweep
-from kd_mm.apis.run import build_runner
+from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.apis.tables import Cell, Column, draw_comparison, group, write_tables
 from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -191,7 +191,7 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_pred
     def test(part: str, checkpoint: Path, out: str | None = None) -> dict[str, float]:
         options = {"experiment_name": f"{home.name}_{part}_{time.time_ns()}"}
         found = evaluate(str(written), str(checkpoint), options, str(home / part), out)
-        return {name: require(name, found, "the test") for name in metrics}
+        return {name: require_metric(name, found, "the test") for name in metrics}
 
     last = home / f"epoch_{runner.max_epochs}.pth"
     scores = test("test", last, str(home / "predictions.pkl") if save_predictions else None)
@@ -223,7 +223,7 @@ class _BestWeightsHook(Hook):
         self.weights: dict[str, torch.Tensor] = {}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        score = require(self.metric, metrics or {}, "the validation")
+        score = require_metric(self.metric, metrics or {}, "the validation")
         if score > self.score:
             self.score, self.epoch = score, runner.epoch
             self.weights = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}

@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def time_step(args: argparse.Namespace) -> None:
     from kd_mm.apis.benchmark import benchmark, describe
-    from kd_mm.apis.run import read_config
+    from kd_mm.apis.runner import read_config
 
     result = benchmark(
         read_config(args.config, args.cfg_options),

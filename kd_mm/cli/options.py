@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +46,8 @@ def add_traceback(parser: ArgumentParser) -> None:
 def run(command: Callable[[Namespace], object], args: Namespace) -> int:
     """Run a command; wrong input becomes one line on standard error.
 
-    Errors of a training step are no wrong input and keep their traceback (:class:`kd_mm.apis.runner.StepError`).
-    Of a message of several lines, such as one with the table of stages, the rest goes to standard output.
+    An error of a training step is no wrong input and keeps its traceback (:func:`kd_mm.apis.runner.train`). The further
+    lines of a message, such as a table of stages, go to standard output.
 
     Args:
         command: Takes the parsed arguments.
@@ -55,11 +56,22 @@ def run(command: Callable[[Namespace], object], args: Namespace) -> int:
     Returns:
         The exit status: 0, or 2 for wrong input.
     """
-    from kd_mm.apis.cli import ClearErrors
-
     try:
-        with ClearErrors(args.traceback):
-            command(args)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+        command(args)
+    except Exception as error:
+        from kd_mm.utils.suggest import describe_error
+
+        if args.traceback or not _is_clear(error):
+            raise
+        first, *others = describe_error(error).splitlines()
+        if others:
+            print("\n".join(others), flush=True)
+        print(f"error: {first.rstrip(':')}  (--traceback shows where)", file=sys.stderr, flush=True)
+        return 2
     return 0
+
+
+def _is_clear(error: Exception) -> bool:
+    """Return whether a message needs no traceback: of an error that input may cause, or of a class of kd_mm."""
+    kinds = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
+    return isinstance(error, kinds) or type(error).__module__.startswith("kd_mm.")

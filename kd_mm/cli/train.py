@@ -39,10 +39,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
-    from kd_mm.apis.explain import explaining
     from kd_mm.apis.recipes import check_overrides, compose, needs_teacher, recipe_names
-    from kd_mm.apis.run import build_runner, override, read_config, set_threads, use_amp, use_launcher
-    from kd_mm.apis.tidy import as_before
+    from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
+    from kd_mm.apis.runner import train as run_training
     from kd_mm.datasets.identity_sampler import check_identity_batches
 
     set_threads()
@@ -61,7 +60,7 @@ def train(args: argparse.Namespace) -> None:
             f"recipe that reads one (--distiller {args.distiller}+kd)"
         )
     if args.amp:
-        use_amp(config)
+        enable_amp(config)
     if args.auto_scale_lr:
         if not config.get("auto_scale_lr"):
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...)")
@@ -72,9 +71,8 @@ def train(args: argparse.Namespace) -> None:
         config.resume = True
         config.load_from = None if args.resume == "auto" else args.resume
     check_identity_batches(config)
-    use_launcher(config, args.launcher)
-    with explaining(config), as_before(config.work_dir):
-        build_runner(config).train()
+    set_up_launcher(config, args.launcher)
+    run_training(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

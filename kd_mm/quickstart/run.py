@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.rows import Row, Sweep
-from kd_mm.apis.run import read_config
+from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import run_sweep
 from kd_mm.apis.tables import Cell, Column, group, write_tables
 from kd_mm.quickstart.curves import Records, read_scalars

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import pkgutil
 import re
 import traceback
 from pathlib import Path
@@ -26,7 +28,7 @@ def load_config(path: str) -> Config:
     if not file.is_file():
         raise FileNotFoundError(f"config {path!r} does not exist{nearest_file(file)}")
     try:
-        return Config.fromfile(file)
+        config = Config.fromfile(file, import_custom_modules=False)
     except FileNotFoundError as error:
         # The engine's own message is: file "PATH" does not exist
         named = re.match(r'file "(.+)" does not exist', str(error))
@@ -43,6 +45,42 @@ def load_config(path: str) -> Config:
     except (NameError, AttributeError, TypeError, ImportError) as error:
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
         raise ValueError(f"config {path!r} cannot be read: {error} (line {line})") from error
+    import_custom_modules(config, file.absolute().parent)
+    return config
+
+
+def import_custom_modules(config: Config, folder: Path | None = None) -> None:
+    """Import what the ``custom_imports`` of a config name.
+
+    Args:
+        config: Any.
+        folder: Where a module may be that is not found.
+
+    Raises:
+        ValueError: A module is not found, or fails; the message names it, and where it is.
+    """
+    wanted = config.get("custom_imports") or {}
+    names = wanted.get("imports") or []
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            if wanted.get("allow_failed_imports") and isinstance(error, ImportError):
+                continue
+            top = name.partition(".")[0]
+            if isinstance(error, ModuleNotFoundError) and error.name == top:
+                raise ValueError(f"custom_imports: no module {top!r}{_where(top, folder)}") from error
+            raise ValueError(f"custom_imports: {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _where(module: str, folder: Path | None) -> str:
+    folders = [Path.cwd(), *([folder] if folder else [])]
+    for each in folders:
+        if (each / f"{module}.py").is_file() or (each / module / "__init__.py").is_file():
+            return f"; it is in {each}, which Python does not search: put PYTHONPATH={each} before the command"
+    names = [found.name for found in pkgutil.iter_modules(map(str, folders))]
+    near = difflib.get_close_matches(module, names, n=1)
+    return f", did you mean {near[0]!r}?" if near else "; put PYTHONPATH=FOLDER_OF_THE_MODULE before the command"
 
 
 def packaged(path: str) -> Path:

@@ -1,33 +1,56 @@
-"""The nearest right choice: to an option that a component does not take, to a file that does not exist."""
+"""Messages for wrong input: the nearest option or file, and what an error says."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 
-def accepted_options(component: Callable[..., Any]) -> list[str]:
-    """Return the names of a constructor's arguments, those that it passes on to its base classes included."""
+@cache
+def known_options(component: Callable[..., Any]) -> list[str] | None:
+    """Return the options of a component, or ``None`` where it may take any.
+
+    Further options (``**kwargs``) are those of all base classes where a constructor does nothing with them but hand
+    them on to another constructor.
+    """
+    makers = [component]
+    if inspect.isclass(component):
+        makers = [vars(part)["__init__"] for part in inspect.getmro(component)[:-1] if "__init__" in vars(part)]
     names: dict[str, None] = {}
-    for part in getattr(component, "__mro__", (component,)):
-        if inspect.isclass(part) and "__init__" not in vars(part):
-            continue
-        parameters = inspect.signature(vars(part)["__init__"] if inspect.isclass(part) else part).parameters
-        names.update(dict.fromkeys(name for name in parameters if name != "self"))
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return [name for name in names if name not in ("args", "kwargs")]
+    closed = False
+    for number, maker in enumerate(makers):
+        try:
+            parameters = inspect.signature(maker).parameters
+            further = [each.name for each in parameters.values() if each.kind is each.VAR_KEYWORD]
+            if further and not closed and not (inspect.isclass(component) and _only_hands_on(maker, further[0])):
+                return None
+        except (ValueError, TypeError, OSError):  # a builtin, or one without a source
+            return None
+        names.update(dict.fromkeys(name for name in parameters if name not in ("self", "args", *further)))
+        if not further:
+            closed = True
+            if number == 0:
+                break
+    return list(names)
 
 
-def takes_any_option(component: Callable[..., Any]) -> bool:
-    """Return whether a constructor takes options of any name, beside those that it and its base classes write down."""
-    parts = [part for part in getattr(component, "__mro__", (component,)) if part is not object]
-    makers = [vars(part).get("__init__") if inspect.isclass(part) else part for part in parts]
-    signatures = [inspect.signature(maker).parameters.values() for maker in makers if maker is not None]
-    return all(any(each.kind is each.VAR_KEYWORD for each in parameters) for parameters in signatures)
+def _only_hands_on(maker: Callable[..., Any], further: str) -> bool:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(maker)))
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == further]
+    handed = [
+        option.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "__init__"
+        for option in call.keywords
+        if option.arg is None
+    ]
+    return all(node in handed for node in used)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -46,7 +69,9 @@ def check_options(component: Callable[..., Any], given: Iterable[str], what: str
     Raises:
         ValueError: Naming ``what``, the option and the nearest one.
     """
-    known = accepted_options(component)
+    known = known_options(component)
+    if known is None:
+        return
     for option in given:
         if option not in known:
             raise ValueError(f"{what} has no option {option!r}{nearest(option, known)}")
@@ -60,3 +85,12 @@ def nearest_file(file: Path) -> str:
     names = {entry.stem: entry.name for entry in folder.iterdir() if entry.suffix == file.suffix}
     near = difflib.get_close_matches(file.stem, names, n=1)
     return f", did you mean {names[near[0]]!r}?" if near else f" (looked in {folder})"
+
+
+def describe_error(error: Exception) -> str:
+    """Return the message of an error; where it is nothing or the bare key of a KeyError, with the kind of error."""
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0]) if " " in str(error.args[0]).strip() else f"KeyError: {error.args[0]!r}"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} does not exist"
+    return str(error).strip() or type(error).__name__

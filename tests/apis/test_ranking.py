@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.ranking import find_images, picked
 from kd_mm.apis.ranking_pictures import write_ranking
-from kd_mm.apis.run import read_config
+from kd_mm.apis.runner import read_config
 
 from ..helpers.tools import Tools
 

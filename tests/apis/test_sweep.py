@@ -4,9 +4,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from kd_mm.apis.metric_names import require
+from kd_mm.apis.checks import require_metric
 from kd_mm.apis.rows import Row, Sweep, read_sweep
-from kd_mm.apis.run import read_config
+from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import compare, plan_jobs, table_columns
 
 TEACHER_ROW = """
@@ -31,10 +31,10 @@ def test_every_metric_has_a_column_at_the_last_and_at_the_best_epoch():
 
 def test_a_missing_metric_is_named_with_the_nearest():
     found = {"voc07/mAP": 71.5, "voc12/mAP": 72.0, "coco/mAP": 40.0}
-    assert require("voc12/mAP", found, "the test") == 72.0
+    assert require_metric("voc12/mAP", found, "the test") == 72.0
     message = r"the test gives no metric 'voc7/mAP', did you mean 'voc07/mAP'\? \(there are: coco/mAP, voc07/mAP"
     with pytest.raises(ValueError, match=message):
-        require("voc7/mAP", found, "the test")
+        require_metric("voc7/mAP", found, "the test")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from kd_mm.apis.evaluate import _add_detection_metric, _pictures, evaluate
-from kd_mm.apis.run import read_config
+from kd_mm.apis.runner import read_config
 
 from ..helpers.tools import Ended, Tools
 

@@ -82,7 +82,7 @@ def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Pa
 
 
 def exits_in(world: World) -> str:
-    return f'default_hooks = dict(teacher_exits=dict(cache_dir=r"{world.folder}/exits"))'
+    return f'default_hooks = dict(prepare_teachers=dict(cache_dir=r"{world.folder}/exits"))'
 
 
 def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_exits_of_other_options_are_trained_anew(tools, run, world, tmp_path, ch
 
 
 def cached(folder: Path) -> str:
-    return f'default_hooks = dict(teacher_exits=dict(cache_dir=r"{folder}"))'
+    return f'default_hooks = dict(prepare_teachers=dict(cache_dir=r"{folder}"))'
 
 
 def test_exits_from_a_file(tools: Tools, run: Run, world: World, tmp_path: Path) -> None:

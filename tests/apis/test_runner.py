@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from kd_mm.apis.run import build_runner, read_config, use_amp, use_launcher
+from kd_mm.apis.runner import build_runner, enable_amp, read_config, set_up_launcher
 
 
 def gpus(monkeypatch, count, capability=(8, 0)):
@@ -29,7 +29,7 @@ def gpus(monkeypatch, count, capability=(8, 0)):
 def test_gpus_that_only_emulate_bfloat16_train_in_float16(monkeypatch, count, capability, wrapper):
     gpus(monkeypatch, count, capability)
     config = Config({"optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}}})
-    use_amp(config)
+    enable_amp(config)
     assert config.optim_wrapper.type == wrapper
     assert config.optim_wrapper.get("loss_scale") == ("dynamic" if wrapper == "AmpOptimWrapper" else None)
 
@@ -38,10 +38,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     gpus(monkeypatch, 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"4 processes were started, and 2 GPU\(s\) are visible.*--nproc_per_node 2"):
-        use_launcher(Config(), "pytorch")
+        set_up_launcher(Config(), "pytorch")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     config = Config()
-    use_launcher(config, "pytorch")
+    set_up_launcher(config, "pytorch")
     assert config.to_dict() == {"launcher": "pytorch"}  # the rest is the engine's own
 
 

@@ -1,0 +1,306 @@
+"""Check a config before anything is built: each ``type`` against the registries, each key against a signature.
+
+The check is conservative: it reports what is certain to fail. Options that a builder takes out before it calls
+the component (``norm_cfg`` and the like), and types that no registry of the engine holds (albumentations), are left to
+that builder, whose error the command line prints as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine import registry as engine
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
+from mmengine.visualization import Visualizer
+from torch.utils.data import DataLoader
+
+from kd_mm.registry import SCHEDULES, TASKS
+from kd_mm.utils.suggest import known_options, nearest
+
+Component = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the engine builds from a part of a config.
+
+    Attributes:
+        registries: Where its ``type`` is looked up.
+        default: What is built where it has no ``type``; ``None``: nothing is known about such a part.
+        extra: Options that the engine reads before it builds the part.
+        typed: A part without a ``type`` is an error.
+        numbers: Words in place of numbers are errors.
+    """
+
+    registries: tuple[Registry, ...] = ()
+    default: Component | None = None
+    extra: frozenset[str] = frozenset()
+    typed: bool = False
+    numbers: bool = False
+
+
+_LOADER = Kind(
+    default=DataLoader,
+    extra=frozenset({"batch_sampler", "collate_fn", "dataset", "num_batch_per_epoch", "sampler", "worker_init_fn"}),
+    numbers=True,
+)
+_DATASET = Kind((engine.DATASETS,))
+_TRANSFORM = Kind((engine.TRANSFORMS,))
+_MODEL = Kind((engine.MODELS, engine.TASK_UTILS, SCHEDULES, TASKS))
+#: What the engine builds from the keys at the top of a config.
+SECTIONS = {
+    "model": _MODEL,
+    "data_preprocessor": Kind((engine.MODELS,)),
+    "train_dataloader": _LOADER,
+    "val_dataloader": _LOADER,
+    "test_dataloader": _LOADER,
+    "train_cfg": Kind((engine.LOOPS,), numbers=True),
+    "val_cfg": Kind((engine.LOOPS,), ValLoop),
+    "test_cfg": Kind((engine.LOOPS,), TestLoop),
+    "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, frozenset({"constructor", "paramwise_cfg"})),
+    "param_scheduler": Kind(
+        (engine.PARAM_SCHEDULERS,), extra=frozenset({"convert_to_iter_based"}), typed=True, numbers=True
+    ),
+    "val_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
+    "test_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
+    "default_hooks": Kind((engine.HOOKS,), extra=frozenset({"priority"}), typed=True),
+    "custom_hooks": Kind((engine.HOOKS,), extra=frozenset({"priority"}), typed=True),
+    "visualizer": Kind((engine.VISUALIZERS,), Visualizer),
+    "log_processor": Kind((engine.LOG_PROCESSORS,), LogProcessor),
+    "randomness": Kind(default=Runner.set_randomness),
+    "model_wrapper_cfg": Kind((engine.MODEL_WRAPPERS,)),
+}
+#: What the engine wants all or none of.
+_TRIPLES = (
+    ("train_dataloader", "train_cfg", "optim_wrapper"),
+    ("val_dataloader", "val_cfg", "val_evaluator"),
+    ("test_dataloader", "test_cfg", "test_evaluator"),
+)
+#: How alike a name and a misspelling of it are where a name of another kind may stand, too.
+_ALIKE = 0.85
+#: Keys at the top of a config that the engine and the tools read beside the Runner's own arguments.
+_READ_ELSEWHERE = {
+    "activation_checkpointing",
+    "compile",
+    "custom_imports",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "runner_type",
+    "sync_bn",
+    "tta_cfg",
+    "tta_model",
+    "tta_pipeline",
+}
+#: Variables of upstream's configs that look like such keys.
+_VARIABLES = {"train_pipeline", "test_pipeline", "val_pipeline"}
+
+
+def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
+    """Stop at the first thing in a config that is certain to fail.
+
+    Args:
+        config: As the Runner takes it; modules of ``custom_imports`` are imported.
+        sections: Keys at its top to check.
+
+    Raises:
+        ValueError: In one line: the dotted key, what is wrong, and the nearest right word.
+    """
+    for line in find_errors(config, sections):
+        raise ValueError(line)
+
+
+def find_errors(config: Config, sections: Iterable[str] = SECTIONS) -> Iterator[str]:
+    """Yield one line for each thing in a config that is certain to fail; see :func:`check_config`."""
+    parts, scope = config._cfg_dict.to_dict(), config.get("default_scope") or "mmengine"
+    if "model" not in parts:
+        yield "config: there is no model"
+    for key in sections:
+        part = parts.get(key)
+        if key == "train_cfg" and isinstance(part, Mapping):
+            if ("type" in part) == ("by_epoch" in part):
+                yield "train_cfg: give either type or by_epoch"
+                continue
+            loop = EpochBasedTrainLoop if part.get("by_epoch") else IterBasedTrainLoop
+            yield from _part(part, key, Kind((engine.LOOPS,), loop, frozenset({"by_epoch"}), numbers=True), scope)
+        elif key == "optim_wrapper" and isinstance(part, Mapping) and "optimizer" not in part:
+            continue  # several of them, or one that its constructor makes
+        elif key == "default_hooks" and isinstance(part, Mapping):
+            yield from _hooks(part, scope)
+        else:
+            yield from _part(part, key, SECTIONS[key], scope)
+    if "train_cfg" in sections:
+        yield from _triples(parts)
+        level = parts.get("log_level")
+        if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+            yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
+
+
+def misspelt_keys(config: Iterable[str]) -> list[str]:
+    """Return one line for each key at the top of a config that nothing reads and that looks like one that is read.
+
+    Configs may hold variables of any name, so only near matches are reported, and nothing is stopped.
+    """
+    known = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _READ_ELSEWHERE
+    lines = []
+    for key in config:
+        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=_ALIKE)
+        if key in known | _VARIABLES or not near or set(near[0].split("_")) < set(key.split("_")):
+            continue
+        lines.append(f"config: nothing reads the key {key!r}, did you mean {near[0]!r}?")
+    return lines
+
+
+def _triples(parts: Mapping[str, Any]) -> Iterator[str]:
+    for triple in _TRIPLES:
+        missing = [key for key in triple if parts.get(key) is None]
+        if missing and len(missing) < len(triple):
+            given = " and ".join(key for key in triple if key not in missing)
+            yield f"{given} without {' and '.join(missing)}: give all three, or set all three to None"
+
+
+def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
+    typed = [name for name, hook in part.items() if isinstance(hook, Mapping) and "type" in hook]
+    for name, hook in part.items():
+        if isinstance(hook, Mapping) and "type" not in hook:
+            yield f"default_hooks.{name} has no type{nearest(name, typed)}"
+        else:
+            yield from _part(hook, f"default_hooks.{name}", SECTIONS["default_hooks"], scope)
+
+
+def _part(part: Any, key: str, kind: Kind, scope: str, taken: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Check a part and what it holds.
+
+    Args:
+        part: Of the config.
+        key: Its dotted key.
+        kind: What is built from it.
+        scope: Of its types.
+        taken: Options that the components around it may take out of it before they build it.
+    """
+    if isinstance(part, list | tuple):
+        for number, item in enumerate(part):
+            yield from _part(item, f"{key}.{number}", kind, scope, taken)
+        return
+    if not isinstance(part, Mapping):
+        return
+    scope, given = part.get("_scope_") or scope, part.get("type")
+    if given is None and kind.typed:
+        yield f"{key} has no type"
+    component = kind.default if given is None else given if callable(given) else None
+    if isinstance(given, str):
+        component = _find(given, kind, scope)
+        if component is None:
+            yield from _unknown_type(given, key, kind, scope)
+    if component is not None:
+        yield from _options(part, key, kind, component, taken)
+        words = _words(component)
+        if words is None and kind is _MODEL:
+            return  # a function does with its options what it likes
+        taken |= words or frozenset()
+    for name, value in part.items():
+        inner = _inner(name, kind, component)
+        if inner is not None:
+            yield from _part(value, f"{key}.{name}", inner, scope, taken)
+
+
+def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
+    """Return what an option of a part is built to, or ``None`` where it is not certain."""
+    if kind is _LOADER:
+        return {
+            "dataset": _DATASET,
+            "sampler": Kind((engine.DATA_SAMPLERS,)),
+            "batch_sampler": Kind((engine.DATA_SAMPLERS,)),
+        }.get(name)
+    if kind is _DATASET:
+        return {"dataset": _DATASET, "datasets": _DATASET, "pipeline": _TRANSFORM}.get(name)
+    if kind is _TRANSFORM:  # others than the engine's build what they like of theirs
+        own = inspect.isclass(component) and component.__module__.startswith("mmcv.transforms")
+        return _TRANSFORM if own and name == "transforms" else None
+    if kind is _MODEL:  # builders of layers take options out of these
+        return None if name.endswith("_cfg") and name not in ("train_cfg", "test_cfg") else _MODEL
+    if name == "optimizer":
+        return Kind((engine.OPTIMIZERS,), numbers=True)
+    return Kind((engine.VISBACKENDS,)) if name == "vis_backends" else None
+
+
+def _find(name: str, kind: Kind, scope: str) -> Component | None:
+    """Return the component of a name; where registries of one kind hold several, one that takes any option."""
+    found: list[Component] = []
+    for registry in kind.registries:
+        if registry in (SCHEDULES, TASKS):
+            component = registry.get(name)
+        else:
+            try:
+                with registry.switch_scope_and_registry(scope) as scoped:
+                    component = scoped.get(name)
+            except RuntimeError:  # it is no name of the registry, and a module is called so
+                component = _anything
+        if component is not None and component not in found:
+            found.append(component)
+    return found[0] if len(found) == 1 else _anything if found else None
+
+
+def _anything(**options: Any) -> None:
+    """Stand for a component of which nothing is known."""
+
+
+def _unknown_type(name: str, key: str, kind: Kind, scope: str) -> Iterator[str]:
+    names = [known for registry in kind.registries for known in _names(registry, scope)]
+    certain = kind is not _MODEL or "." in name
+    near = difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
+    if near:
+        yield f"{key}.type: there is no {name!r}, did you mean {near[0]!r}?"
+    elif certain and (kind is not _MODEL or name.partition(".")[0] in kind.registries[0].children):
+        yield f"{key}.type: there is no {name!r}; is the module that defines it in custom_imports?"
+
+
+def _names(registry: Registry, scope: str) -> Iterator[str]:
+    for related in (registry, *registry.children.values()):
+        if related.scope in (scope, registry.scope):
+            yield from related.module_dict
+        yield from (f"{related.scope}.{name}" for name in related.module_dict)
+
+
+def _options(
+    part: Mapping[str, Any], key: str, kind: Kind, component: Component, taken: frozenset[str]
+) -> Iterator[str]:
+    if kind is _MODEL and component.__module__.startswith(("mmcv.", "torch.")):
+        return  # layers, whose builders take options out
+    known = known_options(component)
+    name = "DataLoader" if kind is _LOADER else str(getattr(component, "__name__", component))
+    for option, value in part.items():
+        if option in ("type", "_scope_") or option in taken or not isinstance(option, str):
+            continue
+        if known is not None and option not in known and option not in kind.extra:
+            yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
+        elif kind.numbers and isinstance(value, str) and _is_number(component, option):
+            yield f"{key}.{option}: {value!r} is no number"
+
+
+def _words(component: Component) -> frozenset[str] | None:
+    """Return the words in a component's methods, which may take options of these names out of its parts."""
+    if not inspect.isclass(component):
+        return None
+    functions = [value for part in inspect.getmro(component) for value in vars(part).values()]
+    functions += vars(inspect.getmodule(component)).values()
+    codes = [value.__code__ for value in functions if inspect.isfunction(value)]
+    return frozenset(word for code in codes for word in code.co_consts if isinstance(word, str))
+
+
+def _is_number(component: Component, option: str) -> bool:
+    for part in inspect.getmro(component) if inspect.isclass(component) else ():
+        parameter = inspect.signature(part).parameters.get(option)
+        if parameter is not None:
+            default = parameter.default
+            number = isinstance(default, int | float) and not isinstance(default, bool)
+            return number or parameter.annotation in (int, float, "int", "float")
+    return False

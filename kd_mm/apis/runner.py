@@ -1,0 +1,234 @@
+"""Run a config: what ``kd-mm train`` and ``kd-mm test`` do, for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from kd_mm.apis.checks import ClassCountHook, DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
+from kd_mm.apis.config_check import check_config, misspelt_keys
+from kd_mm.utils.config import import_custom_modules, load_config
+from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
+from kd_mm.utils.suggest import nearest_file
+
+#: Errors that a config can cause.
+INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
+
+
+def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
+    """Read a config, apply command line overrides and settle its work dir.
+
+    Args:
+        path: Path of a config, or ``package::path``.
+        options: Dotted keys and values, as ``--cfg-options`` gives them.
+        work_dir: Overrides the config's; default ``work_dirs/<name of the config>``.
+
+    Raises:
+        FileNotFoundError: No such config.
+        ValueError: A config that cannot be read, or an override that does not fit it.
+    """
+    config = load_config(path)
+    override(config, options)
+    if work_dir is not None:
+        config.work_dir = work_dir
+    elif config.get("work_dir") is None:
+        config.work_dir = str(Path("work_dirs") / Path(path.split("::")[-1]).stem)
+    return config
+
+
+def override(config: Config, options: dict[str, Any] | None) -> None:
+    """Set dotted keys of a config; modules that ``custom_imports`` names only now are imported.
+
+    Raises:
+        ValueError: A key that the config's structure does not allow, or a module that cannot be imported.
+    """
+    for key, value in (options or {}).items():
+        try:
+            config.merge_from_dict({key: value})
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+            what = error.args[0] if error.args else type(error).__name__
+            raise ValueError(f"override {key}={value}: {what}") from error
+    if any(key.split(".")[0] == "custom_imports" for key in options or {}):
+        import_custom_modules(config)
+
+
+def enable_amp(config: Config) -> None:
+    """Switch a config to mixed precision: bfloat16 where the device has it, else float16 with loss scaling."""
+    wrapper = config.optim_wrapper
+    # torch's own question counts emulation in, which is slower than float32.
+    if torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability() < (8, 0):
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+        return
+    for key in ("loss_scale", "dtype", "use_fsdp"):
+        wrapper.pop(key, None)
+    wrapper.type = "kd_mm.Bf16OptimWrapper"
+
+
+def set_up_launcher(config: Config, launcher: str) -> None:
+    """Prepare a config for several processes.
+
+    Without CUDA the process group is made here, over gloo: mmengine would ask for a CUDA device. Every part of a
+    Distiller gets a gradient in every step, so the search for unused parameters stays off.
+
+    Raises:
+        ValueError: A launcher that needs CUDA, processes that were not started, or more of them than GPUs.
+    """
+    config.launcher = launcher
+    if launcher == "none":
+        return
+    if torch.cuda.is_available():
+        started, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if started > devices:
+            raise ValueError(
+                f"--launcher {launcher}: {started} processes were started, and {devices} GPU(s) are visible: each "
+                f"needs its own; take --nproc_per_node {devices}, or CUDA_VISIBLE_DEVICES= for the CPU"
+            )
+        return
+    if launcher != "pytorch":
+        raise ValueError(f"--launcher {launcher} needs CUDA; without it use --launcher pytorch")
+    if "RANK" not in os.environ:
+        raise ValueError(f"--launcher {launcher}: start it with torchrun --nproc_per_node N tools/train.py CONFIG ...")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    wrapper = {"find_unused_parameters": config.get("find_unused_parameters", False), "broadcast_buffers": False}
+    wrapper = config.get("model_wrapper_cfg") or {"type": "MMDistributedDataParallel", **wrapper}
+    config.model_wrapper_cfg = {**wrapper, "device_ids": None}  # mmengine's own default is a CUDA device
+
+
+def set_threads() -> None:
+    """Let processes on one machine share its cores instead of fighting for them."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+def build_runner(config: Config, tested: bool = False) -> Runner:
+    """Check a config and return its Runner; ``runner_type`` is honoured as upstream does.
+
+    The log warns of top-level keys that look misspelt, and later of weights that a loaded file has too many and of test
+    data that are not there.
+
+    Args:
+        config: Complete.
+        tested: The training ends with a test, so that it stops before its first step where test data are not there.
+
+    Raises:
+        FileNotFoundError: The checkpoint to start or to go on from does not exist.
+        ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`).
+    """
+    misspelt = misspelt_keys(config)
+    try:
+        check_config(config)
+        _check_start(config.get("load_from"))
+    except ValueError:
+        print("\n".join(misspelt), flush=True, end="\n" if misspelt else "")  # one may be why
+        raise
+    # torch 2.4 and 2.5 warn of every file that the engine loads, also of those that were found safe above.
+    warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
+    measure_at_data_size(config)
+    if (config.get("randomness") or {}).get("deterministic"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
+    runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    for line in misspelt:
+        print_log(line, logger="current", level=logging.WARNING)
+    for hook in (LeftOverWeightsHook(), ClassCountHook(), DataCheckHook(tested), MetricNamesHook(_judged_by(config))):
+        runner.register_hook(hook)
+    return runner
+
+
+def train(config: Config) -> Runner:
+    """Train a config.
+
+    A run that fails before its first step leaves no log and no written config behind.
+
+    Returns:
+        The Runner, trained.
+
+    Raises:
+        ValueError: The config is wrong; see :func:`build_runner`.
+        RuntimeError: A training step failed with an error that a config may cause before.
+    """
+    folder, steps = Path(config.work_dir).absolute(), StepHook()
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        runner = build_runner(config)
+        runner.register_hook(steps)
+        runner.train()
+    except Exception as error:
+        if not steps.begun and is_main_process():
+            with contextlib.suppress(OSError):
+                _remove_start(folder, before, new_folders)
+        if steps.under_way and isinstance(error, INPUT_ERRORS):
+            raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
+        if isinstance(error, FileNotFoundError) and error.filename:
+            raise ValueError(_missing_file(str(error.filename), config)) from error
+        raise
+    return runner
+
+
+def measure_at_data_size(config: Config) -> None:
+    """Let a distillation's dry run see images of the size that its data have, where the config says it."""
+    from kd_mm.apis.stages import config_input_size
+
+    if str(config.model.get("type", "")).endswith("Distiller") and not config.model.get("input_size"):
+        config.model.input_size = config_input_size(config)
+
+
+def _check_start(checkpoint: str | None) -> None:
+    if not checkpoint or "://" in checkpoint:
+        return
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist{nearest_file(Path(checkpoint))}")
+    with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
+        load_safely(path)
+
+
+def _judged_by(config: Config) -> list[str]:
+    """Return the metrics by which the best checkpoint is chosen."""
+    named = ((config.get("default_hooks") or {}).get("checkpoint") or {}).get("save_best") or []
+    return [name for name in ([named] if isinstance(named, str) else named) if name != "auto"]
+
+
+def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> None:
+    """Remove what a start wrote into a work dir, where that is the log and the config alone."""
+    new = set(folder.iterdir()) - before if folder.is_dir() else set()
+    logs = {path for path in new if path.is_dir() and re.fullmatch(r"\d{8}_\d{6}", path.name)}
+    configs = {path for path in new if path.suffix == ".py"}
+    if new - logs - configs:
+        return
+    for path in configs:
+        path.unlink()
+    for path in logs:
+        shutil.rmtree(path)
+    for path in new_folders:
+        path.rmdir()  # fails, and so ends this, at the first that holds something
+
+
+def _missing_file(path: str, config: Config) -> str:
+    """Return one line on a file that does not exist, with the key of the config that its path begins with."""
+    best: tuple[str, str] = ("", "")
+    parts: list[tuple[str, Any]] = list(config.items())
+    while parts:
+        key, value = parts.pop()
+        if isinstance(value, dict):
+            parts += [(f"{key}.{name}", part) for name, part in value.items()]
+        elif isinstance(value, str) and value and path.startswith(value) and len(value) >= len(best[1]):
+            best = (key, value)
+    hint = f": put the data there, or set {best[0]} (now {best[1]!r})" if best[0] else ""
+    return f"{path} does not exist{hint}"
