@@ -278,9 +278,9 @@ def _options(
     known = known_options(component)
     name = "DataLoader" if kind is _LOADER else str(getattr(component, "__name__", component))
     for option, value in part.items():
-        if option in ("type", "_scope_") or option in taken or not isinstance(option, str):
+        if option in ("type", "_scope_") or not isinstance(option, str):
             continue
-        if known is not None and option not in known and option not in kind.extra:
+        if known is not None and option not in (*known, *kind.extra, *taken):
             yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
         elif kind.numbers and isinstance(value, str) and _is_number(component, option):
             yield f"{key}.{option}: {value!r} is no number"

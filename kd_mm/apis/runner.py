@@ -206,13 +206,13 @@ def _judged_by(config: Config) -> list[str]:
 
 
 def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> None:
-    """Remove what a start wrote into a work dir, where that is the log and the config alone."""
+    """Remove what a start wrote into a work dir, where that is the log, the config and a lock alone."""
     new = set(folder.iterdir()) - before if folder.is_dir() else set()
     logs = {path for path in new if path.is_dir() and re.fullmatch(r"\d{8}_\d{6}", path.name)}
-    configs = {path for path in new if path.suffix == ".py"}
-    if new - logs - configs:
+    files = {path for path in new if path.suffix in (".py", ".lock")}
+    if new - logs - files:
         return
-    for path in configs:
+    for path in files:
         path.unlink()
     for path in logs:
         shutil.rmtree(path)
