@@ -181,17 +181,17 @@ def match_coco(boxes: BoxPairs, unwanted: Bools) -> tuple[Ints, Bools, Bools]:
     preference = (preference + sizes[owner][:, None] * ~unwanted[thing]).astype(np.uint16)
     hits = np.zeros((len(detections), unwanted.shape[1], len(COCO_IOUS)), dtype=bool)
     neutral = hits.copy()
-    taken = np.zeros((len(unwanted), *hits.shape[1:]), dtype=bool)
+    used = np.zeros((len(unwanted), *hits.shape[1:]), dtype=bool)
     for start, end in pairwise([0, *np.cumsum(np.bincount(ranks)).tolist()]):
         if start == end:
             continue
         part = slice(start, end)
         first = np.flatnonzero(np.diff(owner[part], prepend=-1))
         own, objects = owner[part][first], thing[part]
-        offers = (reached[part, None, :] & ~taken[objects]) * preference[part, :, None]
+        offers = (reached[part, None, :] & ~used[objects]) * preference[part, :, None]
         best = np.maximum.reduceat(offers, first, axis=0)
         limit = sizes[own][:, None, None]
         hits[own], neutral[own] = best > limit, (best > 0) & (best <= limit)
         won = (offers > 0) & (offers == np.repeat(best, sizes[own], axis=0))
-        taken[objects] |= won & ~boxes.ignored[objects, None, None]
+        used[objects] |= won & ~boxes.ignored[objects, None, None]
     return detections, hits, neutral

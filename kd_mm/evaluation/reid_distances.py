@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from kd_mm.utils.suggest import nearest
 
 Array: TypeAlias = NDArray[Any]
 Ids: TypeAlias = NDArray[np.int64]
@@ -81,28 +82,22 @@ def read_images(query: tuple[Any, Any, Any], gallery: tuple[Any, Any, Any], metr
 def check_metric(metric: str) -> None:
     """Raise ``ValueError`` for an unknown distance."""
     if metric not in METRICS:
-        near = difflib.get_close_matches(str(metric), METRICS, 1, 0.3) or METRICS
-        raise ValueError(f"metric={metric!r} is unknown: write metric={near[0]!r} (there are {', '.join(METRICS)})")
+        raise ValueError(f"metric={metric!r} is unknown{nearest(str(metric), METRICS)}")
 
 
 def _read_features(given: Any, name: str, metric: str) -> Array:
     if isinstance(given, Tensor):
         given = given.detach().cpu()
-        given = (given if given.is_complex() or given.itemsize == 8 else given.float()).numpy()
+        given = (given.float() if given.itemsize < 4 else given).numpy()  # NumPy has no bfloat16
     try:
         values = np.asarray(given)
-        if values.dtype.kind != "c":
-            values = np.ascontiguousarray(values, np.float64 if values.dtype.newbyteorder("=") == "f8" else np.float32)
+        if values.dtype.kind == "c":
+            raise TypeError("they are complex")
+        values = np.ascontiguousarray(values, np.float64 if values.dtype.newbyteorder("=") == "f8" else np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} features are no matrix of numbers: {error}") from None
-    if values.ndim != 2:
-        raise ValueError(f"{name} features have shape {values.shape}: give a matrix, one row an image")
-    if not len(values):
-        raise ValueError(f"the {name} is empty: there is no image to {'look for' if name == 'query' else 'find'}")
-    if not values.shape[1]:
-        raise ValueError(f"{name} features have zero length: shape {values.shape}")
-    if values.dtype.kind == "c":
-        raise ValueError(f"{name} features are complex: give real numbers")
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"{name} features have shape {values.shape}: give a matrix, one row an image, not empty")
     norms = np.sqrt(_squares(values))
     if not np.isfinite(norms).all() and not np.isfinite(values).all():
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
@@ -127,14 +122,14 @@ def _read_ids(given: Any, number: int, name: str, kind: str) -> Ids:
             f"{number} {name} features, but {kind} ids of shape {array.shape}: give one {kind} id for each image"
         )
     if array.dtype.kind not in "iufb" or (array.dtype.kind == "f" and not (array == np.rint(array)).all()):
-        raise ValueError(f"{name} {kind} ids are not all whole numbers: {array[:3].tolist()} ...")
+        raise ValueError(f"{name} {kind} ids are not all integers: {array[:3].tolist()} ...")
     return array.astype(np.int64)
 
 
 class Distances:
     """Distances from rows ``(R, D)`` to columns ``(C, D)``: ``1 - cos``, or the squared Euclidean distance.
 
-    Ties are exact: products are taken of the features as given and scaled afterwards, and equal columns have equal
+    Ties are exact: products use the features as given and scaled afterwards, and equal columns have equal
     distances, whatever the order in which a BLAS sums.
 
     Args:
@@ -231,7 +226,7 @@ def _squares(features: Array) -> Array:
 def _centre(features: Array) -> Array:
     """Return what to subtract from features so that few digits cancel in ``|a|^2 + |b|^2 - 2 ab``.
 
-    The mean on a grid as coarse as the spread, so that whole numbers stay whole and their ties stay ties; zero where it
+    The mean on a grid as coarse as the spread, so that integers stay integers and their ties stay ties; zero where it
     is not much longer than the spread.
     """
     mean = features.mean(axis=0, dtype=np.float64)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
@@ -31,7 +29,6 @@ class ImageFeature(NamedTuple):
         pid: Person id.
         camid: Camera id, or None.
         role: ``"query"`` or ``"gallery"``.
-        number: Number in the data set, or None.
         path: Path of the image, or an empty string.
     """
 
@@ -39,7 +36,6 @@ class ImageFeature(NamedTuple):
     pid: int
     camid: int | None
     role: str
-    number: int | None
     path: str
 
 
@@ -53,8 +49,7 @@ class ReIDMetric(BaseMetric):
     as ``num_junk`` in its metainfo), ``reid/distractors`` (person id 0 in the gallery, unless a query has it). With
     re-ranking these names are the results after it, ``reid/plain_mAP`` and ``reid/plain_Rank-1`` those before.
 
-    Reads from each data sample ``feature`` ``(D,)``, ``pid``, ``camid``, ``role`` (``"query"`` or ``"gallery"``) and
-    ``sample_idx``, which identifies images that several processes evaluated twice.
+    Reads from each data sample ``feature`` ``(D,)``, ``pid``, ``camid`` and ``role`` (``"query"`` or ``"gallery"``).
 
     Args:
         metric: ``"cosine"`` or ``"euclidean"``.
@@ -107,29 +102,17 @@ class ReIDMetric(BaseMetric):
         self.results.extend(map(tuple, read_samples(data_samples, self.camera_rule)))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Return the measures of the images of all processes, the same in each process.
-
-        Args:
-            size: Images in the data set.
-        """
+        """Return the measures of the images of all processes; ``size`` is the number of images in the data set."""
         self._size = size
-        # One item per process: upstream's collecting would truncate shares of different lengths.
-        self.results = [self.results]
-        return super().evaluate(get_world_size())
+        return super().evaluate(size)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Return the measures of all images, given as those of each process.
+        """Return the measures of all images.
 
         Raises:
             ValueError: There is no query or no gallery, or see :func:`kd_mm.evaluation.evaluate_reid`.
         """
-        images = [ImageFeature(*image) for image in chain.from_iterable(results)]
-        if len(results) > 1 and any(image.number is None for image in images):
-            raise ValueError(
-                "the data samples have no sample_idx, so images evaluated twice by several processes cannot be told: "
-                "add 'sample_idx' to meta_keys of PackInputs in test_pipeline"
-            )
-        images = _without_copies(images)
+        images = [ImageFeature(*image) for image in results]
         if self._size is not None and len(images) != self._size:
             text = f"{len(images)} images were evaluated, but the test data set has {self._size}"
             print_log(f"{text}: the measures are not those of the data set", "current", level=logging.WARNING)
@@ -173,7 +156,7 @@ def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> lis
 
     Args:
         samples: Data samples as dicts, with ``feature``, ``pid``, ``role``, ``camid`` with the camera rule, and
-            ``sample_idx`` and ``img_path`` where the pipeline packs them.
+            ``img_path`` where the pipeline packs it.
         camera_rule: Whether ``camid`` is needed.
 
     Raises:
@@ -190,7 +173,7 @@ def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> lis
     return [ImageFeature(row, *label) for row, label in zip(features.cpu().numpy(), labels, strict=True)]
 
 
-def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int | None, str, int | None, str]:
+def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int | None, str, str]:
     path = str(sample.get("img_path") or "")
     name = f"image {path or sample.get('sample_idx', '')}".rstrip()
     if sample.get("feature") is None:
@@ -203,28 +186,7 @@ def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int
             )
     if sample["role"] not in ("query", "gallery"):
         raise ValueError(f"{name}: role={sample['role']!r}: write 'query' or 'gallery'")
-    number = sample.get("sample_idx")
-    camid = int(sample["camid"]) if camera_rule else None
-    return int(sample["pid"]), camid, str(sample["role"]), None if number is None else int(number), path
-
-
-def _without_copies(images: Sequence[ImageFeature]) -> list[ImageFeature]:
-    """Return each image once, in the order of the data set; in the given order where one has no number.
-
-    A distributed sampler evaluates some images twice to fill equal shares.
-
-    Raises:
-        ValueError: Two different images have one number.
-    """
-    if any(image.number is None for image in images):
-        return list(images)
-    once: dict[tuple[str, int | None], ImageFeature] = {}
-    for image in images:
-        first = once.setdefault((image.role, image.number), image)
-        if (first.pid, first.camid, first.path) != (image.pid, image.camid, image.path):
-            names = " and ".join(one.path or f"one of person {one.pid}" for one in (first, image))
-            raise ValueError(f"two {image.role} images have sample_idx={image.number} ({names}): number them apart")
-    return [once[key] for key in sorted(once)]
+    return int(sample["pid"]), int(sample["camid"]) if camera_rule else None, str(sample["role"]), path
 
 
 def gather(images: Iterable[ImageFeature], role: str) -> Images:

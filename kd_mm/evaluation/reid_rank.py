@@ -61,7 +61,7 @@ def evaluate_reid(
         ValueError: The input does not fit, holds NaN, or has no valid query.
     """
     if isinstance(max_rank, bool) or not isinstance(max_rank, int | np.integer) or max_rank < 1:
-        raise ValueError(f"max_rank={max_rank}: give the length of the CMC curve, a whole number of at least 1")
+        raise ValueError(f"max_rank={max_rank}: give the length of the CMC curve, an integer of at least 1")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: give at least 1 query, or None")
     options = None if rerank is None else check_options(rerank)
@@ -176,8 +176,8 @@ def _average_precisions(ranks: list[Ids]) -> Array:
     valid = [found for found in ranks if len(found)]
     result = np.full(len(ranks), np.nan)
     if valid:
-        places, counts, starts, number = _joined(valid)
-        result[[len(found) > 0 for found in ranks]] = np.add.reduceat(number / places, starts) / counts
+        joined, counts, starts, number = _joined(valid)
+        result[[len(found) > 0 for found in ranks]] = np.add.reduceat(number / joined, starts) / counts
     return result
 
 

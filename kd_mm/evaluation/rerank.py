@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array
 
 from kd_mm.evaluation.reid_distances import Array, Distances, Ids, smallest
+from kd_mm.utils.suggest import nearest
 
 DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 
@@ -24,9 +24,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"rerank={options!r}: give None, or a dict such as {DEFAULTS}")
     for name in options:
         if name not in DEFAULTS:
-            near = difflib.get_close_matches(str(name), list(DEFAULTS), 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEFAULTS)}"
-            raise ValueError(f"rerank has no option {name!r}: {hint}")
+            raise ValueError(f"rerank has no option {name!r}{nearest(str(name), DEFAULTS)}")
     given = {**DEFAULTS, **options}
     for name in ("k1", "k2"):
         if isinstance(given[name], bool) or not isinstance(given[name], int | np.integer) or given[name] < 1:

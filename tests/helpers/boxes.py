@@ -31,7 +31,7 @@ def random_boxes(
     most: int = 25,
     objects: int = 8,
     ties: bool = False,
-    whole: bool = False,
+    integer: bool = False,
 ) -> tuple[Boxes, Boxes]:
     """Detections and objects of images; many detections lie near objects, with ``ties`` many scores are equal."""
     random = np.random.default_rng(seed)
@@ -41,16 +41,18 @@ def random_boxes(
         truth = np.hstack(
             [_corners(random, count), random.integers(0, classes, (count, 1)), random.random((count, 1)) < 0.2]
         )
-        mine = np.hstack([_corners(random, found), random.random((found, 1)), random.integers(0, classes, (found, 1))])
+        found_boxes = np.hstack(
+            [_corners(random, found), random.random((found, 1)), random.integers(0, classes, (found, 1))]
+        )
         if count:
             at, near = random.integers(0, count, found), random.random(found) < 0.6
             moved = truth[at, :4] + random.normal(0, 4, (found, 4))
-            mine[near, :4], mine[near, 5] = moved[near], truth[at, 4][near]
+            found_boxes[near, :4], found_boxes[near, 5] = moved[near], truth[at, 4][near]
         if ties:
-            mine[:, 4] = np.round(mine[:, 4] * 4) / 4
-        if whole:
-            mine[:, :4], truth[:, :4] = mine[:, :4].round(), truth[:, :4].round()
-        detections.append(mine.astype(np.float32))
+            found_boxes[:, 4] = np.round(found_boxes[:, 4] * 4) / 4
+        if integer:
+            found_boxes[:, :4], truth[:, :4] = found_boxes[:, :4].round(), truth[:, :4].round()
+        detections.append(found_boxes.astype(np.float32))
         truths.append(truth.astype(np.float32))
     return detections, truths
 
@@ -100,7 +102,7 @@ def reference_voc(
     truth = [image[np.argsort(image[:, 5], kind="stable")] for image in truth]
     wanted = sum(int((image[:, 5] == 0).sum()) for image in truth)
     found = [(-row[4], i, row.astype(float)) for i, image in enumerate(detections) for row in image if row[5] == label]
-    taken: set[tuple[int, int]] = set()
+    used: set[tuple[int, int]] = set()
     precision, recall, true, counted = [], [], 0, 0
     for _, i, row in sorted(found, key=lambda item: item[0]):
         best, at = -1.0, -1
@@ -111,8 +113,8 @@ def reference_voc(
         if best >= iou and truth[i][at, 5]:
             continue
         counted += 1
-        if best >= iou and (i, at) not in taken:
-            taken.add((i, at))
+        if best >= iou and (i, at) not in used:
+            used.add((i, at))
             true += 1
         precision.append(true / counted)
         recall.append(true / wanted if wanted else 0.0)
@@ -157,7 +159,7 @@ CORNERS: dict[str, tuple[Boxes, Boxes]] = {
         [rows((0, 0, 9, 9, 0.9, 0), (0, 0, 9, 9, 0.8, 0), (0, 0, 9, 8, 0.7, 0), (30, 30, 60, 60, 0.6, 0))],
         [rows((0, 0, 9, 9, 0, 0), (30, 30, 60, 61, 0, 0))],
     ),
-    "the best object is taken, the second would do": (
+    "the best object is matched already": (
         [rows((0, 0, 20, 20, 0.9, 0), (0, 0, 20, 19, 0.8, 0))],
         [rows((0, 0, 20, 20, 0, 0), (0, 3, 20, 22, 0, 0))],
     ),

@@ -28,7 +28,7 @@ def distance_matrix(query: Array, gallery: Array, metric: str) -> Array:
 def reference(
     distances: Array, qpids: Array, gpids: Array, qcams: Array | None, gcams: Array | None, max_rank: int = 50
 ) -> dict[str, Any]:
-    """Return the measures of a distance matrix over the whole gallery, junk included."""
+    """Return the measures of a distance matrix over the entire gallery, junk included."""
     ap, trapz, inp, firsts = [], [], [], []
     for i, pid in enumerate(qpids):
         ranking = sorted(range(len(gpids)), key=lambda j: (distances[i, j], j))

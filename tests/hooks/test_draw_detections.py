@@ -75,18 +75,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(folder: Path, tools: Tools) -> Ended:
+def evaluated(folder: Path, tools: Tools) -> Ended:
     options = ["--show-dir", "pictures", "--show-num", "2", "--show-score", "0", "--out", "metrics.json"]
     return tools.test("distil.py", "student.pth", *options, cwd=folder)
 
 
-def test_the_table_of_all_measures_is_printed(folder: Path, shown: Ended) -> None:
-    assert "Detection on VOC2007 (3 images); 2 classes: disc, box" in shown.out + shown.err
+def test_the_table_of_all_measures_is_printed(folder: Path, evaluated: Ended) -> None:
+    assert "Detection on VOC2007 (3 images); 2 classes: disc, box" in evaluated.out + evaluated.err
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"pascal_voc/mAP", "voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50"} <= set(metrics)
 
 
-def test_pictures_show_ground_truth_student_and_teacher(folder: Path, shown: Ended) -> None:
+def test_pictures_show_ground_truth_student_and_teacher(folder: Path, evaluated: Ended) -> None:
     files = sorted((folder / "pictures").iterdir())
     assert [file.name for file in files] == ["000001.png", "000002.png"]
     picture = cv2.imread(str(files[0]))
@@ -98,7 +98,7 @@ def test_pictures_show_ground_truth_student_and_teacher(folder: Path, shown: End
     assert np.abs(panels[1] - panels[2]).max() > 30  # the teacher's predictions are its own
 
 
-def test_drawing_changes_no_number(tools: Tools, folder: Path, shown: Ended) -> None:
+def test_drawing_changes_no_number(tools: Tools, folder: Path, evaluated: Ended) -> None:
     tools.test("student.py", "student.pth", "--out", "plain.json", cwd=folder)
     assert json.loads((folder / "plain.json").read_text()) == json.loads((folder / "metrics.json").read_text())
 
