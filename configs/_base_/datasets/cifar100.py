@@ -1,4 +1,4 @@
-# The whole official training set, tested on the official test set. For choices set split="train" for training (45,000
+# The full official training set, tested on the official test set. For choices set split="train" for training (45,000
 # images) and split="val" for validation (the other 5,000).
 data_preprocessor = dict(
     num_classes=100,

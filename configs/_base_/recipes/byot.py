@@ -1,5 +1,5 @@
 # BYOT, be your own teacher (Zhang et al., ICCV 2019, arXiv 1905.08094): a network that teaches its own exits, without a
-# teacher. Weights 0.7, 0.3 and 0.03 and temperature 3 as in MMRazor's byot; the head's own loss counts whole.
+# teacher. Weights 0.7, 0.3 and 0.03 and temperature 3 as in MMRazor's byot; the head's own loss has weight 1.
 _base_ = ["./hooks.py"]
 
 byot = dict(

@@ -1,4 +1,4 @@
-# CA-MKD (Zhang et al., ICASSP 2022): several teachers, weighted by how sure each is of the label, on their answers and
+# CA-MKD (Zhang et al., ICASSP 2022): several teachers, weighted by how sure each is of the label, on their logits and
 # on their last feature maps, with the weights of the public code. That divides both terms by the number of teachers
 # once more, and leaves the one on features out of the first of 240 epochs.
 _base_ = ["./hooks.py"]

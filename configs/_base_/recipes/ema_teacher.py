@@ -1,6 +1,6 @@
 # EMA teacher (Mean Teacher, Tarvainen and Valpola, NeurIPS 2017): a network that learns from the moving average of
 # itself, without another teacher. The ramp is that of the public code's 5 of 180 epochs; weight, temperature and the
-# divergence in place of the squared distance are our reading for training with labels alone.
+# divergence instead of the squared distance are our reading for training with labels alone.
 _base_ = ["./hooks.py"]
 
 ema_teacher = dict(

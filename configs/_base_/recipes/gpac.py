@@ -1,5 +1,5 @@
 # GPAC (Neural Networks 164, 2023): several teachers; probes choose whose attention guides each stage, and the teacher
-# that is near the student's own answer counts most. Every number here is our reading.
+# that is near the student's own logits counts most. Every number here is our reading.
 _base_ = ["./hooks.py"]
 
 gpac = dict(

@@ -1,4 +1,4 @@
-# MAG (Shao and Chen 2021): the teacher's codes and its answer, with the weights of the public code on bare KD.
+# MAG (Shao and Chen 2021): the teacher's codes and its logits, with the weights of the public code on bare KD.
 _base_ = ["./hooks.py"]
 
 mag = dict(

@@ -1,4 +1,4 @@
-# MAS (Shao and Chen 2021): the teacher's codes and the mean of its three answers, with the weights of the public code
+# MAS (Shao and Chen 2021): the teacher's codes and the mean of its three logits, with the weights of the public code
 # on bare KD.
 _base_ = ["./hooks.py"]
 

@@ -1,6 +1,6 @@
 # MSKD, one-to-one (Xu et al., Applied Sciences 12(19):9453, 2022): the student is a multi-exit network, and its exit i
 # follows exit i of the teacher. Only the abstract was available: numbers and options are our reading, explained in
-# docs/methods/mskd.md. At every exit (1 - a) CE + a KD_T, a = 0.5, T = 4; the last exit is the network's own answer.
+# docs/methods/mskd.md. At every exit (1 - a) CE + a KD_T, a = 0.5, T = 4; the last exit is the network's own head.
 _base_ = ["./hooks.py"]
 
 mskd = dict(

@@ -1,5 +1,5 @@
 # MSKD, plain (Xu et al., Applied Sciences 12(19):9453, 2022): every exit of the student follows the teacher's final
-# answer, so the teacher needs no exits. Numbers and options are our reading, as in mskd.py.
+# logits, so the teacher needs no exits. Numbers and options are our reading, as in mskd.py.
 _base_ = ["./hooks.py"]
 
 mskd_final = dict(

@@ -1,4 +1,4 @@
-# The teacher: a whole ResNet-50, a wider pyramid and a deeper head, trained longer.
+# The teacher: a full ResNet-50, a wider pyramid and a deeper head, trained longer.
 _base_ = "./retinanet_r18w8_bccd-320.py"
 
 model = dict(

@@ -1,4 +1,4 @@
-# BYOT for detectors: the exit of the last stage, which tells the classes that an image holds, teaches those of the
+# BYOT for detectors: the exit of the last stage, which predicts the classes of an image, teaches those of the
 # others. All of it is our reading.
 _base_ = ["../byot.py"]
 

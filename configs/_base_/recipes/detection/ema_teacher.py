@@ -1,4 +1,4 @@
-# EMA teacher for detectors: the average teaches the detector's own answer, class logits of regions or dense class maps.
+# EMA teacher for detectors: the average teaches the detector's own output, class logits of regions or dense class maps.
 # All of it is our reading.
 _base_ = ["../ema_teacher.py"]
 

@@ -1,4 +1,4 @@
-# MSKD, one-to-one, for detectors: exit i, which tells the classes that an image holds, follows exit i of the teacher;
+# MSKD, one-to-one, for detectors: exit i, which predicts the classes of an image, follows exit i of the teacher;
 # the detector's own losses at their full weight. All of it is our reading.
 _base_ = ["../mskd.py"]
 

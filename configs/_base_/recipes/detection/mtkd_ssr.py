@@ -1,4 +1,4 @@
-# MTKD-SSR (Gou et al., IJCV 2023) for detectors: the response of a stage is which classes are in the image. The paper's
+# MTKD-SSR (Gou et al., IJCV 2023) for detectors: the logits of a stage say which classes are in the image. The paper's
 # formulas and weights are not public: every number and option here is our reading, see the docstrings of the losses.
 _base_ = ["../hooks.py"]
 

@@ -1,4 +1,4 @@
-# OFD on the stages of the backbone. It sums over places, of which a detector has some twenty times as many as an
+# OFD on the stages of the backbone. It sums over positions, of which a detector has some twenty times as many as an
 # ImageNet classifier (1e-4): the weight is ours and untuned.
 _base_ = ["../ofd.py"]
 

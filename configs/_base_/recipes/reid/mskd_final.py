@@ -1,4 +1,4 @@
-# MSKD for re-identification: exit i, a row of identity logits, follows the teacher's own answer; identity and
+# MSKD for re-identification: exit i, a row of identity logits, follows the teacher's own logits; identity and
 # metric losses at their full weight. All of it is our reading.
 _base_ = ["../mskd_final.py"]
 

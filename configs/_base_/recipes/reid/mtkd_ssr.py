@@ -1,4 +1,4 @@
-# MTKD-SSR (Gou et al., IJCV 2023) for re-identification: the response of a stage is a row of identity logits. The
+# MTKD-SSR (Gou et al., IJCV 2023) for re-identification: a stage has a row of identity logits. The
 # formulas and weights are not public: every number and option here is our reading, see the docstrings of the losses.
 _base_ = ["../hooks.py"]
 
