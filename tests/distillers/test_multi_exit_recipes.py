@@ -7,11 +7,8 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
-from torch.autograd import gradcheck
 
 from kd_mm.apis.recipes import compose
-from kd_mm.losses import BYOTHintLoss
-from kd_mm.losses.observation import Observation
 
 from .conftest import batch, build, classifier, recipe
 
@@ -72,21 +69,3 @@ def test_byot_is_composed_without_a_teacher_and_others_are_not() -> None:
     assert compose(plain, "byot", None, None).model.teacher is None
     with pytest.raises(ValueError, match="--distiller mskd needs --teacher CONFIG"):
         compose(plain, "mskd", None, None)
-
-
-def hint(shallow: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:
-    return BYOTHintLoss()(Observation(features={1: deep, 2: deep}, embeddings={1: shallow}))
-
-
-def test_exit_hint_by_hand() -> None:
-    deep = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]], [[[2.0, 2.0]], [[1.0, 3.0]]]], dtype=torch.float64)
-    shallow = torch.tensor([[1.0, 2.0], [2.0, 2.0]], dtype=torch.float64)  # the means are (2, 0) and (2, 2)
-    assert float(hint(shallow, deep)) == pytest.approx((1 + 4 + 0 + 0) / 2)
-    assert gradcheck(lambda x: hint(x, deep), (shallow.requires_grad_(),))
-
-
-def test_exit_hint_in_bfloat16_and_of_another_width() -> None:
-    value = hint(torch.full((2, 3), 1e4, dtype=torch.bfloat16), torch.zeros(2, 3, 2, 2, dtype=torch.bfloat16))
-    assert value.isfinite()
-    with pytest.raises(ValueError, match="stage 1 ends with 4 channels, the last stage has 3; use exits"):
-        hint(torch.zeros(2, 4), torch.zeros(2, 3, 2, 2))

@@ -1,30 +1,26 @@
-"""The losses of MTKD-SSR against numbers worked out by hand (see the formulas in the docstrings of the losses)."""
+"""The losses of MTKD-SSR and MSKD against numbers worked out by hand."""
+
+from __future__ import annotations
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck
+from torch import Tensor
 
-from kd_mm.losses import CrossStageReviewLoss, ExitTaskLoss, KDLoss, StageChannelLoss, StageResponseLoss
-from kd_mm.losses.functional import bernoulli_divergence, kl_divergence
-from kd_mm.losses.observation import Observation
+from kd_mm.losses import CrossStageReviewLoss, KDLoss, Observation, StageChannelLoss, StageResponseLoss
+from kd_mm.losses.functional import kl_divergence
+
+from ..helpers.losses import exit_task, of_logits, of_maps, of_stages
+from ..helpers.waves import wave
 
 LN3, LN7 = math.log(3), math.log(7)
+LABEL = torch.tensor([0])
 
 
-def rows(*logits: list[float]) -> dict[int, torch.Tensor]:
-    """Stage logits from plain rows, stage 1 first."""
-    return {i: torch.tensor([row], dtype=torch.float64) for i, row in enumerate(logits, 1)}
-
-
-def seen(responses: dict[int, torch.Tensor], **more: object) -> Observation:
-    return Observation(stage_logits=responses, logits=responses[max(responses)], **more)
-
-
-def maps(*channel_means: list[float]) -> dict[int, torch.Tensor]:
-    """2x2 maps whose channel means are given and whose pixels differ."""
+def maps(*channel_means: list[float]) -> dict[int, Tensor]:
+    """Return 2x2 maps whose channel means are given and whose pixels differ."""
     pattern = torch.tensor([[-1.0, 3.0], [-3.0, 1.0]], dtype=torch.float64)
     return {
         i: torch.stack([mean + pattern * (c + 1) for c, mean in enumerate(means)])[None]
@@ -32,98 +28,98 @@ def maps(*channel_means: list[float]) -> dict[int, torch.Tensor]:
     }
 
 
-def pooled(features: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-    return {i: feature.mean(dim=(2, 3)) for i, feature in features.items()}
+# -- stage channels ------------------------------------------------------------------------------------------------
 
 
-def test_kl_divergence_value_and_shift_invariance() -> None:
-    student = torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64)
-    teacher = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)
-    for shift_student, shift_teacher in [(0, 0), (0, 5), (-7, 0)]:
-        value = kl_divergence(student + shift_student, teacher + shift_teacher, 2.0)
-        assert float(value) == pytest.approx(0.123962, abs=1e-6)
-
-
-def test_kl_divergence_gradient_is_the_softened_difference() -> None:
-    student = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
-    teacher = torch.randn(4, 7, dtype=torch.float64)
-    kl_divergence(student, teacher, 3.0).backward()
-    expected = 3.0 * (F.softmax(student / 3, 1) - F.softmax(teacher / 3, 1)) / 4
-    torch.testing.assert_close(student.grad, expected.detach(), atol=1e-9, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.065406), (2.0, 0.072682)])
-def test_bernoulli_divergence(temperature: float, expected: float) -> None:
-    teacher, student = torch.tensor([[LN3, 0.0]]), torch.tensor([[0.0, 0.0]])
-    assert float(bernoulli_divergence(student, teacher, temperature)) == pytest.approx(expected, abs=1e-6)
-    mask = torch.tensor([[0.0, 1.0]])
-    assert float(bernoulli_divergence(student, teacher, temperature, mask)) == 0.0
+def channel_value(student: dict[int, Tensor], teacher: dict[int, Tensor], **options: object) -> float:
+    pooled = {i: feature.mean((2, 3)) for i, feature in teacher.items()}
+    return float(StageChannelLoss(**options)(Observation(adapted=student), Observation(pooled=pooled)))
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "reduction", "expected"),
+    ("student", "teacher", "options", "expected"),
     [
-        (maps([1, 1]), maps([2, 1]), "sum", 0.5),
-        (maps([1, 1], [0, 0, 3]), maps([2, 1], [0, 0, 0]), "sum", 3.5),
-        (maps([1, 1], [0, 0, 3]), maps([2, 1], [0, 0, 0]), "mean", 1.75),
-        ({1: 2 * maps([1, 1])[1]}, {1: 2 * maps([2, 1])[1]}, "sum", 2.0),
+        (maps([1, 1]), maps([2, 1]), {}, 0.5),
+        (maps([1, 1], [0, 0, 3]), maps([2, 1], [0, 0, 0]), {}, 3.5),
+        (maps([1, 1], [0, 0, 3]), maps([2, 1], [0, 0, 0]), {"stage_reduction": "mean"}, 1.75),
+        ({1: 2 * maps([1, 1])[1]}, {1: 2 * maps([2, 1])[1]}, {}, 2.0),
+        (maps([3, 4]), maps([1, 0]), {"descriptor": "gap_l2"}, ((3 / 5 - 1) ** 2 + (4 / 5) ** 2) / 2),
+        (
+            maps([3, 4]),
+            maps([1, 0]),
+            {"descriptor": "se"},
+            ((1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(-1))) ** 2 + (1 / (1 + math.exp(-4)) - 0.5) ** 2) / 2,
+        ),
+        (maps([3, 4]), maps([1, 0]), {"distance": "l1"}, 3.0),
+        # KL of (e, 1) / (1 + e) from (1, e) / (1 + e).
+        (maps([3, 4]), maps([1, 0]), {"distance": "kl"}, (math.e - 1) / (math.e + 1)),
     ],
 )
-def test_stage_channel_loss(student: dict, teacher: dict, reduction: str, expected: float) -> None:
-    loss = StageChannelLoss(stage_reduction=reduction)
-    value = loss(Observation(adapted=student), Observation(pooled=pooled(teacher)))
-    assert float(value) == pytest.approx(expected, abs=1e-9)
+def test_channels_by_hand(student: dict, teacher: dict, options: dict, expected: float) -> None:
+    assert channel_value(student, teacher, **options) == pytest.approx(expected, abs=1e-9)
 
 
-def test_stage_channel_loss_knows_no_places_and_no_common_channel_order() -> None:
-    student, teacher = torch.randn(3, 5, 4, 4, dtype=torch.float64), torch.randn(3, 5, 6, 6, dtype=torch.float64)
-    loss = StageChannelLoss()
-
-    def value(a: torch.Tensor, b: torch.Tensor) -> float:
-        return float(loss(Observation(adapted={1: a}), Observation(pooled=pooled({1: b}))))
-
-    base = value(student, teacher)
+def test_channels_depend_on_neither_positions_nor_a_common_order_of_channels() -> None:
+    student, teacher = wave(3, 5, 4, 4, pace=0.9), wave(3, 5, 6, 6, pace=1.7)
+    base, order = channel_value({1: student}, {1: teacher}), [3, 1, 0, 4, 2]
     shuffled = student.flatten(2)[:, :, torch.randperm(16)].view_as(student)
-    order = torch.randperm(5)
-    assert value(shuffled, teacher) == pytest.approx(base, rel=1e-12)
-    assert value(student[:, order], teacher[:, order]) == pytest.approx(base, rel=1e-12)
-    assert value(student[:, order], teacher) != pytest.approx(base, rel=1e-6)
+    assert channel_value({1: shuffled}, {1: teacher}) == pytest.approx(base, rel=1e-12)
+    assert channel_value({1: student[:, order]}, {1: teacher[:, order]}) == pytest.approx(base, rel=1e-12)
+    assert channel_value({1: student[:, order]}, {1: teacher}) != pytest.approx(base, rel=1e-6)
+
+
+def test_gradient_has_the_layout_of_the_map() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        student = wave(2, 5, 4, 4).to(memory_format=layout).requires_grad_()
+        StageChannelLoss()(*of_maps(student, wave(2, 5, 4, 4, pace=1.7))).backward()
+        assert student.grad.is_contiguous(memory_format=layout)
+
+
+# -- stage logits --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"descriptor": "gap_l2"}, ((3 / 5 - 1) ** 2 + (4 / 5) ** 2) / 2),
-        (
-            {"descriptor": "se"},
-            ((1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(-1))) ** 2 + (1 / (1 + math.exp(-4)) - 0.5) ** 2) / 2,
-        ),
-        ({"distance": "l1"}, 3.0),
-        ({"distance": "kl", "temperature": 1.0}, None),
+        ({}, 0.601959),
+        ({"include_last": False}, 0.123962),
+        ({"stage_weights": [2.0, 0.0]}, 2 * 0.123962),
+        ({"stage_reduction": "mean"}, 0.601959 / 2),
     ],
 )
-def test_stage_channel_descriptors_and_distances(options: dict, expected: float | None) -> None:
-    student, teacher = maps([3, 4]), maps([1, 0])
-    value = float(StageChannelLoss(**options)(Observation(adapted=student), Observation(pooled=pooled(teacher))))
-    if expected is None:
-        p, q = [math.e / (1 + math.e), 1 / (1 + math.e)], [1 / (1 + math.e), math.e / (1 + math.e)]
-        expected = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    assert value == pytest.approx(expected, abs=1e-9)
+def test_stage_logits_by_hand(options: dict, expected: float) -> None:
+    student, teacher = of_stages([1, 1, 0], [2, 0, 0]), of_stages([2, 1, 0], [0, 0, 0])
+    assert float(StageResponseLoss(temperature=2.0, **options)(student, teacher)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_stage_response_loss() -> None:
-    student, teacher = seen(rows([1, 1, 0], [2, 0, 0])), seen(rows([2, 1, 0], [0, 0, 0]))
-    assert float(StageResponseLoss(temperature=2.0)(student, teacher)) == pytest.approx(0.601959, abs=1e-6)
-    without_last = StageResponseLoss(temperature=2.0, include_last=False)
-    assert float(without_last(student, teacher)) == pytest.approx(0.123962, abs=1e-6)
-    weighted = StageResponseLoss(temperature=2.0, stage_weights=[2.0, 0.0])
-    assert float(weighted(student, teacher)) == pytest.approx(2 * 0.123962, abs=1e-6)
+def test_every_stage_may_follow_the_teachers_own_logits() -> None:
+    student, teacher = of_stages([1, 1, 0], [2, 0, 0]), of_stages([2, 1, 0], [0, 0, 0])
     final = StageResponseLoss(temperature=2.0, target="final")
-    expected = kl_divergence(student.stage_logits[1], teacher.logits, 2.0) + kl_divergence(
-        student.logits, teacher.logits, 2.0
-    )
+    expected = sum(kl_divergence(z, teacher.logits, 2.0) for z in student.stage_logits.values())
     assert float(final(student, teacher)) == pytest.approx(float(expected), abs=1e-9)
     assert "teacher.stage_logits" not in final.requires
+    with pytest.raises(ValueError, match="choose one of 'same_stage'"):
+        StageResponseLoss(target="last")
+
+
+def test_classes_that_do_not_count_are_left_out() -> None:
+    student, teacher = (
+        of_stages(*(wave(2, 4, pace=pace, size=2.0) for pace in paces)) for paces in ((0.9, 1.3), (1.7, 1.1))
+    )
+    loss, mask = StageResponseLoss(multilabel=True), torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 0]])
+    masked = of_stages(*student.stage_logits.values(), valid_classes=mask)
+    changed = of_stages(*(z + 5 * (1 - mask) for z in student.stage_logits.values()), valid_classes=mask)
+    assert float(loss(masked, teacher)) == pytest.approx(float(loss(changed, teacher)), abs=1e-12)
+    assert float(loss(masked, teacher)) < float(loss(student, teacher))
+
+
+@pytest.mark.parametrize("target", ["same_stage", "final"])
+def test_one_stage_is_hintons_kd(target: str) -> None:
+    pair = of_logits(wave(5, 4, pace=0.9), wave(5, 4, pace=1.7))
+    assert torch.equal(StageResponseLoss(target=target)(*pair), KDLoss()(*pair))
+
+
+# -- review --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,37 +134,61 @@ def test_stage_response_loss() -> None:
         ({"direction": "bidirectional"}, (1.003010 + 1.174470) / 2),
     ],
 )
-def test_review(options: dict, expected: float) -> None:
-    student = seen(rows([0, 0], [LN3, 0], [0, LN7]))
+def test_review_by_hand(options: dict, expected: float) -> None:
     loss = CrossStageReviewLoss(**{"temperature": 1.0, **options})
-    assert float(loss(student)) == pytest.approx(expected, abs=1e-6)
+    assert float(loss(of_stages([0, 0], [LN3, 0], [0, LN7]))) == pytest.approx(expected, abs=1e-6)
 
 
-def test_review_is_zero_for_equal_answers_and_for_one_stage() -> None:
-    same = seen(rows([1, 2, 3], [6, 7, 8], [0, 1, 2]))
+def test_review_is_zero_for_equal_logits_and_for_one_stage() -> None:
+    same = of_stages([1, 2, 3], [6, 7, 8], [0, 1, 2])
     assert float(CrossStageReviewLoss()(same)) == pytest.approx(0.0, abs=1e-12)
-    assert float(CrossStageReviewLoss()(seen(rows([1, 2, 3])))) == 0.0
+    assert float(CrossStageReviewLoss()(of_stages([1, 2, 3]))) == 0.0
 
 
-def test_review_leaves_its_target_alone() -> None:
-    logits = {i: z.requires_grad_() for i, z in rows([0, 0], [LN3, 0], [0, LN7]).items()}
-    CrossStageReviewLoss(temperature=1.0)(seen(logits)).backward()
-    assert logits[3].grad is None
-    assert logits[1].grad.abs().sum() > 0
-    assert logits[2].grad.abs().sum() > 0
-    free = {i: z.detach().requires_grad_() for i, z in logits.items()}
-    CrossStageReviewLoss(temperature=1.0, detach_target=False)(seen(free)).backward()
-    assert free[3].grad.abs().sum() > 0
+def test_review_trains_the_learning_stages_alone() -> None:
+    stages = [torch.tensor([row], dtype=torch.float64) for row in ([0, 0], [LN3, 0], [0, LN7])]
+    for detach, expected in ((True, [True, True, False]), (False, [True, True, True])):
+        logits = [z.clone().requires_grad_() for z in stages]
+        CrossStageReviewLoss(temperature=1.0, detach_target=detach)(of_stages(*logits)).backward()
+        assert [z.grad is not None and bool(z.grad.any()) for z in logits] == expected
 
 
-def test_total_of_the_specification_example() -> None:
-    student = seen(rows([0, 0], [LN3, 0]), targets=torch.tensor([0]))
-    teacher = seen(rows([LN3, 0], [LN7, 0]))
-    aux = ExitTaskLoss()
-    aux.task_loss = F.cross_entropy
+def test_review_names_its_pairs_and_choices() -> None:
+    stages = of_stages([0, 0], [LN3, 0], [0, LN7])
+    assert list(CrossStageReviewLoss().terms(stages, Observation())) == ["stage2to1", "stage3to2"]
+    assert set(CrossStageReviewLoss(direction="bidirectional", pairs="to_final").terms(stages, Observation())) == {
+        *("stage3to1", "stage3to2", "stage1to3", "stage2to3")
+    }
+    with pytest.raises(ValueError, match="deep_to_shallow"):
+        CrossStageReviewLoss(direction="deep")
+
+
+def test_order_of_the_classes_does_not_matter() -> None:
+    order = [4, 2, 0, 5, 1, 3]
+    z, t = ([wave(3, 6, pace=pace) for pace in paces] for paces in ((0.9, 1.3, 0.5), (1.7, 2.1, 1.1)))
+    for loss in (StageResponseLoss(), CrossStageReviewLoss()):
+        permuted = loss(of_stages(*(x[:, order] for x in z)), of_stages(*(x[:, order] for x in t)))
+        assert float(loss(of_stages(*z), of_stages(*t))) == pytest.approx(float(permuted), abs=1e-12)
+
+
+# -- the exits' task loss and totals -------------------------------------------------------------------------------
+
+
+def test_exits_of_their_own_learn_the_label() -> None:
+    student = of_stages([0, 0], [LN3, 0], [LN7, 0], targets=LABEL)
+    loss = exit_task()
+    assert loss.stage_numbers(3) == (1, 2)
+    assert float(loss(student)) == pytest.approx(math.log(2) + math.log(4 / 3), abs=1e-6)
+    assert float(exit_task(include_last=True)(student)) == pytest.approx(1.114361, abs=1e-6)
+    with pytest.raises(ValueError, match=r"^ExitTaskLoss: 2 stage_weights for stages \[1, 2, 3\]$"):
+        exit_task(include_last=True, stage_weights=[1.0, 1.0])(student)
+
+
+def test_total_of_mtkd_ssr() -> None:
+    student, teacher = of_stages([0, 0], [LN3, 0], targets=LABEL), of_stages([LN3, 0], [LN7, 0])
     values = {
-        "task": F.cross_entropy(student.logits, student.targets),
-        "aux": aux(student),
+        "task": F.cross_entropy(student.logits, LABEL),
+        "aux": exit_task()(student),
         "srd": StageResponseLoss(temperature=1.0)(student, teacher),
         "review": CrossStageReviewLoss(temperature=1.0)(student),
     }
@@ -178,107 +198,44 @@ def test_total_of_the_specification_example() -> None:
     assert float(total) == pytest.approx(4.199123, abs=1e-6)
 
 
-def test_one_stage_srd_is_hintons_kd() -> None:
-    z_s, z_t = torch.randn(5, 4), torch.randn(5, 4)
-    student, teacher = seen({1: z_s}), seen({1: z_t})
-    assert torch.equal(StageResponseLoss()(student, teacher), KDLoss()(student, teacher))
+# -- MSKD: every exit learns the label and follows a teacher --------------------------------------------------------
+
+MSKD = of_stages([0, 0], [LN3, 0], [LN7, 0], targets=LABEL)
 
 
-def test_class_order_is_irrelevant() -> None:
-    order = torch.randperm(6)
-    z = {i: torch.randn(3, 6, dtype=torch.float64) for i in (1, 2, 3)}
-    t = {i: torch.randn(3, 6, dtype=torch.float64) for i in (1, 2, 3)}
-    for loss in (StageResponseLoss(), CrossStageReviewLoss()):
-        value = loss(seen(z), seen(t))
-        permuted = loss(seen({i: x[:, order] for i, x in z.items()}), seen({i: x[:, order] for i, x in t.items()}))
-        assert float(value) == pytest.approx(float(permuted), abs=1e-12)
+def mskd(alpha: float, target: str, student: Observation, teacher: Observation, **options: object) -> Tensor:
+    """Return the method's loss as its recipe composes it."""
+    task = exit_task(include_last=True, **options)
+    follow = StageResponseLoss(temperature=1.0, target=target, **options)
+    return (1 - alpha) * task(student) + alpha * follow(student, teacher)
 
 
-def test_batch_mean() -> None:
-    z = {i: torch.randn(8, 6, dtype=torch.float64) for i in (1, 2)}
-    t = {i: torch.randn(8, 6, dtype=torch.float64) for i in (1, 2)}
-    f = {1: torch.randn(8, 5, 3, 3, dtype=torch.float64)}
-    g = {1: torch.randn(8, 5, 3, 3, dtype=torch.float64)}
-    for loss in (StageResponseLoss(), CrossStageReviewLoss(), StageChannelLoss(), KDLoss()):
-
-        def value(part: slice, loss=loss) -> float:
-            def of(m: dict) -> dict:
-                return {i: x[part] for i, x in m.items()}
-
-            student = seen(of(z), adapted=of(f))
-            return float(loss(student, seen(of(t), pooled=pooled(of(g)))))
-
-        assert value(slice(None)) == pytest.approx((value(slice(0, 4)) + value(slice(4, 8))) / 2, abs=1e-9)
+def test_mskd_by_hand() -> None:
+    final, branches = of_stages([0, 0], [LN3, 0], [LN7, 0]), of_stages([LN3, 0], [LN3, 0], [LN7, 0])
+    follow = StageResponseLoss(temperature=1.0, target="final")
+    assert float(follow(MSKD, final)) == pytest.approx(0.364615, abs=1e-6)
+    assert float(StageResponseLoss(temperature=1.0)(MSKD, branches)) == pytest.approx(0.130812, abs=1e-6)
+    for reduction, expected in (("sum", 0.739488), ("mean", 0.246496)):
+        assert float(mskd(0.5, "final", MSKD, final, stage_reduction=reduction)) == pytest.approx(expected, abs=1e-6)
+    equal = of_stages([LN7, 0], [LN7, 0], [LN7, 0])
+    assert torch.equal(mskd(0.5, "final", MSKD, equal), mskd(0.5, "same_stage", MSKD, equal))
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        KDLoss(temperature=3.0),
-        KDLoss(temperature=2.0, multilabel=True),
-        StageResponseLoss(temperature=2.0),
-        StageResponseLoss(target="final", multilabel=True),
-        CrossStageReviewLoss(temperature=2.0, detach_target=False),
-        CrossStageReviewLoss(direction="ensemble", detach_target=False),
-        CrossStageReviewLoss(direction="bidirectional", pairs="all_pairs", detach_target=False, multilabel=True),
-        StageChannelLoss(),
-        StageChannelLoss(descriptor="gap_l2"),
-        StageChannelLoss(descriptor="se", distance="l1"),
-        StageChannelLoss(distance="kl", temperature=2.0),
-    ],
-    ids=lambda loss: type(loss).__name__,
-)
-def test_gradcheck(loss: torch.nn.Module) -> None:
-    torch.manual_seed(0)
-    z = [torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    f = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
-    teacher = seen(
-        {i: torch.randn(2, 4, dtype=torch.float64) for i in (1, 2, 3)},
-        pooled={1: torch.randn(2, 4, dtype=torch.float64)},
-    )
-
-    def function(z1: torch.Tensor, z2: torch.Tensor, z3: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        student = {1: z1, 2: z2, 3: z3}
-        return loss(seen(student, adapted={1: f}), teacher)
-
-    assert gradcheck(function, (*z, f))
+@pytest.mark.parametrize("target", ["final", "same_stage"])
+def test_mskd_of_one_exit_is_hintons_distillation_and_does_not_depend_on_constants(target: str) -> None:
+    student, teacher = of_stages([0.3, -1.0], targets=LABEL), of_stages([LN7, 0.0])
+    expected = 0.1 * F.cross_entropy(student.logits, LABEL) + 0.9 * kl_divergence(student.logits, teacher.logits, 1.0)
+    torch.testing.assert_close(mskd(0.9, target, student, teacher), expected)
+    torch.testing.assert_close(mskd(0.9, target, student, of_stages([LN7 + 5, 5.0])), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    "loss",
-    [KDLoss(), StageResponseLoss(), CrossStageReviewLoss(), StageChannelLoss()],
-    ids=lambda x: type(x).__name__,
-)
-def test_half_precision_with_extreme_logits_is_finite_and_exact(loss: torch.nn.Module, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    z = {i: (torch.randn(4, 10) * 1e4).to(dtype).requires_grad_() for i in (1, 2)}
-    t = {i: (torch.randn(4, 10) * 1e4).to(dtype) for i in (1, 2)}
-    f = {1: (torch.randn(4, 3, 5, 5) * 1e4).to(dtype).requires_grad_()}
-    g = {1: torch.randn(4, 3, 5, 5).to(dtype)}
-
-    def up(m: dict) -> dict:
-        return {i: x.double() for i, x in m.items()}
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(seen(z, adapted=f), seen(t, pooled=pooled(g)))
-    exact = loss(seen(up(z), adapted=up(f)), seen(up(t), pooled=pooled(up(g))))
-    assert value.dtype == torch.float32
-    assert torch.isfinite(value)
-    assert float(value) == pytest.approx(float(exact), rel=1e-4)
-    slopes = torch.autograd.grad(value, [*z.values(), *f.values()], allow_unused=True)
-    assert all(slope.isfinite().all() for slope in slopes if slope is not None)
-
-
-@pytest.mark.parametrize(
-    ("build", "word"),
-    [
-        (lambda: CrossStageReviewLoss(direction="deep"), "deep_to_shallow"),
-        (lambda: StageChannelLoss(descriptor="gem"), "gap_l2"),
-        (lambda: StageResponseLoss(target="last"), "same_stage"),
-        (lambda: StageResponseLoss(stage_reduction="none"), "mean"),
-    ],
-)
-def test_unknown_options_name_the_choices(build, word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        build()
+def test_mskd_with_weights_of_the_exits() -> None:
+    """Alpha 0.2, 0.5, 0.9 with exit weights 1, 2, 3: omega (1 - alpha) on the label, omega alpha on the teacher."""
+    task = exit_task(include_last=True, stage_weights=[0.8, 1.0, 0.3])
+    follow = StageResponseLoss(temperature=1.0, target="final", stage_weights=[0.2, 1.0, 2.7])
+    value = task(MSKD) + follow(MSKD, of_stages([0, 0], [LN3, 0], [LN7, 0]))
+    p = torch.tensor([0.875, 0.125])
+    divergences = [float((p * (p / torch.tensor(q)).log()).sum()) for q in ([0.5, 0.5], [0.75, 0.25], [0.875, 0.125])]
+    entropies = [math.log(2), math.log(4 / 3), math.log(8 / 7)]
+    triples = zip((1, 2, 3), (0.2, 0.5, 0.9), entropies, divergences, strict=True)
+    assert float(value) == pytest.approx(sum(w * ((1 - a) * ce + a * kd) for w, a, ce, kd in triples), abs=1e-6)

@@ -6,14 +6,13 @@ The CA-MKD value comes from Rorozhl/CA-MKD, run in float64 on the same waves.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
-from torch.autograd import gradcheck
 
 from kd_mm.losses import KDLoss, Loss, LossContext, MultiTeacherKDLoss, MultiTeacherLoss
 from kd_mm.losses.functional import confidence_weights
@@ -115,24 +114,6 @@ def test_gradient_with_constant_weights() -> None:
     torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("rule", WEIGHTS)
-def test_gradcheck_with_weights_that_are_not_constant(rule: str) -> None:
-    loss = MultiTeacherKDLoss(rule, detach=False)
-    assert gradcheck(lambda z: value(loss, z), STUDENT.clone().requires_grad_())
-    assert gradcheck(lambda z: value(MultiTeacherKDLoss(standardize=True), z), STUDENT.clone().requires_grad_())
-
-
-@pytest.mark.parametrize("rule", WEIGHTS)
-def test_extreme_logits_in_half_precision(rule: str) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        student = (5e3 * STUDENT).to(dtype).requires_grad_()
-        teachers = {name: (3e3 * logits).to(dtype) for name, logits in TEACHERS.items()}
-        found = value(MultiTeacherKDLoss(rule, detach=False), student, teachers)
-        found.backward()
-        assert torch.isfinite(found)
-        assert torch.isfinite(student.grad).all()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -159,7 +140,7 @@ def test_recipe_reads_every_teacher_once(name: str) -> None:
     assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
 
 
-def test_transforms_serve_it() -> None:
+def test_learning_simplifier_changes_every_teachers_logits() -> None:
     model = build(teacher=TEAM, recipe={**recipe("ca_mkd"), "transform": {"type": "kd_mm.LearningSimplifier"}})
     assert set(model.distill["transform"]) == {"big", "small"}
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
@@ -170,26 +151,24 @@ def test_transforms_serve_it() -> None:
 
 
 @MODELS.register_module()
-class TeamFeatureLoss(MultiTeacherLoss):
+class AllTeachersLoss(MultiTeacherLoss):
     """Mean distance of the connected maps to every teacher's."""
 
-    requires: ClassVar = frozenset({"student.adapted", "teacher.features"})
+    requires = frozenset({"student.adapted", "teacher.pooled"})
 
     def setup(self, context: LossContext) -> None:
         assert set(context.pairs_by_teacher) == set(self.teacher_names)
 
     def terms(self, student: Observation, teachers: Any) -> dict[str, Tensor]:
         return {
-            f"{name}{i}": (student.adapted_by_teacher[name][i].mean((2, 3)) - theirs.features[i].mean((2, 3)))
-            .square()
-            .mean()
-            for name, theirs in teachers.items()
-            for i in self.stage_numbers(max(theirs.features))
+            f"{name}{i}": F.mse_loss(student.adapted_by_teacher[name][i].mean((2, 3)), teacher.pooled[i])
+            for name, teacher in teachers.items()
+            for i in self.stage_numbers(max(teacher.pooled))
         }
 
 
 def test_features_come_with_a_connector_for_each_teacher() -> None:
-    losses = {"team": {"type": "TeamFeatureLoss"}, "scd": {"type": "kd_mm.StageChannelLoss", "teacher": "big"}}
+    losses = {"team": {"type": "AllTeachersLoss"}, "scd": {"type": "kd_mm.StageChannelLoss", "teacher": "big"}}
     model = build(teacher=TEAM, recipe={"losses": losses})
     assert set(model.distill["connectors"]) == {"big", "small"}
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
@@ -198,7 +177,7 @@ def test_features_come_with_a_connector_for_each_teacher() -> None:
         torch.testing.assert_close(out[f"team.big{i}"], out[f"scd.stage{i}"])
 
 
-def test_wrong_teachers_are_told() -> None:
+def test_wrong_teachers() -> None:
     with pytest.raises(ValueError, match="weights='ca_mkd' compares teachers, and there is one"):
         build(recipe=recipe("ca_mkd"))
     assert set(build(recipe=recipe("multi_kd")).teachers) == {"teacher"}

@@ -1,4 +1,4 @@
-"""The detection task by hand: targets, exit losses, measures, and the loss on a detector's own answer."""
+"""The detection task by hand: targets, exit losses, measures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torch.autograd import gradcheck
 
-from kd_mm.losses import DetKDLoss
 from kd_mm.losses.functional import bernoulli_divergence
-from kd_mm.losses.observation import Observation
 from kd_mm.tasks import ClassificationTask, DetectionTask
 from kd_mm.tasks.targets import LEFT_OUT, label_regions, make_regions, read_annotations
 
@@ -273,90 +270,3 @@ def test_score_counts_the_objects_among_the_best_detections(answer: list, found:
     samples = [sample(BOXES, [0, 2], wrap=wrap), sample([], [])]
     model = Oracle([answer, [(BOXES[0], 0, 1.0)]])
     assert bound().score(model, torch.zeros(2, 3, 64, 64), samples) == (found, 2)
-
-
-# -- the loss on a detector's own answer ----------------------------------------------------------------------------
-
-
-def wave(*shape: int, pace: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (3 * torch.sin(pace * torch.arange(1, math.prod(shape) + 1, dtype=torch.float64))).reshape(shape).to(dtype)
-
-
-def answer_loss(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
-    return DetKDLoss(**options)(Observation(logits=student), Observation(logits=teacher))
-
-
-def softmax(row: list[float], temperature: float) -> list[float]:
-    exps = [math.exp(z / temperature) for z in row]
-    return [e / sum(exps) for e in exps]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_answer_on_regions_by_hand(temperature: float) -> None:
-    student, teacher = wave(5, K + 1, pace=0.9), wave(5, K + 1, pace=1.7)
-    total = 0.0
-    for z_s, z_t in zip(student.tolist(), teacher.tolist(), strict=True):
-        p, q = softmax(z_t, temperature), softmax(z_s, temperature)
-        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    expected = temperature**2 * total / 5
-    assert float(answer_loss(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_answer_on_a_grid_by_hand(temperature: float) -> None:
-    student, teacher = wave(2, 4, K, pace=0.9), wave(2, 4, K, pace=1.7)
-
-    def sigmoid(z: float) -> float:
-        return 1 / (1 + math.exp(-z))
-
-    total = weights = 0.0
-    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
-        weight = max(sigmoid(z) for z in z_t)
-        weights += weight
-        for a, b in zip(z_s, z_t, strict=True):
-            p, q = sigmoid(b / temperature), sigmoid(a / temperature)
-            total += weight * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
-    expected = temperature**2 * total / weights
-    assert float(answer_loss(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_answer_of_a_softmax_grid_by_hand(temperature: float) -> None:
-    student, teacher = wave(2, 4, K + 1, pace=0.9), wave(2, 4, K + 1, pace=1.7)
-    total = weights = 0.0
-    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
-        weight = max(softmax(z_t, 1.0)[:-1])
-        p, q = softmax(z_t, temperature), softmax(z_s, temperature)
-        weights += weight
-        total += weight * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    expected = temperature**2 * total / weights
-    value = answer_loss(student, teacher, temperature=temperature, softmax=True)
-    assert float(value) == pytest.approx(expected, rel=1e-10)
-
-
-CASES = [((6, K + 1), {}), ((2, 3, K), {}), ((2, 3, K + 1), {"softmax": True})]
-
-
-@pytest.mark.parametrize(("shape", "options"), CASES)
-def test_slopes_of_the_answer_loss(shape: tuple[int, ...], options: dict) -> None:
-    student, teacher = wave(*shape, pace=0.9).requires_grad_(), wave(*shape, pace=1.7).requires_grad_()
-    constant = teacher.detach()
-    assert gradcheck(lambda z: answer_loss(z, constant, temperature=2.0, **options), (student,))
-    other = student.detach().clone().requires_grad_()
-    value = answer_loss(student, other, **options)
-    assert float(value) == pytest.approx(0.0, abs=1e-12)
-    # A transform of the answer learns through the teacher's side; where both agree there is nothing to learn.
-    assert all(slope.abs().max() < 1e-12 for slope in torch.autograd.grad(value, (student, other)))
-    assert torch.autograd.grad(answer_loss(student, teacher, **options), teacher)[0].abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("shape", "options"), CASES)
-@pytest.mark.parametrize("size", [0.0, 1e-6, 1e4, 1e12, 1e30])
-def test_extreme_answers_in_bf16_stay_finite(shape: tuple[int, ...], options: dict, size: float) -> None:
-    student = (size * wave(*shape, pace=0.9)).bfloat16().requires_grad_()
-    teacher = (size * wave(*shape, pace=1.7)).bfloat16()
-    for mine, theirs in ((student, teacher), (student, -student.detach().abs())):
-        value = answer_loss(mine, theirs, **options)
-        assert value.dtype == torch.float32
-        assert torch.isfinite(value)
-        assert torch.isfinite(torch.autograd.grad(value, mine)[0]).all()

@@ -1,0 +1,79 @@
+"""Cosine distillation of embeddings, by hand and in a Distiller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmpretrain.structures import DataSample
+
+from kd_mm.distillers import Distiller
+from kd_mm.losses import CosineLoss, LossContext, RKDAngleLoss, RKDDistanceLoss
+
+from ..helpers.losses import embedding
+
+
+def test_by_hand() -> None:
+    student, teacher = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, -1.0]])
+    assert float(CosineLoss().compare(student, teacher)) == pytest.approx(1 - (2**-0.5 - 1) / 2, rel=1e-6)
+
+
+def test_a_linear_map_where_the_widths_differ() -> None:
+    loss = embedding(CosineLoss)
+    loss.setup(LossContext(student_taps={"tap": (2, 2)}, teacher_taps={"tap": (2, 2)}))
+    assert not list(loss.parameters())
+    loss.setup(LossContext(student_taps={"tap": (2, 2)}, teacher_taps={"tap": (2, 5)}))
+    assert loss.map.weight.shape == (5, 2)
+    assert loss.map.bias is None
+    with pytest.raises(ValueError, match=r"compares embeddings \(B, D\), but tap gives \(2, 2, 4, 4\)"):
+        loss.setup(LossContext(student_taps={"tap": (2, 2)}, teacher_taps={"tap": (2, 2, 4, 4)}))
+    with pytest.raises(ValueError, match="policy='never' is unknown"):
+        CosineLoss(policy="never")
+
+
+def model(kind: str, width: int, classes: int) -> dict[str, Any]:
+    head = {"type": "kd_mm.BNNeckHead"} if kind == "kd_mm.ReIDModel" else {"type": "mmpretrain.LinearClsHead"}
+    return {
+        "type": kind,
+        "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8, "widths": (4, 4, 8, width)},
+        "neck": {"type": "mmpretrain.GlobalAveragePooling"},
+        "head": {**head, "in_channels": width, "num_classes": classes},
+        "data_preprocessor": {"type": "mmpretrain.ClsDataPreprocessor"},
+    }
+
+
+LOSSES = {
+    "distance": {"type": "kd_mm.RKDDistanceLoss", "loss_weight": 25.0},
+    "angle": {"type": "kd_mm.RKDAngleLoss", "loss_weight": 50.0},
+    "cosine": {"type": "kd_mm.CosineLoss"},
+}
+
+
+@pytest.mark.parametrize("kind", ["kd_mm.ReIDModel", "mmpretrain.ImageClassifier"])
+def test_embeddings_of_other_widths_and_other_class_lists(kind: str) -> None:
+    torch.manual_seed(0)
+    teacher = {"config": {"model": model(kind, 12, 7)}, "random_weights": True}
+    distiller = Distiller(model(kind, 6, 3), teacher, {"losses": LOSSES}, input_size=16)
+    tap = "head.bnneck" if kind == "kd_mm.ReIDModel" else "head:in[-1]"
+    assert distiller.losses["cosine"].student_tap == distiller.losses["cosine"].teacher_tap == tap
+    names = [name for name, _ in distiller.named_parameters() if "distill" in name]
+    assert names == ["distill.losses.cosine.map.weight"]
+    samples = [DataSample().set_gt_label(label) for label in (0, 0, 1, 1)]
+    inputs = torch.randn(4, 3, 16, 16)
+    out = distiller(inputs, samples, mode="loss")
+    distiller.parse_losses(out)[0].backward()
+    assert all(p.grad is not None for p in distiller.parameters() if p.requires_grad)
+    teacher_model = distiller.teachers["teacher"].model
+    with torch.no_grad():
+        embeddings = [
+            network.head.pre_logits(network.extract_feat(inputs)) for network in (distiller.student, teacher_model)
+        ]
+    assert embeddings[1].shape == (4, 12)
+    torch.testing.assert_close(out["distance"], RKDDistanceLoss().compare(*embeddings))
+    torch.testing.assert_close(out["loss_angle"].detach(), 50 * RKDAngleLoss().compare(*embeddings))
+
+
+def test_a_network_without_a_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no head whose embedding could be read; give student_tap="):
+        CosineLoss().extra_taps(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))

@@ -1,0 +1,44 @@
+"""CWD. Public values: MMRazor, float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from kd_mm.losses import CWDLoss
+
+from ..helpers.losses import of_maps
+from ..helpers.waves import wave
+from .test_pkd import FIXTURE_STUDENT, FIXTURE_TEACHER, STUDENT, TEACHER
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "temperature", "expected"),
+    [
+        (FIXTURE_STUDENT, FIXTURE_TEACHER, 1.0, 0.345127),
+        (FIXTURE_STUDENT, FIXTURE_TEACHER, 4.0, 0.398449),
+        (STUDENT, TEACHER, 1.0, 1.0171063631432486),
+        (STUDENT, TEACHER, 4.0, 1.2062807311967902),
+    ],
+)
+def test_agrees_with_public_code(student: Tensor, teacher: Tensor, temperature: float, expected: float) -> None:
+    value = CWDLoss(temperature=temperature)(*of_maps(student, teacher))
+    assert float(value) == pytest.approx(expected, abs=1e-6)
+
+
+def test_by_numpy() -> None:
+    def share(x: Tensor) -> np.ndarray:
+        e = np.exp(x.reshape(6, -1).numpy() / 2.0)
+        return e / e.sum(axis=1, keepdims=True)
+
+    p, q = share(TEACHER), share(STUDENT)
+    expected = 4.0 * (p * np.log(p / q)).sum() / 6
+    assert float(CWDLoss(temperature=2.0)(*of_maps(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-9)
+
+
+def test_different_sizes_and_bad_temperatures_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"stage 1 has maps \(2, 3, 4, 5\) \(student\) and \(2, 3, 6, 7\) \(teacher\)"):
+        CWDLoss()(*of_maps(STUDENT, wave(2, 3, 6, 7)))
+    with pytest.raises(ValueError, match="temperature=0"):
+        CWDLoss(temperature=0)

@@ -1,0 +1,82 @@
+"""KD on a detector's class logits, by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_mm.losses import DetKDLoss, Observation
+
+from ..helpers.waves import wave
+
+K = 3
+
+
+def value(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    return DetKDLoss(**options)(Observation(logits=student), Observation(logits=teacher))
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    exps = [math.exp(z / temperature) for z in row]
+    return [e / sum(exps) for e in exps]
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def pair(*shape: int) -> tuple[Tensor, Tensor]:
+    return wave(*shape, pace=0.9, size=3.0), wave(*shape, pace=1.7, size=3.0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_regions_by_hand(temperature: float) -> None:
+    student, teacher = pair(5, K + 1)
+    total = 0.0
+    for z_s, z_t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p, q = softmax(z_t, temperature), softmax(z_s, temperature)
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    expected = temperature**2 * total / 5
+    assert float(value(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_sigmoid_grid_by_hand(temperature: float) -> None:
+    student, teacher = pair(2, 4, K)
+    total = weights = 0.0
+    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        weight = max(sigmoid(z) for z in z_t)
+        weights += weight
+        for a, b in zip(z_s, z_t, strict=True):
+            p, q = sigmoid(b / temperature), sigmoid(a / temperature)
+            total += weight * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    expected = temperature**2 * total / weights
+    assert float(value(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_softmax_grid_by_hand(temperature: float) -> None:
+    student, teacher = pair(2, 4, K + 1)
+    total = weights = 0.0
+    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        weight = max(softmax(z_t, 1.0)[:-1])
+        p, q = softmax(z_t, temperature), softmax(z_s, temperature)
+        weights += weight
+        total += weight * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    expected = temperature**2 * total / weights
+    assert float(value(student, teacher, temperature=temperature, softmax=True)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("shape", "options"), [((6, K + 1), {}), ((2, 3, K), {}), ((2, 3, K + 1), {"softmax": True})])
+def test_equal_logits_cost_nothing_and_the_target_may_be_trained(shape: tuple[int, ...], options: dict) -> None:
+    student, teacher = (z.requires_grad_() for z in pair(*shape))
+    equal = student.detach().clone().requires_grad_()
+    same = value(student, equal, **options)
+    assert float(same) == pytest.approx(0.0, abs=1e-12)
+    assert all(gradient.abs().max() < 1e-12 for gradient in torch.autograd.grad(same, (student, equal)))
+    # An adapter of the teacher's logits is trained through the teacher's side.
+    assert torch.autograd.grad(value(student, teacher, **options), teacher)[0].abs().max() > 1e-3

@@ -1,0 +1,37 @@
+"""VID. Public values: RepDistiller, float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_mm.losses import VIDLoss
+
+from ..helpers.losses import context, of_maps, vid
+from .test_fitnets import LARGE, SMALL, WIDE
+
+
+@pytest.mark.parametrize(("teacher", "expected"), [(WIDE, 0.44559720757184007), (LARGE, 0.20213178414879823)])
+def test_agrees_with_public_code(teacher: Tensor, expected: float) -> None:
+    assert float(vid()(*of_maps(SMALL, teacher))) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 5.0, 400.0])
+def test_initial_variances(variance: float) -> None:
+    loss = VIDLoss(initial_variance=variance)
+    loss.setup(context((3, 5), (4, 7)))
+    assert [tuple(scale.shape) for scale in loss.scales.values()] == [(5,), (7,)]
+    start = F.softplus(loss.scales["stage2"].double()) + 1e-5
+    torch.testing.assert_close(start, torch.full_like(start, variance), rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="initial_variance=0"):
+        VIDLoss(initial_variance=0)
+
+
+def test_is_a_likelihood_of_normal_values() -> None:
+    loss = vid()
+    mean = loss.regressors["stage1"](SMALL)
+    deviation = (F.softplus(loss.scales["stage1"]) + 1e-5).sqrt().view(1, -1, 1, 1)
+    likelihood = torch.distributions.Normal(mean, deviation).log_prob(WIDE)
+    constant = 0.5 * np.log(2 * np.pi)
+    assert float(loss(*of_maps(SMALL, WIDE))) == pytest.approx(float(-likelihood.mean()) - constant, abs=1e-9)
