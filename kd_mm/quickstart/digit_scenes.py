@@ -69,7 +69,7 @@ class DigitScenes(VOCDataset):
 
 
 def write_digit_scenes(devkit: Path, seed: int = 0, counts: Mapping[str, int] = COUNTS) -> Path:
-    """Write ``<devkit>/VOC2007`` with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``, whole or not at all.
+    """Write ``<devkit>/VOC2007`` with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``, atomically.
 
     The same arguments always give the same scenes. Scenes that are there are kept; several processes may ask at once.
 

@@ -1,4 +1,4 @@
-"""Folders of generated data: written whole or not at all, kept where they are, never mixed with other data."""
+"""Folders of generated data: written atomically, kept where they are, never mixed with other data."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from kd_mm.datasets.market1501 import DISTRACTOR, FOLDERS, JUNK, Market1501
 from kd_mm.quickstart.generated import write_once
-from kd_mm.quickstart.people_cast import Camera, Person, draw_up, set_up
-from kd_mm.quickstart.people_drawing import SIZE, take_picture
+from kd_mm.quickstart.people_cast import Camera, Person, random_camera, random_person
+from kd_mm.quickstart.people_drawing import SIZE, render_image
 from kd_mm.registry import DATASETS
 
 #: Identities by split; nobody is in two splits.
@@ -62,7 +62,7 @@ class People(Market1501):
 
 
 def write_people(folder: Path, seed: int = 0, identities: Mapping[str, int] = IDENTITIES) -> Path:
-    """Write ``bounding_box_train``, ``query``, ``bounding_box_test`` and ``validation``, whole or not at all.
+    """Write ``bounding_box_train``, ``query``, ``bounding_box_test`` and ``validation``, atomically.
 
     The same arguments always give the same images. A folder that is there is kept; several processes may ask at once.
 
@@ -83,7 +83,7 @@ def write_people(folder: Path, seed: int = 0, identities: Mapping[str, int] = ID
 
 
 def _fill(root: Path, seed: int, identities: Mapping[str, int]) -> None:
-    cameras = [set_up(np.random.default_rng([seed, 0, number]), number) for number in range(CAMERAS)]
+    cameras = [random_camera(np.random.default_rng([seed, 0, number]), number) for number in range(CAMERAS)]
     first = 1
     for number, (split, count) in enumerate((split, identities[split]) for split in ("train", "val", "test")):
         home = root / _VALIDATION if split == "val" else root
@@ -102,7 +102,7 @@ def _has(split: str, part: str) -> bool:
 
 def _write_person(rng: np.random.Generator, pid: int, folders: Mapping[str, _Folder]) -> None:
     """Write a person's images: one to three from each camera that sees them, of which the first is a query."""
-    person = draw_up(rng)
+    person = random_person(rng)
     always = rng.permutation(CAMERAS)[:2]
     for camera in range(CAMERAS):
         if camera not in always and rng.random() >= _SEEN:
@@ -121,10 +121,10 @@ def _write_others(rng: np.random.Generator, gallery: _Folder) -> None:
     """Write distractors, strangers or nobody, and junk, people that the detector has missed by far."""
     images = gallery.count
     for _ in range(round(_DISTRACTORS * images)):
-        person = draw_up(rng) if rng.random() < 0.8 else None
+        person = random_person(rng) if rng.random() < 0.8 else None
         gallery.write(rng, person, DISTRACTOR, int(rng.integers(CAMERAS)))
     for _ in range(round(_JUNK * images)):
-        gallery.write(rng, draw_up(rng), JUNK, int(rng.integers(CAMERAS)), shift=0.45)
+        gallery.write(rng, random_person(rng), JUNK, int(rng.integers(CAMERAS)), shift=0.45)
 
 
 class _Folder:
@@ -135,7 +135,7 @@ class _Folder:
         self.path, self.cameras, self.count = path, cameras, 0
 
     def write(self, rng: np.random.Generator, person: Person | None, pid: int, camera: int, shift: float = 0.0) -> None:
-        picture = take_picture(rng, self.cameras[camera], person, shift)
+        picture = render_image(rng, self.cameras[camera], person, shift)
         self.count += 1
         number = f"{pid:04d}" if pid >= 0 else str(pid)
         name = f"{number}_c{camera + 1}s1_{self.count:06d}_01.jpg"

@@ -69,7 +69,7 @@ class Camera:
     horizon: float
 
 
-def draw_up(rng: np.random.Generator) -> Person:
+def random_person(rng: np.random.Generator) -> Person:
     """Invent a person."""
     shirt, second, trousers, shoes, bag = (shade(rng, CLOTHES) for _ in range(5))
     return Person(
@@ -91,8 +91,8 @@ def draw_up(rng: np.random.Generator) -> Person:
     )
 
 
-def set_up(rng: np.random.Generator, number: int) -> Camera:
-    """Invent the camera of a number, counted from 0; neighbours look at people from different sides."""
+def random_camera(rng: np.random.Generator, number: int) -> Camera:
+    """Return a random camera; neighbours in number, counted from 0, look at people from different sides."""
     red, green, blue = (float(part) for part in rng.uniform(0.74, 1.2, 3))
     return Camera(
         gain=(red, green, blue),

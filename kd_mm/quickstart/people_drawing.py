@@ -1,4 +1,4 @@
-"""Taking pictures of people as street cameras do: synthetic, but hard in the ways that re-identification is hard."""
+"""Rendering people as street cameras record them: synthetic, but hard in the ways that re-identification is hard."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIZE = (64, 32)
 _FINE = 3
 
 
-def take_picture(rng: np.random.Generator, camera: Camera, person: Person | None, shift: float = 0.0) -> Picture:
-    """Return what a camera sees, RGB ``(64, 32, 3)``.
+def render_image(rng: np.random.Generator, camera: Camera, person: Person | None, shift: float = 0.0) -> Picture:
+    """Return the image of a camera, RGB ``(64, 32, 3)``.
 
     Args:
         rng: Where pose, place, cover and noise come from.

@@ -1,9 +1,7 @@
-"""Scenes of digits: a real VOC folder, always the same one, whole or not at all."""
+"""Scenes of digits: a real VOC folder, always the same one, atomically."""
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +11,6 @@ import pytest
 from mmdet.datasets import VOCDataset as UpstreamVOCDataset
 
 from kd_mm.datasets import VOCDataset
-from kd_mm.quickstart import digit_scenes as module
 from kd_mm.quickstart import scenes
 from kd_mm.quickstart.digit_scenes import SIZE, DigitScenes, write_digit_scenes
 from kd_mm.quickstart.digits import Digits
@@ -105,40 +102,6 @@ def test_a_split_is_the_same_whatever_the_size_of_the_others(devkit, tmp_path):
     write_digit_scenes(tmp_path, counts={**COUNTS, "train": 3})
     ours, whole = content(tmp_path), content(devkit)
     assert all(ours[name] == whole[name] for name in ours if "/test_" in name or "/train_" in name)
-
-
-def test_what_is_there_is_kept(devkit):
-    before = {path: path.stat().st_mtime_ns for path in devkit.rglob("*")}
-    write_digit_scenes(devkit, counts=COUNTS)
-    assert {path: path.stat().st_mtime_ns for path in devkit.rglob("*")} == before
-
-
-def test_other_data_are_not_overwritten(devkit, tmp_path):
-    with pytest.raises(ValueError, match="holds other data than these scenes"):
-        write_digit_scenes(devkit, seed=5, counts=COUNTS)
-    (tmp_path / "VOC2007").mkdir()
-    with pytest.raises(ValueError, match="remove it or give another data_root"):
-        write_digit_scenes(tmp_path, counts=COUNTS)
-    assert not list((tmp_path / "VOC2007").iterdir())
-
-
-def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
-    def full_disk(name, image, found):
-        if name == "val_00002":
-            raise OSError(28, "No space left on device")
-        return b"<annotation/>"
-
-    monkeypatch.setattr(module, "annotation", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_digit_scenes(tmp_path, counts=COUNTS)
-    assert not list(tmp_path.iterdir())
-
-
-def test_several_processes_may_write_at_once(tmp_path, devkit):
-    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
-        for done in [pool.submit(write_digit_scenes, tmp_path, 0, COUNTS) for _ in range(3)]:
-            assert done.result() == tmp_path / "VOC2007"
-    assert content(tmp_path) == content(devkit)
 
 
 def test_the_data_set_reads_what_it_wrote(tmp_path):

@@ -1,10 +1,8 @@
-"""Drawn people: a folder in the layout of Market-1501, always the same one, whole or not at all."""
+"""Drawn people: a folder in the layout of Market-1501, always the same one, atomically."""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,9 @@ import pytest
 from PIL import Image
 
 from kd_mm.datasets import Market1501
-from kd_mm.quickstart import people as module
 from kd_mm.quickstart.people import CAMERAS, People, write_people
-from kd_mm.quickstart.people_cast import draw_up, set_up
-from kd_mm.quickstart.people_drawing import SIZE, take_picture
+from kd_mm.quickstart.people_cast import random_camera, random_person
+from kd_mm.quickstart.people_drawing import SIZE, render_image
 
 IDENTITIES = {"train": 5, "val": 4, "test": 6}
 
@@ -77,50 +74,15 @@ def test_the_same_seed_draws_the_same_people_and_another_others(folder, tmp_path
 def test_a_person_keeps_the_clothes_and_a_camera_its_light():
     """Of one person's images from one camera, the mean colour of the shirt differs less than between people."""
     rng = np.random.default_rng(0)
-    camera = set_up(rng, 0)
+    camera = random_camera(rng, 0)
     shirts = []
     for _ in range(8):
-        person = draw_up(rng)
-        images = [take_picture(rng, camera, person).astype(float) for _ in range(12)]
+        person = random_person(rng)
+        images = [render_image(rng, camera, person).astype(float) for _ in range(12)]
         shirts.append([image[18:24, 13:19].mean((0, 1)) for image in images])
     within = np.mean([np.std(one, axis=0) for one in shirts])
     between = np.std([np.median(one, axis=0) for one in shirts], axis=0).mean()
     assert between > 1.5 * within
-
-
-def test_what_is_there_is_kept_and_other_data_are_not_overwritten(folder, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    write_people(folder, identities=IDENTITIES)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    with pytest.raises(ValueError, match="holds other data than these people; remove it or give another data_root"):
-        write_people(folder, seed=5, identities=IDENTITIES)
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="holds other data"):
-        People(str(tmp_path / "mine"), identities=IDENTITIES)
-    assert not list((tmp_path / "mine").iterdir())
-
-
-def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
-    taken = []
-
-    def full_disk(*arguments, **options):
-        taken.append(1)
-        if len(taken) > 20:
-            raise OSError(28, "No space left on device")
-        return take_picture(*arguments, **options)
-
-    monkeypatch.setattr(module, "take_picture", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_people(tmp_path / "people", identities=IDENTITIES)
-    assert not list(tmp_path.iterdir())
-
-
-def test_several_processes_may_write_at_once(tmp_path, folder):
-    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
-        for done in [pool.submit(write_people, tmp_path / "one", 0, IDENTITIES) for _ in range(3)]:
-            assert done.result() == tmp_path / "one"
-    assert content(tmp_path / "one") == content(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_an_unknown_split_is_named(folder):
