@@ -35,11 +35,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def visualize(args: argparse.Namespace) -> None:
-    from kd_mm.apis.ranking import find_images
-    from kd_mm.apis.ranking_pictures import check_endings, write_ranking
+    from kd_mm.apis.visualize_retrieval import check_endings, retrieve, write_retrieval
 
     check_endings(args.out)
-    found = find_images(
+    result = retrieve(
         args.config,
         args.checkpoint,
         teacher=args.teacher,
@@ -50,10 +49,10 @@ def visualize(args: argparse.Namespace) -> None:
         options=args.cfg_options,
     )
     for path in args.out:
-        write_ranking(found, path, f"{args.config} with {args.checkpoint}")
-    for name, top in found.tops.items():
+        write_retrieval(result, path, f"{args.config} with {args.checkpoint}")
+    for name, top in result.tops.items():
         values = ", ".join(f"{key} {100 * top.measures[key]:.2f}" for key in ("mAP", "mAP_trapz", "mINP"))
-        print(f"{name}: {values}, Rank-1 {100 * top.measures['cmc'][0]:.2f} ({found.setting})")
+        print(f"{name}: {values}, Rank-1 {100 * top.measures['cmc'][0]:.2f} ({result.setting})")
     print(f"wrote {' and '.join(args.out)}")
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mmengine.fileio import load
 
-from kd_mm.apis.ranking import Found, picked
-from kd_mm.apis.ranking_pictures import write_ranking
 from kd_mm.apis.tables import Column
+from kd_mm.apis.visualize_retrieval import RetrievalResult, select_queries, write_retrieval
 from kd_mm.evaluation.reid_distances import JUNK, Images
 from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
@@ -26,9 +25,11 @@ def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     tops = {name: top_images(query, gallery) for name, (query, gallery) in sides.items()}
     first = next(iter(tops.values()))
     query, gallery = next(iter(sides.values()))
-    shown = picked(first.average_precision, _QUERIES, "even")
-    found = Found(query, gallery, tops, shown, "Cosine distance, camera rule on; queries at equal steps; first seed")
-    write_ranking(found, path, "Re-identification of drawn people (synthetic)")
+    selected = select_queries(first.average_precision, _QUERIES, "even")
+    result = RetrievalResult(
+        query, gallery, tops, selected, "Cosine distance, camera rule on; queries at equal steps; first seed"
+    )
+    write_retrieval(result, path, "Re-identification of drawn people (synthetic)")
 
 
 def _embedded(path: Path) -> tuple[Images, Images]:

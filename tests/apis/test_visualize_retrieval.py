@@ -12,9 +12,8 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.ranking import find_images, picked
-from kd_mm.apis.ranking_pictures import write_ranking
 from kd_mm.apis.runner import read_config
+from kd_mm.apis.visualize_retrieval import retrieve, select_queries, write_retrieval
 
 from ..helpers.tools import Tools
 
@@ -77,8 +76,8 @@ def test_the_tool_writes_a_page_and_a_picture(tools: Tools, folder: Path) -> Non
     options = ["--out", "out/page.html", "out/picture.png", "--queries", "3", "--top", "5"]
     done = tools.run("visualize_ranking", "distil.py", "student.pth", *options, cwd=folder)
     assert done.status == 0, done.err[-3000:]
-    said = r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)"
-    assert re.search(said, done.out)
+    pattern = r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)"
+    assert re.search(pattern, done.out)
     page = (folder / "out" / "page.html").read_text()
     assert page.count("<h2>Query ") == 3
     assert page.count("<div class='row'>") == 6
@@ -89,9 +88,9 @@ def test_the_tool_writes_a_page_and_a_picture(tools: Tools, folder: Path) -> Non
 
 
 def test_what_is_shown_is_what_was_measured() -> None:
-    found = find_images("distil.py", "student.pth", queries=12, top=14)
+    found = retrieve("distil.py", "student.pth", queries=12, top=14)
     assert list(found.tops) == ["student", "teacher"]
-    assert found.shown == list(range(12))
+    assert found.selected == list(range(12))
     for name, top in found.tops.items():
         metrics = evaluate(f"{name}.py", f"{name}.pth", work_dir="work")
         assert 100 * top.measures["mAP"] == pytest.approx(metrics["reid/mAP"], abs=1e-9)
@@ -104,7 +103,7 @@ def test_what_is_shown_is_what_was_measured() -> None:
 
 def test_images_that_do_not_count_are_not_shown() -> None:
     """Of 14 gallery images, one shows the query's person from its own camera."""
-    found = find_images("student.py", "student.pth", queries=12, top=14)
+    found = retrieve("student.py", "student.pth", queries=12, top=14)
     (top,) = found.tops.values()
     for query in range(12):
         shown = top.images[query]
@@ -116,7 +115,7 @@ def test_images_that_do_not_count_are_not_shown() -> None:
         ]
         features = found.gallery.features[shown[:-1]] - found.query.features[query]
         assert (np.diff((features**2).sum(axis=1)) >= -1e-3).all()
-    write_ranking(found, "plain.html", "a title & more")
+    write_retrieval(found, "plain.html", "a title & more")
     page = Path("plain.html").read_text()
     assert "a title &amp; more" in page
     assert "network" in page
@@ -125,28 +124,28 @@ def test_images_that_do_not_count_are_not_shown() -> None:
 
 
 def test_a_given_teacher_and_the_worst_queries() -> None:
-    found = find_images("student.py", "student.pth", ("teacher.py", "teacher.pth"), 4, 3, pick="worst", rerank={})
+    found = retrieve("student.py", "student.pth", ("teacher.py", "teacher.pth"), 4, 3, pick="worst", rerank={})
     assert list(found.tops) == ["student", "teacher"]
     precision = found.tops["student"].average_precision
-    assert found.shown == np.argsort(precision, kind="stable")[:4].tolist()
+    assert found.selected == np.argsort(precision, kind="stable")[:4].tolist()
     assert found.setting == "euclidean distance, camera rule on, re-ranked"
 
 
 def test_queries_are_picked_among_the_valid_ones() -> None:
     precision = np.array([0.5, np.nan, 0.1, 0.9, np.nan, 0.3])
-    assert picked(precision, 2, "even") == [0, 5]
-    assert picked(precision, 9, "even") == [0, 2, 3, 5]
-    assert picked(precision, 2, "worst") == [2, 5]
+    assert select_queries(precision, 2, "even") == [0, 5]
+    assert select_queries(precision, 9, "even") == [0, 2, 3, 5]
+    assert select_queries(precision, 2, "worst") == [2, 5]
 
 
 def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(ValueError, match="page.pdf: give a name that ends in .html, for one page, or in .png"):
-        write_ranking(find_images("student.py", "student.pth"), "page.pdf", "")
+        write_retrieval(retrieve("student.py", "student.pth"), "page.pdf", "")
     with pytest.raises(ValueError, match="0 queries, 10 images of each: show at least 1"):
-        find_images("student.py", "student.pth", queries=0)
+        retrieve("student.py", "student.pth", queries=0)
     with pytest.raises(ValueError, match="pick='best': choose one of even, worst"):
-        find_images("student.py", "student.pth", pick="best")
+        retrieve("student.py", "student.pth", pick="best")
     with pytest.raises(ValueError, match="test_evaluator of this config has no kd_mm.ReIDMetric"):
-        find_images("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
+        retrieve("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
     with pytest.raises(ValueError, match="teacher 'teacher' has no checkpoint"):
-        find_images("distil.py", "student.pth", options={"model.teacher.checkpoint": None})
+        retrieve("distil.py", "student.pth", options={"model.teacher.checkpoint": None})
