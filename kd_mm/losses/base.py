@@ -96,6 +96,8 @@ class Loss(nn.Module):
     instead: str = ""
     #: Whether it prepares something on its teacher that holds only while the teacher does not change.
     frozen_teacher: bool = False
+    #: Whether the last stage alone is read by default, instead of all.
+    reads_last_stage: bool = False
     #: Whether a gradient reaches the student.
     trains_student: bool = True
 
@@ -158,7 +160,8 @@ class Loss(nn.Module):
         Raises:
             ValueError: A stage in the config does not exist.
         """
-        chosen = self.stages or tuple(range(1, num_stages + 1))
+        first = num_stages if self.reads_last_stage else 1
+        chosen = self.stages or tuple(range(first, num_stages + 1))
         wrong = [stage for stage in chosen if not 1 <= stage <= num_stages]
         if wrong:
             raise ValueError(

@@ -57,6 +57,7 @@ class CRDLoss(Loss):
     """
 
     requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.pooled"})
+    reads_last_stage = True
     tasks = ALL_TASKS - {"detection"}
     instead = (
         "it draws images of other classes, so it belongs to classification and re-identification; for detectors take "
@@ -84,10 +85,6 @@ class CRDLoss(Loss):
         self.embed = nn.ModuleDict()
         self.bank = EmbeddingBank(dims, momentum)
         self._num_samples = num_samples
-
-    def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
-        """Return the stage that is read, the last one by default."""
-        return super().stage_numbers(num_stages) if self.stages else (num_stages,)
 
     def setup(self, context: LossContext) -> None:
         """Create the linear layers, of the measured widths, and the bank where n is known."""

@@ -44,6 +44,7 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
     """
 
     requires = frozenset({"student.adapted", "student.targets", "teacher.features", "teacher.classifier"})
+    reads_last_stage = True
 
     def __init__(self, weights: str = "ca_mkd", detach: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -52,12 +53,12 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
             self.requires = self.requires - {"student.targets", "teacher.classifier"}
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
-        """Return the stages that are read, the last one by default; see the base class for errors.
+        """Return the stages that are read, see the base class.
 
         Raises:
             ValueError: For other stages than the last, where the teachers' classifiers read the maps.
         """
-        stages = super().stage_numbers(num_stages) if self.stages else (num_stages,)
+        stages = super().stage_numbers(num_stages)
         if self.weights == "ca_mkd" and stages != (num_stages,):
             raise ValueError(
                 f"MultiTeacherFeatureLoss: stages={list(stages)}, but the teachers' classifiers read the last stage, "

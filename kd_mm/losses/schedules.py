@@ -12,9 +12,9 @@ class Progress:
 
     Attributes:
         epoch: Zero-based epoch.
-        iteration: Zero-based iteration over the whole run.
-        max_epochs: Epochs of the whole run (1 where the run counts iterations).
-        max_iterations: Iterations of the whole run.
+        iteration: Zero-based iteration over the run.
+        max_epochs: Epochs of the run (1 where the run counts iterations).
+        max_iterations: Iterations of the run.
     """
 
     epoch: int = 0
@@ -105,13 +105,13 @@ class PiecewiseConstant(Schedule):
         self.levels, self.bounds, self.unit = tuple(levels), tuple(bounds), unit
 
     def __call__(self, progress: Progress) -> float:
-        position, whole = progress.epoch, 1
+        position, length = progress.epoch, 1
         if self.unit == "fraction":
             by_epochs = progress.max_epochs > 1
-            whole = progress.max_epochs if by_epochs else progress.max_iterations
+            length = progress.max_epochs if by_epochs else progress.max_iterations
             position = progress.epoch if by_epochs else progress.iteration
         # Thirds of a run end where its epochs do, in spite of rounding.
-        return self.levels[sum(position >= bound * whole - 1e-9 for bound in self.bounds)]
+        return self.levels[sum(position >= bound * length - 1e-9 for bound in self.bounds)]
 
 
 def _ramp(position: int, length: float) -> float:

@@ -23,15 +23,12 @@ class SPLoss(FeatureLoss):
     """
 
     requires = frozenset({"student.features", "teacher.features"})
+    reads_last_stage = True
     tasks = ALL_TASKS - {"detection"}
     instead = (
         "it compares the images of a batch with each other, and a detector gets a few at a time; take a loss on maps "
         "(recipes at, pkd, cwd, fgd)"
     )
-
-    def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
-        """Return the stages that are read, the last one by default; see the base class for errors."""
-        return super().stage_numbers(num_stages) if self.stages else (num_stages,)
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the distance of the similarities in two maps or embeddings ``(B, ...)``, a scalar."""
