@@ -22,7 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcesso
 from mmengine.visualization import Visualizer
 from torch.utils.data import DataLoader
 
-from kd_mm.registry import SCHEDULES, TASKS
+from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
 from kd_mm.utils.suggest import known_options, nearest
 
 Component = Callable[..., Any]
@@ -54,7 +54,8 @@ _LOADER = Kind(
 )
 _DATASET = Kind((engine.DATASETS,))
 _TRANSFORM = Kind((engine.TRANSFORMS,))
-_MODEL = Kind((engine.MODELS, engine.TASK_UTILS, SCHEDULES, TASKS))
+_OWN = (PREPARATIONS, SCHEDULES, TASKS)
+_MODEL = Kind((engine.MODELS, engine.TASK_UTILS, *_OWN))
 #: What the engine builds from the keys at the top of a config.
 SECTIONS = {
     "model": _MODEL,
@@ -236,7 +237,7 @@ def _find(name: str, kind: Kind, scope: str) -> Component | None:
     """Return the component of a name; where registries of one kind hold several, one that takes any option."""
     found: list[Component] = []
     for registry in kind.registries:
-        if registry in (SCHEDULES, TASKS):
+        if registry in _OWN:
             component = registry.get(name)
         else:
             try:

@@ -224,7 +224,7 @@ def _check_imports(found: Environment) -> None:
                 found.problems.append(f"{name} does not import: {found.imports[name]}")
                 found.next.append(f"python -c 'import {name}'  # shows where")
     _check_devices(found)
-    if not found.imports["kd_mm"]:
+    if not any(found.imports[name] for name in ("torchvision", "mmcv", "kd_mm")):
         report = import_module("kd_mm.ops").report()
         kind = "compiled" if report.compiled else "stand-ins"
         found.operators = {"kind": kind, "source": report.source, "operators": len(report.operators)}
@@ -286,7 +286,8 @@ def describe(found: Environment) -> str:
         if "problem" in found.operators:
             row("problem", "", str(found.operators["problem"]))
     else:
-        row("unknown", "", f"kd_mm does not import ({found.imports.get('kd_mm', '')})")
+        broken = [name for name in ("torchvision", "mmcv", "kd_mm") if found.imports[name]]
+        row("unknown", "", f"{' and '.join(broken)} cannot be imported")
     lines.append("\nDevices")
     for name, value in found.devices.items():
         row("", name, str(value) if value != "" else "none")

@@ -20,10 +20,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import importlib.abc
-import importlib.machinery
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -97,38 +94,3 @@ def patch_collate(module: ModuleType) -> None:
         return original(dataloader, *args, **kwargs)
 
     runner.build_dataloader = staticmethod(build)
-
-
-PATCHES: dict[str, Callable[[ModuleType], None]] = {
-    "mmdet.models.dense_heads.ssd_head": patch_ssd_head,
-    "mmdet.models.backbones.trident_resnet": patch_trident_conv,
-    "mmdet.models.task_modules.assigners.point_assigner": patch_point_assigner,
-    "mmpretrain.utils.dependency": patch_multimodal,
-    "mmengine.runner.runner": patch_collate,
-}
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Patch a module right after its import; importing all of mmdet's models in advance would take seconds."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if name in PATCHES else None
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            PATCHES[name](module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-def install() -> None:
-    """Patch the modules that are imported already, and the others upon import."""
-    for name in PATCHES.keys() & sys.modules.keys():
-        PATCHES[name](sys.modules[name])
-    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,83 @@
+"""What is imported when, in fresh interpreters: nothing heavy before it is used."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kd_mm.cli.main import COMMANDS, main
+
+from .helpers.tools import ROOT, environment
+
+HEAVY = ("torch", "mmdet", "mmpretrain", "mmcv", "sklearn", "imgaug", "numba")
+
+#: Imports kd_mm, uses the engine's own registries, and prints what was imported before and after.
+USE = """
+import json, sys
+import kd_mm
+heavy = sys.argv[1].split(",")
+before = [name for name in heavy if name in sys.modules]
+from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS, METRICS, DefaultScope
+config = Config.fromstring('_base_ = "kd_mm::_base_/recipes/kd.py"', ".py")
+with DefaultScope.overwrite_default_scope("mmpretrain"):
+    found = [
+        MODELS.get("kd_mm.Distiller"), MODELS.get("kd_mm.KDLoss"), MODELS.get("kd_mm.CIFARResNet"),
+        HOOKS.get("kd_mm.DistillHook"), METRICS.get("kd_mm.ReIDMetric"), kd_mm.losses.Loss,
+    ]
+import mmdet.models
+from mmcv.ops import nms
+print(json.dumps({"before": before, "recipe": sorted(config.kd), "found": [each.__name__ for each in found]}))
+"""
+
+
+def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_kd_mm_imports_nothing_heavy_and_is_found_by_the_engines_registries(tmp_path: Path) -> None:
+    ended = run(sys.executable, "-c", USE, ",".join(HEAVY), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout)
+    assert found["before"] == []
+    assert "losses" in found["recipe"]
+    assert found["found"] == ["Distiller", "KDLoss", "CIFARResNet", "DistillHook", "ReIDMetric", "Loss"]
+
+
+@pytest.mark.parametrize("command", [[ROOT / "tools" / "train.py", "--help"], ["-m", "kd_mm.cli.main", "--help"]])
+def test_help_comes_at_once(command: list[object]) -> None:
+    """Under two seconds of CPU, on slow machines too, as neither torch nor mmdet is imported."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = run(sys.executable, "-X", "importtime", *command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("usage: ")
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert imported.isdisjoint(HEAVY)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_subcommand_has_its_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert "--help" in capsys.readouterr().out
+
+
+def test_a_subcommand_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian", "config.py"]) == 2
+    assert capsys.readouterr().err == "error: no command 'trian', did you mean 'train'?\n"
+    assert main([]) == 2
+
+
+def test_every_tool_is_a_subcommand() -> None:
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py") if not path.stem.startswith("benchmark_")}
+    assert tools == set(COMMANDS.values())
