@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kd_mm.apis.noise import noise_batch
 from kd_mm.distillers import Distiller, EMATeacher, Teacher
-from kd_mm.distillers.build import teacher_configs
+from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.preparation import skip_preparation
@@ -93,7 +93,7 @@ def _distiller(config: ConfigDict, place: dict[str, Any]) -> Distiller:
 
 def _num_classes(distiller: Distiller) -> int:
     head: Any = getattr(distiller.student, "head", None)
-    classes = distiller.num_classes.get("") or getattr(head, "num_classes", None)
+    classes = distiller.num_classes.get("student") or getattr(head, "num_classes", None)
     if classes is None:
         name = type(distiller.student).__name__
         raise ValueError(f"the benchmark makes batches for classifiers; {name} has no class count")
@@ -120,7 +120,7 @@ def _plain(teacher: Mapping[str, Any]) -> nn.Module:
 
 def _view(teacher: Any, distiller: Distiller, batch: dict[str, Any]) -> Tensor:
     # The plain teacher gets what upstream would give it, whatever dtype and memory format the distillation chose.
-    return teacher.see(distiller.data_preprocessor(batch, True)["inputs"]).float().contiguous()
+    return teacher.preprocess(distiller.data_preprocessor(batch, True)["inputs"]).float().contiguous()
 
 
 def _forward(

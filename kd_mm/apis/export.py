@@ -22,7 +22,7 @@ from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers import Distiller
-from kd_mm.distillers.build import teacher_configs
+from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.report import complexity
@@ -173,7 +173,7 @@ def export_exits(
     source = _read_config(config, options)
     plain = exported_config(source)
     distiller = _build_distiller(source, plain, config)
-    exits: Any = distiller.distill["exits"]
+    exits: Any = distiller.objective.exits
     stored = read_checkpoint(checkpoint)
     state, kind = _choose_weights(stored, ema, checkpoint)
     fill(distiller.student, student_state_dict(state), "student", checkpoint)
@@ -332,7 +332,7 @@ def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
     check_config(source, ["model"])
     with DefaultScope.overwrite_default_scope(source.get("default_scope")):
         distiller: Distiller = MODELS.build({**model, "teacher": teachers, "recipe": recipe})
-    if "exits" not in distiller.distill or not distiller.distill["exits"]:
+    if not len(distiller.objective.exits):
         raise ValueError(
             f"--exits: the recipe of {origin} trains no exits of the student (mskd, mskd_final, byot and mtkd_ssr do); "
             "export without"
@@ -347,7 +347,7 @@ def _preprocessor(config: Config) -> dict[str, Any]:
 
 def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
     """Replace the model of a plain config by the multi-exit classifier."""
-    exits: Any = distiller.distill["exits"]
+    exits: Any = distiller.objective.exits
     configs = []
     for name in sorted(exits, key=int):
         deeper = distiller.stages[int(name) - 1 :]

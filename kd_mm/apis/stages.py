@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.distillers import Teacher
-from kd_mm.distillers.build import build_networks, teacher_configs
+from kd_mm.distillers.builder import build_networks, teacher_configs
 from kd_mm.distillers.recipe import Recipe, exits_are_regional
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.pairing import pair_stages
-from kd_mm.stages.stage import Stage
-from kd_mm.stages.table import stage_table
+from kd_mm.stages.stage import Stage, stage_table
 from kd_mm.tasks import Task, build_task
 from kd_mm.utils.eval_mode import eval_mode
 
@@ -83,7 +82,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     student = build_student(config)
     recipe = Recipe.read(settings.get("recipe"))
     task = build_task(settings.get("task"), student)
-    task.bind(student, exits_are_regional(recipe))
+    task.setup(student, exits_are_regional(recipe))
     inputs = torch.zeros(2, 3, *_size(config, student, input_size))
     named = settings.get("stages")
     found = _stages(student, inputs, task, named, "student")
@@ -95,7 +94,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     theirs: dict[str, list[Stage]] = {}
     for name, given in configs.items():
         teacher = Teacher(name, **given)
-        view = teacher.see(inputs)
+        view = teacher.preprocess(inputs)
         side = name if isinstance(named, Mapping) and name in named else "teacher"
         theirs[name] = _stages(teacher.model, view, task, named, side)
         yield _section(f"teacher {name!r}", teacher.model, view, theirs[name])
@@ -125,7 +124,7 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
     teachers = teacher_configs(config.model.get("teacher")) if distills else {}
     for name, given in teachers.items():
         teacher = Teacher(name, **{**given, "checkpoint": None, "random_weights": True, "compile": False})
-        yield _modules(f"teacher {name!r}", teacher.model, teacher.see(inputs))
+        yield _modules(f"teacher {name!r}", teacher.model, teacher.preprocess(inputs))
 
 
 def build_student(config: Config) -> nn.Module:

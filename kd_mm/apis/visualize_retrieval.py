@@ -27,7 +27,7 @@ from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import read_config, set_threads
-from kd_mm.distillers.build import teacher_configs
+from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.reid_distances import JUNK, Images

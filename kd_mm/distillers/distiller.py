@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers.build import build_networks, build_parts
-from kd_mm.distillers.checks import check_first_step
-from kd_mm.distillers.loss_monitor import LossMonitor
-from kd_mm.distillers.observing import Observing
-from kd_mm.distillers.recipe import Recipe, exits_are_regional
-from kd_mm.distillers.teacher import Teacher
-from kd_mm.distillers.transform import Transforms, build_transforms
+from kd_mm.distillers.builder import build_networks, build_objective
+from kd_mm.distillers.loss_monitor import LossMonitor, check_first_step
+from kd_mm.distillers.objective import Objective
+from kd_mm.distillers.recipe import Recipe, Requirements, exits_are_regional
 from kd_mm.losses import Loss, Progress
-from kd_mm.losses.response_transform import Step
 from kd_mm.registry import MODELS
 from kd_mm.tasks import build_task
 from kd_mm.utils.checkpoint import rename_loaded, rename_saved
 
 
 @MODELS.register_module()
-class Distiller(Observing):
+class Distiller(BaseModel):
     """Trains the student exactly as its own config would, plus the losses of a recipe.
 
-    In ``loss`` mode each teacher sees the student's batch once, named modules of the student are observed while it
-    computes its own losses, and the recipe's losses turn both observations into extra terms. In ``predict`` and
-    ``tensor`` mode it is the student alone. ``state_dict`` holds the student under its own names and everything else
-    under ``distill.``; unknown attributes are the student's.
+    In ``loss`` mode each teacher runs once on the student's batch, named modules of the student are recorded while it
+    computes its own losses, and the recipe's losses turn both into extra terms. In ``predict`` and ``tensor`` mode it
+    is the student alone. ``state_dict`` holds the student under its own names and everything else under ``distill.``;
+    unknown attributes are the student's.
 
     Args:
         student: Config of any upstream model.
@@ -73,28 +66,93 @@ class Distiller(Observing):
         super().__init__()
         del self.data_preprocessor  # the student's serves, through __getattr__
         self.student = built
-        self.recipe = Recipe.read(recipe)
         self.task = build_task(task, self.student)
-        self.task.bind(self.student, exits_are_regional(self.recipe))
-        if self.recipe.exit_on_last is None:
-            self.recipe.exit_on_last = self.task.exit_on_last
-        self.teachers: dict[str, Teacher] = {}
+        self.recipe = Recipe.read(recipe, self.task.exit_on_last)
+        self.task.setup(self.student, exits_are_regional(self.recipe))
         networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
-        self.plan, self._taps, self.num_classes = networks.plan, networks.taps, networks.num_classes
-        self.stages, self.num_stages = networks.matched, len(networks.matched)
-        self._late, self._tails = networks.late, networks.tails
-        transforms = build_transforms(networks, self.task, self.recipe, seed)
-        parts = {**build_parts(networks, self.task, self.recipe, seed), "transform": transforms}
-        self._transforms = Transforms(transforms, self._taps.teacher_answer, not self.recipe.exit_on_last)
-        self.distill = nn.ModuleDict({name: part for name, part in parts.items() if len(part)})
-        self.losses: dict[str, Loss] = networks.losses
-        self.input_size = networks.input_size
+        self.stages, self.num_classes, self.input_size = networks.matched, networks.num_classes, networks.input_size
+        self.distill = build_objective(networks, self.student, self.task, self.recipe, seed)
         self.progress = Progress()
         self.monitor: LossMonitor | None = None
         self.check_next_step = False
         self._register_state_dict_hook(rename_saved)
         self._register_load_state_dict_pre_hook(rename_loaded, with_module=True)
+
+    @property
+    def objective(self) -> Objective:
+        """Exits, connectors and losses; the submodule ``distill``, whose name is the prefix in checkpoints."""
+        return self.distill
+
+    @property
+    def requirements(self) -> Requirements:
+        """What the losses read."""
+        return self.distill.requirements
+
+    @property
+    def losses(self) -> dict[str, Loss]:
+        """The losses by name."""
+        return dict(self.distill.losses.items())  # type: ignore[arg-type]
+
+    @property
+    def num_stages(self) -> int:
+        """The number of matched stages."""
+        return len(self.stages)
+
+    # -- one iteration -------------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Run the student, and in ``loss`` mode the distillation.
+
+        Args:
+            inputs: ``(B, 3, H, W)``, normalised by the student's data preprocessor.
+            data_samples: Annotations, as the student takes them.
+            mode: ``"loss"``, ``"predict"`` or ``"tensor"``.
+
+        Returns:
+            In ``loss`` mode a flat dict: the student's losses, ``loss_<name>`` for each term (weighted, summed by the
+            engine), ``<name>`` and ``<name>.<part>`` unweighted for the log. Otherwise what the student returns.
+        """
+        if mode != "loss":
+            return self.student(inputs, data_samples, mode=mode)
+        weights = self.objective.weights(self.progress)  # of the losses in force
+        teachers = {name: self.teachers[name].observe(inputs) for name in self.objective.teachers_of(weights)}
+        with self.recorder, self.task.recording(self.student):
+            losses = dict(self.student(inputs, data_samples, mode="loss"))  # the upstream model, unedited
+        batch = self.task.batch(self.student, inputs, data_samples, self.recorder.take(), self.requirements.reads)
+        teachers = {name: self.teachers[name].finish(teacher, batch) for name, teacher in teachers.items()}
+        terms = self.objective(batch, teachers, weights, self.progress)  # exits, connectors, losses
+        if self.check_next_step:
+            self.check_next_step = False
+            check_first_step(terms, self.losses, batch.records, weights)
+        return self.with_terms(losses, terms, weights)
+
+    def with_terms(
+        self, losses: dict[str, Any], terms: Mapping[str, Tensor], weights: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """Return the student's own losses and the terms under their names for the engine."""
+        factor = self.recipe.student_loss_weight
+        if factor != 1.0:
+            losses = {key: _scaled(value, factor) if "loss" in key else value for key, value in losses.items()}
+        if not self.objective.num_losses:
+            return losses
+        if "loss" in losses:  # the engine logs the total under this name
+            losses["loss_student"] = losses.pop("loss")
+        losses.update(terms)
+        # DDP waits for a gradient of every parameter; a term whose schedule is at zero gives it a zero one.
+        zero = self.objective.zero_of_parameters() if len(weights) < self.objective.num_losses else None
+        key = next((key for key in losses if "loss" in key), None)
+        if zero is not None and key is not None:
+            losses[key] = losses[key] + zero
+        return losses
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Sum what has "loss" in its name; return scalars for the log only on steps that are logged."""
+        loss, log_vars = super().parse_losses(losses)
+        if self.monitor is not None:
+            log_vars = self.monitor.update(log_vars)
+            self.objective.watch(log_vars)
+        return loss, log_vars
 
     # -- the student's names -------------------------------------------------------------------------------------
 
@@ -124,84 +182,6 @@ class Distiller(Observing):
         for teacher in self.teachers.values():
             teacher.apply_(fn)
         return self
-
-    # -- one iteration -------------------------------------------------------------------------------------------
-
-    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
-        """Run the student, and in ``loss`` mode the distillation.
-
-        Args:
-            inputs: ``(B, 3, H, W)``, normalised by the student's data preprocessor.
-            data_samples: Annotations, as the student takes them.
-            mode: ``"loss"``, ``"predict"`` or ``"tensor"``.
-
-        Returns:
-            In ``loss`` mode a flat dict: the student's losses, ``loss_<name>`` for each term (weighted, summed by the
-            engine), ``<name>`` and ``<name>.<part>`` unweighted for the log. Otherwise what the student returns.
-        """
-        if mode != "loss":
-            return self.student(inputs, data_samples, mode=mode)
-        weights = {name: loss.weight(self.progress) for name, loss in self.losses.items()}
-        active = {name: self.losses[name] for name, weight in weights.items() if weight != 0}
-        seen = self._observe_teachers(inputs, active)
-        exit_losses: dict[str, Tensor] = {}
-        targets, teachers = None, {}
-        if not self._late:  # then a teacher's maps are freed before the student's activations are kept
-            targets = self._targets(active, data_samples, {})
-            teachers = self._teacher_observations(seen, active, targets, exit_losses, {})
-        with contextlib.ExitStack() as stack:
-            if any("student.assignment" in loss.requires for loss in active.values()):
-                stack.enter_context(self.task.recording(self.student))
-            stack.enter_context(self.recorder)
-            losses = dict(self.student(inputs, data_samples, mode="loss"))
-        taken = self.task.as_deployed(self.student, self.recorder.take(), inputs)
-        if self._late:
-            targets = self._targets(active, data_samples, taken)
-            teachers = self._teacher_observations(seen, active, targets, exit_losses, taken)
-        if self.recipe.student_loss_weight != 1.0:
-            losses = {k: _scaled(v, self.recipe.student_loss_weight) if "loss" in k else v for k, v in losses.items()}
-        if not self.losses:
-            return losses
-        if "loss" in losses:  # the engine logs the total under this name
-            losses["loss_student"] = losses.pop("loss")
-        fast: dict[int, Tensor] = {}
-        student = self._observe_student(taken, active, targets, fast)
-        if any("student.sample_indices" in loss.requires for loss in active.values()):
-            student = replace(student, sample_indices=self.task.indices(data_samples))
-        if any("student.assignment" in loss.requires for loss in active.values()):
-            student = replace(student, assignment=self.task.assignment(self.student, len(inputs)))
-        student = replace(student, adapted_by_teacher=self._connect(taken, active, fast))
-        losses.update(exit_losses)
-        changed = self._transforms(teachers, active, Step(self.progress, targets), taken, losses)
-        values: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
-        for name, loss in active.items():
-            values[name] = loss.evaluate(student, {t: changed.get((name, t), teachers[t]) for t in loss.teacher_names})
-        if self.check_next_step:
-            self.check_next_step = False
-            check_first_step(values, taken, weights)
-        for name, (value, parts) in values.items():
-            losses[f"loss_{name}"] = value if weights[name] == 1.0 else weights[name] * value
-            losses[name] = value.detach()
-            if len(parts) > 1:
-                losses.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
-        if len(active) < len(self.losses):
-            self._touch_idle_parameters(losses)
-        return losses
-
-    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        """Sum what has "loss" in its name; return scalars for the log only on steps that are logged."""
-        loss, log_vars = super().parse_losses(losses)
-        if self.monitor is not None:
-            log_vars = self.monitor.update(log_vars)
-            self._transforms.watch(log_vars)
-        return loss, log_vars
-
-    def _touch_idle_parameters(self, losses: dict[str, Tensor]) -> None:
-        # DDP waits for a gradient of every parameter; a term whose schedule is at zero gives it a zero one.
-        parameters = [parameter.sum() for parameter in self.distill.parameters() if parameter.requires_grad]
-        key = next((key for key in losses if "loss" in key), None)
-        if parameters and key is not None:
-            losses[key] = losses[key] + 0.0 * torch.stack(parameters).sum()
 
 
 def _scaled(value: Any, weight: float) -> Any:

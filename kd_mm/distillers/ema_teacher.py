@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class EMATeacher(Teacher):
         ValueError: A momentum outside of [0, 1).
     """
 
-    follows = True
+    is_ema = True
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class EMATeacher(Teacher):
         self.momentum, self.warmup, self.average_buffers = momentum, warmup, average_buffers
         self.updates = 0
         self.started = False
-        self._stand(name, copy.deepcopy(student), {})
+        self._freeze(name, copy.deepcopy(student), {})
         self.score_text = "follows the student"
 
-    def observe(self, inputs: Tensor) -> dict[str, Tensor]:
+    def record(self, inputs: Tensor) -> dict[str, Tensor]:
         """Run once on the student's batch; see the base class.
 
         Raises:
@@ -74,7 +74,7 @@ class EMATeacher(Teacher):
                 f"nothing moves the teacher {self.name!r}: register the hook kd_mm.EMATeacherHook (default_hooks = "
                 "{{_base_.kd_hooks}})"
             )
-        return super().observe(inputs)
+        return super().record(inputs)
 
     def start(self, distiller: Distiller) -> None:
         """Become the student of a Distiller, before its first step."""
@@ -88,7 +88,7 @@ class EMATeacher(Teacher):
 
     @torch.no_grad()
     def _move(self, distiller: Distiller, keep: float) -> None:
-        exits: Any = distiller.distill["exits"] if len(self.exits) else {}
+        exits = distiller.objective.exits
         pairs = [(self.model, distiller.student), *((own, exits[i]) for i, own in self.exits.items())]
         averages, latest = [], []
         for own, followed in pairs:

@@ -1,11 +1,14 @@
-"""Keeps the loss terms on the device and reads them once per logging interval."""
+"""Loss terms on the device, read once per logging interval, and the check of the first step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
+
+from kd_mm.losses import Loss
 
 
 class NonFiniteLossError(RuntimeError):
@@ -75,3 +78,49 @@ class LossMonitor:
             f"iteration {iteration}: loss is not finite ({where}); training stops, no checkpoint of this state was "
             "written: resume from the last one with a lower learning rate or loss weight, or clip the gradient"
         )
+
+
+def check_first_step(
+    terms: Mapping[str, Tensor],
+    losses: Mapping[str, Loss],
+    records: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+) -> None:
+    """Check each loss in force by itself, without touching any gradient.
+
+    Args:
+        terms: The terms of the first step by their names in the log.
+        losses: By name.
+        records: Recorded tensors of the student, tap text to tensor.
+        weights: Weights in force.
+
+    Raises:
+        NonFiniteLossError: A term is infinite or NaN.
+        RuntimeError: A loss does not depend on the student.
+    """
+    tapped = [tensor for tensor in records.values() if tensor.requires_grad]
+    for name, weight in weights.items():
+        value = terms[f"loss_{name}"]
+        parts = {key.partition(".")[2]: term for key, term in terms.items() if key.startswith(f"{name}.")}
+        bad = [part for part, scalar in parts.items() if not torch.isfinite(scalar)]
+        if bad or not torch.isfinite(value):
+            raise NonFiniteLossError(f"first step: loss {name!r} is not finite (at {', '.join(bad) or 'its sum'})")
+        if not losses[name].trains_student:
+            continue
+        gradients: list[Tensor | None] = []
+        if value.requires_grad and tapped:
+            gradients = list(torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True))
+        reached = [gradient for gradient in gradients if gradient is not None]
+        if not reached:
+            raise RuntimeError(
+                f"first step: loss {name!r} does not reach the student: no gradient at "
+                f"{', '.join(records) or 'any tap'}; its inputs are detached or come from a frozen part: drop the loss "
+                "or give it other stages"
+            )
+        if not any(bool(gradient.any()) for gradient in reached):
+            print_log(
+                f"first step: the gradient of loss {name!r} (weight {weight:g}) on the student is exactly zero; "
+                "that is right only where student and teacher agree already",
+                logger="current",
+                level=30,
+            )

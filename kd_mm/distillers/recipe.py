@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_mm.losses import Loss
+from kd_mm.models.exits import Exit
 from kd_mm.registry import MODELS
 from kd_mm.utils.random_state import isolated_rng
 from kd_mm.utils.suggest import nearest
@@ -32,7 +33,7 @@ class Recipe:
         student_loss_weight: Factor of the student's own losses.
         stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or
             the levels that the ``"neck"`` of a detector gives.
-        transform: Config of a :class:`kd_mm.losses.ResponseTransform` of the teachers' responses.
+        transform: Config of a :class:`kd_mm.losses.LearningSimplifier` of the teachers' logits.
         teachers: Configs of teachers that the recipe itself brings, by the name under which its losses call them
             (:class:`kd_mm.distillers.EMATeacher`); a loss that names none means one of the Distiller's.
         joined: Keys of the recipe that count where it is joined to others (``--distiller a+b``); all by default.
@@ -40,7 +41,7 @@ class Recipe:
 
     losses: dict[str, Any] = field(default_factory=dict)
     exits: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.SepConvExit"})
-    exit_on_last: bool | None = None
+    exit_on_last: bool = False
     connectors: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.ConvConnector"})
     teacher_exits: dict[str, Any] = field(default_factory=lambda: {"mode": "pretrained"})
     stage_align: str | Sequence[tuple[int, int]] = "from_deep"
@@ -51,13 +52,17 @@ class Recipe:
     joined: Sequence[str] | None = None
 
     @classmethod
-    def read(cls, config: Mapping[str, Any] | None) -> Recipe:
+    def read(cls, config: Mapping[str, Any] | None, exit_on_last: bool = False) -> Recipe:
         """Check the keys of a recipe config.
+
+        Args:
+            config: The recipe.
+            exit_on_last: What counts where the recipe does not say it.
 
         Raises:
             ValueError: An unknown key, a loss name that the engine would misread, or an unknown teacher exit mode.
         """
-        config = dict(config or {})
+        config = {key: value for key, value in (config or {}).items() if (key, value) != ("exit_on_last", None)}
         known = list(cls.__dataclass_fields__)
         for key in config:
             if key not in known:
@@ -75,7 +80,7 @@ class Recipe:
             if name in ("student", "transform") or name.startswith(("exits_of_", "transform_")):
                 raise ValueError(f"recipe: loss name {name!r} is taken by the log key 'loss_{name}'; choose another")
         _check_transform(config.get("transform"), list(named))
-        recipe = cls(**config)
+        recipe = cls(**{"exit_on_last": exit_on_last, **config})
         mode = recipe.teacher_exits.get("mode", "pretrained")
         if mode not in TEACHER_EXIT_MODES:
             raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, TEACHER_EXIT_MODES)}")
@@ -111,79 +116,95 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What has to exist, by stage numbers, for a set of losses.
+class Requirements:
+    """What has to exist for a set of losses; stages by number, resolved once.
 
     Attributes:
-        student_exits: Stages of the student that need an exit.
-        teacher_exits: Stages that need an exit, by teacher.
-        connectors: Stages that need a connector, by teacher.
-        student_features: Stages of the student that are read, exits and connectors included.
-        teacher_features: Stages that are read, by teacher.
-        student_answer: Whether the student's own logits are read.
-        teacher_answer: Whether the teacher's own logits are read, by teacher.
+        reads: Everything that the losses require.
+        student_stages: Stages of the student that are read, by exits and connectors too.
+        student_exits: Stages of the student that have an exit.
+        embeddings: Those whose exit's embedding is read.
+        student_logits: Whether the student's own logits are read.
+        connectors: Stages that have a connector, by teacher.
+        teacher_exits: Stages that have an exit, by teacher.
+        features: Stages whose maps are read, by teacher.
+        pooled: Stages whose spatial means are read, by teacher.
+        teacher_logits: Teachers whose own logits are read.
     """
 
+    reads: frozenset[str] = frozenset()
+    student_stages: frozenset[int] = frozenset()
     student_exits: frozenset[int] = frozenset()
-    teacher_exits: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    embeddings: frozenset[int] = frozenset()
+    student_logits: bool = False
     connectors: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    student_features: frozenset[int] = frozenset()
-    teacher_features: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    student_answer: bool = False
-    teacher_answer: Mapping[str, bool] = field(default_factory=dict)
+    teacher_exits: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    features: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    pooled: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    teacher_logits: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool, counts_classes: bool = True) -> Plan:
-        """Derive the plan of some losses over ``num_stages`` matched stages.
+    def of(
+        cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool, counts_classes: bool = True
+    ) -> Requirements:
+        """Derive the requirements of some losses over ``num_stages`` matched stages.
 
         Args:
             losses: By name.
             num_stages: Number of matched stages.
-            exit_on_last: Whether the last stage has an exit beside the network's answer.
-            counts_classes: Whether only the network's own answer tells how many classes its exits have.
+            exit_on_last: Whether the last stage has an exit beside the network's own logits.
+            counts_classes: Whether only the network's own logits tell how many classes its exits have.
         """
-        own = frozenset() if exit_on_last else frozenset({num_stages})
+        last = frozenset() if exit_on_last else frozenset({num_stages})
+        names = sorted({name for loss in losses.values() for name in loss.teacher_names})
 
         def stages(item: str, teacher: str | None = None) -> frozenset[int]:
-            chosen: set[int] = set()
-            for loss in losses.values():
-                if item in loss.requires and (teacher is None or teacher in loss.teacher_names):
-                    chosen |= set(loss.stage_numbers(num_stages))
-            return frozenset(chosen)
+            readers = [loss for loss in losses.values() if item in loss.requires]
+            chosen = [loss for loss in readers if teacher is None or teacher in loss.teacher_names]
+            return frozenset(number for loss in chosen for number in loss.stage_numbers(num_stages))
 
-        def answer(side: str, teacher: str | None = None) -> bool:
-            direct = any(
-                bool(loss.requires & {f"{side}.logits", f"{side}.classifier"})
-                and (teacher is None or teacher in loss.teacher_names)
-                for loss in losses.values()
-            )
-            return direct or bool(stages(f"{side}.stage_logits", teacher) & own)
+        def reads_logits(loss: Loss, side: str) -> bool:
+            stage_logits = f"{side}.stage_logits" in loss.requires and last & set(loss.stage_numbers(num_stages))
+            return bool(stage_logits or {f"{side}.logits", f"{side}.classifier"} & loss.requires)
 
-        names = sorted({name for loss in losses.values() if loss.needs_teacher for name in loss.teacher_names})
-        responses = stages("student.stage_logits") | stages("student.embeddings")
+        exits = stages("student.stage_logits") | stages("student.embeddings")
         connectors = {name: stages("student.adapted", name) for name in names}
-        teacher_exits = {name: stages("teacher.stage_logits", name) - own for name in names}
         return cls(
-            student_exits=responses - own,
-            teacher_exits=teacher_exits,
+            reads=frozenset(item for loss in losses.values() for item in loss.requires),
+            student_stages=stages("student.features").union(exits - last, *connectors.values()),
+            student_exits=exits - last,
+            embeddings=stages("student.embeddings") - last,
+            student_logits=any(reads_logits(loss, "student") for loss in losses.values())
+            or (counts_classes and bool(exits)),
             connectors=connectors,
-            student_features=stages("student.features").union(responses - own, *connectors.values()),
-            teacher_features={
-                name: stages("teacher.features", name) | stages("teacher.pooled", name) | teacher_exits[name]
-                for name in names
-            },
-            student_answer=answer("student") or (counts_classes and bool(responses)),
-            teacher_answer={name: answer("teacher", name) for name in names},
+            teacher_exits={name: stages("teacher.stage_logits", name) - last for name in names},
+            features={name: stages("teacher.features", name) for name in names},
+            pooled={name: stages("teacher.pooled", name) for name in names},
+            teacher_logits=frozenset(
+                name for loss in losses.values() if reads_logits(loss, "teacher") for name in loss.teacher_names
+            ),
         )
 
 
 def exits_are_regional(recipe: Recipe) -> bool:
-    """Return whether the exits of a recipe answer for regions of an image."""
-    return bool(getattr(MODELS.get(recipe.exits["type"]), "regional", False))
+    """Return whether the exits of a recipe classify regions of an image."""
+    return exit_type(recipe).regional
+
+
+def exit_type(recipe: Recipe) -> type[Exit]:
+    """Return the type of the exits of a recipe.
+
+    Raises:
+        ValueError: There is no such type.
+    """
+    kind: type[Exit] | None = MODELS.get(recipe.exits["type"])
+    if kind is None:
+        raise ValueError(f"recipe: exits type {recipe.exits['type']!r} is not registered")
+    return kind
 
 
 def reads_stages(losses: Mapping[str, Loss]) -> bool:
-    """Return whether any loss reads anything but the networks' own answers."""
+    """Return whether any loss reads anything of stages."""
     kinds = {item.partition(".")[2] for loss in losses.values() for item in loss.requires}
     return bool(kinds - {"logits", "targets", "sample_indices", "taps", "assignment"})
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,13 +16,52 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.distillers.renormalize import Renormalize
+from kd_mm.losses.functional import wide_dtype
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.stages.folding import agree, fold_norms
-from kd_mm.stages.memory_format import runs_faster_last
 from kd_mm.stages.recorder import Recorder, StopForward
-from kd_mm.stages.tap import find_module
+from kd_mm.stages.stage import Stage
+from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config as load_config
+
+
+@dataclass(frozen=True)
+class TeacherReads:
+    """What the losses read of one teacher, resolved at build.
+
+    Attributes:
+        stages: The teacher's stages that are read in any way, by number.
+        features: Stages whose maps losses read.
+        pooled: Stages whose spatial means losses read.
+        exits: Stages whose frozen exits run.
+        reader: How the teacher's own logits are read, where a loss reads them.
+        last: The stage whose stage logits are the teacher's own logits; 0 where there is none.
+        taps: Further taps that losses read.
+        regional: Whether the exits classify regions.
+        classifier: See :attr:`kd_mm.losses.Observation.classifier`.
+    """
+
+    stages: Mapping[int, Stage] = field(default_factory=dict)
+    features: frozenset[int] = frozenset()
+    pooled: frozenset[int] = frozenset()
+    exits: frozenset[int] = frozenset()
+    reader: LogitsReader | None = None
+    last: int = 0
+    taps: tuple[str, ...] = ()
+    regional: bool = False
+    classifier: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def needs_regions(self) -> bool:
+        """Whether the logits wait for regions, which are known once the student has run."""
+        return (self.regional and bool(self.exits)) or (self.reader is not None and self.reader.needs_regions)
+
+    @property
+    def all_taps(self) -> list[str]:
+        """Every tap that is recorded."""
+        own = self.reader.taps if self.reader else ()
+        return [*(self.stages[i].tap for i in sorted(self.stages)), *own, *self.taps]
 
 
 class Teacher:
@@ -39,25 +79,17 @@ class Teacher:
         input_size: Height and width in pixels that the student's batch is resized to (bilinear); default: as it is.
         dtype: Type its weights are stored in, e.g. ``"bfloat16"``; default: as the Distiller's.
         compile: Run it through ``torch.compile``.
-        fold: Let its convolutions do the work of its frozen batch norms where that shows the same at every tap
-            (see :func:`kd_mm.stages.folding.fold_norms`); its weights and buffers stay as they are. Not with
-            ``compile``, which fuses by itself.
-        channels_last: Keep its weights and feed its batch in the ``channels_last`` memory format. ``None``: where that
-            runs faster, on the CPU and in half precision on GPUs, if it shows the same at every tap, and not with
-            ``compile``; losses then get its maps in the plain format all the same.
 
     Raises:
         ValueError: No checkpoint, or one that does not fit.
     """
 
-    #: Whether its weights follow the student's during training.
-    follows: ClassVar[bool] = False
+    #: Whether its weights are a moving average of the student's.
+    is_ema: ClassVar[bool] = False
     checkpoint: str | None = None
     input_size: tuple[int, int] | None = None
     dtype: torch.dtype | None = None
     compile = False
-    folds = False
-    channels_last: bool | None = False
 
     def __init__(
         self,
@@ -68,11 +100,8 @@ class Teacher:
         input_size: tuple[int, int] | None = None,
         dtype: str | None = None,
         compile: bool = False,  # noqa: A002 - torch's own word
-        fold: bool = True,
-        channels_last: bool | None = None,
     ) -> None:
         self.checkpoint, self.input_size, self.compile = checkpoint, input_size, compile
-        self.folds, self.channels_last = fold and not compile, channels_last
         model_config, scope = teacher_model_config(config)
         self.config = model_config
         with DefaultScope.overwrite_default_scope(scope):
@@ -88,138 +117,41 @@ class Teacher:
         self.dtype = getattr(torch, dtype) if dtype else None
         if self.dtype:
             model.to(self.dtype)
-        self._stand(name, model, stored)
+        self._freeze(name, model, stored)
 
-    def _stand(self, name: str, model: nn.Module, stored: dict[str, Any]) -> None:
-        """Freeze the network and be ready to be read; ``stored`` is its checkpoint."""
+    def _freeze(self, name: str, model: nn.Module, stored: dict[str, Any]) -> None:
+        """Freeze the network; ``stored`` is its checkpoint."""
         self.name, self.model = name, model.requires_grad_(False).eval()
         self._stored = stored
         self.dataset_meta: dict[str, Any] = (stored.get("meta") or {}).get("dataset_meta") or {}
-        self._suits_last = self._is_last = False
-        self._arrange()
         self.exits = nn.ModuleDict()
         self.exits_ready = False
         self.score_text = ""
         self.identity = self._identity()
         self.renormalize: Renormalize | None = None
-        self.recorder: Recorder | None = None
-        self._whole: Callable[[nn.Module, Tensor], Any] | None = None
-        self._run: Callable[[nn.Module, Tensor], Any] | None = None
+        self.reads = TeacherReads()
+        self.recorder = Recorder(self.model, ())
+        self._forward: Callable[[nn.Module, Tensor], Any] | None = None
+        self._task_forward: Callable[[nn.Module, Tensor], Any] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
 
-    def observe_at(self, taps: Iterable[str], forward: Callable[[nn.Module, Tensor], Any], shallow: bool) -> None:
-        """Fix what is read and how the network is run.
+    # -- before training -----------------------------------------------------------------------------------------
+
+    def setup(self, reads: TeacherReads, task: Task) -> None:
+        """Fix what is read and how the network is run: no deeper than its deepest tap.
 
         Args:
-            taps: Tap texts.
-            forward: Runs the network on a batch.
-            shallow: Stop after the deepest tap where that is not the network's end.
+            reads: What the losses read.
+            task: Runs the network.
         """
-        if self.recorder is not None:
-            self.recorder.detach()
-        self.recorder = Recorder(self.model, taps, stop_when_complete=shallow and not self.compile)
-        self._whole = forward
-        self._run = torch.compile(forward) if self.compile else forward
-
-    def see(self, inputs: Tensor) -> Tensor:
-        """Return the teacher's view of the student's normalised batch ``(B, 3, H, W)``."""
-        self._arrange()
-        if self.renormalize is not None:
-            inputs = self.renormalize(inputs)
-        if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
-            inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
-        if self._is_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs.to(self.dtype) if self.dtype else inputs
-
-    def plain(self, shown: Tensor) -> Tensor:
-        """Return what a tap showed in the memory format that losses get: the plain one, unless the config says else."""
-        return shown.contiguous() if self._is_last and self.channels_last is None else shown
-
-    def _arrange(self) -> None:
-        """Put the weights in the memory format that suits the device and the precision that is in force."""
-        wanted = self.channels_last
-        if wanted is None:
-            weight = next(self.model.parameters(), None)
-            wanted = self._suits_last and weight is not None and runs_faster_last(weight.device.type, self.dtype)
-        if wanted != self._is_last:
-            self.model.to(memory_format=torch.channels_last if wanted else torch.contiguous_format)
-            self._is_last = wanted
-
-    @torch.no_grad()
-    def settle(self, inputs: Tensor) -> None:
-        """Settle how the network runs fastest: in which memory format, and with folded batch norms or without.
-
-        Each is left out where the answer or a tap shows something else than before. Both suit nearly every network, so
-        they are tried together first.
-
-        Args:
-            inputs: The student's view of any batch ``(B, 3, H, W)``; the network runs on it a few times.
-        """
-        assert self.recorder is not None
-        keep = [find_module(self.model, tap) for tap in self.recorder.taps.values()]
-        formats = self.channels_last is None and not self.compile and inputs.is_cpu
-        expected: list[Tensor] = []
-
-        def look() -> None:
-            expected[:] = self._show(self.see(inputs))
-
-        for last, fold in ((formats, self.folds), (formats, False), (False, self.folds)):
-            if not (last or fold):
-                continue
-            self._suits_last = False
-            self._arrange()
-            undo = fold_norms(self.model, look, keep) if fold else None
-            if not fold:
-                look()
-            self._suits_last = last
-            self._arrange()
-            if self._shows(expected, inputs):
-                return
-            if undo is not None:
-                undo()
-        self._suits_last = False
-        self._arrange()
-
-    def _shows(self, expected: list[Tensor], inputs: Tensor) -> bool:
-        try:
-            return agree(expected, self._show(self.see(inputs)))
-        except RuntimeError:  # a view that the format does not allow; a tap on a tensor that is changed in place now
-            return False
-
-    def _show(self, views: Tensor) -> list[Tensor]:
-        """Return all that one whole run shows: the taps, then every tensor of the output."""
-        assert self.recorder is not None
-        assert self._whole is not None
-        stops, self.recorder.stop_when_complete = self.recorder.stop_when_complete, False
-        try:
-            with self.recorder:
-                output = self._whole(self.model, views)
-        finally:
-            self.recorder.stop_when_complete = stops
-        return [*self.recorder.take().values(), *_tensors(output)]
-
-    @torch.no_grad()
-    def observe(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Run once on the student's batch and return what the taps showed, tap text to tensor."""
-        assert self.recorder is not None
-        assert self._run is not None
-        views = self.see(inputs)
-        with self.recorder, contextlib.suppress(StopForward):  # outside of the graph: torch 2.4 compiles no such `with`
-            self._run(self.model, views)
-        return self.recorder.take()
-
-    @torch.no_grad()
-    def answer(self, inputs: Tensor, task: Any) -> Tensor:
-        """Return the teacher's own logits ``(B, K)`` on the student's batch; used outside training steps."""
-        return task.forward(self.model, self.see(inputs))
-
-    @torch.no_grad()
-    def score(self, inputs: Tensor, data_samples: Any, task: Any) -> tuple[int, int]:
-        """Return how many answers on a validation batch, in the student's view, are right, and how many there are."""
-        return task.score(self.model, self.see(inputs), data_samples)
+        self.reads = reads
+        whole = reads.reader is not None and not reads.reader.needs_regions
+        self.recorder.detach()
+        self.recorder = Recorder(self.model, reads.all_taps, stop_when_complete=not whole and not self.compile)
+        self._task_forward = task.forward
+        self._forward = torch.compile(task.forward) if self.compile else task.forward
 
     def _identity(self) -> str:
         """Return a hash of the weights and the input normalisation, by which a resumed run knows its teacher again."""
@@ -254,14 +186,109 @@ class Teacher:
         self.exits._apply(fn)
         if self.dtype:
             self.model.to(self.dtype)
-        self._arrange()
+
+    # -- in a step -----------------------------------------------------------------------------------------------
+
+    def preprocess(self, inputs: Tensor) -> Tensor:
+        """Return the student's normalised batch ``(B, 3, H, W)`` as this teacher takes it."""
+        if self.renormalize is not None:
+            inputs = self.renormalize(inputs)
+        if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
+            inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
+        return inputs.to(self.dtype) if self.dtype else inputs
+
+    @torch.no_grad()
+    def record(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Run once on the student's batch ``(B, 3, H, W)``; return the recorded tensors, tap text to tensor."""
+        assert self._forward is not None
+        prepared = self.preprocess(inputs)
+        with self.recorder, contextlib.suppress(StopForward):  # outside of the graph: torch 2.4 compiles no such `with`
+            self._forward(self.model, prepared)
+        return self.recorder.take()
+
+    @torch.no_grad()
+    def observe(self, inputs: Tensor) -> Observation:
+        """Run once on the student's batch and return what the losses read, frozen exits included.
+
+        Maps that no loss reads as maps are pooled or dropped here, before the student's activations need the memory.
+        Only logits on regions that the student samples have to wait, see :meth:`finish`.
+
+        Args:
+            inputs: ``(B, 3, H, W)``, the student's normalised batch.
+
+        Raises:
+            RuntimeError: Its exits are not trained.
+        """
+        if self.reads.exits and not self.exits_ready:
+            raise RuntimeError(
+                f"the exits of teacher {self.name!r} are not trained: register the hook kd_mm.PrepareTeachersHook "
+                "(default_hooks = {{_base_.kd_hooks}}) or load them with Teacher.load_exits"
+            )
+        records, reads = self.record(inputs), self.reads
+        maps = {i: stage.to_map(records[stage.tap]) for i, stage in reads.stages.items()}
+        observation = Observation(
+            features={i: maps[i] for i in sorted(reads.features)},
+            pooled={i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in sorted(reads.pooled)},
+            classifier=reads.classifier,  # type: ignore[arg-type] # None where no loss requires it
+            taps=records if reads.taps or reads.needs_regions else {},
+        )
+        return observation if reads.needs_regions else self._with_logits(observation, records)
+
+    @torch.no_grad()
+    def finish(self, observation: Observation, batch: Batch) -> Observation:
+        """Add the logits that wait for the student's regions, if any do.
+
+        Args:
+            observation: From :meth:`observe`.
+            batch: The student's batch after its forward pass.
+        """
+        if not self.reads.needs_regions:
+            return observation
+        return self._with_logits(observation, observation.taps, batch.regions, batch.sampled)
+
+    def _with_logits(
+        self,
+        observation: Observation,
+        records: Mapping[str, Tensor],
+        regions: Tensor | None = None,
+        sampled: Tensor | None = None,
+    ) -> Observation:
+        reads = self.reads
+        stage_logits: dict[int, Tensor] = {}
+        for i in sorted(reads.exits):
+            feature = reads.stages[i].to_map(records[reads.stages[i].tap])
+            stage_logits[i] = self.exits[str(i)](like_parameters(feature, self.exits), regions)
+        logits = reads.reader.read(records, self.model, sampled) if reads.reader else None
+        if logits is None:
+            return replace(observation, stage_logits=stage_logits)
+        if reads.last:
+            stage_logits[reads.last] = logits
+        return replace(observation, stage_logits=stage_logits, logits=logits)
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor, records: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the teacher's own logits ``(B, K)`` on the student's batch; used outside training steps.
+
+        Args:
+            inputs: ``(B, 3, H, W)``.
+            records: Of :meth:`record` on the same batch, where it ran already.
+        """
+        if records is not None and self.reads.reader is not None:
+            return self.reads.reader.read(records, self.model)
+        assert self._task_forward is not None
+        return self._task_forward(self.model, self.preprocess(inputs))
+
+    @torch.no_grad()
+    def score(self, inputs: Tensor, data_samples: Any, task: Task) -> tuple[int, int]:
+        """Return how many predictions on a validation batch of the student's are right, and how many there are."""
+        return task.score(self.model, self.preprocess(inputs), data_samples)
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    inner = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
-    return [tensor for value in inner for tensor in _tensors(value)]
+def like_parameters(feature: Tensor, module: nn.Module) -> Tensor:
+    """Return a map in the dtype of a module's parameters, unless autocast sees to that."""
+    if torch.is_autocast_enabled(feature.device.type):
+        return feature
+    return feature.to(next(module.parameters()).dtype)
 
 
 def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:
@@ -270,14 +297,14 @@ def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str 
     Raises:
         ValueError: The config has no model.
     """
-    whole: Any = load_config(config) if isinstance(config, str) else config
-    scope = whole.get("default_scope")
-    model = whole if "type" in whole else whole.get("model")
+    source: Any = load_config(config) if isinstance(config, str) else config
+    scope = source.get("default_scope")
+    model = source if "type" in source else source.get("model")
     if model is None:
         raise ValueError("the teacher's config has no 'model'; give an mm config file or a model dict")
     model = ConfigDict(copy.deepcopy(model))
     if str(model.get("type", "")).endswith("Distiller"):
         model = ConfigDict(model["student"])
-    if "data_preprocessor" not in model and whole.get("data_preprocessor"):
-        model["data_preprocessor"] = whole["data_preprocessor"]
+    if "data_preprocessor" not in model and source.get("data_preprocessor"):
+        model["data_preprocessor"] = source["data_preprocessor"]
     return model, scope

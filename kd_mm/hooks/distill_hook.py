@@ -110,7 +110,7 @@ def check_class_lists(distiller: Distiller, runner: Runner) -> None:
     """
     dataset = runner.train_dataloader.dataset
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    count = distiller.num_classes.get("")
+    count = distiller.num_classes.get("student")
     if classes and count is not None and len(classes) != count:
         raise ValueError(
             f"the training data set has {len(classes)} classes, the student answers over {count}: set "

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
 
-from kd_mm.distillers.build import teacher_configs
+from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.engine.atomic_files import replace_file
 

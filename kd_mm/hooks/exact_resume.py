@@ -223,7 +223,7 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return buffers by name, those of teachers that follow the student included: each process has its own."""
     found = dict(model.named_buffers())
     for name, teacher in getattr(model, "teachers", {}).items():
-        for part, module in (("model", teacher.model), ("exits", teacher.exits)) if teacher.follows else ():
+        for part, module in (("model", teacher.model), ("exits", teacher.exits)) if teacher.is_ema else ():
             found.update({f"distill.teachers.{name}.{part}.{key}": value for key, value in module.named_buffers()})
     return found
 

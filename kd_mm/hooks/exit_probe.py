@@ -83,7 +83,7 @@ class ExitProbeHook(Hook):
         for name, count in zip(names, right, strict=True):
             runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * count / seen)
         distiller = find_distiller(runner)
-        still = {name for name, teacher in distiller.teachers.items() if not teacher.follows}
+        still = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
         self._known |= still - set(_online_exits(distiller))
 
     def _count(self, side: str, responses: Mapping[str, Tensor], targets: Tensor, distiller: Distiller) -> None:
@@ -93,17 +93,14 @@ class ExitProbeHook(Hook):
 
 
 def _online_exits(distiller: Distiller) -> Mapping[str, Any]:
-    parts: Any = distiller.distill
-    return dict(parts["teacher_exits"].items()) if "teacher_exits" in parts else {}
+    return dict(distiller.objective.teacher_exits.items())
 
 
 def _student_responses(distiller: Distiller) -> dict[str, Tensor]:
-    taken = distiller.recorder.take()
-    parts: Any = distiller.distill
-    exits: Any = parts["exits"] if "exits" in parts else {}  # noqa: SIM401 - a ModuleDict has no get()
-    responses = _responses(exits, dict(enumerate(distiller.stages, 1)), taken)
-    if distiller.plan.student_answer and distiller.task.answer_is_response:
-        responses["final"] = distiller.task.answer(distiller.student, True).read(distiller.student, taken, taken)
+    records, objective = distiller.recorder.take(), distiller.objective
+    responses = _responses(objective.exits, dict(enumerate(distiller.stages, 1)), records)
+    if objective.reader is not None and distiller.task.answer_is_response:
+        responses["final"] = objective.reader.read(records)
     return responses
 
 
@@ -111,14 +108,11 @@ def _teacher_responses(distiller: Distiller, name: str, inputs: Tensor) -> dict[
     teacher: Teacher = distiller.teachers[name]
     exits = _online_exits(distiller).get(name, teacher.exits if teacher.exits_ready else {})
     stages = {i: theirs for i, (_, theirs) in enumerate(distiller.stage_pairs.get(name, []), 1)}
-    taken = teacher.observe(inputs)
-    responses = _responses(exits, stages, taken)
+    records = teacher.record(inputs)
+    responses = _responses(exits, stages, records)
     if not distiller.task.answer_is_response:
         return responses
-    tapped = distiller.plan.teacher_answer.get(name)
-    reader = distiller.task.answer(teacher.model, False)
-    answer = reader.read(teacher.model, taken, {}) if tapped else teacher.answer(inputs, distiller.task)
-    return {**responses, "final": answer}
+    return {**responses, "final": teacher.logits(inputs, records)}
 
 
 def _responses(exits: Any, stages: Mapping[int, Stage], taken: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -51,19 +51,19 @@ def distillation_report(distiller: Distiller) -> str:
         stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages paired with {_role(name)}")
         for i, (own, theirs) in enumerate(pairs, 1):
             sides = [side for side, exits in _exits(distiller, name) if i in exits]
-            connector = "yes" if i in distiller.plan.connectors.get(name, ()) else ""
+            connector = "yes" if i in distiller.requirements.connectors.get(name, ()) else ""
             stages.add_row(str(i), _shape(own), _shape(theirs), " and ".join(sides), connector)
         tables.append(stages)
     losses = Table("loss", "type", "weight", "schedule", "options", title="Losses", show_lines=False)
     losses.add_row(
         "(student's own)", _head_loss(distiller.student), f"{distiller.recipe.student_loss_weight:g}", "", ""
     )
-    if distiller.recipe.transform and "transform" in distiller.distill:
+    if distiller.recipe.transform and len(distiller.objective.transform):
         kind = str(distiller.recipe.transform["type"]).rpartition(".")[2]
         losses.add_row("(teachers' responses)", kind, "", "", _options(distiller.recipe.transform))
     for name, loss in distiller.losses.items():
         schedule = type(loss.schedule).__name__ if loss.schedule else ""
-        options = _options(distiller.recipe.losses[name])
+        options = _options(distiller.recipe.losses.get(name, {}))
         losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
     return render(*tables, losses)
 
@@ -86,7 +86,10 @@ def _short(number: float) -> str:
 
 
 def _exits(distiller: Distiller, teacher: str) -> list[tuple[str, Any]]:
-    return [("student", distiller.plan.student_exits), ("teacher", distiller.plan.teacher_exits.get(teacher, ()))]
+    return [
+        ("student", distiller.requirements.student_exits),
+        ("teacher", distiller.requirements.teacher_exits.get(teacher, ())),
+    ]
 
 
 def _describe(model: nn.Module) -> str:

@@ -47,7 +47,7 @@ class TeacherCheckHook(Hook):
             runner.logger.info(f"no {split} data in the config: the teachers' scores are not checked")
             return
         for name, teacher in distiller.teachers.items():
-            if teacher.follows:  # as good as the student, which knows nothing yet
+            if teacher.is_ema:  # as good as the student, which knows nothing yet
                 continue
             # A teacher whose answers no loss reads may know other classes than the data set.
             classes = distiller.num_classes.get(name) or distiller.task.num_classes(teacher.model, None)

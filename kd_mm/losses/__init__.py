@@ -22,7 +22,6 @@ from kd_mm.losses.multi_teacher_kd import MultiTeacherKDLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.ofd import OFDLoss
 from kd_mm.losses.pkd import PKDLoss
-from kd_mm.losses.response_transform import ResponseTransform
 from kd_mm.losses.reviewkd import ReviewKDLoss
 from kd_mm.losses.rkd import RKDAngleLoss, RKDDistanceLoss
 from kd_mm.losses.schedules import LinearRamp, PiecewiseConstant, Progress, Schedule
@@ -65,7 +64,6 @@ __all__ = [
     "Progress",
     "RKDAngleLoss",
     "RKDDistanceLoss",
-    "ResponseTransform",
     "ReviewKDLoss",
     "SPLoss",
     "Schedule",

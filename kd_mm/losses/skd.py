@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,28 @@ from torch import Tensor, nn
 
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import full_precision
-from kd_mm.losses.response_transform import AnswerSetting, ResponseTransform, Step, Transformed
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.schedules import Progress
 from kd_mm.losses.skd_attention import ClassAttention, SampleAttention
 from kd_mm.registry import MODELS
+
+_START = Progress()
 
 
 class CollapseError(RuntimeError):
     """The simplified answers have left the teacher's."""
 
 
+class Simplified(NamedTuple):
+    """Simplified logits by name, scalars for the log, and a weighted term that trains the simplifier alone."""
+
+    logits: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    penalty: Tensor | None = None
+
+
 @MODELS.register_module()
-class LearningSimplifier(ResponseTransform):
+class LearningSimplifier(nn.Module):
     """Softens a teacher's logits, then passes them through a small trained attention: student-friendly distillation.
 
     Yuan, Lang, Quan (Knowledge-Based Systems 296, 2024, arXiv 2305.10893): a softening by temperature and a learning
@@ -70,7 +82,7 @@ class LearningSimplifier(ResponseTransform):
         max_tokens: Locations an image on dense heads.
         min_agreement: Percentage of agreement under which ``guard`` acts.
         guard: ``"warn"``, ``"stop"`` (a :class:`CollapseError`) or ``"off"``.
-        losses: See :class:`kd_mm.losses.response_transform.ResponseTransform`.
+        losses: Names of the losses that read the adapted logits; by default all that read a teacher's logits.
 
     Raises:
         ValueError: An option that is none of its choices, or that does not fit the answers.
@@ -99,7 +111,11 @@ class LearningSimplifier(ResponseTransform):
         guard: str = "warn",
         losses: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(losses)
+        super().__init__()
+        self.losses = None if losses is None else tuple(losses)
+        #: Names of the logits that are adapted: the network's own are ``final``, those of stage i ``stage<i>``.
+        self.names: frozenset[str] = frozenset()
+        self.last = 0
         positive = {"temperature": temperature, "gradient_scale": gradient_scale}
         for name, value in {**positive, "heads": heads, "layers": layers, "dim": dim or 1}.items():
             if value <= 0:
@@ -117,24 +133,35 @@ class LearningSimplifier(ResponseTransform):
         self.guard = choice("guard", guard, ("warn", "stop", "off"))
         self.simplifiers = nn.ModuleDict()
         self.sigmoids: frozenset[str] = frozenset()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def needs_targets(self) -> bool:
         """Whether labels are read, for the anchor."""
         return self.anchor == "ce" and self.anchor_weight != 0
 
-    def setup(self, context: AnswerSetting) -> None:
-        """Build the attention of each answer.
+    def serves(self, loss: str) -> bool:
+        """Return whether the loss of this name reads the adapted logits."""
+        return self.losses is None or loss in self.losses
+
+    def setup(self, widths: Mapping[str, int], sigmoids: frozenset[str], labelled: bool, last: int = 0) -> None:
+        """Build the attention of each set of logits.
+
+        Args:
+            widths: Number of classes by the name of the logits: ``final``, ``stage<i>``.
+            sigmoids: Names of the logits whose classes are independent sigmoids.
+            labelled: Whether there is a class label for each row of logits (not so in detection).
+            last: The stage whose stage logits are the network's own; 0: none.
 
         Raises:
             ValueError: Options that do not fit the answers, see the class.
         """
-        if self.needs_targets and not context.labelled:
+        if self.needs_targets and not labelled:
             raise ValueError("LearningSimplifier: anchor='ce' needs one label for each row of logits; use anchor='kl'")
-        if self.soften == "prob" and context.sigmoids:
-            raise ValueError(f"LearningSimplifier: soften='prob' is a softmax, but {min(context.sigmoids)} is sigmoids")
-        widths = dict(context.widths)
+        if self.soften == "prob" and sigmoids:
+            raise ValueError(f"LearningSimplifier: soften='prob' is a softmax, but {min(sigmoids)} is sigmoids")
+        self.names, self.last = frozenset(widths), last
+        widths = dict(widths)
         if self.shared:
             if len(set(widths.values())) > 1:
                 raise ValueError(f"LearningSimplifier: shared=True needs equal numbers of classes, there are {widths}")
@@ -146,20 +173,54 @@ class LearningSimplifier(ResponseTransform):
                 raise ValueError(f"LearningSimplifier: dim={dim} is not a multiple of heads={self.heads}")
             layers = [kind(width, dim, self.heads, self.zero_init_out) for _ in range(self.layers)]
             self.simplifiers[name] = nn.ModuleList(layers)
-        self.sigmoids = context.sigmoids
+        self.sigmoids = sigmoids
         if self.detach_target:
             self.requires_grad_(False)
         elif self.gradient_scale != 1.0:
             for parameter in self.parameters():
                 parameter.register_hook(lambda gradient: gradient * self.gradient_scale)
 
-    def forward(self, answers: Mapping[str, Tensor], step: Step) -> Transformed:
-        """Return the simplified answers, ``agreement`` and ``change``, and the anchor; see the base class."""
+    def adapt(
+        self, teacher: Observation, progress: Progress, targets: Any = None, images: Mapping[str, Tensor] | None = None
+    ) -> tuple[Observation, dict[str, Tensor], Tensor | None]:
+        """Return a teacher's observation with simplified logits, and the terms and penalty of :meth:`forward`.
+
+        Args:
+            teacher: Of the teacher; its logits are constants.
+            progress: Where the run stands.
+            targets: Class indices ``(B,)`` or soft labels ``(B, K)``, where :attr:`needs_targets`.
+            images: Image index ``(R,)`` of each row, by the name of logits whose rows are regions of images.
+        """
+        logits = {f"stage{i}": one for i, one in teacher.stage_logits.items()} | {"final": teacher.logits}
+        logits = {name: one for name, one in logits.items() if name in self.names}
+        with torch.autocast(next(iter(logits.values())).device.type, enabled=False):
+            changed, terms, penalty = self(logits, progress, targets, images)
+        stage_logits = {
+            i: changed.get("final" if i == self.last else f"stage{i}", one) for i, one in teacher.stage_logits.items()
+        }
+        final = changed.get("final", teacher.logits)
+        return replace(teacher, stage_logits=stage_logits, logits=final), terms, penalty
+
+    def forward(
+        self,
+        logits_by_name: Mapping[str, Tensor],
+        progress: Progress = _START,
+        targets: Any = None,
+        images: Mapping[str, Tensor] | None = None,
+    ) -> Simplified:
+        """Return the simplified logits and what goes with them.
+
+        Args:
+            logits_by_name: Constant logits: ``(B, K)``, of regions ``(R, K)``, of a dense head ``(B, N, K)``.
+            progress: See :meth:`adapt`.
+            targets: See :meth:`adapt`.
+            images: See :meth:`adapt`.
+        """
         changed: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         anchors: list[Tensor] = []
-        waiting = step.progress.epoch < self.start_epoch
-        for name, logits in answers.items():
+        waiting = progress.epoch < self.start_epoch
+        for name, logits in logits_by_name.items():
             logits = full_precision(logits)
             if waiting or not logits.numel():
                 # A zero gradient for every parameter: data-parallel training waits for one.
@@ -169,16 +230,16 @@ class LearningSimplifier(ResponseTransform):
             picked = self._pick(logits)
             tokens = logits if picked is None else logits.gather(1, picked)
             soft = self.softened(tokens)
-            simple = self.simplify(name, soft, step.images.get(name))
+            simple = self.simplify(name, soft, (images or {}).get(name))
             result = self.temperature * simple
             changed[name] = result if picked is None else logits.scatter(1, picked, result.to(logits.dtype))
             self._log(terms, name, soft, simple.detach())
             if self.anchor != "none" and self.anchor_weight:
-                anchors.append(self._anchor(name, soft, simple, step.targets))
+                anchors.append(self._anchor(name, soft, simple, targets))
         if not anchors:
-            return Transformed(changed, terms)
+            return Simplified(changed, terms)
         anchor = torch.stack(anchors).sum()
-        return Transformed(changed, {**terms, "anchor": anchor.detach()}, self.anchor_weight * anchor)
+        return Simplified(changed, {**terms, "anchor": anchor.detach()}, self.anchor_weight * anchor)
 
     def softened(self, logits: Tensor) -> Tensor:
         """Return ``z^`` ``(..., K)`` of logits ``(..., K)``."""
@@ -218,7 +279,7 @@ class LearningSimplifier(ResponseTransform):
             if self.guard == "off" or not key.startswith("agreement"):
                 continue
             if value >= self.min_agreement:
-                self._told.discard(key)
+                self._warned.discard(key)
                 continue
             line = (
                 f"LearningSimplifier: {key} is {value:.0f} %, below min_agreement={self.min_agreement:g}: the target "
@@ -227,9 +288,9 @@ class LearningSimplifier(ResponseTransform):
             )
             if self.guard == "stop":
                 raise CollapseError(line)
-            if key not in self._told:
+            if key not in self._warned:
                 print_log(line, logger="current", level=30)
-                self._told.add(key)
+                self._warned.add(key)
 
     def _pick(self, logits: Tensor) -> Tensor | None:
         """Return the indices ``(B, T, K)`` of the locations with the highest score on a dense head ``(B, N, K)``."""

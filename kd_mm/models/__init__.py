@@ -2,13 +2,12 @@
 
 from kd_mm.models import backbones, reid
 from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exits import BottleneckExit, Exit, LinearExit, MirrorExit, SepConvExit
+from kd_mm.models.exits import Exit, LinearExit, MirrorExit, SepConvExit
 from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
 from kd_mm.models.reid_exit import BNNeckExit
 
 __all__ = [
     "BNNeckExit",
-    "BottleneckExit",
     "ConvConnector",
     "Exit",
     "LinearExit",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from kd_mm.registry import MODELS
-from kd_mm.stages.memory_format import fast_pooling
-from kd_mm.stages.region_pooling import pool_regions
 
 
 class Exit(BaseModule):
@@ -26,11 +25,9 @@ class Exit(BaseModule):
     """
 
     #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
-    needs_rest = False
+    needs_rest: ClassVar[bool] = False
     #: Whether it answers for regions: then the constructor takes ``stride``, and ``forward`` the regions.
-    regional = False
-    #: Whether it is plain convolutions, then pooling: it takes its map in the memory format that these run fastest in.
-    convolves = False
+    regional: ClassVar[bool] = False
 
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
         super().__init__()
@@ -56,7 +53,7 @@ class Exit(BaseModule):
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return what the classifier reads of a stage map ``(B, C_i, H, W)``: pooled features ``(B, D)``."""
-        return self.body(fast_pooling(feature) if self.convolves else feature).mean(dim=(2, 3))
+        return self.body(feature).mean(dim=(2, 3))
 
     def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``; ``regions`` are for regional exits."""
@@ -79,8 +76,6 @@ class SepConvExit(Exit):
     norm, ReLU. The kind of head of TOFD (Zhang et al., NeurIPS 2020); its use in MTKD-SSR is our reading.
     """
 
-    convolves = True
-
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
         super().__init__(widths, num_classes, norm)
         layers: list[nn.Module] = []
@@ -95,29 +90,6 @@ class SepConvExit(Exit):
             self.norm_layer(out),
             nn.ReLU(inplace=True),
         ]
-
-
-@MODELS.register_module()
-class BottleneckExit(Exit):
-    """A bottleneck block a step, as in "be your own teacher" (Zhang et al., ICCV 2019).
-
-    ``N - i`` times: 1x1 to a quarter of the width, 3x3 stride 2, 1x1 to the next stage's width, each with norm, ReLU.
-    """
-
-    convolves = True
-
-    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
-        super().__init__(widths, num_classes, norm)
-        layers: list[nn.Module] = []
-        for width, deeper in zip(self.widths[:-1], self.widths[1:], strict=True):
-            squeezed = max(1, width // 4)
-            for conv in (
-                nn.Conv2d(width, squeezed, 1, bias=False),
-                nn.Conv2d(squeezed, squeezed, 3, 2, 1, bias=False),
-                nn.Conv2d(squeezed, deeper, 1, bias=False),
-            ):
-                layers += [conv, self.norm_layer(conv.out_channels), nn.ReLU(inplace=True)]
-        self.body = nn.Sequential(*layers)
 
 
 @MODELS.register_module()
@@ -178,11 +150,12 @@ class RoIExit(Exit):
         """Return logits ``(R, K + 1)`` of ``regions`` ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels."""
         if regions is None:
             raise ValueError("RoIExit answers for regions, and the task gives none; use it with kd_mm.DetectionTask")
-        pooled = pool_regions(self.body(feature), regions, self.size, self.stride)
+        feature = self.body(feature)
+        pooled = roi_align(feature, regions.to(feature.dtype), self.size, 1.0 / self.stride, 2, True)
         return self.fc(F.relu(self.cells(pooled).flatten(1)))
 
 
-def chains(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[Tensor]) -> bool:
+def is_sequential(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[Tensor]) -> bool:
     """Return whether running ``rest`` one after the other on ``feature`` gives ``outputs``."""
     try:
         for module, output in zip(rest, outputs, strict=True):

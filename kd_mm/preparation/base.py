@@ -78,14 +78,11 @@ class TeacherPreparation:
 
     def record(self, inputs: Tensor) -> dict[str, Tensor]:
         """Run the teacher on a preprocessed batch ``(B, 3, H, W)``; return the tensors of its taps."""
-        return self.teacher.observe(inputs)
+        return self.teacher.record(inputs)
 
     def logits(self, inputs: Tensor, records: Mapping[str, Tensor]) -> Tensor:
         """Return the teacher's logits ``(B, K)``, from its taps where these record them."""
-        task, model = self.distiller.task, self.teacher.model
-        if self.distiller.plan.teacher_answer.get(self.teacher.name):
-            return task.answer(model, False).read(model, records, {}).detach()
-        return self.teacher.answer(inputs, task)
+        return self.teacher.logits(inputs, records)
 
     def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
         """Return the feature maps ``(B, C, H, W)`` of the teacher's stages."""

@@ -53,7 +53,7 @@ class ExitTraining(EpochTraining):
         if self.options["loss"] == "ce+kd" and not distiller.task.answer_is_response:
             raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
         self.module: nn.ModuleDict = teacher.exits
-        self.stages = sorted(distiller.plan.teacher_exits[teacher.name])
+        self.stages = sorted(distiller.requirements.teacher_exits[teacher.name])
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the schedule, the exits, their stages and the task loss."""

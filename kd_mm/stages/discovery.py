@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from kd_mm.models.reid.last_stride import last_stride_in_place
 from kd_mm.stages.discovery_rules import Candidate, find_candidates
 from kd_mm.stages.feature_info import Reading
-from kd_mm.stages.stage import Stage
-from kd_mm.stages.table import stage_table
+from kd_mm.stages.stage import Stage, stage_table
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.stages.trace import Call, Trace, trace
 

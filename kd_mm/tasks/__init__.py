@@ -7,14 +7,23 @@ from typing import Any
 from torch import nn
 
 from kd_mm.registry import TASKS
-from kd_mm.tasks.base import Task
+from kd_mm.tasks.base import Batch, Task
 from kd_mm.tasks.classification import ClassificationTask
 from kd_mm.tasks.detection import DetectionTask
-from kd_mm.tasks.prediction_readers import Answer
+from kd_mm.tasks.prediction_readers import LogitsReader
 from kd_mm.tasks.reid import ReIDTask, is_reid_model
 from kd_mm.tasks.targets import DetectionTargets
 
-__all__ = ["Answer", "ClassificationTask", "DetectionTargets", "DetectionTask", "ReIDTask", "Task", "build_task"]
+__all__ = [
+    "Batch",
+    "ClassificationTask",
+    "DetectionTargets",
+    "DetectionTask",
+    "LogitsReader",
+    "ReIDTask",
+    "Task",
+    "build_task",
+]
 
 
 def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:

@@ -1,4 +1,4 @@
-"""Image classification: what a response is, what an exit's target is."""
+"""Image classification: logits once an image, labels as targets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kd_mm.tasks.prediction_readers import LogitsReader
 
 @TASKS.register_module()
 class ClassificationTask(Task):
-    """Classification with mmpretrain's classifiers; a response is a row of class logits ``(B, K)``."""
+    """Classification with mmpretrain's classifiers; stage logits are ``(B, K)``."""
 
-    def answer(self, model: nn.Module, student: bool) -> LogitsReader:
+    def logits_reader(self, model: nn.Module, student: bool) -> LogitsReader:
         """Return how the network's own logits are read: at its head, or at the wrapped network without a head.
 
         Raises:
@@ -32,8 +32,8 @@ class ClassificationTask(Task):
             "(ImageClassifier) or a wrapped 'model' (TimmClassifier)"
         )
 
-    def tail(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return what makes the logits ``(B, K)`` of a map of the last stage: neck and head.
+    def classifier(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the map from a feature map of the last stage to the logits ``(B, K)``: neck and head.
 
         Raises:
             ValueError: The network has no head.
@@ -46,13 +46,13 @@ class ClassificationTask(Task):
             )
         like = next(head.parameters())
 
-        def answer(feature: Tensor) -> Tensor:
+        def logits(feature: Tensor) -> Tensor:
             feats = (feature.to(like.dtype),)
             return head(network.neck(feats) if network.with_neck else feats)
 
-        return answer
+        return logits
 
-    def targets(self, data_samples: Sequence[Any], taken: Mapping[str, Tensor] | None = None) -> Tensor:
+    def targets(self, data_samples: Sequence[Any], records: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return what the task loss compares with: soft labels ``(B, K)`` where batch augmentation made them, else
         class indices ``(B,)``; the same choice as mmpretrain's heads make."""
         if "gt_score" in data_samples[0]:
@@ -66,7 +66,7 @@ class ClassificationTask(Task):
         return owner.loss_module(logits, targets, avg_factor=logits.shape[0])
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return which of B answers are right, ``(B,)``; a soft label counts as its largest class."""
+        """Return which of B rows of logits are right, ``(B,)``; a soft label counts as its largest class."""
         hard = targets.argmax(dim=1) if targets.ndim == 2 else targets
         return (logits.argmax(dim=1) == hard).float()
 

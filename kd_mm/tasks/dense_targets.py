@@ -8,27 +8,28 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from torch import nn
 
 from kd_mm.losses.observation import DenseAssignment
 
 
 @contextmanager
-def assigning(head: nn.Module, kept: list[Any]) -> Iterator[None]:
-    """While it lasts, append what ``head.get_targets`` returns to ``kept``: the student's targets, assigned once.
+def assigning(head: Any, assigned: list[Any]) -> Iterator[None]:
+    """While it lasts, append what a dense head assigns as targets to ``assigned``, one entry a call.
 
-    Args:
-        head: The student's dense head.
-        kept: Filled, one entry a call.
+    mmdet's heads call their own ``get_targets`` in their loss; the instance gets a method that also records. A head
+    that assigns otherwise, or ``None``, is left alone.
     """
-    original: Any = head.get_targets
+    original: Any = getattr(head, "get_targets", None)
+    if original is None:
+        yield
+        return
 
     def get_targets(*args: Any, **kwargs: Any) -> Any:
         found = original(*args, **kwargs)
-        kept.append(found)
+        assigned.append(found)
         return found
 
-    head.get_targets = get_targets  # type: ignore[assignment]
+    head.get_targets = get_targets
     try:
         yield
     finally:
@@ -46,7 +47,7 @@ def read_assignment(head: Any, found: Sequence[Any], batch: int) -> DenseAssignm
 
     Args:
         head: The student's dense head.
-        found: What its ``get_targets`` returned.
+        found: What its ``get_targets`` returned, as :func:`assigning` recorded it.
         batch: B, images.
     """
     if len(found) == 2 and hasattr(head, "centerness_target"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.registry import TASKS
-from kd_mm.tasks.base import Task
-from kd_mm.tasks.branches import keep_deployed_branch, trident_test_branch
+from kd_mm.tasks.base import Batch, Task
 from kd_mm.tasks.dense_targets import assigning, read_assignment
-from kd_mm.tasks.prediction_readers import Answer, DenseReader, RoIReader, region_tap
+from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, region_tap
 from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, label_regions, make_regions, read_annotations
+from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 
 
 @TASKS.register_module()
@@ -46,6 +45,7 @@ class DetectionTask(Task):
         ValueError: No region at all would be looked at in images without objects.
     """
 
+    name = "detection"
     unit = "objects"
     exit_on_last = True
     answer_is_response = False
@@ -60,16 +60,15 @@ class DetectionTask(Task):
             )
         self.sampled, self.extra_regions = sampled, extra_regions
         self.classes = 0
-        self.assigned: list[Any] = []
+        self._assigned: list[Any] = []
 
-    def bind(self, student: nn.Module, regional: bool) -> None:
+    def setup(self, student: nn.Module, regional: bool) -> None:
         """Learn the student's classes and whether its exits answer for regions.
 
         Raises:
             ValueError: Sampled regions are asked for, but nothing samples any.
         """
         self.regional, self.multilabel = regional, not regional
-        self.late = regional and self.sampled
         self.metric = "accuracy by region" if regional else "accuracy of presence"
         self.classes = self.num_classes(student, None) or 0
         self.classes_key = "roi_head.bbox_head.num_classes" if hasattr(student, "roi_head") else "bbox_head.num_classes"
@@ -79,25 +78,15 @@ class DetectionTask(Task):
                 f"the student is a {type(student).__name__}"
             )
 
-    def check_losses(self, losses: Mapping[str, Loss]) -> None:
-        """Refuse losses that make no sense for detectors.
-
-        Raises:
-            ValueError: With the reason and what to take instead.
-        """
-        for name, loss in losses.items():
-            if "detection" not in loss.tasks:
-                raise ValueError(f"loss {name!r} ({type(loss).__name__}) is not for detectors: {loss.instead}")
-
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
         """Return the tap of the student's sampled regions where exits answer for them."""
-        return (region_tap(_is_cascade(model)),) if self.late else ()
+        return (region_tap(_is_cascade(model)),) if self.regional and self.sampled else ()
 
-    def as_deployed(self, model: nn.Module, taken: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
-        """Return what the taps showed, of the branch that is deployed where a detector trains several (TridentNet)."""
-        return keep_deployed_branch(model, taken, len(inputs))
+    def inference_branch(self, model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Return the records of the branch that inference keeps where a detector trains several (TridentNet)."""
+        return keep_deployed_branch(model, records, images)
 
-    def num_classes(self, model: nn.Module, answer: Tensor | None) -> int | None:
+    def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
         """Return K, the number of foreground classes that the detector's head was built for; without a box head, those
         of its mask head (SOLO) or the things of its panoptic head (MaskFormer)."""
         owner: Any = getattr(model, "roi_head", model)
@@ -113,8 +102,8 @@ class DetectionTask(Task):
         """Return K, or K + 1 for regions."""
         return num_classes + 1 if self.regional else num_classes
 
-    def answer(self, model: nn.Module, student: bool) -> Answer:
-        """Return how the detector's own class answer is read.
+    def logits_reader(self, model: nn.Module, student: bool) -> LogitsReader:
+        """Return how the detector's own class logits are read.
 
         Raises:
             ValueError: The detector has neither a RoI head nor a dense head over a grid (e.g. DETR's set of queries).
@@ -132,30 +121,48 @@ class DetectionTask(Task):
         levels = len(getattr(generator, "strides", ())) or generator.num_levels
         return DenseReader(levels, head.cls_out_channels)
 
-    def targets(self, data_samples: Sequence[Any], taken: Mapping[str, Tensor] | None = None) -> DetectionTargets:
-        """Return the targets of a batch; regions too where exits answer for them."""
-        sampled = next((taken[tap] for tap in taken if tap.endswith(":in1")), None) if taken else None
+    def batch(
+        self,
+        student: nn.Module,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+        records: Mapping[str, Tensor],
+        reads: Collection[str],
+    ) -> Batch:
+        """Return a batch after the student's forward pass; see the base class."""
+        records = self.inference_branch(student, records, len(inputs))
+        on_regions = self.regional and bool({"student.stage_logits", "teacher.stage_logits"} & set(reads))
+        needed = on_regions or bool({"student.targets", "student.valid_classes"} & set(reads))
+        targets = self.targets(data_samples, records) if needed else None
+        return Batch(
+            records,
+            targets=targets,
+            valid_classes=None if targets is None or self.regional else targets.valid,
+            assignment=self._assignment(student, len(inputs)) if "student.assignment" in reads else None,
+            sample_indices=self.sample_indices(data_samples) if "student.sample_indices" in reads else None,
+            regions=None if targets is None else targets.regions,
+            sampled=_sampled(records),
+        )
+
+    def targets(self, data_samples: Sequence[Any], records: Mapping[str, Tensor] | None = None) -> DetectionTargets:
+        """Return the targets of a batch; regions too where exits classify them."""
+        sampled = _sampled(records or {})
         targets = replace(read_annotations(data_samples, self.classes), sampled=sampled)
         if not self.regional:
             return targets
-        sampled = sampled if self.late else None
-        regions = make_regions(targets, data_samples, self.extra_regions, sampled)
+        regions = make_regions(targets, data_samples, self.extra_regions, sampled if self.sampled else None)
         return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
 
-    def valid_classes(self, targets: DetectionTargets | None) -> Tensor | None:
-        """Return ``(B, K)``, 0 where a class occurs in the image only as ignored or difficult objects."""
-        return None if targets is None else targets.valid
+    def _assignment(self, student: nn.Module, images: int) -> DenseAssignment | None:
+        network: Any = student
+        return read_assignment(network.bbox_head, self._assigned[-1], images) if self._assigned else None
 
     @contextmanager
     def recording(self, student: nn.Module) -> Iterator[None]:
-        """Record what the student's dense head assigns while it computes its own loss."""
-        self.assigned.clear()
-        with assigning(student.bbox_head, self.assigned):  # type: ignore[arg-type]
+        """Record what the student's dense head, if it has one, assigns while it computes its own loss."""
+        self._assigned.clear()
+        with assigning(getattr(student, "bbox_head", None), self._assigned):
             yield
-
-    def assignment(self, student: nn.Module, batch: int) -> DenseAssignment | None:
-        """Return the recorded targets of the student's dense head, where they are of a known form."""
-        return read_assignment(student.bbox_head, self.assigned[-1], batch) if self.assigned else None
 
     def exit_loss(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
         """Return binary cross-entropy, mean over images and classes, or cross-entropy, mean over regions."""
@@ -221,6 +228,10 @@ class DetectionTask(Task):
     def chance(self, num_classes: int) -> float:
         """Return the share of objects that boxes drawn at random would find: next to nothing."""
         return 0.02
+
+
+def _sampled(records: Mapping[str, Tensor]) -> Tensor | None:
+    return next((records[tap] for tap in map(region_tap, (False, True)) if tap in records), None)
 
 
 def _has_roi_answer(model: nn.Module) -> bool:

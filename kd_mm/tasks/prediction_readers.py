@@ -1,133 +1,112 @@
-"""How a network's own answer is read: which taps, and what is made of what they show."""
+"""How a network's own logits are read from the recorded tensors of its taps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-Taken = Mapping[str, Tensor]
 
-
-@dataclass(frozen=True)
 class LogitsReader:
-    """One tensor as it is, e.g. a classifier's logits ``(B, K)``.
+    """One tensor as it is, e.g. a classifier's logits ``(B, K)``; the base of the readers.
 
-    Attributes:
-        tap: Where it is read.
+    Args:
+        *taps: Taps to record.
     """
 
-    tap: str
-    #: Whether a teacher's answer needs what the student showed in the same step.
-    late = False
-    #: What it answers for, in messages.
-    place = "once an image"
+    #: What one row of the logits stands for, in messages.
+    unit: ClassVar[str] = "image"
+
+    def __init__(self, *taps: str) -> None:
+        self.taps = taps
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """The tap texts."""
-        return (self.tap,)
+    def needs_regions(self) -> bool:
+        """Whether the regions are needed that the student sampled in the same step."""
+        return False
 
-    def read(self, model: nn.Module, own: Taken, student: Taken) -> Tensor:
-        """Return the answer of ``model``.
+    def read(
+        self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
+    ) -> Tensor:
+        """Return the network's own logits.
 
         Args:
-            model: The network.
-            own: What its taps showed.
-            student: What the student's taps showed.
+            records: Recorded tensors of its taps.
+            model: The network, for a teacher that classifies regions.
+            regions: ``(R, 5)``, the regions that the student sampled, for a teacher that classifies them.
         """
-        return own[self.tap]
-
-    def images(self, student: Taken) -> Tensor | None:
-        """Return the image index ``(R,)`` of each row of an answer on regions; ``None``: rows are images."""
-        return None
+        return records[self.taps[0]]
 
 
-@dataclass(frozen=True)
-class DenseReader:
+class DenseReader(LogitsReader):
     """Class maps of a dense head, flattened to ``(B, N, K)``: levels shallow to deep, then rows, columns, anchors.
 
-    Attributes:
+    Args:
         levels: Number of levels.
         classes: Channels of an anchor, K (K + 1 for softmax heads).
         head: Tap of the head, whose first output is the list of class maps ``(B, A * K, H, W)``.
     """
 
-    levels: int
-    classes: int
-    head: str = "bbox_head"
-    late = False
-    place = "on a grid"
+    unit = "place of a grid"
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The tap texts, one a level."""
-        return tuple(f"{self.head}[0][{level}]" for level in range(self.levels))
+    def __init__(self, levels: int, classes: int, head: str = "bbox_head") -> None:
+        super().__init__(*(f"{head}[0][{level}]" for level in range(levels)))
+        self.classes = classes
 
-    def read(self, model: nn.Module, own: Taken, student: Taken) -> Tensor:
-        """Return the answer of ``model``; see :meth:`LogitsReader.read`."""
-        maps = [own[tap].permute(0, 2, 3, 1).flatten(1) for tap in self.taps]
+    def read(
+        self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
+    ) -> Tensor:
+        """Return the network's own logits; see the base class."""
+        maps = [records[tap].permute(0, 2, 3, 1).flatten(1) for tap in self.taps]
         return torch.cat([level.reshape(len(level), -1, self.classes) for level in maps], dim=1)
 
-    def images(self, student: Taken) -> Tensor | None:
-        """Return the image index ``(R,)`` of each row of an answer on regions; ``None``: rows are images."""
-        return None
 
-
-@dataclass(frozen=True)
-class RoIReader:
+class RoIReader(LogitsReader):
     """Class logits ``(R, K + 1)`` of a two-stage detector's (first) RoI head on the regions that the student sampled.
 
-    The student's are tapped as it computes its own loss; a teacher classifies the same regions on its own features, the
-    arrangement of mdistiller's detection code.
+    The student's are recorded as it computes its own loss; a teacher classifies the same regions on its own features,
+    the arrangement of mdistiller's detection code.
 
-    Attributes:
+    Args:
         student: Whether this is the student's.
         levels: Number of feature levels that a teacher's RoI head reads.
-        cascade: Whether the RoI head is a cascade, whose first stage answers then.
+        cascade: Whether the RoI head is a cascade, whose first stage is read then.
     """
 
-    student: bool
-    levels: int
-    cascade: bool = False
-    place = "on regions"
+    unit = "region"
+
+    def __init__(self, student: bool, levels: int, cascade: bool = False) -> None:
+        if student:
+            taps = (f"roi_head.bbox_head{'.0' if cascade else ''}[0]", region_tap(cascade))
+        else:
+            taps = tuple(f"neck[{level}]" for level in range(levels)) if levels else ("backbone[0]",)
+        super().__init__(*taps)
+        self.student, self.cascade = student, cascade
 
     @property
-    def late(self) -> bool:
-        """A teacher waits for the student's regions."""
+    def needs_regions(self) -> bool:
+        """A teacher needs the student's regions."""
         return not self.student
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The tap texts."""
-        if not self.student:
-            return tuple(f"neck[{level}]" for level in range(self.levels)) if self.levels else ("backbone[0]",)
-        index = ".0" if self.cascade else ""
-        return (f"roi_head.bbox_head{index}[0]", region_tap(self.cascade))
+    def read(
+        self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
+    ) -> Tensor:
+        """Return the network's own logits; see the base class.
 
-    def read(self, model: nn.Module, own: Taken, student: Taken) -> Tensor:
-        """Return the answer of ``model``; see :meth:`LogitsReader.read`."""
+        Raises:
+            ValueError: A teacher without the regions.
+        """
         if self.student:
-            return own[self.taps[0]]
-        sampled = self._sampled(student)
-        head: Any = model.roi_head
-        features = [own[tap] for tap in self.taps]
-        regions = sampled.detach().to(features[0].dtype)
-        found = head._bbox_forward(0, features, regions) if self.cascade else head._bbox_forward(features, regions)
-        return found["cls_score"]
-
-    def images(self, student: Taken) -> Tensor | None:
-        """Return the image index ``(R,)`` of each row."""
-        return self._sampled(student)[:, 0].detach()
-
-    def _sampled(self, student: Taken) -> Tensor:
-        return next(student[region_tap(kind)] for kind in (False, True) if region_tap(kind) in student)
-
-
-Answer = LogitsReader | DenseReader | RoIReader
+            return records[self.taps[0]]
+        if regions is None:
+            raise ValueError(f"{type(model).__name__} classifies regions that the student sampled, and there are none")
+        network: Any = model
+        head = network.roi_head
+        features = [records[tap] for tap in self.taps]
+        first = (0,) if self.cascade else ()
+        return head._bbox_forward(*first, features, regions.detach().to(features[0].dtype))["cls_score"]
 
 
 def region_tap(cascade: bool) -> str:

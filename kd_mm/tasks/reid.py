@@ -20,6 +20,7 @@ class ReIDTask(ClassificationTask):
     so teachers are scored on training images, and exits are not probed.
     """
 
+    name = "reid"
     metric = "identity accuracy"
     closed_set = False
     free_losses = "embedding losses (recipes rkd and cosine)"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from kd_mm.apis.export import export_exits
 from kd_mm.models import combine_exits
+from kd_mm.tasks import Batch
 
 from ..helpers.tools import Tools
 from .test_export import CLASSES, DISTILLED, PLAIN, ROOT, Run, build
@@ -81,8 +82,8 @@ def test_ensemble_equals_the_exits_of_the_run(run: Run, exported: Path) -> None:
     with torch.no_grad(), distiller.recorder:
         logits = distiller.student(inputs, mode="tensor")
     with torch.no_grad():
-        taken = distiller.recorder.take()
-        exits = [distiller.distill["exits"][str(i)](distiller._map(taken, i)) for i in (1, 2, 3)]
+        observed = distiller.objective.observe(Batch(distiller.recorder.take()))
+        exits = [observed.stage_logits[i] for i in (1, 2, 3)]
         assert all(torch.equal(a, b) for a, b in zip(model.exit_logits(inputs), [*exits, logits], strict=True))
         assert torch.equal(model(inputs), combine_exits([*exits, logits]))
 
@@ -98,7 +99,7 @@ def test_exported_config_is_plain_and_tools_evaluate_it(tools: Tools, exported: 
 
 def test_costs(run: Run, tmp_path: Path) -> None:
     done = export_exits(str(run.config), str(run.checkpoint), tmp_path / "exits.pth")
-    exits = sum(parameter.numel() for parameter in run.model.distill["exits"].parameters())
+    exits = sum(parameter.numel() for parameter in run.model.objective.exits.parameters())
     assert done.student[0] == sum(parameter.numel() for parameter in build(run.plain).parameters())
     assert done.ensemble[0] == done.student[0] + exits
     assert done.ensemble[1] > done.student[1]

@@ -147,9 +147,9 @@ def test_joined_recipes_run_and_share_their_parts() -> None:
     joined, _ = read_recipes("mtkd_ssr+student_friendly+dkd+dist")
     model = build(recipe=joined)
     assert set(model.losses) == {"aux", "scd", "srd", "review", "dkd", "dist"}
-    simplifiers = model.distill["transform"]["teacher"].simplifiers
+    simplifiers = model.objective.transform["teacher"].simplifiers
     assert set(simplifiers) == {"final", "stage1", "stage2"}
-    parts = {f"exit{i}": module for i, module in model.distill["exits"].items()}
+    parts = {f"exit{i}": module for i, module in model.objective.exits.items()}
     parts |= {f"simplifier {name}": layers[0] for name, layers in simplifiers.items()}
     parts |= {"student": model.student.backbone, "teacher": model.teachers["teacher"].model.backbone}
     calls = count_calls(parts)

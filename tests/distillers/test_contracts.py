@@ -111,7 +111,7 @@ def test_nothing_is_built_for_zero_weights() -> None:
     assert not model.teachers
     assert not list(model.distill.parameters())
     only_scd = build(recipe=recipe(**{**NO_LOSSES, "losses.scd.loss_weight": 6.0}))
-    assert set(only_scd.distill) == {"connectors"}
+    assert {key.split(".")[0] for key in only_scd.objective.state_dict()} == {"connectors"}
     assert not len(only_scd.teachers["teacher"].exits)
 
 
@@ -130,7 +130,7 @@ def test_a_distiller_leaves_the_global_random_states_as_its_student_does() -> No
 
 def test_parts_do_not_depend_on_each_other() -> None:
     whole, part = build(), build(recipe=recipe(**{"losses.scd.loss_weight": 0}), seed=9)
-    ours, theirs = whole.distill["exits"].state_dict(), part.distill["exits"].state_dict()
+    ours, theirs = whole.objective.exits.state_dict(), part.objective.exits.state_dict()
     assert same(ours, theirs)
 
 
@@ -223,8 +223,8 @@ def test_every_part_runs_once_a_step() -> None:
     losses["srd2"] = {**losses["srd"], "temperature": 2.0}
     model = build(recipe={**recipe(), "losses": losses})
     teacher = model.teachers["teacher"]
-    parts = {f"exit{i}": module for i, module in model.distill["exits"].items()}
-    parts |= {f"connector{i}": module for i, module in model.distill["connectors"]["teacher"].items()}
+    parts = {f"exit{i}": module for i, module in model.objective.exits.items()}
+    parts |= {f"connector{i}": module for i, module in model.objective.connectors["teacher"].items()}
     parts |= {f"teacher exit{i}": module for i, module in teacher.exits.items()}
     parts |= {"student": model.student.backbone, "teacher": teacher.model.backbone, "teacher head": teacher.model.head}
     calls = count_calls(parts)
@@ -288,9 +288,9 @@ def test_identical_networks_differ_in_nothing_but_their_stages() -> None:
     model = build(teacher={"config": classifier(), "random_weights": True}, recipe=config).eval()
     teacher = model.teachers["teacher"]
     teacher.model.load_state_dict(model.student.state_dict())
-    teacher.exits.load_state_dict(model.distill["exits"].state_dict())
+    teacher.exits.load_state_dict(model.objective.exits.state_dict())
     out = model(**model.data_preprocessor(batch(), False), mode="loss")
-    assert float(out["scd"]) == pytest.approx(0.0, abs=1e-12)  # the teacher rounds otherwise: its norms are folded
+    assert float(out["scd"]) == pytest.approx(0.0, abs=1e-12)
     assert float(out["srd"]) == pytest.approx(0.0, abs=1e-6)
     assert float(out["review"]) > 0
 
@@ -308,7 +308,7 @@ def test_soft_labels_reach_the_exits_as_they_reach_the_student() -> None:
     soft = torch.stack([sample.gt_score for sample in data["data_samples"]])
     assert ((soft > 0).sum(dim=1) > 1).any()
     logits: dict[str, torch.Tensor] = {}
-    for i, module in model.distill["exits"].items():
+    for i, module in model.objective.exits.items():
         module.register_forward_hook(lambda _m, _a, out, i=i: logits.update({i: out.detach()}))
     out = model(**data, mode="loss")
     smooth = soft * 0.9 + 0.1 / CLASSES
@@ -322,9 +322,9 @@ def test_input_is_renormalised_for_the_teacher() -> None:
     teacher = model.teachers["teacher"]
     own = model.data_preprocessor(batch(), False)["inputs"]
     expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
-    torch.testing.assert_close(teacher.see(own), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(teacher.preprocess(own), expected, rtol=1e-5, atol=1e-5)
     alike = build()
-    assert torch.equal(alike.teachers["teacher"].see(own), own)
+    assert torch.equal(alike.teachers["teacher"].preprocess(own), own)
 
 
 # -- the engine -----------------------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_compiled_teacher_is_one_graph_and_shows_the_same(monkeypatch: pytest.Mo
     teacher = compiled.teachers["teacher"]
     for _ in range(3):
         inputs = model.data_preprocessor(batch(), False)["inputs"]
-        plain, fast = model.teachers["teacher"].observe(inputs), teacher.observe(inputs)
+        plain, fast = model.teachers["teacher"].record(inputs), teacher.record(inputs)
         assert plain.keys() == fast.keys()
         for key in plain:
             torch.testing.assert_close(plain[key], fast[key])

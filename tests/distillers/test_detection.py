@@ -156,14 +156,13 @@ def test_every_part_learns_and_the_teacher_does_not(network: Any, recipe: Any) -
         if name.startswith("distill."):
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
-    for part in model.distill.values():
-        assert any(p.grad.any() for p in part.parameters())
+    for part in model.objective.children():
+        assert not list(part.parameters()) or any(p.grad.any() for p in part.parameters())
     assert all(p.grad is None for p in [*teacher.model.parameters(), *teacher.exits.parameters()])
     assert same(before[0], teacher.model.state_dict())
     assert same(before[1], teacher.exits.state_dict())
     assert not teacher.model.training
-    if "exits" in model.distill:
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.distill["exits"].modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.objective.exits.modules())
 
 
 @pytest.mark.parametrize(
@@ -196,9 +195,9 @@ def test_input_is_renormalised_for_the_teacher(network: Any) -> None:
     own = model.data_preprocessor(batch(), False)["inputs"]
     expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
     assert not torch.allclose(own, expected, atol=1.0)
-    torch.testing.assert_close(teacher.see(own), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(teacher.preprocess(own), expected, rtol=1e-5, atol=1e-4)
     alike = pair(network)
-    assert torch.equal(alike.teachers["teacher"].see(own), own)
+    assert torch.equal(alike.teachers["teacher"].preprocess(own), own)
 
 
 def test_teacher_without_a_normalisation_sees_raw_colours() -> None:
@@ -207,7 +206,7 @@ def test_teacher_without_a_normalisation_sees_raw_colours() -> None:
     model = build(retina(8), theirs)
     own = model.data_preprocessor(batch(), False)["inputs"]
     raw = torch.stack(batch()["inputs"]).float()
-    torch.testing.assert_close(model.teachers["teacher"].see(own), raw, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(model.teachers["teacher"].preprocess(own), raw, rtol=1e-5, atol=1e-3)
 
 
 # -- stages ---------------------------------------------------------------------------------------------------------
@@ -218,8 +217,8 @@ def test_stages_are_the_backbones_and_each_has_an_exit(network: Any) -> None:
     assert isinstance(model.task, DetectionTask)
     assert [stage.tap for stage in model.stages] == [f"backbone.layer{i}" for i in (1, 2, 3, 4)]
     assert [stage.stride for stage in model.stages] == [4, 8, 16, 32]
-    assert list(model.distill["exits"]) == list(model.teachers["teacher"].exits) == ["1", "2", "3", "4"]
-    assert list(model.distill["connectors"]["teacher"]) == ["1", "2", "3", "4"]
+    assert list(model.objective.exits) == list(model.teachers["teacher"].exits) == ["1", "2", "3", "4"]
+    assert list(model.objective.connectors["teacher"]) == ["1", "2", "3", "4"]
 
 
 def test_frozen_stages_are_left_out(network: Any) -> None:
@@ -250,7 +249,7 @@ def test_connected_levels_are_what_the_necks_showed() -> None:
     model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
     seen: dict[str, Any] = {}
     model.student.neck.register_forward_hook(lambda _m, _a, out: seen.update(student=out))
-    connectors = model.distill["connectors"]["teacher"]
+    connectors = model.objective.connectors["teacher"]
     for i in ("1", "2"):
         connectors[i].register_forward_pre_hook(lambda _m, args, i=i: seen.update({i: args[0]}))
     losses_of(model.train())
@@ -264,7 +263,7 @@ def test_connected_levels_are_what_the_necks_showed() -> None:
 def watched(model: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Regions and logits of every exit, the student's and the teacher's, from now on."""
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    sides = {"student": model.distill["exits"], "teacher": model.teachers["teacher"].exits}
+    sides = {"student": model.objective.exits, "teacher": model.teachers["teacher"].exits}
     for side, exits in sides.items():
         for i, each in exits.items():
             each.register_forward_hook(
@@ -301,7 +300,7 @@ def test_exits_of_student_and_teacher_answer_for_the_same_regions(sampled: bool)
 def test_image_responses_follow_the_annotations() -> None:
     model = pair(retina)
     seen: dict[str, torch.Tensor] = {}
-    for i, each in model.distill["exits"].items():
+    for i, each in model.objective.exits.items():
         each.register_forward_hook(lambda _m, _a, out, i=i: seen.update({i: out.detach().double()}))
     losses = losses_of(model.train())
     # Classes 0 and 2 are there, 1 only as an ignored object.
@@ -418,7 +417,7 @@ def test_unequal_grids_are_refused() -> None:
 def test_answers_of_different_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="student answers on regions, teacher 'teacher' on a grid"):
         build(faster(8), retina(12), KD)
-    with pytest.raises(ValueError, match="student answers on a grid, teacher 'teacher' on regions"):
+    with pytest.raises(ValueError, match="student has one row of logits a place of a grid, teacher"):
         build(retina(8), faster(12), KD)
     assert torch.isfinite(total(losses_of(build(retina(8), faster(12)).train())))
 

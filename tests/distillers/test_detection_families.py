@@ -146,7 +146,7 @@ def trains_and_predicts(model: Any, size: int) -> None:
     assert torch.isfinite(loss)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    for part in model.distill.values():
+    for part in model.objective.children():
         assert all(p.grad is not None for p in part.parameters())
     optimizer.step()
     found = predict(model, size=size)
@@ -176,7 +176,7 @@ def test_tridentnet_learns_on_the_branch_that_is_deployed() -> None:
     assert [stage.tap for stage in model.stages] == ["backbone.layer2", "backbone.layer3"]
     seen: dict[str, torch.Tensor] = {}
     model.student.backbone.layer3.register_forward_hook(lambda _m, _a, out: seen.update(out=out))
-    model.distill["connectors"]["teacher"]["2"].register_forward_hook(lambda _m, args, _o: seen.update(read=args[0]))
+    model.objective.connectors["teacher"]["2"].register_forward_hook(lambda _m, args, _o: seen.update(read=args[0]))
     losses_of(model.train())
     assert len(seen["out"]) == 6
     assert torch.equal(seen["read"], seen["out"][2:4])

@@ -102,7 +102,7 @@ def test_it_starts_as_the_student() -> None:
     with torch.no_grad():
         losses = model(**data, mode="loss")
     assert float(losses["ema"]) == pytest.approx(0.0, abs=1e-6)
-    assert torch.equal(model.teachers["ema"].answer(data["inputs"], model.task), model(data["inputs"]))
+    assert torch.equal(model.teachers["ema"].logits(data["inputs"]), model(data["inputs"]))
 
 
 def test_its_exits_are_the_average_of_the_students() -> None:
@@ -116,7 +116,7 @@ def test_its_exits_are_the_average_of_the_students() -> None:
     teacher.update(model)
     for name, now in teacher.exits.state_dict().items():
         if now.is_floating_point():
-            expected = (before[name] + model.distill["exits"].state_dict()[name]) / 2
+            expected = (before[name] + model.objective.exits.state_dict()[name]) / 2
             torch.testing.assert_close(now, expected)
 
 

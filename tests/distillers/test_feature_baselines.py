@@ -167,7 +167,7 @@ def test_several_baselines_share_one_recipe() -> None:
     model = build(recipe={"losses": losses})
     out = steps(model, 0)[0]
     assert {f"loss_{name}" for name in NAMES.values()} <= set(out)
-    assert set(model.distill["connectors"]["teacher"]) == {"1", "2", "3"}
+    assert set(model.objective.connectors["teacher"]) == {"1", "2", "3"}
 
 
 def test_the_bank_is_in_the_checkpoint_and_a_resumed_run_goes_on_exactly() -> None:

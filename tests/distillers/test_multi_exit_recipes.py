@@ -29,7 +29,7 @@ def test_mskd(name: str, branches: set[str]) -> None:
     expected = losses["loss_aux"] + losses["loss_srd"] + losses.get("loss_student", losses.get("loss"))
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(losses["loss_srd"], 0.5 * losses["srd"])
-    heads = {i: list(model.distill["exits"][i].parameters()) for i in ("1", "2")}
+    heads = {i: list(model.objective.exits[i].parameters()) for i in ("1", "2")}
     # The term of one exit reaches its own head and the trunk, no other head and nothing of the teacher.
     loss = model.losses["srd"]
     loss.stages = (1,)
@@ -58,7 +58,7 @@ def test_byot_needs_no_teacher_and_moves_no_target() -> None:
         losses["loss_exit_hint"], list(model.student.backbone.layer3.parameters()), allow_unused=True, retain_graph=True
     )
     assert all(grad is None for grad in (*grads, *deepest))
-    fc = model.distill["exits"]["1"].fc
+    fc = model.objective.exits["1"].fc
     assert torch.autograd.grad(losses["loss_exit_hint"], [fc.weight], allow_unused=True, retain_graph=True) == (None,)
     model.parse_losses(losses)[0].backward()
     assert all(p.grad is not None for p in model.parameters())

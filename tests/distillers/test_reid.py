@@ -50,7 +50,7 @@ def run(model: Any, images: dict[str, Any]) -> dict[str, Any]:
 def test_exits_are_bnneck_exits_on_both_sides_and_the_head_answers_for_the_last_stage() -> None:
     model = distil()
     assert isinstance(model.task, ReIDTask)
-    own = model.distill["exits"]
+    own = model.objective.exits
     assert list(own) == list(model.teachers["teacher"].exits) == ["1", "2"]
     for exits, width in ((own, 32), (model.teachers["teacher"].exits, 64)):
         for module in exits.values():

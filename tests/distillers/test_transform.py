@@ -64,7 +64,7 @@ def test_the_first_step_is_that_of_plain_kd() -> None:
 def test_every_loss_on_logits_trains_the_simplifier_and_never_the_teacher(name: str) -> None:
     model = build(recipe={"losses": {name: LOGITS[name]}, "transform": {**SKD, "zero_init_out": False}})
     total(losses_of(model)).backward()
-    transform = model.distill["transform"]["teacher"]
+    transform = model.objective.transform["teacher"]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in transform.parameters())
     teacher = model.teachers["teacher"]
     assert all(p.grad is None for p in [*teacher.model.parameters(), *teacher.exits.parameters()])
@@ -137,7 +137,7 @@ def test_each_stage_has_a_simplifier_of_its_own_and_runs_once() -> None:
     whole = recipe("mtkd_ssr")
     whole["losses"] |= {"kd": LOGITS["kd"], "again": {**LOGITS["srd"], "temperature": 2.0}}
     model = build(recipe={**whole, "transform": SKD})
-    simplifiers = model.distill["transform"]["teacher"].simplifiers
+    simplifiers = model.objective.transform["teacher"].simplifiers
     assert set(simplifiers) == {"final", "stage1", "stage2"}
     calls = dict.fromkeys(simplifiers, 0)
     for name, layers in simplifiers.items():
@@ -155,7 +155,7 @@ def test_named_losses_alone_read_it() -> None:
     torch.testing.assert_close(out["plain"], losses_of(build(recipe={"losses": {"plain": LOGITS["kd"]}}))["plain"])
     some = {**recipe("mtkd_ssr")["losses"], "shallow": {**LOGITS["srd"], "stages": [1]}}
     model = build(recipe={**recipe("mtkd_ssr"), "losses": some, "transform": {**SKD, "losses": ["shallow"]}})
-    assert set(model.distill["transform"]["teacher"].simplifiers) == {"stage1"}
+    assert set(model.objective.transform["teacher"].simplifiers) == {"stage1"}
     losses_of(model)
 
 
@@ -165,7 +165,7 @@ def test_several_teachers_have_one_each() -> None:
     }
     both = {name: {**LOGITS["kd"], "teacher": name} for name in teachers}
     model = build(teacher=teachers, recipe={"losses": both, "transform": {**SKD, "anchor": "kl"}})
-    assert set(model.distill["transform"]) == {"a", "b"}
+    assert set(model.objective.transform) == {"a", "b"}
     out = losses_of(model)
     assert {"transform_a.agreement", "transform_b.agreement", "loss_transform_a", "loss_transform_b"} <= set(out)
 
@@ -189,9 +189,7 @@ def test_a_copy_runs_its_own() -> None:
     average = ExponentialMovingAverage(model)
     twin = copy.deepcopy(model)
     for copied in (twin, average.module):
-        (found,) = copied._transforms.modules.values()
-        assert found is copied.distill["transform"]["teacher"]
-        assert found is not model.distill["transform"]["teacher"]
+        assert copied.objective.transform["teacher"] is not model.objective.transform["teacher"]
     assert losses_of(twin)
 
 
@@ -262,9 +260,9 @@ def test_detectors_start_from_their_teachers_answer(network: Any, base: dict) ->
 
 def test_regions_of_an_image_look_at_each_other_alone() -> None:
     model = detection(detectors.faster, detectors.KD, zero_init_out=False)
-    transform: LearningSimplifier = model.distill["transform"]["teacher"]
+    transform: LearningSimplifier = model.objective.transform["teacher"]
     seen: dict[str, Any] = {}
-    transform.register_forward_pre_hook(lambda _, args: seen.update(answers=args[0], images=args[1].images))
+    transform.register_forward_pre_hook(lambda _, args: seen.update(answers=args[0], images=args[3]))
     detectors.losses_of(model)
     (images,), (logits,) = seen["images"].values(), seen["answers"].values()
     assert images.shape == (len(logits),)

@@ -113,7 +113,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, TeacherCalls]
 def test_numbers_are_those_of_an_independent_evaluation(run):
     runner, _ = run
     distiller = runner.model
-    student = accuracies(distiller.student, distiller.distill["exits"])
+    student = accuracies(distiller.student, distiller.objective.exits)
     teacher = accuracies(distiller.teachers["teacher"].model, distiller.teachers["teacher"].exits)
     assert list(student) == list(teacher) == ["stage1", "stage2", "final"]
     expected = {f"exit/student_{part}": value for part, value in student.items()}
@@ -155,7 +155,7 @@ def test_exits_that_are_still_learning_are_probed_each_time(tmp_path):
     runner, calls = train(tmp_path, **{"model.recipe.teacher_exits.mode": "online"})
     assert calls.calls == [3, 3]
     distiller = runner.model
-    teacher = accuracies(distiller.teachers["teacher"].model, distiller.distill["teacher_exits"]["teacher"])
+    teacher = accuracies(distiller.teachers["teacher"].model, distiller.objective.teacher_exits["teacher"])
     last = {key: value for key, value in logged(runner)[-1].items() if key.startswith("exit/teacher_")}
     assert last == pytest.approx({f"exit/teacher_{part}": value for part, value in teacher.items()}, abs=1e-3)
 

@@ -19,7 +19,6 @@ from torch.autograd import gradcheck
 from kd_mm.losses import KDLoss, LearningSimplifier, Progress
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.observation import Observation
-from kd_mm.losses.response_transform import AnswerSetting, Step
 from kd_mm.losses.skd import CollapseError
 
 TEACHER = torch.tensor([[2.0, 0], [4, 0]], dtype=torch.float64)
@@ -41,7 +40,7 @@ def said() -> Iterator[list[str]]:
 def simplifier(width: int = 2, names: tuple[str, ...] = ("final",), **options: object) -> LearningSimplifier:
     torch.manual_seed(0)
     made = LearningSimplifier(**{"temperature": 2.0, **options})
-    made.setup(AnswerSetting(dict.fromkeys(names, width), labelled=True))
+    made.setup(dict.fromkeys(names, width), frozenset(), labelled=True)
     return made.double()
 
 
@@ -55,8 +54,8 @@ def rows(*shape: int, pace: float = 1.0, size: float = 3.0) -> Tensor:
     return size * torch.sin(pace * x + 0.3 * torch.cos(0.7 * x)).view(shape)
 
 
-def loss_of(made: LearningSimplifier, student: Tensor, teacher: Tensor, step: Step | None = None) -> Tensor:
-    changed = made({"final": teacher}, step or Step()).answers["final"]
+def loss_of(made: LearningSimplifier, student: Tensor, teacher: Tensor) -> Tensor:
+    changed = made({"final": teacher}).logits["final"]
     return KDLoss(temperature=made.temperature)(Observation(logits=student), Observation(logits=changed))
 
 
@@ -122,8 +121,8 @@ def test_gradcheck(tokens: str, options: dict) -> None:
     z_t = rows(3, 4)
 
     def function(z_s: Tensor, *values: Tensor) -> Tensor:
-        changed = torch.func.functional_call(made, dict(zip(names, values, strict=True)), ({"final": z_t}, Step()))
-        return kl_divergence(z_s, changed.answers["final"], 2.0)
+        changed = torch.func.functional_call(made, dict(zip(names, values, strict=True)), ({"final": z_t},))
+        return kl_divergence(z_s, changed.logits["final"], 2.0)
 
     start = [weight.detach().clone().requires_grad_() for weight in weights]
     assert gradcheck(function, (rows(3, 4, pace=1.3).requires_grad_(), *start))
@@ -134,8 +133,8 @@ def test_gradcheck(tokens: str, options: dict) -> None:
 
 def test_a_permuted_batch_gives_the_permuted_target() -> None:
     made, z, order = simplifier(6, zero_init_out=False), rows(7, 6), torch.randperm(7)
-    simple = made({"final": z}, Step()).answers["final"]
-    torch.testing.assert_close(made({"final": z[order]}, Step()).answers["final"], simple[order])
+    simple = made({"final": z}).logits["final"]
+    torch.testing.assert_close(made({"final": z[order]}).logits["final"], simple[order])
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -167,40 +166,40 @@ def test_one_sample_looks_at_itself() -> None:
 
 def test_classes_as_tokens_may_be_permuted_with_their_embeddings() -> None:
     made, z, order = simplifier(6, tokens="class", zero_init_out=False), rows(4, 6), torch.randperm(6)
-    simple = made({"final": z}, Step()).answers["final"]
+    simple = made({"final": z}).logits["final"]
     made.simplifiers["final"][0].classes.data = made.simplifiers["final"][0].classes.data[order]
-    torch.testing.assert_close(made({"final": z[:, order]}, Step()).answers["final"], simple[:, order])
-    alone = made({"final": z[:1, order]}, Step()).answers["final"]
+    torch.testing.assert_close(made({"final": z[:, order]}).logits["final"], simple[:, order])
+    alone = made({"final": z[:1, order]}).logits["final"]
     torch.testing.assert_close(alone, simple[:1, order])
 
 
 def test_regions_look_at_their_own_image() -> None:
     made, z, images = simplifier(5, zero_init_out=False), rows(7, 5), torch.tensor([0, 1, 0, 1, 1, 0, 0])
-    simple = made({"final": z}, Step(images={"final": images})).answers["final"]
+    simple = made({"final": z}, images={"final": images}).logits["final"]
     for image in (0, 1):
-        alone = made({"final": z[images == image]}, Step()).answers["final"]
+        alone = made({"final": z[images == image]}).logits["final"]
         torch.testing.assert_close(simple[images == image], alone)
 
 
 def test_dense_heads_have_their_best_locations_simplified_image_by_image() -> None:
     made, z = simplifier(3, zero_init_out=False, max_tokens=4), rows(2, 9, 3)
-    result = made({"final": z}, Step())
-    changed = result.answers["final"]
+    result = made({"final": z})
+    changed = result.logits["final"]
     for image in range(2):
         best = z[image].amax(1).topk(4).indices
         others = [i for i in range(9) if i not in best.tolist()]
         assert torch.equal(changed[image, others], z[image, others])
-        alone = made({"final": z[image, best]}, Step()).answers["final"]
+        alone = made({"final": z[image, best]}).logits["final"]
         torch.testing.assert_close(changed[image, best], alone)
     assert result.terms["agreement"] <= 100
 
 
 def test_sigmoids_keep_their_level() -> None:
     made = LearningSimplifier(temperature=2.0)
-    made.setup(AnswerSetting({"final": 4}, frozenset({"final"}), labelled=False))
+    made.setup({"final": 4}, frozenset({"final"}), labelled=False)
     z = rows(3, 4).float() + 5
-    result = made({"final": z}, Step())
-    torch.testing.assert_close(result.answers["final"], z)
+    result = made({"final": z})
+    torch.testing.assert_close(result.logits["final"], z)
     assert float(result.terms["agreement"]) == 100.0
     assert float(result.terms["change"].abs()) < 1e-6
 
@@ -232,35 +231,35 @@ def test_gradients_of_the_attention_are_scaled_and_the_student_s_are_not() -> No
 
 def test_before_its_epoch_answers_stay_and_every_parameter_has_a_zero_gradient() -> None:
     made, z = simplifier(4, zero_init_out=False, start_epoch=3), rows(5, 4)
-    waiting = made({"final": z}, Step(Progress(epoch=2)))
-    assert torch.equal(waiting.answers["final"], z)
+    waiting = made({"final": z}, Progress(epoch=2))
+    assert torch.equal(waiting.logits["final"], z)
     assert not waiting.terms
-    waiting.answers["final"].sum().backward()
+    waiting.logits["final"].sum().backward()
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in made.parameters())
-    assert not torch.allclose(made({"final": z}, Step(Progress(epoch=3))).answers["final"], z)
+    assert not torch.allclose(made({"final": z}, Progress(epoch=3)).logits["final"], z)
 
 
 def test_anchors() -> None:
     z, labels = rows(5, 4), torch.tensor([0, 1, 2, 3, 0])
     for anchor in ("ce", "kl"):
         made = simplifier(4, zero_init_out=False, anchor=anchor, anchor_weight=0.5)
-        result = made({"final": z}, Step(targets=labels))
+        result = made({"final": z}, targets=labels)
         simple = made.simplify("final", z / 2)
         expected = F.cross_entropy(2 * simple, labels) if anchor == "ce" else kl_divergence(simple, z / 2)
         torch.testing.assert_close(result.penalty, 0.5 * expected)
         torch.testing.assert_close(result.terms["anchor"], expected.detach())
         assert made.needs_targets == (anchor == "ce")
-    assert simplifier(4)({"final": z}, Step()).penalty is None
+    assert simplifier(4)({"final": z}).penalty is None
 
 
 def test_terms_by_answer_and_shared_weights() -> None:
     z = rows(5, 4)
     answers = {"final": z, "stage1": z}
     apart = simplifier(4, ("final", "stage1"), zero_init_out=False)
-    result = apart(answers, Step())
+    result = apart(answers)
     assert set(result.terms) == {"agreement", "change", "agreement_stage1", "change_stage1"}
-    assert not torch.equal(result.answers["final"], result.answers["stage1"])
-    shared = simplifier(4, ("final", "stage1"), zero_init_out=False, shared=True)(answers, Step()).answers
+    assert not torch.equal(result.logits["final"], result.logits["stage1"])
+    shared = simplifier(4, ("final", "stage1"), zero_init_out=False, shared=True)(answers).logits
     assert torch.equal(shared["final"], shared["stage1"])
 
 
@@ -272,12 +271,12 @@ def test_without_residual_the_joint_objective_leaves_the_teacher_and_the_guard_s
     made = simplifier(10, residual=False, zero_init_out=False, temperature=4.0)
     z_s = torch.zeros(40, 10, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([z_s, *made.parameters()], lr=0.02)
-    start = made({"final": z_t}, Step())
+    start = made({"final": z_t})
     for _ in range(150):
         optimizer.zero_grad()
         loss_of(made, z_s, z_t).backward()
         optimizer.step()
-    end = made({"final": z_t}, Step())
+    end = made({"final": z_t})
     assert float(loss_of(made, z_s, z_t)) < 0.05
     assert float(end.terms["agreement"]) < 50
     for _ in range(2):
@@ -298,8 +297,8 @@ def test_extreme_logits_in_half_precision(tokens: str, dtype: torch.dtype) -> No
     made = simplifier(10, tokens=tokens, zero_init_out=False, anchor="kl").float()
     z = rows(6, 10, size=1e4).to(dtype)
     student = rows(6, 10, pace=1.7, size=1e4).to(dtype).requires_grad_()
-    result = made({"final": z}, Step())
-    loss = KDLoss(temperature=2.0)(Observation(logits=student), Observation(logits=result.answers["final"]))
+    result = made({"final": z})
+    loss = KDLoss(temperature=2.0)(Observation(logits=student), Observation(logits=result.logits["final"]))
     (loss + result.penalty).backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(term) for term in result.terms.values())
@@ -314,7 +313,7 @@ def gathered(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     made = simplifier(4, zero_init_out=False, scope="gathered")
     mine = rows(6, 4)[3 * rank : 3 * rank + 3]
-    torch.save(made({"final": mine}, Step()).answers["final"].detach(), f"{folder}/{rank}.pt")
+    torch.save(made({"final": mine}).logits["final"].detach(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -322,7 +321,7 @@ def test_gathered_tokens_are_those_of_all_processes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(gathered, args=(folder,), nprocs=2, start_method="fork")
         found = torch.cat([torch.load(os.path.join(folder, f"{rank}.pt")) for rank in range(2)])
-    whole = simplifier(4, zero_init_out=False)({"final": rows(6, 4)}, Step()).answers["final"]
+    whole = simplifier(4, zero_init_out=False)({"final": rows(6, 4)}).logits["final"]
     torch.testing.assert_close(found, whole.detach())
 
 
@@ -347,11 +346,11 @@ def test_wrong_options_are_told(options: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "setting", "message"),
     [
-        ({"anchor": "ce"}, AnswerSetting({"final": 4}, labelled=False), "use anchor='kl'"),
-        ({"soften": "prob"}, AnswerSetting({"final": 4}, frozenset({"final"})), "final is sigmoids"),
-        ({"shared": True}, AnswerSetting({"final": 5, "stage1": 4}), "equal numbers of classes"),
+        ({"anchor": "ce"}, ({"final": 4}, frozenset(), False), "use anchor='kl'"),
+        ({"soften": "prob"}, ({"final": 4}, frozenset({"final"}), True), "final is sigmoids"),
+        ({"shared": True}, ({"final": 5, "stage1": 4}, frozenset(), True), "equal numbers of classes"),
     ],
 )
-def test_options_that_do_not_fit_the_answers_are_told(options: dict, setting: AnswerSetting, message: str) -> None:
+def test_options_that_do_not_fit_the_answers_are_told(options: dict, setting: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LearningSimplifier(**options).setup(setting)
+        LearningSimplifier(**options).setup(*setting)

@@ -67,7 +67,7 @@ def test_recipe_reads_the_teachers_classifiers() -> None:
     torch.testing.assert_close(out["loss_hint"].detach(), 50 * (out["hint.big"] + out["hint.small"]))
     out["loss_hint"].backward()
     assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
-    assert all(p.grad is not None for p in model.distill["connectors"].parameters())
+    assert all(p.grad is not None for p in model.objective.connectors.parameters())
 
 
 def test_classifiers_read_the_last_stage_only() -> None:

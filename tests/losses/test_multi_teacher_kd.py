@@ -142,12 +142,12 @@ def test_recipe_reads_every_teacher_once(name: str) -> None:
 
 def test_learning_simplifier_changes_every_teachers_logits() -> None:
     model = build(teacher=TEAM, recipe={**recipe("ca_mkd"), "transform": {"type": "kd_mm.LearningSimplifier"}})
-    assert set(model.distill["transform"]) == {"big", "small"}
+    assert set(model.objective.transform) == {"big", "small"}
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     plain = build(teacher=TEAM, recipe=recipe("ca_mkd"))
     torch.testing.assert_close(out["kd"], plain(**plain.data_preprocessor(batch(), True), mode="loss")["kd"])
     out["loss_kd"].backward()
-    assert all(p.grad is not None for p in model.distill["transform"].parameters())
+    assert all(p.grad is not None for p in model.objective.transform.parameters())
 
 
 @MODELS.register_module()
@@ -170,7 +170,7 @@ class AllTeachersLoss(MultiTeacherLoss):
 def test_features_come_with_a_connector_for_each_teacher() -> None:
     losses = {"team": {"type": "AllTeachersLoss"}, "scd": {"type": "kd_mm.StageChannelLoss", "teacher": "big"}}
     model = build(teacher=TEAM, recipe={"losses": losses})
-    assert set(model.distill["connectors"]) == {"big", "small"}
+    assert set(model.objective.connectors) == {"big", "small"}
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     assert {"team.big1", "team.big3", "team.small1", "team.small3"} <= set(out)
     for i in (1, 2, 3):

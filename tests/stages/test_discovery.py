@@ -11,7 +11,7 @@ from torch import nn
 import kd_mm  # noqa: F401
 from kd_mm.models.reid.last_stride import set_last_stride
 from kd_mm.stages.discovery import discover_stages
-from kd_mm.stages.table import stage_table
+from kd_mm.stages.stage import stage_table
 
 
 class Wrapper(nn.Module):

@@ -45,7 +45,7 @@ def detector(classes: int = K, **parts: Any) -> nn.Module:
 
 def bound(regional: bool = False, **options: Any) -> DetectionTask:
     task = DetectionTask(**options)
-    task.bind(detector(), regional)
+    task.setup(detector(), regional)
     return task
 
 
@@ -180,7 +180,7 @@ def test_impossible_regions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"extra_regions=0 .* give 1 or more"):
         DetectionTask(extra_regions=0)
     with pytest.raises(ValueError, match="belong to detection"):
-        ClassificationTask().bind(detector(), True)
+        ClassificationTask().setup(detector(), True)
 
 
 # -- losses of exits ------------------------------------------------------------------------------------------------

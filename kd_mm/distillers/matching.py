@@ -30,13 +30,13 @@ def match_stages(
     """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
     if stages is None and recipe.stage_source == "neck":
         levels = {"student": _neck_levels(student, inputs, task)}
-        levels.update({name: _neck_levels(t.model, t.see(inputs), task) for name, t in teachers.items()})
+        levels.update({name: _neck_levels(t.model, t.preprocess(inputs), task) for name, t in teachers.items()})
         stages = levels
     found = _discover("student", student, inputs, _names(stages, "student"), task)
     if _names(stages, "student") is None:
         found = _without_frozen(student, found)
-    views = {name: teacher.see(inputs) for name, teacher in teachers.items()}
-    theirs = {
+    views = {name: teacher.preprocess(inputs) for name, teacher in teachers.items()}
+    others = {
         name: _discover(
             f"teacher {name!r}",
             teacher.model,
@@ -48,11 +48,11 @@ def match_stages(
     }
     if not isinstance(recipe.stage_align, str):
         chosen = [tuple(pair) for pair in recipe.stage_align]
-        pairs = {name: pair_stages(found, other, chosen) for name, other in theirs.items()}
+        pairs = {name: pair_stages(found, other, chosen) for name, other in others.items()}
     else:
-        count = min([len(found), *(len(other) for other in theirs.values())])
+        count = min([len(found), *(len(other) for other in others.values())])
         found = found[-count:] if recipe.stage_align == "from_deep" else found[:count]
-        pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in theirs.items()}
+        pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in others.items()}
     first = next(iter(pairs.values()), None)
     return pairs, [pair[0] for pair in first] if first else found
 
@@ -85,15 +85,15 @@ def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
     return [replace(stage, index=i) for i, stage in enumerate(found[first:], 1)]
 
 
-def _discover(who: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Task) -> list[Stage]:
+def _discover(role: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Task) -> list[Stage]:
     if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
         raise ValueError(
-            f"stages={names} of {who}: give a list of modules by name, e.g. ['backbone.layer2', 'backbone.layer3']"
+            f"stages={names} of {role}: give a list of modules by name, e.g. ['backbone.layer2', 'backbone.layer3']"
         )
     try:
         return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
     except ValueError as error:
-        hint = f" (stages of {who}; name each network's own with stages=dict(student=[...], teacher=[...]))"
+        hint = f" (stages of {role}; name each network's own with stages=dict(student=[...], teacher=[...]))"
         first, newline, table = str(error).partition("\n")
         raise ValueError(first.rstrip(":") + hint + newline + table) from error
 
@@ -102,7 +102,7 @@ def _side(name: str, teacher: Teacher, stages: Any) -> str:
     """Return under which key the stages of a teacher are named."""
     if isinstance(stages, Mapping) and name in stages:
         return name
-    return "student" if teacher.follows else "teacher"
+    return "student" if teacher.is_ema else "teacher"
 
 
 def _names(stages: Any, side: str) -> Sequence[str] | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exits import BottleneckExit, LinearExit, SepConvExit
+from kd_mm.models.exits import LinearExit, SepConvExit
 from kd_mm.stages import Stage
 
 from ..distillers.conftest import batch, build, classifier, recipe
@@ -19,7 +19,7 @@ STAGE = Stage(index=1, tap="a", layout="map", channels=6, height=8, width=8, str
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
-@pytest.mark.parametrize("kind", [LinearExit, SepConvExit, BottleneckExit])
+@pytest.mark.parametrize("kind", [LinearExit, SepConvExit])
 def test_exits_go_from_a_stage_to_logits(kind: type, norm: str) -> None:
     exit_ = kind(widths=[8, 12, 20], num_classes=7, norm=norm)
     exit_.init_weights()
@@ -27,7 +27,7 @@ def test_exits_go_from_a_stage_to_logits(kind: type, norm: str) -> None:
     assert out.shape == (3, 7)
     norms = [m for m in exit_.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
     assert all(isinstance(m, nn.BatchNorm2d) == (norm == "BN") for m in norms)
-    steps = {LinearExit: 0, SepConvExit: 2, BottleneckExit: 2}[kind]
+    steps = {LinearExit: 0, SepConvExit: 2}[kind]
     halvings = [m for m in exit_.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
     assert len(halvings) == steps
     assert exit_.fc.in_features == (8 if kind is LinearExit else 20)
@@ -72,23 +72,23 @@ def test_connector_to_a_teacher_without_relu_reaches_negative_values() -> None:
         ConvConnector(STAGE, STAGE, policy="never")
 
 
-@pytest.mark.parametrize("kind", ["LinearExit", "BottleneckExit", "MirrorExit"])
+@pytest.mark.parametrize("kind", ["LinearExit", "MirrorExit"])
 def test_recipe_takes_every_exit_type(kind: str) -> None:
     model = build(recipe=recipe(exits={"type": f"kd_mm.{kind}"}))
     data = model.data_preprocessor(batch(), True)
     loss, terms = model.parse_losses(model(**data, mode="loss"))
     loss.backward()
     assert "review.stage3to2" in terms
-    assert all(p.grad is not None for p in model.distill["exits"].parameters())
+    assert all(p.grad is not None for p in model.objective.exits.parameters())
 
 
 def test_mirror_exit_is_a_fresh_copy_of_the_rest() -> None:
     model = build(recipe=recipe(exits={"type": "kd_mm.MirrorExit"}))
     own = dict(model.student.backbone.layer3.named_parameters())
-    copied = dict(model.distill["exits"]["2"].body[0].named_parameters())
+    copied = dict(model.objective.exits["2"].body[0].named_parameters())
     assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in copied.items()}
     assert not torch.equal(own["0.conv1.weight"], copied["0.conv1.weight"])
-    assert not [m for m in model.distill["exits"].modules() if m._forward_hooks]
+    assert not [m for m in model.objective.exits.modules() if m._forward_hooks]
     with pytest.raises(ValueError, match="do not run one after the other"):
         build(
             recipe=recipe(exits={"type": "kd_mm.MirrorExit"}),
@@ -101,7 +101,7 @@ def test_mirror_exit_is_a_fresh_copy_of_the_rest() -> None:
 
 def test_exit_on_the_last_stage() -> None:
     model = build(recipe=recipe(exit_on_last=True))
-    assert set(model.distill["exits"]) == {"1", "2", "3"}
+    assert set(model.objective.exits) == {"1", "2", "3"}
     assert set(model.teachers["teacher"].exits) == {"1", "2", "3"}
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     assert "aux.stage3" in out
@@ -115,12 +115,12 @@ def test_online_exits_learn_from_labels_on_detached_features() -> None:
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     assert "loss_exits_of_teacher" in out
     model.parse_losses(out)[0].backward()
-    assert all(p.grad is not None for p in model.distill["teacher_exits"].parameters())
+    assert all(p.grad is not None for p in model.objective.teacher_exits.parameters())
     assert all(p.grad is None for p in teacher.model.parameters())
     model.zero_grad()
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     out["loss_srd"].backward()
-    assert all(p.grad is None or not p.grad.any() for p in model.distill["teacher_exits"].parameters())
+    assert all(p.grad is None or not p.grad.any() for p in model.objective.teacher_exits.parameters())
 
 
 def test_joint_exits_come_from_the_teachers_own_training(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_joint_exits_come_from_the_teachers_own_training(tmp_path: Path) -> None
     teacher = {"config": taught, "checkpoint": str(path)}
     model = build(ready=False, teacher=teacher, recipe=recipe(teacher_exits={"mode": "joint"}))
     exits = model.teachers["teacher"].exits
-    assert all(torch.equal(v, trained.distill["exits"].state_dict()[k]) for k, v in exits.state_dict().items())
+    assert all(torch.equal(v, trained.objective.exits.state_dict()[k]) for k, v in exits.state_dict().items())
     plain = tmp_path / "plain.pth"
     torch.save(trained.student.state_dict(), plain)
     with pytest.raises(ValueError, match="exits of teacher 'teacher'.*does not fit.*missing"):

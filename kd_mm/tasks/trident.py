@@ -1,4 +1,4 @@
-"""Detectors that see a batch several times in training and once as they are deployed (TridentNet)."""
+"""Detectors that run several branches over a batch in training and one in inference (TridentNet)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def trident_test_branch(model: nn.Module) -> int | None:
     return branch
 
 
-def keep_deployed_branch(model: nn.Module, taken: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-    """Return what the taps of a detector in training showed, one map an image.
+def keep_deployed_branch(model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+    """Return the records of a detector in training, one map an image.
 
     TridentNet (Li et al. 2019) runs three branches of shared weights over each batch while it trains, one after the
     other along the first dimension, and one of them in inference. Of maps the branch that inference keeps is returned,
@@ -38,7 +38,7 @@ def keep_deployed_branch(model: nn.Module, taken: Mapping[str, Tensor], images: 
 
     Args:
         model: The detector.
-        taken: Tap text to tensor.
+        records: Tap text to tensor.
         images: B, images of the batch.
 
     Raises:
@@ -46,11 +46,11 @@ def keep_deployed_branch(model: nn.Module, taken: Mapping[str, Tensor], images: 
     """
     branch = trident_test_branch(model)
     if branch is None:
-        return dict(taken)
-    return {tap: _kept(tap, tensor, branch, images) for tap, tensor in taken.items()}
+        return dict(records)
+    return {tap: _inference_branch(tap, tensor, branch, images) for tap, tensor in records.items()}
 
 
-def _kept(tap: str, tensor: Tensor, branch: int, images: int) -> Tensor:
+def _inference_branch(tap: str, tensor: Tensor, branch: int, images: int) -> Tensor:
     if tap in _REGIONS:
         return torch.cat([tensor[:, :1] % images, tensor[:, 1:]], dim=1)
     if tap.startswith(_MAPS) and len(tensor) > images:

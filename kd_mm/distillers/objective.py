@@ -1,0 +1,195 @@
+"""The objective of a distillation: exits, connectors and losses as one module; recorded tensors in, loss terms out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_mm.distillers.recipe import Requirements
+from kd_mm.distillers.teacher import like_parameters
+from kd_mm.losses import LearningSimplifier, Loss, Progress
+from kd_mm.losses.observation import Observation
+from kd_mm.stages.stage import Stage
+from kd_mm.tasks import Batch, LogitsReader
+
+
+class Objective(nn.Module):
+    """Turns what student and teachers computed in a step into loss terms.
+
+    It is the Distiller's submodule ``distill``: its parameters are trained with the student and stored under that
+    prefix. A part without entries has no keys there.
+
+    Args:
+        requirements: What the losses read.
+        losses: By name.
+        stages: The student's stages that are read, by number.
+        reader: How the student's own logits are read, where a loss reads them.
+        last: The stage whose stage logits are the network's own; 0 where it has an exit of its own.
+        exits: Exits of the student, by stage.
+        connectors: Connectors by teacher and stage.
+        teacher_exits: Exits of teachers that are trained during the distillation (mode ``online``), likewise.
+        transform: Adapters of teacher logits, by teacher.
+    """
+
+    def __init__(
+        self,
+        requirements: Requirements,
+        losses: Mapping[str, Loss],
+        stages: Mapping[int, Stage],
+        reader: LogitsReader | None,
+        last: int,
+        exits: nn.ModuleDict,
+        connectors: nn.ModuleDict,
+        teacher_exits: nn.ModuleDict,
+        transform: nn.ModuleDict,
+    ) -> None:
+        super().__init__()
+        self.requirements, self.stages, self.reader, self.last = requirements, dict(stages), reader, last
+        self.exits, self.connectors, self.teacher_exits = exits, connectors, teacher_exits
+        self.losses, self.transform = nn.ModuleDict(losses), transform
+
+    @property
+    def num_losses(self) -> int:
+        """The number of losses, in force or not."""
+        return len(self.losses)
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        """Return the weights of the losses in force at this point of the run, by name; those at zero are left out."""
+        weights = {name: loss.weight(progress) for name, loss in self._losses()}
+        return {name: weight for name, weight in weights.items() if weight != 0}
+
+    def teachers_of(self, names: Iterable[str]) -> list[str]:
+        """Return the teachers that some losses read."""
+        active = set(names)
+        return sorted({teacher for name, loss in self._losses() if name in active for teacher in loss.teacher_names})
+
+    def forward(
+        self, batch: Batch, teachers: Mapping[str, Observation], weights: Mapping[str, float], progress: Progress
+    ) -> dict[str, Tensor]:
+        """Return the terms of a step by their names in the log.
+
+        Args:
+            batch: The student's batch after its forward pass.
+            teachers: What the teachers computed, by name.
+            weights: Of the losses in force.
+            progress: Where the run stands.
+
+        Returns:
+            ``loss_<name>`` for each loss in force, weighted; ``<name>`` and ``<name>.<part>``, unweighted and without
+            gradient; likewise of the adapters of teacher logits.
+        """
+        if not weights:
+            return {}
+        student = self.observe(batch, teachers)
+        teachers = {name: self._with_online_exits(name, teacher, batch) for name, teacher in teachers.items()}
+        adapted, terms = self._adapt(teachers, batch, weights, progress)
+        for name, loss in self._losses():
+            if name in weights:
+                views = {t: adapted.get((name, t), teachers[t]) for t in loss.teacher_names}
+                value, parts = loss.evaluate(student, views)
+                terms[f"loss_{name}"] = value if weights[name] == 1.0 else weights[name] * value
+                terms[name] = value.detach()
+                if len(parts) > 1:
+                    terms.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
+        return terms
+
+    def observe(self, batch: Batch, teachers: Iterable[str] = ()) -> Observation:
+        """Return what the losses read of the student; each exit and connector runs once.
+
+        Args:
+            batch: The student's batch after its forward pass.
+            teachers: Names of the teachers to whose connectors the maps go.
+        """
+        maps = {i: stage.to_map(batch.records[stage.tap]) for i, stage in self.stages.items()}
+        embeddings: dict[int, Tensor] = {}
+        stage_logits: dict[int, Tensor] = {}
+        for key, layer in self.exits.items():
+            i, exit_layer = int(key), layer
+            if i in self.requirements.embeddings:
+                embeddings[i] = exit_layer.embed(maps[i])  # type: ignore[operator]
+                stage_logits[i] = exit_layer.fc(embeddings[i])  # type: ignore[operator]
+            else:
+                stage_logits[i] = exit_layer(maps[i], batch.regions)
+        logits = self.reader.read(batch.records) if self.reader else None
+        if logits is not None and self.last:
+            stage_logits[self.last] = logits
+        connectors: Any = self.connectors
+        return Observation(
+            features=maps,
+            adapted_by_teacher={
+                name: {int(i): connector(maps[int(i)]) for i, connector in connectors[name].items()}
+                for name in teachers
+                if name in connectors
+            },
+            stage_logits=stage_logits,
+            embeddings=embeddings,
+            logits=logits,  # type: ignore[arg-type] # None where no loss requires it
+            targets=batch.targets,
+            valid_classes=batch.valid_classes,
+            assignment=batch.assignment,
+            sample_indices=batch.sample_indices,  # type: ignore[arg-type]
+            taps=batch.records,
+        )
+
+    def _with_online_exits(self, name: str, teacher: Observation, batch: Batch) -> Observation:
+        """Run the exits that are trained on a teacher's maps; only their own loss gets logits with a gradient."""
+        if name not in self.teacher_exits:
+            return teacher
+        exits: Any = self.teacher_exits[name]
+        logits = {
+            int(i): layer(like_parameters(teacher.features[int(i)], layer), batch.regions) for i, layer in exits.items()
+        }
+        constant = {i: one.detach() for i, one in logits.items()}
+        return replace(teacher, exit_logits=logits, stage_logits={**constant, **teacher.stage_logits})
+
+    def _adapt(
+        self,
+        teachers: Mapping[str, Observation],
+        batch: Batch,
+        weights: Mapping[str, float],
+        progress: Progress,
+    ) -> tuple[dict[tuple[str, str], Observation], dict[str, Tensor]]:
+        """Return adapted teacher observations by the names of loss and teacher, and the adapters' own terms."""
+        adapted: dict[tuple[str, str], Observation] = {}
+        terms: dict[str, Tensor] = {}
+        images = {} if batch.sampled is None else {"final": batch.sampled[:, 0].detach()}
+        for name, adapter in self._adapters():
+            served = [key for key, loss in self._losses() if name in loss.teacher_names and adapter.serves(key)]
+            served = [key for key in served if key in weights]
+            if name not in teachers or not served:
+                continue
+            if batch.regions is not None:
+                images.update({key: batch.regions[:, 0] for key in adapter.names if key != "final"})
+            changed, logged, penalty = adapter.adapt(teachers[name], progress, batch.targets, images)
+            label = self._label(name)
+            terms.update({f"{label}.{term}": value.detach() for term, value in logged.items()})
+            if penalty is not None:
+                terms[f"loss_{label}"] = penalty
+            adapted.update({(key, name): changed for key in served})
+        return adapted, terms
+
+    def watch(self, terms: Mapping[str, float]) -> None:
+        """Let each adapter look at its own terms of a step that is logged."""
+        for name, adapter in self._adapters():
+            label = f"{self._label(name)}."
+            adapter.watch({key.removeprefix(label): value for key, value in terms.items() if key.startswith(label)})
+
+    def zero_of_parameters(self) -> Tensor | None:
+        """Return a zero that depends on every trained parameter, ``None`` without any."""
+        parameters = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack(parameters).sum() if parameters else None
+
+    def _losses(self) -> Iterable[tuple[str, Loss]]:
+        losses: Any = self.losses
+        return losses.items()
+
+    def _adapters(self) -> Iterable[tuple[str, LearningSimplifier]]:
+        adapters: Any = self.transform
+        return adapters.items()
+
+    def _label(self, teacher: str) -> str:
+        return "transform" if len(self.transform) == 1 else f"transform_{teacher}"
