@@ -85,7 +85,7 @@ def _distiller(config: ConfigDict, place: dict[str, Any]) -> Distiller:
     distiller: Distiller = MODELS.build(config)
     for teacher in distiller.teachers.values():
         if isinstance(teacher, EMATeacher):
-            teacher.start(distiller)
+            teacher.start(distiller.student, distiller.objective.exits)
     distiller.to(**place)
     skip_preparation(distiller)
     return distiller

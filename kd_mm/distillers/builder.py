@@ -231,8 +231,8 @@ def _measured_logits(
                 continue
             if reader is not None and reader.unit != other.unit:
                 raise ValueError(
-                    f"the student answers once a {reader.unit}, teacher {name!r} once a {other.unit}, and these cannot "
-                    "be compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
+                    f"the student has one row of logits a {reader.unit}, teacher {name!r} one a {other.unit}, and these "
+                    "cannot be compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
                 )
             logits[name] = other.read(records[name], teacher.model, batch.sampled)
     own = logits.get("student")

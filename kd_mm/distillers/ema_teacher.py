@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import OWN_PREFIX, fill
-
-if TYPE_CHECKING:
-    from kd_mm.distillers.distiller import Distiller
 
 _UPDATES = "updates"
 
@@ -76,20 +72,20 @@ class EMATeacher(Teacher):
             )
         return super().record(inputs)
 
-    def start(self, distiller: Distiller) -> None:
-        """Become the student of a Distiller, before its first step."""
+    def start(self, student: nn.Module, exits: nn.ModuleDict) -> None:
+        """Become the student, with its exits, before its first step."""
         self.updates, self.started = 0, True
-        self._move(distiller, 0.0)
+        self._move(student, exits, 0.0)
 
-    def update(self, distiller: Distiller) -> None:
-        """Move toward the student, after each of its steps."""
+    def update(self, student: nn.Module, exits: nn.ModuleDict) -> None:
+        """Move toward the student and its exits, after each of its steps."""
         self.updates += 1
-        self._move(distiller, min(self.momentum, 1 - 1 / (self.updates + 1)) if self.warmup else self.momentum)
+        keep = min(self.momentum, 1 - 1 / (self.updates + 1)) if self.warmup else self.momentum
+        self._move(student, exits, keep)
 
     @torch.no_grad()
-    def _move(self, distiller: Distiller, keep: float) -> None:
-        exits = distiller.objective.exits
-        pairs = [(self.model, distiller.student), *((own, exits[i]) for i, own in self.exits.items())]
+    def _move(self, student: nn.Module, exits: nn.ModuleDict, keep: float) -> None:
+        pairs = [(self.model, student), *((own, exits[i]) for i, own in self.exits.items())]
         averages, latest = [], []
         for own, followed in pairs:
             now, weights = followed.state_dict(), {name for name, _ in own.named_parameters()}

@@ -44,7 +44,7 @@ class EMATeacherHook(Hook):
         distiller = find_distiller(runner)
         for teacher in following(distiller).values():
             if not teacher.started:
-                teacher.start(distiller)
+                teacher.start(distiller.student, distiller.objective.exits)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -54,7 +54,7 @@ class EMATeacherHook(Hook):
             self._stepped = False
             distiller = find_distiller(runner)
             for teacher in following(distiller).values():
-                teacher.update(distiller)
+                teacher.update(distiller.student, distiller.objective.exits)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the teachers to the checkpoint."""

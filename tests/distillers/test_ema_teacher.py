@@ -25,7 +25,7 @@ def started(recipe_name: str = "ema_teacher", **changes: Any) -> Distiller:
     """A Distiller in the middle of its run whose teacher has begun to follow."""
     model = build(recipe=recipe(recipe_name, **changes), teacher=None)
     model.progress = Progress(1, 10, 2, 20)
-    model.teachers["ema"].start(model)
+    model.teachers["ema"].start(model.student, model.objective.exits)
     return model
 
 
@@ -33,7 +33,7 @@ def trained(model: Distiller, steps: int = 3) -> Distiller:
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
     for seed in range(steps):
         model.train_step(batch(seed=seed), wrapper)
-        model.teachers["ema"].update(model)
+        model.teachers["ema"].update(model.student, model.objective.exits)
     return model
 
 
@@ -54,14 +54,14 @@ LAST = 0.05590433181937635
 
 def test_it_moves_as_in_public_code() -> None:
     student = Point(wave(3, pace=1.0))
-    teacher, distiller = EMATeacher("ema", student, momentum=0.8), SimpleNamespace(student=student, distill={})
-    teacher.start(distiller)
+    teacher = EMATeacher("ema", student, momentum=0.8)
+    teacher.start(student, nn.ModuleDict())
     seen = []
     for step in range(1, 8):
         student.values.data = wave(3, pace=1.0 + step)
         student.mean = wave(3, pace=1.0 + step)
         student.count += 1
-        teacher.update(distiller)
+        teacher.update(student, nn.ModuleDict())
         seen.append(float(teacher.model.values[2]))
         torch.testing.assert_close(teacher.model.mean, teacher.model.values.data)
     assert seen[:4] == pytest.approx(KNOWN, abs=1e-12)
@@ -72,11 +72,10 @@ def test_it_moves_as_in_public_code() -> None:
 def test_without_warmup_and_with_the_latest_statistics() -> None:
     student = Point(torch.zeros(3))
     teacher = EMATeacher("ema", student, momentum=0.75, warmup=False, average_buffers=False)
-    distiller = SimpleNamespace(student=student, distill={})
-    teacher.start(distiller)
+    teacher.start(student, nn.ModuleDict())
     student.values.data, student.mean = torch.full((3,), 8.0), torch.full((3,), 4.0)
     for expected in (2.0, 3.5):
-        teacher.update(distiller)
+        teacher.update(student, nn.ModuleDict())
         assert teacher.model.values.tolist() == [expected] * 3
         assert teacher.model.mean.tolist() == [4.0] * 3
 
@@ -113,7 +112,7 @@ def test_its_exits_are_the_average_of_the_students() -> None:
     assert set(teacher.exits) == {"1", "2"}
     assert not any(p.requires_grad for p in teacher.exits.parameters())
     before = copy.deepcopy(teacher.exits.state_dict())
-    teacher.update(model)
+    teacher.update(model.student, model.objective.exits)
     for name, now in teacher.exits.state_dict().items():
         if now.is_floating_point():
             expected = (before[name] + model.objective.exits.state_dict()[name]) / 2
@@ -159,7 +158,7 @@ def test_it_is_composed_without_a_teacher_and_beside_one() -> None:
     joined = compose(plain, "kd+ema_teacher", "a.py", "a.pth").model.recipe.to_dict()
     model = build(recipe=joined)
     assert set(model.teachers) == {"ema", "teacher"}
-    assert model.losses["kd"].teacher == "teacher"
+    assert model.losses["kd"].teacher_names == ("teacher",)
     assert model.recipe.student_loss_weight == 0.1
 
 
