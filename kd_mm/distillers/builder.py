@@ -231,7 +231,7 @@ def _measured_logits(
                 continue
             if reader is not None and reader.unit != other.unit:
                 raise ValueError(
-                    f"the student has one row of logits a {reader.unit}, teacher {name!r} one a {other.unit}, and these "
+                    f"the student has one row of logits a {reader.unit}, teacher {name!r} one a {other.unit}, which "
                     "cannot be compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
                 )
             logits[name] = other.read(records[name], teacher.model, batch.sampled)
@@ -313,9 +313,9 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
         built = build_exits(teacher.model, stages, wanted, networks.teacher_records[name], side=name)
         if len(built) and _online(recipe, teacher):
             online[name] = built
-            loss = TeacherExitLoss(teacher=name, stages=sorted(wanted))
-            loss.choose_teachers(f"exits_of_{name}", [name])
-            losses[f"exits_of_{name}"] = loss
+            exit_loss = TeacherExitLoss(teacher=name, stages=sorted(wanted))
+            exit_loss.choose_teachers(f"exits_of_{name}", [name])
+            losses[f"exits_of_{name}"] = exit_loss
         _set_exits(teacher, nn.ModuleDict() if name in online else built, recipe)
         if needs.connectors[name]:
             connectors[name] = _build_connectors(name, networks.pairs[name], needs.connectors[name], recipe, seed)

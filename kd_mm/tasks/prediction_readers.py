@@ -78,6 +78,7 @@ class RoIReader(LogitsReader):
     unit = "region"
 
     def __init__(self, student: bool, levels: int, cascade: bool = False) -> None:
+        taps: tuple[str, ...]
         if student:
             taps = (f"roi_head.bbox_head{'.0' if cascade else ''}[0]", region_tap(cascade))
         else:

@@ -15,8 +15,7 @@ from kd_mm.apis.recipes import compose, recipe_names
 from kd_mm.distillers import EMATeacher
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.losses import Progress
-from kd_mm.losses.gpac import GPACAttentionLoss
-from kd_mm.losses.mag import CodeReader, Codes
+from kd_mm.preparation.hook import skip_preparation
 from kd_mm.registry import MODELS
 from tests.devices import DEVICES
 
@@ -100,17 +99,10 @@ def distiller(kind: str, name: str) -> Any:
 
 def prepare(model: Any) -> None:
     """Leave out what hooks do before training: exits, codes and probes of the teachers count as trained."""
+    skip_preparation(model)
     for teacher in model.teachers.values():
-        teacher.exits_ready = True
         if isinstance(teacher, EMATeacher):
-            teacher.start(model)
-    for loss in model.losses.values():
-        if isinstance(loss, CodeReader):
-            codes = Codes(loss.width, loss.code_dims, model.num_classes[loss.teacher_names[0]])
-            loss.load_preparation({loss.teacher_names[0]: codes.to(next(model.parameters()).device)})
-        if isinstance(loss, GPACAttentionLoss):
-            stages = range(1, model.num_stages + 1)
-            loss.choose({name: dict.fromkeys(stages, 0.5) for name in loss.teacher_names}, {})
+            teacher.start(model.student, model.objective.exits)
 
 
 def data_of(kind: str) -> dict[str, Any]:

@@ -143,6 +143,6 @@ def test_recipes_that_make_no_sense_for_a_detector_say_so_before_anything_is_rea
         assert ended.status == 2
         (line,) = ended.err.splitlines()
         assert line.startswith("error: ")
-        assert "is not for detectors: it " in line
+        assert "is not for detection: it " in line
         assert take in line
         assert not list(tools.folder.rglob("*.*"))
