@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.crosskd_forward import CrossHeadForward
-from kd_mm.losses.dense_outputs import DenseOutput
+from kd_mm.losses.crosskd_forward import CrossHeadForward, DenseOutput
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd_mm import losses as L
 from kd_mm.losses import Loss, LossContext, MultiTeacherLoss, Observation
-from kd_mm.losses.dense_outputs import DenseOutput
+from kd_mm.losses.crosskd_forward import DenseOutput
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.mag import Codes
 from kd_mm.losses.observation import DenseAssignment

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from kd_mm.losses.crosskd import CrossKDLoss
-from kd_mm.losses.dense_outputs import DenseOutput
+from kd_mm.losses.crosskd_forward import DenseOutput
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.registry import MODELS
 
