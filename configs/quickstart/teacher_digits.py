@@ -61,6 +61,8 @@ default_hooks = dict(
     timer=dict(type="mmengine.IterTimerHook"),
     logger=dict(type="mmengine.LoggerHook", interval=10),
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
-    checkpoint=dict(type="kd_mm.CheckpointHook", interval=10, max_keep_ckpts=1),
+    checkpoint=dict(
+        type="CheckpointHook", backend_args=dict(backend="kd_mm.AtomicLocalBackend"), interval=10, max_keep_ckpts=1
+    ),
     sampler_seed=dict(type="mmengine.DistSamplerSeedHook"),
 )

@@ -33,10 +33,8 @@ def plain_config(config: Config) -> Config:
     plain._cfg_dict["model"] = ConfigDict(student)
     hooks = plain.get("default_hooks") or {}
     for name in [name for name, hook in hooks.items() if str((hook or {}).get("type", "")).startswith("kd_mm.")]:
-        if name == "checkpoint":
-            hooks[name]["type"] = "CheckpointHook"
-        else:
-            hooks.pop(name)
+        hooks.pop(name)
+    (hooks.get("checkpoint") or {}).pop("backend_args", None)
     for name in ("kd_hooks", *(key for key in list(plain) if key in _recipe_variables(config))):
         plain._cfg_dict.pop(name, None)
     return plain

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from kd_mm.apis.checks import ClassCountHook, DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
 from kd_mm.apis.config_check import check_config, misspelt_keys
+from kd_mm.engine.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.config import import_custom_modules, load_config
 from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
 from kd_mm.utils.suggest import nearest_file
@@ -140,6 +141,7 @@ def build_runner(config: Config, tested: bool = False) -> Runner:
     # torch 2.4 and 2.5 warn of every file that the engine loads, also of those that were found safe above.
     warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
     measure_at_data_size(config)
+    _make_resumable(config)
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
@@ -187,6 +189,15 @@ def measure_at_data_size(config: Config) -> None:
 
     if str(config.model.get("type", "")).endswith("Distiller") and not config.model.get("input_size"):
         config.model.input_size = config_input_size(config)
+
+
+def _make_resumable(config: Config) -> None:
+    """Let any config write checkpoints that a kill cannot spoil, and resume exactly."""
+    hooks = config.setdefault("default_hooks", {})
+    checkpoint = hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
+    if checkpoint is not None and checkpoint.get("type") == "CheckpointHook":
+        checkpoint.setdefault("backend_args", {"backend": ATOMIC_BACKEND})
+    hooks.setdefault("exact_resume", {"type": "kd_mm.ExactResumeHook"})
 
 
 def _check_start(checkpoint: str | None) -> None:

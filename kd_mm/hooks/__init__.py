@@ -1,7 +1,6 @@
 """Hooks: what happens around the iterations."""
 
 from kd_mm.hooks.channels_last import ChannelsLastHook
-from kd_mm.hooks.checkpoint import CheckpointHook
 from kd_mm.hooks.distill_hook import DistillHook
 from kd_mm.hooks.ema_teacher import EMATeacherHook
 from kd_mm.hooks.exact_resume import ExactResumeHook
@@ -10,7 +9,6 @@ from kd_mm.hooks.teacher_check import TeacherCheckHook
 
 __all__ = [
     "ChannelsLastHook",
-    "CheckpointHook",
     "DistillHook",
     "EMATeacherHook",
     "ExactResumeHook",

@@ -2,253 +2,202 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
+from bisect import bisect
+from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, IterableDataset
 
-from kd_mm.hooks.exact_loader import Place, follow
-from kd_mm.hooks.random_state import capture_random_state, pack, restore_random_state
-from kd_mm.hooks.volatile_state import (
-    cached_transforms,
-    hook_states,
-    module_attributes,
-    restore_hook_states,
-    restore_module_attributes,
-)
+from kd_mm.distillers import Distiller
+from kd_mm.engine.atomic_files import replace_file
+from kd_mm.engine.resumable_loader import EndlessBatches, ResumableLoader
+from kd_mm.hooks.ema_teacher import following
 from kd_mm.registry import HOOKS
+from kd_mm.utils.random_state import capture_random_state, restore_random_state
 
 _KEY = "exact_resume"
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Stores in each resumable checkpoint what mmengine leaves out, and brings it back on ``resume``.
+    """Stores in each resumable checkpoint what mmengine leaves out, and restores it on ``resume``.
 
-    Stored, per process where processes differ: the random states of python, numpy, torch and CUDA; those of each
-    data-loading worker after the last batch that was used; the place within the epoch; gradients accumulated so far;
-    buffers of the other ranks; the counters of the optimizer wrapper; the counters of ``EarlyStoppingHook`` and of
-    every hook that has ``state_dict()`` and ``load_state_dict()``. Batches that were done are not loaded again, and
-    hooks see the true ``batch_idx``. A validation that was due after the checkpoint is done first, as it would have
-    been. The random numbers of a run that is not interrupted are those of a run without this hook.
+    Stored for each process: random states, also of each data-loading worker; the position in the pass over the training
+    data; gradients accumulated so far; buffers that differ from the first process's. A validation that was due after
+    the checkpoint is run first. The random numbers of an uninterrupted run are those of a run without this hook. In the
+    epoch in which a run is resumed ``batch_idx`` counts from the resumption.
 
-    Works for :class:`~mmengine.runner.EpochBasedTrainLoop` and :class:`~mmengine.runner.IterBasedTrainLoop`, any
-    number of workers, persistent or not. With several processes it needs ``kd_mm.CheckpointHook``, which lets every
-    rank hand in its state.
-
-    Not covered, and said in the log where it can be seen: iterable data sets, loaders without batches or with
-    ``in_order=False``, samplers that draw from the global random state as they go or keep one of their own from epoch
-    to epoch, transforms with a cache or a generator of their own, another number of processes or workers.
+    Not covered: iterable data sets, loops of other types, samplers that draw global random numbers between batches,
+    transforms that cache earlier images, another number of processes or workers. A warning names what can be detected.
     """
 
-    # Last of all, so that what other hooks draw before training does not shift the restored states.
-    priority = "LOWEST"
+    priority = 85  # just before CheckpointHook, which saves on rank 0 alone: the other ranks' states are gathered first
 
     def __init__(self) -> None:
-        self._place: Place | None = None
-        self._val_place: Place | None = None
+        self._loaders: dict[str, ResumableLoader] = {}
         self._loaded: dict[str, Any] | None = None
         self._gathered: list[dict[str, Any]] | None = None
-        self._validated = False
+        self._validated = self._due = False
 
     def before_run(self, runner: Runner) -> None:
-        """Follow the training loader, before anything reads from it."""
-        if not isinstance(runner._train_loop, BaseLoop):
-            return
-        loader = runner._train_loop.dataloader
-        try:
-            self._place = follow(loader)
-            reasons = [f"{name} keeps earlier images, which no checkpoint holds" for name in cached_transforms(loader)]
-        except ValueError as error:
-            reasons = [f"the training loader cannot be followed, as {error}"]
-        if isinstance(runner._val_loop, BaseLoop):
-            # An unusual validation loader costs no more than its own random numbers.
-            with suppress(ValueError):
-                self._val_place = follow(runner._val_loop.dataloader)
-        for reason in reasons:
-            runner.logger.warning(f"A resumed run will differ from an uninterrupted one: {reason}.")
+        """Name the newest checkpoint if ``last_checkpoint`` names none: a kill came before it was rewritten."""
+        note = Path(runner.work_dir, "last_checkpoint")
+        if is_main_process() and note.is_file() and not Path(note.read_text() or "missing").is_file():
+            for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook)):
+                folder = Path(hook.out_dir, note.parent.name) if hook.out_dir else note.parent
+                name = re.compile(re.escape(hook.filename_tmpl).replace(r"\{\}", r"\d+"))
+                found = [path for path in folder.glob("*") if name.fullmatch(path.name)]
+                if found:
+                    newest = max(found, key=lambda path: path.stat().st_mtime)
+                    replace_file(note, str(newest).encode())
+        barrier()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take out what :meth:`before_save_checkpoint` put in."""
-        # The engine loads onto the GPU, where forked data workers could not read their states.
-        self._loaded = _on_cpu(checkpoint.pop(_KEY, None))
+        self._loaded = checkpoint.pop(_KEY, None)
 
     def before_train(self, runner: Runner) -> None:
-        """Bring back the stored state, if this run was resumed."""
+        """Follow the loaders; restore the state if the run is resumed."""
+        for name, loop in (("train", runner.train_loop), ("val", runner.val_loop)):
+            if isinstance(loop, BaseLoop):
+                self._follow(runner, name, loop)
         loaded, self._loaded = self._loaded, None
         if runner.iter == 0:
             return
         if loaded is None:
-            runner.logger.warning(
-                "The checkpoint was saved without kd_mm.ExactResumeHook (or without the optimizer): the run goes on "
-                "from the epoch's beginning with new random numbers, and will differ from an uninterrupted one."
-            )
-            return
-        if loaded["world_size"] != get_world_size():
-            runner.logger.warning(
-                f"The checkpoint was saved by {loaded['world_size']} processes and is resumed by {get_world_size()}: "
-                "the run goes on from the epoch's beginning, and will differ from an uninterrupted one."
-            )
-            return
-        self._restore(runner, loaded)
+            self._warn(runner, "the checkpoint holds no state of kd_mm.ExactResumeHook, or no optimizer")
+        elif len(loaded["ranks"]) != get_world_size():
+            self._warn(runner, f"the checkpoint was saved by {len(loaded['ranks'])} processes")
+        else:
+            self._restore(runner, loaded["ranks"][get_rank()])
+            self._due = not loaded["validated"]
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Run the validation that was due right after the checkpoint."""
+        due, self._due = self._due and runner.val_loop is not None, False
+        loop, position = runner.train_loop, self._loaders["train"].position if "train" in self._loaders else 0
+        if isinstance(loop, EpochBasedTrainLoop):
+            now, last = loop.epoch, loop.max_epochs
+            due = due and position == 0
+        else:
+            now, last = loop.iter, loop.max_iters
+        if due and isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)) and now >= loop.val_begin:
+            interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, now + 1) - 1]
+            if now % interval == 0 or now == last:
+                runner.logger.info("The checkpoint was saved before the validation that was due: validating now.")
+                runner.val_loop.run()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Forget the last validation."""
-        self._validated = False
+        """Forget what belongs to the last iteration."""
+        self._validated, self._gathered = False, None
 
     def before_val(self, runner: Runner) -> None:
         """Note that a checkpoint saved from here on comes after the validation that was due."""
         self._validated = True
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """End the epoch that was resumed in its middle: the next one counts its batches from zero again."""
-        vars(runner.train_loop).pop("run_iter", None)
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Gather the states of all processes where a checkpoint is due."""
+        for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch):
+            last = hook.save_last and hook.is_last_train_iter(runner)
+            if last or hook.every_n_train_iters(runner, hook.interval, hook.save_begin):
+                self._gather(runner)
 
-    def collect_checkpoint_state(self, runner: Runner) -> None:
-        """Gather every rank's state on all ranks; called on all of them by ``kd_mm.CheckpointHook`` before it saves."""
-        self._gathered = all_gather_object(self._rank_state(runner))
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Gather the states of all processes."""
+        self._gather(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Gather the states of all processes: the checkpoint is saved again where its score is the best."""
+        if self._loaders:
+            self._gather(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the state to a checkpoint that can be resumed from (one that holds the optimizer)."""
         if "optimizer" not in checkpoint:
             return
-        ranks, self._gathered = self._gathered, None
-        if ranks is None and get_world_size() > 1:
-            runner.logger.warning(
-                "This checkpoint cannot be resumed exactly: with several processes kd_mm.ExactResumeHook needs "
-                "default_hooks = dict(checkpoint=dict(type='kd_mm.CheckpointHook'))."
-            )
+        ranks = self._gathered or [self._state(runner)]
+        if len(ranks) != get_world_size():
+            self._warn(runner, "this checkpoint was not saved by mmengine's CheckpointHook")
+        checkpoint[_KEY] = {"validated": self._validated, "ranks": ranks}
+
+    def _follow(self, runner: Runner, name: str, loop: BaseLoop) -> None:
+        """Replace the loader of a loop by one that records its position."""
+        known = name == "val" or isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+        indexable = not isinstance(loop.dataloader.dataset, IterableDataset)
+        if not known or not indexable or not isinstance(loop.dataloader.batch_sampler, BatchSampler):
+            self._warn(runner, f"the position in the {name} data cannot be followed")
             return
-        ranks = ranks or [self._rank_state(runner)]
-        for other in ranks[1:]:
-            other["buffers"] = {
-                name: value for name, value in other["buffers"].items() if not value.equal(ranks[0]["buffers"][name])
-            }
-        ranks[0]["buffers"] = {}
-        checkpoint[_KEY] = {
-            "world_size": get_world_size(),
-            "validated": self._validated,
-            "ranks": ranks,
-            "counts": {name: wrapper.inner_count for name, wrapper in _wrappers(runner).items()},
-            "hooks": hook_states(runner.hooks),
-            "modules": module_attributes(_unwrapped(runner)),
+        self._loaders[name] = loop.dataloader = ResumableLoader(loop.dataloader)
+        if isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator = EndlessBatches(loop.dataloader)
+
+    def _gather(self, runner: Runner) -> None:
+        if get_world_size() == 1:
+            return
+        self._gathered = all_gather_object(self._state(runner))
+        first = self._gathered[0]["buffers"]
+        for state in self._gathered:
+            state["buffers"] = {name: value for name, value in state["buffers"].items() if not value.equal(first[name])}
+
+    def _state(self, runner: Runner) -> dict[str, Any]:
+        """Return the state of this process."""
+        model, wrapper = _unwrapped(runner), runner.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        accumulating = not all(each.should_update() for each in wrappers)
+        gradients = {
+            k: p.grad.cpu().clone() for k, p in model.named_parameters() if accumulating and p.grad is not None
+        }
+        return {
+            "random": capture_random_state(),
+            "loaders": {name: loader.state_dict() for name, loader in self._loaders.items()},
+            "gradients": gradients,
+            "buffers": {k: b.cpu().clone() for k, b in _buffers(model).items()} if get_world_size() > 1 else {},
         }
 
-    def _rank_state(self, runner: Runner) -> dict[str, Any]:
+    def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
         model = _unwrapped(runner)
-        state: dict[str, Any] = {"random": pack(capture_random_state()), "buffers": {}}
-        if get_world_size() > 1:
-            state["buffers"] = {name: value.detach().cpu() for name, value in _buffers(model).items()}
-        if self._place is not None:
-            state["place"] = self._place.state_dict(runner.train_loop.dataloader)
-            # IterBasedTrainLoop counts the passes over a finite loader in its iterator.
-            iterator = getattr(runner.train_loop, "dataloader_iterator", None)
-            state["place"]["passes"] = getattr(iterator, "_epoch", 0)
-        if self._val_place is not None:
-            state["val_place"] = self._val_place.state_dict(runner.val_loop.dataloader)
-        if not all(wrapper.should_update() for wrapper in _wrappers(runner).values()):
-            parameters = model.named_parameters()
-            state["grads"] = {name: p.grad.detach().cpu().clone() for name, p in parameters if p.grad is not None}
-        return state
+        buffers = _buffers(model)
+        for name, value in state["buffers"].items():
+            buffers[name].copy_(value)
+        for name, parameter in model.named_parameters():
+            if name in state["gradients"]:
+                parameter.grad = state["gradients"][name].to(parameter.device)
+        for hook in (hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)):
+            history = runner.message_hub.log_scalars.get(f"val/{hook.monitor}")
+            for value in history.data[0] if history else ():
+                hook.after_val_epoch(runner, {hook.monitor: float(value)})
+        restore_random_state(state["random"])
+        for name, loader in self._loaders.items():
+            stored = state["loaders"].get(name, loader.state_dict())
+            loader.load_state_dict(stored)
+            if stored["num_workers"] != loader.num_workers:
+                self._warn(runner, f"the checkpoint was saved with num_workers={stored['num_workers']}")
+            if stored["position"]:
+                runner.logger.info(
+                    f"Going on after batch {stored['position']} of the current pass over the {name} data."
+                )
 
-    def _restore(self, runner: Runner, loaded: dict[str, Any]) -> None:
-        rank = loaded["ranks"][get_rank()]
-        model = _unwrapped(runner)
-        _restore_tensors(model, rank)
-        for name, wrapper in _wrappers(runner).items():
-            wrapper._inner_count = loaded["counts"].get(name, wrapper.inner_count)
-        restore_hook_states(runner.hooks, loaded["hooks"])
-        restore_module_attributes(model, loaded["modules"])
-        restore_random_state(rank["random"])
-        if self._val_place is not None and "val_place" in rank:
-            self._val_place.load_state_dict(runner.val_loop.dataloader, rank["val_place"], rank["random"])
-        place = rank.get("place")
-        if place is not None and not loaded["validated"] and not (_by_epoch(runner) and place["consumed"]):
-            _validate_if_due(runner)
-        if place is not None:
-            self._resume_place(runner, place)
-
-    def _resume_place(self, runner: Runner, place: dict[str, Any]) -> None:
-        loop = runner.train_loop
-        if self._place is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
-            runner.logger.warning(
-                f"The place within the epoch cannot be resumed in {type(loop).__name__}: use EpochBasedTrainLoop or "
-                "IterBasedTrainLoop for a run that equals an uninterrupted one."
-            )
-            return
-        if place["num_workers"] != loop.dataloader.num_workers:
-            runner.logger.warning(
-                f"The checkpoint was saved with num_workers={place['num_workers']} and is resumed with "
-                f"{loop.dataloader.num_workers}: the augmentations will differ from those of an uninterrupted run."
-            )
-        done = place["consumed"]
-        self._place.load_state_dict(loop.dataloader, place, capture_random_state())
-        if isinstance(loop, IterBasedTrainLoop):
-            # The loader skips by itself.
-            loop.dataloader_iterator.skip_iter = lambda num_iters: None
-            loop.dataloader_iterator._epoch = place["passes"]
-        elif done:
-            run_iter = loop.run_iter
-            loop.run_iter = lambda idx, data_batch: run_iter(idx + done, data_batch)
-        if done:
-            runner.logger.info(f"Going on after batch {done} of the current pass over the training data.")
-
-
-def _on_cpu(value: Any) -> Any:
-    """Return nested dicts, lists and tuples with their tensors on the CPU."""
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    return type(value)(map(_on_cpu, value)) if type(value) in (list, tuple) else value
+    def _warn(self, runner: Runner, reason: str) -> None:
+        runner.logger.warning(f"A resumed run will differ from an uninterrupted one: {reason}.")
 
 
 def _unwrapped(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def _wrappers(runner: Runner) -> dict[str, OptimWrapper]:
-    wrapper = runner.optim_wrapper
-    if isinstance(wrapper, OptimWrapperDict):
-        return dict(wrapper.items())
-    return {"": wrapper} if isinstance(wrapper, OptimWrapper) else {}
-
-
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return buffers by name, those of teachers that follow the student included: each process has its own."""
-    found = dict(model.named_buffers())
-    for name, teacher in getattr(model, "teachers", {}).items():
-        for part, module in (("model", teacher.model), ("exits", teacher.exits)) if teacher.is_ema else ():
-            found.update({f"distill.teachers.{name}.{part}.{key}": value for key, value in module.named_buffers()})
-    return found
-
-
-def _by_epoch(runner: Runner) -> bool:
-    return isinstance(runner.train_loop, EpochBasedTrainLoop)
-
-
-def _validate_if_due(runner: Runner) -> None:
-    """Do the validation that the train loop does right after the step at which the checkpoint was saved."""
-    loop = runner.train_loop
-    if runner.val_loop is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
-        return
-    loop._decide_current_val_interval()
-    now, last = (loop.epoch, loop.max_epochs) if _by_epoch(runner) else (loop.iter, loop.max_iters)
-    if now >= loop.val_begin and (now % loop.val_interval == 0 or now == last):
-        runner.logger.info("The checkpoint was saved before the validation that was due: validating now.")
-        runner.val_loop.run()
-
-
-def _restore_tensors(model: nn.Module, rank: dict[str, Any]) -> None:
-    buffers = _buffers(model)
-    for name, value in rank["buffers"].items():
-        buffers[name].copy_(value)
-    grads: dict[str, Tensor] = rank.get("grads", {})
-    for name, parameter in model.named_parameters():
-        if name in grads:
-            parameter.grad = grads[name].to(parameter.device)
+    """Return the buffers by name, those of teachers that follow the student included."""
+    buffers = dict(model.named_buffers())
+    for name, teacher in following(model).items() if isinstance(model, Distiller) else ():
+        for part, module in (("model", teacher.model), ("exits", teacher.exits)):
+            buffers.update({f"distill.teachers.{name}.{part}.{key}": value for key, value in module.named_buffers()})
+    return buffers

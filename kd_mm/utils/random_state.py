@@ -1,12 +1,39 @@
-"""A private random state: what happens inside leaves no trace in the global ones."""
+"""Global random states: read, set, and kept apart from what runs inside a block."""
 
 import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+
+def capture_random_state() -> dict[str, Any]:
+    """Return the states of ``random``, ``numpy.random``, torch and, where it is in use, the current CUDA device.
+
+    Nothing is drawn. The values are plain numbers and bytes, which checkpoints and worker processes can carry.
+    """
+    _, keys, *rest = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (np.asarray(keys).tolist(), *map(float, rest)),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state().numpy().tobytes()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set the states that :func:`capture_random_state` returned."""
+    random.setstate(state["python"])
+    keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), int(position), int(has_gauss), gauss))
+    torch.set_rng_state(torch.frombuffer(bytearray(state["torch"]), dtype=torch.uint8))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.frombuffer(bytearray(state["cuda"]), dtype=torch.uint8))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,9 @@ from torch import nn
 
 from kd_mm.hooks import ChannelsLastHook
 
+from ..helpers.compare import differences
 from ..helpers.tools import KILLED
-from .conftest import differences
+from ..helpers.toy_training import trace
 
 HOOK = {"hooks": [{"type": "kd_mm.ChannelsLastHook"}]}
 #: Goes through weights and its own state as they lie in memory, so both have to lie alike.
@@ -24,37 +24,37 @@ JOB = {"seed": 3, "runner": FUSED, "widths": [16, 16, 16, 16]}
 
 
 def losses(work_dir: Path) -> list[float]:
-    return [json.loads(line)[3] for line in (work_dir / "trace0").read_text().splitlines()]
+    return [loss for _, _, loss in trace(work_dir)]
 
 
 @pytest.fixture(scope="module")
-def whole(server, tmp_path_factory):
-    work_dir = tmp_path_factory.mktemp("whole")
-    return work_dir, server.finish(work_dir, **JOB, **HOOK)
+def reference(trainings, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("reference")
+    return work_dir, trainings.finish(work_dir, **JOB, **HOOK)
 
 
-def test_it_trains_as_without(server, whole, tmp_path):
-    work_dir, state = whole
+def test_it_trains_as_without(trainings, reference, tmp_path):
+    work_dir, state = reference
     weights = [value for key, value in state["model"].items() if key.endswith("conv1.weight") and value.dim() == 4]
     assert weights
     assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
-    plain = server.finish(tmp_path, **JOB)
+    plain = trainings.finish(tmp_path, **JOB)
     assert losses(work_dir) == pytest.approx(losses(tmp_path), rel=1e-4)
     assert differences(plain, state) != []  # the hook did something
 
 
-def test_a_killed_training_goes_on_bit_by_bit(server, whole, tmp_path):
-    _, expected = whole
+def test_a_killed_training_goes_on_bit_by_bit(trainings, reference, tmp_path):
+    _, expected = reference
     job = {**JOB, **HOOK, "checkpoint": {"interval": 2, "by_epoch": False}}
-    assert server.run(tmp_path, **job, kill_before=7) == KILLED
-    assert differences(expected, server.finish(tmp_path, **job, resume=True)) == []
+    assert trainings.run(tmp_path, **job, kill_before=7) == KILLED
+    assert differences(expected, trainings.finish(tmp_path, **job, resume=True)) == []
 
 
-def test_a_training_without_it_goes_on_with_it(server, whole, tmp_path):
-    work_dir, _ = whole
+def test_a_training_without_it_goes_on_with_it(trainings, reference, tmp_path):
+    work_dir, _ = reference
     job = {**JOB, "checkpoint": {"interval": 2, "by_epoch": False}}
-    assert server.run(tmp_path, **job, kill_before=7) == KILLED
-    server.finish(tmp_path, **job, **HOOK, resume=True)
+    assert trainings.run(tmp_path, **job, kill_before=7) == KILLED
+    trainings.finish(tmp_path, **job, **HOOK, resume=True)
     assert losses(tmp_path)[-4:] == pytest.approx(losses(work_dir)[-4:], rel=1e-3)
 
 

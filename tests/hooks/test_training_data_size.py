@@ -16,7 +16,7 @@ import kd_mm  # noqa: F401 - registers everything
 from kd_mm.hooks.distill_hook import _count_samples
 
 from ..distillers.conftest import CLASSES, classifier, recipe
-from .conftest import differences
+from ..helpers.compare import differences
 
 SAMPLES = 15
 
@@ -63,7 +63,7 @@ def config(images: Path, work_dir: Path, **more: Any) -> Config:
             },
             "train_cfg": {"by_epoch": True, "max_epochs": 2},
             "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.01}},
-            "default_hooks": {**hooks, "checkpoint": {"type": "kd_mm.CheckpointHook", "interval": 1}},
+            "default_hooks": {**hooks, "checkpoint": {"type": "CheckpointHook", "interval": 1}},
             "custom_hooks": [{"type": "EMAHook"}],
             "randomness": {"seed": 1},
             **more,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-import torch
 
+from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools
 from .world import World
+
+__all__ = ["differences", "weights", "world"]
 
 
 @pytest.fixture(scope="session")
@@ -19,26 +18,3 @@ def world(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> World:
     tools.train(made.teacher, "--work-dir", made.folder / "teacher")
     (made.folder / "teacher" / "epoch_6.pth").rename(made.checkpoint)
     return made
-
-
-def differences(left: Any, right: Any, where: str = "") -> list[str]:
-    """Where two nested states differ, tensors compared bit for bit."""
-    if type(left) is not type(right):
-        return [f"{where}: {type(left)} and {type(right)}"]
-    if isinstance(left, torch.Tensor):
-        return [] if left.dtype == right.dtype and torch.equal(left, right) else [where]
-    if isinstance(left, dict):
-        if left.keys() != right.keys():
-            return [f"{where}: keys {sorted(map(str, left.keys() ^ right.keys()))}"]
-        return [found for key in left for found in differences(left[key], right[key], f"{where}.{key}")]
-    if isinstance(left, (list, tuple)):
-        if len(left) != len(right):
-            return [f"{where}: lengths {len(left)} and {len(right)}"]
-        pairs = enumerate(zip(left, right, strict=True))
-        return [found for number, pair in pairs for found in differences(*pair, f"{where}[{number}]")]
-    return [] if left == right else [f"{where}: {left!r} and {right!r}"]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a checkpoint."""
-    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]

@@ -35,7 +35,7 @@ TRAINING = [
     {"iteration": 0},
     {"iteration": 7},
     {"call": "fsync", "name": "iter_8.pth"},
-    {"call": "replace", "name": "last_checkpoint", "nth": 2},
+    {"call": "replace", "name": "iter_12.pth"},
     {"iteration": 14},
 ]
 CASES = {

@@ -58,6 +58,12 @@ voc_val_metric = dict(_delete_=True, type="kd_mm.DetectionMetric")
 # Copies, because the engine removes `_delete_` from what it has merged.
 voc_test, voc_test_metric = voc_val.copy(), voc_val_metric.copy()
 voc_hooks = dict(
-    checkpoint=dict(type="kd_mm.CheckpointHook", max_keep_ckpts=2, save_best="voc07/mAP", rule="greater"),
+    checkpoint=dict(
+        type="CheckpointHook",
+        backend_args=dict(backend="kd_mm.AtomicLocalBackend"),
+        max_keep_ckpts=2,
+        save_best="voc07/mAP",
+        rule="greater",
+    ),
     exact_resume=dict(type="kd_mm.ExactResumeHook"),
 )

@@ -6,6 +6,6 @@ kd_hooks = dict(
     prepare_teachers=dict(type="kd_mm.PrepareTeachersHook"),
     ema_teacher=dict(type="kd_mm.EMATeacherHook"),
     distill=dict(type="kd_mm.DistillHook"),
-    checkpoint=dict(type="kd_mm.CheckpointHook"),
+    checkpoint=dict(type="CheckpointHook", backend_args=dict(backend="kd_mm.AtomicLocalBackend")),
     exact_resume=dict(type="kd_mm.ExactResumeHook"),
 )

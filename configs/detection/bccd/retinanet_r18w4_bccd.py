@@ -117,7 +117,9 @@ default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=26),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="kd_mm.CheckpointHook", interval=6, max_keep_ckpts=1),
+    checkpoint=dict(
+        type="CheckpointHook", backend_args=dict(backend="kd_mm.AtomicLocalBackend"), interval=6, max_keep_ckpts=1
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     exact_resume=dict(type="kd_mm.ExactResumeHook"),
 )
