@@ -150,10 +150,7 @@ class Distances:
         self.chunk_size = chunk_size or max(_BLOCK_BYTES // (columns.itemsize * len(columns)), _BLOCK_ROWS)
         self._column_scale = self._scale(columns)
         self._row_scale = self._column_scale if same else self._scale(rows)
-        # Rows as opaque bytes: sorting compares them with memcmp.
-        as_bytes = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.shape[1] * columns.itemsize)))
-        _, first, group = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
-        self._first = first[group]
+        self._first = _first_equal(columns, self._column_scale)
         self._copies = np.flatnonzero(self._first != np.arange(len(columns)))
 
     def blocks(self, stop: int | None = None, self_zero: bool = False) -> Iterator[tuple[int, Array]]:
@@ -215,6 +212,18 @@ def smallest(values: Array, count: int) -> tuple[Ids, Array]:
         near = np.flatnonzero(row <= limit)
         indices[i] = near[np.argsort(row[near], kind="stable")[:count]]
     return indices, np.take_along_axis(values, indices, axis=1)
+
+
+def _first_equal(features: Array, scale: Array) -> Ids:
+    """Return for each row the number of the first row that is equal; equal rows have the same scale."""
+    _, group, counts = np.unique(scale, return_inverse=True, return_counts=True)
+    some = np.flatnonzero(counts[group] > 1)
+    # Rows as opaque bytes: sorting compares them with memcmp.
+    rows = np.ascontiguousarray(features[some]).view(np.dtype((np.void, features[:1].nbytes)))
+    _, first, group = np.unique(rows.ravel(), return_index=True, return_inverse=True)
+    result = np.arange(len(features))
+    result[some] = some[first[group]]
+    return result
 
 
 def _squares(features: Array) -> Array:

@@ -73,7 +73,7 @@ def evaluate_reid(
             raise ValueError(f"all {len(query)} queries are junk (person id {JUNK}): there is nothing to look for")
         query, gallery = query.without_junk(), gallery.without_junk()
     ranks = [found for _, _, part in _ranked_blocks(query, gallery, metric, options, chunk_size) for found in part]
-    return _measures(ranks, query, int(max_rank))
+    return _measures(ranks, query, int(max_rank))[0]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def top_images(
         images[rows], distances[rows] = smallest(block, count)
         ranks.extend(part)
     images[np.isinf(distances)] = -1
-    return TopImages(images, distances, _average_precisions(ranks), _measures(ranks, query, max_rank))
+    measures, average_precision = _measures(ranks, query, max_rank)
+    return TopImages(images, distances, average_precision, measures)
 
 
 def _ranked_blocks(
@@ -171,45 +172,31 @@ def _ranks(distances: Array, right: Ids) -> Ids:
     return np.asarray(np.sort(before) + 1)
 
 
-def _average_precisions(ranks: list[Ids]) -> Array:
-    """Return ``mean_k(k / r_k)`` of each query, NaN without right images."""
-    valid = [found for found in ranks if len(found)]
-    result = np.full(len(ranks), np.nan)
-    if valid:
-        joined, counts, starts, number = _joined(valid)
-        result[[len(found) > 0 for found in ranks]] = np.add.reduceat(number / joined, starts) / counts
-    return result
-
-
-def _joined(ranks: list[Ids]) -> tuple[Ids, Ids, Ids, Ids]:
-    """Return the ranks of all queries in one array, the number and the start of each query's, and k of each rank."""
-    joined, counts = np.concatenate(ranks), np.array([len(found) for found in ranks])
-    starts = np.cumsum(counts) - counts
-    return joined, counts, starts, np.arange(1, len(joined) + 1) - np.repeat(starts, counts)
-
-
-def _measures(ranks: list[Ids], query: Images, max_rank: int) -> dict[str, Any]:
-    valid = [found for found in ranks if len(found)]
-    _check_valid(len(valid), query)
-    joined, counts, starts, number = _joined(valid)
-    before = np.where(joined == 1, 1.0, (number - 1) / np.maximum(joined - 1, 1))
-    first = np.bincount(joined[starts], minlength=max_rank + 1)[1 : max_rank + 1]
-    return {
-        "mAP": float(np.mean(_average_precisions(valid))),
-        "mAP_trapz": float(np.mean(np.add.reduceat((before + number / joined) / 2, starts) / counts)),
-        "mINP": float(np.mean(counts / joined[starts + counts - 1])),
-        "cmc": np.cumsum(first) / len(counts),
-        "num_valid_queries": len(counts),
-    }
-
-
-def _check_valid(valid: int, query: Images) -> None:
-    elsewhere = "" if query.camids is None else " from another camera"
-    if not valid:
+def _measures(ranks: list[Ids], query: Images, max_rank: int) -> tuple[dict[str, Any], Array]:
+    """Return all measures, and average precision ``(Q,)``, NaN for queries without right images."""
+    counts = np.array([len(found) for found in ranks])
+    valid, elsewhere = counts > 0, "" if query.camids is None else " from another camera"
+    if not valid.any():
         raise ValueError(
             f"none of the {len(query)} queries has an image of its person{elsewhere} in the gallery: are query and "
             "gallery of one data set" + ("?" if query.camids is None else ", and are the camera ids right?")
         )
-    if valid < len(query):
-        text = f"{len(query) - valid} of {len(query)} queries have no image of their person{elsewhere} in the gallery"
+    if not valid.all():
+        text = f"{sum(~valid)} of {len(query)} queries have no image of their person{elsewhere} in the gallery"
         print_log(f"{text}: they do not count", logger="current", level=logging.WARNING)
+    joined, counts = np.concatenate(ranks), counts[valid]
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    number = np.arange(1, len(joined) + 1) - np.repeat(starts, counts)
+    before = np.where(joined == 1, 1.0, (number - 1) / np.maximum(joined - 1, 1))
+    first = np.bincount(joined[starts], minlength=max_rank + 1)[1 : max_rank + 1]
+    average_precision = np.full(len(ranks), np.nan)
+    average_precision[valid] = np.add.reduceat(number / joined, starts) / counts
+    measures = {
+        "mAP": float(np.mean(average_precision[valid])),
+        "mAP_trapz": float(np.mean(np.add.reduceat((before + number / joined) / 2, starts) / counts)),
+        "mINP": float(np.mean(counts / joined[ends - 1])),
+        "cmc": np.cumsum(first) / len(counts),
+        "num_valid_queries": len(counts),
+    }
+    return measures, average_precision

@@ -38,8 +38,7 @@ def combine_exits(
     Raises:
         ValueError: The ensemble is unknown.
     """
-    if ensemble not in ENSEMBLES:
-        raise ValueError(f"ensemble={ensemble!r} is unknown; choose one of {', '.join(map(repr, ENSEMBLES))}")
+    _check_ensemble(ensemble)
     full = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in logits]
     if ensemble == "last" or len(full) == 1:
         return full[-1]
@@ -143,15 +142,18 @@ class MultiExitClassifier(ImageClassifier):
 def _check_options(exits: int, ensemble: str, weights: Sequence[float] | None, depth: int | None) -> None:
     if not exits:
         raise ValueError("MultiExitClassifier has no exits; without any it is mmpretrain's ImageClassifier")
-    if ensemble not in ENSEMBLES:
-        raise ValueError(f"ensemble={ensemble!r} is unknown; choose one of {', '.join(map(repr, ENSEMBLES))}")
+    _check_ensemble(ensemble)
     if weights is not None and (len(weights) != exits + 1 or min(weights) < 0 or not weights[0] > 0):
         raise ValueError(
-            f"weights={list(weights)}: give one for each of {exits} exits and one for the head, none below 0, the "
-            "first above"
+            f"weights={list(weights)}: give one >= 0 for each of {exits} exits and the head, the first > 0"
         )
     if depth is not None and not 1 <= depth <= exits + 1:
         raise ValueError(f"depth={depth}: give one of 1 to {exits + 1}, or leave it out for all exits")
+
+
+def _check_ensemble(ensemble: str) -> None:
+    if ensemble not in ENSEMBLES:
+        raise ValueError(f"ensemble={ensemble!r} is unknown; choose one of {', '.join(map(repr, ENSEMBLES))}")
 
 
 def _stage(index: int, config: Mapping[str, Any]) -> Stage:

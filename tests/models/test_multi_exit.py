@@ -178,7 +178,7 @@ def test_exit_reads_the_tokens_of_a_transformer() -> None:
     [
         ({"exits": []}, "has no exits"),
         ({"ensemble": "median"}, "ensemble='median' is unknown; choose one of 'logit_mean', 'prob_mean', 'last'"),
-        ({"weights": [1.0, 1.0]}, "give one for each of 2 exits and one for the head"),
+        ({"weights": [1.0, 1.0]}, "give one >= 0 for each of 2 exits and the head"),
         ({"depth": 4}, "depth=4: give one of 1 to 3"),
         ({"exits": [{**EXITS[0], "stage": "backbone.layer9"}]}, "did you mean backbone.layer"),
         ({"exits": [{"type": "kd_mm.SepConvExit"}]}, r"exits\[0\] needs stage, type, widths and num_classes"),
