@@ -1,24 +1,21 @@
-"""The exit probe says what each exit knows, and leaves no trace in training."""
+"""The exit probe measures each exit and leaves no trace in training."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-import kd_mm  # noqa: F401 - registers everything
-from kd_mm.apis.recipes import config_root
 from kd_mm.registry import DATASETS
 
+from ..helpers.digits import digits_run, run_log
+
 IMAGES = 60  # validation images, in batches of unequal size
-RUNS = itertools.count()
 
 
 class TeacherCalls(Hook):
@@ -45,32 +42,12 @@ class TeacherCalls(Hook):
             self.calls[-1] += 1
 
 
-def train(folder: Path, method: str = "mtkd-ssr", probe: bool = True, **changes: Any) -> tuple[Runner, TeacherCalls]:
-    torch.set_num_threads(1)
-    config = Config.fromfile(config_root() / "quickstart" / f"{method}_teacher_student_digits.py")
-    teacher = Config.fromfile(config_root() / "quickstart" / "teacher_digits.py")
-    config.model.teacher = {
-        "config": {**teacher.model, "data_preprocessor": teacher.data_preprocessor},
-        "random_weights": True,
-    }
-    config.merge_from_dict(
-        {
-            "work_dir": str(folder),
-            "experiment_name": f"exit_probe_{next(RUNS)}",
-            "randomness": {"seed": 1},
-            "train_cfg.max_epochs": 2,
-            "train_dataloader.batch_size": 20,
-            "train_dataloader.dataset.samples_per_class": 4,
-            "val_dataloader.batch_size": 25,
-            "val_dataloader.dataset.indices": IMAGES,
-            "default_hooks.teacher_check.min_score": 0.0,
-            **changes,
-        }
-    )
-    if method == "mtkd-ssr":
-        config.model.recipe.teacher_exits.epochs = 1
-    config.custom_hooks = [{"type": "kd_mm.ExitProbeHook"}] if probe else []
-    runner, calls = Runner.from_cfg(config), TeacherCalls()
+def train(folder: Path, recipe: str = "mtkd_ssr", probe: bool = True, **options: Any) -> tuple[Runner, TeacherCalls]:
+    given = {"teacher_exits.epochs": 1, **options} if recipe == "mtkd_ssr" else options
+    validation = {"val_dataloader.batch_size": 25, "val_dataloader.dataset.indices": IMAGES}
+    hooks = {"default_hooks.exit_probe": {"type": "kd_mm.ExitProbeHook"}} if probe else {}
+    changes = {"train_cfg.max_epochs": 2, **validation, **hooks}
+    runner, calls = digits_run(folder, recipe, options=given, samples=4, **changes), TeacherCalls()
     runner.register_hook(calls)
     runner.train()
     return runner, calls
@@ -88,21 +65,21 @@ def logged(runner: Runner) -> list[dict[str, float]]:
 
 
 def accuracies(network: Any, exits: Any) -> dict[str, float]:
-    """Accuracy in percent of exits and answer, by plain arithmetic on the network's own modules."""
+    """Accuracy in percent of exits and own logits, by plain arithmetic on the network's own modules."""
     dataset = DATASETS.build({"type": "kd_mm.Digits", "split": "val", "indices": IMAGES})
     infos = [dataset.get_data_info(i) for i in range(IMAGES)]
     inputs = torch.stack([torch.from_numpy(info["img"]).permute(2, 0, 1).float() for info in infos])
     labels = torch.tensor([info["gt_label"] for info in infos])
     network.eval()
-    backbone, answers = network.backbone, {}
+    backbone, found = network.backbone, {}
     with torch.no_grad():
         feature = backbone.stem((inputs - 77.6) / 81.1)
         for number, stage in enumerate((backbone.layer1, backbone.layer2, backbone.layer3), 1):
             feature = stage(feature)
             if str(number) in exits:
-                answers[f"stage{number}"] = exits[str(number)].eval()(feature)
-        answers["final"] = network.head.fc(feature.mean(dim=(2, 3)))
-    return {name: 100 * float((logits.argmax(1) == labels).float().mean()) for name, logits in answers.items()}
+                found[f"stage{number}"] = exits[str(number)].eval()(feature)
+        found["final"] = network.head.fc(feature.mean(dim=(2, 3)))
+    return {name: 100 * float((logits.argmax(1) == labels).float().mean()) for name, logits in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +100,7 @@ def test_numbers_are_those_of_an_independent_evaluation(run):
     assert {key: hub.get_scalar(f"val/{key}").current() for key in expected} == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_students_own_answer_is_the_validation_accuracy(run):
+def test_the_students_own_logits_have_the_validation_accuracy(run):
     hub = run[0].message_hub
     finals = hub.get_scalar("val/exit/student_final").data[0]
     assert len(finals) == 2
@@ -133,7 +110,7 @@ def test_the_students_own_answer_is_the_validation_accuracy(run):
 def test_every_validation_is_in_the_json_and_the_log(run):
     runner, _ = run
     assert [len(record) for record in logged(runner)] == [6, 6]
-    text = next(Path(runner.log_dir).glob("*.log")).read_text()
+    text = run_log(runner)
     assert text.count("exit/student_stage1: ") == 2
 
 
@@ -152,7 +129,7 @@ def test_training_goes_on_bit_for_bit_as_without_it(run, tmp_path):
 
 
 def test_exits_that_are_still_learning_are_probed_each_time(tmp_path):
-    runner, calls = train(tmp_path, **{"model.recipe.teacher_exits.mode": "online"})
+    runner, calls = train(tmp_path, **{"teacher_exits.mode": "online"})
     assert calls.calls == [3, 3]
     distiller = runner.model
     teacher = accuracies(distiller.teachers["teacher"].model, distiller.objective.teacher_exits["teacher"])
@@ -160,6 +137,6 @@ def test_exits_that_are_still_learning_are_probed_each_time(tmp_path):
     assert last == pytest.approx({f"exit/teacher_{part}": value for part, value in teacher.items()}, abs=1e-3)
 
 
-def test_without_exits_the_answers_are_logged(tmp_path):
+def test_without_exits_the_networks_own_logits_are_logged(tmp_path):
     runner, _ = train(tmp_path, "kd")
     assert [sorted(record) for record in logged(runner)] == [["exit/student_final", "exit/teacher_final"]] * 2
