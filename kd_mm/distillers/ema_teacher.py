@@ -102,14 +102,14 @@ class EMATeacher(Teacher):
     def stored(self) -> dict[str, Tensor]:
         """Return its state as a checkpoint holds it: names under ``distill.teachers.<name>.``, on the CPU."""
         parts = {"model": self.model, "exits": self.exits}
-        own = {f"{part}.{key}": t.detach().cpu() for part, m in parts.items() for key, t in m.state_dict().items()}
-        return {f"{self._prefix}{key}": value for key, value in {**own, _UPDATES: torch.tensor(self.updates)}.items()}
+        state = {f"{part}.{key}": t.detach().cpu() for part, m in parts.items() for key, t in m.state_dict().items()}
+        return {f"{self._prefix}{key}": value for key, value in {**state, _UPDATES: torch.tensor(self.updates)}.items()}
 
     def resume(self, state: dict[str, Tensor], origin: str) -> bool:
-        """Take its own state out of a checkpoint's ``state_dict`` and go on from there.
+        """Remove its state from a checkpoint's ``state_dict`` and continue from there.
 
         Args:
-            state: The checkpoint's ``state_dict``; its own keys are removed.
+            state: The checkpoint's ``state_dict``.
             origin: Where it comes from, for messages.
 
         Returns:
@@ -118,17 +118,17 @@ class EMATeacher(Teacher):
         Raises:
             ValueError: It does not fit.
         """
-        mine = self.taken(state)
-        if not mine:
+        stored = self.pop_stored(state)
+        if not stored:
             return False
-        self.updates, self.started = int(mine.pop(_UPDATES)), True
+        self.updates, self.started = int(stored.pop(_UPDATES)), True
         for part, module in (("model.", self.model), ("exits.", self.exits)):
-            weights = {key.removeprefix(part): value for key, value in mine.items() if key.startswith(part)}
+            weights = {key.removeprefix(part): value for key, value in stored.items() if key.startswith(part)}
             fill(module, weights, f"teacher {self.name!r}", origin)
         return True
 
-    def taken(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Remove its own state from a checkpoint's ``state_dict`` and return it."""
+    def pop_stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Remove its state from a checkpoint's ``state_dict`` and return it."""
         keys = [key for key in state if key.startswith(self._prefix)]
         return {key.removeprefix(self._prefix): state.pop(key) for key in keys}
 

@@ -1,4 +1,4 @@
-"""What happens around the iterations of a distillation: checks, schedules, the log, the report."""
+"""Runs a distillation's checks, schedules and log around its iterations."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ from kd_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Keeps a Distiller in step with its run.
+    """Connects a Distiller to its run.
 
-    Before training it hooks taps anew where modules were replaced (SyncBN conversion), compares the class lists of data
-    and teachers, and logs one table. Before each step it sets the progress that schedules read, and whether the step is
-    logged, so that loss terms are read from the device once per logging interval. The first step is checked term by
-    term. No checkpoint is written after a loss that was not finite, and a resume with another teacher is refused.
+    Before training it attaches taps again whose modules were replaced (SyncBN conversion), compares the class lists of
+    data and teachers, and logs one table. Before each step it sets the progress that schedules read, and whether the
+    step is logged, so that loss terms are read from the device once per logging interval. The first step is checked
+    term by term. No checkpoint is written after a loss that was not finite, and a resume with another teacher is
+    refused.
     """
 
     priority = "ABOVE_NORMAL"
 
     def __init__(self) -> None:
         self._interval, self._ignore_last = 10, True
-        self._terms: set[str] = set()
+        self._logged_terms: set[str] = set()
 
     def before_run(self, runner: Runner) -> None:
-        """Tell the losses how many samples the training data has, before an EMA copy is made or a checkpoint loaded."""
-        count = _count_samples(runner.train_dataloader.dataset) if isinstance(runner._train_loop, BaseLoop) else None
+        """Give the losses the number of training samples, before an EMA copy is made or a checkpoint loaded."""
+        is_training = isinstance(runner._train_loop, BaseLoop)
+        count = count_samples(runner.train_dataloader.dataset) if is_training else None
         if count is not None:
             for loss in find_distiller(runner).losses.values():
                 loss.expect_samples(count)
 
     def before_train(self, runner: Runner) -> None:
-        """Re-check taps and classes, start the monitor, log the report."""
+        """Check taps and classes, start the monitor, log the report."""
         distiller = find_distiller(runner)
-        renewed = distiller.recorder.attach(distiller.student)
-        if renewed:
-            runner.logger.info(f"taps hooked anew after their modules were replaced: {', '.join(renewed)}")
+        replaced = distiller.recorder.attach(distiller.student)
+        if replaced:
+            runner.logger.info(f"taps attached to the modules that replace theirs: {', '.join(replaced)}")
         check_class_lists(distiller, runner)
         _check_batch_size(runner)
         for hook in runner.hooks:
@@ -53,7 +55,7 @@ class DistillHook(Hook):
         runner.logger.info("\n" + distillation_report(distiller))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Tell the Distiller where the run stands and whether this step will be logged."""
+        """Set the progress of the run and whether this step will be logged."""
         distiller = find_distiller(runner)
         distiller.progress = Progress(runner.epoch, runner.iter, runner.max_epochs, runner.max_iters)
         assert distiller.monitor is not None
@@ -66,26 +68,26 @@ class DistillHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Have new terms logged as they are: each is a mean over its interval, and the engine would smooth it again."""
-        new = [name for name in outputs or () if name not in self._terms]
-        self._terms.update(new)
+        """Have new terms logged without smoothing: each is a mean over its interval already."""
+        new = [name for name in outputs or () if name not in self._logged_terms]
+        self._logged_terms.update(new)
         runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in new)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Stop here, before anything is saved or evaluated, if a loss was not finite."""
+        """Stop, before anything is saved or evaluated, if a loss was not finite."""
         monitor = find_distiller(runner).monitor
         if monitor is not None:
             monitor.check()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save a state that a non-finite loss has spoilt; note the teachers in the checkpoint."""
+        """Stop if a loss was not finite; add the identity of the teachers to the checkpoint."""
         distiller = find_distiller(runner)
         if distiller.monitor is not None:
             distiller.monitor.check()
         checkpoint["meta"]["teachers"] = {name: teacher.identity for name, teacher in distiller.teachers.items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compare the teachers with those that the run began with.
+        """Compare the teachers with those of the run that is resumed.
 
         Raises:
             ValueError: A resumed run has another teacher than the run it continues.
@@ -103,7 +105,7 @@ class DistillHook(Hook):
 
 
 def check_class_lists(distiller: Distiller, runner: Runner) -> None:
-    """Compare the class list of the training data with those of the networks whose responses are compared.
+    """Compare the class list of the training data with those of the networks whose logits are compared.
 
     Raises:
         ValueError: Another number of classes, other classes, or another order.
@@ -113,21 +115,21 @@ def check_class_lists(distiller: Distiller, runner: Runner) -> None:
     count = distiller.num_classes.get("student")
     if classes and count is not None and len(classes) != count:
         raise ValueError(
-            f"the training data set has {len(classes)} classes, the student answers over {count}: set "
+            f"the training data set has {len(classes)} classes, the student has {count}: set "
             f"model.student.{distiller.task.classes_key}"
         )
     for name, teacher in distiller.teachers.items():
-        theirs = teacher.dataset_meta.get("classes")
-        if not classes or not theirs or list(theirs) == list(classes) or name not in distiller.num_classes:
+        trained = teacher.dataset_meta.get("classes")
+        if not classes or not trained or list(trained) == list(classes) or name not in distiller.num_classes:
             continue
         escape = f"take a teacher of the same classes, or use only {distiller.task.free_losses}"
-        if len(theirs) != len(classes):
+        if len(trained) != len(classes):
             raise ValueError(
-                f"teacher {name!r} was trained on {len(theirs)} classes, the data set has {len(classes)}: {escape}"
+                f"teacher {name!r} was trained on {len(trained)} classes, the data set has {len(classes)}: {escape}"
             )
-        first = next(i for i, (a, b) in enumerate(zip(theirs, classes, strict=True)) if a != b)
-        difference = f"class {first} is {theirs[first]!r} for the teacher, {classes[first]!r} in the data set"
-        if set(theirs) != set(classes):
+        first = next(i for i, (a, b) in enumerate(zip(trained, classes, strict=True)) if a != b)
+        difference = f"class {first} is {trained[first]!r} for the teacher, {classes[first]!r} in the data set"
+        if set(trained) != set(classes):
             raise ValueError(f"teacher {name!r} was trained on other classes: {difference}; {escape}")
         raise ValueError(
             f"teacher {name!r} lists its classes in another order: {difference}; give the data set the teacher's order "
@@ -135,7 +137,8 @@ def check_class_lists(distiller: Distiller, runner: Runner) -> None:
         )
 
 
-def _count_samples(dataset: Any) -> int | None:
+def count_samples(dataset: Any) -> int | None:
+    """Return the number of different samples of a data set, ``None`` where it is not known."""
     # Wrappers that repeat, balance or split hand out the indices of what they wrap; joined data sets hand out the same
     # ones several times.
     while hasattr(dataset, "dataset"):

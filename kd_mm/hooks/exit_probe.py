@@ -1,7 +1,8 @@
-"""Measures what every exit knows, at each validation: the student's as they learn, the teachers' once."""
+"""Measures the accuracy of every exit at each validation: the student's as they learn, the teachers' once."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers import Distiller, Teacher, find_distiller
+from kd_mm.distillers import Distiller, find_distiller
 from kd_mm.registry import HOOKS
 from kd_mm.stages.stage import Stage
 
@@ -20,106 +21,106 @@ from kd_mm.stages.stage import Stage
 class ExitProbeHook(Hook):
     """Logs the accuracy of each exit on the validation data, in percent.
 
-    It rides on the engine's own validation: the student runs as it would without the hook, its taps are read on the
-    way, and only the exits are run in addition. Teachers are run at the first validation and not again, unless their
-    exits are still learning (``mode="online"``). Nothing is drawn from a random state and no statistics move: training
-    goes on bit for bit as without the hook.
+    The student's taps are recorded during the engine's own validation, and only the exits run in addition. Teachers run
+    at the first validation alone, unless their exits are still trained (``mode="online"``). Nothing is drawn from a
+    random state and no statistics change: the training is the same bit for bit as without the hook.
 
     Logged beside the validation metrics, in the log and under ``val/`` in the message hub: ``exit/student_stage1`` ...
-    for the student's exits, ``exit/student_final`` for its own answer, and the same under the name of each teacher
+    for the student's exits, ``exit/student_final`` for its own logits, and the same under the name of each teacher
     (``exit/teacher_stage1``, ``exit/teacher_final``). What the recipe does not build is not logged. With several
     processes, images that the sampler repeats to fill the last batch count twice. In re-identification the validation
-    data have other identities than the exits: nothing is measured, and the log says so.
+    data have other identities than the exits: nothing is measured, and the log notes it.
     """
 
     priority = "NORMAL"
 
     def __init__(self) -> None:
-        self._right: dict[str, Tensor] = {}
-        self._seen = 0
-        self._known: set[str] = set()
+        self._recording = contextlib.ExitStack()
+        self._correct: dict[str, Tensor] = {}
+        self._count = 0
+        self._measured_teachers: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Say so where nothing can be measured."""
-        if not find_distiller(runner).task.closed_set:
-            runner.logger.info("the validation data have other classes than the exits: these are not probed")
+        """Log that nothing can be measured, where that is so.
+
+        Raises:
+            ValueError: The exits classify regions.
+        """
+        task = find_distiller(runner).task
+        if task.regional:
+            raise ValueError("ExitProbeHook does not fit exits that classify regions: drop the hook")
+        if not task.closed_set:
+            runner.logger.info("the validation data have other classes than the exits: exits are not measured")
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Start counting."""
-        self._right, self._seen = {}, 0
+        """Reset the counts."""
+        self._correct, self._count = {}, 0
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Let the student's taps record during this batch."""
-        if find_distiller(runner).task.closed_set:
-            find_distiller(runner).recorder.__enter__()
+        """Record the student's taps during this batch."""
+        distiller = find_distiller(runner)
+        if distiller.task.closed_set:
+            self._recording.enter_context(distiller.recorder)
 
+    @torch.no_grad()
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Run the exits on what the taps recorded."""
+        """Run the exits on the recorded tensors."""
+        self._recording.close()
         distiller = find_distiller(runner)
         if not distiller.task.closed_set:
             return
-        distiller.recorder.__exit__()
-        if distiller.task.regional:
-            raise ValueError("ExitProbeHook does not fit exits that answer for regions: drop the hook")
         targets = distiller.task.targets(outputs)
-        self._seen += len(targets)
-        with torch.no_grad():
-            self._count("student", _student_responses(distiller), targets, distiller)
-            unknown = [name for name in distiller.teachers if name not in self._known]
-            if unknown:
-                inputs = distiller.data_preprocessor(data_batch, False)["inputs"]
-            for name in unknown:
-                self._count(name, _teacher_responses(distiller, name, inputs), targets, distiller)
+        logits = student_logits(distiller)
+        teachers = [name for name in distiller.teachers if name not in self._measured_teachers]
+        if teachers:
+            inputs = distiller.data_preprocessor(data_batch, False)["inputs"]
+            for name in teachers:
+                logits |= teacher_logits(distiller, name, inputs)
+        for name, each in logits.items():
+            self._correct[name] = self._correct.get(name, 0) + distiller.task.correct(each, targets).sum()
+        self._count += len(targets)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Hand the accuracies to the log."""
-        if not self._right:
+        """Log the accuracies."""
+        if not self._correct:
             return
-        names = list(self._right)
-        counts = torch.stack([self._right[name] for name in names])
-        counts = torch.cat([counts, counts.new_tensor([self._seen])])
+        counts = torch.stack(list(self._correct.values()))
+        counts = torch.cat([counts, counts.new_tensor([self._count])])
         all_reduce(counts)
-        *right, seen = counts.tolist()
-        for name, count in zip(names, right, strict=True):
-            runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * count / seen)
+        *correct, count = counts.tolist()
+        for name, each in zip(self._correct, correct, strict=True):
+            runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * each / count)
         distiller = find_distiller(runner)
-        still = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
-        self._known |= still - set(_online_exits(distiller))
-
-    def _count(self, side: str, responses: Mapping[str, Tensor], targets: Tensor, distiller: Distiller) -> None:
-        for part, logits in responses.items():
-            name, right = f"{side}_{part}", distiller.task.correct(logits, targets).sum()
-            self._right[name] = self._right[name] + right if name in self._right else right
+        frozen = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
+        self._measured_teachers |= frozen - set(distiller.objective.teacher_exits)
 
 
-def _online_exits(distiller: Distiller) -> Mapping[str, Any]:
-    return dict(distiller.objective.teacher_exits.items())
-
-
-def _student_responses(distiller: Distiller) -> dict[str, Tensor]:
+def student_logits(distiller: Distiller) -> dict[str, Tensor]:
+    """Return the logits ``(B, K)`` of the student's exits and its own, from the recorded tensors of a batch."""
     records, objective = distiller.recorder.take(), distiller.objective
-    responses = _responses(objective.exits, dict(enumerate(distiller.stages, 1)), records)
+    logits = _exit_logits("student", objective.exits, objective.stages, records)
     if objective.reader is not None and distiller.task.answer_is_response:
-        responses["final"] = objective.reader.read(records)
-    return responses
+        logits["student_final"] = objective.reader.read(records)
+    return logits
 
 
-def _teacher_responses(distiller: Distiller, name: str, inputs: Tensor) -> dict[str, Tensor]:
-    teacher: Teacher = distiller.teachers[name]
-    exits = _online_exits(distiller).get(name, teacher.exits if teacher.exits_ready else {})
-    stages = {i: theirs for i, (_, theirs) in enumerate(distiller.stage_pairs.get(name, []), 1)}
+def teacher_logits(distiller: Distiller, name: str, inputs: Tensor) -> dict[str, Tensor]:
+    """Return the logits ``(B, K)`` of a teacher's exits and its own on a preprocessed batch."""
+    teacher, online = distiller.teachers[name], dict(distiller.objective.teacher_exits.items())
     records = teacher.record(inputs)
-    responses = _responses(exits, stages, records)
-    if not distiller.task.answer_is_response:
-        return responses
-    return {**responses, "final": teacher.logits(inputs, records)}
+    exits: Any = online.get(name, teacher.exits)
+    logits = _exit_logits(name, exits, teacher.reads.stages, records)
+    if distiller.task.answer_is_response:
+        logits[f"{name}_final"] = teacher.logits(inputs, records)
+    return logits
 
 
-def _responses(exits: Any, stages: Mapping[int, Stage], taken: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the logits ``(B, K)`` of each exit, shallow to deep."""
-    responses = {}
+def _exit_logits(
+    side: str, exits: nn.ModuleDict, stages: Mapping[int, Stage], records: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    logits = {}
     for number in sorted(map(int, exits)):
-        module: nn.Module = exits[str(number)]
-        feature = stages[number].to_map(taken[stages[number].tap])
-        responses[f"stage{number}"] = module(feature.to(next(module.parameters()).dtype))
-    return responses
+        layer = exits[str(number)]
+        feature = stages[number].to_map(records[stages[number].tap])
+        logits[f"{side}_stage{number}"] = layer(feature.to(next(layer.parameters()).dtype))
+    return logits

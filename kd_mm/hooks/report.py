@@ -1,4 +1,4 @@
-"""The table that is logged before training: who learns what from whom."""
+"""The tables that are logged before training: networks, stages, losses; and what networks cost."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def render(*tables: Table, width: int = 118) -> str:
 
 
 def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:
-    """Return parameters and multiply-adds of one image ``(1, 3, H, W)`` through a network as it is deployed.
+    """Return parameters and multiply-adds of one image ``(1, 3, H, W)`` through a network in inference.
 
-    What torch's counter does not know (deformable convolutions, RoIAlign, NMS) is left out.
+    Operators without a formula in torch (deformable convolutions, RoIAlign, NMS) are left out.
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
@@ -38,7 +38,7 @@ def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]
 
 
 def distillation_report(distiller: Distiller) -> str:
-    """Return what a run is about to do: networks and cost, paired stages and exits, losses and weights."""
+    """Return tables of networks and their cost, matched stages and exits, losses and their weights."""
     networks = Table("network", "role", "parameters", "multiply-adds", "score before training", title="Networks")
     for role, model, score in [
         ("student", distiller.student, ""),
@@ -48,11 +48,11 @@ def distillation_report(distiller: Distiller) -> str:
         networks.add_row(_describe(model), role, _short(params), _short(macs), score)
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
-        stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages paired with {_role(name)}")
-        for i, (own, theirs) in enumerate(pairs, 1):
+        stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages matched with {_role(name)}")
+        for i, (student, teacher) in enumerate(pairs, 1):
             sides = [side for side, exits in _exits(distiller, name) if i in exits]
             connector = "yes" if i in distiller.requirements.connectors.get(name, ()) else ""
-            stages.add_row(str(i), _shape(own), _shape(theirs), " and ".join(sides), connector)
+            stages.add_row(str(i), _shape(student), _shape(teacher), " and ".join(sides), connector)
         tables.append(stages)
     losses = Table("loss", "type", "weight", "schedule", "options", title="Losses", show_lines=False)
     losses.add_row(
@@ -60,7 +60,7 @@ def distillation_report(distiller: Distiller) -> str:
     )
     if distiller.recipe.transform and len(distiller.objective.transform):
         kind = str(distiller.recipe.transform["type"]).rpartition(".")[2]
-        losses.add_row("(teachers' responses)", kind, "", "", _options(distiller.recipe.transform))
+        losses.add_row("(teachers' logits)", kind, "", "", _options(distiller.recipe.transform))
     for name, loss in distiller.losses.items():
         schedule = type(loss.schedule).__name__ if loss.schedule else ""
         options = _options(distiller.recipe.losses.get(name, {}))
@@ -69,8 +69,8 @@ def distillation_report(distiller: Distiller) -> str:
 
 
 def _options(config: Mapping[str, Any]) -> str:
-    shown = {k: value for k, value in config.items() if k not in ("type", "loss_weight", "schedule", "_scope_")}
-    return ", ".join(f"{key}={value}" for key, value in shown.items())
+    options = {k: value for k, value in config.items() if k not in ("type", "loss_weight", "schedule", "_scope_")}
+    return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
 def _role(name: str) -> str:

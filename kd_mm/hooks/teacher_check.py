@@ -1,4 +1,4 @@
-"""Scores the teachers on the first validation batches, so that one that knows nothing is found at once."""
+"""Scores the teachers on the first validation batches, so that an untrained or misread one is found at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from kd_mm.utils.random_state import isolated_rng
 class TeacherCheckHook(Hook):
     """Stops a run whose teacher scores near chance on the first validation images.
 
-    Where the classes of the validation data are others (re-identification), the first training images count instead.
+    Where the validation data have other classes (re-identification), the first training images are scored instead.
 
     Args:
-        num_images: How many images are looked at.
+        num_images: How many images are scored.
         min_score: Accuracy in [0, 1] (of a detector: share of the objects that it finds) below which the run stops; by
-            default three standard deviations of guessing above chance. 0 switches the stop off, not the log.
+            default three standard deviations of guessing above chance. With 0 the score is only logged.
     """
 
     priority = "HIGH"
@@ -34,27 +34,27 @@ class TeacherCheckHook(Hook):
         self.num_images, self.min_score = num_images, min_score
 
     def before_train(self, runner: Runner) -> None:
-        """Score every teacher whose answer is used.
+        """Score every frozen teacher that has the student's classes.
 
         Raises:
             ValueError: A teacher's score is below the minimum, or its class list is not that of the data.
         """
         distiller = find_distiller(runner)
-        check_class_lists(distiller, runner)  # says more than a low score
-        split = "validation" if distiller.task.closed_set else "training"
-        loader_config: Any = runner.cfg.get("val_dataloader" if distiller.task.closed_set else "train_dataloader")
-        if loader_config is None:
+        task, num_classes = distiller.task, distiller.num_classes
+        check_class_lists(distiller, runner)  # a clearer message than a low score
+        split, key = ("validation", "val_dataloader") if task.closed_set else ("training", "train_dataloader")
+        if runner.cfg.get(key) is None:
             runner.logger.info(f"no {split} data in the config: the teachers' scores are not checked")
             return
         for name, teacher in distiller.teachers.items():
-            if teacher.is_ema:  # as good as the student, which knows nothing yet
+            if teacher.is_ema:  # not better than the student, which is not trained yet
                 continue
-            # A teacher whose answers no loss reads may know other classes than the data set.
-            classes = distiller.num_classes.get(name) or distiller.task.num_classes(teacher.model, None)
-            if classes is not None and classes == distiller.num_classes.get("", classes):
+            # A teacher whose logits no loss reads may have other classes than the data set.
+            classes = num_classes.get(name) or task.num_classes(teacher.model, None)
+            if classes is not None and classes == num_classes.get("student", classes):
                 with isolated_rng("teacher check"):
-                    right, seen = self._score(runner, distiller, teacher, loader_config)
-                self._judge(teacher, right, seen, f"{split} {distiller.task.unit}", distiller.task.chance(classes))
+                    correct, count = self._score(runner, distiller, teacher, runner.cfg[key])
+                self._judge(teacher, correct, count, f"{split} {task.unit}", task.chance(classes))
 
     def _score(self, runner: Runner, distiller: Distiller, teacher: Teacher, config: Any) -> tuple[int, int]:
         config = copy.deepcopy(dict(config))
@@ -63,25 +63,25 @@ class TeacherCheckHook(Hook):
         # The first images in a fixed random order: many sets are sorted by class.
         config["sampler"] = {"type": "DefaultSampler", "shuffle": True, "seed": 0}
         loader = runner.build_dataloader(config, seed=0)
-        right = seen = images = 0
+        correct = count = images = 0
         for batch in loader:
             data = distiller.data_preprocessor(batch, False)
-            hits, count = teacher.score(data["inputs"], data["data_samples"], distiller.task)
-            right, seen, images = right + hits, seen + count, images + len(data["data_samples"])
+            scored = teacher.score(data["inputs"], data["data_samples"], distiller.task)
+            correct, count, images = correct + scored[0], count + scored[1], images + len(data["data_samples"])
             if images * get_world_size() >= self.num_images:
                 break
-        counts = torch.tensor([right, seen])
+        counts = torch.tensor([correct, count])
         all_reduce(counts)
         return int(counts[0]), int(counts[1])
 
-    def _judge(self, teacher: Teacher, right: int, seen: int, what: str, chance: float) -> None:
-        score = right / max(1, seen)
-        teacher.score_text = f"{score:.1%} of the first {seen} {what}"
-        spread = (chance * (1 - chance) / max(1, seen)) ** 0.5
+    def _judge(self, teacher: Teacher, correct: int, count: int, unit: str, chance: float) -> None:
+        score = correct / max(1, count)
+        teacher.score_text = f"{score:.1%} of the first {count} {unit}"
+        spread = (chance * (1 - chance) / max(1, count)) ** 0.5
         minimum = self.min_score if self.min_score is not None else min(0.95, chance + 3 * spread)
         if score < minimum:
             raise ValueError(
-                f"teacher {teacher.name!r} scores {score:.1%} on the first {seen} {what}, chance is {chance:.1%}: its "
+                f"teacher {teacher.name!r} scores {score:.1%} on the first {count} {unit}, chance is {chance:.1%}: its "
                 f"checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong; "
-                "to go on all the same set default_hooks.teacher_check.min_score=0"
+                "to train all the same set default_hooks.teacher_check.min_score=0"
             )

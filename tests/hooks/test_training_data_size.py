@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 import kd_mm  # noqa: F401 - registers everything
-from kd_mm.hooks.distill_hook import _count_samples
+from kd_mm.hooks.distill_hook import count_samples
 
 from ..distillers.conftest import CLASSES, classifier, recipe
 from ..helpers.compare import differences
@@ -99,6 +99,6 @@ def test_joined_data_sets_have_no_size() -> None:
             """Nothing is lazy here."""
 
     data = Data()
-    assert _count_samples(data) == 7
-    assert _count_samples(torch.utils.data.Subset(data, [1, 2])) == 7
-    assert _count_samples(torch.utils.data.ConcatDataset([data, data])) is None
+    assert count_samples(data) == 7
+    assert count_samples(torch.utils.data.Subset(data, [1, 2])) == 7
+    assert count_samples(torch.utils.data.ConcatDataset([data, data])) is None
