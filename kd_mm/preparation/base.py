@@ -58,7 +58,7 @@ class TeacherPreparation:
             partial: File for an unfinished result.
 
         Returns:
-            ``state`` (what :meth:`load` takes, readable by ``torch.load(weights_only=True)``), and for the log
+            ``state_dict`` (what :meth:`load` takes, readable by ``torch.load(weights_only=True)``), and for the log
             ``scores`` (fractions by name) and ``metric`` (what they are).
         """
         raise NotImplementedError

@@ -88,7 +88,7 @@ class CodeTraining(EpochTraining):
         metric, share = "accuracy of their decoders on ", self.options["held_out"]
         if not share:
             scores = self.train(data, partial)
-            return {"state": self.module.state_dict(), "scores": scores, "metric": f"{metric}the training data"}
+            return {"state_dict": self.module.state_dict(), "scores": scores, "metric": f"{metric}the training data"}
 
         def read(inputs: Tensor) -> dict[str, Tensor]:
             return {"feature": full_precision(self.record(inputs)[self.tap])}
@@ -99,7 +99,7 @@ class CodeTraining(EpochTraining):
         self.train(data, partial, chosen.tolist())
         state = {key: value for best in self.kept.values() for key, value in best["weights"].items()}
         scores = {name: best["score"] for name, best in self.kept.items()}
-        return {"state": state, "scores": scores, "metric": f"{metric}held-out training images"}
+        return {"state_dict": state, "scores": scores, "metric": f"{metric}held-out training images"}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> Codes:
         """Return the frozen codes."""

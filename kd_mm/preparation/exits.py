@@ -72,7 +72,7 @@ class ExitTraining(EpochTraining):
         split = "validation" if validated else "training"
         scores = self.accuracy(data.loader("val_dataloader" if validated else "train_dataloader"))
         metric = f"{self.distiller.task.metric} on the {split} data"
-        return {"state": self.module.state_dict(), "scores": scores, "metric": metric}
+        return {"state_dict": self.module.state_dict(), "scores": scores, "metric": metric}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load the exits into the teacher and freeze them."""

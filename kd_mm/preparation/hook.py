@@ -137,7 +137,7 @@ def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Pat
     stored = read_checkpoint(str(file))
     scores = ", ".join(f"{name}: {score:.1%}" for name, score in stored["scores"].items())
     logger.info(f"{kind} of teacher {teacher.name!r}, {stored['metric']}: {scores}")
-    return preparation.load(stored["state"], str(file))
+    return preparation.load(stored["state_dict"], str(file))
 
 
 @contextlib.contextmanager

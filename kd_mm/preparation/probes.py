@@ -88,7 +88,11 @@ class Probing(TeacherPreparation):
         scores = {name: probe_score(feature, labels, splits, self.options) for name, feature in found.items()}
         right = (predictions == labels).float()
         scores["final"] = float(np.mean([float(right[held_out].mean()) for _, held_out in splits]))
-        return {"state": scores, "scores": scores, "metric": f"{self.options['metric']} on held-out training images"}
+        return {
+            "state_dict": scores,
+            "scores": scores,
+            "metric": f"{self.options['metric']} on held-out training images",
+        }
 
     def untrained(self) -> dict[str, float]:
         """Return equal scores for all teachers."""

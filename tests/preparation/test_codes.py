@@ -22,7 +22,7 @@ def prepared(folder: Path, **preparation: Any) -> Runner:
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = folder.glob("teacher_codes_teacher_*.pth")
-    return torch.load(file, weights_only=True)["state"]
+    return torch.load(file, weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")

@@ -43,11 +43,11 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def test_the_teacher_gets_frozen_trained_exits(first: Runner) -> None:
     teacher, found = first.model.teachers["teacher"], stored(Path(first.work_dir))
-    assert equal(teacher.exits.state_dict(), found["state"])
+    assert equal(teacher.exits.state_dict(), found["state_dict"])
     assert not any(parameter.requires_grad for parameter in teacher.exits.parameters())
     assert not teacher.exits.training
     untrained = digits_run(Path(first.work_dir) / "untrained", "mtkd_ssr", options=OPTIONS).model.teachers["teacher"]
-    assert not equal(untrained.exits.state_dict(), found["state"])
+    assert not equal(untrained.exits.state_dict(), found["state_dict"])
     assert equal(untrained.model.state_dict(), teacher.model.state_dict())
     log = run_log(first)
     assert "training the exits of teacher 'teacher' for 2 epochs" in log
@@ -109,19 +109,18 @@ def test_a_killed_training_continues_with_the_same_result(
     runner = prepared(tmp_path / "killed")
     assert "exits of teacher 'teacher': continued after epoch 1" in run_log(runner)
     expected, found = stored(Path(first.work_dir)), stored(tmp_path / "killed")
-    assert equal(found["state"], expected["state"])
+    assert equal(found["state_dict"], expected["state_dict"])
     assert found["scores"] == expected["scores"]
     assert equal(runner.model.state_dict(), first.model.state_dict())
 
 
 def test_exits_from_a_file_and_with_the_teachers_logits(first: Runner, tmp_path: Path) -> None:
-    given = tmp_path / "exits.pth"
-    torch.save({"state_dict": stored(Path(first.work_dir))["state"]}, given)
+    (given,) = files(Path(first.work_dir))
     runner = prepared(tmp_path / "given", {"teacher_exits.checkpoint": str(given)})
-    assert equal(runner.model.teachers["teacher"].exits.state_dict(), stored(Path(first.work_dir))["state"])
+    assert equal(runner.model.teachers["teacher"].exits.state_dict(), stored(Path(first.work_dir))["state_dict"])
     assert not files(tmp_path / "given")
     prepared(tmp_path / "kd", {"teacher_exits.loss": "ce+kd"})
-    assert not equal(stored(tmp_path / "kd")["state"], stored(Path(first.work_dir))["state"])
+    assert not equal(stored(tmp_path / "kd")["state_dict"], stored(Path(first.work_dir))["state_dict"])
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Slow(TeacherPreparation):
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
         type(self).runs += 1
         time.sleep(0.3)
-        return {"state": self.options["size"], "scores": {"done": 1.0}, "metric": "share"}
+        return {"state_dict": self.options["size"], "scores": {"done": 1.0}, "metric": "share"}
 
     def load(self, state: Any, origin: str) -> Any:
         return state

@@ -49,7 +49,7 @@ def test_teachers_stay_as_they_are(trained: tuple[Runner, dict[str, Any]]) -> No
 
 def scores(folder: Path, teacher: str) -> dict[str, float]:
     (file,) = folder.glob(f"teacher_probes_{teacher}_*.pth")
-    return torch.load(file, weights_only=True)["state"]
+    return torch.load(file, weights_only=True)["state_dict"]
 
 
 def test_scores_are_logged_stored_and_drawn(trained: tuple[Runner, dict[str, Any]]) -> None:
