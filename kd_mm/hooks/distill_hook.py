@@ -44,7 +44,7 @@ class DistillHook(Hook):
         distiller = find_distiller(runner)
         replaced = distiller.recorder.attach(distiller.student)
         if replaced:
-            runner.logger.info(f"taps attached to the modules that replace theirs: {', '.join(replaced)}")
+            runner.logger.info(f"taps attached to replaced modules: {', '.join(replaced)}")
         check_class_lists(distiller, runner)
         _check_batch_size(runner)
         for hook in runner.hooks:

@@ -86,14 +86,8 @@ class TeacherPreparation:
 
     def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
         """Return the feature maps ``(B, C, H, W)`` of the teacher's stages."""
-        pairs = self.distiller.stage_pairs[self.teacher.name]
-        stages = {i: pairs[i - 1][1] for i in numbers}
-        return {i: stage.to_map(records[stage.tap]) for i, stage in stages.items()}
-
-    def stage_taps(self, numbers: Iterable[int]) -> dict[int, str]:
-        """Return the taps of the teacher's stages."""
-        pairs = self.distiller.stage_pairs[self.teacher.name]
-        return {i: pairs[i - 1][1].tap for i in numbers}
+        stages = self.teacher.reads.stages
+        return {i: stages[i].to_map(records[stages[i].tap]) for i in numbers}
 
 
 class EpochTraining(TeacherPreparation):
@@ -125,10 +119,6 @@ class EpochTraining(TeacherPreparation):
         """Return the module as it was initialised."""
         return self.module.state_dict()
 
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the parameters by group of the optimizer."""
-        return [list(self.module.parameters())]
-
     def train_epoch(self, epoch: int, loader: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """Train for one epoch; return scalars for the log."""
         raise NotImplementedError
@@ -144,9 +134,8 @@ class EpochTraining(TeacherPreparation):
         """
         options, name, logger = self.options, f"{self.kind} of teacher {self.teacher.name!r}", data.runner.logger
         epochs, milestones = data.epochs(options, self.source)
-        groups = [{"params": group} for group in self.parameter_groups()]
-        decay = options["weight_decay"]
-        optimizer = torch.optim.SGD(groups, options["lr"], momentum=options["momentum"], weight_decay=decay)
+        momentum, decay = options["momentum"], options["weight_decay"]
+        optimizer = torch.optim.SGD(self.module.parameters(), options["lr"], momentum, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, options["gamma"])
         start, scalars = 0, dict[str, float]()
         logger.info(f"training the {name} for {epochs} epochs")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_rank
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.functional import full_precision, kl_divergence
@@ -105,10 +105,6 @@ class CodeTraining(EpochTraining):
         """Return the frozen codes."""
         self.module.load_state_dict(state)
         return self.module.requires_grad_(False).eval()
-
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of each code."""
-        return [[*self.module.encoders[n].parameters(), *self.module.decoders[n].parameters()] for n in BRANCHES]
 
     def train_epoch(self, epoch: int, loader: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """Train for one epoch; return the accuracy of each decoder along the way."""

@@ -58,9 +58,9 @@ class ExitTraining(EpochTraining):
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the schedule, the exits, their stages and the task loss."""
         shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}
-        exits = [self.distiller.recipe.exits, shapes, self.stage_taps(self.stages)]
+        taps = [self.teacher.reads.stages[i].tap for i in self.stages]
         loss = data.config.model.get("student", {}).get("head", {}).get("loss")
-        return [*super().fingerprint(data), *exits, loss, vars(self.distiller.task)]
+        return [*super().fingerprint(data), self.distiller.recipe.exits, shapes, taps, loss, vars(self.distiller.task)]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
         """Train the exits and measure their accuracy; see the base class."""

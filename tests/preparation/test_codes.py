@@ -1,4 +1,4 @@
-"""The teachers' codes: trained on a frozen teacher, kept, found again, and gone from what is exported."""
+"""The teachers' codes: trained once on a frozen teacher, stored, and the same after a kill."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def test_trained_once_for_both_losses(trained: Runner) -> None:
     assert not any("decoders" in key for key in trained.model.state_dict())
 
 
-def test_killed_preparation_goes_on_with_the_same_result(
+def test_a_killed_training_continues_with_the_same_result(
     trained: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = CodeTraining.train_epoch
+    train_epoch = CodeTraining.train_epoch
 
     def killed(self: Any, epoch: int, *args: Any) -> Any:
         if epoch == 1:
             raise KeyboardInterrupt
-        return whole(self, epoch, *args)
+        return train_epoch(self, epoch, *args)
 
     monkeypatch.setattr(CodeTraining, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path).train()
-    monkeypatch.setattr(CodeTraining, "train_epoch", whole)
+    monkeypatch.setattr(CodeTraining, "train_epoch", train_epoch)
     prepared(tmp_path).train()
     log = sorted(tmp_path.glob("*/*.log"))[-1].read_text()
     assert "codes of teacher 'teacher': continued after epoch 1" in log
@@ -78,19 +78,19 @@ def test_separate_passes_end_where_a_joint_one_does(trained: Runner, tmp_path: P
 
 
 def test_the_best_epoch_on_held_out_images_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its second epoch ruins a code; the run is killed after that and goes on with what was best before."""
+    """Its second epoch ruins a code; the run is killed after that and continues with what was best before."""
     options = {"held_out": 0.34, "epochs": 3}
-    whole, seen, killed = CodeTraining.train_epoch, [], []
+    train_epoch, epochs_done, killed = CodeTraining.train_epoch, [], []
 
     def watched(self: Any, epoch: int, loader: Any, optimizer: Any) -> Any:
         if epoch == 2 and not killed:
             killed.append(True)
             raise KeyboardInterrupt
-        found, codes = whole(self, epoch, loader, optimizer), self.module
+        found, codes = train_epoch(self, epoch, loader, optimizer), self.module
         if epoch:
             for parameter in codes.decoders["low"].parameters():
                 parameter.data.mul_(-1)
-        seen.append((len(loader.dataset), {key: value.clone() for key, value in codes.state_dict().items()}))
+        epochs_done.append((len(loader.dataset), {key: value.clone() for key, value in codes.state_dict().items()}))
         return found
 
     monkeypatch.setattr(CodeTraining, "train_epoch", watched)
@@ -98,10 +98,10 @@ def test_the_best_epoch_on_held_out_images_counts(tmp_path: Path, monkeypatch: p
         prepared(tmp_path, **options).train()
     prepared(tmp_path, **options).train()
     assert "on held-out training images: low" in sorted(tmp_path.glob("*/*.log"))[-1].read_text()
-    assert [count for count, _ in seen] == [40] * 3  # two of six images a class are held out
+    assert [count for count, _ in epochs_done] == [40] * 3  # two of six images a class are held out
     kept = stored(tmp_path)
     epochs = {
-        name: {i for i, (_, state) in enumerate(seen) if all(torch.equal(state[k], kept[k]) for k in keys)}
+        name: {i for i, (_, state) in enumerate(epochs_done) if all(torch.equal(state[k], kept[k]) for k in keys)}
         for name in ("low", "high")
         for keys in [[key for key in kept if key.split(".")[1] == name]]
     }
@@ -111,6 +111,6 @@ def test_the_best_epoch_on_held_out_images_counts(tmp_path: Path, monkeypatch: p
         prepared(tmp_path / "wrong", held_out=1.0).train()
 
 
-def test_unknown_option_is_told(tmp_path: Path) -> None:
+def test_an_unknown_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preparation has no option 'epoch', did you mean 'epochs'"):
         prepared(tmp_path, epoch=3).train()

@@ -1,4 +1,4 @@
-"""The teachers' probes: rated on held-out training images, kept, shown, and without a trace in teachers or training."""
+"""The teachers' probes: scored on held-out training images, stored, drawn; the teachers stay as they are."""
 
 from __future__ import annotations
 
