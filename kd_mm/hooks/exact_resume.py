@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, IterableDataset
 from kd_mm.distillers import Distiller
 from kd_mm.engine.atomic_files import replace_file
 from kd_mm.engine.resumable_loader import EndlessBatches, ResumableLoader
-from kd_mm.hooks.ema_teacher import following
+from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.registry import HOOKS
 from kd_mm.utils.random_state import capture_random_state, restore_random_state
 
@@ -197,7 +197,7 @@ def _unwrapped(runner: Runner) -> nn.Module:
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers by name, those of teachers that follow the student included."""
     buffers = dict(model.named_buffers())
-    for name, teacher in following(model).items() if isinstance(model, Distiller) else ():
+    for name, teacher in ema_teachers(model).items() if isinstance(model, Distiller) else ():
         for part, module in (("model", teacher.model), ("exits", teacher.exits)):
             buffers.update({f"distill.teachers.{name}.{part}.{key}": value for key, value in module.named_buffers()})
     return buffers
