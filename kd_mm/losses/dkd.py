@@ -90,7 +90,7 @@ def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _labels(targets: Any, rows: int) -> Tensor:
     """Return the class indices ``(rows,)`` of an image classifier's labels or of a detector's sampled regions."""
-    labels = targets if isinstance(targets, Tensor) else targets.answer_labels()
+    labels = targets if isinstance(targets, Tensor) else targets.sampled_labels()
     if labels is None or len(labels) != rows:
         raise ValueError(f"DKDLoss needs one labelled class for each of the {rows} rows of logits")
     return labels.argmax(dim=1) if labels.ndim == 2 else labels

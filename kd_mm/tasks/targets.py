@@ -38,7 +38,7 @@ class DetectionTargets:
     region_labels: Tensor | None = None
     sampled: Tensor | None = None
 
-    def answer_labels(self) -> Tensor | None:
+    def sampled_labels(self) -> Tensor | None:
         """Return the class of each sampled region ``(S,)``, K for background; ``None`` where there are no regions.
 
         As a detector's own assigner labels them by default: ignored objects count as background.

@@ -20,10 +20,9 @@ class StageCosineLoss(kd_mm.losses.Loss):
     requires = frozenset({"student.adapted", "teacher.pooled"})
 
     def terms(self, student, teacher):
-        pooled = {i: feature.mean((2, 3)) for i, feature in student.adapted.items()}
         return {
-            f"stage{i}": 1 - F.cosine_similarity(pooled[i], teacher.pooled[i]).mean()
-            for i in self.stage_numbers(max(pooled))
+            f"stage{i}": 1 - F.cosine_similarity(student.adapted[i].mean((2, 3)), teacher.pooled[i]).mean()
+            for i in self.stage_numbers(max(student.adapted))
         }
 
 
