@@ -19,7 +19,7 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
 

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 
 

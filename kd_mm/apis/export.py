@@ -24,10 +24,10 @@ from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.hooks.report import complexity
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import nearest

@@ -13,7 +13,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 
 #: Largest accepted difference between onnxruntime and torch, relative to the largest torch output (at least 1).
 ONNX_TOLERANCE = 1e-4

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 
 from kd_mm.apis.checks import ClassCountHook, DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
 from kd_mm.apis.config_check import check_config, misspelt_keys
-from kd_mm.engine.atomic_files import ATOMIC_BACKEND
+from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.config import import_custom_modules, load_config
 from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
 from kd_mm.utils.suggest import nearest_file

@@ -23,10 +23,10 @@ from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.apis.tables import Cell, Column, draw_comparison, group, write_tables
 from kd_mm.datasets.identity_sampler import check_identity_batches
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.engine.jobs import Job, Result, fingerprint, run_jobs
 from kd_mm.hooks.report import complexity
 from kd_mm.preparation import share_preparations
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.figures import to_png
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import plain_axes
 
 Cell = Mapping[str, Any]

@@ -29,11 +29,11 @@ from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import read_config, set_threads
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.reid_distances import JUNK, Images
 from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import TopImages, top_images
 from kd_mm.registry import MODELS
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.figures import COLORS, RIGHT, WRONG, new_figure, new_rows, to_png
 

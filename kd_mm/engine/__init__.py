@@ -1,6 +1,6 @@
 """What the engine lacks."""
 
-from kd_mm.engine.atomic_files import AtomicLocalBackend
 from kd_mm.engine.bf16 import Bf16OptimWrapper
+from kd_mm.utils.atomic_files import AtomicLocalBackend
 
 __all__ = ["AtomicLocalBackend", "Bf16OptimWrapper"]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 
 Result = dict[str, Any]
 

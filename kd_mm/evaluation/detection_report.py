@@ -17,8 +17,8 @@ from rich.box import ASCII
 from rich.console import Console
 from rich.table import Table
 
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.detection_ap import DetectionAP
+from kd_mm.utils.atomic_files import replace_file
 
 _COUNTS = ("objects", "ignored", "detections")
 _MEASURES = ("recall", "VOC07 AP", "VOC12 AP", "COCO AP", "AP50", "AP75")

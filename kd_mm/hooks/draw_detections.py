@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 
 if TYPE_CHECKING:
     from mmdet.structures import DetDataSample

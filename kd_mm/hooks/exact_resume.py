@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, IterableDataset
 
 from kd_mm.distillers import Distiller
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.engine.resumable_loader import EndlessBatches, ResumableLoader
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.registry import HOOKS
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.random_state import capture_random_state, restore_random_state
 
 _KEY = "exact_resume"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from kd_mm.distillers import Distiller
-from kd_mm.engine.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file
 
 #: Options of a data loader that do not change what it loads.
 _SPEED_OPTIONS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.losses import GPACAttentionLoss, Loss
 from kd_mm.losses.base import choice
 from kd_mm.preparation.base import TeacherPreparation
 from kd_mm.preparation.data import TrainingData
 from kd_mm.registry import PREPARATIONS
+from kd_mm.utils.atomic_files import replace_file
 
 
 @PREPARATIONS.register_module()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_mm.apis.tables import Column
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.quickstart.curves import (
     REFERENCE,
     TERMS,
@@ -17,6 +16,7 @@ from kd_mm.quickstart.curves import (
     seeds_text,
 )
 from kd_mm.quickstart.run import Quickstart, read_logs
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import legend_below, new_figure, to_png
 
 METRIC = "accuracy/top1"

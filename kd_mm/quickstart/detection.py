@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from mmengine.fileio import load
 
 from kd_mm.apis.tables import Column
-from kd_mm.engine.atomic_files import replace_file
 from kd_mm.evaluation.detection_metric import ImageBoxes, read_sample
 from kd_mm.quickstart.box_plots import draw_detections, draw_objects
 from kd_mm.quickstart.curves import FINAL, REFERENCE, TERMS, curve, draw_curve, draw_losses, seeds_text
 from kd_mm.quickstart.digit_scenes import DigitScenes, write_digit_scenes
 from kd_mm.quickstart.run import Quickstart, read_logs
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import COLORS, legend_below, new_rows, to_png
 
 METRICS = ("voc07/mAP", "voc12/mAP", "coco/mAP")

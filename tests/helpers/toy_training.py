@@ -19,7 +19,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, TRANSFORMS
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
 
-from kd_mm.engine.atomic_files import ATOMIC_BACKEND
+from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 
 from . import faults
 from .tools import forked

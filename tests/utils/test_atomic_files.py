@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.fileio import get_file_backend
 
-from kd_mm.engine.atomic_files import ATOMIC_BACKEND, replace_file
+from kd_mm.utils.atomic_files import ATOMIC_BACKEND, replace_file
 
 
 def test_replace_file_leaves_the_old_content_when_it_fails(tmp_path: Path) -> None:
