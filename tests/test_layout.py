@@ -20,8 +20,9 @@ LAYERS = (
     ("preparation",),
     ("hooks", "datasets", "evaluation"),
     ("apis",),
-    ("api", "cli"),
+    ("api",),
     ("quickstart",),
+    ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

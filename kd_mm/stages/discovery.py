@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kd_mm.models.reid.last_stride import last_stride_in_place
 from kd_mm.stages.discovery_rules import Candidate, find_candidates
 from kd_mm.stages.feature_info import Reading
+from kd_mm.stages.last_stride import last_stride_in_place
 from kd_mm.stages.stage import Stage, stage_table
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.stages.trace import Call, Trace, trace
@@ -29,7 +29,7 @@ def discover_stages(
 
     A stage is the last block at each resolution; what runs before the first block is the stem. A backbone of constant
     resolution gives four stages of equally many blocks. With parallel branches (HRNet) a stage is the coarsest branch.
-    Where :func:`kd_mm.models.reid.last_stride.set_last_stride` took a halving out, the stages are those of the network
+    Where :func:`kd_mm.stages.last_stride.set_last_stride` took a halving out, the stages are those of the network
     with it: the last two then share a resolution.
 
     Args:

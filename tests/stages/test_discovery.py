@@ -9,8 +9,8 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 import kd_mm  # noqa: F401
-from kd_mm.models.reid.last_stride import set_last_stride
 from kd_mm.stages.discovery import discover_stages
+from kd_mm.stages.last_stride import set_last_stride
 from kd_mm.stages.stage import stage_table
 
 

@@ -8,8 +8,8 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from kd_mm.models.reid.last_stride import set_last_stride
 from kd_mm.registry import MODELS
+from kd_mm.stages.last_stride import set_last_stride
 
 
 @MODELS.register_module()
@@ -21,7 +21,7 @@ class ReIDModel(ImageClassifier):
     Args:
         backbone: Config of any backbone.
         last_stride: 1 takes the last halving of resolution out of a convolutional backbone (see
-            :func:`kd_mm.models.reid.last_stride.set_last_stride`); None (default) leaves it as it is.
+            :func:`kd_mm.stages.last_stride.set_last_stride`); None (default) leaves it as it is.
         flip_test: Whether :meth:`predict` takes the mean of image and mirror image before the batch norm of the head,
             which is the mean of both embeddings. Doubles the time.
         **kwargs: As for ``ImageClassifier`` (``neck``, ``head``, ``data_preprocessor`` ...).
