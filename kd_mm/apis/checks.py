@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from torch import nn
 
 from kd_mm.datasets import VOCDataset
+from kd_mm.distillers import Distiller
 from kd_mm.utils.checkpoint import OWN_PREFIX
 from kd_mm.utils.random_state import isolated_rng
 from kd_mm.utils.suggest import describe_error
@@ -66,7 +69,7 @@ class LeftOverWeightsHook(Hook):
             names = [key.removeprefix("student.") for key in result.unexpected_keys if not key.startswith(OWN_PREFIX)]
             if names:
                 listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                network = type(getattr(model, "student", model)).__name__
+                network = type(model.student if isinstance(model, Distiller) else model).__name__
                 runner.logger.warning(
                     f"{origin}: {len(names)} of its weights are left over, {network} has no place for them ({listed})"
                 )
@@ -82,27 +85,23 @@ class ClassCountHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Check the data set of the training loop.
+        """Check the data sets of the training loop.
 
         Raises:
             ValueError: There are labels beyond the head's classes.
         """
-        dataset = runner.train_dataloader.dataset
-        classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
-        while hasattr(dataset, "dataset"):
-            dataset = dataset.dataset
-        key, head = _head(_model(runner), isinstance(dataset, VOCDataset))
-        count = getattr(head, "num_classes", None)
-        if not isinstance(count, int) or len(classes) <= count:
-            return
-        # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
-        if not isinstance(dataset, VOCDataset):
-            labels = getattr(dataset, "get_gt_labels", None)
-            if labels is None or max(labels(), default=0) < count:
-                return
-        raise ValueError(
-            f"the training data set has {len(classes)} classes, the network predicts {count}: set model.{key}"
-        )
+        for dataset in _base_datasets(runner.train_dataloader.dataset):
+            classes, detects = dataset.metainfo.get("classes") or (), isinstance(dataset, VOCDataset)
+            key, count = _class_count(runner.cfg.model, detects)
+            if count is None or len(classes) <= count:
+                continue
+            # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
+            if detects or (
+                isinstance(dataset, ClassificationDataset) and max(dataset.get_gt_labels(), default=-1) >= count
+            ):
+                raise ValueError(
+                    f"the training data set has {len(classes)} classes, the network predicts {count}: set model.{key}"
+                )
 
 
 class DataCheckHook(Hook):
@@ -192,8 +191,8 @@ def require_images(key: str, dataset: Any) -> None:
     Raises:
         FileNotFoundError: Naming the first one, and how many of those looked for are missing.
     """
-    for part in _parts(dataset):
-        if not any(map(_reads_files, getattr(getattr(part, "pipeline", None), "transforms", ()))):
+    for part in _base_datasets(dataset):
+        if not any(map(_reads_files, part.pipeline.transforms)):
             continue
         step = -(-len(part) // _LOOKED_FOR) or 1
         paths = [part.get_data_info(index).get("img_path") for index in range(0, len(part), step)]
@@ -209,14 +208,16 @@ def _model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def _head(model: nn.Module, detector: bool) -> tuple[str, Any]:
-    """Return the key of the number of classes and the head that has it; ``None`` where there is none."""
-    if not detector:
-        return "head.num_classes", getattr(model, "head", None)
-    roi = getattr(model, "roi_head", None)
-    head = getattr(model if roi is None else roi, "bbox_head", None)
-    key = "bbox_head.num_classes" if roi is None else "roi_head.bbox_head.num_classes"
-    return key, head[0] if isinstance(head, nn.ModuleList) else head
+def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | None]:
+    """Return the key of a plain config's number of classes below ``model``, and the number where it is given."""
+    names = ["bbox_head"] if detects else ["head"]
+    if detects and "roi_head" in model:
+        names = ["roi_head", "bbox_head"]
+    part: Any = model
+    for name in names:
+        part = part.get(name) or {} if isinstance(part, Mapping) else {}
+    part = part[0] if isinstance(part, Sequence) else part
+    return ".".join([*names, "num_classes"]), part.get("num_classes")
 
 
 def _evaluate_two(runner: Runner) -> dict[str, float]:
@@ -231,14 +232,17 @@ def _evaluate_two(runner: Runner) -> dict[str, float]:
         return {}
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
-    if hasattr(dataset, "get_data_info") and not hasattr(dataset, "dataset") and not hasattr(dataset, "datasets"):
+def _base_datasets(dataset: Any) -> Iterator[BaseDataset]:
+    """Yield the data sets of the engine in a data set, wrapped and joined ones included."""
+    if isinstance(dataset, BaseDataset):
         yield dataset
-    for part in (*getattr(dataset, "datasets", ()), *([dataset.dataset] if hasattr(dataset, "dataset") else ())):
-        yield from _parts(part)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from _base_datasets(part)
+    elif hasattr(dataset, "dataset"):
+        yield from _base_datasets(dataset.dataset)
 
 
 def _reads_files(step: Any) -> bool:
     """Return whether a step of a pipeline opens the path itself, from no store that may give it another meaning."""
-    store = getattr(step, "backend_args", None) or getattr(step, "file_client_args", None)
-    return isinstance(step, LoadImageFromFile) and not store
+    return isinstance(step, LoadImageFromFile) and not (step.backend_args or step.file_client_args)

@@ -115,12 +115,11 @@ def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     Raises:
         ValueError: In one line: the dotted key, what is wrong, and the nearest right word.
     """
-    for line in find_errors(config, sections):
+    for line in _errors(config, sections):
         raise ValueError(line)
 
 
-def find_errors(config: Config, sections: Iterable[str] = SECTIONS) -> Iterator[str]:
-    """Yield one line for each thing in a config that is certain to fail; see :func:`check_config`."""
+def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
     parts, scope = config._cfg_dict.to_dict(), config.get("default_scope") or "mmengine"
     if "model" not in parts:
         yield "config: there is no model"
@@ -178,15 +177,7 @@ def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
 
 
 def _part(part: Any, key: str, kind: Kind, scope: str, taken: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Check a part and what it holds.
-
-    Args:
-        part: Of the config.
-        key: Its dotted key.
-        kind: What is built from it.
-        scope: Of its types.
-        taken: Options that the components around it may take out of it before they build it.
-    """
+    """Check a part and what it holds; the components around it may take the options ``taken`` out of it."""
     if isinstance(part, list | tuple):
         for number, item in enumerate(part):
             yield from _part(item, f"{key}.{number}", kind, scope, taken)

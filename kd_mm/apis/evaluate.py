@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint, always as the student alone."""
+"""Evaluate a checkpoint, always as the student alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
@@ -35,13 +36,10 @@ def plain_config(config: Config) -> Config:
     for name in [name for name, hook in hooks.items() if str((hook or {}).get("type", "")).startswith("kd_mm.")]:
         hooks.pop(name)
     (hooks.get("checkpoint") or {}).pop("backend_args", None)
-    for name in ("kd_hooks", *(key for key in list(plain) if key in _recipe_variables(config))):
+    recipes = [key for key, value in config.items() if isinstance(value, dict) and "losses" in value]
+    for name in ("kd_hooks", *recipes):
         plain._cfg_dict.pop(name, None)
     return plain
-
-
-def _recipe_variables(config: Config) -> list[str]:
-    return [key for key, value in config.items() if isinstance(value, dict) and {"losses"} <= set(value)]
 
 
 def evaluate(
@@ -88,8 +86,8 @@ def evaluate(
     if show_num < 1:
         raise ValueError(f"--show-num {show_num}: give the number of images to draw, at least 1")
     set_threads()
-    whole = read_config(config, options, work_dir)
-    plain = plain_config(whole)
+    source = read_config(config, options, work_dir)
+    plain = plain_config(source)
     weights = student_state_dict(read_checkpoint(checkpoint))
     if tta:
         _add_tta(plain)
@@ -98,12 +96,11 @@ def evaluate(
     _add_detection_metric(plain)
     set_up_launcher(plain, launcher)
     runner = build_runner(plain)
-    model = runner.model
-    while hasattr(model, "module"):  # test-time augmentation and parallel wrappers
-        model = model.module
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = model.module if isinstance(model, BaseTTAModel) else model
     fill(model, weights, "student", checkpoint)
     if show_dir is not None:
-        runner.register_hook(_pictures(whole, model, show_dir, show_num, show_score))
+        runner.register_hook(_pictures(source, model, show_dir, show_num, show_score))
     if out is not None and out.endswith(".pkl"):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     autocast = torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext()
@@ -124,7 +121,7 @@ def _add_detection_metric(config: Config) -> None:
 
 
 def _pictures(config: Config, model: nn.Module, folder: str, number: int, score: float) -> Hook:
-    """Return the hook that draws a detector's answers.
+    """Return the hook that draws a detector's predictions.
 
     Raises:
         ValueError: The network is no detector, or a teacher's checkpoint does not fit.

@@ -1,0 +1,123 @@
+"""The check of a config before anything is built: what it finds, and what it leaves to the builders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmpretrain.models import ImageClassifier
+from torch import nn
+
+from kd_mm.apis.config_check import check_config, misspelt_keys
+from kd_mm.utils.config import load_config
+from kd_mm.utils.suggest import known_options
+
+#: Configs whose components take options out of their parts before they build them, in ways of their own.
+UPSTREAM = [
+    "mmpretrain::resnet/resnet50_8xb32_in1k.py",
+    "mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py",
+    "mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py",
+    "mmpretrain::efficientnet/efficientnet-b0_8xb32_in1k.py",
+    "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+    "mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py",  # fallback_on_stride of a layer
+    "mmdet::detr/detr_r50_8xb2-150e_coco.py",  # bg_cls_weight of a loss
+    "mmdet::vfnet/vfnet_r50-mdconv-c3-c5_fpn_ms-2x_coco.py",  # a constructor that skips its base class
+    "mmdet::timm_example/retinanet_timm-efficientnet-b1_fpn_1x_coco.py",  # options for another package
+    "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
+    "mmdet::cascade_rpn/cascade-rpn_fast-rcnn_r50-caffe_fpn_1x_coco.py",
+]
+
+
+@pytest.mark.parametrize("path", UPSTREAM)
+def test_configs_of_upstream_pass(path: str) -> None:
+    check_config(load_config(path))
+
+
+def read(**changes: Any) -> Config:
+    config = load_config("mmpretrain::resnet/resnet18_8xb16_cifar10.py")
+    config.merge_from_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.neck.type": "GlobalAvergePooling"}, r"model\.neck\.type: .* did you mean 'GlobalAveragePooling'\?"),
+        ({"model.head.los": {"type": "CrossEntropyLoss"}}, r"model\.head\.los: LinearClsHead has no option 'los', did"),
+        ({"model.head.loss.wieght": 1}, r"model\.head\.loss\.wieght: CrossEntropyLoss has no option"),
+        (
+            {"model.backbone.type": "kd_mm.Qqqq"},
+            r"model\.backbone\.type: there is no 'kd_mm\.Qqqq'; is the module",
+        ),
+        ({"train_dataloader.dataset.type": "CIFRA10"}, r"train_dataloader\.dataset\.type: .* did you mean 'CIFAR10'\?"),
+        (
+            {"train_dataloader.dataset.pipeline.1.probe": 1},
+            r"train_dataloader\.dataset\.pipeline\.1\.probe: RandomFlip .* did you mean 'prob'\?",
+        ),
+        ({"train_dataloader.sampler.shufle": True}, r"train_dataloader\.sampler\.shufle: DefaultSampler .* 'shuffle'"),
+        ({"val_evaluator.topks": 1}, r"val_evaluator\.topks: Accuracy has no option 'topks', did you mean 'topk'\?"),
+        (
+            {"custom_hooks": [{"type": "EMAHok"}]},
+            r"custom_hooks\.0\.type: there is no 'EMAHok', did you mean 'EMAHook'",
+        ),
+        ({"custom_hooks": [{"momentum": 0.1}]}, r"custom_hooks\.0 has no type"),
+        (
+            {"visualizer.vis_backends": [{"type": "LocalVisBacken"}]},
+            r"visualizer\.vis_backends\.0\.type: .* 'LocalVisB",
+        ),
+        ({"param_scheduler.gamma": "slow"}, r"param_scheduler\.gamma: 'slow' is no number"),
+        ({"train_cfg.type": "EpochBasedTrainLoop"}, r"train_cfg: give either type or by_epoch"),
+    ],
+)
+def test_what_is_found(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_config(read(**changes))
+
+
+def test_what_is_left_to_the_builders() -> None:
+    changes = {
+        "model.backbone.norm_cfg": {"type": "BN", "requires_grad": True},
+        "model.backbone.init_cfg": {"type": "NoInitialisation", "mode": 1},
+        "train_dataloader.dataset.pipeline.0": {"type": "Albu", "transforms": [{"type": "HueSaturation", "by": 1}]},
+        "custom_hooks": [{"type": "EMAHook", "priority": "NORMAL"}],
+        "my_variable": {"type": "Nothing"},
+    }
+    config = read(**changes)
+    config.train_dataloader.dataset.pipeline.pop(0)  # albumentations need not be installed
+    check_config(config)
+
+
+def test_sections() -> None:
+    config = read(**{"train_cfg.max_epoch": 1})
+    check_config(config, ["model"])
+    with pytest.raises(ValueError, match="max_epochs"):
+        check_config(config)
+    with pytest.raises(ValueError, match="there is no model"):
+        check_config(Config({}))
+
+
+def test_misspelt_keys() -> None:
+    assert misspelt_keys(["optim_wraper", "train_pipeline", "batch_size", "my_model", "train_cfg"]) == [
+        "config: nothing reads the key 'optim_wraper', did you mean 'optim_wrapper'?"
+    ]
+
+
+class Open(nn.Module):
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        self.depth = kwargs.pop("depth", 1)
+        super().__init__()
+
+
+class HandsOn(ImageClassifier):
+    def __init__(self, width: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+def test_further_options_are_followed_where_they_are_only_handed_on() -> None:
+    assert known_options(Open) is None
+    assert known_options(nn.Linear) == ["in_features", "out_features", "bias", "device", "dtype"]
+    known = known_options(HandsOn)
+    assert known is not None
+    assert {"width", "backbone", "neck", "head", "init_cfg"} <= set(known)
+    assert "kwargs" not in known
