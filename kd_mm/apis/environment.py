@@ -188,7 +188,7 @@ def _check_packages(found: Environment, needs: dict[str, tuple[str, bool]], chec
         found.problems.append(f"{name} is missing" if not version else f"{name} {version} is outside of {wanted}")
         others = [other for other in _OTHER_DISTRIBUTIONS.get(name, ()) if _version(other)]
         if others:
-            found.problems[-1] += f" ({others[0]} {_version(others[0])} is here and takes its place)"
+            found.problems[-1] += f" ({others[0]} {_version(others[0])} is installed instead)"
             found.next.append(f"pip uninstall {' '.join(others)}")
     here = util.find_spec("kd_mm") is not None
     if not here:

@@ -44,7 +44,7 @@ class Exported:
         checkpoint: The plain checkpoint.
         config: The plain config.
         tensors: Number of tensors in the checkpoint.
-        weights: Which weights were taken: ``"stored"``, ``"ema"``, ``"raw"`` or ``"teacher <name>"``.
+        weights: Which weights were exported: ``"stored"``, ``"ema"``, ``"raw"`` or ``"teacher <name>"``.
         onnx: The ONNX file, if one was asked for.
         onnx_difference: Largest difference between onnxruntime and torch, relative to the largest output.
     """
@@ -92,7 +92,7 @@ def export_student(
 
     The checkpoint holds ``state_dict`` with exactly the keys of the plain network and ``meta`` of plain types
     (``torch.load(weights_only=True)`` reads it); the config stands beside it under the same name, ending ``.py``. Each
-    file appears whole or not at all.
+    file is written atomically.
 
     Args:
         config: A distillation config or a plain one: a path, or ``package::path``.
@@ -106,7 +106,7 @@ def export_student(
             of ``tensor`` mode; B is free.
         input_size: Height and width in pixels for ONNX; default: from the config's test pipeline, else 224.
         teacher: Name of a teacher that followed the student (:class:`kd_mm.distillers.EMATeacher`), to be written in
-            the student's place.
+            place of the student.
 
     Raises:
         FileNotFoundError: No such config or checkpoint.

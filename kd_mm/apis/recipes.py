@@ -40,7 +40,7 @@ def read_recipe(name: str, task: str = "classification") -> Config:
 
     Args:
         name: Name of the recipe.
-        task: ``"classification"``, ``"detection"`` or ``"reid"``; the task's own version is taken where there is one.
+        task: ``"classification"``, ``"detection"`` or ``"reid"``; the task's own version is read where there is one.
 
     Raises:
         ValueError: No such recipe; the message names the closest.
@@ -106,7 +106,7 @@ def compose(
         config: Any upstream config.
         distiller: Name of a shipped recipe, or several joined by ``+``.
         teacher: Config of the teacher: a path, or ``package::path``; or those of several, called teacher1, teacher2...
-        teacher_checkpoint: Its weights, or theirs.
+        teacher_checkpoint: Its checkpoint, or several.
         options: Overrides of the composed config that follow; joined recipes may disagree about what they set in
             ``model.recipe``.
 

@@ -29,7 +29,7 @@ class Row:
 
     Attributes:
         config: A plain config or a distillation, trained by epochs.
-        teacher_row: The row that trains the teacher; the last checkpoint of its first seed is taken.
+        teacher_row: The row that trains the teacher; the last checkpoint of its first seed is used.
         seeds: Its own seeds, in place of the sweep's.
     """
 
@@ -79,7 +79,7 @@ def read_sweep(
         configs: Paths; each config is a row under its file's name. Or the path of one sweep file.
         distillers: Recipes, each a further row for every config; names joined by ``+`` make one.
         teacher: Config of the teacher of ``distillers``, or several.
-        checkpoint: Its weights, or theirs.
+        checkpoint: Its checkpoint, or several.
         ablate: Losses of the recipes that are left out: for each recipe that has them a further row for each one alone
             and for each pair, the recipe's other losses as they are.
         options: Overrides of config keys; those of a distillation are left out for plain configs.

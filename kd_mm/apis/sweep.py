@@ -172,7 +172,7 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_pred
         ValueError: The evaluation gives no such metric, or the batches are not those of their sampler.
     """
     check_identity_batches(config)
-    # The engine tells the runners of one process apart by this name.
+    # The engine distinguishes the runners of one process by this name.
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
     written = home / "config.py"
     config.dump(written)

@@ -22,7 +22,7 @@ Cell = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measure:
-    """What repeated runs say about one number.
+    """One number over repeated runs.
 
     Attributes:
         mean: Over the runs.
@@ -51,7 +51,7 @@ class Column:
         form: Format of the mean, e.g. ``".2f"``.
         factor: Multiplies every number first.
         unit: Written after the number.
-        spread: Whether the spread is shown.
+        spread: Whether the spread is printed.
     """
 
     key: str
@@ -104,7 +104,7 @@ def markdown(rows: Mapping[str, Sequence[Cell]], columns: Sequence[Column], head
 
 
 def comma_separated(rows: Mapping[str, Sequence[Cell]], columns: Sequence[Column], head: str) -> str:
-    """Return the table as CSV with full precision: ``<key>`` and, where a spread is shown, ``<key>_std``.
+    """Return the table as CSV with full precision: ``<key>`` and, where a spread is printed, ``<key>_std``.
 
     Numbers are as the cells hold them; factor, form and unit belong to the Markdown table alone.
     """

@@ -209,7 +209,7 @@ def write_retrieval(result: RetrievalResult, path: str | Path, title: str) -> No
     """Write a page or a picture, atomically.
 
     Right images have a green frame, wrong ones a red, dashed one; images of the query's person from
-    its own camera do not count and are not shown.
+    its own camera do not count and are left out.
 
     Args:
         result: Queries and what was found.

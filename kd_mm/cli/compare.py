@@ -27,7 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="of --distillers: its config, or several")
     parser.add_argument(
-        "--teacher-checkpoint", nargs="+", metavar="PTH", help="of --distillers: its weights, or theirs"
+        "--teacher-checkpoint", nargs="+", metavar="PTH", help="of --distillers: its checkpoint, or several"
     )
     parser.add_argument(
         "--ablate",

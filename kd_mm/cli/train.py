@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher's config, or several"
     )
     parser.add_argument(
-        "--teacher-checkpoint", nargs="+", metavar="PTH", help="with --distiller: the teacher's weights, or theirs"
+        "--teacher-checkpoint", nargs="+", metavar="PTH", help="with --distiller: the teacher's checkpoint, or several"
     )
     add_common(parser)
     return parser.parse_args(argv)

@@ -44,7 +44,7 @@ def curve(runs: Sequence[Records], key: str, x: str = "step") -> tuple[NDArray[n
     Args:
         runs: The records of R runs.
         key: The scalar.
-        x: What tells the position: ``"step"`` (the epoch in validation records), ``"epoch"`` or ``"iter"``.
+        x: What gives the position: ``"step"`` (the epoch in validation records), ``"epoch"`` or ``"iter"``.
     """
     series = [{record[x]: record[key] for record in run if key in record and x in record} for run in runs]
     shared = sorted(set.intersection(*map(set, series))) if series else []

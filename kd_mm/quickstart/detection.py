@@ -42,15 +42,15 @@ def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
 
 
 def _draw_scenes(figure: Figure, panels: list[list[Axes]], homes: Mapping[str, Sequence[Path]]) -> None:
-    shown = ("teacher", "student alone", "student, MTKD-SSR")
-    found = {row: _predictions(homes[row][0] / "predictions.pkl") for row in shown}
+    compared = ("teacher", "student alone", "student, MTKD-SSR")
+    found = {row: _predictions(homes[row][0] / "predictions.pkl") for row in compared}
     # Kept runs may be drawn from another current folder.
     write_digit_scenes(Path(found["teacher"][0].name).parents[2])
     scenes = [index for index, boxes in enumerate(found["teacher"]) if (boxes.objects[:, 5] == 0).sum() >= _LEAST][
         :_SCENES
     ]
-    titles = ["ground truth\n(dashed: difficult)", *(row.replace(", ", ",\n") for row in shown)]
-    for line, row, title in zip(panels, ("", *shown), titles, strict=True):
+    titles = ["ground truth\n(dashed: difficult)", *(row.replace(", ", ",\n") for row in compared)]
+    for line, row, title in zip(panels, ("", *compared), titles, strict=True):
         line[0].set_ylabel(title, fontsize=10)
         for axes, index in zip(line, scenes, strict=False):
             boxes = found[row or "teacher"][index]
@@ -61,7 +61,7 @@ def _draw_scenes(figure: Figure, panels: list[list[Axes]], homes: Mapping[str, S
             else:
                 draw_objects(axes, boxes.objects, _CLASSES)
     figure.supxlabel(
-        f"Boxes: detections with a score of at least {_SCORE:.2f}, green where class and place (IoU 0.5) are right, "
+        f"Boxes: detections with a score of at least {_SCORE:.2f}, green where class and position (IoU 0.5) are right, "
         "red where not; scenes are the first of the test data with three objects or more; first seed.",
         fontsize=9,
     )

@@ -17,7 +17,7 @@ def write_once(folder: Path, note: str, made_by: Mapping[str, Any], what: str, f
 
     Args:
         folder: The folder; the one that holds it is made if missing.
-        note: Name of a file in it that tells by what it was made.
+        note: Name of a file in it that records ``made_by``.
         made_by: What the content depends on.
         what: What it holds, for the error, e.g. ``"these scenes"``.
         fill: Writes the content into an empty folder.

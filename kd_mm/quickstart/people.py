@@ -32,7 +32,7 @@ class People(Market1501):
     """Drawn people in the layout of Market-1501, written at the first use and read as any folder in that layout.
 
     Synthetic: good for trying out, not for telling which method is best on photographs. A person keeps clothes, build
-    and bag; a camera has its light, viewpoint, floor and sharpness; pose, place, cover and noise differ in each image.
+    and bag; a camera has its light, viewpoint, floor and sharpness; pose, position, cover and noise vary by image.
     The validation split is a folder of its own, ``<data_root>/validation``, with people of whom none is in training or
     test.
 

@@ -21,7 +21,7 @@ _BAGS = ("none", "backpack", "handbag", "sling")
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same wherever a person is seen; ``width`` and ``height`` are factors."""
+    """What stays the same in all images of a person; ``width`` and ``height`` are factors."""
 
     shirt: Color
     second: Color
@@ -48,7 +48,7 @@ class Camera:
         gain: Factor of each colour channel.
         gamma: Exponent of the brightness.
         haze: Share of grey.
-        facing: From where people are mostly seen, in degrees: 0 in front, 90 from the side, 180 from behind.
+        facing: Mean direction of the view of people in degrees: 0 in front, 90 from the side, 180 from behind.
         tilt: How much the view from above shortens the legs, as a factor.
         blur: Radius in pixels.
         noise: Standard deviation in grey levels.

@@ -22,7 +22,7 @@ def render_image(rng: np.random.Generator, camera: Camera, person: Person | None
     """Return the image of a camera, RGB ``(64, 32, 3)``.
 
     Args:
-        rng: Where pose, place, cover and noise come from.
+        rng: Source of pose, position, cover and noise come from.
         camera: The camera.
         person: Who stands there, or None for a detection of nobody.
         shift: How far the detector has missed the person, as a share of height and width.

@@ -1,4 +1,4 @@
-"""Drawing one person in one pose, as seen from one side."""
+"""Drawing one person in one pose, from one side."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class Figure:
         self.x = width * (0.5 + away[0])
         self.top = height * (0.03 + 0.5 * (1 - person.height) + away[1])
 
-    def _points(self, *places: tuple[float, float]) -> list[tuple[float, float]]:
-        return [(self.x + self.scale * x, self.top + self.scale * y) for x, y in places]
+    def _points(self, *points: tuple[float, float]) -> list[tuple[float, float]]:
+        return [(self.x + self.scale * x, self.top + self.scale * y) for x, y in points]
 
-    def _shape(self, fill: Color, *places: tuple[float, float]) -> None:
-        self.pen.polygon(self._points(*places), fill=fill)
+    def _shape(self, fill: Color, *points: tuple[float, float]) -> None:
+        self.pen.polygon(self._points(*points), fill=fill)
 
-    def _line(self, fill: Color, wide: float, *places: tuple[float, float]) -> None:
-        self.pen.line(self._points(*places), fill=fill, width=max(1, round(self.scale * wide)), joint="curve")
+    def _line(self, fill: Color, wide: float, *points: tuple[float, float]) -> None:
+        self.pen.line(self._points(*points), fill=fill, width=max(1, round(self.scale * wide)), joint="curve")
 
     def _disc(self, fill: Color, x: float, y: float, wide: float, high: float) -> None:
         (left, upper), (right, lower) = self._points((x - wide, y - high), (x + wide, y + high))
         self.pen.ellipse((left, upper, right, lower), fill=fill)
 
     def draw(self) -> None:
-        """Draw from back to front, as seen from where the camera is."""
+        """Draw from back to front, from the camera's side."""
         if self.person.bag == "backpack" and self.front > -0.3:
             self._backpack()
         self._legs()

@@ -42,7 +42,7 @@ class SceneObject:
 
     @property
     def difficult(self) -> bool:
-        """Whether an evaluation ignores it: about half of it cannot be seen."""
+        """Whether an evaluation ignores it: about half of it is hidden."""
         return self.truncated or self.occluded
 
 
@@ -111,17 +111,17 @@ def _put_digit(
     kind = rng.random()
     truncated, occluded = kind < TRUNCATED, TRUNCATED <= kind < TRUNCATED + OCCLUDED
     for _ in range(_TRIALS):
-        x, y = _place(rng, ink.shape, scene.shape, truncated)
-        box, seen = _visible(ink, x, y, scene.shape)
+        x, y = _position(rng, ink.shape, scene.shape, truncated)
+        box, visible = _visible(ink, x, y, scene.shape)
         if any(_touch(box, other.box) for other in others):
             continue
         if occluded:
-            seen = _covered(rng, seen)
+            visible = _covered(rng, visible)
         left, top, right, bottom = box
         region = scene[top:bottom, left:right]
         color = region.mean(axis=(0, 1)) + _contrast(rng)
-        region += seen[..., None] * (color.astype(np.float32) - region)
-        return SceneObject(name, _shrunk(box, seen), truncated, occluded)
+        region += visible[..., None] * (color.astype(np.float32) - region)
+        return SceneObject(name, _shrunk(box, visible), truncated, occluded)
     return None
 
 
@@ -139,13 +139,15 @@ def _enlarged(rng: np.random.Generator, digit: Image, height: float) -> Plane:
     return cut_out
 
 
-def _place(rng: np.random.Generator, ink: tuple[int, ...], scene: tuple[int, ...], truncated: bool) -> tuple[int, int]:
+def _position(
+    rng: np.random.Generator, ink: tuple[int, ...], scene: tuple[int, ...], truncated: bool
+) -> tuple[int, int]:
     """Return x and y of the digit's first pixel; a truncated one sticks out by about half over one border."""
-    at = [int(rng.integers(0, whole - part + 1)) for part, whole in zip(ink[:2], scene[:2], strict=True)]
+    at = [int(rng.integers(0, full - part + 1)) for part, full in zip(ink[:2], scene[:2], strict=True)]
     if truncated:
         axis, out = int(rng.integers(2)), rng.uniform(0.4, 0.6)
-        part, whole = ink[axis], scene[axis]
-        at[axis] = round(-out * part) if rng.random() < 0.5 else round(whole - (1 - out) * part)
+        part, full = ink[axis], scene[axis]
+        at[axis] = round(-out * part) if rng.random() < 0.5 else round(full - (1 - out) * part)
     return at[1], at[0]
 
 
@@ -158,15 +160,15 @@ def _visible(ink: Plane, x: int, y: int, scene: tuple[int, ...]) -> tuple[Box, P
 def _covered(rng: np.random.Generator, ink: Plane) -> Plane:
     """Return the ink that is left when something covers 40 to 60 % of it from one side."""
     axis, share = int(rng.integers(2)), rng.uniform(0.4, 0.6)
-    seen = ink.copy()
+    visible = ink.copy()
     at = round(share * ink.shape[axis])
     cover = slice(0, at) if rng.random() < 0.5 else slice(ink.shape[axis] - at, None)
-    seen[(cover, slice(None)) if axis == 0 else (slice(None), cover)] = 0
-    return seen
+    visible[(cover, slice(None)) if axis == 0 else (slice(None), cover)] = 0
+    return visible
 
 
 def _shrunk(box: Box, ink: Plane) -> Box:
-    """Return the box around what is seen of the ink; the whole box where nothing of it stands out."""
+    """Return the box around what is visible of the ink; all of the box where nothing of it stands out."""
     rows, columns = (np.flatnonzero(ink.max(axis=axis) > _INK) for axis in (1, 0))
     if not len(rows) or not len(columns):
         return box

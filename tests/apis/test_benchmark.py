@@ -40,8 +40,8 @@ def test_every_part_and_term_is_measured_and_the_setting_named() -> None:
     for part in result["parts"].values():
         assert 0 < part["min"] <= part["median"] <= part["max"]
         assert part["cpu"] > 0
-    student, teacher, _, whole = (result["parts"][name]["median"] for name in PARTS)
-    assert result["ratio"]["of_medians"] == pytest.approx(whole / (student + teacher))
+    student, teacher, _, step = (result["parts"][name]["median"] for name in PARTS)
+    assert result["ratio"]["of_medians"] == pytest.approx(step / (student + teacher))
     assert result["ratio"]["low"] <= result["ratio"]["paired"] <= result["ratio"]["high"]
     setting = ("device", "amp", "batch_size", "input_size", "steps", "warmup", "clock")
     assert {key: result[key] for key in setting} == {

@@ -1,4 +1,4 @@
-"""The environment check: ranges, data sets, and what it says where packages are missing."""
+"""The environment check: ranges, data sets, and its advice where packages are missing."""
 
 import json
 import subprocess

@@ -113,7 +113,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(plain, config, checkpoint, stored, model.cpu().eval())
 
 
-def answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(inputs, mode="tensor")
 
@@ -149,12 +149,12 @@ def test_the_config_names_nothing_of_distillation(run: Run, exported: Path) -> N
         assert written[key] == plain[key], key
 
 
-def test_the_exported_student_answers_as_the_students_own_head_did(run: Run, exported: Path) -> None:
+def test_the_exported_student_computes_what_the_student_of_the_run_did(run: Run, exported: Path) -> None:
     model = build(exported / "student.py")
     state = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     model.load_state_dict(state, strict=True)
     inputs = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(answers(model, inputs), answers(run.model, inputs))
+    assert torch.equal(outputs(model, inputs), outputs(run.model, inputs))
 
 
 def test_onnx_takes_any_batch(run: Run, exported: Path) -> None:
@@ -162,7 +162,7 @@ def test_onnx_takes_any_batch(run: Run, exported: Path) -> None:
     for batch in (1, 5):
         inputs = torch.randn(batch, 3, 16, 16)
         (given,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-        np.testing.assert_allclose(given, answers(run.model, inputs).numpy(), atol=1e-4)
+        np.testing.assert_allclose(given, outputs(run.model, inputs).numpy(), atol=1e-4)
 
 
 def test_upstreams_own_tools_train_and_test_the_export_without_kd_mm(exported: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``tools/visualize_ranking.py`` on a small made-up gallery: what it shows, and where it says what is wrong."""
+"""``tools/visualize_ranking.py`` on a small made-up gallery: its page, its picture, its errors."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def test_images_that_do_not_count_are_not_shown() -> None:
     found = retrieve("student.py", "student.pth", queries=12, top=14)
     (top,) = found.tops.values()
     for query in range(12):
-        shown = top.images[query]
-        assert shown[-1] == -1
-        assert sorted(shown[:-1]) == [
+        images = top.images[query]
+        assert images[-1] == -1
+        assert sorted(images[:-1]) == [
             i
             for i in range(14)
             if (found.gallery.pids[i], found.gallery.camids[i]) != (found.query.pids[query], found.query.camids[query])
         ]
-        features = found.gallery.features[shown[:-1]] - found.query.features[query]
+        features = found.gallery.features[images[:-1]] - found.query.features[query]
         assert (np.diff((features**2).sum(axis=1)) >= -1e-3).all()
     write_retrieval(found, "plain.html", "a title & more")
     page = Path("plain.html").read_text()

@@ -44,11 +44,11 @@ def job(name: str, *needs: str, version: str = "a") -> Job:
 
 def test_jobs_wait_for_what_they_need_and_run_elsewhere(tmp_path, capfd):
     jobs = [job("last", "middle", "first"), job("middle", "first"), job("first"), job("free")]
-    seen = []
-    results = run_jobs(jobs, tmp_path, 2, lambda done, result, kept: seen.append((done.name, kept)))
+    reported = []
+    results = run_jobs(jobs, tmp_path, 2, lambda done, result, kept: reported.append((done.name, kept)))
     assert list(results) == ["last", "middle", "first", "free"]
     assert all(all(result["found"]) and result["process"] != os.getpid() for result in results.values())
-    assert sorted(seen) == [(name, False) for name in ("first", "free", "last", "middle")]
+    assert sorted(reported) == [(name, False) for name in ("first", "free", "last", "middle")]
     assert capfd.readouterr().out == ""
     assert (tmp_path / "free" / "console.log").read_text() == "noise on the console\n"
 

@@ -78,17 +78,17 @@ def test_objects_are_of_many_kinds(devkit):
 def test_box_and_ink_agree(monkeypatch):
     """A digit that is one bright block fills its box: within the box one colour, on the row above it another."""
     monkeypatch.setattr(scenes, "OBJECTS", (1, 1))
-    seen = 0
+    checked = 0
     for seed in range(40):
         image, (found,) = draw_scene(np.random.default_rng(seed), [np.full((8, 8), 255, np.uint8)], [7], SIZE)
         left, top, right, bottom = found.box
         if found.difficult or top < 3:
             continue
-        seen += 1
+        checked += 1
         inside, above = image[top + 2 : bottom - 2, left + 2 : right - 2], image[top - 3 : top - 1, left:right]
         assert np.abs(inside.mean((0, 1)) - above.mean((0, 1))).max() > 15
         assert found.name == "7"
-    assert seen > 3
+    assert checked > 3
 
 
 def test_the_same_seed_draws_the_same_scenes_and_another_others(devkit, tmp_path):
@@ -100,8 +100,8 @@ def test_the_same_seed_draws_the_same_scenes_and_another_others(devkit, tmp_path
 
 def test_a_split_is_the_same_whatever_the_size_of_the_others(devkit, tmp_path):
     write_digit_scenes(tmp_path, counts={**COUNTS, "train": 3})
-    ours, whole = content(tmp_path), content(devkit)
-    assert all(ours[name] == whole[name] for name in ours if "/test_" in name or "/train_" in name)
+    ours, all_of_it = content(tmp_path), content(devkit)
+    assert all(ours[name] == all_of_it[name] for name in ours if "/test_" in name or "/train_" in name)
 
 
 def test_the_data_set_reads_what_it_wrote(tmp_path):

@@ -62,7 +62,7 @@ def test_a_folder_is_kept_and_other_data_are_not_overwritten(
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     with pytest.raises(ValueError, match=f"holds other data than {what}; remove it or give another data_root"):
         write(root, seed=5)
-    (tmp_path / "mine" / name).mkdir(parents=True)
+    (tmp_path / "foreign" / name).mkdir(parents=True)
     with pytest.raises(ValueError, match="holds other data"):
-        write(tmp_path / "mine")
-    assert not list((tmp_path / "mine" / name).iterdir())
+        write(tmp_path / "foreign")
+    assert not list((tmp_path / "foreign" / name).iterdir())

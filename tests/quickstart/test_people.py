@@ -60,9 +60,9 @@ def test_every_query_has_a_match_from_another_camera_and_strangers_stand_between
 
 
 def test_training_identities_are_seen_by_two_cameras_or_more(folder):
-    seen = {(info["pid"], info["camid"]) for info in infos(folder, "train")}
-    assert min(Counter(pid for pid, _ in seen).values()) >= 2
-    assert {camera for _, camera in seen} == set(range(1, CAMERAS + 1))
+    pairs = {(info["pid"], info["camid"]) for info in infos(folder, "train")}
+    assert min(Counter(pid for pid, _ in pairs).values()) >= 2
+    assert {camera for _, camera in pairs} == set(range(1, CAMERAS + 1))
 
 
 def test_the_same_seed_draws_the_same_people_and_another_others(folder, tmp_path):
