@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from rich.table import Table
 
-from kd_mm.apis.benchmark_clock import count_multiply_adds, count_operators, measure, summarize
-from kd_mm.apis.benchmark_parts import build_parts
+from kd_mm.apis.benchmark_parts import DISTILLATION, STUDENT, TEACHER, WITHOUT, build_parts
+from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import enable_amp
 from kd_mm.hooks.report import render
+from kd_mm.utils.costs import count_multiply_adds, count_operators, time_rounds
 from kd_mm.utils.random_state import isolated_rng
 
 
@@ -75,10 +77,11 @@ def benchmark(
     if input_size is not None:
         config.model.input_size = tuple(input_size)
     with isolated_rng("benchmark"), DefaultScope.overwrite_default_scope(config.get("default_scope")):
-        place = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
-        parts, size = build_parts(config, place, amp, batch_size, terms)
-        seconds, cpu = measure(parts, device, steps, warmup)
-        work, operators = count_multiply_adds(parts), count_operators(parts)
+        layout = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
+        parts, size = build_parts(config, layout, amp, batch_size, terms)
+        wall, cpu = time_rounds(parts, device, steps, warmup)
+        multiply_adds = {name: count_multiply_adds(part) for name, part in parts.items()}
+        operators = {name: count_operators(part) for name, part in parts.items()}
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -90,8 +93,69 @@ def benchmark(
         "steps": steps,
         "warmup": warmup,
         "clock": clock,
-        **summarize(*((cpu, seconds) if clock == "cpu" else (seconds, cpu)), work, operators, clock),
+        **summarize({"wall": wall, "cpu": cpu}, multiply_adds, operators, clock),
     }
+
+
+def summarize(
+    clocks: Mapping[str, Mapping[str, Sequence[float]]],
+    multiply_adds: Mapping[str, int],
+    operators: Mapping[str, int],
+    clock: str,
+) -> dict[str, Any]:
+    """Return ``parts``, ``ratio`` and ``terms`` of :func:`benchmark`.
+
+    Args:
+        clocks: Seconds of each part, round by round, on the clocks ``"wall"`` and ``"cpu"``.
+        multiply_adds: Of each part.
+        operators: Calls of operators of each part.
+        clock: The clock that the ratios are of.
+    """
+    seconds = clocks[clock]
+    medians = {name: {part: statistics.median(v) for part, v in parts.items()} for name, parts in clocks.items()}
+    floor = [student + teacher for student, teacher in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
+    paired = [step / least for step, least in zip(seconds[DISTILLATION], floor, strict=True)]
+    low, _, high = statistics.quantiles(paired, n=4) if len(paired) > 1 else paired * 3
+    terms = {}
+    for name in [name for name in seconds if name.startswith(WITHOUT)]:
+        added = [step - less for step, less in zip(seconds[DISTILLATION], seconds[name], strict=True)]
+        cost, products = statistics.median(added), multiply_adds[DISTILLATION] - multiply_adds[name]
+        terms[name[len(WITHOUT) :]] = {
+            "seconds": cost,
+            "share": cost / statistics.median(floor),
+            "multiply_adds": products,
+            "multiply_adds_share": products / (multiply_adds[STUDENT] + multiply_adds[TEACHER]),
+        }
+    return {
+        "parts": {
+            name: {
+                "median": medians[clock][name],
+                "min": min(values),
+                "max": max(values),
+                "wall": medians["wall"][name],
+                "cpu": medians["cpu"][name],
+                "multiply_adds": multiply_adds[name],
+                "operators": operators[name],
+            }
+            for name, values in seconds.items()
+        },
+        "ratio": {
+            "of_medians": _ratio(medians[clock]),
+            "paired": statistics.median(paired),
+            "low": low,
+            "high": high,
+            "wall": _ratio(medians["wall"]),
+            "cpu": _ratio(medians["cpu"]),
+            "multiply_adds": _ratio(multiply_adds),
+            "operators": _ratio(operators),
+        },
+        "terms": terms,
+    }
+
+
+def _ratio(costs: Mapping[str, float]) -> float:
+    least = costs[STUDENT] + costs[TEACHER]
+    return costs[DISTILLATION] / least if least else float("nan")
 
 
 def describe(result: Mapping[str, Any]) -> str:
@@ -124,7 +188,7 @@ def describe(result: Mapping[str, Any]) -> str:
 
 
 def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, clock: str) -> None:
-    if not str(config.get("model", {}).get("type", "")).endswith("Distiller"):
+    if "model" not in config or not is_distillation(config):
         raise ValueError("the benchmark takes a distillation apart: give a config whose model is a kd_mm.Distiller")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device {device} is unknown; choose cpu or cuda")

@@ -1,4 +1,4 @@
-"""What the benchmark times: the plain student's step, the plain teacher's forward, the distillation and its terms."""
+"""What the benchmark times, on batches of noise: plain student, plain teacher, the distillation and its terms."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from kd_mm.apis.noise import noise_batch
-from kd_mm.distillers import Distiller, EMATeacher, Teacher
+from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.teacher import teacher_model_config
+from kd_mm.hooks.ema_teacher import following
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
 
@@ -25,16 +25,18 @@ STUDENT, TEACHER, OBSERVED = "student step", "teacher forward", "teacher observe
 DISTILLATION, WITHOUT = "distillation step", "without "
 #: Iterations between two reads of the loss terms, the engine's default logging interval.
 LOG_INTERVAL = 10
+#: Objects in each image of noise.
+NUM_OBJECTS = 8
 
 
 def build_parts(
-    config: Config, place: dict[str, Any], amp: bool, batch_size: int, terms: bool
+    config: Config, layout: dict[str, Any], amp: bool, batch_size: int, terms: bool
 ) -> tuple[dict[str, Callable[[], Any]], tuple[int, int]]:
     """Build everything and return what is to be timed by name, and the input size.
 
     Args:
         config: A distillation config; it is taken apart.
-        place: Keywords of ``Module.to``: device and memory format.
+        layout: Keywords of ``Module.to``: device and memory format.
         amp: Whether the teacher's forward runs under autocast, too; the steps have it from their optimizer wrapper.
         batch_size: Images a step.
         terms: Whether there are steps without each loss.
@@ -43,15 +45,15 @@ def build_parts(
     model = _without_files(config.model)
     if preprocessor is not None:
         model.setdefault("data_preprocessor", preprocessor)
-    device, distiller = place["device"], _distiller(model, place)
+    device, distiller = layout["device"], _distiller(model, layout)
     student_config = ConfigDict({"data_preprocessor": preprocessor, **model.student})
     student = MODELS.build(student_config)
-    student.load_state_dict(distiller.student.state_dict())  # what a detector proposes, and so its time, hangs on them
+    student.load_state_dict(distiller.student.state_dict())  # the time of a detector depends on what it proposes
     size, classes = distiller.input_size, _num_classes(distiller)
-    batch = noise_batch(distiller.task, batch_size, size, classes, device)
-    parts = {STUDENT: _training_step(student.to(**place), config, batch)}
+    batch = noise_batch(distiller.task.name, batch_size, size, classes, device)
+    parts = {STUDENT: _student_step(student.to(**layout), config, batch)}
     views = [
-        (_to_deepest_tap(teacher, one.to(**place), distiller), _view(teacher, distiller, batch))
+        (_to_deepest_tap(teacher, one.to(**layout), distiller), _view(teacher, distiller, batch))
         for name, teacher in distiller.teachers.items()
         for one in [_plain(model.teacher.get(name, {"config": student_config}))]
     ]
@@ -59,13 +61,13 @@ def build_parts(
     parts[TEACHER] = autocast(views)
     inputs = distiller.data_preprocessor(batch, True)["inputs"]
     parts[OBSERVED] = autocast([(teacher.observe, inputs) for teacher in distiller.teachers.values()])
-    parts[DISTILLATION] = _training_step(distiller, config, batch)
+    parts[DISTILLATION] = _distillation_step(distiller, config, batch)
     for name in distiller.losses if terms else ():
         less = copy.deepcopy(model)
         less.recipe.losses.pop(name)
-        rest = _distiller(less, place)
+        rest = _distiller(less, layout)
         rest.student.load_state_dict(distiller.student.state_dict())
-        parts[WITHOUT + name] = _training_step(rest, config, batch)
+        parts[WITHOUT + name] = _distillation_step(rest, config, batch)
     return parts, size
 
 
@@ -81,12 +83,11 @@ def _without_files(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _distiller(config: ConfigDict, place: dict[str, Any]) -> Distiller:
+def _distiller(config: ConfigDict, layout: dict[str, Any]) -> Distiller:
     distiller: Distiller = MODELS.build(config)
-    for teacher in distiller.teachers.values():
-        if isinstance(teacher, EMATeacher):
-            teacher.start(distiller.student, distiller.objective.exits)
-    distiller.to(**place)
+    for teacher in following(distiller).values():
+        teacher.start(distiller.student, distiller.objective.exits)
+    distiller.to(**layout)
     skip_preparation(distiller)
     return distiller
 
@@ -136,18 +137,62 @@ def _forward(
     return run
 
 
-def _training_step(model: Any, config: Config, batch: dict[str, Any]) -> Callable[[], Any]:
-    wrapper = build_optim_wrapper(model, copy.deepcopy(config.optim_wrapper))
-    for group in wrapper.param_groups:
-        group["lr"] = 0.0
-    model.train()
-    if not isinstance(model, Distiller):
-        return lambda: model.train_step(batch, wrapper)
-    monitor = model.monitor = LossMonitor()
+def _student_step(student: Any, config: Config, batch: dict[str, Any]) -> Callable[[], Any]:
+    wrapper = _frozen_optimizer(student, config)
+    return lambda: student.train_step(batch, wrapper)
+
+
+def _distillation_step(distiller: Distiller, config: Config, batch: dict[str, Any]) -> Callable[[], Any]:
+    wrapper = _frozen_optimizer(distiller, config)
+    monitor = distiller.monitor = LossMonitor()
 
     def step() -> None:
         monitor.iteration += 1
         monitor.report = monitor.iteration % LOG_INTERVAL == 0
-        model.train_step(batch, wrapper)
+        distiller.train_step(batch, wrapper)
 
     return step
+
+
+def _frozen_optimizer(model: nn.Module, config: Config) -> OptimWrapper:
+    """Return the config's optimizer with learning rates of zero, and put the model into training mode."""
+    wrapper: OptimWrapper = build_optim_wrapper(model, copy.deepcopy(config.optim_wrapper))
+    for group in wrapper.param_groups:
+        group["lr"] = 0.0
+    model.train()
+    return wrapper
+
+
+def noise_batch(task: str, batch_size: int, size: tuple[int, int], classes: int, device: str) -> dict[str, Any]:
+    """Return a batch of noise as a data loader returns it, already on the device.
+
+    Args:
+        task: Name of the task.
+        batch_size: B, images.
+        size: Height and width in pixels.
+        classes: K.
+        device: Of everything.
+    """
+    images = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8, device=device)
+    if task == "detection":
+        samples = [_scene(size, classes).to(device) for _ in range(batch_size)]
+        return {"inputs": list(images), "data_samples": samples}
+    from mmpretrain.structures import DataSample
+
+    labels = torch.randint(0, classes, (batch_size,)).tolist()
+    samples = [DataSample(metainfo={"sample_idx": number}).set_gt_label(one) for number, one in enumerate(labels)]
+    return {"inputs": images, "data_samples": [sample.to(device) for sample in samples]}
+
+
+def _scene(size: tuple[int, int], classes: int) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    height, width = size
+    corners = torch.rand(NUM_OBJECTS, 2) * 0.6
+    boxes = torch.cat([corners, corners + 0.1 + 0.3 * torch.rand(NUM_OBJECTS, 2)], dim=1)
+    boxes = boxes * boxes.new_tensor([width, height, width, height])
+    meta = {"img_shape": size, "ori_shape": size, "pad_shape": size, "scale_factor": (1.0, 1.0)}
+    sample = DetDataSample(metainfo={**meta, "batch_input_shape": size})
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.randint(0, classes, (NUM_OBJECTS,)))
+    return sample

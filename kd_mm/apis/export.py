@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import kd_mm
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.onnx_export import export_onnx, require_onnx
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers import Distiller
@@ -30,6 +29,7 @@ from kd_mm.stages.stage import Stage
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
+from kd_mm.utils.onnx import require_onnx, to_onnx
 from kd_mm.utils.suggest import nearest
 
 # What a Runner or a command line leaves in a dumped config and what belongs to one run alone.
@@ -138,9 +138,10 @@ def export_student(
         return Exported(out, beside, tensors, kind)
     size = input_size or config_input_size(plain) or (224, 224)
     try:
-        difference = export_onnx(model, size, onnx)
+        content, difference = to_onnx(model, size)
     except ValueError as error:
         raise ValueError(f"{out} and {beside} were written, but no ONNX file: {error}") from error
+    replace_file(onnx, content)
     return Exported(out, beside, tensors, kind, Path(onnx), difference)
 
 

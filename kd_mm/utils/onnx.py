@@ -1,19 +1,16 @@
-"""Writing a network as ONNX, checked against onnxruntime before it is kept."""
+"""Networks as ONNX, checked against onnxruntime."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
-
-from kd_mm.utils.atomic_files import replace_file
 
 #: Largest accepted difference between onnxruntime and torch, relative to the largest torch output (at least 1).
 ONNX_TOLERANCE = 1e-4
@@ -23,21 +20,21 @@ _TRACED_BATCH = 2
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
-def export_onnx(model: nn.Module, input_size: tuple[int, int], path: str | Path) -> float:
-    """Write a network in ``tensor`` mode as ONNX with a free batch size, once onnxruntime has agreed with torch.
+def to_onnx(model: nn.Module, input_size: tuple[int, int]) -> tuple[bytes, float]:
+    """Return a network in ``tensor`` mode as the content of an ONNX file with a free batch size.
 
     Args:
         model: A network with mmengine's ``forward(inputs, mode="tensor")``; put into eval mode on the CPU.
         input_size: Height and width in pixels.
-        path: The file.
 
     Returns:
-        The largest difference, relative to the largest torch output (at least 1), over :data:`ONNX_BATCHES`.
+        The content, and the largest difference of onnxruntime from torch over :data:`ONNX_BATCHES`, relative to the
+        largest torch output (at least 1).
 
     Raises:
         ImportError: A package is missing.
         ValueError: The network cannot be traced with a free batch size, or the difference exceeds
-            :data:`ONNX_TOLERANCE`; nothing was written.
+            :data:`ONNX_TOLERANCE`.
     """
     require_onnx()
     network = _TensorMode(model).cpu().eval()
@@ -49,8 +46,7 @@ def export_onnx(model: nn.Module, input_size: tuple[int, int], path: str | Path)
                 f"torch's exporter gets this network wrong: with a batch of {batch} onnxruntime differs from torch by "
                 f"{difference:.2g} of the largest output, more than {ONNX_TOLERANCE:g}"
             )
-    replace_file(path, content)
-    return max(differences.values())
+    return content, max(differences.values())
 
 
 class _TensorMode(nn.Module):
