@@ -17,7 +17,7 @@ from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.distillers.teacher import teacher_model_config
-from kd_mm.hooks.ema_teacher import following
+from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
 
@@ -85,7 +85,7 @@ def _without_files(config: ConfigDict) -> ConfigDict:
 
 def _distiller(config: ConfigDict, layout: dict[str, Any]) -> Distiller:
     distiller: Distiller = MODELS.build(config)
-    for teacher in following(distiller).values():
+    for teacher in ema_teachers(distiller).values():
         teacher.start(distiller.student, distiller.objective.exits)
     distiller.to(**layout)
     skip_preparation(distiller)
