@@ -199,7 +199,7 @@ class Distances:
         return np.maximum(products, 0, out=products)
 
 
-def smallest(values: Array, count: int) -> tuple[Ids, Array]:
+def k_smallest(values: Array, count: int) -> tuple[Ids, Array]:
     """Return indices and values ``(B, count)`` of the smallest values of each row, ascending; equal ones by index.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from kd_mm.evaluation.reid_distances import JUNK, Array, Distances, Ids, Images, read_images, smallest
+from kd_mm.evaluation.reid_distances import JUNK, Array, Distances, Ids, Images, k_smallest, read_images
 from kd_mm.evaluation.rerank import check_options, reranked_distances
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -122,7 +122,7 @@ def top_images(
     ranks: list[Ids] = []
     for start, block, part in _ranked_blocks(query, gallery, metric, options):
         rows = slice(start, start + len(block))
-        images[rows], distances[rows] = smallest(block, count)
+        images[rows], distances[rows] = k_smallest(block, count)
         ranks.extend(part)
     images[np.isinf(distances)] = -1
     measures, average_precision = _measures(ranks, query, max_rank)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array, csr_array
 
-from kd_mm.evaluation.reid_distances import Array, Distances, Ids, smallest
+from kd_mm.evaluation.reid_distances import Array, Distances, Ids, k_smallest
 from kd_mm.utils.suggest import nearest
 
 DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
@@ -80,7 +80,7 @@ def reranked_distances(
     largest = np.empty(len(images))
     for start, block in distances.blocks(self_zero=True):
         rows = slice(start, start + len(block))
-        neighbours[rows], near[rows] = smallest(block, count)
+        neighbours[rows], near[rows] = k_smallest(block, count)
         largest[rows] = block.max(axis=1)
     largest[largest == 0] = 1  # all images are equal
     weights = _weights(neighbours, near, largest, k1, distances)

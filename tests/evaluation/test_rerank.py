@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kd_mm.evaluation import evaluate_reid
-from kd_mm.evaluation.reid_distances import smallest
+from kd_mm.evaluation.reid_distances import k_smallest
 from kd_mm.evaluation.rerank import reranked_distances
 from tests.helpers.reid_reference import (
     FORMS,
@@ -43,7 +43,7 @@ def test_distances(metric: str, options: tuple[int, int, float]) -> None:
     np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=1e-13)
 
 
-def test_a_larger_gallery_in_single_precision() -> None:
+def test_larger_gallery_in_float32() -> None:
     images = random_images(3, queries=5, gallery=1195, people=60, length=16)
     query, gallery = (images[f"{side}_features"].astype(np.float32) for side in ("query", "gallery"))
     found = reranked(query, gallery, "euclidean", 6, 3, 0.3, chunk_size=100)
@@ -85,7 +85,7 @@ def test_copies_of_images(metric: str) -> None:
         np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=2e-6)
 
 
-def test_whole_numbers_tie() -> None:
+def test_ties_between_different_images() -> None:
     """Distances to different images are equal: the image's number decides."""
     random = np.random.default_rng(2)
     query, gallery = random.integers(0, 3, (15, 4)).astype(float), random.integers(0, 3, (60, 4)).astype(float)
@@ -100,9 +100,9 @@ def test_all_images_the_same() -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 64])
 @pytest.mark.parametrize("columns", [64, 500, 4999])
-def test_smallest_values_with_ties(count: int, columns: int) -> None:
+def test_k_smallest_with_ties(count: int, columns: int) -> None:
     values = np.random.default_rng(count).integers(0, 40, (20, columns)).astype(np.float32)
-    indices, found = smallest(values, count)
+    indices, found = k_smallest(values, count)
     expected = np.argsort(values, axis=1, kind="stable")[:, :count]
     np.testing.assert_array_equal(indices, expected)
     np.testing.assert_array_equal(found, np.take_along_axis(values, expected, axis=1))
