@@ -218,10 +218,10 @@ def _maps(build: Callable[[], Loss], width: int = 3, teacher_width: int = 5, siz
 def _embeddings(build: Callable[[], Loss], width: int = 3, teacher_width: int = 4, largest: float = 1e12) -> Case:
     def value(loss: Loss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         logits = wave(len(student[0]), 5, pace=1.1, size=3.0).to(student[0])
-        ours = Observation(taps={"tap": student[0]}, logits=logits)
+        observation = Observation(taps={"tap": student[0]}, logits=logits)
         if isinstance(loss, L.MAGLoss):
             loss.teacher_codes().to(full_precision(teacher[0]))
-        return loss(ours, Observation(taps={"tap": teacher[0]}, logits=logits.flip(1)))
+        return loss(observation, Observation(taps={"tap": teacher[0]}, logits=logits.flip(1)))
 
     student, teacher = wave(4, width, pace=0.9), wave(4, teacher_width, pace=1.7)
     return Case(build, (student,), (teacher,), value, largest)
@@ -233,14 +233,14 @@ def _teachers(build: Callable[[], MultiTeacherLoss], kind: str) -> Case:
     def value(loss: MultiTeacherLoss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         pairs = zip(names, teacher, strict=True)
         if kind == "logits":
-            ours = Observation(logits=student[0], targets=labels)
-            return loss(ours, {name: Observation(logits=z) for name, z in pairs})
+            observation = Observation(logits=student[0], targets=labels)
+            return loss(observation, {name: Observation(logits=z) for name, z in pairs})
         if kind == "attention":
-            ours = Observation(features={1: student[0]})
-            return loss(ours, {name: Observation(features={1: f}) for name, f in pairs})
+            observation = Observation(features={1: student[0]})
+            return loss(observation, {name: Observation(features={1: f}) for name, f in pairs})
         adapted = {name: {1: feature} for name, feature in zip(names, student, strict=True)}
-        theirs = {name: Observation(features={1: f}, classifier=classifier(f.shape[1])) for name, f in pairs}
-        return loss(Observation(adapted_by_teacher=adapted, targets=labels), theirs)
+        teachers = {name: Observation(features={1: f}, classifier=classifier(f.shape[1])) for name, f in pairs}
+        return loss(Observation(adapted_by_teacher=adapted, targets=labels), teachers)
 
     if kind == "logits":
         teacher = tuple(wave(4, 6, pace=pace, size=3.0) for pace in (1.7, 1.1, 2.3))
@@ -251,16 +251,16 @@ def _teachers(build: Callable[[], MultiTeacherLoss], kind: str) -> Case:
 
 
 def _mas(loss: L.MASLoss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    ours, (logits, feature) = Observation(logits=student[0]), teacher
+    observation, (logits, feature) = Observation(logits=student[0]), teacher
     loss.teacher_codes().to(full_precision(feature))
-    return loss(ours, Observation(logits=logits, taps={"tap": feature}))
+    return loss(observation, Observation(logits=logits, taps={"tap": feature}))
 
 
 def _crd(loss: L.CRDLoss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     torch.manual_seed(0)
     loss.bank.load_state_dict({**crd().bank.state_dict(), "log_normalizers": torch.zeros(2)})
-    ours, theirs = of_maps(student[0], teacher[0], targets=LABELS, sample_indices=torch.tensor([3, 8]))
-    return loss(ours, theirs)
+    observation, teachers = of_maps(student[0], teacher[0], targets=LABELS, sample_indices=torch.tensor([3, 8]))
+    return loss(observation, teachers)
 
 
 def _byot(loss: Loss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
