@@ -11,7 +11,6 @@ from mmengine.dist import all_reduce, broadcast, get_rank, is_main_process
 from torch import Tensor, nn
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.losses import Loss
 from kd_mm.preparation.data import TrainingData, save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.random_state import isolated_rng
@@ -71,7 +70,7 @@ class TeacherPreparation:
         """Return the result in the form that the loss takes; ``origin`` is for messages."""
         raise NotImplementedError
 
-    def summarize(self, name: str, loss: Loss, results: Mapping[str, Any], data: TrainingData) -> None:
+    def summarize(self, name: str, loss: Any, results: Mapping[str, Any], data: TrainingData) -> None:
         """Log what the loss ``name`` makes of the results of all its teachers; the default does nothing."""
 
     # -- the teacher ---------------------------------------------------------------------------------------------

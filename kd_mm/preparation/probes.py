@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.losses import GPACAttentionLoss, Loss
 from kd_mm.losses.base import choice
 from kd_mm.preparation.base import TeacherPreparation
 from kd_mm.preparation.data import TrainingData
@@ -102,9 +101,8 @@ class Probing(TeacherPreparation):
         """Return the score of each stage (``stage1`` ...) and of the teacher's own predictions (``final``)."""
         return dict(state)
 
-    def summarize(self, name: str, loss: Loss, results: Mapping[str, Any], data: TrainingData) -> None:
-        """Log which teachers the loss follows at each stage, and draw ``teacher_probes_<loss>.png`` in the work dir."""
-        assert isinstance(loss, GPACAttentionLoss)
+    def summarize(self, name: str, loss: Any, results: Mapping[str, Any], data: TrainingData) -> None:
+        """Log and draw the teachers of each stage by ``loss.shares``; the picture is ``teacher_probes_<loss>.png``."""
         for i, shares in loss.shares.items():
             chosen = ", ".join(f"{teacher} ({share:.0%})" for teacher, share in shares.items() if share > 0)
             data.runner.logger.info(f"{name}: stage {i} is guided by {chosen}")

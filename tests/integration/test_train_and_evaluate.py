@@ -176,7 +176,7 @@ def test_exits_from_a_file(tools: Tools, run: Run, world: World, tmp_path: Path)
     ended = tools.train(run.config, "--work-dir", tmp_path, "--cfg-options", given)
     assert "training the exits" not in ended.out
     assert differences(weights(tmp_path / "epoch_2.pth"), weights(run.checkpoint)) == []
-    assert torch.load(file, weights_only=True)["validated"] is True
+    assert torch.load(file, weights_only=True)["metric"] == "accuracy on the validation data"
 
 
 def test_an_evaluation_with_augmentation_and_in_half_precision(tools: Tools, run: Run, tmp_path: Path) -> None:
