@@ -1,4 +1,4 @@
-"""What ``tools/stages.py`` shows: stages of student and teachers, their pairing, every module that can be tapped.
+"""What ``tools/stages.py`` prints: stages of student and teachers, their pairing, every module that can be tapped.
 
 Networks are built with random weights, so no checkpoint is needed.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
+from kd_mm.apis.recipes import is_distillation
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import build_networks, teacher_configs
 from kd_mm.distillers.recipe import Recipe, exits_are_regional
@@ -34,7 +35,7 @@ _HEIGHT_FIRST = ("RandomCrop", "RandomResizedCrop", "EfficientNetCenterCrop")
 
 
 def config_input_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return height and width in pixels of what the network is evaluated on, or ``None`` where the config does not say.
+    """Return height and width in pixels of the images of an evaluation, or ``None`` where the config fixes no size.
 
     The last transform of the test pipeline that fixes a size counts; else the data set, where its images have one size.
     """
@@ -77,37 +78,33 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     Raises:
         ValueError: No stages found, a named stage that does not exist, stages that cannot be paired.
     """
-    distills = str(config.model.type).endswith("Distiller")
-    settings = config.model if distills else {}
+    settings = config.model if is_distillation(config) else {}
     student = build_student(config)
     recipe = Recipe.read(settings.get("recipe"))
     task = build_task(settings.get("task"), student)
     task.setup(student, exits_are_regional(recipe))
-    inputs = torch.zeros(2, 3, *_size(config, student, input_size))
+    size = _size(config, student, input_size)
+    inputs = torch.zeros(2, 3, *size)
     named = settings.get("stages")
-    found = _stages(student, inputs, task, named, "student")
-    yield _section("student" if distills else "network", student, inputs, found)
-    configs = {
-        name: {**given, "checkpoint": None, "random_weights": True, "compile": False}
-        for name, given in teacher_configs(settings.get("teacher")).items()
-    }
-    theirs: dict[str, list[Stage]] = {}
-    for name, given in configs.items():
-        teacher = Teacher(name, **given)
-        view = teacher.preprocess(inputs)
+    student_stages = _stages(student, inputs, task, named, "student")
+    yield _section("student" if settings else "network", student, inputs, student_stages)
+    teachers = _random_teachers(config)
+    teacher_stages = {}
+    for name, teacher in teachers.items():
+        prepared = teacher.preprocess(inputs)
         side = name if isinstance(named, Mapping) and name in named else "teacher"
-        theirs[name] = _stages(teacher.model, view, task, named, side)
-        yield _section(f"teacher {name!r}", teacher.model, view, theirs[name])
-    if not configs:
+        teacher_stages[name] = _stages(teacher.model, prepared, task, named, side)
+        yield _section(f"teacher {name!r}", teacher.model, prepared, teacher_stages[name])
+    if not teachers:
         return
-    size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
-    networks = build_networks(student, task, recipe, configs, named, size, seed=0)
-    for name in configs:
-        if name in networks.pairs:
-            yield _pairing(f"pairing with teacher {name!r} ({recipe.stage_align})", networks.pairs[name])
-        else:
-            idle = f"no loss reads the stages of teacher {name!r}; a loss that does would pair them so"
-            yield _pairing(f"{idle} ({recipe.stage_align})", pair_stages(found, theirs[name], recipe.stage_align))
+    networks = build_networks(student, task, recipe, _random_teacher_configs(config), named, size, seed=0)
+    for name in teachers:
+        title, pairs = f"pairing with teacher {name!r}", networks.pairs.get(name)
+        if pairs is None:
+            title = f"no loss reads the stages of teacher {name!r}; a loss that does would pair them so"
+            pairs = pair_stages(student_stages, teacher_stages[name], recipe.stage_align)
+        rows = [(str(own.index), _describe(own), _describe(other)) for own, other in pairs]
+        yield f"{title} ({recipe.stage_align})\n{_aligned([('#', 'student', 'teacher'), *rows])}"
 
 
 def module_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:
@@ -117,13 +114,10 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
         config: A distillation config, or a plain one.
         input_size: As for :func:`stage_sections`.
     """
-    distills = str(config.model.type).endswith("Distiller")
     student = build_student(config)
     inputs = torch.zeros(2, 3, *_size(config, student, input_size))
-    yield _modules("student" if distills else "network", student, inputs)
-    teachers = teacher_configs(config.model.get("teacher")) if distills else {}
-    for name, given in teachers.items():
-        teacher = Teacher(name, **{**given, "checkpoint": None, "random_weights": True, "compile": False})
+    yield _modules("student" if is_distillation(config) else "network", student, inputs)
+    for name, teacher in _random_teachers(config).items():
         yield _modules(f"teacher {name!r}", teacher.model, teacher.preprocess(inputs))
 
 
@@ -136,9 +130,19 @@ def build_student(config: Config) -> nn.Module:
         return MODELS.build(model_config)
 
 
+def _random_teacher_configs(config: Config) -> dict[str, dict[str, Any]]:
+    teachers = teacher_configs(config.model.get("teacher")) if is_distillation(config) else {}
+    options = {"checkpoint": None, "random_weights": True, "compile": False}
+    return {name: {**teacher, **options} for name, teacher in teachers.items()}
+
+
+def _random_teachers(config: Config) -> dict[str, Teacher]:
+    return {name: Teacher(name, **given) for name, given in _random_teacher_configs(config).items()}
+
+
 def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> tuple[int, int]:
-    side = config.model.get("input_size") if str(config.model.type).endswith("Distiller") else None
-    size = given or side or config_input_size(config) or getattr(getattr(student, "backbone", None), "img_size", None)
+    own = config.model.get("input_size") if is_distillation(config) else None
+    size = given or own or config_input_size(config) or getattr(getattr(student, "backbone", None), "img_size", None)
     if size is None:
         return 224, 224
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -160,13 +164,7 @@ def _title(role: str, model: nn.Module, inputs: Tensor) -> str:
     return f"{role}: {type(model).__name__} with {type(trunk).__name__}, {params:,} parameters, input {size}"
 
 
-def _pairing(title: str, pairs: Sequence[tuple[Stage, Stage]]) -> str:
-    rows = [("#", "student", "teacher")]
-    rows += [(str(own.index), _place(own), _place(their)) for own, their in pairs]
-    return f"{title}\n{_aligned(rows)}"
-
-
-def _place(stage: Stage) -> str:
+def _describe(stage: Stage) -> str:
     return f"{stage.tap}  {stage.channels} x {stage.height} x {stage.width}"
 
 
@@ -174,29 +172,29 @@ def _modules(role: str, model: nn.Module, inputs: Tensor) -> str:
     calls: dict[str, int] = {}
     outputs: dict[str, str] = {}
 
-    def note(name: str, output: Any) -> None:
+    def record(name: str, output: Any) -> None:
         calls[name] = calls.get(name, 0) + 1
         outputs[name] = _shape(output)
 
     handles = []
     for name, module in model.named_modules():
         if name:
-            handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output)))
-    remark = ""
+            handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: record(name, output)))
+    note = ""
     try:
         with eval_mode(model):
             try:
                 model(inputs, mode="tensor")
             except Exception as error:  # heads that want annotations fail in many ways; backbone and neck still ran
                 reason = " ".join(str(error).split())[:120]
-                remark = f"\nwhat comes after the last row needs annotations to run ({type(error).__name__}: {reason})"
+                note = f"\nwhat comes after the last row needs annotations to run ({type(error).__name__}: {reason})"
     finally:
         for handle in handles:
             handle.remove()
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     rows = [("tap", "type", "calls", "output")]
     rows += [(name, kinds[name], str(calls[name]), outputs[name]) for name in kinds if name in calls]
-    return f"{_title(role, model, inputs)}\n{_aligned(rows)}{remark}"
+    return f"{_title(role, model, inputs)}\n{_aligned(rows)}{note}"
 
 
 def _shape(output: Any) -> str:

@@ -86,9 +86,8 @@ def build(config: Config | Path) -> nn.Module:
     return MODELS.build({"_scope_": "mmpretrain", "data_preprocessor": config.data_preprocessor, **config.model})
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("distilled")
+def distil(folder: Path, text: str) -> Run:
+    """Train for two steps by a config with placeholders for the plain config, the repository and the teacher."""
     generator = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         for index in range(4):
@@ -98,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     plain, config, teacher = folder / "plain.py", folder / "distilled.py", folder / "teacher.pth"
     plain.write_text(PLAIN.replace("{data}", str(folder / "data")))
     torch.save({"state_dict": build(plain).state_dict()}, teacher)
-    config.write_text(DISTILLED.format(plain=plain, root=ROOT, teacher=teacher))
+    config.write_text(text.format(plain=plain, root=ROOT, teacher=teacher))
     loaded = Config.fromfile(config)
     loaded.work_dir = str(folder / "run")
     loaded.model.recipe.teacher_exits.update(epochs=1, milestones=[])
@@ -108,9 +107,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     runner.train()
     checkpoint = folder / "run" / "epoch_1.pth"
     stored = read_checkpoint(str(checkpoint))
-    model = runner.model
-    model.load_state_dict(stored["state_dict"])
-    return Run(plain, config, checkpoint, stored, model.cpu().eval())
+    runner.model.load_state_dict(stored["state_dict"])
+    teacher.unlink()  # an export needs no weights of the teacher
+    return Run(plain, config, checkpoint, stored, runner.model.cpu().eval())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return distil(tmp_path_factory.mktemp("distilled"), DISTILLED)
 
 
 def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -5,49 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.runner import Runner
-from PIL import Image
 
 from kd_mm.apis.export import export_exits
 from kd_mm.models import combine_exits
 from kd_mm.tasks import Batch
 
 from ..helpers.tools import Tools
-from .test_export import CLASSES, DISTILLED, PLAIN, ROOT, Run, build
-
-MSKD = DISTILLED.replace("mtkd_ssr", "mskd")
+from .test_export import DISTILLED, Run, build, distil
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two steps of one-to-one MSKD."""
-    folder = tmp_path_factory.mktemp("mskd")
-    generator = np.random.default_rng(0)
-    for label, name in enumerate(CLASSES):
-        for index in range(4):
-            path = folder / "data" / name / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(generator.integers(120 * label, 120 + 120 * label, (16, 16, 3), np.uint8)).save(path)
-    plain, config, teacher = folder / "plain.py", folder / "distilled.py", folder / "teacher.pth"
-    plain.write_text(PLAIN.replace("{data}", str(folder / "data")))
-    torch.save({"state_dict": build(plain).state_dict()}, teacher)
-    config.write_text(MSKD.format(plain=plain, root=ROOT, teacher=teacher))
-    loaded = Config.fromfile(config)
-    loaded.work_dir = str(folder / "run")
-    loaded.model.recipe.teacher_exits.update(epochs=1, milestones=[])
-    loaded.default_hooks.teacher_check.min_score = 0
-    torch.manual_seed(0)
-    runner = Runner.from_cfg(loaded)
-    runner.train()
-    checkpoint = folder / "run" / "epoch_1.pth"
-    stored = torch.load(checkpoint, weights_only=False)
-    runner.model.load_state_dict(stored["state_dict"])
-    teacher.unlink()  # an export needs no teacher's weights
-    return Run(plain, config, checkpoint, stored, runner.model.eval())
+    return distil(tmp_path_factory.mktemp("mskd"), DISTILLED.replace("mtkd_ssr", "mskd"))  # one-to-one MSKD
 
 
 @pytest.fixture(scope="module")
