@@ -327,6 +327,35 @@ def test_input_is_renormalised_for_the_teacher() -> None:
     assert torch.equal(alike.teachers["teacher"].preprocess(own), own)
 
 
+def test_a_teacher_keeps_no_map_that_no_loss_reads() -> None:
+    model = build()
+    inputs = model.data_preprocessor(batch(), False)["inputs"].requires_grad_()
+    observed = model.teachers["teacher"].observe(inputs)
+    assert not observed.features
+    assert not observed.taps
+    assert {i: pooled.shape for i, pooled in observed.pooled.items()} == {1: (6, 16), 2: (6, 32), 3: (6, 64)}
+    assert {i: logits.shape for i, logits in observed.stage_logits.items()} == dict.fromkeys((1, 2, 3), (6, CLASSES))
+    assert observed.stage_logits[3] is observed.logits
+    assert not any(t.requires_grad for t in (*observed.pooled.values(), *observed.stage_logits.values()))
+
+
+def test_exits_and_connectors_run_under_autocast_and_losses_in_fp32() -> None:
+    model = build()
+    parts = {
+        "exit": model.objective.exits["1"].fc,
+        "connector": model.objective.connectors["teacher"]["1"].body[0],
+        "teacher's exit": model.teachers["teacher"].exits["1"].fc,
+    }
+    dtypes: dict[str, torch.dtype] = {}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda _m, _a, out, name=name: dtypes.update({name: out.dtype}))
+    data = model.data_preprocessor(batch(), True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(**data, mode="loss")
+    assert dtypes == dict.fromkeys(parts, torch.bfloat16)
+    assert all(out[name].dtype == torch.float32 for name in ("aux", "scd", "srd", "review"))
+
+
 # -- the engine -----------------------------------------------------------------------------------------------------
 
 
