@@ -105,9 +105,9 @@ def _to_deepest_tap(teacher: Teacher, plain: nn.Module, distiller: Distiller) ->
     """Return what runs a plain teacher as deep as the teacher is read; a classifier to its logits in any case."""
     assert teacher.recorder is not None
     paths = {tap.path.partition(".")[0] for tap in teacher.recorder.taps.values()}
-    if not distiller.task.answer_is_response and paths == {"backbone"}:
+    if not distiller.task.comparable_logits and paths == {"backbone"}:
         return plain.backbone  # type: ignore[return-value]
-    if not distiller.task.answer_is_response and paths <= {"backbone", "neck"}:
+    if not distiller.task.comparable_logits and paths <= {"backbone", "neck"}:
         return functools.partial(distiller.task.forward_features, plain)
     return functools.partial(distiller.task.forward, plain)
 

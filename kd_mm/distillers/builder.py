@@ -1,27 +1,22 @@
-"""Construction of a Distiller's parts: teachers, stages, taps; then exits, connectors and losses of measured widths."""
+"""Construction of a Distiller's networks: teachers, matched stages, taps; all measured in one dry run each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.matching import dry_run_size, match_stages
-from kd_mm.distillers.objective import Objective
-from kd_mm.distillers.recipe import Recipe, Requirements, exit_type, reads_stages
+from kd_mm.distillers.recipe import Recipe, Requirements, reads_stages
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.teacher import Teacher, TeacherReads
-from kd_mm.losses import LearningSimplifier, Loss, LossContext
-from kd_mm.losses.mtkd_ssr import TeacherExitLoss
-from kd_mm.models.exits import is_sequential
+from kd_mm.losses import Loss
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
-from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import LogitsReader, Task
 from kd_mm.utils.eval_mode import eval_mode
 from kd_mm.utils.random_state import isolated_rng
@@ -86,7 +81,7 @@ def build_networks(
         )
         for loss in losses.values():
             loss.match(pairs.get(_first(loss.teacher_names), ()), recipe.exit_on_last)
-        needs = Requirements.of(losses, len(matched), recipe.exit_on_last, task.answer_is_response)
+        needs = Requirements.of(losses, len(matched), recipe.exit_on_last, task.comparable_logits)
         student_taps, teacher_taps = _extra_taps(losses, student, teachers)
         reader = task.logits_reader(student, True) if needs.student_logits else None
         recorder = Recorder(
@@ -189,7 +184,7 @@ def _extra_taps(
 def _teacher_reads(
     name: str, teacher: Teacher, task: Task, recipe: Recipe, needs: Requirements, stages: Sequence[Stage]
 ) -> TeacherReads:
-    online = _online(recipe, teacher)
+    online = is_online(recipe, teacher)
     exits = frozenset() if online else needs.teacher_exits[name]
     features = needs.features[name] | (needs.teacher_exits[name] if online else frozenset())
     reads = TeacherReads(
@@ -209,7 +204,8 @@ def _teacher_reads(
     return reads
 
 
-def _online(recipe: Recipe, teacher: Teacher) -> bool:
+def is_online(recipe: Recipe, teacher: Teacher) -> bool:
+    """Return whether the exits of a teacher are trained during the distillation."""
     return recipe.teacher_exits.get("mode", "pretrained") == "online" and not teacher.is_ema
 
 
@@ -239,8 +235,8 @@ def _measured_logits(
     for name, other_logits in logits.items():
         if own is not None and own.ndim == other_logits.ndim == 3 and own.shape[1:] != other_logits.shape[1:]:
             raise ValueError(
-                f"the student answers at {own.shape[1]} places over {own.shape[2]} classes, teacher {name!r} at "
-                f"{other_logits.shape[1]} over {other_logits.shape[2]}: losses on dense answers need equal strides, "
+                f"the student has logits at {own.shape[1]} places over {own.shape[2]} classes, teacher {name!r} at "
+                f"{other_logits.shape[1]} over {other_logits.shape[2]}: losses on dense logits need equal strides, "
                 "anchors and classes; use losses on stages"
             )
     return logits
@@ -261,8 +257,8 @@ def _set_classifiers(
         classifier = task.classifier(teacher.model)
         if not _gives(classifier, stage.to_map(records[name][stage.tap]), logits[name]):
             raise ValueError(
-                f"the neck and head of teacher {name!r} do not make its answer of what its last stage {stage.tap} "
-                f"shows: name the last module of its backbone in stages=dict({name}=[...]), or leave out the loss that "
+                f"the neck and head of teacher {name!r} do not turn its last stage, {stage.tap}, into its logits: "
+                f"name the last module of its backbone in stages=dict({name}=[...]), or leave out the loss that "
                 "reads the teachers' classifiers (kd_mm.MultiTeacherFeatureLoss has weights='mean' as well)"
             )
         teacher.reads = replace(teacher.reads, classifier=classifier)
@@ -290,171 +286,10 @@ def _count_classes(
         counts[name] = count
         if own is not None and own != count:
             raise ValueError(
-                f"the student answers over {own} classes, teacher {name!r} over {count}: losses on responses need one "
+                f"the student has {own} classes, teacher {name!r} has {count}: losses on logits need one "
                 f"class list; take a teacher of the same classes, or only {task.free_losses}"
             )
     return counts
-
-
-# -- the objective ---------------------------------------------------------------------------------------------------
-
-
-def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: Recipe, seed: int) -> Objective:
-    """Build exits, connectors and losses, each under a random state of its own name."""
-    needs, losses = networks.requirements, dict(networks.losses)
-    classes = next(iter(networks.num_classes.values()), 0)
-    build_exits = partial(_build_exits, recipe=recipe, num_classes=task.exit_width(classes), seed=seed)
-    transform = _build_adapters(networks, task, recipe, seed)
-    exits = build_exits(student, networks.matched, needs.student_exits, networks.student_records, side="student")
-    connectors, online = nn.ModuleDict(), nn.ModuleDict()
-    for name, teacher in networks.teachers.items():
-        stages = [pair[1] for pair in networks.pairs.get(name, ())]
-        wanted = needs.teacher_exits[name]
-        built = build_exits(teacher.model, stages, wanted, networks.teacher_records[name], side=name)
-        if len(built) and _online(recipe, teacher):
-            online[name] = built
-            exit_loss = TeacherExitLoss(teacher=name, stages=sorted(wanted))
-            exit_loss.choose_teachers(f"exits_of_{name}", [name])
-            losses[f"exits_of_{name}"] = exit_loss
-        _set_exits(teacher, nn.ModuleDict() if name in online else built, recipe)
-        if needs.connectors[name]:
-            connectors[name] = _build_connectors(name, networks.pairs[name], needs.connectors[name], recipe, seed)
-    for name, loss in losses.items():
-        with isolated_rng(f"loss/{name}/parts", seed):
-            loss.setup(_loss_context(networks, student, task, loss, classes))
-    extra = {"student.targets"} if any(adapter.needs_targets for adapter in transform.values()) else set()
-    reads = frozenset(item for loss in losses.values() for item in loss.requires)
-    return Objective(
-        replace(needs, reads=reads | extra),
-        losses,
-        {i: networks.matched[i - 1] for i in sorted(needs.student_stages)},
-        networks.reader,
-        0 if recipe.exit_on_last else len(networks.matched),
-        exits,
-        connectors,
-        online,
-        transform,
-    )
-
-
-def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss, classes: int) -> LossContext:
-    teacher = _first(loss.teacher_names)
-    return LossContext(
-        pairs=networks.pairs.get(teacher, ()),
-        pairs_by_teacher=networks.pairs,
-        num_classes=classes,
-        multilabel=task.multilabel,
-        student_taps=_shapes(networks.student_records),
-        teacher_taps=_shapes(networks.teacher_records.get(teacher, {})),
-        logits_shape=tuple(networks.logits["student"].shape) if "student" in networks.logits else (),
-        task_loss=partial(task.exit_loss, student),
-    )
-
-
-def _set_exits(teacher: Teacher, exits: nn.ModuleDict, recipe: Recipe) -> None:
-    teacher.exits = exits.requires_grad_(False).eval()
-    teacher.exits_ready = teacher.is_ema or not len(exits)
-    if recipe.teacher_exits.get("mode") == "joint" and len(exits) and not teacher.is_ema:
-        teacher.load_exits(teacher.stored_exits(), f"joint training in {teacher.checkpoint}")
-    teacher.forget_file()
-
-
-def _build_exits(
-    model: nn.Module,
-    stages: Sequence[Stage],
-    wanted: frozenset[int],
-    records: Mapping[str, Tensor],
-    recipe: Recipe,
-    num_classes: int,
-    side: str,
-    seed: int,
-) -> nn.ModuleDict:
-    exits = nn.ModuleDict()
-    kind = exit_type(recipe)
-    for i in sorted(wanted):
-        config: dict[str, Any] = {**recipe.exits, "num_classes": num_classes}
-        config["widths"] = [stage.channels for stage in stages[i - 1 :]]
-        if kind.needs_rest:
-            config["rest"] = _rest(model, stages[i - 1 :], records)
-        if kind.regional:
-            config["stride"] = stages[i - 1].stride
-        with isolated_rng(f"exit/{side}/{i}", seed):
-            exits[str(i)] = _initialised(config)
-    return exits
-
-
-def _rest(model: nn.Module, stages: Sequence[Stage], records: Mapping[str, Tensor]) -> list[nn.Module]:
-    rest = [find_module(model, Tap.parse(stage.tap)) for stage in stages[1:]]
-    outputs = [records[stage.tap] for stage in stages[1:] if stage.tap in records]
-    with eval_mode(model):
-        sequential = len(outputs) != len(rest) or is_sequential(rest, records[stages[0].tap], outputs)
-    if not sequential:
-        raise ValueError(
-            f"MirrorExit: the stages after {stages[0].tap} of {type(model).__name__} do not run one after the other "
-            f"({', '.join(stage.tap for stage in stages[1:])}); name whole stages in stages=[...] or use SepConvExit"
-        )
-    return rest
-
-
-def _build_connectors(
-    name: str, pairs: Sequence[tuple[Stage, Stage]], wanted: frozenset[int], recipe: Recipe, seed: int
-) -> nn.ModuleDict:
-    connectors = nn.ModuleDict()
-    for i in sorted(wanted):
-        student, teacher = pairs[i - 1]
-        with isolated_rng(f"connector/{name}/{i}", seed):
-            connectors[str(i)] = _initialised({**recipe.connectors, "student": student, "teacher": teacher})
-    return connectors
-
-
-def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -> nn.ModuleDict:
-    """Build the adapter of each teacher whose logits are read by losses that it serves.
-
-    Raises:
-        ValueError: No loss of the recipe reads a teacher's logits.
-    """
-    adapters = nn.ModuleDict()
-    if not recipe.transform:
-        return adapters
-    classes, last = next(iter(networks.num_classes.values()), 0), 0 if recipe.exit_on_last else len(networks.matched)
-    for name in networks.teachers:
-        with isolated_rng(f"transform/{name}", seed):
-            adapter: LearningSimplifier = MODELS.build(dict(recipe.transform))
-            readers = [
-                loss for key, loss in networks.losses.items() if name in loss.teacher_names and adapter.serves(key)
-            ]
-            names = {"final"} if any("teacher.logits" in loss.requires for loss in readers) else set()
-            for loss in readers:
-                if "teacher.stage_logits" in loss.requires:
-                    stages = loss.stage_numbers(len(networks.matched))
-                    names |= {"final" if i == last else f"stage{i}" for i in stages}
-            if not names:
-                continue
-            logits = networks.logits.get(name)
-            widths = dict.fromkeys(sorted(names), task.exit_width(classes))
-            dense = False
-            if "final" in names and logits is not None:
-                widths["final"], dense = logits.shape[-1], logits.ndim == 3 and logits.shape[-1] == classes
-            sigmoids = {one for one in names if (dense if one == "final" else task.multilabel)}
-            labelled = task.answer_is_response and not task.regional and not task.multilabel
-            adapter.setup(widths, frozenset(sigmoids), labelled, last)
-        adapters[name] = adapter
-    if networks.losses and not len(adapters):
-        raise ValueError(
-            f"recipe: transform {recipe.transform['type']} changes what a teacher answers, but none of the losses "
-            f"{', '.join(networks.losses)} reads that; add one that does, e.g. the recipe kd, or drop it"
-        )
-    return adapters
-
-
-def _initialised(config: dict[str, Any]) -> nn.Module:
-    module = MODELS.build(config)
-    module.init_weights()
-    return module
-
-
-def _shapes(records: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {tap: tuple(tensor.shape) for tap, tensor in records.items()}
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -10,9 +10,10 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers.builder import build_networks, build_objective
+from kd_mm.distillers.builder import build_networks
 from kd_mm.distillers.loss_monitor import LossMonitor, check_first_step
 from kd_mm.distillers.objective import Objective
+from kd_mm.distillers.parts import build_objective
 from kd_mm.distillers.recipe import Recipe, Requirements, exits_are_regional
 from kd_mm.losses import Loss, Progress
 from kd_mm.registry import MODELS

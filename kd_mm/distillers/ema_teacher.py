@@ -23,9 +23,9 @@ class EMATeacher(Teacher):
     ``CuriousAI/mean-teacher``). It starts as the student, where the public code draws weights of their own for it. Its
     exits, where a loss reads them, are the average of the student's.
 
-    Like every teacher it stands outside the module tree, sees the student's batch in eval mode and without gradient;
-    the public code runs it in training mode on an augmentation of its own. :class:`kd_mm.hooks.EMATeacherHook` moves
-    it, and keeps it in checkpoints under ``distill.teachers.<name>.``.
+    Like every teacher it stands outside the module tree and runs on the student's batch in eval mode and without
+    gradient; the public code runs it in training mode on an augmentation of its own.
+    :class:`kd_mm.hooks.EMATeacherHook` moves it, and keeps it in checkpoints under ``distill.teachers.<name>.``.
 
     A recipe brings it along: ``teachers=dict(ema=dict(type="kd_mm.EMATeacher"))``; losses name it, ``teacher="ema"``.
 

@@ -38,7 +38,7 @@ class LossMonitor:
         """Take the scalars of one step; return their means since the last report if this step is logged, else nothing.
 
         Raises:
-            NonFiniteLossError: A term was not finite at some iteration since the last report (seen when reporting).
+            NonFiniteLossError: A term was not finite at some iteration since the last report (found when reporting).
         """
         values = torch.stack([value.detach().float().reshape(()) for value in terms.values()])
         if self._sums is None or self._first_bad is None or self._names != list(terms):

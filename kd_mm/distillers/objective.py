@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.recipe import Requirements
-from kd_mm.distillers.teacher import like_parameters
 from kd_mm.losses import LearningSimplifier, Loss, Progress
 from kd_mm.losses.observation import Observation
+from kd_mm.models.exits import like_parameters
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader
 

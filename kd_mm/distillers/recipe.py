@@ -23,8 +23,7 @@ class Recipe:
     Attributes:
         losses: Loss configs by name.
         exits: Config of the auxiliary exits, the same type on student and teacher.
-        exit_on_last: Whether the last stage gets an exit of its own beside the network's answer; by default as the task
-            says (in detection it does).
+        exit_on_last: Whether the last stage has an exit beside the network's logits; by default in detection.
         connectors: Config of the connectors.
         teacher_exits: How the teacher's exits come to be: ``mode`` is ``"pretrained"`` (frozen teacher, exits trained
             first), ``"joint"`` (trained with the teacher, read from its checkpoint) or ``"online"`` (trained during
@@ -78,7 +77,7 @@ class Recipe:
                     "the engine sums whatever has 'loss' in its name"
                 )
             if name in ("student", "transform") or name.startswith(("exits_of_", "transform_")):
-                raise ValueError(f"recipe: loss name {name!r} is taken by the log key 'loss_{name}'; choose another")
+                raise ValueError(f"recipe: loss name {name!r} clashes with the log key 'loss_{name}'; choose another")
         _check_transform(config.get("transform"), list(named))
         recipe = cls(**{"exit_on_last": exit_on_last, **config})
         mode = recipe.teacher_exits.get("mode", "pretrained")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.losses.functional import wide_dtype
 from kd_mm.losses.observation import Observation
+from kd_mm.models.exits import like_parameters
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.stage import Stage
@@ -147,9 +148,9 @@ class Teacher:
             task: Runs the network.
         """
         self.reads = reads
-        whole = reads.reader is not None and not reads.reader.needs_regions
+        to_the_end = reads.reader is not None and not reads.reader.needs_regions
         self.recorder.detach()
-        self.recorder = Recorder(self.model, reads.all_taps, stop_when_complete=not whole and not self.compile)
+        self.recorder = Recorder(self.model, reads.all_taps, stop_when_complete=not to_the_end and not self.compile)
         self._task_forward = task.forward
         self._forward = torch.compile(task.forward) if self.compile else task.forward
 
@@ -282,13 +283,6 @@ class Teacher:
     def score(self, inputs: Tensor, data_samples: Any, task: Task) -> tuple[int, int]:
         """Return how many predictions on a validation batch of the student's are right, and how many there are."""
         return task.score(self.model, self.preprocess(inputs), data_samples)
-
-
-def like_parameters(feature: Tensor, module: nn.Module) -> Tensor:
-    """Return a map in the dtype of a module's parameters, unless autocast sees to that."""
-    if torch.is_autocast_enabled(feature.device.type):
-        return feature
-    return feature.to(next(module.parameters()).dtype)
 
 
 def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:

@@ -99,7 +99,7 @@ def student_logits(distiller: Distiller) -> dict[str, Tensor]:
     """Return the logits ``(B, K)`` of the student's exits and its own, from the recorded tensors of a batch."""
     records, objective = distiller.recorder.take(), distiller.objective
     logits = _exit_logits("student", objective.exits, objective.stages, records)
-    if objective.reader is not None and distiller.task.answer_is_response:
+    if objective.reader is not None and distiller.task.comparable_logits:
         logits["student_final"] = objective.reader.read(records)
     return logits
 
@@ -110,7 +110,7 @@ def teacher_logits(distiller: Distiller, name: str, inputs: Tensor) -> dict[str,
     records = teacher.record(inputs)
     exits: Any = online.get(name, teacher.exits)
     logits = _exit_logits(name, exits, teacher.reads.stages, records)
-    if distiller.task.answer_is_response:
+    if distiller.task.comparable_logits:
         logits[f"{name}_final"] = teacher.logits(inputs, records)
     return logits
 

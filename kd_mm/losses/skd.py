@@ -1,4 +1,4 @@
-"""Student-friendly knowledge distillation: the teacher's answers are softened and simplified for the student."""
+"""Student-friendly knowledge distillation: the teacher's logits are softened and simplified for the student."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _START = Progress()
 
 
 class CollapseError(RuntimeError):
-    """The simplified answers have left the teacher's."""
+    """The simplified logits have left the teacher's."""
 
 
 class Simplified(NamedTuple):
@@ -49,12 +49,12 @@ class LearningSimplifier(nn.Module):
         z~ = x + A (x W_v) W_o                simplified, already at temperature tau
 
     Losses get ``tau z~`` (plus the mean that centring took away, which only sigmoids see), so a loss at temperature tau
-    compares with ``softmax(z~)``. With ``W_o = 0`` that is the teacher's answer. The distillation loss alone is
+    compares with ``softmax(z~)``. With ``W_o = 0`` those are the teacher's logits. The distillation loss alone is
     smallest for a target that ignores the teacher; the residual and ``anchor`` keep it from going there, ``agreement``
     and ``change`` in the log show it: the percentage of samples whose largest class is the teacher's, and
-    ``KL(softmax(z^) || softmax(z~))``. Each answer (the network's own, each stage's) has a simplifier of its own. On
-    dense heads the ``max_tokens`` locations with the highest class score of each image are simplified, the other ones
-    stay; regions look at those of their own image only.
+    ``KL(softmax(z^) || softmax(z~))``. The network's own logits and each stage's have a simplifier of their
+    own. On dense heads the ``max_tokens`` locations with the highest class score of each image are simplified, the
+    other ones stay; regions look at those of their own image only.
 
     The learning rate is the student's times ``gradient_scale``, the weight decay the student's. Optimizers that
     normalise gradients (Adam) need another way:
@@ -70,22 +70,22 @@ class LearningSimplifier(nn.Module):
         heads: Attention heads.
         layers: Attention layers, one after the other.
         residual: Whether x is added; without it training collapses easily.
-        zero_init_out: Whether ``W_o`` starts at 0, that is, at the teacher's own answer.
+        zero_init_out: Whether ``W_o`` starts at 0, that is, at the teacher's own logits.
         anchor: ``"none"``, ``"ce"`` (cross-entropy of ``tau z~`` with the label) or ``"kl"`` (of ``z~`` with ``z^``).
         anchor_weight: Weight of the anchor, which trains the simplifier alone.
         detach_target: Whether the simplifier stays as it is at its start (ablation).
-        start_epoch: Zero-based epoch before which answers stay as they are.
+        start_epoch: Zero-based epoch before which logits stay as they are.
         gradient_scale: Factor of the gradients of the attention, above 0; under SGD a factor of its learning rate.
         scope: ``"batch"`` (samples of this process look at each other) or ``"gathered"`` (also at those of the
             other processes, whose batches have equal sizes; one layer).
-        shared: Whether all answers share one simplifier; they need the same number of classes then.
+        shared: Whether all sets of logits share one simplifier; they need the same number of classes then.
         max_tokens: Locations an image on dense heads.
         min_agreement: Percentage of agreement under which ``guard`` acts.
         guard: ``"warn"``, ``"stop"`` (a :class:`CollapseError`) or ``"off"``.
         losses: Names of the losses that read the adapted logits; by default all that read a teacher's logits.
 
     Raises:
-        ValueError: An option that is none of its choices, or that does not fit the answers.
+        ValueError: An option that is none of its choices, or that does not fit the logits.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class LearningSimplifier(nn.Module):
             last: The stage whose stage logits are the network's own; 0: none.
 
         Raises:
-            ValueError: Options that do not fit the answers, see the class.
+            ValueError: Options that do not fit the logits, see the class.
         """
         if self.needs_targets and not labelled:
             raise ValueError("LearningSimplifier: anchor='ce' needs one label for each row of logits; use anchor='kl'")
@@ -250,7 +250,7 @@ class LearningSimplifier(nn.Module):
         """Return ``z~`` ``(..., T, K)``, with the mean over classes of ``soft``.
 
         Args:
-            name: Name of the answer.
+            name: Name of the logits.
             soft: ``z^`` ``(..., T, K)``; leading dimensions are images of their own.
             images: ``(T,)``, image of each token, for regions; tokens of different images do not see each other.
         """
@@ -283,7 +283,7 @@ class LearningSimplifier(nn.Module):
                 continue
             line = (
                 f"LearningSimplifier: {key} is {value:.0f} %, below min_agreement={self.min_agreement:g}: the target "
-                "no longer says what the teacher says, and a small distillation loss means nothing; set anchor='ce' or "
+                "no longer agrees with the teacher, and a small distillation loss means nothing; set anchor='ce' or "
                 "'kl', a larger anchor_weight, or a lower learning rate for distill.transform"
             )
             if self.guard == "stop":

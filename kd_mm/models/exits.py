@@ -26,7 +26,7 @@ class Exit(BaseModule):
 
     #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
     needs_rest: ClassVar[bool] = False
-    #: Whether it answers for regions: then the constructor takes ``stride``, and ``forward`` the regions.
+    #: Whether it classifies regions: then the constructor takes ``stride``, and ``forward`` the regions.
     regional: ClassVar[bool] = False
 
     def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
@@ -149,10 +149,17 @@ class RoIExit(Exit):
     def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
         """Return logits ``(R, K + 1)`` of ``regions`` ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels."""
         if regions is None:
-            raise ValueError("RoIExit answers for regions, and the task gives none; use it with kd_mm.DetectionTask")
+            raise ValueError("RoIExit classifies regions, and the task has none; use it with kd_mm.DetectionTask")
         feature = self.body(feature)
         pooled = roi_align(feature, regions.to(feature.dtype), self.size, 1.0 / self.stride, 2, True)
         return self.fc(F.relu(self.cells(pooled).flatten(1)))
+
+
+def like_parameters(feature: Tensor, module: nn.Module) -> Tensor:
+    """Return a map in the dtype of a module's parameters, unless autocast sees to that."""
+    if torch.is_autocast_enabled(feature.device.type):
+        return feature
+    return feature.to(next(module.parameters()).dtype)
 
 
 def is_sequential(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[Tensor]) -> bool:

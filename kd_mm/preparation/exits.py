@@ -50,7 +50,7 @@ class ExitTraining(EpochTraining):
     def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
         super().__init__(distiller, teacher, source, options)
         choice(f"{source} loss", self.options["loss"], ("ce", "ce+kd"))
-        if self.options["loss"] == "ce+kd" and not distiller.task.answer_is_response:
+        if self.options["loss"] == "ce+kd" and not distiller.task.comparable_logits:
             raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
         self.module: nn.ModuleDict = teacher.exits
         self.stages = sorted(distiller.requirements.teacher_exits[teacher.name])

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd_mm.stages.discovery_rules import Candidate, find_candidates
-from kd_mm.stages.feature_info import Reading
+from kd_mm.stages.feature_info import TensorLayout
 from kd_mm.stages.last_stride import last_stride_in_place
 from kd_mm.stages.stage import Stage, stage_table
 from kd_mm.stages.tap import Tap, find_module
-from kd_mm.stages.trace import Call, Trace, trace
+from kd_mm.stages.trace import ModuleCall, Trace, trace
 
 
 def discover_stages(
@@ -53,10 +53,10 @@ def discover_stages(
         return _measure([candidate for _, candidate in chosen], [text for text, _ in chosen], run, inputs, 0)
     run = trace(modules[backbone], inputs)
     with last_stride_in_place(modules[backbone]) as put_back:
-        whole = trace(modules[backbone], inputs) if put_back else run
-    candidates, first_block = find_candidates(whole.root)
+        unstrided = trace(modules[backbone], inputs) if put_back else run
+    candidates, first_block = find_candidates(unstrided.root)
     start = 0 if first_block is None else first_block.start
-    taps = [_tap_text(backbone, call, reading, whole) for call, reading in candidates]
+    taps = [_tap_text(backbone, call, reading, unstrided) for call, reading in candidates]
     if put_back:
         candidates = [_find_named(model, tap, backbone, run)[1] for tap in taps]
     found = _measure(candidates, taps, run, inputs, start)
@@ -129,7 +129,7 @@ def _parameters_by_moment(run: Trace) -> list[tuple[int, int]]:
     return counts
 
 
-def _tap_text(backbone: str, call: Call, reading: Reading, run: Trace) -> str:
+def _tap_text(backbone: str, call: ModuleCall, reading: TensorLayout, run: Trace) -> str:
     text = f"{backbone}.{call.name}"
     if call.index != len(run.calls_of(call.module)) - 1:
         text += f"#{call.index}"

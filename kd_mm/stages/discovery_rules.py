@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from kd_mm.stages.feature_info import Reading
-from kd_mm.stages.trace import Call
+from kd_mm.stages.feature_info import TensorLayout
+from kd_mm.stages.trace import ModuleCall
 
 # A call that makes the grid coarser by more than this in one go holds several stages (or is a patch embedding).
 _SEVERAL_STEPS = 3.0
@@ -24,10 +24,10 @@ _DOMINANT_SHARE = 0.95
 _SPLIT = 4
 _STEM_NAMES = ("stem", "patch_embed", "patch_embedding", "tokens_to_token", "pos_embed")
 
-Candidate = tuple[Call, Reading]
+Candidate = tuple[ModuleCall, TensorLayout]
 
 
-def find_candidates(root: Call) -> tuple[list[Candidate], Call | None]:
+def find_candidates(root: ModuleCall) -> tuple[list[Candidate], ModuleCall | None]:
     """Return the stages of a traced backbone, shallow to deep, each with the output to read, and its first block.
 
     Everything that starts before the first block is the stem. The first block is ``None`` where nothing was found.
@@ -49,21 +49,21 @@ def find_candidates(root: Call) -> tuple[list[Candidate], Call | None]:
     return [(call, _primary(call)) for call in stages], first
 
 
-def _primary(call: Call) -> Reading:
+def _primary(call: ModuleCall) -> TensorLayout:
     if call.primary is None:
         raise RuntimeError(f"{call.name} returned no feature")
     return call.primary
 
 
-def _has_weights(call: Call) -> bool:
+def _has_weights(call: ModuleCall) -> bool:
     return any(parameter.ndim >= 2 for parameter in call.module.parameters())
 
 
-def _is_stem(call: Call) -> bool:
+def _is_stem(call: ModuleCall) -> bool:
     return any(part.startswith(_STEM_NAMES) for part in call.name.split("."))
 
 
-def _is_composite(call: Call) -> bool:
+def _is_composite(call: ModuleCall) -> bool:
     if isinstance(call.module, nn.Sequential):
         return any(_is_composite(child) for child in call.children)
     layers = {
@@ -74,11 +74,11 @@ def _is_composite(call: Call) -> bool:
     return len(layers) >= 2
 
 
-def _is_block(call: Call) -> bool:
+def _is_block(call: ModuleCall) -> bool:
     return _is_composite(call) and not _is_stem(call)
 
 
-def _units(call: Call) -> list[Call]:
+def _units(call: ModuleCall) -> list[ModuleCall]:
     units = []
     for child in call.children:
         if _must_open(child):
@@ -88,7 +88,7 @@ def _units(call: Call) -> list[Call]:
     return units
 
 
-def _must_open(call: Call) -> bool:
+def _must_open(call: ModuleCall) -> bool:
     if call.primary is None or call.source is None or call.branches or not call.children:
         return False
     source = call.source.cells
@@ -104,22 +104,22 @@ def _must_open(call: Call) -> bool:
     )
 
 
-def _in_container(call: Call) -> bool:
+def _in_container(call: ModuleCall) -> bool:
     return call.name.rsplit(".", 1)[-1].isdigit()
 
 
-def _groups(units: Sequence[Call]) -> list[list[Call]]:
+def _groups(units: Sequence[ModuleCall]) -> list[list[ModuleCall]]:
     """Group units by resolution, fine to coarse; groups without a block are stem or tail, unless no unit is a block.
 
     A unit that is coarser than one which follows it was an excursion, not a step of the pyramid.
     """
-    kept: list[Call] = []
+    kept: list[ModuleCall] = []
     coarsest = 0
     for unit in reversed(units):
         if _primary(unit).cells >= coarsest:
             coarsest = _primary(unit).cells
             kept.append(unit)
-    by_cells: dict[int, list[Call]] = defaultdict(list)
+    by_cells: dict[int, list[ModuleCall]] = defaultdict(list)
     for unit in reversed(kept):
         by_cells[_primary(unit).cells].append(unit)
     groups = list(by_cells.values())
@@ -130,7 +130,7 @@ def _groups(units: Sequence[Call]) -> list[list[Call]]:
     return [group for group in without_stem if group]
 
 
-def _undo_dilation(groups: Sequence[list[Call]]) -> list[list[Call]]:
+def _undo_dilation(groups: Sequence[list[ModuleCall]]) -> list[list[ModuleCall]]:
     """Return the last group, one for each stage module where the network holds its last stages at one resolution.
 
     So do detectors with dilation and re-ID networks with last stride 1: ``layer3`` and ``layer4`` are two stages
@@ -146,7 +146,7 @@ def _undo_dilation(groups: Sequence[list[Call]]) -> list[list[Call]]:
     return [[unit] for unit in last]
 
 
-def _branch_stages(units: Sequence[Call]) -> list[Candidate]:
+def _branch_stages(units: Sequence[ModuleCall]) -> list[Candidate]:
     """Parallel branches: each stage is the coarsest branch at the end of the time in which it was the coarsest."""
     stages: dict[int, Candidate] = {}
     front = math.inf
@@ -158,7 +158,7 @@ def _branch_stages(units: Sequence[Call]) -> list[Candidate]:
     return list(stages.values())
 
 
-def _even_split(groups: Sequence[Sequence[Call]]) -> list[Call]:
+def _even_split(groups: Sequence[Sequence[ModuleCall]]) -> list[ModuleCall]:
     """Return the blocks of a network of constant resolution: the largest row of equal modules; else nothing."""
     if not groups:
         return []
@@ -167,7 +167,7 @@ def _even_split(groups: Sequence[Sequence[Call]]) -> list[Call]:
     if weights[dominant] < _DOMINANT_SHARE * sum(weights):
         return []
     cells = _primary(groups[dominant][0]).cells
-    rows: dict[tuple[str, type], list[Call]] = defaultdict(list)
+    rows: dict[tuple[str, type], list[ModuleCall]] = defaultdict(list)
     for unit in groups[dominant]:
         for call in unit.walk():
             if call.primary is not None and call.primary.cells == cells and _in_container(call):
@@ -178,7 +178,7 @@ def _even_split(groups: Sequence[Sequence[Call]]) -> list[Call]:
     return row if len(row) >= _SPLIT else []
 
 
-def _last(group: Sequence[Call]) -> Call:
+def _last(group: Sequence[ModuleCall]) -> ModuleCall:
     """Return the last unit of a group, the normalisation and activation that follow a bare convolution included."""
     unit = group[-1]
     if unit.children or unit.parent is None:
@@ -196,7 +196,7 @@ def _is_pointwise(module: nn.Module) -> bool:
     return "norm" in kind.__name__.lower() or kind.__module__ == "torch.nn.modules.activation"
 
 
-def _outermost(call: Call) -> Call:
+def _outermost(call: ModuleCall) -> ModuleCall:
     """Return the outermost call that returns the very tensor of ``call``: ``layer1`` rather than ``layer1.2``."""
     while call.parent is not None and call.parent.parent is not None:
         parent = call.parent

@@ -1,4 +1,4 @@
-"""What one tensor of a network is: its layout, its width and its grid, told from its shape alone."""
+"""What one tensor of a network is: its layout, its width and its grid, read from its shape alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ MAX_EXTRA_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Reading:
+class TensorLayout:
     """Layout and size of one tensor, in the words of :class:`kd_mm.stages.Stage`.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reading:
 
 
 @dataclass
-class Frame:
+class TracedBatch:
     """The batch that is being traced, and the map grids met so far: what a sequence of tokens is measured against."""
 
     batch: int
@@ -44,12 +44,12 @@ class Frame:
     width: int
     grids: set[tuple[int, int]] = field(default_factory=set)
 
-    def read(self, value: Any, context: Any = ()) -> list[Reading]:
+    def read(self, value: Any, context: Any = ()) -> list[TensorLayout]:
         """Return a reading for each feature among the tensors in ``value`` (a tensor, or nested tuples and lists).
 
         Args:
             value: What a module took or returned.
-            context: Further arguments of the module, searched for a grid ``(height, width)`` that it was told.
+            context: Further arguments of the module, searched for a grid ``(height, width)`` that it was given.
         """
         hints = [*_grids_in(value), *_grids_in(context)]
         found = [(items, tensor, self._measure(tensor, hints)) for items, tensor in _tensors_in(value)]
@@ -59,20 +59,20 @@ class Frame:
             if reading is not None
         ]
 
-    def _measure(self, tensor: Tensor, hints: Sequence[tuple[int, int]]) -> Reading | None:
+    def _measure(self, tensor: Tensor, hints: Sequence[tuple[int, int]]) -> TensorLayout | None:
         if not tensor.is_floating_point() or tensor.ndim not in (3, 4) or tensor.shape[0] != self.batch:
             return None
         if tensor.ndim == 4:
             _, first, second, third = tensor.shape
             if self._has_aspect(second, third):
                 self.grids.add((second, third))
-                return Reading("map", first, second, third)
+                return TensorLayout("map", first, second, third)
             if self._has_aspect(first, second):
-                return Reading("channels_last", third, first, second)
+                return TensorLayout("channels_last", third, first, second)
             return None
         _, length, channels = tensor.shape
         grid = self._token_grid(length, hints)
-        return None if grid is None else Reading("tokens", channels, *grid, length - grid[0] * grid[1])
+        return None if grid is None else TensorLayout("tokens", channels, *grid, length - grid[0] * grid[1])
 
     def _has_aspect(self, height: int, width: int) -> bool:
         # Padding and rounding at each step move a side by a cell at most.
@@ -80,7 +80,7 @@ class Frame:
         return tall and abs(height * self.width - width * self.height) <= max(self.height, self.width)
 
     def _token_grid(self, length: int, hints: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-        """Return the grid that ``length`` tokens form: told by the module, else seen as a map, else of input aspect."""
+        """Return the grid that ``length`` tokens form: the module's, else that of a map, else of input aspect."""
         step = math.gcd(self.height, self.width)
         exact = [(self.height // step * k, self.width // step * k) for k in range(1, step + 1)]
         rounded = [(h, math.ceil(h * self.width / self.height)) for h in range(1, self.height + 1)]

@@ -55,8 +55,8 @@ def _align(
 def _columns(align: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     pairs = list(align) if isinstance(align, list | tuple) else []
     for pair in pairs:
-        whole = isinstance(pair, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in pair)
-        if not whole or len(pair) != 2:
+        integers = isinstance(pair, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in pair)
+        if not integers or len(pair) != 2:
             raise ValueError(f"stage_align: {pair!r} is no pair (student stage, teacher stage), counted from 1")
     if not pairs:
         raise ValueError(f"stage_align={align!r} holds no pairs; write e.g. [(1, 1), (2, 2)]")

@@ -56,18 +56,18 @@ def before_relu(model: nn.Module, stages: Sequence[Stage]) -> list[BeforeReLU | 
         One for each stage; ``None`` where there is no such module, e.g. in a transformer, behind a linear bottleneck or
         where the network calls the function instead.
     """
-    shown, events = _watch(model, stages)
-    return [_find(output, events) for output in shown]
+    recorded, events = _watch(model, stages)
+    return [_find(output, events) for output in recorded]
 
 
-def _find(shown: Tensor | None, events: list[_Event]) -> BeforeReLU | None:
+def _find(recorded: Tensor | None, events: list[_Event]) -> BeforeReLU | None:
     relus = [event for event in events if isinstance(event.module, _RELUS)]
     norms = [event for event in events if isinstance(event.module, nn.modules.batchnorm._BatchNorm)]
-    ends = [event for event in relus if event.result is shown]
+    ends = [event for event in relus if event.result is recorded]
     if ends:
         ends[-1].module.inplace = False  # type: ignore[assignment]
         return BeforeReLU(_text(ends[-1], events, ":in"), _main_norm(ends[-1], events))
-    opening = [event for event in norms if event.source is shown and shown is not None]
+    opening = [event for event in norms if event.source is recorded and recorded is not None]
     for norm in opening:
         behind = next((event for event in relus if event.source is norm.result), None)
         if behind is not None:
@@ -80,7 +80,7 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
     """Run the backbone once; return the stages' outputs and the calls of ReLU and batch norm modules in order."""
     taps = [Tap.parse(stage.tap) for stage in stages]
     trunk: Any = getattr(model, "backbone", None) or getattr(model, "model", model)
-    shown: list[list[Tensor]] = [[] for _ in stages]
+    recorded: list[list[Tensor]] = [[] for _ in stages]
     events: list[_Event] = []
     counts: dict[str, int] = {}
 
@@ -97,7 +97,7 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
         for name, module in model.named_modules()
         if isinstance(module, (*_RELUS, nn.modules.batchnorm._BatchNorm))
     ]
-    for tap, outputs in zip(taps, shown, strict=True):
+    for tap, outputs in zip(taps, recorded, strict=True):
         keep = functools.partial(_keep, tap, outputs)
         handles.append(find_module(model, tap).register_forward_hook(keep))
     weight, last = next(model.parameters()), stages[-1]
@@ -110,7 +110,7 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
             handle.remove()
     chosen = [
         outputs[tap.call] if -len(outputs) <= tap.call < len(outputs) else None
-        for tap, outputs in zip(taps, shown, strict=True)
+        for tap, outputs in zip(taps, recorded, strict=True)
     ]
     return chosen, events
 

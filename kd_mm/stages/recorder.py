@@ -119,7 +119,7 @@ class Recorder:
                 place after it was recorded, so that a loss would see something else than the tapped output.
         """
         records, self._records = self._records, {}
-        taken = {}
+        found = {}
         for text, tap in self.taps.items():
             calls = records.get(text, [])
             if not -len(calls) <= tap.call < len(calls):
@@ -133,8 +133,8 @@ class Recorder:
                     f"the tensor at tap {text!r} was changed in place after it was recorded (an in-place activation "
                     "follows it); tap the module that makes the change instead"
                 )
-            taken[text] = tensor
-        return taken
+            found[text] = tensor
+        return found
 
 
 def _changed(tensor: Tensor, version: int) -> bool:

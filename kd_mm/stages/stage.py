@@ -57,7 +57,7 @@ class Stage:
             if height * width != count:
                 raise ValueError(
                     f"stage {self.index} ({self.tap}): {count} patch tokens do not form a grid of the aspect ratio "
-                    f"{self.height}:{self.width} seen at construction; use one input aspect ratio for the run"
+                    f"{self.height}:{self.width} of the dry run; use one input aspect ratio for the run"
                 )
         return patches.transpose(1, 2).reshape(feature.shape[0], self.channels, height, width)
 

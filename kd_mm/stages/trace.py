@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from kd_mm.stages.feature_info import Frame, Reading
+from kd_mm.stages.feature_info import TensorLayout, TracedBatch
 
 _RELU_FUNCTIONS = ("relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_")  # nn.ReLU6 is a hardtanh from 0 to 6
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One call of one module in the dry run.
 
     Attributes:
@@ -37,16 +37,16 @@ class Call:
     module: nn.Module
     index: int
     start: int
-    parent: "Call | None" = None
+    parent: "ModuleCall | None" = None
     end: int = -1
-    source: Reading | None = None
-    outputs: list[Reading] = field(default_factory=list)
-    children: list["Call"] = field(default_factory=list)
+    source: TensorLayout | None = None
+    outputs: list[TensorLayout] = field(default_factory=list)
+    children: list["ModuleCall"] = field(default_factory=list)
     returns_last_child: bool = False
     _returned: "weakref.ref[Tensor] | None" = None
 
     @property
-    def primary(self) -> Reading | None:
+    def primary(self) -> TensorLayout | None:
         """The output that stands for this call: its first map, else its last tokens (the later half of a reversible
         pair, the coarser stream of a nested one)."""
         maps = [reading for reading in self.outputs if reading.layout != "tokens"]
@@ -60,7 +60,7 @@ class Call:
         maps = all(reading.layout == "map" for reading in self.outputs)
         return maps and len({reading.cells for reading in self.outputs}) > 1
 
-    def walk(self) -> Iterator["Call"]:
+    def walk(self) -> Iterator["ModuleCall"]:
         """Yield this call and all calls below it, in order of entry."""
         yield self
         for child in self.children:
@@ -75,29 +75,29 @@ class Call:
 class Trace:
     """A dry run: the call of the network itself, and the moments at which a ReLU was applied, as module or function."""
 
-    root: Call
+    root: ModuleCall
     relu_moments: tuple[int, ...]
 
-    def calls_of(self, module: nn.Module) -> list[Call]:
+    def calls_of(self, module: nn.Module) -> list[ModuleCall]:
         """Return all calls of one module, in order."""
         return [call for call in self.root.walk() if call.module is module]
 
 
 class _Tracer(TorchFunctionMode):
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: TracedBatch) -> None:
         super().__init__()
         self.frame = frame
         self.clock = 0
         self.relu_moments: list[int] = []
-        self.stack: list[Call] = []
+        self.stack: list[ModuleCall] = []
         self.counts: dict[str, int] = {}
-        self.root: Call | None = None
+        self.root: ModuleCall | None = None
 
     def enter(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         index = self.counts.get(name, 0)
         self.counts[name] = index + 1
         parent = self.stack[-1] if self.stack else None
-        call = Call(name, module, index, self.clock, parent)
+        call = ModuleCall(name, module, index, self.clock, parent)
         call.source = next(iter(self.frame.read([*args, *kwargs.values()])), None)
         self.clock += 1
         if parent is None:
@@ -163,17 +163,17 @@ def trace(network: nn.Module, inputs: Tensor) -> Trace:
     """Run ``network`` once in eval mode and write down its module calls.
 
     Training flags, buffers, hooks and the random state are the same afterwards. The values of ``inputs`` do not
-    matter: noise of the same shape is run, two images at least, because an all-zero image says nothing of signs and
-    with one image the windows of an attention cannot be told from the batch.
+    matter: noise of the same shape is run, two images at least, because an all-zero image has no signs and
+    with one image the windows of an attention look like the batch.
 
     Args:
-        network: Backbone or whole model that takes an image batch.
+        network: Backbone or model that takes an image batch.
         inputs: Any batch ``(B, C, H, W)``; gives shape, dtype and device.
     """
     shape = (max(2, inputs.shape[0]), *inputs.shape[1:])
     dtype = inputs.dtype if inputs.is_floating_point() else torch.float32
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(inputs.device, dtype)
-    tracer = _Tracer(Frame(shape[0], shape[-2], shape[-1]))
+    tracer = _Tracer(TracedBatch(shape[0], shape[-2], shape[-1]))
     with ExitStack() as stack:
         stack.enter_context(_untouched(network, inputs.device))
         for name, module in network.named_modules():

@@ -54,8 +54,8 @@ class Task:
     #: Whether exits classify regions of an image, and take them as a second argument.
     regional = False
     #: Whether the network's own logits are comparable with the targets of the exits.
-    answer_is_response = True
-    #: Height and width in pixels of the dry run where nothing else says so.
+    comparable_logits = True
+    #: Height and width in pixels of the dry run where nothing else sets it.
     default_size = 224
     #: The config key of the number of classes, for messages.
     classes_key = "head.num_classes"
@@ -71,7 +71,7 @@ class Task:
             ValueError: They do, and the task has no regions.
         """
         if regional:
-            raise ValueError(f"{type(self).__name__}: exits that answer for regions belong to detection")
+            raise ValueError(f"{type(self).__name__}: exits that classify regions belong to detection")
 
     def check_losses(self, losses: Mapping[str, Loss]) -> None:
         """Refuse losses that make no sense for the task; called before any network is measured.
@@ -104,12 +104,12 @@ class Task:
             ValueError: The network has no single row of logits an image.
         """
         raise ValueError(
-            f"{type(self).__name__}: a loss of this recipe reads the teachers' classifiers, which answer once an image "
-            "in classification and re-identification alone"
+            f"{type(self).__name__}: a loss of this recipe reads the teachers' classifiers, which have one row of "
+            "logits an image in classification and re-identification alone"
         )
 
     def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
-        """Return K, from the network or from its measured logits; ``None`` where neither says."""
+        """Return K, from the network or from its measured logits; ``None`` where neither states it."""
         return None if logits is None else int(logits.shape[-1])
 
     def exit_width(self, num_classes: int) -> int:
@@ -121,7 +121,7 @@ class Task:
         return model.extract_feat(inputs)  # type: ignore[operator]
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run a whole network: no losses, no post-processing."""
+        """Run a network to its end: no losses, no post-processing."""
         raise NotImplementedError
 
     def infer(self, model: nn.Module, inputs: Tensor) -> Any:

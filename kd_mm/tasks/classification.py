@@ -71,7 +71,7 @@ class ClassificationTask(Task):
         return (logits.argmax(dim=1) == hard).float()
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run a whole network in ``tensor`` mode: no losses, no post-processing."""
+        """Run a network to its end in ``tensor`` mode: no losses, no post-processing."""
         return model(inputs, mode="tensor")
 
     def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:

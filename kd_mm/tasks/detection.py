@@ -1,4 +1,4 @@
-"""Object detection: what a stage of a detector answers, and how a detector's own answer is read."""
+"""Object detection: stage logits of a detector, and how its own logits are read."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 class DetectionTask(Task):
     """Detection with any of mmdet's detectors.
 
-    A stage answers which classes the image holds: ``(B, K)`` independent sigmoids (``image_multilabel``), the same
-    for every detector and free of anchors. With exits of type ``kd_mm.RoIExit`` it answers for regions instead:
+    Stage logits are those of the classes in the image: ``(B, K)`` independent sigmoids, the same
+    for every detector and free of anchors. With exits of type ``kd_mm.RoIExit`` they are those of regions instead:
     ``(R, K + 1)`` with background, on every ground-truth box, on ``extra_regions`` uniformly drawn boxes an image, and
     on the student's own sampled regions where asked for. MTKD-SSR (Gou et al., IJCV 2023) names Pascal VOC but neither
-    task nor response; both forms are our reading. A detector's own answer is that of its (first) RoI head on the
+    task nor stage logits; both forms are our reading. A detector's own logits are those of its (first) RoI head on the
     student's sampled regions, or the class maps of a dense head.
 
     Classes that an image holds only as ignored or difficult objects count neither way. Boxes are those after
     augmentation. Teachers see the student's padded batch; where they normalise otherwise, its padding is the student's
-    mean colour instead of theirs.
+    mean colour instead of the teacher's.
 
     Args:
-        sampled: Region exits also answer for the regions that a two-stage student samples for its own loss.
+        sampled: Region exits also classify the regions that a two-stage student samples for its own loss.
         extra_regions: Uniformly drawn boxes an image for region exits, so that background is learnt.
 
     Raises:
@@ -48,7 +48,7 @@ class DetectionTask(Task):
     name = "detection"
     unit = "objects"
     exit_on_last = True
-    answer_is_response = False
+    comparable_logits = False
     # A multiple of every pyramid's coarsest stride, and enough for the valid convolutions at the end of SSD.
     default_size = 320
 
@@ -63,7 +63,7 @@ class DetectionTask(Task):
         self._assigned: list[Any] = []
 
     def setup(self, student: nn.Module, regional: bool) -> None:
-        """Learn the student's classes and whether its exits answer for regions.
+        """Take note of the student's classes and whether its exits classify regions.
 
         Raises:
             ValueError: Sampled regions are asked for, but nothing samples any.
@@ -79,7 +79,7 @@ class DetectionTask(Task):
             )
 
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
-        """Return the tap of the student's sampled regions where exits answer for them."""
+        """Return the tap of the student's sampled regions where exits classify them."""
         return (region_tap(_is_cascade(model)),) if self.regional and self.sampled else ()
 
     def inference_branch(self, model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
@@ -108,14 +108,14 @@ class DetectionTask(Task):
         Raises:
             ValueError: The detector has neither a RoI head nor a dense head over a grid (e.g. DETR's set of queries).
         """
-        if _has_roi_answer(model):
+        if _has_roi_logits(model):
             return RoIReader(student, _roi_levels(model), _is_cascade(model))
         head: Any = getattr(model, "bbox_head", None)
         generator = getattr(head, "prior_generator", None)
         if generator is None or not hasattr(head, "cls_out_channels"):
             kind = type(getattr(model, "roi_head", None) if head is None else head).__name__
             raise ValueError(
-                f"{type(model).__name__} ({kind}) has no class answer on a grid or on regions that "
+                f"{type(model).__name__} ({kind}) has no class logits on a grid or on regions that "
                 "student and teacher could share; use losses on stages (mtkd_ssr, pkd, cwd, fgd) instead"
             )
         levels = len(getattr(generator, "strides", ())) or generator.num_levels
@@ -174,7 +174,7 @@ class DetectionTask(Task):
         return (loss * targets.valid.to(logits.dtype)).mean()
 
     def correct(self, logits: Tensor, targets: DetectionTargets) -> Tensor:
-        """Return by image the share of its classes whose presence is told right ``(B,)``; by region right or wrong."""
+        """Return by image the share of classes whose presence is predicted right ``(B,)``; by region 0 or 1."""
         if targets.region_labels is not None:
             kept = targets.region_labels != LEFT_OUT
             return (logits.argmax(dim=1) == targets.region_labels)[kept].float()
@@ -182,7 +182,7 @@ class DetectionTask(Task):
         return (right * targets.valid).sum(dim=1) / targets.valid.sum(dim=1).clamp(min=1)
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run backbone, neck and the heads whose answer can be read; no proposals, no post-processing.
+        """Run backbone, neck and the heads whose logits can be read; no proposals, no post-processing.
 
         Raises:
             ValueError: The detector keeps several branches in inference.
@@ -190,7 +190,7 @@ class DetectionTask(Task):
         trident_test_branch(model)
         features = model.extract_feat(inputs)  # type: ignore[operator]
         network: Any = model
-        if _has_roi_answer(model):
+        if _has_roi_logits(model):
             height, width = inputs.shape[-2:]
             box = [0.0, 0.0, width / 2, height / 2]
             regions = inputs.new_tensor([[i, *box] for i in range(len(inputs))])
@@ -234,10 +234,10 @@ def _sampled(records: Mapping[str, Tensor]) -> Tensor | None:
     return next((records[tap] for tap in map(region_tap, (False, True)) if tap in records), None)
 
 
-def _has_roi_answer(model: nn.Module) -> bool:
-    """Return whether features and regions alone make the RoI head answer.
+def _has_roi_logits(model: nn.Module) -> bool:
+    """Return whether features and regions alone are enough for the RoI head.
 
-    Sparse R-CNN's also asks for its queries, HTC's and SCNet's for a semantic map or a context of the whole image.
+    Sparse R-CNN's also needs its queries, HTC's and SCNet's for a semantic map or a context of the image.
     """
     head: Any = getattr(model, "roi_head", None)
     if not (hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward")):

@@ -1,4 +1,4 @@
-"""Re-identification: what a response is where the identities of the test are not those of the training."""
+"""Re-identification: logits where the identities of the test are not those of the training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kd_mm.tasks.classification import ClassificationTask
 class ReIDTask(ClassificationTask):
     """Re-identification with a :class:`kd_mm.models.BNNeckHead`, or any head whose ``bnneck`` gives the embedding.
 
-    A response is a row of logits over the training identities ``(B, K)``; the loss of an exit is the head's identity
+    Stage logits are over the training identities ``(B, K)``; the loss of an exit is the head's identity
     loss alone, without the metric losses. Student and teacher share one list of identities, unless only embeddings are
-    compared. The identities of the validation data are others: there is nothing that a response could be compared with,
-    so teachers are scored on training images, and exits are not probed.
+    compared. The identities of the validation data are others, so there is nothing to compare stage logits with:
+    teachers are scored on training images, and exits are not probed.
     """
 
     name = "reid"
@@ -26,7 +26,7 @@ class ReIDTask(ClassificationTask):
     free_losses = "embedding losses (recipes rkd and cosine)"
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run a whole network up to its identity logits."""
+        """Run a network up to its identity logits."""
         network: Any = model
         return network.head(network.extract_feat(inputs))
 

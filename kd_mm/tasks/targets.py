@@ -1,4 +1,4 @@
-"""What the stage responses of a detector are compared with."""
+"""The targets of a detector's stage logits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class DetectionTargets:
         boxes: Per image ``(n, 4)``, x1, y1, x2, y2.
         labels: Per image ``(n,)``, class indices.
         shape: Height and width of the padded batch.
-        regions: ``(R, 5)``, image index and box, where exits answer for regions.
+        regions: ``(R, 5)``, image index and box, where exits classify regions.
         region_labels: ``(R,)``, class index, K for background, :data:`LEFT_OUT` for regions on ignored objects.
-        sampled: ``(S, 5)``, the regions for which a two-stage student answers in this step, where they are known.
+        sampled: ``(S, 5)``, the regions that a two-stage student classifies in this step, where they are known.
     """
 
     present: Tensor
@@ -66,12 +66,12 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
             present[i, labels[-1]] = 1.0
         except IndexError as error:
             raise ValueError(
-                f"an annotated object is of class {int(labels[-1].max())}, but the student tells {num_classes} classes "
-                "apart: set its num_classes to the data's"
+                f"an annotated object is of class {int(labels[-1].max())}, but the student has {num_classes} classes:"
+                " set its num_classes to the data's"
             ) from error
         left = sample.get("ignored_instances")
         if left is not None and "labels" in left:
-            # Some data sets give ignored objects of no class of theirs the label -1 (mmdet's CrowdHuman); they go into
+            # Some data sets give ignored objects of no class of its own the label -1 (mmdet's CrowdHuman); they go into
             # a column of their own, because picking the others out would wait for the device.
             known = (left.labels >= 0) & (left.labels < num_classes)
             ignored[i, torch.where(known, left.labels, num_classes)] = 1.0
@@ -92,14 +92,14 @@ def label_regions(
     background = targets.present.shape[1]
     found = torch.full((len(regions),), background, dtype=torch.long, device=regions.device)
     for i, boxes in enumerate(targets.boxes):
-        mine = regions[:, 0] == i
+        inside = regions[:, 0] == i
         left = data_samples[i].get("ignored_instances") if data_samples else None
         if left is not None and len(left):
-            on_ignored = box_iou(regions[mine, 1:], _tensor(left.bboxes)).amax(dim=1) >= threshold
-            found[mine] = torch.where(on_ignored, LEFT_OUT, found[mine])
+            on_ignored = box_iou(regions[inside, 1:], _tensor(left.bboxes)).amax(dim=1) >= threshold
+            found[inside] = torch.where(on_ignored, LEFT_OUT, found[inside])
         if len(boxes):
-            overlap, which = box_iou(regions[mine, 1:], boxes).max(dim=1)
-            found[mine] = torch.where(overlap >= threshold, targets.labels[i][which], found[mine])
+            overlap, which = box_iou(regions[inside, 1:], boxes).max(dim=1)
+            found[inside] = torch.where(overlap >= threshold, targets.labels[i][which], found[inside])
     return found
 
 

@@ -216,7 +216,7 @@ def test_tridentnet_of_several_deployed_branches_is_refused(teaches: bool) -> No
 )
 def test_answers_of_queries_are_refused(family: str, said: str) -> None:
     network, size = FAMILIES[family]
-    with pytest.raises(ValueError, match=said + " has no class answer on a grid or on regions .* use losses on stages"):
+    with pytest.raises(ValueError, match=said + " has no class logits on a grid or on regions .* use losses on stages"):
         build(retina(), network(8), KD, input_size=size)
     with pytest.raises(ValueError, match=said):
         build(network(8), network(8), KD, input_size=size)

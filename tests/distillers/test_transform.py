@@ -227,9 +227,9 @@ def test_the_report_names_it() -> None:
             {"losses": {"kd": LOGITS["kd"]}, "transform": {**SKD, "losses": ["kb"]}},
             "names the loss 'kb'",
         ),
-        ({"losses": {"sp": {"type": "kd_mm.SPLoss"}}, "transform": SKD}, "none of the losses sp reads that"),
-        ({"losses": {"transform": LOGITS["kd"]}}, "is taken by the log key 'loss_transform'"),
-        ({"losses": {"transform_a": LOGITS["kd"]}}, "is taken by the log key 'loss_transform_a'"),
+        ({"losses": {"sp": {"type": "kd_mm.SPLoss"}}, "transform": SKD}, "none of the losses sp reads them"),
+        ({"losses": {"transform": LOGITS["kd"]}}, "clashes with the log key 'loss_transform'"),
+        ({"losses": {"transform_a": LOGITS["kd"]}}, "clashes with the log key 'loss_transform_a'"),
     ],
 )
 def test_wrong_recipes_are_told(wrong: dict, message: str) -> None:

@@ -204,7 +204,7 @@ def test_other_identities_are_refused_where_responses_are_compared(street: Stree
     other = "train_dataloader.dataset.metainfo.classes=[4,2,6,8,10,12,99]"
     sized = "model.student.head.num_classes=7"
     line = refused(street, *street.options("kd"), "--work-dir", tmp_path, "--cfg-options", other, sized)
-    assert "the student answers over 7 classes, teacher 'teacher' over 6" in line
+    assert "the student has 7 classes, teacher 'teacher' has 6" in line
     ended = street.tools.train(*street.options("rkd"), "--work-dir", tmp_path, "--cfg-options", other, sized)
     assert "loss_rkd_distance: " in ended.out
 

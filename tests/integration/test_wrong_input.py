@@ -91,7 +91,7 @@ OPTIONS = {
     "number of a stage": (["model.stages=[1,9]"], ["stages=[1, 9] of", "give a list of modules by name"]),
     "class count of student and teacher": (
         ["model.student.head.num_classes=4"],
-        ["student answers over 4 classes, teacher 'teacher' over 3"],
+        ["student has 4 classes, teacher 'teacher' has 3"],
     ),
     "class order": (
         ["train_dataloader.dataset.classes=[red,green,blue]"],

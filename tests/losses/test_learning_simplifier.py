@@ -282,7 +282,7 @@ def test_without_residual_the_joint_objective_leaves_the_teacher_and_the_guard_s
     for _ in range(2):
         made.watch({name: float(value) for name, value in end.terms.items()})
     assert len(said) == 1
-    assert "no longer says what the teacher says" in said[0]
+    assert "no longer agrees with the teacher" in said[0]
     made.guard = "stop"
     with pytest.raises(CollapseError, match="below min_agreement=50"):
         made.watch({"agreement": 49.0})

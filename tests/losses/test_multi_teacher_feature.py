@@ -72,7 +72,7 @@ def test_recipe_reads_the_teachers_classifiers() -> None:
 
 def test_classifiers_read_the_last_stage_only() -> None:
     stages = {name: ["backbone.layer1", "backbone.layer2"] for name in ("student", *TEAM)}
-    with pytest.raises(ValueError, match=r"teacher 'big' .*shows: name .* in stages=dict\(big="):
+    with pytest.raises(ValueError, match=r"teacher 'big' .*: name .* in stages=dict\(big="):
         build(teacher=TEAM, recipe=recipe("ca_mkd"), stages=stages)
     model = build(teacher=TEAM, recipe=recipe("ca_mkd", **{"losses.hint.weights": "mean"}), stages=stages)
     assert torch.isfinite(step(model)["loss_hint"])

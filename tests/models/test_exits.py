@@ -157,7 +157,7 @@ def test_bad_recipes_are_refused(changes: dict, message: str) -> None:
 
 def test_class_counts_that_differ_are_refused_for_responses_only() -> None:
     teacher = {"config": classifier(14, classes=7), "random_weights": True}
-    with pytest.raises(ValueError, match="over 5 classes, teacher 'teacher' over 7.*StageChannelLoss"):
+    with pytest.raises(ValueError, match="has 5 classes, teacher 'teacher' has 7.*StageChannelLoss"):
         build(teacher=teacher)
     scd = {"scd": {"type": "kd_mm.StageChannelLoss"}}
     assert build(teacher=teacher, recipe={"losses": scd}).teachers

@@ -86,7 +86,7 @@ def test_ignored_objects_of_no_known_class_leave_no_class_out() -> None:
 
 
 def test_objects_of_a_class_that_the_student_lacks_are_told() -> None:
-    with pytest.raises(ValueError, match="object is of class 3, but the student tells 3 classes apart"):
+    with pytest.raises(ValueError, match="object is of class 3, but the student has 3 classes"):
         read_annotations([sample(BOXES, [0, K])], K)
 
 

@@ -1,0 +1,182 @@
+"""Construction of the objective: exits, connectors, adapters and losses of measured widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from kd_mm.distillers.builder import Networks, is_online
+from kd_mm.distillers.objective import Objective
+from kd_mm.distillers.recipe import Recipe, exit_type
+from kd_mm.distillers.teacher import Teacher
+from kd_mm.losses import LearningSimplifier, Loss, LossContext
+from kd_mm.losses.mtkd_ssr import TeacherExitLoss
+from kd_mm.models.exits import is_sequential
+from kd_mm.registry import MODELS
+from kd_mm.stages.stage import Stage
+from kd_mm.stages.tap import Tap, find_module
+from kd_mm.tasks import Task
+from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.random_state import isolated_rng
+
+
+def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: Recipe, seed: int) -> Objective:
+    """Build exits, connectors and losses, each under a random state of its own name."""
+    needs, losses = networks.requirements, dict(networks.losses)
+    classes = next(iter(networks.num_classes.values()), 0)
+    build_exits = partial(_build_exits, recipe=recipe, num_classes=task.exit_width(classes), seed=seed)
+    transform = _build_adapters(networks, task, recipe, seed)
+    exits = build_exits(student, networks.matched, needs.student_exits, networks.student_records, side="student")
+    connectors, online = nn.ModuleDict(), nn.ModuleDict()
+    for name, teacher in networks.teachers.items():
+        stages = [pair[1] for pair in networks.pairs.get(name, ())]
+        wanted = needs.teacher_exits[name]
+        built = build_exits(teacher.model, stages, wanted, networks.teacher_records[name], side=name)
+        if len(built) and is_online(recipe, teacher):
+            online[name] = built
+            exit_loss = TeacherExitLoss(teacher=name, stages=sorted(wanted))
+            exit_loss.choose_teachers(f"exits_of_{name}", [name])
+            losses[f"exits_of_{name}"] = exit_loss
+        _set_exits(teacher, nn.ModuleDict() if name in online else built, recipe)
+        if needs.connectors[name]:
+            connectors[name] = _build_connectors(name, networks.pairs[name], needs.connectors[name], recipe, seed)
+    for name, loss in losses.items():
+        with isolated_rng(f"loss/{name}/parts", seed):
+            loss.setup(_loss_context(networks, student, task, loss, classes))
+    extra = {"student.targets"} if any(adapter.needs_targets for adapter in transform.values()) else set()
+    reads = frozenset(item for loss in losses.values() for item in loss.requires)
+    return Objective(
+        replace(needs, reads=reads | extra),
+        losses,
+        {i: networks.matched[i - 1] for i in sorted(needs.student_stages)},
+        networks.reader,
+        0 if recipe.exit_on_last else len(networks.matched),
+        exits,
+        connectors,
+        online,
+        transform,
+    )
+
+
+def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss, classes: int) -> LossContext:
+    teacher = next(iter(loss.teacher_names), "")
+    return LossContext(
+        pairs=networks.pairs.get(teacher, ()),
+        pairs_by_teacher=networks.pairs,
+        num_classes=classes,
+        multilabel=task.multilabel,
+        student_taps=_shapes(networks.student_records),
+        teacher_taps=_shapes(networks.teacher_records.get(teacher, {})),
+        logits_shape=tuple(networks.logits["student"].shape) if "student" in networks.logits else (),
+        task_loss=partial(task.exit_loss, student),
+    )
+
+
+def _set_exits(teacher: Teacher, exits: nn.ModuleDict, recipe: Recipe) -> None:
+    teacher.exits = exits.requires_grad_(False).eval()
+    teacher.exits_ready = teacher.is_ema or not len(exits)
+    if recipe.teacher_exits.get("mode") == "joint" and len(exits) and not teacher.is_ema:
+        teacher.load_exits(teacher.stored_exits(), f"joint training in {teacher.checkpoint}")
+    teacher.forget_file()
+
+
+def _build_exits(
+    model: nn.Module,
+    stages: Sequence[Stage],
+    wanted: frozenset[int],
+    records: Mapping[str, Tensor],
+    recipe: Recipe,
+    num_classes: int,
+    side: str,
+    seed: int,
+) -> nn.ModuleDict:
+    exits = nn.ModuleDict()
+    kind = exit_type(recipe)
+    for i in sorted(wanted):
+        config: dict[str, Any] = {**recipe.exits, "num_classes": num_classes}
+        config["widths"] = [stage.channels for stage in stages[i - 1 :]]
+        if kind.needs_rest:
+            config["rest"] = _rest(model, stages[i - 1 :], records)
+        if kind.regional:
+            config["stride"] = stages[i - 1].stride
+        with isolated_rng(f"exit/{side}/{i}", seed):
+            exits[str(i)] = _initialised(config)
+    return exits
+
+
+def _rest(model: nn.Module, stages: Sequence[Stage], records: Mapping[str, Tensor]) -> list[nn.Module]:
+    rest = [find_module(model, Tap.parse(stage.tap)) for stage in stages[1:]]
+    outputs = [records[stage.tap] for stage in stages[1:] if stage.tap in records]
+    with eval_mode(model):
+        sequential = len(outputs) != len(rest) or is_sequential(rest, records[stages[0].tap], outputs)
+    if not sequential:
+        raise ValueError(
+            f"MirrorExit: the stages after {stages[0].tap} of {type(model).__name__} do not run one after the other "
+            f"({', '.join(stage.tap for stage in stages[1:])}); name complete stages in stages=[...] or use SepConvExit"
+        )
+    return rest
+
+
+def _build_connectors(
+    name: str, pairs: Sequence[tuple[Stage, Stage]], wanted: frozenset[int], recipe: Recipe, seed: int
+) -> nn.ModuleDict:
+    connectors = nn.ModuleDict()
+    for i in sorted(wanted):
+        student, teacher = pairs[i - 1]
+        with isolated_rng(f"connector/{name}/{i}", seed):
+            connectors[str(i)] = _initialised({**recipe.connectors, "student": student, "teacher": teacher})
+    return connectors
+
+
+def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -> nn.ModuleDict:
+    """Build the adapter of each teacher whose logits are read by losses that it serves.
+
+    Raises:
+        ValueError: No loss of the recipe reads a teacher's logits.
+    """
+    adapters = nn.ModuleDict()
+    if not recipe.transform:
+        return adapters
+    classes, last = next(iter(networks.num_classes.values()), 0), 0 if recipe.exit_on_last else len(networks.matched)
+    for name in networks.teachers:
+        with isolated_rng(f"transform/{name}", seed):
+            adapter: LearningSimplifier = MODELS.build(dict(recipe.transform))
+            readers = [
+                loss for key, loss in networks.losses.items() if name in loss.teacher_names and adapter.serves(key)
+            ]
+            names = {"final"} if any("teacher.logits" in loss.requires for loss in readers) else set()
+            for loss in readers:
+                if "teacher.stage_logits" in loss.requires:
+                    stages = loss.stage_numbers(len(networks.matched))
+                    names |= {"final" if i == last else f"stage{i}" for i in stages}
+            if not names:
+                continue
+            logits = networks.logits.get(name)
+            widths = dict.fromkeys(sorted(names), task.exit_width(classes))
+            dense = False
+            if "final" in names and logits is not None:
+                widths["final"], dense = logits.shape[-1], logits.ndim == 3 and logits.shape[-1] == classes
+            sigmoids = {one for one in names if (dense if one == "final" else task.multilabel)}
+            labelled = task.comparable_logits and not task.regional and not task.multilabel
+            adapter.setup(widths, frozenset(sigmoids), labelled, last)
+        adapters[name] = adapter
+    if networks.losses and not len(adapters):
+        raise ValueError(
+            f"recipe: transform {recipe.transform['type']} changes a teacher's logits, but none of the losses "
+            f"{', '.join(networks.losses)} reads them; add one that does, e.g. the recipe kd, or drop it"
+        )
+    return adapters
+
+
+def _initialised(config: dict[str, Any]) -> nn.Module:
+    module = MODELS.build(config)
+    module.init_weights()
+    return module
+
+
+def _shapes(records: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {tap: tuple(tensor.shape) for tap, tensor in records.items()}
