@@ -82,17 +82,17 @@ class ExactResumeHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Run the validation that was due right after the checkpoint."""
         due, self._due = self._due and runner.val_loop is not None, False
-        loop, position = runner.train_loop, self._loaders["train"].position if "train" in self._loaders else 0
-        if isinstance(loop, EpochBasedTrainLoop):
-            now, last = loop.epoch, loop.max_epochs
-            due = due and position == 0
-        else:
-            now, last = loop.iter, loop.max_iters
-        if due and isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)) and now >= loop.val_begin:
-            interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, now + 1) - 1]
-            if now % interval == 0 or now == last:
-                runner.logger.info("The checkpoint was saved before the validation that was due: validating now.")
-                runner.val_loop.run()
+        loop = runner.train_loop
+        if not due or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+            return
+        epochs = isinstance(loop, EpochBasedTrainLoop)
+        if epochs and "train" in self._loaders and self._loaders["train"].position:
+            return  # the epoch is not over
+        now, last = (loop.epoch, loop.max_epochs) if epochs else (loop.iter, loop.max_iters)
+        interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, now + 1) - 1]
+        if now >= loop.val_begin and (now % interval == 0 or now == last):
+            runner.logger.info("The checkpoint was saved before the validation that was due: validating now.")
+            runner.val_loop.run()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Forget what belongs to the last iteration."""
@@ -153,13 +153,11 @@ class ExactResumeHook(Hook):
         model, wrapper = _unwrapped(runner), runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         accumulating = not all(each.should_update() for each in wrappers)
-        gradients = {
-            k: p.grad.cpu().clone() for k, p in model.named_parameters() if accumulating and p.grad is not None
-        }
+        parameters = model.named_parameters() if accumulating else ()
         return {
             "random": capture_random_state(),
             "loaders": {name: loader.state_dict() for name, loader in self._loaders.items()},
-            "gradients": gradients,
+            "gradients": {k: p.grad.cpu().clone() for k, p in parameters if p.grad is not None},
             "buffers": {k: b.cpu().clone() for k, b in _buffers(model).items()} if get_world_size() > 1 else {},
         }
 
@@ -182,9 +180,7 @@ class ExactResumeHook(Hook):
             if stored["num_workers"] != loader.num_workers:
                 self._warn(runner, f"the checkpoint was saved with num_workers={stored['num_workers']}")
             if stored["position"]:
-                runner.logger.info(
-                    f"Going on after batch {stored['position']} of the current pass over the {name} data."
-                )
+                runner.logger.info(f"Going on after batch {stored['position']} of this pass over the {name} data.")
 
     def _warn(self, runner: Runner, reason: str) -> None:
         runner.logger.warning(f"A resumed run will differ from an uninterrupted one: {reason}.")

@@ -15,10 +15,11 @@ def capture_random_state() -> dict[str, Any]:
 
     Nothing is drawn. The values are plain numbers and bytes, which checkpoints and worker processes can carry.
     """
-    _, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    _, keys, *position = np.random.get_state()
     state = {
-        "python": random.getstate(),
-        "numpy": (np.asarray(keys).tolist(), *map(float, rest)),
+        "python": (version, np.array(words, np.uint32).tobytes(), gauss),
+        "numpy": (np.asarray(keys).tobytes(), *map(float, position)),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -28,9 +29,10 @@ def capture_random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     """Set the states that :func:`capture_random_state` returned."""
-    random.setstate(state["python"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(np.frombuffer(words, np.uint32).tolist()), gauss))
     keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), int(position), int(has_gauss), gauss))
+    np.random.set_state(("MT19937", np.frombuffer(keys, np.uint32), int(position), int(has_gauss), gauss))
     torch.set_rng_state(torch.frombuffer(bytearray(state["torch"]), dtype=torch.uint8))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.frombuffer(bytearray(state["cuda"]), dtype=torch.uint8))

@@ -137,7 +137,7 @@ def test_a_run_that_was_killed_goes_on_with_the_batches_it_would_have_had(street
     ended = street.tools.run("train", *options, "--work-dir", tmp_path / "cut", kill={"iteration": 5})
     assert ended.status == KILLED
     ended = street.tools.train(*options, "--work-dir", tmp_path / "cut", "--resume")
-    assert "Going on after batch 1 of the current pass" in ended.out
+    assert "Going on after batch 1 of this pass" in ended.out
     assert "will differ from an uninterrupted" not in ended.out
     states = [torch.load(tmp_path / run / "iter_6.pth", weights_only=False) for run in ("whole", "cut")]
     for part in ("state_dict", "optimizer", "param_schedulers"):
@@ -175,7 +175,7 @@ def test_two_processes_that_were_killed_go_on_exactly(street: Street, tmp_path: 
     seen = [seen_images(cut, rank) for rank in (0, 1)]
     assert (cut / "last_checkpoint").read_text().endswith("iter_4.pth")
     ended = street.tools.train(*options, cut, ranks=2)
-    assert "Going on after batch 1 of the current pass" in ended.out
+    assert "Going on after batch 1 of this pass" in ended.out
     assert "will differ from an uninterrupted" not in ended.out
     for rank in (0, 1):
         expected = seen_images(whole, rank)

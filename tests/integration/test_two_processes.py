@@ -179,7 +179,7 @@ def test_two_killed_processes_go_on_exactly(tools: Tools, world: World, tmp_path
     for kill in ({"call": "replace", "name": "partial.pth", "nth": 2}, {"iteration": 5}):
         assert tools.run("train", *launch, tmp_path / "cut", ranks=2, kill=kill).status == KILLED
     ended = tools.train(*launch, tmp_path / "cut", ranks=2)
-    assert "Going on after batch 1 of the current pass" in ended.out
+    assert "Going on after batch 1 of this pass" in ended.out
     ends = [[dump(tmp_path / name, "end", rank) for rank in (0, 1)] for name in ("whole", "cut")]
     assert differences(ends[0], ends[1]) == []
     assert differences(ends[0][0]["weights"], ends[0][1]["weights"]) != []
