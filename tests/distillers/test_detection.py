@@ -393,7 +393,7 @@ def classes(network: Any, count: int) -> Any:
 
 @pytest.mark.parametrize("recipe", [MTKD, ROI, KD], ids=["mtkd", "roi", "kd"])
 def test_unequal_classes_are_refused(network: Any, recipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"3 classes.*(36 over 5|has 5)") as caught:
+    with pytest.raises(ValueError, match=r"3 classes.*(over|has) 5") as caught:
         build(network(8), classes(network, 5), recipe)
     assert "\n" not in str(caught.value)
 
