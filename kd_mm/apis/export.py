@@ -199,17 +199,17 @@ def exported_config(config: Config) -> Config:
     """
     plain = plain_config(config)
     for key in _RUN_KEYS:
-        plain._cfg_dict.pop(key, None)
+        plain.pop(key, None)
     if is_distillation(config) and plain.get("custom_hooks"):
         plain.custom_hooks = [hook for hook in plain.custom_hooks if not str(hook.get("type")).startswith("kd_mm.")]
     wrapper = plain.get("optim_wrapper") or {}
     if wrapper.get("type") == "kd_mm.Bf16OptimWrapper":
         wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
-    _remove_scope(plain._cfg_dict)
+    _remove_scope(list(plain.values()))
     imports = [name for name in (config.get("custom_imports") or {}).get("imports", []) if name != "kd_mm"]
-    if "kd_mm." in json.dumps(plain._cfg_dict.to_dict(), default=str):
+    if "kd_mm." in json.dumps(plain.to_dict(), default=str):
         imports.append("kd_mm")
-    plain._cfg_dict.pop("custom_imports", None)
+    plain.pop("custom_imports", None)
     if imports:
         plain.custom_imports = {"imports": imports, "allow_failed_imports": False}
     return plain
@@ -359,7 +359,7 @@ def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
         config.pop("_scope_", None)
         configs.append(config)
     options = {"exits": configs, "ensemble": "logit_mean", "weights": None, "depth": None}
-    plain._cfg_dict["model"] = ConfigDict({**plain.model.to_dict(), "type": "kd_mm.MultiExitClassifier", **options})
+    plain.model = {**plain.model.to_dict(), "type": "kd_mm.MultiExitClassifier", **options}
     imports = list((plain.get("custom_imports") or {}).get("imports", []))
     plain.custom_imports = {"imports": list(dict.fromkeys([*imports, "kd_mm"])), "allow_failed_imports": False}
 
