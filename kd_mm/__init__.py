@@ -7,7 +7,7 @@ torch and upstream's packages are imported when they are used.
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from kd_mm import ops  # its import hooks have to be there before anything imports mmdet
 
@@ -32,8 +32,13 @@ __all__ = [
 ops.after_import("mmengine.config.utils", lambda module: module.MODULE2PACKAGE.setdefault("kd_mm", "kd_mm"))
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a subpackage when it is used as an attribute."""
+_FUNCTIONS = ("distill", "evaluate", "export", "train")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a subpackage, or a function of :mod:`kd_mm.api`, when it is used as an attribute."""
+    if name in _FUNCTIONS:
+        return vars(importlib.import_module("kd_mm.api"))[name]
     if name in __all__:
         return importlib.import_module(f"kd_mm.{name}")
     raise AttributeError(f"module 'kd_mm' has no attribute {name!r}")

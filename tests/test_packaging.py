@@ -109,6 +109,7 @@ def test_the_wheel_holds_every_config_every_tool_and_the_licence(unpacked: Path)
     assert files(unpacked / "kd_mm", ".py") >= files(ROOT / "kd_mm", ".py")
     assert (unpacked / "kd_mm" / "py.typed").is_file()
     (about,) = unpacked.glob("kd_mm-*.dist-info")
+    assert "kd-mm = kd_mm.cli.main:main" in (about / "entry_points.txt").read_text()
     assert (about / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert {path.name for path in unpacked.iterdir()} == {"kd_mm", about.name}
 

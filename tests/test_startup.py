@@ -28,7 +28,7 @@ config = Config.fromstring('_base_ = "kd_mm::_base_/recipes/kd.py"', ".py")
 with DefaultScope.overwrite_default_scope("mmpretrain"):
     found = [
         MODELS.get("kd_mm.Distiller"), MODELS.get("kd_mm.KDLoss"), MODELS.get("kd_mm.CIFARResNet"),
-        HOOKS.get("kd_mm.DistillHook"), METRICS.get("kd_mm.ReIDMetric"), kd_mm.losses.Loss,
+        HOOKS.get("kd_mm.DistillHook"), METRICS.get("kd_mm.ReIDMetric"), kd_mm.losses.Loss, kd_mm.distill,
     ]
 import mmdet.models
 from mmcv.ops import nms
@@ -48,7 +48,7 @@ def test_kd_mm_imports_nothing_heavy_and_is_found_by_the_engines_registries(tmp_
     found = json.loads(ended.stdout)
     assert found["before"] == []
     assert "losses" in found["recipe"]
-    assert found["found"] == ["Distiller", "KDLoss", "CIFARResNet", "DistillHook", "ReIDMetric", "Loss"]
+    assert found["found"] == ["Distiller", "KDLoss", "CIFARResNet", "DistillHook", "ReIDMetric", "Loss", "distill"]
 
 
 @pytest.mark.parametrize("command", [[ROOT / "tools" / "train.py", "--help"], ["-m", "kd_mm.cli.main", "--help"]])

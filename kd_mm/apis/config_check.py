@@ -7,7 +7,9 @@ that builder, whose error the command line prints as it is.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,8 +56,7 @@ _LOADER = Kind(
 )
 _DATASET = Kind((engine.DATASETS,))
 _TRANSFORM = Kind((engine.TRANSFORMS,))
-_OWN = (PREPARATIONS, SCHEDULES, TASKS)
-_MODEL = Kind((engine.MODELS, engine.TASK_UTILS, *_OWN))
+_MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
 #: What the engine builds from the keys at the top of a config.
 SECTIONS = {
     "model": _MODEL,
@@ -176,11 +177,11 @@ def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
             yield from _part(hook, f"default_hooks.{name}", SECTIONS["default_hooks"], scope)
 
 
-def _part(part: Any, key: str, kind: Kind, scope: str, taken: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Check a part and what it holds; the components around it may take the options ``taken`` out of it."""
+def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Check a part and what it holds; the components around it may take the options ``popped`` out of it."""
     if isinstance(part, list | tuple):
         for number, item in enumerate(part):
-            yield from _part(item, f"{key}.{number}", kind, scope, taken)
+            yield from _part(item, f"{key}.{number}", kind, scope, popped)
         return
     if not isinstance(part, Mapping):
         return
@@ -193,15 +194,15 @@ def _part(part: Any, key: str, kind: Kind, scope: str, taken: frozenset[str] = f
         if component is None:
             yield from _unknown_type(given, key, kind, scope)
     if component is not None:
-        yield from _options(part, key, kind, component, taken)
+        yield from _options(part, key, kind, component, popped)
         words = _words(component)
         if words is None and kind is _MODEL:
             return  # a function does with its options what it likes
-        taken |= words or frozenset()
+        popped |= words or frozenset()
     for name, value in part.items():
         inner = _inner(name, kind, component)
         if inner is not None:
-            yield from _part(value, f"{key}.{name}", inner, scope, taken)
+            yield from _part(value, f"{key}.{name}", inner, scope, popped)
 
 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
@@ -214,7 +215,7 @@ def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
         }.get(name)
     if kind is _DATASET:
         return {"dataset": _DATASET, "datasets": _DATASET, "pipeline": _TRANSFORM}.get(name)
-    if kind is _TRANSFORM:  # others than the engine's build what they like of theirs
+    if kind is _TRANSFORM:  # others than the engine's build their parts in ways of their own
         own = inspect.isclass(component) and component.__module__.startswith("mmcv.transforms")
         return _TRANSFORM if own and name == "transforms" else None
     if kind is _MODEL:  # builders of layers take options out of these
@@ -227,15 +228,13 @@ def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
 def _find(name: str, kind: Kind, scope: str) -> Component | None:
     """Return the component of a name; where registries of one kind hold several, one that takes any option."""
     found: list[Component] = []
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"{scope}.registry")  # makes the children of this scope
     for registry in kind.registries:
-        if registry in _OWN:
-            component = registry.get(name)
-        else:
-            try:
-                with registry.switch_scope_and_registry(scope) as scoped:
-                    component = scoped.get(name)
-            except RuntimeError:  # it is no name of the registry, and a module is called so
-                component = _anything
+        try:
+            component = registry.children.get(scope, registry).get(name)
+        except RuntimeError:  # it is no name of the registry, and a module is called so
+            component = _anything
         if component is not None and component not in found:
             found.append(component)
     return found[0] if len(found) == 1 else _anything if found else None
@@ -263,7 +262,7 @@ def _names(registry: Registry, scope: str) -> Iterator[str]:
 
 
 def _options(
-    part: Mapping[str, Any], key: str, kind: Kind, component: Component, taken: frozenset[str]
+    part: Mapping[str, Any], key: str, kind: Kind, component: Component, popped: frozenset[str]
 ) -> Iterator[str]:
     if kind is _MODEL and component.__module__.startswith(("mmcv.", "torch.")):
         return  # layers, whose builders take options out
@@ -272,7 +271,7 @@ def _options(
     for option, value in part.items():
         if option in ("type", "_scope_") or not isinstance(option, str):
             continue
-        if known is not None and option not in (*known, *kind.extra, *taken):
+        if known is not None and option not in (*known, *kind.extra, *popped):
             yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
         elif kind.numbers and isinstance(value, str) and _is_number(component, option):
             yield f"{key}.{option}: {value!r} is no number"

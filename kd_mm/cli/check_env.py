@@ -1,4 +1,4 @@
-"""The command ``kd-mm doctor``: what is installed, what is supported, and what to do next."""
+"""Print what is installed, what is supported, which data sets are there, and what to do next."""
 
 from kd_mm.apis.environment import main
 

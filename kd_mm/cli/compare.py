@@ -63,13 +63,13 @@ def _words(text: str) -> list[str]:
 def _seeds(text: str) -> list[int]:
     words = _words(text)
     if not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, 0 or more, e.g. 0,1,2")
+        raise argparse.ArgumentTypeError(f"{text!r}: write integers, 0 or more, e.g. 0,1,2")
     return [int(word) for word in words]
 
 
 def _jobs(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r}: write an integer, 1 or more")
     return int(text)
 
 

@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
         print(f"error: no command {words[0]!r}, {hint}", file=sys.stderr)
         return 2
+    if argv is None:
+        sys.argv[0] = f"kd-mm {words[0]}"  # the name in usage lines
     status: int = importlib.import_module(f"kd_mm.cli.{COMMANDS[words[0]]}").main(words[1:])
     return status
 

@@ -13,7 +13,7 @@ from mmengine.config import DictAction
 class Overrides(DictAction):
     """Reads ``KEY=VALUE`` words; one that is not understood ends the program with one line.
 
-    Values are numbers, words, ``None``, lists and tuples; a dict would be taken for a word.
+    Values are numbers, words, ``None``, lists and tuples; a dict would be read as a word.
     """
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a run is told about GPUs, whether or not there are any here."""
+"""How a run is set up for GPUs, whether or not there are any here."""
 
 import os
 

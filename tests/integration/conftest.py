@@ -1,14 +1,11 @@
-"""A small world to run the tools in, and how to compare what they leave."""
+"""A small world to run the tools in."""
 
 from __future__ import annotations
 
 import pytest
 
-from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools
-from .world import World
-
-__all__ = ["differences", "weights", "world"]
+from ..helpers.world import World
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..helpers.tools import Tools
-from .world import World
+from ..helpers.world import World
 
 METRIC = "accuracy/top1"
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools, environment
-from .conftest import differences, weights
-from .world import ROOT, World
+from ..helpers.world import ROOT, World
 
 QUICK = [
     "model.input_size=20",
@@ -86,7 +86,7 @@ def exits_in(world: World) -> str:
 
 
 def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Path) -> None:
-    """Nothing to score the teacher on: that is said, and the exits are scored on what they learned from."""
+    """Nothing to score the teacher on: that is logged, and the exits are scored on what they learned from."""
     config = world.distil("unvalidated.py")
     ended = tools.train(config, "--work-dir", tmp_path, "--no-validate", "--cfg-options", "train_cfg.max_epochs=1")
     assert "the teachers' scores are not checked" in ended.out

@@ -1,4 +1,4 @@
-"""Data that are not there: what validation needs is missed before the first step, what a test needs is said."""
+"""Missing data: what validation needs stops the run before its first step, what a test needs is a warning."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from ..datasets.market_folder import MarketFolder
 from ..helpers.tools import Ended, Tools
+from ..helpers.world import World
 from .test_own_voc_folder import Own
 from .test_reid import PLAIN as REID
-from .world import World
 
 WARNING = "(training does not need it, a test will)"
 
@@ -44,7 +44,7 @@ def test_classification(tools: Tools, world: World, tmp_path: Path) -> None:
     nowhere = "test_dataloader.dataset.data_root=/nowhere"
     ended = tools.train(world.plain, "--work-dir", tmp_path / "tested", *one_epoch, nowhere)
     warned(ended, "/nowhere/val does not exist")
-    assert WARNING not in tools.train(world.plain, "--work-dir", tmp_path / "whole", *one_epoch).out
+    assert WARNING not in tools.train(world.plain, "--work-dir", tmp_path / "complete", *one_epoch).out
     ended = tools.run("compare", world.plain, "--work-dir", tmp_path / "compared", "--seeds", 0, *one_epoch, nowhere)
     assert ended.status == 2
     assert "/nowhere/val" in ended.err

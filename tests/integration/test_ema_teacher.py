@@ -10,10 +10,10 @@ import torch
 
 from tests.devices import DEVICES, PAIRS
 
+from ..helpers.compare import differences, weights
 from ..helpers.tools import KILLED, Tools
-from .conftest import differences, weights
+from ..helpers.world import World
 from .test_zero_weights import RANDOM
-from .world import World
 
 PREFIX = "distill.teachers.ema."
 #: The moving average of mmengine beside ours, partial gradients, checkpoints in the middle of epochs.

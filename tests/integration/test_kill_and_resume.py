@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from ..helpers.compare import differences
 from ..helpers.tools import KILLED, Tools
-from .conftest import differences
+from ..helpers.world import World
 from .test_zero_weights import RANDOM
-from .world import World
 
 #: 15 iterations in three epochs; checkpoints in the middle of epochs, with the weights' moving average.
 BY_ITERATION = """

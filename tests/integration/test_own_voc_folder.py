@@ -11,9 +11,9 @@ import pytest
 
 from tests.datasets.voc_folder import COLORS, VOCFolder, draw_shapes
 
+from ..helpers.compare import weights
 from ..helpers.tools import Tools
-from .conftest import weights
-from .world import ROOT
+from ..helpers.world import ROOT
 
 PAGE = ROOT / "configs" / "detection" / "README.md"
 
@@ -119,14 +119,14 @@ def test_class_names_that_are_not_in_the_folder(tools: Tools, own: Own) -> None:
 
 def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None:
     image = own.folder / "cells" / "JPEGImages" / "train007.jpg"
-    whole = image.read_bytes()
-    image.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
     skip = ["--cfg-options", "train_dataloader.dataset.on_error=skip"]
     try:
         stopped = tools.run("train", own.teacher, "--work-dir", own.folder / "stopped")
         skipping = tools.train(own.teacher, "--work-dir", own.folder / "skipping", *skip)
     finally:
-        image.write_bytes(whole)
+        image.write_bytes(content)
     assert stopped.status == 2
     (line,) = stopped.err.splitlines()
     assert line.startswith(

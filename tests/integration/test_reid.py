@@ -10,9 +10,9 @@ import torch
 from tests.devices import PAIRS
 
 from ..datasets.market_folder import MarketFolder
+from ..helpers.compare import differences, weights
 from ..helpers.tools import KILLED, Tools
 from ..test_configs import CONFIGS
-from .conftest import differences, weights
 
 PLAIN = """
 _base_ = "kd_mm::reid/market1501/resnet18_1xb64_market1501.py"
@@ -45,12 +45,12 @@ randomness = dict(seed=1)
 #: Three batches of 2 x 2 images an epoch for each of two processes; checkpoints after the second and the fourth.
 PAIR = """
 _base_ = "teacher.py"
-custom_imports = dict(imports=["kd_mm", "tests.integration.spy"], allow_failed_imports=False)
+custom_imports = dict(imports=["kd_mm", "tests.helpers.recorder_hooks"], allow_failed_imports=False)
 train_dataloader = dict(
     batch_size=4, num_workers=1, persistent_workers=True, sampler=dict(num_identities=2, num_images=2)
 )
 train_cfg = dict(max_epochs=3, val_interval=3)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), diary=dict(type="kd_mm.Diary"))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), batches=dict(type="kd_mm.BatchRecorderHook"))
 """
 TEACHER = """
 _base_ = "plain.py"
@@ -119,7 +119,7 @@ def test_every_recipe_from_the_command_line(street: Street, tmp_path: Path, reci
     assert ("of the first 24 training images" in ended.out) == compared
     if recipe == "mtkd_ssr":
         assert "identity accuracy on the training data: stage 1: " in ended.out
-        assert "the validation data have other classes than the exits: these are not probed" in ended.out
+        assert "the validation data have other classes than the exits: exits are not measured" in ended.out
         assert "exit/" not in ended.out
     stored = weights(tmp_path / "epoch_2.pth")
     plain = {key for key in weights(street.checkpoint) if "metric_losses" not in key}
@@ -133,13 +133,13 @@ def test_a_run_that_was_killed_goes_on_with_the_batches_it_would_have_had(street
         "default_hooks.checkpoint.by_epoch=False",
         "default_hooks.checkpoint.interval=2",
     ]
-    street.tools.train(*options, "--work-dir", tmp_path / "whole")
+    street.tools.train(*options, "--work-dir", tmp_path / "uncut")
     ended = street.tools.run("train", *options, "--work-dir", tmp_path / "cut", kill={"iteration": 5})
     assert ended.status == KILLED
     ended = street.tools.train(*options, "--work-dir", tmp_path / "cut", "--resume")
     assert "Going on after batch 1 of this pass" in ended.out
     assert "will differ from an uninterrupted" not in ended.out
-    states = [torch.load(tmp_path / run / "iter_6.pth", weights_only=False) for run in ("whole", "cut")]
+    states = [torch.load(tmp_path / run / "iter_6.pth", weights_only=False) for run in ("uncut", "cut")]
     for part in ("state_dict", "optimizer", "param_schedulers"):
         assert differences(*(state[part] for state in states)) == []
 
@@ -166,34 +166,34 @@ def test_two_processes_train_and_measure(street: Street, tmp_path: Path) -> None
 @pytest.mark.parametrize("tools", PAIRS, indirect=True)
 def test_two_processes_that_were_killed_go_on_exactly(street: Street, tmp_path: Path) -> None:
     """Killed in the middle of an epoch, a step after a checkpoint, both processes."""
-    config, whole, cut = street.folder / "pair.py", tmp_path / "whole", tmp_path / "cut"
+    config, uncut, cut = street.folder / "pair.py", tmp_path / "uncut", tmp_path / "cut"
     config.write_text(PAIR)
     options = [config, "--distiller", "kd", "--teacher", street.teacher, "--teacher-checkpoint", street.checkpoint]
     options += ["--launcher", "pytorch", "--resume", "auto", "--work-dir"]
-    street.tools.train(*options, whole, ranks=2)
+    street.tools.train(*options, uncut, ranks=2)
     assert street.tools.run("train", *options, cut, ranks=2, kill={"iteration": 5}).status == KILLED
-    seen = [seen_images(cut, rank) for rank in (0, 1)]
+    recorded = [recorded_images(cut, rank) for rank in (0, 1)]
     assert (cut / "last_checkpoint").read_text().endswith("iter_4.pth")
     ended = street.tools.train(*options, cut, ranks=2)
     assert "Going on after batch 1 of this pass" in ended.out
     assert "will differ from an uninterrupted" not in ended.out
     for rank in (0, 1):
-        expected = seen_images(whole, rank)
+        expected = recorded_images(uncut, rank)
         assert len(expected) == 9
-        assert seen[rank] == expected[:5]
-        assert seen_images(cut, rank) == expected[:5] + expected[4:]
+        assert recorded[rank] == expected[:5]
+        assert recorded_images(cut, rank) == expected[:5] + expected[4:]
     # Two identities for each process in a step: never the other's images.
-    for mine, others in zip(seen_images(whole, 0), seen_images(whole, 1), strict=True):
-        assert not set(mine) & set(others[2:])
-    states = [torch.load(folder / "iter_9.pth", weights_only=False) for folder in (whole, cut)]
+    for first, second in zip(recorded_images(uncut, 0), recorded_images(uncut, 1), strict=True):
+        assert not set(first) & set(second[2:])
+    states = [torch.load(folder / "iter_9.pth", weights_only=False) for folder in (uncut, cut)]
     for part in ("state_dict", "optimizer", "param_schedulers", "exact_resume"):
         assert differences(*(state[part] for state in states)) == []
     assert float(states[0]["state_dict"]["head.metric_losses.center.centers"].abs().sum()) > 0
 
 
-def seen_images(folder: Path, rank: int) -> list[list[str]]:
+def recorded_images(folder: Path, rank: int) -> list[list[str]]:
     """Epoch, step and images of each step of a process."""
-    return [line.split() for line in (folder / f"seen{rank}").read_text().splitlines()]
+    return [line.split() for line in (folder / f"batches{rank}").read_text().splitlines()]
 
 
 def test_other_identities_are_refused_where_responses_are_compared(street: Street, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from ..helpers.compare import differences, weights
 from ..helpers.tools import Ended, Tools
-from .conftest import differences, weights
-from .world import World
+from ..helpers.world import World
 
 UPSTREAM = """
 _base_ = "plain.py"

@@ -11,13 +11,13 @@ import torch
 
 from tests.devices import PAIRS
 
+from ..helpers.compare import differences
 from ..helpers.tools import KILLED, Tools, free_port, torchrun
-from .conftest import differences
+from ..helpers.world import World
 from .test_train_and_evaluate import accuracy
-from .world import World
 
 SPY = """
-custom_imports = dict(imports=["kd_mm", "tests.integration.spy"], allow_failed_imports=False)
+custom_imports = dict(imports=["kd_mm", "tests.helpers.recorder_hooks"], allow_failed_imports=False)
 custom_hooks = [dict(type="SyncBuffersHook"), dict(type="kd_mm.Spy")]
 """
 #: Nothing in the student mixes images of a batch, so that two batches of 6 are one of 12.

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..helpers.compare import differences
 from ..helpers.tools import Tools
-from .conftest import differences
-from .world import World
+from ..helpers.world import World
 
 #: Everything that draws random numbers: augmentation, mixing of batches, dropout.
 RANDOM = """
@@ -55,7 +55,7 @@ def test_the_student_is_that_of_the_plain_run(tools, world, plain, tmp_path, los
     for part in ("state_dict", "ema_state_dict"):
         own = {key: value for key, value in found[part].items() if "distill." not in key}
         assert differences(dict(expected[part]), own) == []
-    # Only where a schedule is at zero do exits exist: they are prepared, and nothing is seen of it.
+    # Only where a schedule is at zero do exits exist: they are prepared, without any effect.
     built = any(key.startswith("distill.") for key in found["state_dict"])
     assert built == ("schedule" in losses)
     assert ("training the exits" in ended.out) == built

@@ -51,13 +51,13 @@ class Spy(Hook):
 
 
 @HOOKS.register_module()
-class Diary(Hook):
-    """Writes the images of each step into ``seen<rank>``."""
+class BatchRecorderHook(Hook):
+    """Writes the images of each step into ``batches<rank>``."""
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         folder, rank = Path(runner.work_dir), runner.rank
         names = [Path(sample.img_path).name for sample in data_batch["data_samples"]]
-        with (folder / f"seen{rank}").open("a") as file:
+        with (folder / f"batches{rank}").open("a") as file:
             print(runner.epoch, runner.iter, *names, file=file)
 
 

@@ -1,0 +1,32 @@
+"""The functions of kd_mm, on a small world of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import kd_mm
+
+from .helpers.tools import Tools, isolated
+from .helpers.world import World
+
+
+def test_train_distil_evaluate_and_export(tools: Tools, tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    one_epoch = {"train_cfg.max_epochs": 1, "default_hooks.logger.interval": 5}
+    with isolated(tmp_path, tools.env):
+        kd_mm.train(str(world.teacher), "teacher", one_epoch)
+        options = {**one_epoch, "default_hooks.teacher_check.min_score": 0.0}
+        kd_mm.distill(str(world.plain), str(world.teacher), "teacher/epoch_1.pth", "kd", options=options)
+        checkpoint = tmp_path / "work_dirs" / "kd_plain" / "epoch_1.pth"
+        metrics = kd_mm.evaluate(str(world.plain), str(checkpoint), work_dir="tested")
+        kd_mm.export(str(world.plain), str(checkpoint), "student.pth")
+        with pytest.raises(ValueError, match=r"^model\.recpie: Distiller has no option"):
+            kd_mm.distill(
+                str(world.plain), str(world.teacher), "teacher/epoch_1.pth", "kd", options={"model.recpie": 1}
+            )
+    assert 0 <= metrics["accuracy/top1"] <= 100
+    stored = torch.load(tmp_path / "student.pth", weights_only=False)["state_dict"]
+    assert not [key for key in stored if key.startswith("distill.")]
