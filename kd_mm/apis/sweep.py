@@ -117,11 +117,11 @@ def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> l
             run = f"{name}_seed{seed}"
             # The same in whichever folder.
             depends_on = [jobs[other].fingerprint for other in needs]
-            mark = fingerprint(_run_config(sweep, row, seed, Path()), sweep.metrics, depends_on)
+            digest = fingerprint(_run_config(sweep, row, seed, Path()), sweep.metrics, depends_on)
             work = functools.partial(
                 _train_and_test_run, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions
             )
-            jobs[run] = Job(run, work, mark, needs)
+            jobs[run] = Job(run, work, digest, needs)
     return list(jobs.values())
 
 
