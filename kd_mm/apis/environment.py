@@ -154,9 +154,8 @@ def in_range(version: str, needs: str) -> bool:
 
 def _requirements(checkout: Path | None) -> tuple[str, dict[str, tuple[str, bool]]]:
     """Return the range of Python and, by distribution, the range and whether it is required (else: for ONNX)."""
-    with contextlib.suppress(ImportError, OSError):  # tomllib came with Python 3.11
-        import tomllib
-
+    with contextlib.suppress(ImportError, OSError):
+        tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli")
         if checkout is not None:
             project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
             optional = project.get("optional-dependencies", {}).get("onnx", [])
