@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mmengine.logging import MMLogger
 
-from .voc_reading import CAT, DOG, VOCFolder
+from ..helpers.voc_folder import CAT, DOG, VOCFolder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
 from kd_mm.datasets import CIFAR100Retrieval
 from kd_mm.datasets.cifar_retrieval import TRAINING_CLASSES
 
-from .test_cifar import write_cifar100
+from ..helpers.cifar_files import write_cifar100
 
 PACK = [{"type": "mmpretrain.PackInputs"}]
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from kd_mm.datasets.damaged_images import DamagedImageError, decoding_error, file_damage
 
-from .voc_reading import PIPELINE, VOCFolder, read, refusal, truncate
+from ..helpers.voc_folder import PIPELINE, VOCFolder, read, read_error, truncate
 
 
 def spoil(voc: VOCFolder, name: str) -> Path:
@@ -36,7 +36,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_a_test(voc: VOCFolder) -
     path = spoil(voc, "b")
     dataset = read(voc, on_error="skip", pipeline=PIPELINE, test_mode=True)
     assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
-    assert f"b ({path}: it cannot be decoded)" in refusal(voc, test_mode=True)
+    assert f"b ({path}: it cannot be decoded)" in read_error(voc, test_mode=True)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -83,7 +83,7 @@ def test_damage_that_a_picture_comes_out_of_all_the_same(
     assert {skipping[1]["data_samples"].img_id for _ in range(20)} <= {"a", "c"}
     (skipped,) = said
     assert skipped.startswith(f"skipped {path}: Corrupt JPEG data: ")
-    assert f"b ({path}: Corrupt JPEG data: " in refusal(voc, test_mode=True)
+    assert f"b ({path}: Corrupt JPEG data: " in read_error(voc, test_mode=True)
     assert len(read(voc, test_mode=True, on_error="skip")) == 2
     assert capfd.readouterr().err == ""  # what libjpeg says without a name
 

@@ -12,7 +12,7 @@ from kd_mm.datasets import Market1501
 from kd_mm.datasets.damaged_images import DamagedImageError
 from kd_mm.datasets.market1501 import OFFICIAL_COUNTS
 
-from .market_folder import MarketFolder
+from ..helpers.market_folder import MarketFolder
 
 PIPELINE = [{"type": "mmpretrain.LoadImageFromFile"}, {"type": "mmpretrain.PackInputs"}]
 

@@ -14,7 +14,7 @@ from PIL import Image
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.datasets import VOCDataset
 
-from .voc_reading import CAT, PIPELINE, VOCFolder, read, refusal, truncate, xml
+from ..helpers.voc_folder import CAT, PIPELINE, VOCFolder, read, read_error, truncate, xml
 
 
 def boxes(dataset: VOCDataset, index: int = 0) -> list[list[float]]:
@@ -196,7 +196,7 @@ DAMAGES = {
 def test_damaged_files_stop_or_are_skipped(voc: VOCFolder, said: list[str], kind: str, test_mode: bool) -> None:
     do_harm, *words = DAMAGES[kind]
     do_harm(voc)
-    line = refusal(voc, test_mode=test_mode)
+    line = read_error(voc, test_mode=test_mode)
     assert line.startswith(f"1 of 3 images of {voc.folder}/ImageSets/Main/train.txt cannot be used: b (")
     assert "on_error='skip'" in line
     assert all(word in line for word in words)
@@ -209,31 +209,31 @@ def test_damaged_files_stop_or_are_skipped(voc: VOCFolder, said: list[str], kind
 def test_many_damaged_files_are_one_line(voc: VOCFolder, said: list[str]) -> None:
     names = [f"x{number}" for number in range(9)]
     voc.split("train", ["a", *names])
-    assert "9 of 10 images" in refusal(voc)
+    assert "9 of 10 images" in read_error(voc)
     assert len(read(voc, on_error="skip")) == 1
     assert len(said) == 1
     assert "x3" in said[0]
     assert "and 5 more" in said[0]
     voc.split("train", names)
-    assert refusal(voc, on_error="skip").startswith("none of the 9 images")
+    assert read_error(voc, on_error="skip").startswith("none of the 9 images")
 
 
 def test_an_image_that_is_listed_twice(voc: VOCFolder, said: list[str]) -> None:
     voc.split("train", ["a", "b", "a"])
-    assert "a (it is listed 2 times)" in refusal(voc)
+    assert "a (it is listed 2 times)" in read_error(voc)
     assert len(read(voc, on_error="skip")) == 2
     assert "a (it is listed 2 times)" in said[0]
 
 
 def test_places_where_nothing_is(voc: VOCFolder, tmp_path: Path) -> None:
-    line = refusal(voc, data_prefix={"sub_data_root": "VOC2012/"}, ann_file="VOC2012/ImageSets/Main/train.txt")
+    line = read_error(voc, data_prefix={"sub_data_root": "VOC2012/"}, ann_file="VOC2012/ImageSets/Main/train.txt")
     assert f"looked in {voc.root}/VOC2012 for Annotations/, JPEGImages/, but no such folder" in line
     assert "voc/voc2012/" in line.replace("VOC/", "voc/")
-    assert "it lacks JPEGImages/" in refusal(voc, img_subdir="JPEGImages", data_prefix={"sub_data_root": empty(voc)})
-    line = refusal(voc, ann_file="VOC2007/ImageSets/Main/trian.txt")
+    assert "it lacks JPEGImages/" in read_error(voc, img_subdir="JPEGImages", data_prefix={"sub_data_root": empty(voc)})
+    line = read_error(voc, ann_file="VOC2007/ImageSets/Main/trian.txt")
     assert f"looked for {voc.folder}/ImageSets/Main/trian.txt, did you mean train.txt? (there are: train.txt)" in line
-    assert "there is no *.txt in" in refusal(voc, ann_file="ImageSets/train.txt")
-    assert "looked in" in refusal(voc, data_root=str(tmp_path / "elsewhere"))
+    assert "there is no *.txt in" in read_error(voc, ann_file="ImageSets/train.txt")
+    assert "looked in" in read_error(voc, data_root=str(tmp_path / "elsewhere"))
 
 
 def empty(voc: VOCFolder) -> str:
@@ -243,16 +243,18 @@ def empty(voc: VOCFolder) -> str:
 
 def test_nothing_to_train_on(voc: VOCFolder) -> None:
     voc.split("train", ["", " "])
-    assert "train.txt is empty" in refusal(voc)
+    assert "train.txt is empty" in read_error(voc)
     voc.split("train", ["a", "b"])
-    assert "none of its 2 images is left by filter_cfg={'min_size': 100}" in refusal(voc, filter_cfg={"min_size": 100})
+    assert "none of its 2 images is left by filter_cfg={'min_size': 100}" in read_error(
+        voc, filter_cfg={"min_size": 100}
+    )
 
 
 def test_class_lists_that_do_not_fit(voc: VOCFolder) -> None:
-    line = refusal(voc, metainfo={"classes": ("Cat", "Dog")})
+    line = read_error(voc, metainfo={"classes": ("Cat", "Dog")})
     assert "the annotations have cat, dog; the class list is Cat, Dog" in line
     assert "num_classes" in line
-    assert "one class is written ('cat',)" in refusal(voc, metainfo={"classes": "cat"})
-    assert "names twice: cat" in refusal(voc, metainfo={"classes": ("cat", "dog", "cat")})
-    assert "is empty" in refusal(voc, metainfo={"classes": ()})
-    assert "'stop' or 'skip'" in refusal(voc, on_error="ignore")
+    assert "one class is written ('cat',)" in read_error(voc, metainfo={"classes": "cat"})
+    assert "names twice: cat" in read_error(voc, metainfo={"classes": ("cat", "dog", "cat")})
+    assert "is empty" in read_error(voc, metainfo={"classes": ()})
+    assert "'stop' or 'skip'" in read_error(voc, on_error="ignore")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..datasets.market_folder import MarketFolder
+from ..helpers.market_folder import MarketFolder
 from ..helpers.tools import Ended, Tools
 from ..helpers.world import World
 from .test_own_voc_folder import Own

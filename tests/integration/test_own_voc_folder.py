@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.datasets.voc_folder import COLORS, VOCFolder, draw_shapes
-
 from ..helpers.compare import weights
 from ..helpers.tools import Tools
+from ..helpers.voc_folder import COLORS, VOCFolder, draw_shapes
 from ..helpers.world import ROOT
 
 PAGE = ROOT / "configs" / "detection" / "README.md"

@@ -9,8 +9,8 @@ import torch
 
 from tests.devices import PAIRS
 
-from ..datasets.market_folder import MarketFolder
 from ..helpers.compare import differences, weights
+from ..helpers.market_folder import MarketFolder
 from ..helpers.tools import KILLED, Tools
 from ..test_configs import CONFIGS
 

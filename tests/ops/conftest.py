@@ -1,4 +1,4 @@
-"""Repeats on a GPU what operators do on the CPU."""
+"""Repeat on a GPU what the operators do on the CPU."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import kd_mm
-from tests.ops.mirror import mirrored
+
+from ..helpers.mirrored_ops import mirrored
 
 
 @pytest.fixture(autouse=True)
 def _on_the_gpu_too(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each operator that a test calls with tensors on the CPU must do the same with copies of them on the GPU.
+    """Compare each operator that a test calls with CPU tensors with the same call on copies on the GPU.
 
-    But where upstream's own kernels differ between devices, which the test says by a mark.
+    Tests marked ``devices_differ`` are left out: upstream's own kernels differ between devices there.
     """
     differ = request.node.get_closest_marker("devices_differ") is not None
     if differ or not torch.cuda.is_available() or kd_mm.ops.report().compiled:

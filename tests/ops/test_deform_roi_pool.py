@@ -1,4 +1,4 @@
-"""Deformable RoI pooling stand-in against loops in float64."""
+"""Deformable RoI pooling against loops in float64."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import pytest
 import torch
 from mmcv.ops import DeformRoIPoolPack, ModulatedDeformRoIPoolPack, deform_roi_pool
 
-from tests.ops import reference_regions as reference
-from tests.ops.slopes import check_value_and_slopes
+from kd_mm.ops import roi_utils
+
+from ..helpers import roi_reference as reference
+from ..helpers.gradients import check_value_and_gradients
 
 SIZE = (2, 3)
 # Image index, then corners, inside of a map of 14 by 16 pixels.
 INNER = np.array([[0, 3.3, 4.1, 9.7, 9.2], [1, 2.2, 2.4, 12.1, 10.6], [1, 5.2, 3.1, 8.3, 8.9]])
-# Beyond the map on both sides, thin, without size, turned over, fully outside.
+# Beyond the map on both sides, thin, without size, corners swapped, fully outside.
 OUTER = np.array(
     [
         [1, -4.3, -3.1, 8.2, 17.9],
@@ -26,21 +28,20 @@ OUTER = np.array(
 )
 
 
-def features(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(2, 3, 14, 16))
+def features() -> np.ndarray:
+    return reference.random_features(size=(14, 16))
 
 
-def offsets(count: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, size=(count, 2, *SIZE))
+def offsets(count: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(-1, 1, size=(count, 2, *SIZE))
 
 
-@pytest.mark.parametrize("ratio", [0, 2])
-@pytest.mark.parametrize("scale", [0.5, 1.0])
+@pytest.mark.parametrize(("scale", "ratio"), [(0.5, 0), (1.0, 2)])
 def test_inside_of_the_map(scale: float, ratio: int) -> None:
-    rois = torch.from_numpy(INNER / [1, scale, scale, scale, scale])
-    check_value_and_slopes(
-        lambda x, o: deform_roi_pool(x, rois, o, SIZE, scale, ratio, 0.1),
-        lambda x, o: reference.deform_roi_pool(x, rois.numpy(), o, SIZE, scale, ratio, 0.1),
+    rois = INNER / [1, scale, scale, scale, scale]
+    check_value_and_gradients(
+        lambda x, o: deform_roi_pool(x, torch.from_numpy(rois), o, SIZE, scale, ratio, 0.1),
+        lambda x, o: reference.deform_roi_pool(x, rois, o, SIZE, scale, ratio, 0.1),
         [features(), offsets(len(INNER))],
     )
 
@@ -48,19 +49,18 @@ def test_inside_of_the_map(scale: float, ratio: int) -> None:
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_without_offsets(ratio: int) -> None:
     rois = np.concatenate([INNER, OUTER])
-    check_value_and_slopes(
+    check_value_and_gradients(
         lambda x: deform_roi_pool(x, torch.from_numpy(rois), None, SIZE, 0.5, ratio, 0.1),
         lambda x: reference.deform_roi_pool(x, rois, None, SIZE, 0.5, ratio, 0.1),
         [features()],
     )
 
 
-@pytest.mark.parametrize("ratio", [0, 2])
-@pytest.mark.parametrize("gamma", [0.1, 0.7])
-def test_on_the_rim_of_the_map(gamma: float, ratio: int) -> None:
+@pytest.mark.parametrize(("gamma", "ratio"), [(0.1, 2), (0.7, 0)])
+def test_on_the_border_of_the_map(gamma: float, ratio: int) -> None:
     rois = np.concatenate([INNER, OUTER])
     moves = offsets(len(rois))
-    check_value_and_slopes(
+    check_value_and_gradients(
         lambda x: deform_roi_pool(x, torch.from_numpy(rois), torch.from_numpy(moves), SIZE, 1.0, ratio, gamma),
         lambda x: reference.deform_roi_pool(x, rois, moves, SIZE, 1.0, ratio, gamma),
         [features()],
@@ -75,7 +75,7 @@ def test_on_the_rim_of_the_map(gamma: float, ratio: int) -> None:
     assert (expected[:2] != 0).all()
 
 
-def test_one_pixel_outside_counts_and_more_does_not() -> None:
+def test_samples_up_to_one_pixel_outside_count() -> None:
     x = torch.full((1, 1, 4, 4), 2.0, dtype=torch.float64)
     # One bin of one point at its centre, at -1 and just before it.
     at = torch.tensor([[0, -1.5, 1.5, 0.5, 3.5], [0, -1.6, 1.5, 0.4, 3.5]], dtype=torch.float64)
@@ -100,23 +100,19 @@ def test_no_regions_and_lower_precision() -> None:
 def test_layers_learn_their_offsets(kind: type[DeformRoIPoolPack]) -> None:
     torch.manual_seed(0)
     layer = kind(SIZE, 3, deform_fc_channels=4, spatial_scale=1.0, sampling_ratio=2).double()
-    rois = torch.from_numpy(INNER)
     x = torch.from_numpy(features()).requires_grad_()
-    fresh = layer(x, rois)
-    half = 0.5 if kind is ModulatedDeformRoIPoolPack else 1.0  # the mask starts at sigmoid(0)
+    output = layer(x, torch.from_numpy(INNER))
+    factor = 0.5 if kind is ModulatedDeformRoIPoolPack else 1.0  # the initial mask is sigmoid(0)
     plain = reference.deform_roi_pool(features(), INNER, None, SIZE, 1.0, 2, 0.1)
-    np.testing.assert_allclose(fresh.detach().numpy(), half * plain, rtol=1e-9)
-    (fresh**2).sum().backward()
+    np.testing.assert_allclose(output.detach().numpy(), factor * plain, rtol=1e-9)
+    (output**2).sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in (layer.offset_fc[-1].weight, x))
 
 
-def test_region_groups_larger_than_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kd_mm.ops import roi_utils
-
+def test_groups_of_regions_within_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roi_utils, "_ELEMENTS_AT_ONCE", 1)
-    moves = offsets(len(INNER))
-    check_value_and_slopes(
+    check_value_and_gradients(
         lambda x, o: deform_roi_pool(x, torch.from_numpy(INNER), o, SIZE, 1.0, 0, 0.1),
         lambda x, o: reference.deform_roi_pool(x, INNER, o, SIZE, 1.0, 0, 0.1),
-        [features(), moves],
+        [features(), offsets(len(INNER))],
     )

@@ -1,4 +1,4 @@
-"""mmdet's detectors train and predict on the stand-ins."""
+"""Detectors of mmdet train and predict on the stand-ins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from tests.devices import DEVICES
+from ..devices import DEVICES
 
 SIZE = 96
 DTYPES = {"cpu": [torch.bfloat16], "cuda": [torch.bfloat16, torch.float16]}
@@ -68,14 +68,10 @@ def total(losses: dict[str, Any]) -> Tensor:
     return torch.stack([t for v in values for t in (v if isinstance(v, list) else [v])]).sum()
 
 
-def place(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
 def train_one_step(model: nn.Module) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    loss = total(model(**batch(place(model)), mode="loss"))
+    loss = total(model(**batch(next(model.parameters()).device), mode="loss"))
     assert torch.isfinite(loss)
     loss.backward()
     for parameter in model.parameters():
@@ -88,12 +84,12 @@ def train_one_step(model: nn.Module) -> None:
 def predict(model: nn.Module) -> None:
     model.eval()
     with torch.no_grad():
-        results = model(**batch(place(model)), mode="predict")
+        results = model(**batch(next(model.parameters()).device), mode="predict")
     assert len(results) == 2
     for result in results:
-        found = result.pred_instances
-        assert found.bboxes.shape == (len(found.scores), 4)
-        assert torch.isfinite(found.bboxes).all()
+        boxes = result.pred_instances.bboxes
+        assert boxes.shape == (len(result.pred_instances.scores), 4)
+        assert torch.isfinite(boxes).all()
     assert sum(len(result.pred_instances) for result in results) > 0
 
 
@@ -111,7 +107,7 @@ def test_detector_trains_and_predicts(config: str, device: str) -> None:
 def test_detector_under_autocast(device: str, dtype: torch.dtype) -> None:
     model = detector("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", device)
     with torch.autocast(device, dtype=dtype):
-        loss = total(model(**batch(place(model)), mode="loss"))
+        loss = total(model(**batch(next(model.parameters()).device), mode="loss"))
     assert torch.isfinite(loss)
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

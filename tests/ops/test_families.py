@@ -1,7 +1,6 @@
-"""Families of upstream that stop without some operator of mmcv: each trains a step and predicts on the stand-ins.
+"""mmdet families that need an operator of mmcv train a step and predict on the stand-ins.
 
-The wider check, of all of upstream's config families at their own widths, is `python -m tests.ops.sweep`; what it
-said last is in docs/detectors.md.
+`python -m tests.helpers.family_sweep` tries all families at their own widths; docs/detectors.md has its last result.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import pytest
 from mmdet.utils import register_all_modules
 from torch import distributed
 
-from tests.devices import DEVICES
-from tests.ops import families, samples, sweep
+from ..devices import DEVICES
+from ..helpers import detection_samples as samples
+from ..helpers import detector_families as families
+from ..helpers import family_sweep as sweep
 
 CASES = {
     "carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py": {"carafe_forward", "carafe_backward"},
@@ -39,7 +40,7 @@ CASES = {
 
 
 def lighten(model: Any) -> Any:
-    """A quarter of the width, narrow fully connected layers, few regions, fewer answers."""
+    """A quarter of the width, narrow fully connected layers, few regions, fewer predictions."""
     for node in samples.nodes(model):
         if str(node.get("type")).endswith("ResNet"):
             node["base_channels"] = 16
@@ -53,7 +54,7 @@ def lighten(model: Any) -> Any:
     return model
 
 
-#: Tried in every run; the others run by `make test-families`.
+#: In the default run; `make test-families` runs the others.
 SAMPLE = ("carafe", "dcnv2", "tood")
 
 
@@ -73,23 +74,23 @@ def test_family_trains_and_predicts(config: str, device: str) -> None:
     assert CASES[config] <= called
 
 
-def test_the_sweep_writes_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_writes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def row(config: str, reason: str = "", operators: tuple[str, ...] = ()) -> dict[str, Any]:
         fine = not reason
         return {"config": config, "trains": fine, "predicts": fine, "reason": reason, "operators": operators}
 
     results, written = tmp_path / "results.json", tmp_path / "detectors.md"
-    found = {
+    rows = {
         "atss": [row("atss/a.py", operators=("nms",)), row("atss/b.py", "ValueError: no")],
         "fcos": [row("fcos/a.py", operators=("nms",))],
         "glip": [row("glip/a.py", "RuntimeError: please install it")],
     }
-    results.write_text(json.dumps(found))
+    results.write_text(json.dumps(rows))
     monkeypatch.setattr("sys.argv", ["sweep", "common", "--results", str(results), "--write", str(written)])
     sweep.main()
     text = written.read_text()
     assert "1 of 4 families train" in text
-    assert "4 configs stood for them" in text
+    assert "4 configs represent them" in text
     for line in (
         "| trains | 1 | fcos |",
         "| does not train | 1 | atss |",
@@ -101,7 +102,7 @@ def test_the_sweep_writes_what_it_found(tmp_path: Path, monkeypatch: pytest.Monk
         assert line in text.splitlines()
 
 
-def test_the_sweep_knows_its_families(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_names_the_nearest_family(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["sweep", "dnc"])
     with pytest.raises(SystemExit):
         sweep.main()
@@ -109,7 +110,7 @@ def test_the_sweep_knows_its_families(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.fixture(autouse=True)
-def _no_process_group_stays() -> Iterator[None]:
+def _destroy_process_group() -> Iterator[None]:
     yield
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Registration: what answers to `mmcv._ext`, and when."""
+"""Registration of the stand-ins as `mmcv._ext`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_installing_twice_changes_nothing() -> None:
     assert sys.modules["mmcv._ext"] is before
 
 
-def test_an_operator_without_stand_in_names_itself_and_the_remedy() -> None:
+def test_operator_without_stand_in_raises_one_line() -> None:
     boxes = torch.tensor([[1.0, 1, 2, 2, 0]])
     with pytest.raises(NotImplementedError) as caught:
         box_iou_rotated(boxes, boxes)
@@ -61,7 +61,7 @@ class Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(name, self.file) if name == "mmcv._ext" else None
 
 
-def test_a_module_registered_before_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_registered_before_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("mmcv._ext")
     monkeypatch.setitem(sys.modules, "mmcv._ext", module)
     assert ops.install().compiled
@@ -69,7 +69,7 @@ def test_a_module_registered_before_is_left_alone(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("broken", [True, False])
-def test_where_nothing_compiled_loads_the_stand_ins_are_registered(
+def test_stand_ins_are_registered_where_nothing_compiled_loads(
     broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "mmcv._ext")

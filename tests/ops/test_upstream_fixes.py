@@ -1,4 +1,4 @@
-"""Upstream's faults that are fixed."""
+"""Fixes of upstream's faults."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ HEAD = {
 }
 
 
-def test_ssd_head_has_what_its_prediction_asks_for() -> None:
+def test_ssd_head_has_loss_cls() -> None:
     register_all_modules()
     head = MODELS.build(HEAD)
     assert head.loss_cls is None
     assert not any("loss_cls" in key for key in head.state_dict())
 
 
-def test_tridentnet_starts_from_weights() -> None:
+def test_tridentnet_initialises_its_weights() -> None:
     register_all_modules()
     torch.manual_seed(0)
     config = {"type": "TridentResNet", "depth": 50, "num_stages": 3, "strides": (1, 2, 2), "dilations": (1, 1, 1)}
@@ -52,7 +52,7 @@ def test_tridentnet_starts_from_weights() -> None:
         assert float(weight.mean()) == pytest.approx(limit / 2, rel=0.1)
 
 
-def test_a_head_that_has_its_loss_keeps_it() -> None:
+def test_ssd_head_keeps_its_own_loss_cls() -> None:
     class SSDHead(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -64,7 +64,7 @@ def test_a_head_that_has_its_loss_keeps_it() -> None:
     assert isinstance(SSDHead().loss_cls, nn.Identity)
 
 
-def test_transformers_that_mmpretrain_can_use_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multimodal_models_follow_the_installed_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     package = ModuleType("transformers.pytorch_utils")
     monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
     monkeypatch.setitem(sys.modules, package.__name__, package)
@@ -79,24 +79,24 @@ def test_transformers_that_mmpretrain_can_use_are_used(monkeypatch: pytest.Monke
         assert has is dependency.WITH_MULTIMODAL
 
 
-def test_points_are_numbered_where_they_are() -> None:
-    seen: list[str] = []
+def test_point_assigner_makes_tensors_on_the_device_of_the_points() -> None:
+    devices: list[str] = []
 
     class PointAssigner:
         def assign(self, pred_instances: SimpleNamespace, gt_instances: None) -> str:
-            seen.append(str(torch.arange(2).device))
+            devices.append(str(torch.arange(2).device))
             return "assigned"
 
     module = ModuleType("patched")
     module.PointAssigner = PointAssigner
     patch_point_assigner(module)
     assert PointAssigner().assign(SimpleNamespace(priors=torch.zeros(2, 3, device="meta")), None) == "assigned"
-    assert seen == ["meta"]
+    assert devices == ["meta"]
     assert PointAssigner.assign.__name__ == "assign"
     assert str(torch.arange(2).device) == "cpu"
 
 
-def test_the_collate_function_of_a_packaged_base_is_called_without_its_mark(tmp_path: Path) -> None:
+def test_collate_function_of_a_packaged_base_is_called_without_scope(tmp_path: Path) -> None:
     child = tmp_path / "child.py"
     child.write_text('_base_ = "kd_mm::_base_/datasets/cifar100.py"\n')
     loader = Config.fromfile(child).train_dataloader
@@ -105,4 +105,4 @@ def test_the_collate_function_of_a_packaged_base_is_called_without_its_mark(tmp_
     loader.update(sampler={"type": "DefaultSampler", "shuffle": False}, batch_size=2)
     (batch,) = Runner.build_dataloader(loader)
     assert torch.equal(batch, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
-    assert "_scope_" in loader.collate_fn  # the config stays as it was read
+    assert "_scope_" in loader.collate_fn  # the config is not changed

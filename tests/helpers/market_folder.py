@@ -1,4 +1,4 @@
-"""Writes small folders in the layout of Market-1501."""
+"""Write small folders in the layout of Market-1501."""
 
 from __future__ import annotations
 

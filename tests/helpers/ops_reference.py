@@ -1,10 +1,19 @@
-"""mmcv's operators in float64 numpy, written as loops from their definitions: what the stand-ins must equal."""
+"""Reference operators of mmcv: float64 numpy loops written from their definitions."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+
+
+def random_boxes(count, seed, size=30.0):
+    """Boxes `(count, 4)` and scores; every third box lies close to another, so that all degrees of overlap occur."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, size, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, size / 2, (count, 2))], axis=1)
+    boxes[2::3] = boxes[: len(boxes[2::3])] + rng.normal(scale=size / 60, size=boxes[2::3].shape)
+    return boxes.astype(np.float32), rng.uniform(0.05, 1, count).astype(np.float32)
 
 
 def area(box, offset=0):
@@ -34,12 +43,12 @@ def nms(boxes, scores, threshold, offset=0):
 
 def nms_match(boxes, scores, threshold):
     order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
-    groups, taken = [], set()
-    for place, i in enumerate(order):
-        if i in taken:
+    groups, grouped = [], set()
+    for position, i in enumerate(order):
+        if i in grouped:
             continue
-        group = [j for j in order[place + 1 :] if j not in taken and iou(boxes[i], boxes[j]) >= threshold]
-        taken.update(group)
+        group = [j for j in order[position + 1 :] if j not in grouped and iou(boxes[i], boxes[j]) >= threshold]
+        grouped.update(group)
         groups.append([i, *group])
     return groups
 
@@ -47,39 +56,39 @@ def nms_match(boxes, scores, threshold):
 def line_nms(lanes, scores, threshold, top_k):
     """Greedy, by falling score; lanes of 5 header numbers and 72 points as mmcv packs them."""
     order = sorted(range(len(lanes)), key=lambda i: (-scores[i], i))
-    kept, fallen, parent = [], set(), [0] * len(lanes)
-    for place, i in enumerate(order):
-        if i in fallen:
+    kept, suppressed, parent = [], set(), [0] * len(lanes)
+    for position, i in enumerate(order):
+        if i in suppressed:
             continue
         if len(kept) == top_k:
             break
         kept.append(i)
         parent[i] = len(kept)
-        for j in order[place + 1 :]:
+        for j in order[position + 1 :]:
             starts = [int(lanes[n][2] * 71 + 0.5) for n in (i, j)]
             ends = [start + int(lanes[n][4]) for start, n in zip(starts, (i, j), strict=True)]
             common = range(max(starts), min(*ends, 72))
             if not common or max(starts) < 0:
                 continue
             if sum(abs(lanes[i][5 + p] - lanes[j][5 + p]) for p in common) < threshold * len(common):
-                fallen.add(j)
+                suppressed.add(j)
                 parent[j] = len(kept)
     return kept, parent
 
 
 def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset=0):
-    """Selection in place: the best entry is swapped to the front, a fallen one is overwritten by the last."""
+    """Selection in place: the best entry is swapped to the front, a suppressed one is overwritten by the last."""
     entries = [[list(box), float(score), i] for i, (box, score) in enumerate(zip(boxes, scores, strict=True))]
-    place = 0
-    while place < len(entries):
-        best = place
-        for other in range(place + 1, len(entries)):
+    first = 0
+    while first < len(entries):
+        best = first
+        for other in range(first + 1, len(entries)):
             if entries[other][1] > entries[best][1]:
                 best = other
-        entries[place], entries[best] = entries[best], entries[place]
-        other = place + 1
+        entries[first], entries[best] = entries[best], entries[first]
+        other = first + 1
         while other < len(entries):
-            overlap = iou(entries[place][0], entries[other][0], offset)
+            overlap = iou(entries[first][0], entries[other][0], offset)
             if method == "gaussian":
                 factor = math.exp(-(overlap**2) / sigma)
             elif overlap >= threshold:
@@ -93,7 +102,7 @@ def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset=0):
                     entries[other] = last
             else:
                 other += 1
-        place += 1
+        first += 1
     return np.array([[*box, score] for box, score, _ in entries]), [i for _, _, i in entries]
 
 

@@ -1,10 +1,26 @@
-"""mmcv's pooling of regions in float64 numpy, written as loops from the definitions."""
+"""Reference RoI pooling operators of mmcv: float64 numpy loops written from their definitions."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+
+#: Image index, then corners: inside, second image, beyond the map on both sides, thin, fully outside.
+ROIS = np.array(
+    [
+        [0, 1.3, 2.1, 9.7, 11.2],
+        [1, 0.2, 0.4, 13.1, 12.6],
+        [1, -4.3, -3.1, 5.2, 17.9],
+        [0, 3.3, 2.2, 3.9, 9.1],
+        [0, 40.0, 40.0, 50.0, 52.0],
+    ]
+)
+
+
+def random_features(seed=0, size=(7, 8)):
+    """Two maps of three channels."""
+    return np.random.default_rng(seed).normal(size=(2, 3, *size))
 
 
 def _clamped_sample(plane, y, x):
@@ -99,7 +115,7 @@ def deform_roi_pool(features, rois, offset, size, scale, ratio, gamma):
 
 
 def deform_roi_pool_offset_gradient(features, rois, offset, cotangent, scale, ratio, gamma):
-    """The compiled operator's rule: slopes between the neighbouring pixels, at the point's own, unbounded place.
+    """The compiled operator's rule: slopes between the neighbouring pixels, at the point's own position, not clamped.
 
     Inside of the map it is the derivative. On its rim it differs: a point before the first pixel extrapolates the
     slope along the other axis, and a point from the last pixel on has twice the same neighbour, so none.

@@ -1,14 +1,13 @@
-"""Upstream's detectors as they come, on samples made here: which configs stand for a family, and two training steps.
+"""Representative configs of mmdet's families, and training steps on generated samples.
 
-Nothing of a model is narrowed; it only loses its pretrained weights, what would enlarge the images, and regions beyond
-the first few.
+Models keep their widths; only pretrained weights, enlarged images and most regions are left out.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -22,8 +21,9 @@ from mmengine.logging import MessageHub
 from torch import distributed, nn
 
 from kd_mm import ops
-from tests.ops.samples import SIZE, nodes, types
-from tests.ops.wrapping import wrapped
+
+from .detection_samples import SIZE, nodes, types
+from .mirrored_ops import Operator, wrapped_operators
 
 FOLDER = Path(mmdet.__file__).parent / ".mim" / "configs"
 # A family's further configs are worth a run where they bring in one of these.
@@ -55,8 +55,8 @@ def load(path: Path) -> Config:
 def representatives(family: str) -> list[Path]:
     """Configs that stand for a family: a small plain one, then one for each further operator that others bring in.
 
-    Paths are relative to `FOLDER`. Four of upstream's 827 files do not load, for they name others that are not
-    there; they stand for nothing.
+    Paths are relative to `FOLDER`. Four of upstream's 827 files name bases that do not exist; they are
+    left out.
     """
 
     def rank(path: Path) -> tuple[bool, bool, int, str]:
@@ -73,11 +73,11 @@ def representatives(family: str) -> list[Path]:
         if "model" in config:
             found[short] = types(config.model) & OPERATOR_TYPES
     chosen: list[Path] = []
-    seen: set[str] = set()
+    covered: set[str] = set()
     for path, operators in found.items():
-        if not chosen or operators - seen:
+        if not chosen or operators - covered:
             chosen.append(path)
-            seen |= operators
+            covered |= operators
     return chosen
 
 
@@ -186,7 +186,7 @@ def called_operators() -> Iterator[set[str]]:
     extension = sys.modules["mmcv._ext"]
     called: set[str] = set()
 
-    def recorded(name: str, operator: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(name: str, operator: Operator) -> Operator:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             called.add(name)
             return operator(*args, **kwargs)
@@ -194,5 +194,5 @@ def called_operators() -> Iterator[set[str]]:
         return wrapper
 
     names = ops.report().operators or dir(extension)
-    with wrapped(extension, [name for name in names if not name.startswith(("_", "get_"))], recorded):
+    with wrapped_operators(extension, [name for name in names if not name.startswith(("_", "get_"))], recorded):
         yield called

@@ -1,4 +1,4 @@
-"""What repeats operators on a second device finds the one that does something else there."""
+"""The comparison of operators between devices finds one that differs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.mirror import mirrored
+from .mirrored_ops import mirrored
 
 
-def test_an_operator_that_writes_something_else_on_the_second_device_is_named() -> None:
+def test_operator_that_differs_on_the_second_device_is_named() -> None:
     calls: list[Tensor] = []
 
     def fills(out: Tensor) -> None:

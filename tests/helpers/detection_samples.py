@@ -1,4 +1,4 @@
-"""Samples that train any of upstream's models: images, boxes, masks, semantic maps, videos, lanes, persons."""
+"""Samples for training any detector of mmdet: images, boxes, masks, semantic maps, videos, lanes, persons."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _lanes() -> dict[str, Any]:
 
 
 def batch(model: Any) -> dict[str, Any]:
-    """Two images (video pairs, teacher and student views, or crops of persons) as upstream's loader hands them over."""
+    """Two images (video pairs, teacher and student views, or crops of persons) as the data loader returns them."""
     kind = (model.get("data_preprocessor") or {}).get("type")
     if kind == "LineDetDataProcessor":
         return _lanes()

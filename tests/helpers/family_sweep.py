@@ -1,8 +1,8 @@
-"""Train every config family of the installed mmdet two steps and say what stops the others.
+"""Train every config family of the installed mmdet for two steps and report the failures.
 
-    python -m tests.ops.sweep                        # all families, less than an hour on one core
-    python -m tests.ops.sweep dcn carafe             # these
-    python -m tests.ops.sweep --results work_dirs/sweep.json --write docs/detectors.md
+    python -m tests.helpers.family_sweep                # all families, less than an hour on one core
+    python -m tests.helpers.family_sweep dcn carafe     # these
+    python -m tests.helpers.family_sweep --results work_dirs/sweep.json --write docs/detectors.md
 
 Each config runs in a process of its own with one thread and a time limit.
 """
@@ -26,11 +26,13 @@ from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
 
 import kd_mm
-from tests.ops import families, samples
+
+from . import detection_samples as samples
+from . import detector_families as families
 
 
 def attempt(path: Path) -> dict[str, Any]:
-    """Build, train, predict; what failed is named."""
+    """Build, train and predict; name the step that fails."""
     result: dict[str, Any] = {"config": str(path), "trains": False, "predicts": False, "reason": ""}
     began = time.monotonic()
     with families.called_operators() as called:
@@ -51,10 +53,10 @@ def _advance(path: Path, result: dict[str, Any]) -> None:
         if samples.takes_images(data):
             families.predict(detector, data)
             result["predicts"] = True
-    except Exception as error:  # any failure is a finding
-        place = traceback.extract_tb(error.__traceback__)[-1]
+    except Exception as error:  # any failure is a result
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         message = " ".join(str(error).split())[:160]
-        result["reason"] = f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
+        result["reason"] = f"{type(error).__name__}: {message} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def _child(path: Path, end: Connection) -> None:
@@ -65,15 +67,15 @@ def _child(path: Path, end: Connection) -> None:
 
 
 def limited(path: Path, seconds: float) -> dict[str, Any]:
-    """`attempt` in a process of its own."""
+    """Run `attempt` in a new process with a time limit."""
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(path, there))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(path, sender))
     process.start()
-    there.close()
+    sender.close()
     failed = {"config": str(path), "trains": False, "predicts": False, "operators": [], "seconds": seconds}
     try:
-        result = here.recv() if here.poll(seconds) else {**failed, "reason": f"took longer than {seconds:g} s"}
+        result = receiver.recv() if receiver.poll(seconds) else {**failed, "reason": f"took longer than {seconds:g} s"}
     except EOFError:
         process.join()
         result = {**failed, "reason": f"the process died (exit code {process.exitcode})"}
@@ -82,13 +84,13 @@ def limited(path: Path, seconds: float) -> dict[str, Any]:
     return result
 
 
-def said(result: dict[str, Any]) -> str:
-    """What one line says of a config."""
+def summary(result: dict[str, Any]) -> str:
+    """Return the result of one config in a line."""
     if result["predicts"]:
         return "trains, predicts"
     if not result["trains"]:
         return result["reason"]
-    return f"trains; predicts not: {result['reason']}" if result["reason"] else "trains"
+    return f"trains; does not predict: {result['reason']}" if result["reason"] else "trains"
 
 
 def outcome(results: list[dict[str, Any]]) -> str:
@@ -104,12 +106,12 @@ def outcome(results: list[dict[str, Any]]) -> str:
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: how many families train, which, what the others say, and which operators ran."""
+    """Markdown: how many families train, which ones, the errors of the others, and the operators that ran."""
     groups: dict[str, list[str]] = {}
     for name, results in rows.items():
         groups.setdefault(outcome(results), []).append(name)
     configs = [result for results in rows.values() for result in results]
-    words = [f"* {result['config']}: {said(result)}" for result in configs if said(result) != "trains, predicts"]
+    failures = [f"* {result['config']}: {summary(result)}" for result in configs if not result["predicts"]]
     users: dict[str, set[str]] = {}
     for name, results in rows.items():
         for operator in {operator for result in results for operator in result["operators"]}:
@@ -120,20 +122,20 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         f"{len(groups.get('trains', []))} of {len(rows)} families train (mmdet {mmdet.__version__}, torch "
         f"{torch.__version__.partition('+')[0]}, operators: {kd_mm.ops.report().source}):",
         "two steps of loss, backward pass and update on two images, at upstream's widths, without pretrained weights.",
-        f"{len(configs)} configs stood for them: a small plain one each, and one more for each further operator.",
+        f"{len(configs)} configs represent them: a small plain one each, and one more for each further operator.",
         "",
         "```bash",
-        "python -m tests.ops.sweep --results work_dirs/sweep.json --write docs/detectors.md  # within an hour",
+        "python -m tests.helpers.family_sweep --results work_dirs/sweep.json --write docs/detectors.md  # an hour",
         "```",
         "",
         "| a family | families | |",
         "| --- | --: | --- |",
         *(f"| {kind} | {len(names)} | {', '.join(names)} |" for kind, names in groups.items()),
         "",
-        "What was said where a config did not train and predict (no prediction is tried of trackers, semi-supervised",
+        "Configs that did not train or predict (prediction is not tried for trackers, semi-supervised",
         "and re-identification models, which train on more than single images):",
         "",
-        *words,
+        *failures,
         "",
         "| operator | families whose step or prediction ran it |",
         "| --- | --: |",
@@ -165,7 +167,7 @@ def main() -> None:
         for path in families.representatives(family):
             result = limited(path, args.limit)
             rows[family].append(result)
-            print(f"{result['seconds']:4.0f} s  {path}: {said(result)}", flush=True)
+            print(f"{result['seconds']:4.0f} s  {path}: {summary(result)}", flush=True)
         if args.results:
             args.results.write_text(json.dumps(rows, indent=1))
     if args.write:

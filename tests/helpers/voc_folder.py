@@ -1,13 +1,25 @@
-"""Writes small folders in the layout of Pascal VOC."""
+"""Write small folders in the layout of Pascal VOC, and read them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from mmengine.registry import DefaultScope
 from PIL import Image
 
+from kd_mm.datasets import VOCDataset
+
+CAT, DOG = ("cat", (11, 6, 30, 40)), ("dog", (1, 1, 64, 48))
+PIPELINE = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True},
+    {"type": "Resize", "scale": (128, 96), "keep_ratio": True},
+    {"type": "PackDetInputs"},
+]
 COLORS = {"square": (220, 40, 40), "disc": (40, 60, 220), "bar": (40, 200, 60)}
 
 
@@ -77,3 +89,20 @@ def draw_shapes(folder: VOCFolder, split: str, count: int, seed: int) -> None:
         Image.fromarray(image).save(folder.folder / "JPEGImages" / f"{names[-1]}.jpg", quality=95)
         folder.annotate(names[-1], xml(objects, "<width>64</width><height>64</height>"))
     folder.split(split, names)
+
+
+def read(voc: VOCFolder, split: str = "train", **options: Any) -> VOCDataset:
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return VOCDataset(**{**voc.options(split), **options})
+
+
+def read_error(voc: VOCFolder, **options: Any) -> str:
+    """Return the one-line error that building the data set raises."""
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        read(voc, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])

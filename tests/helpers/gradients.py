@@ -1,4 +1,4 @@
-"""Gradients of an operator against slopes of its numpy reference."""
+"""Compare gradients of an operator with central differences of its numpy reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-def check_value_and_slopes(
+def check_value_and_gradients(
     operator: Callable[..., torch.Tensor],
     reference: Callable[..., np.ndarray],
     arrays: Sequence[np.ndarray],
@@ -31,14 +31,14 @@ def check_value_and_slopes(
     np.testing.assert_allclose(output.detach().numpy(), expected, rtol=1e-9, atol=1e-9)
     cotangent = rng.normal(size=expected.shape)
     grads = torch.autograd.grad(output, tensors, torch.from_numpy(cotangent))
-    for place, grad in enumerate(grads):
+    for index, grad in enumerate(grads):
         assert grad.abs().sum() > 0
         for _ in range(2):
-            direction = rng.normal(size=arrays[place].shape)
+            direction = rng.normal(size=arrays[index].shape)
             sides = []
             for sign in (1, -1):
                 moved = list(arrays)
-                moved[place] = arrays[place] + sign * step * direction
+                moved[index] = arrays[index] + sign * step * direction
                 sides.append((reference(*moved) * cotangent).sum())
             slope = (sides[0] - sides[1]) / (2 * step)
             np.testing.assert_allclose((grad.numpy() * direction).sum(), slope, rtol=1e-5, atol=1e-6)
