@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +42,7 @@ class DenseOutput:
 
 
 class CrossHeadForward:
-    """The teacher's head without its first convolutions, sharing every parameter with it.
+    """The teacher's head without its first convolutions.
 
     The head's own forward runs, including all behind its towers (scales, strides, centerness), without the convolutions
     ahead of the split. Student and teacher are tapped behind convolution ``split`` of each tower, activation included.
@@ -129,7 +127,7 @@ class CrossHeadForward:
         """
         entered = [self._entered(k, student[tap], teacher) for k, tap in enumerate(self.tower_taps)]
         pairs = list(zip(entered[: self.levels], entered[self.levels :], strict=True))
-        return self._output(self._rest()(pairs), assignment)
+        return self._output(self._run(pairs), assignment)
 
     def _entered(self, index: int, feature: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
         side = index // self.levels
@@ -157,27 +155,29 @@ class CrossHeadForward:
         sizes = [(level.shape[2], level.shape[3]) for level in cls_maps]
         return DenseOutput(cls, reg, partial(decode_boxes, head, sizes), quality, assignment)
 
-    def _rest(self) -> nn.Module:
-        """Return the head without its first convolutions: a shallow copy, made anew so that it never goes stale."""
-        head = self.head
-        rest = copy.copy(head)
-        towers = {
-            name: nn.ModuleList([_Side(side), *list(getattr(head, name))[self.split :]])
-            for side, name in enumerate(TOWERS)
-        }
-        # The copy's dictionaries are the head's own; these must differ, and hooks on the head are not meant for it.
-        rest.__dict__["_modules"] = {**head._modules, **towers}
-        rest.__dict__["_forward_hooks"] = OrderedDict()
-        rest.__dict__["_forward_pre_hooks"] = OrderedDict()
-        return rest
+    def _run(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Sequence[Tensor]]:
+        """Run the head on (classification, regression) features of each level that are behind the split.
+
+        Its towers lose their first convolutions for the time of the call, which is past the hooks on the head.
+        """
+        head: Any = self.head
+        towers = {name: getattr(head, name) for name in TOWERS}
+        try:
+            for side, (name, tower) in enumerate(towers.items()):
+                setattr(head, name, nn.ModuleList([_Side(side), *tower[self.split :]]))
+            outputs: Sequence[Sequence[Tensor]] = head.forward(pairs)
+        finally:
+            for name, tower in towers.items():
+                setattr(head, name, tower)
+        return outputs
 
     def _probe(self) -> int:
         """Run the rest of the head on tiny maps and return how many kinds of output it has."""
         parameter = next(self.head.parameters())
-        pair = tuple(parameter.new_zeros(1, width, 2, 2) for width in self.widths)
+        cls, reg = (parameter.new_zeros(1, width, 2, 2) for width in self.widths)
         try:
             with torch.no_grad():
-                outputs = self._rest()([pair] * self.levels)
+                outputs = self._run([(cls, reg)] * self.levels)
                 self._output(outputs).boxes()
         except Exception as error:
             raise _unfit(self.head) from error
@@ -187,7 +187,7 @@ class CrossHeadForward:
 
 
 class _Side(nn.Module):
-    """Select one side of a (classification, regression) pair, in place of the first convolutions of a tower."""
+    """Select one side of a (classification, regression) pair, instead of the first convolutions of a tower."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
