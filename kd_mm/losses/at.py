@@ -16,11 +16,8 @@ class ATLoss(FeatureLoss):
     """Compare the spatial attention of student and teacher: AT (Zagoruyko & Komodakis 2017, arXiv 1612.03928).
 
     ``L = sum_i mean_{b,h,w} (Q(F_s^i) - Q(F_t^i))^2``, where ``Q`` is the map ``mean_c |F|^p`` divided by its L2 norm
-    over all positions. The widths need not agree, so there is no connector. The scale of a map does not matter.
-
-    Public code: ``szagoruyko/attention-transfer``, RepDistiller's ``Attention``, mdistiller's ``AT``, MMRazor's
-    ``ATLoss``. They differ in sizes only: MMRazor refuses maps of different sizes, the others pool the larger one, and
-    so does this. Public settings: p 2, weight 1000, all stages.
+    over all positions; of maps of different sizes the larger one is pooled. The widths need not agree. Public code:
+    ``szagoruyko/attention-transfer``, RepDistiller, mdistiller, MMRazor (which refuses different sizes).
 
     Args:
         power: p > 0. Default: 2.

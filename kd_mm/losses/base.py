@@ -170,11 +170,7 @@ class Loss(nn.Module):
         return chosen
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads beside stages and logits.
-
-        For losses that require ``student.taps`` or ``teacher.taps``; ``teacher`` is an empty module without a
-        teacher.
-        """
+        """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads as ``taps``."""
         return (), ()
 
     def setup(self, context: LossContext) -> None:
@@ -213,8 +209,8 @@ class Loss(nn.Module):
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(own, teachers.get(name, Observation())))
 
-    def forward(self, student: Observation, teacher: Observation | None = None) -> Tensor:
-        """Return the unweighted loss of two observations, a scalar."""
+    def forward(self, student: Observation, teacher: Any = None) -> Tensor:
+        """Return the unweighted loss of the arguments of :meth:`terms`, a scalar."""
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(student, teacher or Observation()))[0]
 
@@ -246,11 +242,6 @@ class MultiTeacherLoss(Loss):
         """Return the unweighted loss and its terms; see the base class."""
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(student, {name: teachers[name] for name in self.teacher_names}))
-
-    def forward(self, student: Observation, teachers: Mapping[str, Observation]) -> Tensor:  # type: ignore[override]
-        """Return the unweighted loss of the student's observation and those of the teachers, a scalar."""
-        with torch.autocast(student.device_type, enabled=False):
-            return self._reduced(self.terms(student, teachers))[0]
 
 
 def choice(option: str, value: str, choices: Sequence[str]) -> str:

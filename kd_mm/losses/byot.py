@@ -14,11 +14,8 @@ class BYOTHintLoss(Loss):
 
     BYOT (Zhang et al., ICCV 2019, arXiv 1905.08094): ``L = sum_{i<N} mean_b |f_i - f_N|^2``, where ``f_i`` is the input
     of exit i's classifier and ``f_N`` the spatial mean of the last stage, a constant. So the exits must end at the last
-    stage's width: ``kd_mm.SepConvExit`` and ``kd_mm.MirrorExit`` do.
-
-    Public code: MMRazor's ``byot`` computes the squared distance of pooled features, mean over the batch, and has 0.03
-    in its config, as an option without effect there. ``luanyunteng/pytorch-be-your-own-teacher`` compares maps
-    instead, sums over positions and batch, only where one of both is positive, and has the weight 1e-6.
+    stage's width: ``kd_mm.SepConvExit`` and ``kd_mm.MirrorExit`` do. Public code: MMRazor's ``byot``;
+    ``luanyunteng/pytorch-be-your-own-teacher`` compares maps instead.
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` are those whose exits learn.

@@ -35,14 +35,10 @@ class CRDLoss(Loss):
     ``bank_j = normalised(momentum bank_j + (1 - momentum) x_j)``. Indices come from the data samples (``sample_idx``).
     The banks are buffers, equal in all processes, so that a resumed run continues with them.
 
-    Public code: RepDistiller's ``CRDLoss``, mdistiller's ``CRD``, MMRazor's ``CRDLoss``. It adds 1e-7 to the
-    denominators; here logarithms are computed, which no score can overflow. It draws the K samples in the data set, by
-    class and each once; here they are drawn on the device, possibly twice, and classes are learned as samples occur: in
-    the first epoch a sample that has not occurred yet can be of the same class (our choice: it requires nothing of the
-    data set). Public settings: weight 0.8, K 16384, T 0.07, momentum 0.5, 128 numbers, the embedding before the
-    classifier.
-
-    CRD is not the cross-stage review of MTKD-SSR (:class:`kd_mm.CrossStageReviewLoss`).
+    Public code: RepDistiller's ``CRDLoss``, mdistiller's ``CRD``. It draws the K samples in the data set, by class and
+    each once; here they are drawn on the device, possibly twice, and classes are learned as samples occur: in the first
+    epoch a sample that has not occurred yet can be of the same class (our reading: it requires nothing of the data
+    set).
 
     Args:
         num_negatives: K. Default: 16384.

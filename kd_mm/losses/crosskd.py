@@ -36,11 +36,8 @@ class CrossKDLoss(Loss):
       ``sum_i v_i / 4 sum_s T^2 KL(softmax(t_is / T) || softmax(z_is / T)) / sum_i v_i``;
     * ``quality`` (only with a weight): ``sum over positives of BCE(z, sigmoid(t)) / n`` of centernesses.
 
-    Public code: ``jbwang1997/CrossKD``. Its settings: RetinaNet ``giou``, all weights 1, split 3; GFL ``kl``, T 1,
-    ``box_weight`` 4; ATSS ``giou`` and ``quality_weight`` 1; FCOS ``iou``, w = 1 everywhere, n the sum of the
-    positives' target centernesses, ``cls_weight`` 0.4, ``box_weight`` 0.75, split 2. It is meant to store
-    features before the activation, but the activation works in place, so it runs on the output of the tower's module.
-    Without an assignment (an unusual head) w = 1 and n is the sum of v, at least 1: our choice.
+    Public code: ``jbwang1997/CrossKD``. Without an assignment (an unusual head) w = 1 and n is the sum of v, at least
+    1: our reading.
 
     Args:
         box: ``"giou"``, ``"iou"``, ``"kl"`` or ``"auto"``: ``"kl"`` for a head that regresses bins, else ``"giou"``.

@@ -16,12 +16,7 @@ class CWDLoss(FeatureLoss):
     """Compare each channel as a distribution over positions: CWD (Shu et al. 2021, arXiv 2011.13256).
 
     ``L_CWD = sum_i tau^2 / (B C) sum_{b,c} KL(softmax_hw(F_t^i / tau) || softmax_hw(F_s^i / tau))``: sum over
-    positions, mean over batch and channels. Adding a constant to a channel changes nothing.
-
-    Public code: MMRazor's ``ChannelWiseDivergence``. Public settings: tau 1, weight 10 by level of the neck (1..5) in
-    its detection configs; the paper has tau 4 for segmentation. It refuses maps of different sizes, as this does, and
-    needs equal widths; here ``student.adapted`` is read, which is the plain map where the recipe's connectors have
-    ``policy="on_mismatch"`` and the widths agree.
+    positions, mean over batch and channels. Public code: MMRazor's ``ChannelWiseDivergence``, without a connector.
 
     Args:
         temperature: tau > 0, in units of the feature map. Default: 1.

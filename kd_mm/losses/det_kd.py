@@ -21,21 +21,19 @@ class DetKDLoss(Loss):
 
     Dense heads: class maps ``(B, N, K)`` on equal grids,
     ``T^2 / sum_n w_n * sum_n w_n sum_k KL(sigmoid(z_t / T) || sigmoid(z_s / T))`` with ``w_n`` the teacher's largest
-    class probability at that location, so that background does not drown objects; softmax heads use the softmax KL. The
-    weighting is our reading.
+    class probability at that location, which is our reading. A head with a channel more than classes (SSD, background
+    last) uses the softmax KL.
 
     Args:
         temperature: T > 0, dimensionless. Default: 1 (our reading for detection).
-        softmax: Whether the classes of a dense head exclude each other (SSD); their last one is background then.
-            Default: whether the head has one channel more than classes.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
     requires = frozenset({"student.logits", "teacher.logits"})
 
-    def __init__(self, temperature: float = 1.0, softmax: bool | None = None, **kwargs: Any) -> None:
+    def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.temperature, self.softmax = temperature, softmax
+        self.temperature = temperature
         self.num_classes = 0
 
     def setup(self, context: LossContext) -> None:
@@ -50,8 +48,7 @@ class DetKDLoss(Loss):
 
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         z_s, z_t = student / self.temperature, teacher / self.temperature
-        background = self.num_classes > 0 and student.shape[-1] == self.num_classes + 1
-        if background if self.softmax is None else self.softmax:
+        if 0 < self.num_classes == student.shape[-1] - 1:
             weight = teacher.detach().softmax(dim=-1)[..., :-1].amax(dim=-1)
             log_p = F.log_softmax(z_t, dim=-1)
             divergence = F.kl_div(F.log_softmax(z_s, dim=-1), log_p, reduction="none", log_target=True).sum(dim=-1)

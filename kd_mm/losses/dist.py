@@ -20,10 +20,8 @@ class DISTLoss(LogitsLoss):
     * ``inter``: ``T^2 (1 - mean_b r(p_s[b, :], p_t[b, :]))``, over the classes of each sample;
     * ``intra``: ``T^2 (1 - mean_k r(p_s[:, k], p_t[:, k]))``, over the samples of the batch for each class.
 
-    ``L = beta * inter + gamma * intra``. Only the order and spacing of probabilities count, which suits teachers much
-    stronger than the student. Public code: ``hunto/DIST_KD``, MMRazor's ``DISTLoss``. Public settings: beta and gamma
-    1, weight 2 beside the student's own loss with weight 1; T 4 on CIFAR-100, T 1 on ImageNet. ``intra`` needs batches
-    of more than one sample; where nothing varies r counts as 0.
+    ``L = beta * inter + gamma * intra``. Public code: ``hunto/DIST_KD``, MMRazor's ``DISTLoss``. ``intra`` needs
+    batches of more than one sample; where nothing varies r counts as 0.
 
     Args:
         temperature: T > 0, dimensionless. Default: 1.

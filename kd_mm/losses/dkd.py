@@ -22,13 +22,8 @@ class DKDLoss(LogitsLoss):
     * ``others`` (NCKD): ``T^2 / B sum_b KL(softmax(z_t[others] / T) || softmax(z_s[others] / T))`` over the classes
       without y.
 
-    Hinton's KD is alpha 1 and beta ``1 - p_y`` by sample. Public code: mdistiller, MMRazor's ``DKDLoss``. Public
-    settings of mdistiller: alpha 1; CIFAR-100 T 4, beta 8 (6 for VGG and wide ResNets, 2 for ResNet56/110), a linear
-    ramp over 20 epochs; ImageNet T 1, beta 0.5 (ResNet34 to 18) or 2 (ResNet50 to MobileNet). The student's own loss
-    has weight 1. A soft label (mixup, cutmix) counts as its largest class: our reading.
-
-    In a two-stage detector a row of logits is a region that the student samples, its label the object that it overlaps
-    by half or more, else background, one of the K + 1 classes, as in mdistiller: alpha 1, beta 0.25, T 1, no ramp.
+    Public code: mdistiller, MMRazor's ``DKDLoss``. A soft label (mixup, cutmix) counts as its largest class: our
+    reading. In a two-stage detector a row of logits is a region that the student samples, as in mdistiller.
 
     Args:
         temperature: T > 0, dimensionless. Default: 4.

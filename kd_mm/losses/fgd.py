@@ -31,10 +31,7 @@ class FGDLoss(Loss):
     convolution with bias first.
 
     Public code: ``yzd-v/FGD``. It scales boxes by the image without its padding, although the map covers the padding
-    too, so boxes are stretched in a batch of unlike images; here they are where the objects are, and the two agree in
-    images without padding. Public weights: 1e-3, 5e-4, 1e-3, 5e-6 as defaults of the class; 1e-3, 5e-4, 5e-4, 5e-6 for
-    RetinaNet and GFL, 1.6e-3, 8e-4, 8e-4, 8e-6 for FCOS (temperature 0.8) and RepPoints, all on neck levels 1..5; 5e-5,
-    2.5e-5, 5e-5, 5e-7 for Faster and Mask R-CNN on levels 1..4.
+    too; here they are where the objects are, and the two agree in images without padding.
 
     Args:
         alpha: Weight of objects. Default: 1e-3.

@@ -42,13 +42,9 @@ class FeatureLoss(Loss):
 class FitNetsLoss(FeatureLoss):
     """Compare the student's connected map with the teacher's: FitNets (Romero et al. 2015, arXiv 1412.6550).
 
-    ``L = sum_i mean_{b,c,h,w} (r(F_s^i) - F_t^i)^2``, ``r`` being the recipe's connector. The paper first trains up to
-    the hint alone, then the complete network; the field's benchmark has one phase with this loss beside the task's, and
-    so has this.
-
-    Public code: mdistiller's ``FitNet``, whose regressor is convolution, batch norm and ReLU (1 x 1 where sizes agree,
-    as the connector here; a strided or transposed one elsewhere, where this pools the larger map), MMRazor's
-    ``L2Loss``. Public settings: weight 100, one stage, the second of three.
+    ``L = sum_i mean_{b,c,h,w} (r(F_s^i) - F_t^i)^2``, ``r`` being the recipe's connector; of maps of different sizes
+    the larger one is pooled (our reading). One phase beside the task's loss, as in mdistiller's ``FitNet`` and
+    MMRazor's ``L2Loss``; the paper has two.
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`.

@@ -19,8 +19,7 @@ class LogitsLoss(Loss):
     Args:
         standardize: Whether both sides are brought to mean 0 and standard deviation 1 over the classes of each sample
             first, so that the student need not match the teacher's scale: logit standardisation (Sun et al., CVPR 2024,
-            arXiv 2403.01427). Its public code has temperature 2 and weight 9 for KD, and 9 times the weights of DKD.
-            Default: False.
+            arXiv 2403.01427). Default: False.
         multilabel: Whether classes are independent sigmoids. These cannot be standardised: the level of a sigmoid's
             logit decides whether its class is present. ``None``: as the task's stage logits are. Default: False.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.

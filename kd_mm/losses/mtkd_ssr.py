@@ -150,8 +150,7 @@ class CrossStageReviewLoss(Loss):
 
     Default ``L_REV = sum_{i<N} KD_T(z_s^{i+1} -> z_s^i)``: each stage reviews its logits with those of the next one.
     MTKD-SSR (Gou et al., IJCV 2023) states a self-distillation of the student's stage logits after each stage;
-    direction, pairing and weight are our reading and the largest open doubt about the method. (The paper's own
-    abbreviation, CRD, names contrastive representation distillation elsewhere.)
+    direction, pairing and weight are our reading.
 
     Args:
         direction: ``"deep_to_shallow"`` (the deeper stage is the target), ``"shallow_to_deep"``, ``"bidirectional"``

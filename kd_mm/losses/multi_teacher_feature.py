@@ -27,10 +27,9 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
       (CA-MKD, Zhang et al., ICASSP 2022, arXiv 2201.00007);
     * ``"mean"``: ``w = 1 / M``, FitNets with several teachers.
 
-    Public code: ``Rorozhl/CA-MKD``, which divides the first form by M once more (its weight 50 is 50 / M here), omits
-    the term in the first epoch, and lets gradients pass through the weights. It resizes the student's map to the
-    teacher's before the connector; here the larger of both is pooled after it. Public settings: weight 50 beside
-    :class:`kd_mm.losses.MultiTeacherKDLoss` with weight 1.
+    Public code: ``Rorozhl/CA-MKD``, which divides the first form by M once more (its weight 50 is 50 / M here) and
+    resizes the student's map before the connector; here the larger of both is pooled after it. As there, gradients pass
+    through the weights.
 
     Args:
         weights: ``"ca_mkd"`` or ``"mean"``. Default: ``"ca_mkd"``.

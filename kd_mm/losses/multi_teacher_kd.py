@@ -39,9 +39,7 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
     The last three are the adaptive instruction of GPAC (Neural Networks 164, 2023, doi 10.1016/j.neunet.2023.04.015),
     whose equations were not available: these three rules are our reading.
 
-    Public code of CA-MKD: ``Rorozhl/CA-MKD``, which divides by M once more (its weight 1 is 1 / M here). Public
-    settings: T 4, weight 1 beside the student's own loss with weight 1, and a feature term with weight 50,
-    :class:`kd_mm.losses.MultiTeacherFeatureLoss`.
+    Public code of CA-MKD: ``Rorozhl/CA-MKD``, which divides by M once more (its weight 1 is 1 / M here).
 
     Args:
         weights: One of the rules above. Default: ``"mean"``.

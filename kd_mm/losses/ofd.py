@@ -30,13 +30,10 @@ class OFDLoss(Loss):
     0.001. ``r`` is a learned 1x1 convolution without bias and a batch norm. Sums, not means, over channels and
     positions: the weight depends on the size of the maps.
 
-    Public code: ``clovaai/overhaul-distillation``, mdistiller's ``OFD``; MMRazor's ``OFDLoss`` is the distance alone.
-    Where the ReLU ends a residual sum, the margin comes from the last batch norm of the main branch, as there. Where
-    sizes differ the teacher's map is pooled to the student's, as in mdistiller. Public weight: 1e-3 (1e-4 in
-    mdistiller's ImageNet config).
-
-    The teacher needs a batch norm before a ``nn.ReLU`` at the end of each stage, or right behind it in networks with
-    pre-activation. A student's stage without one is read unchanged (our choice).
+    Public code: ``clovaai/overhaul-distillation``, mdistiller's ``OFD``. Where the ReLU ends a residual sum, the margin
+    comes from the last batch norm of the main branch, as there. Where sizes differ the teacher's map is pooled, as in
+    mdistiller. The teacher needs a batch norm before a ``nn.ReLU`` at the end of each stage, or right behind it in
+    networks with pre-activation. A student's stage without one is read unchanged (our reading).
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`.

@@ -14,13 +14,8 @@ class PKDLoss(FeatureLoss):
 
     ``L_PKD = sum_i mean_{b,c,h,w} (n(F_s^i) - n(F_t^i))^2 / 2``, where ``n`` brings every channel to mean 0 and
     standard deviation 1 over batch and space (unbiased, plus 1e-6). Up to the bias that is ``1 - r`` with Pearson's
-    ``r``, so neither scale nor offset of the teacher's channels matters, and detectors of different families may be
-    paired.
-
-    Public code: MMRazor's ``PKDLoss`` and CrossKD's copy of it agree. Public weights by level of the neck: 6 for Faster
-    R-CNN (levels 1..4), 10 for RetinaNet and FCOS teachers (levels 1..4). Both need equal widths and use no connector;
-    here ``student.adapted`` is read, which is the plain map where the recipe's connectors have
-    ``policy="on_mismatch"`` and the widths agree.
+    ``r``. Of maps of different sizes the student's is resized (bilinear). Public code: MMRazor's ``PKDLoss``, without
+    a connector.
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`.

@@ -32,10 +32,8 @@ class ReviewKDLoss(Loss):
     over the map itself (w 1) and its averages on 4x4, 2x2 and 1x1 cells (1/2, 1/4, 1/8; levels that are not smaller
     than the map are left out, and each remaining level has the next weight).
 
-    Public code: ``dvlab-research/ReviewKD``, mdistiller's ``ReviewKD``. Public settings: weight 0.6 (ResNet56 to
-    ResNet20), 1 (ResNet110 to ResNet32; ImageNet, ramp of 1 epoch), 5 or 8 (other CIFAR pairs), ramp of 20 epochs, M
-    the width of the deepest stage, at most 512, and the pooled last map as one more, deepest stage. The teacher's maps
-    are those before the ReLU, the student's those behind it (before it in mdistiller's ImageNet config).
+    Public code: ``dvlab-research/ReviewKD``, mdistiller's ``ReviewKD``: M is the width of the deepest stage, and the
+    teacher's maps are those before the ReLU, the student's those behind it.
 
     Args:
         teacher_maps: ``"before_relu"``, ``"stage"`` (behind it), or ``"auto"``: before the ReLU

@@ -40,7 +40,6 @@ class RKDDistanceLoss(_RelationLoss):
 
     Smooth L1 (threshold 1) between the Euclidean distances of all pairs, each side divided by its mean distance; mean
     over ``B^2`` pairs, the B of an image with itself included, as in the public code (``lenscloth/RKD``, RepDistiller).
-    Public weight: 25. Widths may differ; batches of some size are needed.
     """
 
     def relate(self, embedding: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ class RKDAngleLoss(_RelationLoss):
     """Compare the angles within a batch, RKD-A (equations 9 and 10 of the paper).
 
     Smooth L1 (threshold 1) between the cosines of the angles that any two images make at any third; mean over ``B^3``
-    triples, degenerate ones included, as in the public code. Public weight: 50. Memory grows with ``B^2 D + B^3``.
+    triples, degenerate ones included, as in the public code. Memory grows with ``B^2 D + B^3``.
     """
 
     def relate(self, embedding: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Schedule:
 class LinearRamp(Schedule):
     """``r(e) = min(1, (e + 1) / E)``: linear growth from ``1 / E`` to 1, by epochs or by iterations.
 
-    Give one of the three; 0 switches the ramp off (factor 1 from the start).
+    Give one of the three; 0 switches the ramp off.
 
     Args:
         epochs: E in epochs.
@@ -70,9 +70,8 @@ class LinearRamp(Schedule):
 class PiecewiseConstant(Schedule):
     """Piecewise constant: ``levels[i]`` until ``bounds[i]`` of the run, the last level from then on.
 
-    GPAC (Neural Networks 164, 2023) scales its attention loss by such a function of the epoch with three levels; which
-    ones, and from when, is not known, so the defaults are our reading. A level holds while ``e < bounds[i] * E`` for
-    zero-based epoch e of E; where the run counts iterations, these.
+    GPAC (Neural Networks 164, 2023) scales its attention loss so; the defaults are our reading. A level holds while
+    ``e < bounds[i] * E`` for zero-based epoch e of E; where the run counts iterations, these.
 
     Args:
         levels: Factors, 0 or more, one more than there are bounds.
@@ -81,7 +80,7 @@ class PiecewiseConstant(Schedule):
         unit: ``"fraction"`` or ``"epochs"``.
 
     Raises:
-        ValueError: PiecewiseConstant and bounds that do not go together, or an unknown unit.
+        ValueError: Levels and bounds that do not go together, or an unknown unit.
     """
 
     def __init__(

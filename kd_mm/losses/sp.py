@@ -14,9 +14,8 @@ class SPLoss(FeatureLoss):
     """Preserve the teacher's similarities between the samples of a batch: SP.
 
     SP (Tung and Mori, ICCV 2019, arXiv 1907.09682): ``L = sum_i ||G_s^i - G_t^i||_F^2 / B^2``, where ``G = f f^T`` of
-    the flattened maps ``(B, C H W)``, each row divided by its length. Widths and grids may differ; what is compared is
-    ``(B, B)``, so it needs batches of some size. Public code: RepDistiller's ``Similarity``. Public settings: weight
-    3000 beside the student's own loss with weight 1, on the last feature map.
+    the flattened maps ``(B, C H W)``, each row divided by its length. Widths and grids may differ. Public code:
+    RepDistiller's ``Similarity``.
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` is the last one by default.

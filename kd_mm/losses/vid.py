@@ -20,9 +20,7 @@ class VIDLoss(FeatureLoss):
     of the mutual information in which channels that cannot be predicted count less. ``mu`` is three 1x1 convolutions
     without bias and with ReLU between them, of the teacher's width; it and ``a`` are learned. It can be negative.
 
-    Public code: RepDistiller's ``VIDLoss``. mdistiller's ``VID`` has the same formula, but passes ``a`` to no
-    optimizer, so that its variances stay constant. Both pool the larger map, as this does. Public settings: weight 1,
-    all stages, initial variance 5, eps 1e-5.
+    Public code: RepDistiller's ``VIDLoss``; in mdistiller's ``VID`` the variances are not trained.
 
     Args:
         initial_variance: Initial ``v_c``, in units of the feature map squared; above ``eps``. Default: 5.

@@ -146,6 +146,12 @@ def exit_task(**options: Any) -> L.ExitTaskLoss:
     return loss
 
 
+def det_kd(classes: int, **options: Any) -> L.DetKDLoss:
+    loss = L.DetKDLoss(**options)
+    loss.setup(LossContext(num_classes=classes))
+    return loss
+
+
 def embedding(kind: type[L.EmbeddingLoss], **options: Any) -> L.EmbeddingLoss:
     return kind(student_tap="tap", teacher_tap="tap", **options)
 
@@ -297,7 +303,7 @@ CASES: dict[str, Case] = {
     "dist-standardized": _logits(lambda: L.DISTLoss(standardize=True)),
     "det_kd-regions": _logits(lambda: L.DetKDLoss(temperature=2.0)),
     "det_kd-grid": _dense(lambda: L.DetKDLoss(temperature=2.0), 3),
-    "det_kd-softmax": _dense(lambda: L.DetKDLoss(softmax=True), 4),
+    "det_kd-softmax": _dense(lambda: det_kd(3), 4),
     "srd": _stages(L.StageResponseLoss),
     "srd-standardized": _stages(lambda: L.StageResponseLoss(standardize=True)),
     "srd-final-multilabel": _stages(lambda: L.StageResponseLoss(target="final", multilabel=True)),
