@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_mm.evaluation.detection_ap import DetectionAP, detection_ap, nan_mean
-from kd_mm.evaluation.detection_report import describe_data, detection_table, draw_precision_recall, write_coco_json
+from kd_mm.evaluation.detection_report import detection_table, draw_precision_recall
 from kd_mm.registry import METRICS
 
 #: The mean where no class has an object to find, as in pycocotools.
@@ -53,7 +53,6 @@ class DetectionMetric(BaseMetric):
             COCO's widths are always ``x2 - x1``.
         classwise: Log ``voc07/AP_<class>``, ``voc12/AP_<class>`` and ``coco/AP_<class>`` too.
         pr_curve_dir: Write a precision-recall picture of each class into this folder.
-        outfile_prefix: Write ``<prefix>.gt.json`` and ``<prefix>.bbox.json`` in COCO's format.
         collect_device: ``"cpu"`` or ``"gpu"``: how results of several processes are collected.
         prefix: Prepended to every name; default: nothing.
         collect_dir: Folder for collecting, with ``"cpu"``.
@@ -70,7 +69,6 @@ class DetectionMetric(BaseMetric):
         inclusive: bool = True,
         classwise: bool = False,
         pr_curve_dir: str | None = None,
-        outfile_prefix: str | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,
@@ -79,7 +77,7 @@ class DetectionMetric(BaseMetric):
         if not 0 < iou <= 1:
             raise ValueError(f"DetectionMetric: iou={iou}: give a threshold above 0 and at most 1, such as 0.5")
         self.iou, self.inclusive, self.classwise = iou, inclusive, classwise
-        self.pr_curve_dir, self.outfile_prefix = pr_curve_dir, outfile_prefix
+        self.pr_curve_dir = pr_curve_dir
 
     @property
     def classes(self) -> list[str]:
@@ -104,20 +102,17 @@ class DetectionMetric(BaseMetric):
             ValueError: No images, or one of them twice.
         """
         images = [ImageBoxes(*result) for result in results]
-        names = [image.name for image in images]
         classes = self.classes
-        _check_names(names)
+        _check_names([image.name for image in images])
         detections, objects = [image.detections for image in images], [image.objects for image in images]
         found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
-        data = describe_data(names, (self.dataset_meta or {}).get("dataset_type"))
+        data = f"{(self.dataset_meta or {}).get('dataset_type') or 'test data'} ({len(images):,} images)"
         print_log("\n" + detection_table(data, classes, found, self.iou, self.inclusive), logger="current")
         if not found.objects.any():
             text = f"no object to find in {len(images)} images: do the class names in the annotations match {classes}?"
             print_log(text, logger="current", level=logging.WARNING)
         if self.pr_curve_dir is not None:
             draw_precision_recall(found, classes, self.pr_curve_dir, self.iou)
-        if self.outfile_prefix is not None:
-            write_coco_json(names, detections, objects, classes, self.outfile_prefix)
         return self._scalars(classes, found)
 
     def _scalars(self, classes: Sequence[str], found: DetectionAP) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from kd_mm.losses.base import choice
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import StopForward
 from kd_mm.stages.stage import Stage
@@ -27,24 +28,17 @@ def combine_exits(
 ) -> Tensor:
     """Combine the logits of several exits into logits ``(B, K)`` of their ensemble, float32 at least.
 
-    ``"logit_mean"``: ``sum_i w_i z_i``; ``"prob_mean"``: ``log sum_i w_i softmax(z_i)``, whose softmax is the mean of
-    the probabilities. An exit with logits of large scale dominates the first, not the second.
-
     Args:
         logits: ``(B, K)`` of each exit, shallow to deep.
-        ensemble: One of :data:`ENSEMBLES`.
+        ensemble: ``"logit_mean"``: ``sum_i w_i z_i``; ``"prob_mean"``: ``log sum_i w_i softmax(z_i)``; ``"last"``.
         weights: ``w_i >= 0`` of at least these exits, normalised to a sum of 1; default: equal.
-
-    Raises:
-        ValueError: The ensemble is unknown.
     """
-    _check_ensemble(ensemble)
     full = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in logits]
     if ensemble == "last" or len(full) == 1:
         return full[-1]
     stack = torch.stack(full)
     share = stack.new_ones(len(full)) if weights is None else stack.new_tensor(list(weights)[: len(full)])
-    share = (share / share.sum()).view(-1, *[1] * (stack.ndim - 1))
+    share = (share / share.sum()).view(-1, 1, 1)
     if ensemble == "logit_mean":
         return (share * stack).sum(dim=0)
     return (F.log_softmax(stack, dim=-1) + share.log()).logsumexp(dim=0)
@@ -54,8 +48,8 @@ def combine_exits(
 class MultiExitClassifier(ImageClassifier):
     """mmpretrain's ``ImageClassifier`` with exits after its stages; the head is the last exit.
 
-    Predictions and ``tensor`` mode are those of the ensemble. In ``loss`` mode the head and the exits are trained with
-    equal weights. Backbone, neck and head have the parameter names of a plain ``ImageClassifier``.
+    Predictions and ``tensor`` mode are those of the ensemble; training weights head and exits equally. Backbone, neck
+    and head have the parameter names of a plain ``ImageClassifier``.
 
     Args:
         backbone: Config of a backbone.
@@ -82,7 +76,7 @@ class MultiExitClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        _check_options(len(exits), ensemble, weights, depth)
+        _check_options(exits, ensemble, weights, depth)
         self.ensemble, self.weights, self.depth = ensemble, weights, depth
         self.stages = [_stage(i, config) for i, config in enumerate(exits, 1)]
         self.exits = nn.ModuleList(self._build_exit(config) for config in exits)
@@ -100,26 +94,26 @@ class MultiExitClassifier(ImageClassifier):
 
     def exit_logits(self, inputs: Tensor, depth: int | None = None) -> list[Tensor]:
         """Return the logits ``(B, K)`` of the first ``depth`` exits, default all, shallow to deep, the head last."""
-        logits: list[Tensor] = []
-        self._recorded, self._stop_after = logits, depth
-        try:
-            with suppress(StopForward):
-                logits.append(self.head(self.extract_feat(inputs)))
-        finally:
-            self._recorded = None
+        with self._recording(depth) as logits:
+            logits.append(self.head(self.extract_feat(inputs)))
         return logits
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Return the head's losses and ``loss_exit<i>`` of each exit, i from 1."""
-        *exits, head = self.exit_logits(inputs)
-        losses: dict[str, Tensor] = dict(self.head._get_loss(head, data_samples))
+        with self._recording() as exits:
+            losses: dict[str, Tensor] = self.head.loss(self.extract_feat(inputs), data_samples)
+        mixed = "gt_score" in data_samples[0]
+        target = torch.stack([one.gt_score if mixed else one.gt_label.squeeze(0) for one in data_samples])
         for i, logits in enumerate(exits, 1):
-            losses[f"loss_exit{i}"] = self.head._get_loss(logits, data_samples)["loss"]
+            losses[f"loss_exit{i}"] = self.head.loss_module(logits, target, avg_factor=len(logits))
         return losses
 
     def predict(self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs: Any) -> list[DataSample]:
         """Return data samples with ``pred_score`` ``(K,)`` and ``pred_label`` of the ensemble."""
-        samples: list[DataSample] = self.head._get_predictions(self(inputs), data_samples, **kwargs)
+        scores = self(inputs).softmax(dim=1)
+        samples = [one or DataSample() for one in data_samples or [None] * len(scores)]
+        for sample, score in zip(samples, scores, strict=True):
+            sample.set_pred_score(score).set_pred_label(score.argmax(dim=0, keepdim=True))
         return samples
 
     def _build_exit(self, config: Mapping[str, Any]) -> nn.Module:
@@ -127,6 +121,16 @@ class MultiExitClassifier(ImageClassifier):
         if "rest" in own:
             own["rest"] = [find_module(self, Tap.parse(tap)) for tap in own["rest"]]
         return MODELS.build(own)
+
+    @contextmanager
+    def _recording(self, depth: int | None = None) -> Iterator[list[Tensor]]:
+        """Yield a list that the exits append their logits to; stop the forward pass after ``depth`` of them."""
+        self._recorded, self._stop_after = [], depth
+        try:
+            with suppress(StopForward):
+                yield self._recorded
+        finally:
+            self._recorded = None
 
     def _run_exit(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._recorded is None:
@@ -139,21 +143,16 @@ class MultiExitClassifier(ImageClassifier):
             raise StopForward
 
 
-def _check_options(exits: int, ensemble: str, weights: Sequence[float] | None, depth: int | None) -> None:
+def _check_options(
+    exits: Sequence[Mapping[str, Any]], ensemble: str, weights: Sequence[float] | None, depth: int | None
+) -> None:
     if not exits:
         raise ValueError("MultiExitClassifier has no exits; without any it is mmpretrain's ImageClassifier")
-    _check_ensemble(ensemble)
-    if weights is not None and (len(weights) != exits + 1 or min(weights) < 0 or not weights[0] > 0):
-        raise ValueError(
-            f"weights={list(weights)}: give one >= 0 for each of {exits} exits and the head, the first > 0"
-        )
-    if depth is not None and not 1 <= depth <= exits + 1:
-        raise ValueError(f"depth={depth}: give one of 1 to {exits + 1}, or leave it out for all exits")
-
-
-def _check_ensemble(ensemble: str) -> None:
-    if ensemble not in ENSEMBLES:
-        raise ValueError(f"ensemble={ensemble!r} is unknown; choose one of {', '.join(map(repr, ENSEMBLES))}")
+    choice("ensemble", ensemble, ENSEMBLES)
+    if weights is not None and (len(weights) != len(exits) + 1 or min(weights) < 0 or not weights[0] > 0):
+        raise ValueError(f"weights={list(weights)}: give one >= 0 for each of {len(exits)} exits and the head")
+    if depth is not None and not 1 <= depth <= len(exits) + 1:
+        raise ValueError(f"depth={depth}: give one of 1 to {len(exits) + 1}, or leave it out for all exits")
 
 
 def _stage(index: int, config: Mapping[str, Any]) -> Stage:
