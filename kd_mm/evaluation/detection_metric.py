@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +24,13 @@ UNDEFINED = -1.0
 _LOGGED = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
-class ImageBoxes(NamedTuple):
-    """Boxes of one image.
+@dataclass(frozen=True)
+class ImageBoxes:
+    """Boxes of one image."""
 
-    Attributes:
-        name: Path of the image, or its id where the sample has no path.
-        detections: ``(n, 6)``: x1, y1, x2, y2 in pixels, score, class.
-        objects: ``(m, 6)``: x1, y1, x2, y2 in pixels, class, and 1 for one that is ignored, else 0.
-    """
-
-    name: str
-    detections: NDArray[Any]
-    objects: NDArray[Any]
+    name: str  # path of the image, or its id where the sample has no path
+    detections: NDArray[Any]  # (n, 6): x1, y1, x2, y2 in pixels, score, class
+    objects: NDArray[Any]  # (m, 6): x1, y1, x2, y2 in pixels, class, and 1 for one that is ignored, else 0
 
 
 @METRICS.register_module()
@@ -53,9 +49,7 @@ class DetectionMetric(BaseMetric):
             COCO's widths are always ``x2 - x1``.
         classwise: Log ``voc07/AP_<class>``, ``voc12/AP_<class>`` and ``coco/AP_<class>`` too.
         pr_curve_dir: Write a precision-recall picture of each class into this folder.
-        collect_device: ``"cpu"`` or ``"gpu"``: how results of several processes are collected.
-        prefix: Prepended to every name; default: nothing.
-        collect_dir: Folder for collecting, with ``"cpu"``.
+        **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``).
 
     Raises:
         ValueError: ``iou`` is not in (0, 1].
@@ -69,11 +63,9 @@ class DetectionMetric(BaseMetric):
         inclusive: bool = True,
         classwise: bool = False,
         pr_curve_dir: str | None = None,
-        collect_device: str = "cpu",
-        prefix: str | None = None,
-        collect_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(collect_device, prefix, collect_dir)
+        super().__init__(**kwargs)
         if not 0 < iou <= 1:
             raise ValueError(f"DetectionMetric: iou={iou}: give a threshold above 0 and at most 1, such as 0.5")
         self.iou, self.inclusive, self.classwise = iou, inclusive, classwise
@@ -92,8 +84,7 @@ class DetectionMetric(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Store the boxes of a batch of mmdet's data samples, given as dicts; see :func:`read_sample`."""
         classes = self.classes
-        # Plain tuples, so that the collected results need no class of ours to be unpickled.
-        self.results.extend(tuple(read_sample(sample, classes)) for sample in data_samples)
+        self.results.extend(read_sample(sample, classes) for sample in data_samples)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Return the measures of all images, given in the order of the data set.
@@ -101,15 +92,14 @@ class DetectionMetric(BaseMetric):
         Raises:
             ValueError: No images, or one of them twice.
         """
-        images = [ImageBoxes(*result) for result in results]
         classes = self.classes
-        _check_names([image.name for image in images])
-        detections, objects = [image.detections for image in images], [image.objects for image in images]
+        _check_names([image.name for image in results])
+        detections, objects = [image.detections for image in results], [image.objects for image in results]
         found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
-        data = f"{(self.dataset_meta or {}).get('dataset_type') or 'test data'} ({len(images):,} images)"
+        data = f"{(self.dataset_meta or {}).get('dataset_type') or 'test data'} ({len(results):,} images)"
         print_log("\n" + detection_table(data, classes, found, self.iou, self.inclusive), logger="current")
         if not found.objects.any():
-            text = f"no object to find in {len(images)} images: do the class names in the annotations match {classes}?"
+            text = f"no object to find in {len(results)} images: do the class names in the annotations match {classes}?"
             print_log(text, logger="current", level=logging.WARNING)
         if self.pr_curve_dir is not None:
             draw_precision_recall(found, classes, self.pr_curve_dir, self.iou)

@@ -27,19 +27,12 @@ _LEAST_NORM, _LARGEST_NORM = 1e-18, 1e18
 
 @dataclass(frozen=True)
 class Images:
-    """Queries or gallery.
+    """Queries or gallery."""
 
-    Attributes:
-        features: ``(N, D)``.
-        pids: ``(N,)`` person ids.
-        camids: ``(N,)`` camera ids, or None without the camera rule.
-        paths: N paths, or none.
-    """
-
-    features: Array
-    pids: Ids
-    camids: Ids | None
-    paths: Sequence[str] = ()
+    features: Array  # (N, D)
+    pids: Ids  # (N,)
+    camids: Ids | None  # (N,), or None without the camera rule
+    paths: Sequence[str] = ()  # N paths, or none
 
     def __len__(self) -> int:
         return len(self.pids)

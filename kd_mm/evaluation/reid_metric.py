@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +22,15 @@ DISTRACTOR = 0
 _LOGGED_RANKS = (1, 5, 10)
 
 
-class ImageFeature(NamedTuple):
-    """One image of an evaluation.
+@dataclass(frozen=True)
+class ImageFeature:
+    """One image of an evaluation."""
 
-    Attributes:
-        feature: ``(D,)`` float32, or float64 where the network returns it.
-        pid: Person id.
-        camid: Camera id, or None.
-        role: ``"query"`` or ``"gallery"``.
-        path: Path of the image, or an empty string.
-    """
-
-    feature: Array
+    feature: Array  # (D,) float32, or float64 where the network returns it
     pid: int
     camid: int | None
-    role: str
-    path: str
+    role: str  # "query" or "gallery"
+    path: str  # empty where unknown
 
 
 @METRICS.register_module()
@@ -57,15 +51,7 @@ class ReIDMetric(BaseMetric):
         max_rank: Longest rank of the CMC curve, at least 10.
         camera_rule: Leave out gallery images of the query's person from the query's camera. ``False`` for data without
             cameras, whose samples need no ``camid``.
-        keep: Store the last evaluation in :attr:`query`, :attr:`gallery` and :attr:`cmc`.
-        collect_device: ``"cpu"`` or ``"gpu"``: how results of several processes are collected.
-        prefix: Prepended to every name; default: nothing more than ``reid/``.
-        collect_dir: Folder for collecting, with ``"cpu"``.
-
-    Attributes:
-        query: The queries of the last evaluation, with ``keep``.
-        gallery: The gallery of the last evaluation, junk included, with ``keep``.
-        cmc: ``(max_rank,)`` of the last evaluation, in [0, 1], with ``keep``.
+        **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``).
 
     Raises:
         ValueError: An option is unknown or out of range.
@@ -79,27 +65,20 @@ class ReIDMetric(BaseMetric):
         rerank: Mapping[str, Any] | None = None,
         max_rank: int = 50,
         camera_rule: bool = True,
-        keep: bool = False,
-        collect_device: str = "cpu",
-        prefix: str | None = None,
-        collect_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(collect_device, prefix, collect_dir)
+        super().__init__(**kwargs)
         check_metric(metric)
         if not isinstance(max_rank, int) or max_rank < max(_LOGGED_RANKS):
             raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
-        self.metric, self.max_rank, self.camera_rule, self.keep = metric, max_rank, camera_rule, keep
+        self.metric, self.max_rank, self.camera_rule = metric, max_rank, camera_rule
         self.rerank = None if rerank is None else check_options(rerank)
-        self.query: Images | None = None
-        self.gallery: Images | None = None
-        self.cmc: Array | None = None
         self._size: int | None = None
         self.results: list[Any]
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`."""
-        # Plain tuples, so that the collected results need no class of ours to be unpickled.
-        self.results.extend(map(tuple, read_samples(data_samples, self.camera_rule)))
+        self.results.extend(read_samples(data_samples, self.camera_rule))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Return the measures of the images of all processes; ``size`` is the number of images in the data set."""
@@ -112,11 +91,10 @@ class ReIDMetric(BaseMetric):
         Raises:
             ValueError: There is no query or no gallery, or see :func:`kd_mm.evaluation.evaluate_reid`.
         """
-        images = [ImageFeature(*image) for image in results]
-        if self._size is not None and len(images) != self._size:
-            text = f"{len(images)} images were evaluated, but the test data set has {self._size}"
+        if self._size is not None and len(results) != self._size:
+            text = f"{len(results)} images were evaluated, but the test data set has {self._size}"
             print_log(f"{text}: the measures are not those of the data set", "current", level=logging.WARNING)
-        query, gallery = gather(images, "query"), gather(images, "gallery")
+        query, gallery = gather(results, "query"), gather(results, "gallery")
         found = self._evaluate(query, gallery, self.rerank)
         scalars = {f"reid/{name}": 100 * found[name] for name in ("mAP", "mAP_trapz", "mINP")}
         scalars.update({f"reid/Rank-{rank}": 100 * float(found["cmc"][rank - 1]) for rank in _LOGGED_RANKS})
@@ -124,11 +102,15 @@ class ReIDMetric(BaseMetric):
             plain = self._evaluate(query, gallery, None)
             scalars["reid/plain_mAP"] = 100 * plain["mAP"]
             scalars["reid/plain_Rank-1"] = 100 * float(plain["cmc"][0])
-        counts = _counts(query, gallery, int((self.dataset_meta or {}).get("num_junk", 0)))
+        junk = int((gallery.pids == JUNK).sum())
+        counts = {
+            "queries": len(query),
+            "gallery": len(gallery) - junk,
+            "junk": junk + int((self.dataset_meta or {}).get("num_junk", 0)),
+            "distractors": 0 if DISTRACTOR in query.pids else int((gallery.pids == DISTRACTOR).sum()),
+        }
         scalars.update({f"reid/{name}": float(count) for name, count in counts.items()})
         print_log(self._describe(counts, found["num_valid_queries"]), logger="current")
-        if self.keep:
-            self.query, self.gallery, self.cmc = query, gallery, found["cmc"]
         return scalars
 
     def _evaluate(self, query: Images, gallery: Images, rerank: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -145,18 +127,11 @@ class ReIDMetric(BaseMetric):
         )
 
 
-def _counts(query: Images, gallery: Images, left_out: int) -> dict[str, int]:
-    junk = int((gallery.pids == JUNK).sum())
-    distractors = 0 if (query.pids == DISTRACTOR).any() else int((gallery.pids == DISTRACTOR).sum())
-    return {"queries": len(query), "gallery": len(gallery) - junk, "junk": junk + left_out, "distractors": distractors}
-
-
 def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> list[ImageFeature]:
     """Read a batch of data samples with one transfer from the device.
 
     Args:
-        samples: Data samples as dicts, with ``feature``, ``pid``, ``role``, ``camid`` with the camera rule, and
-            ``img_path`` where the pipeline packs it.
+        samples: Data samples as dicts, with ``feature``, ``pid``, ``role``, and ``img_path`` where it is known.
         camera_rule: Whether ``camid`` is needed.
 
     Raises:

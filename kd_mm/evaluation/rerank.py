@@ -55,10 +55,8 @@ def reranked_distances(
     * Jaccard distance ``1 - m / (2 - m)`` with ``m = sum_j min(V(i, j), V(g, j))``, as rows of V sum to one;
     * ``(1 - lambda_value) * Jaccard + lambda_value * d``.
 
-    Equal to the authors' dense program up to rounding, also where it defines more than the paper: "more than" two
-    thirds, rows of d and V divided, ``k1 / 2`` rounded half to even, and no expansion for ``k2 = 1``. Equal distances
-    are ordered by image number, queries before the gallery. Only the nearest neighbours and the sparse V are held, no
-    ``N x N`` matrix.
+    Equal to the authors' dense program up to rounding, without an ``N x N`` matrix. ``k1 / 2`` is rounded half to even;
+    equal distances are ordered by image number, queries before the gallery.
 
     Args:
         query: Features ``(Q, D)``, finite, float32 or float64.
@@ -102,15 +100,7 @@ def _rows(columns: Ids, value: float) -> csr_array:
 
 
 def _weights(neighbours: Ids, near: Array, largest: Array, k1: int, distances: Distances) -> csr_array:
-    """Return V before the expansion.
-
-    Args:
-        neighbours: The nearest images of each ``(N, n)``, in order.
-        near: Their distances ``(N, n)``.
-        largest: The largest distance of each row ``(N,)``.
-        k1: As above.
-        distances: Computes the distances that are not in ``near``.
-    """
+    """Return V ``(N, N)`` before the expansion, from the nearest images ``(N, n)`` and their distances."""
     number = len(neighbours)
     members = _expanded_sets(neighbours[:, : k1 + 1], neighbours[:, : round(k1 / 2) + 1])
     i, j = members.nonzero()

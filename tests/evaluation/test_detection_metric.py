@@ -113,9 +113,10 @@ def test_stores_the_boxes_alone() -> None:
     (boxes,), (truth,) = random_boxes(1, images=1)
     sample = {**data_sample(boxes, truth, path(0)).to_dict(), "masks": Heavy(), "img_path": path(0)}
     metric.process(None, [sample])
-    ((name, detections, objects),) = metric.results
-    assert name == path(0)
-    np.testing.assert_array_equal(detections, boxes)
+    (image,) = metric.results
+    objects = image.objects
+    assert image.name == path(0)
+    np.testing.assert_array_equal(image.detections, boxes)
     assert sorted(map(tuple, objects.tolist())) == sorted(map(tuple, truth.tolist()))
     assert objects[:, 5].tolist() == sorted(objects[:, 5].tolist())
     copy.deepcopy(metric.results)

@@ -107,25 +107,6 @@ def test_without_cameras(log: list[str]) -> None:
         evaluate(given)
 
 
-def test_keep_stores_the_last_evaluation() -> None:
-    images = random_images(3)
-    metric = ReIDMetric(keep=True)
-    metric.process(None, [sample.to_dict() for sample in samples(images)])
-    metric.evaluate(120)
-    assert metric.query is not None
-    assert metric.gallery is not None
-    np.testing.assert_array_equal(metric.query.features, images["query_features"].astype(np.float32))
-    np.testing.assert_array_equal(metric.gallery.pids, images["gallery_pids"])
-    np.testing.assert_array_equal(metric.gallery.camids, images["gallery_camids"])
-    assert metric.gallery.paths[:2] == ["gallery/030.jpg", "gallery/031.jpg"]
-    np.testing.assert_array_equal(metric.cmc, evaluate_reid(**single(images))["cmc"])
-    assert metric.results == []
-    metric = ReIDMetric()
-    metric.process(None, [sample.to_dict() for sample in samples(images)])
-    metric.evaluate(120)
-    assert metric.query is metric.gallery is metric.cmc is None
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_features_in_low_precision_that_carry_gradients(device: str, dtype: torch.dtype) -> None:
