@@ -5,13 +5,11 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from kd_mm.losses import CRDLoss, Observation
-from kd_mm.losses.crd import noise_contrast
 
 from ..helpers.losses import crd, of_maps
 from ..helpers.waves import wave
@@ -51,13 +49,6 @@ def test_scores_are_products_with_the_picked_rows(samples: int) -> None:
     picks = torch.cat([FIRST[:, None], NEGATIVES], dim=1)
     expected = torch.einsum("bpd,bd->bp", bank.student[picks], embedding)
     torch.testing.assert_close(bank.scores("student", embedding, picks), expected)
-
-
-def test_noise_contrast_by_numpy() -> None:
-    scores = wave(3, 5, pace=1.3)
-    p, noise = np.exp(scores.numpy()), 4 / 20
-    expected = -np.log(p[:, 0] / (p[:, 0] + noise)) - np.log(noise / (p[:, 1:] + noise)).sum(axis=1)
-    assert float(noise_contrast(scores, 20)) == pytest.approx(expected.mean(), abs=1e-12)
 
 
 def test_negatives_are_of_other_classes_and_all_of_them_are_drawn() -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
 from kd_mm.losses.crosskd import CrossKDLoss
 from kd_mm.losses.crosskd_forward import DenseOutput
 from kd_mm.losses.observation import DenseAssignment
-from kd_mm.registry import MODELS
 
 from ..helpers.waves import wave
 
-RECIPES = Path(__file__).parents[2] / "configs" / "_base_" / "recipes" / "detection"
 COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.float64)
 POSITIVE = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
 
@@ -108,8 +104,3 @@ def test_infinite_boxes_have_a_finite_loss(box: str) -> None:
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(infinite.grad).all()
-
-
-def test_recipe_builds_its_loss() -> None:
-    loss = MODELS.build(Config.fromfile(RECIPES / "crosskd.py").crosskd.losses.crosskd)
-    assert (loss.split, loss.align, loss.loss_weight) == (3, True, 1.0)

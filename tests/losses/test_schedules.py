@@ -23,11 +23,6 @@ def test_ramp_takes_one_length(lengths: dict) -> None:
         LinearRamp(**lengths)
 
 
-def test_levels_at_the_epochs_where_the_learning_rate_steps() -> None:
-    levels = PiecewiseConstant(levels=[1.0, 0.9, 0.81], bounds=[2, 4], unit="epochs")
-    assert [levels(Progress(epoch=e)) for e in range(5)] == [1, 1, 0.9, 0.9, 0.81]
-
-
 def test_worked_levels() -> None:
     levels = PiecewiseConstant()
     found = [levels(Progress(epoch=epoch, max_epochs=240)) for epoch in (0, 79, 80, 159, 160, 239)]
