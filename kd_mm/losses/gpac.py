@@ -35,9 +35,6 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         sharpness: Scale of the softmax over accuracies (fractions), above 0. Default: 0.05.
         probes: Options of the probes, see :class:`kd_mm.preparation.Probing`.
         **kwargs: See :class:`kd_mm.losses.ATLoss`; without ``teacher``.
-
-    Raises:
-        ValueError: For an unknown selection, a ``top`` below 1 or a ``sharpness`` that is not above 0.
     """
 
     instead = (

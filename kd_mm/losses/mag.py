@@ -122,9 +122,6 @@ class MAGLoss(CodeReader, EmbeddingLoss):
         code_weights: ``w_low, w_high``. Default: (1, 1).
         preparation: See :class:`kd_mm.preparation.CodeTraining`.
         **kwargs: See :class:`kd_mm.losses.cosine.EmbeddingLoss`.
-
-    Raises:
-        ValueError: For dimensions or temperatures that are not above 0.
     """
 
     frozen_teacher = True

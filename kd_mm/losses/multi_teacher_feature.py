@@ -35,10 +35,6 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
         weights: ``"ca_mkd"`` or ``"mean"``. Default: ``"ca_mkd"``.
         **kwargs: See :class:`kd_mm.losses.base.Loss`; without ``teacher``. ``stages`` is the last one by default, and
             has to be with ``"ca_mkd"``.
-
-    Raises:
-        ValueError: For unknown weights; for ``"ca_mkd"`` with one teacher, at other stages, or without a label for each
-            image.
     """
 
     requires = frozenset({"student.adapted", "student.targets", "teacher.features", "teacher.classifier"})

@@ -48,10 +48,6 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         detach: Whether the weights are constants. Otherwise the student also lowers the loss by moving towards the
             teacher that costs least. Default: True.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`; without ``teacher``.
-
-    Raises:
-        ValueError: For an unknown rule, or a ``kappa`` or ``temperature`` that is not above 0; on use,
-            for ``"ca_mkd"`` with one teacher or without a label for each row of logits.
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})

@@ -126,9 +126,6 @@ class LearningSimplifier(nn.Module):
         min_agreement: Percentage of agreement under which ``guard`` acts. Default: 50.
         guard: ``"warn"``, ``"stop"`` (a :class:`CollapseError`) or ``"off"``. Default: ``"warn"``.
         losses: Names of the losses that read the adapted logits. Default: all that read a teacher's logits.
-
-    Raises:
-        ValueError: For an option that is none of its choices, or that does not fit the logits.
     """
 
     def __init__(
