@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +16,8 @@ from kd_mm.losses import KDLoss, LearningSimplifier, Progress
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.skd import CollapseError
+
+from ..helpers.waves import wave
 
 TEACHER = torch.tensor([[2.0, 0], [4, 0]], dtype=torch.float64)
 STUDENT = torch.zeros(2, 2, dtype=torch.float64)
@@ -47,8 +48,7 @@ def set_weights(made: LearningSimplifier, **weights: Tensor) -> None:
 
 
 def rows(*shape: int, pace: float = 1.0, size: float = 3.0) -> Tensor:
-    x = torch.arange(math.prod(shape), dtype=torch.float64)
-    return size * torch.sin(pace * x + 0.3 * torch.cos(0.7 * x)).view(shape)
+    return wave(*shape, pace=pace, size=size)
 
 
 def loss_of(made: LearningSimplifier, student: Tensor, teacher: Tensor) -> Tensor:
@@ -92,8 +92,6 @@ def test_attention_by_similarity() -> None:
     simple = centred(made.simplify("final", TEACHER / 2))
     assert float(simple[0, 0]) == pytest.approx(1.293740, abs=1e-6)
     assert float(simple[1, 0]) == pytest.approx(1.834881, abs=1e-6)
-    attention = (float(simple[0, 0]) - 1.0) / 0.5  # 0.5 + (1 - a) 0.5 + a
-    assert attention == pytest.approx(0.587479, abs=1e-5)
     assert float(loss_of(made, STUDENT, TEACHER)) == pytest.approx(2.032868, abs=1e-6)
 
 
@@ -113,12 +111,6 @@ def test_gradcheck(tokens: str, options: dict) -> None:
 
 
 # -- invariances ---------------------------------------------------------------------------------------------------
-
-
-def test_a_permuted_batch_gives_the_permuted_target() -> None:
-    made, z, order = simplifier(6, zero_init_out=False), rows(7, 6), torch.randperm(7)
-    simple = made({"final": z}).logits["final"]
-    torch.testing.assert_close(made({"final": z[order]}).logits["final"], simple[order])
 
 
 def test_the_level_of_a_sample_is_irrelevant() -> None:
@@ -213,25 +205,12 @@ def test_each_set_of_logits_has_its_own_weights_and_terms() -> None:
     assert not torch.equal(result.logits["final"], result.logits["stage1"])
 
 
-def test_without_residual_the_joint_objective_leaves_the_teacher_and_the_guard_warns_once(
-    warnings: list[str],
-) -> None:
-    torch.manual_seed(0)
-    z_t = 6 * torch.randn(40, 10, dtype=torch.float64)
-    made = simplifier(10, residual=False, zero_init_out=False, temperature=4.0)
-    z_s = torch.zeros(40, 10, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([z_s, *made.parameters()], lr=0.02)
-    for _ in range(150):
-        optimizer.zero_grad()
-        loss_of(made, z_s, z_t).backward()
-        optimizer.step()
-    end = made({"final": z_t})
-    assert float(loss_of(made, z_s, z_t)) < 0.05
-    assert float(end.terms["agreement"]) < 50
-    for _ in range(2):
-        made.watch({name: float(value) for name, value in end.terms.items()})
-    assert len(warnings) == 1
-    assert "no longer agrees with the teacher" in warnings[0]
+def test_guard_warns_once_until_the_agreement_recovers(warnings: list[str]) -> None:
+    made = simplifier()
+    for agreement in (49.0, 30.0, 51.0, 49.0):
+        made.watch({"agreement": agreement, "change": 9.0})
+    assert len(warnings) == 2
+    assert "agreement is 49 %, below min_agreement=50: the target no longer agrees with the teacher" in warnings[0]
     made.guard = "stop"
     with pytest.raises(CollapseError, match="below min_agreement=50"):
         made.watch({"agreement": 49.0})
