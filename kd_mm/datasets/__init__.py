@@ -1,4 +1,4 @@
-"""Data sets that upstream lacks, or reads in a way that does not suit."""
+"""Data sets that upstream lacks, or reads without the checks that training needs."""
 
 from kd_mm.datasets.cifar import CIFAR10, CIFAR100
 from kd_mm.datasets.cifar_retrieval import CIFAR100Retrieval

@@ -33,7 +33,7 @@ class CIFAR10(BaseDataset):
         **kwargs: As for mmpretrain's ``BaseDataset`` (``pipeline``, ``metainfo``, ``indices`` ...).
 
     Raises:
-        FileNotFoundError: If a file of the archive is missing; the message says which and where to get it.
+        FileNotFoundError: If a file of the archive is missing; the message names it and its source.
         ValueError: For an unknown split, a ``val_size`` that does not fit, a damaged file or a wrong count of images.
     """
 

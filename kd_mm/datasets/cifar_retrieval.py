@@ -1,20 +1,19 @@
-"""CIFAR-100 as a test of retrieval: the classes that are searched for are none of those that were trained on."""
+"""CIFAR-100 as a retrieval benchmark: the classes of the test are disjoint from those of training."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 import numpy as np
-from mmengine.structures import BaseDataElement
 from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
 from numpy.typing import NDArray
 
 from kd_mm.datasets.cifar import CIFAR100
-from kd_mm.datasets.utils import stable_order, take_per_class
+from kd_mm.datasets.utils import add_metainfo, stable_order, take_per_class
 from kd_mm.registry import DATASETS
 
 SPLITS = ("train", "val", "test")
-#: Classes 0 to 79 in the official (alphabetical) order are for training, 80 to 99 are searched for.
+#: Classes 0 to 79 in the official (alphabetical) order are for training, 80 to 99 for the test.
 TRAINING_CLASSES = 80
 _META = ("pid", "role", "sample_idx")
 
@@ -23,7 +22,7 @@ _META = ("pid", "role", "sample_idx")
 class CIFAR100Retrieval(CIFAR100):
     """Retrieval over held-out classes of CIFAR-100: train on 80 classes, query and gallery come from the other 20.
 
-    A class plays the part of a person, and there are no cameras: measure with
+    Classes take the role of identities, without cameras: evaluate with
     ``dict(type="kd_mm.ReIDMetric", camera_rule=False)``. Samples are dicts of ``img`` (32, 32, 3) uint8 RGB,
     ``gt_label`` (0 to 79, training alone), ``pid`` (official class number plus 1, since 0 means a distractor) and
     ``role``; these go into the metainfo of each data sample too, whatever the pipeline packs.
@@ -31,7 +30,7 @@ class CIFAR100Retrieval(CIFAR100):
     Args:
         data_root: The folder that holds the unpacked archive.
         split: ``"train"`` (default): official training images of classes 0 to 79, without those of ``"val"``;
-            ``"val"``: ``val_size`` of these classes' training images, seen classes on unseen images; ``"test"``: the
+            ``"val"``: ``val_size`` of these classes' training images, known classes on new images; ``"test"``: the
             official test images of classes 80 to 99. The last two are queries, then a gallery.
         queries_per_class: Images of each class of ``"val"`` and ``"test"`` that are queries; the others are the
             gallery. Default 5; fixed by ``split_seed``.
@@ -74,10 +73,5 @@ class CIFAR100Retrieval(CIFAR100):
         return take_per_class(stable_order(images, self.split_seed), labels, self.queries_per_class)
 
     def prepare_data(self, idx: int) -> Any:
-        """Return image ``idx`` as the pipeline leaves it, with class and role."""
-        packed = super().prepare_data(idx)
-        sample = packed.get("data_samples") if isinstance(packed, dict) else None
-        if isinstance(sample, BaseDataElement):
-            info = self.get_data_info(idx)
-            sample.set_metainfo({key: info[key] for key in _META})
-        return packed
+        """Return image ``idx`` after the pipeline, with class and role."""
+        return add_metainfo(super().prepare_data(idx), self.get_data_info(idx), _META)

@@ -1,4 +1,4 @@
-"""Damaged image files: found before training where that is cheap, and by name where they show only when decoded."""
+"""Damaged image files: detected before training where that is cheap, otherwise when they are decoded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
+from kd_mm.datasets.utils import join_first
+
 _DAMAGE = re.compile(
     r"corrupt jpeg data|premature end of jpeg|invalid jpeg file structure|inconsistent progression|libpng error", re.I
 )
@@ -27,9 +29,9 @@ _stderr_lock = threading.RLock()
 
 
 class DamagedImageError(ValueError):
-    """An image that cannot be decoded; keeps its one line on its way out of a data loader's worker.
+    """An image that cannot be decoded; its message stays one line when a data loader's worker raises it.
 
-    torch builds the error anew in the main process, out of the worker's whole traceback.
+    torch raises the error again in the main process with the worker's traceback as its message.
     """
 
     def __init__(self, message: str) -> None:
@@ -40,8 +42,8 @@ class DamagedImageError(ValueError):
 def file_damage(path: str) -> str:
     """Return what is wrong with an image file, empty if nothing.
 
-    Looks at both ends of JPEG and PNG, which takes some 20 us, and decodes only what does not end as it should: OpenCV
-    decodes the rest of a truncated file to grey without a word.
+    Checks both ends of JPEG and PNG, which takes some 20 us, and decodes only what does not end as it should: OpenCV
+    decodes the rest of a truncated file to grey without a warning.
     """
     try:
         with open(path, "rb") as file:
@@ -64,9 +66,9 @@ def file_damage(path: str) -> str:
 
 
 def decoding_error(path: str) -> str:
-    """Return why an image cannot be decoded whole, empty if it can.
+    """Return why an image cannot be decoded completely, empty if it can.
 
-    At an eighth of its size libjpeg reads all of the file and warns of the same damage, in a third of the time.
+    At an eighth of its size libjpeg reads the complete file and warns of the same damage, in a third of the time.
     """
     reason = file_damage(path)
     if reason:
@@ -117,33 +119,61 @@ def _is_damage(line: str) -> bool:
 
 
 class DamagedImageCheck(BaseDataset):
-    """Mixin before a data set of image files with ``img_path``; a damaged one stops the run by name, or is skipped.
+    """Mixin before a data set of image files with ``img_path``: damaged images stop the run by name, or are skipped.
 
-    OpenCV, which reads the images unless the pipeline says otherwise, returns a picture for any JPEG;
-    libjpeg's warnings cost nothing to collect. Other readers suppress them, so the file is decoded once more for them.
-    What no decoder can tell, such as half of all changes of a single byte, stays unfound.
+    OpenCV, the default reader, returns an image for any JPEG; libjpeg's warnings cost nothing to collect. Other
+    readers suppress them, so the file is decoded once more for them. Damage that no decoder reports, such as half of
+    all changes of a single byte, is not detected.
 
-    Attributes:
-        on_error: ``"stop"`` or ``"skip"``.
-        listed_in: Where an image is taken out, for the message.
+    Args:
+        on_error: What to do about an image that cannot be used: ``"stop"`` (default) before training, naming the first
+            few; ``"skip"`` them, counted in one line of the log. Damage that is detected only on decoding stops the
+            training at that moment, or the image is replaced by another one; for a test all images are decoded once at
+            the start.
+
+    Raises:
+        ValueError: An unknown ``on_error``, or unusable images under ``"stop"``.
     """
 
-    on_error: str
-    listed_in = "its folder"
-    _reported: set[str]
+    listed_in = "the folder"
+
+    def __init__(self, *args: Any, on_error: str = "stop", **kwargs: Any) -> None:
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"{type(self).__name__}: on_error must be 'stop' or 'skip', got {on_error!r}")
+        self.on_error = on_error
+        self._reported: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def report_unusable(self, unusable: list[str], total: int, source: str) -> None:
+        """Stop at unusable images, or log them.
+
+        Args:
+            unusable: One entry an image, with the reason.
+            total: Number of images, for the message.
+            source: The folder or list that they come from, for the message.
+
+        Raises:
+            ValueError: There are any, under ``on_error="stop"``.
+        """
+        if not unusable:
+            return
+        counted = f"{len(unusable)} of {total} images of {source}"
+        if self.on_error == "stop":
+            raise ValueError(
+                f"{counted} cannot be used: {join_first(unusable)}; repair them or take them out of {self.listed_in}, "
+                "or on_error='skip' leaves them out"
+            )
+        print_log(f"skipped {counted}: {join_first(unusable)}", "current", logging.WARNING)
 
     def check_file(self, path: str) -> str:
-        """Return what is wrong with an image, empty if nothing is, before training starts.
-
-        What is tested on is decoded whole: no damage there may come up after hours, or be replaced by another image.
-        """
+        """Return what is wrong with an image, empty if nothing; images of a test are decoded for it."""
         return decoding_error(path) if self.test_mode else file_damage(path)
 
     def prepare_data(self, idx: int) -> Any:
-        """Return image ``idx`` as the pipeline leaves it; None for one that is skipped.
+        """Return image ``idx`` after the pipeline; None for one that is skipped.
 
         Raises:
-            DamagedImageError: It cannot be decoded whole, and is not skipped.
+            DamagedImageError: It cannot be decoded completely, and is not skipped.
         """
         cause, packed = None, None
         try:
@@ -170,5 +200,5 @@ class DamagedImageCheck(BaseDataset):
 
     @property
     def _silent_decoder(self) -> bool:
-        """Whether the pipeline reads images by a library that says nothing of what it could not make out."""
+        """Whether the pipeline reads images by a library that does not warn of damage."""
         return any(getattr(step, "imdecode_backend", "cv2") != "cv2" for step in self.pipeline.transforms)

@@ -68,7 +68,7 @@ class TinyImageNet(BaseDataset):
         **kwargs: As for mmpretrain's ``BaseDataset``.
 
     Raises:
-        FileNotFoundError: If the layout is not complete; the message says what is missing and where to get it.
+        FileNotFoundError: If the layout is not complete; the message names what is missing and its source.
         ValueError: For an unknown split or a damaged annotation file.
     """
 
@@ -101,11 +101,8 @@ class TinyImageNet(BaseDataset):
         """Return one dict a sample: ``img_path`` and ``gt_label``."""
         root = Path(self.data_root).expanduser()
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
-        return (
-            self._validation(root / "val", label_of)
-            if self.split == "val"
-            else self._training(root / "train", label_of)
-        )
+        read = self._validation if self.split == "val" else self._training
+        return read(root / self.split, label_of)
 
     @staticmethod
     def _training(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:

@@ -75,10 +75,10 @@ class IdentitySampler(Sampler[int]):
 
 
 def check_identity_batches(config: Mapping[str, Any]) -> None:
-    """Check that the training batches are those of the :class:`IdentitySampler`, where there is one.
+    """Check that the batch size of a config is that of its :class:`IdentitySampler`, if it has one.
 
     Args:
-        config: A whole config; ``train_dataloader`` is looked at.
+        config: A config with ``train_dataloader``.
 
     Raises:
         ValueError: ``batch_size`` is not ``num_identities * num_images``.
@@ -108,6 +108,6 @@ def _take(queue: list[int], everything: Sequence[int], count: int, generator: to
         left = set(queue)
         fresh = [everything[i] for i in torch.randperm(len(everything), generator=generator).tolist()]
         queue += [item for item in fresh if item not in left] + [item for item in fresh if item in left]
-    taken = queue[:count]
+    group = queue[:count]
     del queue[:count]
-    return taken
+    return group

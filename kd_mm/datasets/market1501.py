@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.structures import BaseDataElement
 from mmpretrain.datasets import BaseDataset
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
-from kd_mm.datasets.utils import IMAGE_SUFFIXES, join_first, require_layout
+from kd_mm.datasets.utils import IMAGE_SUFFIXES, add_metainfo, join_first, require_layout
 from kd_mm.registry import DATASETS
 
 #: Folders by the part that they hold, and how many images the official ones have.
@@ -38,17 +37,15 @@ class Market1501(DamagedImageCheck, BaseDataset):
     ``camid``, ``role`` (``"train"``, ``"query"``, ``"gallery"``) and, for training, ``gt_label``: identities counted
     from 0 in the order of their numbers, or of ``classes``. The same goes into the metainfo of each data sample,
     whatever the pipeline packs. Metainfo of the set: ``dataset`` (name), ``num_junk`` (images left out), and for
-    training ``classes`` (the identities as text, e.g. ``"0002"``), by which a teacher with another list is found out.
+    training ``classes`` (the identities as text, e.g. ``"0002"``), which are compared with those of a teacher.
 
     Args:
         data_root: The folder with ``bounding_box_train``, ``query`` and ``bounding_box_test``.
         split: ``"train"`` (default), ``"query"``, ``"gallery"``, or ``"test"``: the queries, then the gallery.
-        expected_counts: How many images the folders of ``"train"``, ``"query"`` and ``"gallery"`` must hold, junk
-            included. Default: the official numbers; None for a folder of your own.
-        on_error: What to do about an image whose name cannot be read or that is damaged: ``"stop"`` (default) before
-            training, naming the first few; ``"skip"`` them, counted in one line. An image whose damage shows only when
-            it is decoded stops training at that moment, by name, or is replaced by another one; for a test every image
-            is decoded once at the start.
+        expected_counts: Numbers of images of the folders of ``"train"``, ``"query"`` and ``"gallery"``, junk included.
+            Default: the official numbers; None for a folder of your own.
+        on_error: ``"stop"`` or ``"skip"`` at images that are damaged or whose name cannot be parsed, see
+            :class:`~kd_mm.datasets.damaged_images.DamagedImageCheck`.
         metainfo: Overrides; ``classes`` gives the order of the identities, and may name more than the folder holds.
         **kwargs: As for mmpretrain's ``BaseDataset`` (``pipeline``, ``test_mode``, ``indices`` ...).
 
@@ -63,17 +60,13 @@ class Market1501(DamagedImageCheck, BaseDataset):
         data_root: str,
         split: str = "train",
         expected_counts: Mapping[str, int] | None = OFFICIAL_COUNTS,
-        on_error: str = "stop",
         metainfo: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"Market1501: split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
-        if on_error not in ("stop", "skip"):
-            raise ValueError(f"Market1501: on_error must be 'stop' or 'skip', got {on_error!r}")
-        self.split, self.on_error = split, on_error
+        self.split = split
         self.expected_counts = dict(expected_counts or {})
-        self._reported: set[str] = set()
         root = Path(data_root).expanduser()
         self.title = "Market-1501" if self.expected_counts == OFFICIAL_COUNTS else root.absolute().name
         kwargs.setdefault("test_mode", split != "train")
@@ -99,24 +92,15 @@ class Market1501(DamagedImageCheck, BaseDataset):
         return samples
 
     def prepare_data(self, idx: int) -> Any:
-        """Return image ``idx`` as the pipeline leaves it, with identity, camera and role; None if it is skipped.
-
-        Raises:
-            DamagedImageError: It cannot be decoded whole, and is not skipped.
-        """
-        packed = super().prepare_data(idx)
-        sample = packed.get("data_samples") if isinstance(packed, dict) else None
-        if isinstance(sample, BaseDataElement):
-            info = self.get_data_info(idx)
-            sample.set_metainfo({key: info[key] for key in _META})
-        return packed
+        """Return image ``idx`` after the pipeline, with identity, camera and role; None if it is skipped."""
+        return add_metainfo(super().prepare_data(idx), self.get_data_info(idx), _META)
 
     def extra_repr(self) -> list[str]:
         """Lines of ``repr`` beyond mmpretrain's."""
         return [f"Folder: \t{self.data_root}", f"Split: \t{self.split}"]
 
     def _read_folder(self, part: str) -> list[dict[str, Any]]:
-        """Return the images of one folder, junk included; other files and folders in it are left alone."""
+        """Return the images of one folder, junk included, without other files and subfolders."""
         folder = Path(self.data_root) / FOLDERS[part]
         with os.scandir(folder) as entries:
             names = sorted(e.name for e in entries if _is_image(e.name) and e.is_file())
@@ -136,14 +120,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
                 unusable.append(f"{path} ({reason})")
             else:
                 samples.append({"img_path": path, "pid": int(found[1]), "camid": int(found[2]), "role": part})
-        if unusable:
-            said = f"{len(unusable)} of {len(names)} images of {folder.absolute()}"
-            if self.on_error == "stop":
-                raise ValueError(
-                    f"{said} cannot be used: {join_first(unusable)}; repair them or take them out of the folder, or "
-                    "on_error='skip' leaves them out"
-                )
-            print_log(f"skipped {said}: {join_first(unusable)}", "current", logging.WARNING)
+        self.report_unusable(unusable, len(names), str(folder.absolute()))
         if not samples:
             raise ValueError(f"{folder.absolute()} holds no image that can be used")
         if part != "gallery" and any(sample["pid"] == DISTRACTOR for sample in samples):
@@ -154,7 +131,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
         return samples
 
     def _label(self, samples: list[dict[str, Any]]) -> None:
-        """Number the training identities; say which have one image only."""
+        """Number the training identities; warn of those with one image only."""
         counts = Counter(sample["pid"] for sample in samples)
         try:
             numbers = [int(name) for name in self._metainfo.get("classes", sorted(counts))]
@@ -180,7 +157,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
             )
 
     def _describe(self, samples: list[dict[str, Any]]) -> None:
-        """Say how many images of which kind there are, and how many query identities the gallery lacks."""
+        """Log the number of images of each kind; warn of query identities that the gallery lacks."""
         pids = {part: [sample["pid"] for sample in samples if sample["role"] == part] for part in SPLITS[self.split]}
         kinds = []
         if "query" in pids:

@@ -1,4 +1,4 @@
-"""Helpers that several data sets share: checks of a folder's layout, safe pickles, fixed balanced subsets."""
+"""Helpers of the data sets: layout of a folder, metainfo of samples, safe pickles, fixed balanced subsets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 
 #: File endings of images, in the order in which they are tried.
@@ -29,9 +30,9 @@ def require_layout(name: str, folder: str | Path, expected: Iterable[str], sourc
 
     Args:
         name: What the data set is called in the message.
-        folder: The folder that is looked into.
+        folder: The folder.
         expected: Files and folders, relative to ``folder``; a folder ends with a slash.
-        source: Where the data set is to be had, as text.
+        source: Where to get the data set, as text.
 
     Raises:
         FileNotFoundError: Naming the folder (absolute), what it lacks and where to get the data set.
@@ -45,6 +46,20 @@ def require_layout(name: str, folder: str | Path, expected: Iterable[str], sourc
             f"{name} not found: looked in {root} for {', '.join(expected)}, but {found}. Nothing is downloaded: get it "
             f"from {source} and put it there, or set data_root."
         )
+
+
+def add_metainfo(packed: Any, info: dict[str, Any], keys: Iterable[str]) -> Any:
+    """Copy entries of a sample's info into the metainfo of its packed ``data_samples``, where the pipeline made them.
+
+    Args:
+        packed: Output of the pipeline; returned as is.
+        info: The sample before the pipeline.
+        keys: Entries of ``info`` to copy.
+    """
+    sample = packed.get("data_samples") if isinstance(packed, dict) else None
+    if isinstance(sample, BaseDataElement):
+        sample.set_metainfo({key: info[key] for key in keys})
+    return packed
 
 
 #: Globals that numpy writes into pickles of arrays, scalars and Python 2 strings; none of them runs foreign code.
@@ -63,7 +78,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in _ALLOWED.get(module, ()):
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a file of arrays has no use for")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not part of an array")
         return getattr(_import_numpy_part(module), name)
 
 
@@ -81,11 +96,10 @@ def _import_numpy_part(module: str) -> Any:
 def load_arrays(path: str | Path) -> dict[str, Any]:
     """Load a pickled dictionary of arrays, lists, strings and numbers, written by Python 2 or 3.
 
-    Args:
-        path: The file. Its content is not trusted: anything that would call code is refused before it is called.
+    The file is not trusted: every global that is not part of an array is rejected before it is called.
 
     Raises:
-        ValueError: One line, if the file is truncated, corrupt, holds something else or refers to other objects.
+        ValueError: The file is damaged, is not a dictionary or refers to other objects.
     """
     try:
         with open(path, "rb") as file:

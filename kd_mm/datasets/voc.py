@@ -23,12 +23,12 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
 _OUTSIDE = "reach out of the image and are clipped to it"
-_SWAPPED = "have their corners swapped and are taken the right way round"
+_SWAPPED = "have their corners swapped and are sorted"
 
 
 @DATASETS.register_module()
 class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
-    """mmdet's ``VOCDataset`` for any folder in the layout of Pascal VOC, with clear words about what is wrong in it.
+    """mmdet's ``VOCDataset`` for any folder in the layout of Pascal VOC, with clear errors.
 
     The folder ``data_root/sub_data_root`` holds ``Annotations``, ``JPEGImages`` and usually ``ImageSets``; its name is
     free. Class names other than the official ones come with ``metainfo=dict(classes=("cat", "dog"))``. Beyond upstream:
@@ -38,25 +38,16 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
     objects of other classes are counted in one line of the log each.
 
     Args:
-        on_error: What to do about an image that is missing or damaged, or whose annotation is, or that is listed twice:
-            ``"stop"`` (default) before training, naming the first few; ``"skip"`` them, counted in one line. An image
-            whose damage shows only when it is decoded stops training at that moment, by name, or is replaced by another
-            one; for a test every image is decoded once at the start, so that all are seen or are known not to be.
+        on_error: ``"stop"`` or ``"skip"`` at images that are missing, damaged or listed twice, or whose annotation is
+            missing or damaged, see :class:`~kd_mm.datasets.damaged_images.DamagedImageCheck`.
         **kwargs: As for mmdet's ``VOCDataset`` (``data_root``, ``ann_file``, ``data_prefix=dict(sub_data_root=...)``,
             ``img_subdir``, ``ann_subdir``, ``metainfo``, ``filter_cfg``, ``pipeline``, ``test_mode`` ...).
 
     Raises:
-        FileNotFoundError: The folder or the list of images is not where it was looked for.
+        FileNotFoundError: The folder or the list of images does not exist.
         ValueError: An unknown ``on_error``, an unfit class list, an empty list of images, unusable images under
             ``"stop"``, no object of any class of the list, or no image left by ``filter_cfg``.
     """
-
-    def __init__(self, on_error: str = "stop", **kwargs: Any) -> None:
-        if on_error not in ("stop", "skip"):
-            raise ValueError(f"VOCDataset: on_error must be 'stop' or 'skip', got {on_error!r}")
-        self.on_error = on_error
-        self._reported: set[str] = set()
-        super().__init__(**kwargs)
 
     @classmethod
     def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:
@@ -104,7 +95,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         return samples
 
     def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
-        """Read one annotation file and look at its image.
+        """Read one annotation file and check its image.
 
         Args:
             img_info: With ``img_id``.
@@ -164,11 +155,11 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         """Return the names of the images, in the order of the list."""
         path = Path(self.ann_file)
         if self._local and not path.is_file():
-            there = sorted(item.name for item in path.parent.glob("*.txt"))
-            near = difflib.get_close_matches(path.name, there, n=1)
+            lists = sorted(item.name for item in path.parent.glob("*.txt"))
+            near = difflib.get_close_matches(path.name, lists, n=1)
             raise FileNotFoundError(
                 f"list of images not found: looked for {path.absolute()}{f', did you mean {near[0]}?' if near else ''} "
-                f"(there {f'are: {join_first(there)}' if there else f'is no *.txt in {path.parent.absolute()}'}); set "
+                f"(there {f'are: {join_first(lists)}' if lists else f'is no *.txt in {path.parent.absolute()}'}); set "
                 "ann_file to a text file with one image name a line"
             )
         lines = list_from_file(self.ann_file, backend_args=self.backend_args)
@@ -221,20 +212,15 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         return [min(max(x, 0.0), limit) for x, limit in zip((left, top, right, bottom), (*size, *size), strict=True)]
 
     def _conclude(self, listed: int, usable: int) -> None:
-        """Say what was found; stop if it is not to be lived with."""
+        """Log the problems of the annotations; stop at those that leave nothing to train on."""
         found, lists = self._report, Path(self.ann_file).absolute()
-        if found.unusable:
-            said = f"{len(found.unusable)} of {listed} images of {lists}"
-            shown = join_first(found.unusable)
-            if self.on_error == "stop":
-                raise ValueError(f"{said} cannot be used: {shown}; repair them, or on_error='skip' leaves them out")
-            if not usable:
-                raise ValueError(f"none of the {listed} images of {lists} can be used: {shown}")
-            print_log(f"skipped {said}: {shown}", "current", logging.WARNING)
+        if found.unusable and not usable and self.on_error == "skip":
+            raise ValueError(f"none of the {listed} images of {lists} can be used: {join_first(found.unusable)}")
+        self.report_unusable(found.unusable, listed, str(lists))
         if found.foreign and not found.known:
-            there = ", ".join(name for name, _ in found.foreign.most_common())
+            names = ", ".join(name for name, _ in found.foreign.most_common())
             raise ValueError(
-                f"no object in the annotations of {lists} is of the class list: the annotations have {there}; the "
+                f"no object in the annotations of {lists} is of the class list: the annotations have {names}; the "
                 f"class list is {', '.join(self.cat2label)}. Set metainfo=dict(classes=(...)) of every data set and "
                 "num_classes of the model"
             )

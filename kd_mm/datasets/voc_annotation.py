@@ -14,7 +14,7 @@ _EXIF_ORIENTATION, _SIDEWAYS = 274, (5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class VOCObject:
-    """One object as the file has it.
+    """One object of an annotation file.
 
     Attributes:
         name: Its class.
@@ -32,7 +32,7 @@ class VOCAnnotation:
     """One annotation file.
 
     Attributes:
-        size: Width and height in pixels; None where the file does not say it in positive numbers.
+        size: Width and height in pixels; None where the file lacks positive numbers.
         objects: The objects, in the order of the file.
     """
 
@@ -41,12 +41,10 @@ class VOCAnnotation:
 
 
 def parse_annotation(content: bytes) -> VOCAnnotation:
-    """Parse the bytes of an annotation file.
-
-    ``<depth>`` and everything else that training has no use for is not looked at.
+    """Parse the bytes of an annotation file; elements that training does not use are ignored.
 
     Raises:
-        ValueError: One line that says what is wrong, without the name of the file.
+        ValueError: One line on what is wrong, without the name of the file.
     """
     try:
         root = ElementTree.fromstring(content)

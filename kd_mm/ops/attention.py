@@ -75,8 +75,8 @@ def ms_deform_attn_backward(
     grads = torch.autograd.grad(result, inputs, to_at_least_float32(grad_output))
     # A point exactly one pixel outside a level has no gradient upstream, but has one in grid_sample.
     size = value_spatial_shapes.flip(1)[:, None].to(inputs[1].dtype)
-    place = inputs[1].detach() * size - 0.5
-    inside = ((place > -1) & (place < size)).all(dim=-1, keepdim=True)
+    pixels = inputs[1].detach() * size - 0.5
+    inside = ((pixels > -1) & (pixels < size)).all(dim=-1, keepdim=True)
     grad_value.add_(grads[0])
     grad_sampling_loc.add_(torch.where(inside, grads[1], 0.0))
     grad_attn_weight.add_(grads[2])

@@ -109,6 +109,6 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Add `scale` times the weight's gradient to `gradWeight`; see `deform_conv_forward`."""
     geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
-    # The weight's gradient does not depend on the weight, whose place only needs the right shape.
+    # The weight's gradient does not depend on the weight, so zeros of its shape serve.
     grads = backward(gradOutput, input, torch.zeros_like(gradWeight), offset, None, geometry)
     gradWeight.add_(grads[1], alpha=scale)

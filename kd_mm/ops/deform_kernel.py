@@ -39,8 +39,8 @@ class Geometry:
             point = torch.arange(self.kernel[axis], device=offset.device) * self.dilation[axis]
             base = point[:, None] + start
             base = base[:, None, :, None] if axis == 0 else base[:, None, :]
-            place = base + shift[:, :, :, :, axis]
-            touched.append((place > -1) & (place < size))
+            pixel = base + shift[:, :, :, :, axis]
+            touched.append((pixel > -1) & (pixel < size))
         return (touched[0] & touched[1]).flatten(2, 3)
 
 
@@ -94,7 +94,7 @@ def backward(
         *geometry.arguments(mask is not None),
     )
     # A sample exactly one pixel outside has no gradient upstream, but has one in torchvision. Offsets start at zero,
-    # so with padding 1 the whole border sits there.
+    # so with padding 1 the complete border sits there.
     inside = geometry.inside(shift.contiguous(), *dense.shape[2:])
     pairs = grads[2].view(*inside.shape[:3], 2, *inside.shape[3:])
     grad_offset = torch.where(inside[:, :, :, None], pairs, 0.0).view_as(shift)

@@ -113,7 +113,7 @@ def deform_roi_pool_forward(
         output[group.part] = values.view(-1, *bins, channels).permute(0, 3, 1, 2).to(output.dtype)
 
 
-def _offset_slopes(group: _Group, answers: Tensor, height: int, width: int) -> Tensor:
+def _offset_slopes(group: _Group, products: Tensor, height: int, width: int) -> Tensor:
     """Slope of each bin's average along x and y: `(k, 2, pH, pW)`.
 
     The compiled operator takes the slope in the cell between the neighbouring pixels of the point as it is, not of
@@ -122,14 +122,14 @@ def _offset_slopes(group: _Group, answers: Tensor, height: int, width: int) -> T
 
     Args:
         group: The sampling points.
-        answers: Output gradient times pixel value, `(k * pH * pW, 4 * a * b)` in the order of `_corners`.
+        products: Output gradient times pixel value, `(k * pH * pW, 4 * a * b)` in the order of `_corners`.
         height: Height of the map.
         width: Width of the map.
     """
     (y_low, _), (y_high, _) = neighbours(group.y, height)
     (x_low, _), (x_high, _) = neighbours(group.x, width)
     shape = torch.broadcast_shapes(group.y.shape, group.x.shape)
-    near, right, below, far = answers.view(*shape[:3], 4, *shape[3:]).unbind(3)
+    near, right, below, far = products.view(*shape[:3], 4, *shape[3:]).unbind(3)
     along_x = (far - below) * (group.y - y_low) + (right - near) * (y_high - group.y)
     along_y = (far - right) * (group.x - x_low) + (below - near) * (x_high - group.x)
     valid = inside(group.y, height) & inside(group.x, width)

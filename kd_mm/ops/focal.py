@@ -78,12 +78,12 @@ def softmax_focal_loss_forward(
     """Focal loss of exclusive classes, not reduced (`mmcv.ops.softmax_focal_loss`).
 
     Args:
-        input: `(N, C)` probabilities: the wrapper has taken the softmax.
+        input: `(N, C)` probabilities after the wrapper's softmax.
         target: `(N,)` int64 class; rows with a negative class count nothing.
         weight: `(C,)` class weights, or empty for none.
         output: Result buffer `(N,)`.
         gamma: Focusing exponent.
-        alpha: Factor of the whole loss.
+        alpha: Factor of the loss.
     """
     probability, _ = _own(to_at_least_float32(input), target)
     loss = -alpha * (1 - probability).pow(gamma) * _log(probability)

@@ -1,4 +1,4 @@
-"""The module that answers to the name `mmcv._ext` where mmcv was installed without compiled operators."""
+"""The module that stands for `mmcv._ext` where mmcv was installed without compiled operators."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SOURCES = (
 
 
 def _operators() -> dict[str, Callable[..., Any]]:
-    """Public functions of the operator modules by name; what they import from elsewhere is not theirs."""
+    """Public functions of the operator modules by name; without what they import."""
     return {
         name: value
         for source in _SOURCES
@@ -67,7 +67,7 @@ class OperatorReport:
     """Where mmcv's operators come from in this process.
 
     Attributes:
-        compiled: A module other than kd_mm's answers to `mmcv._ext`.
+        compiled: Whether `mmcv._ext` is another module than kd_mm's.
         source: File of the compiled module, or the name and version of what backs the stand-ins.
         operators: Names of the stand-in operators; empty where compiled.
         problem: Why a compiled module that is there could not be used; empty otherwise.
@@ -155,7 +155,7 @@ def install() -> OperatorReport:
     """Register the stand-ins as `mmcv._ext` where nothing compiled can be loaded under that name.
 
     Returns:
-        What answers to `mmcv._ext` now.
+        The state of this process.
     """
     compiled, problem = _load_compiled()
     if compiled is not None:
@@ -177,7 +177,7 @@ def install() -> OperatorReport:
 
 
 def report() -> OperatorReport:
-    """Say where mmcv's operators come from, for `tools/check_env.py`.
+    """Report where mmcv's operators come from.
 
     Returns:
         The state of this process.

@@ -15,8 +15,8 @@ from kd_mm.ops.deform_kernel import Geometry, backward, forward
 def _as_read(tensor: Tensor, size: tuple[int, int]) -> Tensor:
     """Read offsets or masks as the compiled operator does, which steps through memory by the output's size.
 
-    Maps larger than the output are thus taken from the front of each image's memory, whatever place that was in
-    them. mmdet's DyHead passes such maps, and its published weights were trained so.
+    Of maps larger than the output the first values in each image's memory are read. mmdet's DyHead passes such
+    maps, and its published weights were trained so.
 
     Args:
         tensor: `(B, X, h, w)`.
@@ -41,7 +41,7 @@ def _as_read(tensor: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _write_as_read(buffer: Tensor, grad: Tensor) -> None:
-    """Write a gradient `(B, X, Ho, Wo)` to the place in `buffer` `(B, X, h, w)` that `_as_read` took."""
+    """Write a gradient `(B, X, Ho, Wo)` to the part of `buffer` `(B, X, h, w)` that `_as_read` reads."""
     flat = buffer.reshape(len(buffer), -1)
     flat[:, : grad[0].numel()] = grad.flatten(1).to(buffer.dtype)
     buffer.copy_(flat.view_as(buffer))

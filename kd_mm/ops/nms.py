@@ -65,7 +65,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def _best(scores: NDArray[Any]) -> int:
-    """Position of the first highest score, where a NaN neither wins over a number nor loses its own first place."""
+    """Position of the first highest score, where a NaN neither wins over a number nor loses the first position."""
     if math.isnan(scores[0]):
         return 0
     return int(np.nanargmax(scores))
@@ -133,7 +133,7 @@ def softnms(
         box, area = rows[best, :4].copy(), rows[best, 4]
         chosen.append(int(index[best]))
         found.append([*box, left[best]])
-        # The head of the list takes the place that the chosen entry leaves.
+        # The head of the list moves to the position of the chosen entry.
         for entries in (rows, left, index):
             entries[best] = entries[0]
         rows, left, index = rows[1:], left[1:], index[1:]

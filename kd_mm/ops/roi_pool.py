@@ -73,10 +73,10 @@ def roi_pool_forward(
         samples = map_pixels[image, y, x].flatten(3, 4).masked_fill(~valid, -torch.inf)
         best = samples.argmax(dim=3, keepdim=True)
         value = samples.gather(3, best).squeeze(3)
-        place = (y * width + x).flatten(3).gather(3, best.squeeze(3))
+        pixel = (y * width + x).flatten(3).gather(3, best.squeeze(3))
         filled = valid.any(dim=3)
         output[part] = torch.where(filled, value, 0.0).permute(0, 3, 1, 2).to(output.dtype)
-        argmax[part] = torch.where(filled, place, -1).permute(0, 3, 1, 2).to(argmax.dtype)
+        argmax[part] = torch.where(filled, pixel, -1).permute(0, 3, 1, 2).to(argmax.dtype)
 
 
 @like_compiled_op
