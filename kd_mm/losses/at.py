@@ -22,6 +22,9 @@ class ATLoss(FeatureLoss):
     Args:
         power: p > 0. Default: 2.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For a power that is not above 0.
     """
 
     requires = frozenset({"student.features", "teacher.features"})

@@ -47,6 +47,9 @@ class CRDLoss(Loss):
         dims: Numbers of an embedding. Default: 128.
         num_samples: n. Default: the length of the training data, set by ``kd_mm.DistillHook``.
         **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` names one stage, the last by default.
+
+    Raises:
+        ValueError: For numbers out of range or several stages; on use, for an unknown n, or an index beyond it.
     """
 
     requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.pooled"})

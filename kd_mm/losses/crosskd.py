@@ -50,6 +50,10 @@ class CrossKDLoss(Loss):
         split: Convolutions of each tower that remain the student's. Default: 3.
         align: Whether the student's features get the teacher's mean and deviation by channel first. Default: True.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For an unknown ``box``; on use, for outputs of different shapes, or for ``"kl"`` with a head without
+            bins.
     """
 
     requires = frozenset({"student.taps", "student.assignment", "teacher.taps"})

@@ -53,6 +53,9 @@ class CrossHeadForward:
         align: Whether features get the teacher's mean and deviation by channel, over batch and space of a level,
             before they enter; the public code does, and rectifies after. Default: True.
         path: Name of the head in both detectors. Default: ``"bbox_head"``.
+
+    Raises:
+        ValueError: For a head that is not made of two towers, or a split beyond them.
     """
 
     def __init__(self, head: nn.Module, split: int = 3, align: bool = True, path: str = "bbox_head") -> None:

@@ -21,6 +21,9 @@ class CWDLoss(FeatureLoss):
     Args:
         temperature: tau > 0, in units of the feature map. Default: 1.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For a temperature that is not above 0, or maps of different sizes.
     """
 
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:

@@ -30,6 +30,10 @@ class DKDLoss(LogitsLoss):
         alpha: Weight of ``target``. Default: 1.
         beta: Weight of ``others``. Default: 8.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
+
+    Raises:
+        ValueError: On construction of the Distiller, for a dense head; on use, for targets without a class for each row
+            of logits.
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})

@@ -40,6 +40,9 @@ class FGDLoss(Loss):
         lambda_: Weight of the global relation. Default: 5e-6.
         temperature: T > 0 of the attention. Default: 0.5.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For a temperature that is not above 0; on use, for maps of different sizes.
     """
 
     requires = frozenset({"student.features", "student.targets", "teacher.features"})

@@ -89,7 +89,7 @@ def class_divergence(
     return kl_divergence(student_logits, teacher_logits, temperature)
 
 
-def confidence_weights(logits: Sequence[Tensor], targets: Any) -> Tensor:
+def confidence_weights(logits: Sequence[Tensor], targets: Any, average: bool = False) -> Tensor:
     """Return CA-MKD's weights ``(1 - softmax_m(CE(z_m, y))) / (M - 1)`` of M sets of logits.
 
     The weights of a sample add up to 1 (Zhang et al., ICASSP 2022, arXiv 2201.00007).
@@ -97,6 +97,7 @@ def confidence_weights(logits: Sequence[Tensor], targets: Any) -> Tensor:
     Args:
         logits: ``(B, K)`` of each teacher; M >= 2.
         targets: Class indices ``(B,)`` or soft labels ``(B, K)``.
+        average: Whether the errors are averaged over the batch first. Default: False.
 
     Returns:
         Shape ``(M, B)``.
@@ -107,6 +108,8 @@ def confidence_weights(logits: Sequence[Tensor], targets: Any) -> Tensor:
     if not isinstance(targets, Tensor) or len(targets) != len(logits[0]):
         raise ValueError("weights='ca_mkd' need one label for each row of logits, as in classification; use 'mean'")
     errors = torch.stack([F.cross_entropy(full_precision(z), targets, reduction="none") for z in logits])
+    if average:
+        errors = errors.mean(dim=1, keepdim=True).expand_as(errors)
     return (1 - errors.softmax(dim=0)) / (len(logits) - 1)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.at import ATLoss
 from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, Preparation, choice
+from kd_mm.losses.functional import full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
@@ -23,7 +25,9 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
     ``L = sum_l sum_m s_ml d(F_s^l, F_m^l)`` over stages l and teachers m, ``d`` attention transfer
     (:class:`kd_mm.losses.ATLoss`) and ``s`` the shares that follow from ``a_ml``, the accuracy of a linear probe on
     teacher m's stage l (:class:`kd_mm.preparation.Probing`). GPAC (Neural Networks 164, 2023, doi
-    10.1016/j.neunet.2023.04.015); its equations were not available. **Every formula and default here is our reading.**
+    10.1016/j.neunet.2023.04.015) rates teachers so and scales a loss on spatial attention by a function of the epoch
+    with three levels (``schedule=dict(type="kd_mm.PiecewiseConstant")``); its equations were not available. **Every
+    formula and default here is our reading.**
 
     Selections: ``"argmax"``, the best teacher of each stage; ``"topk"``, the best ``top`` with equal shares;
     ``"soft"``, ``softmax_m(a_ml / sharpness)``; ``"all"``, ``1 / M`` without probes. Of equals the teacher with the
@@ -33,8 +37,13 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         selection: One of these. Default: ``"argmax"``.
         top: Teachers a stage with ``"topk"``. Default: 2.
         sharpness: Scale of the softmax over accuracies (fractions), above 0. Default: 0.05.
+        distance: Of the attention maps: ``"l2"``, squared; ``"l1"``, absolute, both the mean over positions; ``"kl"``,
+            ``KL(softmax(A_t) || softmax(A_s))`` over positions of the maps in units of their means. Default: ``"l2"``.
         probes: Options of the probes, see :class:`kd_mm.preparation.Probing`.
         **kwargs: See :class:`kd_mm.losses.ATLoss`; without ``teacher``.
+
+    Raises:
+        ValueError: For an unknown selection or distance, a ``top`` below 1 or a ``sharpness`` that is not above 0.
     """
 
     instead = (
@@ -47,11 +56,13 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         selection: str = "argmax",
         top: int = 2,
         sharpness: float = 0.05,
+        distance: str = "l2",
         probes: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.selection = choice("selection", selection, SELECTIONS)
+        self.distance = choice("distance", distance, ("l2", "l1", "kl"))
         if top < 1 or sharpness <= 0:
             raise ValueError(f"GPACAttentionLoss: top={top} must be 1 or more, sharpness={sharpness} above 0")
         self.top, self.sharpness, self.probes = top, sharpness, dict(probes or {})
@@ -125,3 +136,19 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
             ]
             values[f"stage{i}"] = torch.stack(distances).sum()
         return values
+
+    def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
+        if self.distance == "l2":
+            return super().compare(student, teacher, stage)
+        student, teacher = same_size(full_precision(student), full_precision(teacher))
+        attention, target = self.attention(student), self.attention(teacher)
+        if self.distance == "l1":
+            return F.l1_loss(attention, target)
+        log_q, log_p = (_relative(one).log_softmax(dim=1) for one in (attention, target))
+        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def _relative(attention: Tensor) -> Tensor:
+    # The limit is for maps of zeros.
+    return attention / attention.mean(dim=1, keepdim=True).clamp(min=1e-6)

@@ -23,6 +23,10 @@ class LogitsLoss(Loss):
         multilabel: Whether classes are independent sigmoids. These cannot be standardised: the level of a sigmoid's
             logit decides whether its class is present. ``None``: as the task's stage logits are. Default: False.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For standardised sigmoids; on construction of the Distiller, for a dense head's logits
+            ``(B, N, K)``.
     """
 
     def __init__(self, standardize: bool = False, multilabel: bool | None = False, **kwargs: Any) -> None:

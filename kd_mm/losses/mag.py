@@ -1,4 +1,4 @@
-"""Multi-granularity distillation: codes of a feature (MAG) and logits decoded from them (MAS)."""
+"""Multi-granularity distillation (MAG): the teacher's feature as a low- and a high-dimensional code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation
-from kd_mm.losses.cosine import NO_EMBEDDING, EmbeddingLoss, embedding_tap, embedding_width
+from kd_mm.losses.base import LossContext, Preparation
+from kd_mm.losses.cosine import EmbeddingLoss
 from kd_mm.losses.functional import full_precision, kl_divergence
-from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
@@ -29,10 +28,10 @@ class Codes(nn.Module):
     Args:
         width: D, also that of the hidden layers.
         dims: Numbers of both codes.
-        num_classes: K. Default: 0, no decoders.
+        num_classes: K, or 0 for no decoders.
     """
 
-    def __init__(self, width: int, dims: Sequence[int], num_classes: int = 0) -> None:
+    def __init__(self, width: int, dims: Sequence[int], num_classes: int) -> None:
         super().__init__()
         sizes = dict(zip(BRANCHES, dims, strict=True))
         self.encoders = nn.ModuleDict({name: two_layers(width, size, width) for name, size in sizes.items()})
@@ -49,7 +48,7 @@ class Codes(nn.Module):
 
 
 class CodeReader:
-    """Mixin of the losses that read a teacher's codes.
+    """Common part of the losses that read a teacher's codes.
 
     Attributes:
         code_dims: Numbers of the low-dimensional and of the high-dimensional code.
@@ -112,103 +111,71 @@ class MAGLoss(CodeReader, EmbeddingLoss):
     ``L = w_low 2^2 KL(softmax(e_t / 2) || softmax(e_s / 2)) + w_high 8^2 KL(softmax(e_t' / 8) || softmax(e_s' / 8))``
     on codes ``e (B, 64)`` and ``e' (B, 256)``, softmax over the numbers of a code. A code is the output of two linear
     layers on the input of the final classifier; the teacher's are trained before distillation, the student's with it.
-
     Shao and Chen (Image and Vision Computing, 2021, arXiv 2108.06681); formulas, dimensions, temperatures and weights
-    are those of the public code, ``shaoeric/multi-granularity-distillation``.
+    are those of the public code, ``shaoeric/multi-granularity-distillation``; the paper's own equations were not
+    available.
 
     Args:
         code_dims: Numbers of the low- and the high-dimensional code, equal on both sides. Default: (64, 256).
-        code_temperatures: T of each; it enters squared. Default: (2, 8).
+        code_temperatures: T of each; it enters squared, so do not divide by that to balance the two. Default: (2, 8).
         code_weights: ``w_low, w_high``. Default: (1, 1).
+        student_stable_weight: Weight of ``2^2 KL(softmax(z / 2) || softmax(z_s / 2))``, z being the mean of the
+            student's three sets of logits, constant; an early script of the public code had it. Default: 0.
+        build_student_decoders: Whether the student has decoders even where nothing reads them (the public checkpoint's
+            layout). Nothing trains them. Default: False.
         preparation: See :class:`kd_mm.preparation.CodeTraining`.
-        **kwargs: See :class:`kd_mm.losses.cosine.EmbeddingLoss`.
+        student_tap: Where the student's feature ``(B, D)`` is read. Default: the input of the head, in
+            re-identification the embedding after BNNeck.
+        teacher_tap: Likewise for the teacher.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For dimensions or temperatures that are not above 0.
     """
 
     frozen_teacher = True
     # The teacher's codes are trained with its logits.
-    requires = frozenset({"student.taps", "teacher.taps", "teacher.logits"})
+    requires = frozenset({"student.taps", "teacher.taps", "teacher.logits", "student.logits"})
 
     def __init__(
         self,
         code_dims: Sequence[int] = (64, 256),
         code_temperatures: Sequence[float] = (2.0, 8.0),
         code_weights: Sequence[float] = (1.0, 1.0),
+        student_stable_weight: float = 0.0,
+        build_student_decoders: bool = False,
         preparation: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.set_up(code_dims, code_temperatures, preparation)
         self.code_weights = tuple(code_weights)
+        self.student_stable_weight = student_stable_weight
+        if not student_stable_weight:
+            self.requires = self.requires - {"student.logits"}
+        self.build_student_decoders = build_student_decoders or student_stable_weight != 0
 
     def setup(self, context: LossContext) -> None:
         """Build the student's codes of the measured width; see the base class for errors."""
         student, self.width = self.widths(context)
-        self.codes = Codes(student, self.code_dims)
+        if self.build_student_decoders and not context.num_classes:
+            raise ValueError("MAGLoss: the student's decoders need a number of classes, and no network has one")
+        self.codes = Codes(student, self.code_dims, context.num_classes if self.build_student_decoders else 0)
+        self.codes.decoders.requires_grad_(False)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the divergence of each code, ``low`` and ``high``, times its weight."""
+        """Return the divergence of each code, ``low`` and ``high``, and ``stable``, weighted against each other."""
         codes = self.codes.encode(full_precision(student.taps[self.student_tap]))
         with torch.no_grad():
             targets = self.teacher_codes().encode(full_precision(teacher.taps[self.teacher_tap]))
-        return {
+        terms = {
             name: weight * kl_divergence(codes[name], targets[name], temperature)
             for name, weight, temperature in zip(BRANCHES, self.code_weights, self.code_temperatures, strict=True)
+            if weight
         }
-
-
-@MODELS.register_module()
-class MASLoss(CodeReader, LogitsLoss):
-    """Compare the student's logits with the mean of the teacher's three sets of logits: stable excitation (MAS).
-
-    ``L = T^2 KL(softmax(z / T) || softmax(z_s / T))``, ``z = (z_t + D_low(e_t) + D_high(e_t')) / 3``: the teacher's
-    own logits and those decoded from its codes. Source and public code as for :class:`MAGLoss`; T 4, weight 0.8 beside
-    0.2 of the student's own loss, or 1 and 1 beside a loss on features.
-
-    Args:
-        temperature: T > 0, dimensionless. Default: 4.
-        code_dims: See :class:`MAGLoss`.
-        code_temperatures: See :class:`MAGLoss`.
-        preparation: See :class:`kd_mm.preparation.CodeTraining`; equal options are prepared once.
-        teacher_tap: See :class:`MAGLoss`.
-        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
-    """
-
-    frozen_teacher = True
-    requires = frozenset({"student.logits", "teacher.logits", "teacher.taps"})
-    instead = NO_EMBEDDING
-
-    def __init__(
-        self,
-        temperature: float = 4.0,
-        code_dims: Sequence[int] = (64, 256),
-        code_temperatures: Sequence[float] = (2.0, 8.0),
-        preparation: Mapping[str, Any] | None = None,
-        teacher_tap: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.set_up(code_dims, code_temperatures, preparation)
-        self.temperature, self.teacher_tap = temperature, teacher_tap or ""
-        self.tasks = ALL_TASKS if teacher_tap else ALL_TASKS - {"detection"}
-
-    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the tap of the teacher's feature; see the base class."""
-        self.teacher_tap = self.teacher_tap or embedding_tap(teacher, "teacher_tap")
-        return (), (self.teacher_tap,)
-
-    def setup(self, context: LossContext) -> None:
-        """Measure the teacher's feature; see the base class for further errors.
-
-        Raises:
-            ValueError: If it is no embedding ``(B, D)``.
-        """
-        super().setup(context)
-        self.width = embedding_width("MASLoss", self.teacher_tap, context.teacher_taps)
-
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the divergence under the name ``final``."""
-        with torch.no_grad():
-            codes = self.teacher_codes()
-            decoded = codes.decode(codes.encode(full_precision(teacher.taps[self.teacher_tap])))
-        target = torch.stack([full_precision(teacher.logits), *decoded.values()]).mean(dim=0)
-        return {"final": kl_divergence(self.compared(student.logits), self.compared(target), self.temperature)}
+        if self.student_stable_weight:
+            with torch.no_grad():
+                decoded = self.codes.decode(codes)
+                mean = torch.stack([full_precision(student.logits), *decoded.values()]).mean(dim=0)
+            terms["stable"] = self.student_stable_weight * kl_divergence(student.logits, mean, 2.0)
+        return terms or {"low": 0.0 * codes["low"].sum()}

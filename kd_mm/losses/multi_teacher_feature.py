@@ -33,16 +33,21 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
 
     Args:
         weights: ``"ca_mkd"`` or ``"mean"``. Default: ``"ca_mkd"``.
+        detach: Whether the weights are constants; the public code's are not. Default: False.
         **kwargs: See :class:`kd_mm.losses.base.Loss`; without ``teacher``. ``stages`` is the last one by default, and
             has to be with ``"ca_mkd"``.
+
+    Raises:
+        ValueError: For unknown weights; for ``"ca_mkd"`` with one teacher, at other stages, or without a label for each
+            image.
     """
 
     requires = frozenset({"student.adapted", "student.targets", "teacher.features", "teacher.classifier"})
     reads_last_stage = True
 
-    def __init__(self, weights: str = "ca_mkd", **kwargs: Any) -> None:
+    def __init__(self, weights: str = "ca_mkd", detach: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.weights = choice("weights", weights, ("mean", "ca_mkd"))
+        self.weights, self.detach = choice("weights", weights, ("mean", "ca_mkd")), detach
         if weights == "mean":
             self.requires = self.requires - {"student.targets", "teacher.classifier"}
 
@@ -80,8 +85,10 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
         if self.weights == "mean":
             values = distances.mean(dim=1) / len(teachers)
         else:
-            logits = [t.classifier(full_precision(maps[name][stages[-1]])) for name, t in teachers.items()]
-            values = (confidence_weights(logits, student.targets) * distances).mean(dim=1)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
+                logits = [t.classifier(full_precision(maps[name][stages[-1]])) for name, t in teachers.items()]
+                weights = confidence_weights(logits, student.targets)
+            values = (weights * distances).mean(dim=1)
         return dict(zip(teachers, values.unbind(), strict=True))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
     * ``"cosine"``: ``w = softmax_m(cos(z_s, z_m) / kappa)``.
 
     The last three are the adaptive instruction of GPAC (Neural Networks 164, 2023, doi 10.1016/j.neunet.2023.04.015),
-    whose equations were not available: these three rules are our reading.
+    whose weights come from the divergence between the student and each teacher and stress the direction in which the
+    student predicts already. Its equations were not available: these three rules are our reading.
 
     Public code of CA-MKD: ``Rorozhl/CA-MKD``, which divides by M once more (its weight 1 is 1 / M here).
 
@@ -45,9 +46,15 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         weights: One of the rules above. Default: ``"mean"``.
         temperature: T > 0, dimensionless. Default: 4.
         kappa: Temperature > 0 of the softmax over teachers; in units of ``k`` with ``"softmax"``. Default: 1.
+        granularity: ``"sample"``, or ``"batch"`` to average what the rule reads over the batch first. Default:
+            ``"sample"``.
         detach: Whether the weights are constants. Otherwise the student also lowers the loss by moving towards the
             teacher that costs least. Default: True.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`; without ``teacher``.
+
+    Raises:
+        ValueError: For an unknown rule or granularity, or a ``kappa`` or ``temperature`` that is not above 0; on use,
+            for ``"ca_mkd"`` with one teacher or without a label for each row of logits.
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
@@ -58,11 +65,13 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         weights: str = "mean",
         temperature: float = 4.0,
         kappa: float = 1.0,
+        granularity: str = "sample",
         detach: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.weights = choice("weights", weights, WEIGHTS)
+        self.granularity = choice("granularity", granularity, ("sample", "batch"))
         for name, value in (("kappa", kappa), ("temperature", temperature)):
             if value <= 0:
                 raise ValueError(f"MultiTeacherKDLoss: {name}={value} must be above 0")
@@ -75,18 +84,17 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
     def setup(self, context: LossContext) -> None:
         """Check that there are teachers to weigh against each other; see the base class for errors."""
         super().setup(context)
-        if len(self.teacher_names) > 1:
-            return
-        if self.weights == "ca_mkd":
+        if self.weights == "ca_mkd" and len(self.teacher_names) < 2:
             raise ValueError(
                 "MultiTeacherKDLoss: weights='ca_mkd' compares teachers, and there is one; use weights='mean'"
             )
-        print_log(
-            "MultiTeacherKDLoss averages over teachers, and there is one: that is the recipe kd; give more teachers "
-            "(--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
-            "current",
-            logging.WARNING,
-        )
+        if len(self.teacher_names) < 2:
+            print_log(
+                "MultiTeacherKDLoss averages over teachers, and there is one: that is the recipe kd; give more "
+                "teachers (--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
+                "current",
+                logging.WARNING,
+            )
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the weighted divergence from each teacher, by its name."""
@@ -97,7 +105,7 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
             if self.weights == "ca_mkd":
-                weights = confidence_weights(logits, student.targets)
+                weights = confidence_weights(logits, student.targets, average=self.granularity == "batch")
             else:
                 weights = self.instruction_weights(divergences, student_logits, compared)
         terms = (weights * divergences).mean(dim=1) * self.temperature**2
@@ -117,6 +125,8 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
             scores = F.cosine_similarity(student.expand_as(teachers), teachers, dim=-1)
         else:
             scores = -divergences
+        if self.granularity == "batch":
+            scores = scores.mean(dim=1, keepdim=True).expand_as(scores)
         if self.weights != "inverse":
             return (scores / self.kappa).softmax(dim=0)
         # Rounding can take a divergence of nearly equal logits below zero.

@@ -37,6 +37,9 @@ class OFDLoss(Loss):
 
     Args:
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: On construction of the Distiller, for a teacher without such a batch norm.
     """
 
     frozen_teacher = True

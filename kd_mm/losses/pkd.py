@@ -1,8 +1,11 @@
 """Feature maps compared by correlation (PKD)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.losses.base import choice
 from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import full_precision, standardized_channels
 from kd_mm.registry import MODELS
@@ -18,12 +21,25 @@ class PKDLoss(FeatureLoss):
     a connector.
 
     Args:
+        resize: Which map is brought to the other's size (bilinear) where they differ: ``"student"`` or ``"teacher"``.
+            MMRazor's default is the student; it compares heights only, here the widths count too. Default:
+            ``"student"``.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For an unknown ``resize``.
     """
 
+    def __init__(self, resize: str = "student", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.resize = choice("resize", resize, ("student", "teacher"))
+
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps of equal C, a scalar; the student's is resized where they differ in size."""
+        """Return the distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
         student, teacher = full_precision(student), full_precision(teacher)
         if student.shape[2:] != teacher.shape[2:]:
-            student = F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
+            if self.resize == "student":
+                student = F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
+            else:
+                teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear", align_corners=False)
         return F.mse_loss(standardized_channels(student)[0], standardized_channels(teacher)[0]) / 2

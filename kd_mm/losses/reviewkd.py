@@ -42,6 +42,10 @@ class ReviewKDLoss(Loss):
             Default: True.
         max_channels: Limit of M. Default: 512.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For an unknown ``teacher_maps``; on construction of the Distiller, for ``"before_relu"`` without a
+            ReLU.
     """
 
     requires = frozenset({"student.features", "teacher.features", "teacher.taps"})

@@ -41,6 +41,9 @@ class LinearRamp(Schedule):
         iterations: E in iterations.
         fraction: E as a fraction of all iterations, in [0, 1], e as the iteration (ReviewKD and DKD ramp over 20 of 240
             epochs on CIFAR-100).
+
+    Raises:
+        ValueError: Not exactly one length was given, a negative one, or a fraction above 1.
     """
 
     def __init__(self, epochs: int | None = None, iterations: int | None = None, fraction: float | None = None) -> None:
@@ -75,6 +78,9 @@ class PiecewiseConstant(Schedule):
         bounds: Increasing; fractions of the run in (0, 1), or, in the ``"epochs"`` unit, zero-based epochs (e.g. where
             the learning rate steps).
         unit: ``"fraction"`` or ``"epochs"``.
+
+    Raises:
+        ValueError: Levels and bounds that do not go together, or an unknown unit.
     """
 
     def __init__(

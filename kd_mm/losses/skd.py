@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_gather
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.losses.base import choice
-from kd_mm.losses.functional import class_divergence, full_precision
+from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.schedules import Progress
+from kd_mm.losses.skd_attention import ClassAttention, SampleAttention
 from kd_mm.registry import MODELS
 
 _START = Progress()
@@ -33,133 +34,103 @@ class Simplified(NamedTuple):
     penalty: Tensor | None = None
 
 
-class SampleAttention(nn.Module):
-    """Each sample is a token, its K logits the embedding: ``softmax((x W_q)(x W_k)^T / sqrt(d)) (x W_v) W_o``.
-
-    Args:
-        width: K.
-        dim: d, the width of queries, keys and values.
-        zero_init_out: Whether ``W_o`` starts at 0, so that the layer gives 0 at first.
-    """
-
-    def __init__(self, width: int, dim: int, zero_init_out: bool = True) -> None:
-        super().__init__()
-        self.q, self.k, self.v = (nn.Linear(width, dim, bias=False) for _ in range(3))
-        self.out = nn.Linear(dim, width, bias=False)
-        if zero_init_out:
-            nn.init.zeros_(self.out.weight)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``(..., T, K)`` for ``x`` ``(..., T, K)``; ``mask`` ``(T, T)`` is where a token may attend."""
-        return self.out(attend(self.q(x), self.k(x), self.v(x), mask))
-
-
-class ClassAttention(nn.Module):
-    """Each class is a token ``x_k u + e_k`` with learned ``u`` and ``e_k``; a sample's classes attend to each other.
-
-    Args:
-        width: K.
-        dim: d.
-        zero_init_out: Whether ``W_o`` (d to 1) starts at 0, so that the layer gives 0 at first.
-    """
-
-    def __init__(self, width: int, dim: int, zero_init_out: bool = True) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
-        self.classes = nn.Parameter(torch.randn(width, dim) / math.sqrt(dim))
-        self.q, self.k, self.v = (nn.Linear(dim, dim, bias=False) for _ in range(3))
-        self.out = nn.Linear(dim, 1, bias=False)
-        if zero_init_out:
-            nn.init.zeros_(self.out.weight)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``(..., T, K)`` for ``x`` ``(..., T, K)``; samples do not attend to each other."""
-        tokens = x[..., None] * self.scale + self.classes
-        return self.out(attend(self.q(tokens), self.k(tokens), self.v(tokens))).squeeze(-1)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the attention of ``q`` ``(..., T, d)`` over ``k`` and ``v``; every row of ``mask`` ``(T, T)`` allows some.
-
-    Written out: PyTorch's fused form has no deterministic backward pass on every device.
-    """
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(dim=-1) @ v
-
-
 @MODELS.register_module()
 class LearningSimplifier(nn.Module):
-    """Soften a teacher's logits, then pass them through a small trained attention: student-friendly distillation.
+    """Softens a teacher's logits, then passes them through a small trained attention: student-friendly distillation.
 
-    Yuan, Lang, Quan (Knowledge-Based Systems 296, 2024, arXiv 2305.10893). Only the abstract was available: **every
-    formula and default here is our reading.** With the teacher's logits z, ``x`` and ``W`` without biases::
+    Yuan, Lang, Quan (Knowledge-Based Systems 296, 2024, arXiv 2305.10893): a softening by temperature and a learning
+    simplifier with attention, trained jointly with the student by the distillation loss, whose form stays as it is. Of
+    the paper only the abstract was available: **every formula and default here is our reading.** With the teacher's
+    logits z, ``x`` and ``W`` without biases::
 
         z^ = z / tau                          softening
         x  = z^ - mean_k(z^)                  centring
         A  = softmax((x W_q)(x W_k)^T / sqrt(d))    over the samples of the batch
         z~ = x + A (x W_v) W_o                simplified, already at temperature tau
 
-    Losses get ``tau z~`` (plus the mean that centring removed, which only sigmoids read), so a loss at temperature tau
-    compares with ``softmax(z~)``. The distillation loss alone is smallest for a target that ignores the teacher; the
-    log has ``agreement``, the percentage of samples whose largest class is the teacher's, and ``change``,
-    ``KL(softmax(z^) || softmax(z~))``. The network's own logits and each stage's have a simplifier of their own. On
-    dense heads the ``max_tokens`` locations with the highest class score of each image are simplified, the others stay;
-    regions attend to those of their own image only.
+    Losses get ``tau z~`` (plus the mean that centring took away, which only sigmoids see), so a loss at temperature tau
+    compares with ``softmax(z~)``. With ``W_o = 0`` those are the teacher's logits. The distillation loss alone is
+    smallest for a target that ignores the teacher; the residual and ``anchor`` keep it from going there, ``agreement``
+    and ``change`` in the log show it: the percentage of samples whose largest class is the teacher's, and
+    ``KL(softmax(z^) || softmax(z~))``. The network's own logits and each stage's have a simplifier of their
+    own. On dense heads the ``max_tokens`` locations with the highest class score of each image are simplified, the
+    other ones stay; regions look at those of their own image only.
+
+    The learning rate is the student's times ``gradient_scale``, the weight decay the student's. Optimizers that
+    normalise gradients (Adam) need another way:
+    ``optim_wrapper.paramwise_cfg.custom_keys = {"distill.transform": dict(lr_mult=0.1, decay_mult=0.0)}``.
 
     Args:
-        temperature: tau, of the softening; give the losses the same one. Default: 4.
+        temperature: tau, of the softening; give the losses the same one, or another as an ablation.
+        soften: ``"logits"`` (divided by tau) or ``"prob"`` (then ``log softmax``; differs only without ``center``).
+        center: Whether the mean over classes is hidden from the attention; softmax ignores it as well.
         tokens: ``"batch"`` (a sample is a token, its K logits the embedding) or ``"class"`` (a class is a token with a
-            learned embedding; memory B K K). Default: ``"batch"``.
-        dim: d, the width of the attention. Default: ``min(K, 256)``.
-        layers: Attention layers, one after the other. Default: 1.
-        residual: Whether x is added; without it training collapses easily. Default: True.
-        zero_init_out: Whether ``W_o`` starts at 0, that is, at the teacher's own logits. Default: True.
+            learned embedding; memory B K K).
+        dim: d, the width of the attention; ``min(K, 256)`` by default, rounded down to a multiple of ``heads``.
+        heads: Attention heads.
+        layers: Attention layers, one after the other.
+        residual: Whether x is added; without it training collapses easily.
+        zero_init_out: Whether ``W_o`` starts at 0, that is, at the teacher's own logits.
         anchor: ``"none"``, ``"ce"`` (cross-entropy of ``tau z~`` with the label) or ``"kl"`` (of ``z~`` with ``z^``).
-            Default: ``"none"``.
-        anchor_weight: Weight of the anchor, which trains the simplifier alone. Default: 0.1.
-        start_epoch: Zero-based epoch before which logits stay as they are. Default: 0.
-        gradient_scale: Factor of the gradients of the attention, above 0; under SGD a factor of its learning rate
-            (Adam needs ``paramwise_cfg.custom_keys`` of ``distill.transform``). Default: 1.
-        max_tokens: Locations an image on dense heads. Default: 512.
-        min_agreement: Percentage of agreement under which ``guard`` acts. Default: 50.
-        guard: ``"warn"``, ``"stop"`` (a :class:`CollapseError`) or ``"off"``. Default: ``"warn"``.
-        losses: Names of the losses that read the adapted logits. Default: all that read a teacher's logits.
+        anchor_weight: Weight of the anchor, which trains the simplifier alone.
+        detach_target: Whether the simplifier stays as it is at its start (ablation).
+        start_epoch: Zero-based epoch before which logits stay as they are.
+        gradient_scale: Factor of the gradients of the attention, above 0; under SGD a factor of its learning rate.
+        scope: ``"batch"`` (samples of this process look at each other) or ``"gathered"`` (also at those of the
+            other processes, whose batches have equal sizes; one layer).
+        shared: Whether all sets of logits share one simplifier; they need the same number of classes then.
+        max_tokens: Locations an image on dense heads.
+        min_agreement: Percentage of agreement under which ``guard`` acts.
+        guard: ``"warn"``, ``"stop"`` (a :class:`CollapseError`) or ``"off"``.
+        losses: Names of the losses that read the adapted logits; by default all that read a teacher's logits.
+
+    Raises:
+        ValueError: An option that is none of its choices, or that does not fit the logits.
     """
 
     def __init__(
         self,
         temperature: float = 4.0,
+        soften: str = "logits",
+        center: bool = True,
         tokens: str = "batch",
         dim: int | None = None,
+        heads: int = 1,
         layers: int = 1,
         residual: bool = True,
         zero_init_out: bool = True,
         anchor: str = "none",
         anchor_weight: float = 0.1,
+        detach_target: bool = False,
         start_epoch: int = 0,
         gradient_scale: float = 1.0,
+        scope: str = "batch",
+        shared: bool = False,
         max_tokens: int = 512,
         min_agreement: float = 50.0,
         guard: str = "warn",
         losses: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        positive = {"temperature": temperature, "gradient_scale": gradient_scale, "layers": layers, "dim": dim or 1}
-        for name, value in positive.items():
-            if value <= 0:
-                raise ValueError(f"LearningSimplifier: {name}={value} must be above 0")
-        self.temperature, self.residual, self.start_epoch = temperature, residual, start_epoch
-        self.tokens = choice("tokens", tokens, ("batch", "class"))
-        self.dim, self.layers, self.zero_init_out = dim, layers, zero_init_out
-        self.anchor, self.anchor_weight = choice("anchor", anchor, ("none", "ce", "kl")), anchor_weight
-        self.max_tokens, self.min_agreement, self.gradient_scale = max_tokens, min_agreement, gradient_scale
-        self.guard = choice("guard", guard, ("warn", "stop", "off"))
         self.losses = None if losses is None else tuple(losses)
         #: Names of the logits that are adapted: the network's own are ``final``, those of stage i ``stage<i>``.
         self.names: frozenset[str] = frozenset()
         self.last = 0
+        positive = {"temperature": temperature, "gradient_scale": gradient_scale}
+        for name, value in {**positive, "heads": heads, "layers": layers, "dim": dim or 1}.items():
+            if value <= 0:
+                raise ValueError(f"LearningSimplifier: {name}={value} must be above 0")
+        self.temperature, self.center, self.residual = temperature, center, residual
+        self.soften = choice("soften", soften, ("logits", "prob"))
+        self.tokens = choice("tokens", tokens, ("batch", "class"))
+        self.dim, self.heads, self.layers, self.zero_init_out = dim, heads, layers, zero_init_out
+        self.anchor, self.anchor_weight = choice("anchor", anchor, ("none", "ce", "kl")), anchor_weight
+        self.detach_target, self.start_epoch, self.shared = detach_target, start_epoch, shared
+        self.scope = choice("scope", scope, ("batch", "gathered"))
+        if scope == "gathered" and layers > 1:
+            raise ValueError("LearningSimplifier: scope='gathered' goes with layers=1")
+        self.max_tokens, self.min_agreement, self.gradient_scale = max_tokens, min_agreement, gradient_scale
+        self.guard = choice("guard", guard, ("warn", "stop", "off"))
         self.simplifiers = nn.ModuleDict()
         self.sigmoids: frozenset[str] = frozenset()
         self._warned: set[str] = set()
@@ -183,16 +154,29 @@ class LearningSimplifier(nn.Module):
             last: The stage whose stage logits are the network's own; 0: none.
 
         Raises:
-            ValueError: ``anchor="ce"`` without labels.
+            ValueError: Options that do not fit the logits, see the class.
         """
         if self.needs_targets and not labelled:
             raise ValueError("LearningSimplifier: anchor='ce' needs one label for each row of logits; use anchor='kl'")
-        self.names, self.last, self.sigmoids = frozenset(widths), last, sigmoids
+        if self.soften == "prob" and sigmoids:
+            raise ValueError(f"LearningSimplifier: soften='prob' is a softmax, but {min(sigmoids)} is sigmoids")
+        self.names, self.last = frozenset(widths), last
+        widths = dict(widths)
+        if self.shared:
+            if len(set(widths.values())) > 1:
+                raise ValueError(f"LearningSimplifier: shared=True needs equal numbers of classes, there are {widths}")
+            widths = {"shared": next(iter(widths.values()))}
         kind = SampleAttention if self.tokens == "batch" else ClassAttention
         for name, width in sorted(widths.items()):
-            layers = [kind(width, self.dim or min(width, 256), self.zero_init_out) for _ in range(self.layers)]
+            dim = self.dim or max(min(width, 256) // self.heads, 1) * self.heads
+            if dim % self.heads:
+                raise ValueError(f"LearningSimplifier: dim={dim} is not a multiple of heads={self.heads}")
+            layers = [kind(width, dim, self.heads, self.zero_init_out) for _ in range(self.layers)]
             self.simplifiers[name] = nn.ModuleList(layers)
-        if self.gradient_scale != 1.0:
+        self.sigmoids = sigmoids
+        if self.detach_target:
+            self.requires_grad_(False)
+        elif self.gradient_scale != 1.0:
             for parameter in self.parameters():
                 parameter.register_hook(lambda gradient: gradient * self.gradient_scale)
 
@@ -235,30 +219,32 @@ class LearningSimplifier(nn.Module):
         changed: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         anchors: list[Tensor] = []
+        waiting = progress.epoch < self.start_epoch
         for name, logits in logits_by_name.items():
             logits = full_precision(logits)
-            if progress.epoch < self.start_epoch or not logits.numel():
+            if waiting or not logits.numel():
                 # A zero gradient for every parameter: data-parallel training waits for one.
                 idle = [parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]
                 changed[name] = logits + torch.stack(idle).sum().to(logits.dtype) if idle else logits
                 continue
             picked = self._pick(logits)
             tokens = logits if picked is None else logits.gather(1, picked)
-            soft = tokens / self.temperature
+            soft = self.softened(tokens)
             simple = self.simplify(name, soft, (images or {}).get(name))
             result = self.temperature * simple
             changed[name] = result if picked is None else logits.scatter(1, picked, result.to(logits.dtype))
-            suffix = "" if name == "final" else f"_{name}"
-            terms[f"agreement{suffix}"] = 100.0 * self._agreement(name, soft, simple.detach())
-            terms[f"change{suffix}"] = self._divergence(name, soft, simple.detach())
-            if self.anchor == "ce" and self.anchor_weight:
-                anchors.append(F.cross_entropy(result, targets))
-            elif self.anchor == "kl" and self.anchor_weight:
-                anchors.append(self._divergence(name, soft, simple))
+            self._log(terms, name, soft, simple.detach())
+            if self.anchor != "none" and self.anchor_weight:
+                anchors.append(self._anchor(name, soft, simple, targets))
         if not anchors:
             return Simplified(changed, terms)
         anchor = torch.stack(anchors).sum()
         return Simplified(changed, {**terms, "anchor": anchor.detach()}, self.anchor_weight * anchor)
+
+    def softened(self, logits: Tensor) -> Tensor:
+        """Return ``z^`` ``(..., K)`` of logits ``(..., K)``."""
+        soft = logits / self.temperature
+        return F.log_softmax(soft, dim=-1) if self.soften == "prob" else soft
 
     def simplify(self, name: str, soft: Tensor, images: Tensor | None = None) -> Tensor:
         """Return ``z~`` ``(..., T, K)``, with the mean over classes of ``soft``.
@@ -266,16 +252,21 @@ class LearningSimplifier(nn.Module):
         Args:
             name: Name of the logits.
             soft: ``z^`` ``(..., T, K)``; leading dimensions are images of their own.
-            images: ``(T,)``, image of each token, for regions, which attend to those of their own image.
+            images: ``(T,)``, image of each token, for regions; tokens of different images do not see each other.
         """
-        level = soft.mean(dim=-1, keepdim=True)
+        level = soft.mean(dim=-1, keepdim=True) if self.center else torch.zeros_like(soft[..., :1])
         x = soft - level
         mask = None if images is None else images[:, None] == images[None, :]
-        layers: Any = self.simplifiers[name]
-        for layer in layers:
-            x = x.to(next(layer.parameters()).dtype)
-            change = layer(x, mask)
-            x = x + change if self.residual else change
+        layers: Any = self.simplifiers["shared" if self.shared else name]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_target):
+            for layer in layers:
+                layer_dtype = next(layer.parameters()).dtype
+                x = x.to(layer_dtype)
+                others = None
+                if self.scope == "gathered" and x.ndim == 2 and mask is None:
+                    others = torch.cat(all_gather(x.detach().contiguous()))
+                change = layer(x, others, mask)
+                x = x + change if self.residual else change
         return x + level
 
     def watch(self, terms: Mapping[str, float]) -> None:
@@ -309,10 +300,25 @@ class LearningSimplifier(nn.Module):
         best = logits.amax(dim=-1).topk(count, dim=1).indices
         return best[..., None].expand(-1, -1, logits.shape[-1])
 
+    def _log(self, terms: dict[str, Tensor], name: str, soft: Tensor, simple: Tensor) -> None:
+        suffix = "" if name == "final" else f"_{name}"
+        terms[f"agreement{suffix}"] = 100.0 * self._agreement(name, soft, simple)
+        terms[f"change{suffix}"] = self._divergence(name, soft, simple)
+
     def _agreement(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:
         if name in self.sigmoids:
             return ((soft > 0) == (simple > 0)).float().mean()
         return (soft.argmax(dim=-1) == simple.argmax(dim=-1)).float().mean()
 
+    def _anchor(self, name: str, soft: Tensor, simple: Tensor, targets: Any) -> Tensor:
+        if self.anchor == "ce":
+            return F.cross_entropy(self.temperature * simple, targets)
+        return self._divergence(name, soft, simple)
+
     def _divergence(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:
-        return class_divergence(simple.flatten(0, -2), soft.flatten(0, -2), 1.0, name in self.sigmoids)
+        if name in self.sigmoids:
+            p = soft.sigmoid()
+            cross = F.binary_cross_entropy_with_logits(simple, p)
+            return cross - F.binary_cross_entropy_with_logits(soft, p)
+        log_p, log_q = soft.log_softmax(dim=-1).flatten(0, -2), simple.log_softmax(dim=-1).flatten(0, -2)
+        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

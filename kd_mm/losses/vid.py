@@ -26,6 +26,9 @@ class VIDLoss(FeatureLoss):
         initial_variance: Initial ``v_c``, in units of the feature map squared; above ``eps``. Default: 5.
         eps: Smallest variance, above 0. Default: 1e-5.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For an initial variance that is not above ``eps``, or an ``eps`` that is not above 0.
     """
 
     requires = frozenset({"student.features", "teacher.features"})

@@ -105,6 +105,8 @@ def test_options_reach_it() -> None:
     torch.testing.assert_close(losses_of(waiting)["kd"], losses_of(plain)["kd"])
     waiting.progress = Progress(epoch=2)
     assert float(losses_of(waiting)["kd"]) != pytest.approx(float(losses_of(plain)["kd"]), rel=1e-4)
+    frozen = build(recipe=recipe("student_friendly", **{"transform.detach_target": True}))
+    assert not any(p.requires_grad for p in frozen.distill.parameters())
     anchored = build(recipe=recipe("student_friendly", **{"transform.anchor": "ce", "transform.anchor_weight": 0.5}))
     out = losses_of(anchored)
     torch.testing.assert_close(out["loss_transform"].detach(), 0.5 * out["transform.anchor"])

@@ -333,15 +333,20 @@ CASES: dict[str, Case] = {
     "rkd-angle": _embeddings(lambda: embedding(L.RKDAngleLoss)),
     "cosine": _embeddings(lambda: embedding(L.CosineLoss), 4),
     "mag": _embeddings(mag, 6, 8, 1e4),
-    "mas": Case(
-        lambda: mas().double(),
-        (wave(4, 5, pace=0.7, size=2.0),),
-        (wave(4, 5, pace=1.1, size=3.0), wave(4, 8, pace=1.7)),
-        _mas,
-        1e4,
-        constant_teacher=False,
-    ),
+    **{
+        f"mas-{space}": Case(
+            lambda space=space: mas(stable_space=space).double(),
+            (wave(4, 5, pace=0.7, size=2.0),),
+            (wave(4, 5, pace=1.1, size=3.0), wave(4, 8, pace=1.7)),
+            _mas,
+            1e4,
+            constant_teacher=False,
+        )
+        for space in ("logit", "prob")
+    },
     "gpac": _teachers(lambda: gpac(RATED, selection="soft"), "attention"),
+    "gpac-l1": _teachers(lambda: gpac(RATED, selection="topk", distance="l1"), "attention"),
+    "gpac-kl": _teachers(lambda: gpac(RATED, distance="kl"), "attention"),
     "multi_teacher_feature": _teachers(L.MultiTeacherFeatureLoss, "maps"),
     "multi_teacher_feature-mean": _teachers(lambda: L.MultiTeacherFeatureLoss(weights="mean"), "maps"),
     **{

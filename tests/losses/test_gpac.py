@@ -62,6 +62,37 @@ def test_attention_follows_the_selection() -> None:
     assert float(attend(loss, teachers=reordered)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_worked_attention() -> None:
+    loss = GPACAttentionLoss()
+    student, teacher = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, 1.0]]]])
+    assert float(loss.compare(student, teacher)) == pytest.approx(9 / 17, abs=1e-6)
+    assert float(loss.compare(10 * student, teacher)) == pytest.approx(9 / 17, abs=1e-6)
+    l1 = GPACAttentionLoss(distance="l1").compare(student, teacher)
+    assert float(l1) == pytest.approx(3 / math.sqrt(17), abs=1e-6)
+    # Maps (1, 4) and (4, 1) in units of their mean 2.5; KL of a softmax over two places with gaps of 1.2.
+    p = 1 / (1 + math.exp(-1.2))
+    expected = (2 * p - 1) * math.log(p / (1 - p))
+    assert float(GPACAttentionLoss(distance="kl").compare(student, teacher)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1", "kl"])
+def test_attention_does_not_depend_on_order_and_sign_of_channels(distance: str) -> None:
+    loss, other = GPACAttentionLoss(distance=distance), wave(2, 5, 2, 2, pace=1.3)
+    expected = float(loss.compare(STUDENT_MAP, other))
+    for changed in (STUDENT_MAP[:, [2, 0, 1]], -STUDENT_MAP, 7 * STUDENT_MAP):
+        assert float(loss.compare(changed, other)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1", "kl"])
+def test_tiny_maps_and_maps_of_zeros_in_half_precision(distance: str) -> None:
+    for size in (1e-30, 0.0):
+        student = (size * STUDENT_MAP).to(torch.bfloat16).requires_grad_()
+        value = GPACAttentionLoss(distance=distance).compare(student, MAPS["t1"].to(torch.bfloat16))
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(student.grad).all()
+
+
 # -- in a Distiller ------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kd_mm.apis.recipes import read_recipes
 from kd_mm.losses import KDLoss, Loss, MAGLoss, Observation
 from kd_mm.losses.functional import kl_divergence
-from kd_mm.losses.mag import CodeReader, Codes
+from kd_mm.losses.mag import BRANCHES, CodeReader, Codes
 from kd_mm.preparation.codes import branch_loss
 
 from ..distillers.conftest import CLASSES, batch, build, recipe
@@ -46,19 +46,11 @@ def test_worked_codes() -> None:
     assert float(branch_loss(row(0, 0), row(8 * LN3, 0), label, 8.0)) == pytest.approx(9.065117, abs=1e-6)
 
 
-def test_target_is_the_mean_of_three_sets_of_logits() -> None:
-    decoded = codes().decode(codes().encode(TARGET))
-    mean = (TEACHER + decoded["low"] + decoded["high"]) / 3
-    assert float(value(mas())) == pytest.approx(float(kl_divergence(STUDENT, mean, 4.0)), abs=1e-12)
-
-
-def test_worked_total() -> None:
-    target = torch.stack([row(3, 0), row(0, 0), row(0, 3)]).mean(dim=0)
-    student = row(4 * LN3, 0)
-    divergence = float(kl_divergence(student, target, 4.0))
-    assert divergence == pytest.approx(2.301457, abs=1e-6)
-    error = float(F.cross_entropy(student, torch.tensor([0])))
-    assert 0.2 * error + 0.8 * divergence + 0.523248 + 9.493872 == pytest.approx(11.860739, abs=2e-6)
+def test_terms_are_divergences_of_the_codes() -> None:
+    loss = mag(code_weights=(1.0, 0.5))
+    student, teacher = loss.codes.encode(FEATURE), loss.teacher_codes().encode(TARGET)
+    low, high = (kl_divergence(student[name], teacher[name], T) for name, T in zip(BRANCHES, (2.0, 8.0), strict=True))
+    assert float(value(loss)) == pytest.approx(float(low + 0.5 * high), abs=1e-12)
 
 
 def test_agrees_with_public_code() -> None:
@@ -130,10 +122,25 @@ def test_without_codes_mag_is_its_base() -> None:
         torch.testing.assert_close(out[key], expected[key])
 
 
+def test_student_decoders_are_not_trained() -> None:
+    changes = {"losses.codes.build_student_decoders": True, "losses.codes.student_stable_weight": 0.2}
+    model = with_codes(recipe("mas", **changes))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(2):
+        out = step(model)
+        assert "codes.stable" in out
+        optimizer.zero_grad()
+        model.parse_losses(out)[0].backward()
+        optimizer.step()
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert any("encoders" in key for key in changed)
+    assert any("decoders" in key for key in before)
+    assert not any("decoders" in key for key in changed)
+
+
 def test_missing_codes_and_wrong_options() -> None:
     with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
         step(build(recipe=recipe("mas")))
     with pytest.raises(ValueError, match=r"code_dims=\[64\]"):
         MAGLoss(code_dims=(64,))
-    with pytest.raises(ValueError, match=r"backbone.stem gives .*name another"):
-        build(recipe=recipe("mas", **{"losses.stable.teacher_tap": "backbone.stem"}))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses import FitNetsLoss, MultiTeacherFeatureLoss, Observation, Progress
@@ -31,13 +32,24 @@ def value(loss: MultiTeacherFeatureLoss, student: Sequence[Tensor] = STUDENT) ->
 
 
 def test_agrees_with_public_code_except_for_its_second_division() -> None:
-    assert float(value(MultiTeacherFeatureLoss())) / 3 == pytest.approx(0.3207972295022599, abs=1e-12)
+    for detach in (False, True):
+        assert float(value(MultiTeacherFeatureLoss(detach=detach))) / 3 == pytest.approx(0.3207972295022599, abs=1e-12)
 
 
 def test_mean_is_the_mean_of_hints() -> None:
     hints = [FitNetsLoss().compare(*pair) for pair in zip(STUDENT, TEACHERS, strict=True)]
     expected = float(torch.stack(hints).mean())
     assert float(value(MultiTeacherFeatureLoss(weights="mean"))) == pytest.approx(expected, abs=1e-12)
+
+
+def test_gradient_with_constant_weights() -> None:
+    maps = [feature.clone().requires_grad_() for feature in STUDENT]
+    errors = [F.cross_entropy(last_layers(m.shape[1])(m), LABELS, reduction="none") for m in STUDENT]
+    shares = (1 - torch.stack(errors).softmax(dim=0)) / 2
+    gradients = torch.autograd.grad(value(MultiTeacherFeatureLoss(detach=True), maps), maps)
+    for share, gradient, student, teacher in zip(shares, gradients, STUDENT, TEACHERS, strict=True):
+        expected = share.view(-1, 1, 1, 1) * 2 * (student - teacher) / student[0].numel() / len(student)
+        torch.testing.assert_close(gradient, expected)
 
 
 # -- in a Distiller ------------------------------------------------------------------------------------------------

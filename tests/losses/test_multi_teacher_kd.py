@@ -53,15 +53,17 @@ def test_worked_weights() -> None:
 @pytest.mark.parametrize("rule", WEIGHTS)
 def test_weights_are_shares_and_do_not_depend_on_the_order_of_teachers(rule: str) -> None:
     teachers, reordered = list(TEACHERS.values()), dict(reversed(TEACHERS.items()))
-    loss = MultiTeacherKDLoss(rule)
-    if rule == "ca_mkd":
-        shares = confidence_weights(teachers, LABELS)
-    else:
-        shares = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, torch.stack(teachers))
-    assert shares.shape == (3, 4)
-    assert (shares >= 0).all()
-    torch.testing.assert_close(shares.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
-    assert float(value(loss)) == pytest.approx(float(value(loss, teachers=reordered)), abs=1e-12)
+    for granularity in ("sample", "batch"):
+        loss = MultiTeacherKDLoss(rule, granularity=granularity)
+        if rule == "ca_mkd":
+            shares = confidence_weights(teachers, LABELS, average=granularity == "batch")
+        else:
+            shares = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, torch.stack(teachers))
+        assert shares.shape == (3, 4)
+        assert (shares >= 0).all()
+        torch.testing.assert_close(shares.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
+        assert granularity == "sample" or torch.equal(shares, shares[:, :1].expand(3, 4))
+        assert float(value(loss)) == pytest.approx(float(value(loss, teachers=reordered)), abs=1e-12)
 
 
 def test_confidence_weights_prefer_the_teacher_that_is_right() -> None:

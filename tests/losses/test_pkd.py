@@ -20,15 +20,16 @@ FIXTURE_TEACHER = torch.tensor(
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "expected"),
+    ("student", "teacher", "resize", "expected"),
     [
-        (FIXTURE_STUDENT, FIXTURE_TEACHER, 0.911831),
-        (STUDENT, TEACHER, 0.9659171240796629),
-        (STUDENT, wave(2, 3, 6, 7, pace=1.3), 0.9886680827226406),
+        (FIXTURE_STUDENT, FIXTURE_TEACHER, "student", 0.911831),
+        (STUDENT, TEACHER, "student", 0.9659171240796629),
+        (STUDENT, wave(2, 3, 6, 7, pace=1.3), "student", 0.9886680827226406),
+        (STUDENT, wave(2, 3, 6, 7, pace=1.3), "teacher", 0.9758718067185602),
     ],
 )
-def test_agrees_with_public_code(student: Tensor, teacher: Tensor, expected: float) -> None:
-    assert float(PKDLoss()(*of_maps(student, teacher))) == pytest.approx(expected, abs=1e-6)
+def test_agrees_with_public_code(student: Tensor, teacher: Tensor, resize: str, expected: float) -> None:
+    assert float(PKDLoss(resize=resize)(*of_maps(student, teacher))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_is_one_minus_the_correlation_of_each_channel() -> None:
