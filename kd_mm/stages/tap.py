@@ -91,3 +91,8 @@ def find_module(model: nn.Module, tap: Tap) -> nn.Module:
             f"tap a module inside it, e.g. {inside}"
         )
     return module
+
+
+def child(module: nn.Module | None, name: str) -> Any:
+    """Return a direct submodule by its name, ``None`` where there is none; for parts that not every network has."""
+    return None if module is None else dict(module.named_children()).get(name)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses import Loss
 from kd_mm.losses.observation import DenseAssignment
+from kd_mm.stages.tap import child
 from kd_mm.tasks.prediction_readers import LogitsReader
 
 
@@ -87,7 +88,7 @@ class Task:
 
     def trunk(self, model: nn.Module) -> str:
         """Return the name of the submodule whose stages are looked for."""
-        return "backbone" if hasattr(model, "backbone") else "model"
+        return "model" if child(model, "backbone") is None else "backbone"
 
     def logits_reader(self, model: nn.Module, student: bool) -> LogitsReader:
         """Return how the network's own logits are read.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.registry import TASKS
+from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Task
 from kd_mm.tasks.prediction_readers import LogitsReader
 
@@ -23,10 +24,9 @@ class ClassificationTask(Task):
         Raises:
             ValueError: The network is not a classifier with logits.
         """
-        if isinstance(getattr(model, "head", None), nn.Module):
-            return LogitsReader("head")
-        if isinstance(getattr(model, "model", None), nn.Module):
-            return LogitsReader("model")
+        for name in ("head", "model"):
+            if child(model, name) is not None:
+                return LogitsReader(name)
         raise ValueError(
             f"{type(model).__name__} has no head that gives class logits; kd_mm distils classifiers with a 'head' "
             "(ImageClassifier) or a wrapped 'model' (TimmClassifier)"
@@ -39,8 +39,8 @@ class ClassificationTask(Task):
             ValueError: The network has no head.
         """
         network: Any = model
-        head = getattr(network, "head", None)
-        if not isinstance(head, nn.Module):
+        head = child(model, "head")
+        if head is None:
             raise ValueError(
                 f"{type(model).__name__} has no 'head' that could read a map; leave the loss that needs it out"
             )
@@ -62,7 +62,8 @@ class ClassificationTask(Task):
     def exit_loss(self, model: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the network's own classification loss (label smoothing, soft labels and weight included) on the
         logits ``(B, K)`` of an exit: a scalar, mean over the batch."""
-        owner: Any = getattr(model, "head", None) or model
+        head = child(model, "head")
+        owner: Any = model if head is None else head
         return owner.loss_module(logits, targets, avg_factor=logits.shape[0])
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:

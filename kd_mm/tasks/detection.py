@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +14,12 @@ from torchvision.ops import box_iou
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.registry import TASKS
+from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Batch, Task
 from kd_mm.tasks.dense_targets import assigning, read_assignment
-from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, region_tap
-from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, label_regions, make_regions, read_annotations
+from kd_mm.tasks.detector_heads import DetectorHeads
+from kd_mm.tasks.prediction_readers import REGION_TAPS, LogitsReader, region_tap
+from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, box_tensor, label_regions, make_regions, read_annotations
 from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 
 
@@ -70,9 +71,10 @@ class DetectionTask(Task):
         """
         self.regional, self.multilabel = regional, not regional
         self.metric = "accuracy by region" if regional else "accuracy of presence"
-        self.classes = self.num_classes(student, None) or 0
-        self.classes_key = "roi_head.bbox_head.num_classes" if hasattr(student, "roi_head") else "bbox_head.num_classes"
-        if self.sampled and not (regional and hasattr(student, "roi_head")):
+        heads = DetectorHeads.of(student)
+        self.classes = heads.num_classes or 0
+        self.classes_key = f"{'roi_head.' if heads.two_stage else ''}bbox_head.num_classes"
+        if self.sampled and not (regional and heads.two_stage):
             raise ValueError(
                 "DetectionTask: sampled=True needs a two-stage student and exits of type kd_mm.RoIExit; "
                 f"the student is a {type(student).__name__}"
@@ -80,23 +82,15 @@ class DetectionTask(Task):
 
     def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
         """Return the tap of the student's sampled regions where exits classify them."""
-        return (region_tap(_is_cascade(model)),) if self.regional and self.sampled else ()
+        return (region_tap(DetectorHeads.of(model).cascade),) if self.regional and self.sampled else ()
 
     def inference_branch(self, model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
         """Return the records of the branch that inference keeps where a detector trains several (TridentNet)."""
         return keep_deployed_branch(model, records, images)
 
     def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
-        """Return K, the number of foreground classes that the detector's head was built for; without a box head, those
-        of its mask head (SOLO) or the things of its panoptic head (MaskFormer)."""
-        owner: Any = getattr(model, "roi_head", model)
-        for name in ("bbox_head", "mask_head", "panoptic_head"):
-            head: Any = getattr(owner, name, None)
-            key = "num_things_classes" if name == "panoptic_head" else "num_classes"
-            count = getattr(head[0] if isinstance(head, nn.ModuleList) else head, key, None)
-            if count is not None:
-                return int(count)
-        return None
+        """Return K, the number of foreground classes that the detector's head was built for."""
+        return DetectorHeads.of(model).num_classes
 
     def exit_width(self, num_classes: int) -> int:
         """Return K, or K + 1 for regions."""
@@ -108,18 +102,14 @@ class DetectionTask(Task):
         Raises:
             ValueError: The detector has neither a RoI head nor a dense head over a grid (e.g. DETR's set of queries).
         """
-        if _has_roi_logits(model):
-            return RoIReader(student, _roi_levels(model), _is_cascade(model))
-        head: Any = getattr(model, "bbox_head", None)
-        generator = getattr(head, "prior_generator", None)
-        if generator is None or not hasattr(head, "cls_out_channels"):
-            kind = type(getattr(model, "roi_head", None) if head is None else head).__name__
+        heads = DetectorHeads.of(model)
+        reader = heads.reader(student)
+        if reader is None:
             raise ValueError(
-                f"{type(model).__name__} ({kind}) has no class logits on a grid or on regions that "
+                f"{type(model).__name__} ({heads.kind}) has no class logits on a grid or on regions that "
                 "student and teacher could share; use losses on stages (mtkd_ssr, pkd, cwd, fgd) instead"
             )
-        levels = len(getattr(generator, "strides", ())) or generator.num_levels
-        return DenseReader(levels, head.cls_out_channels)
+        return reader
 
     def batch(
         self,
@@ -161,7 +151,7 @@ class DetectionTask(Task):
     def recording(self, student: nn.Module) -> Iterator[None]:
         """Record what the student's dense head, if it has one, assigns while it computes its own loss."""
         self._assigned.clear()
-        with assigning(getattr(student, "bbox_head", None), self._assigned):
+        with assigning(child(student, "bbox_head"), self._assigned):
             yield
 
     def exit_loss(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
@@ -189,17 +179,7 @@ class DetectionTask(Task):
         """
         trident_test_branch(model)
         features = model.extract_feat(inputs)  # type: ignore[operator]
-        network: Any = model
-        if _has_roi_logits(model):
-            height, width = inputs.shape[-2:]
-            box = [0.0, 0.0, width / 2, height / 2]
-            regions = inputs.new_tensor([[i, *box] for i in range(len(inputs))])
-            first = (0,) if _is_cascade(model) else ()
-            return features, network.roi_head._bbox_forward(*first, features, regions)["cls_score"]
-        head = getattr(network, "bbox_head", None)
-        if hasattr(head, "prior_generator") and hasattr(head, "cls_out_channels"):
-            return network.bbox_head(features)
-        return features
+        return features, DetectorHeads.of(model).run(features, inputs)
 
     def infer(self, model: nn.Module, inputs: Tensor) -> Any:
         """Run a detector as it is deployed, on images without annotations."""
@@ -220,8 +200,7 @@ class DetectionTask(Task):
             total += len(truth)
             best = best[best.scores.argsort(descending=True)[: len(truth)]]
             if len(truth) and len(best):
-                boxes = truth.bboxes.tensor if hasattr(truth.bboxes, "tensor") else truth.bboxes
-                hits = box_iou(boxes, best.bboxes) >= 0.5
+                hits = box_iou(box_tensor(truth.bboxes), best.bboxes) >= 0.5
                 found += int((hits & (truth.labels[:, None] == best.labels)).any(dim=1).sum())
         return found, total
 
@@ -231,35 +210,7 @@ class DetectionTask(Task):
 
 
 def _sampled(records: Mapping[str, Tensor]) -> Tensor | None:
-    return next((records[tap] for tap in map(region_tap, (False, True)) if tap in records), None)
-
-
-def _has_roi_logits(model: nn.Module) -> bool:
-    """Return whether features and regions alone are enough for the RoI head.
-
-    Sparse R-CNN's also needs its queries, HTC's and SCNet's for a semantic map or a context of the image.
-    """
-    head: Any = getattr(model, "roi_head", None)
-    if not (hasattr(head, "bbox_roi_extractor") and hasattr(head, "_bbox_forward")):
-        return False
-    if getattr(head, "with_semantic", False) or getattr(head, "with_glbctx", False):
-        return False
-    asked = inspect.signature(head._bbox_forward).parameters.values()
-    return len([one for one in asked if one.default is one.empty]) == (3 if _is_cascade(model) else 2)
-
-
-def _is_cascade(model: nn.Module) -> bool:
-    return isinstance(getattr(getattr(model, "roi_head", None), "bbox_head", None), nn.ModuleList)
-
-
-def _roi_levels(model: nn.Module) -> int:
-    """Return how many levels of the neck the RoI head reads; 0 without a neck."""
-    if not hasattr(model, "neck"):
-        return 0
-    head: Any = model.roi_head
-    extractor: Any = head.bbox_roi_extractor
-    first: Any = extractor[0] if isinstance(extractor, nn.ModuleList) else extractor
-    return int(first.num_inputs)
+    return next((records[tap] for tap in REGION_TAPS if tap in records), None)
 
 
 def _sample(inputs: Tensor) -> Any:

@@ -113,3 +113,12 @@ class RoIReader(LogitsReader):
 def region_tap(cascade: bool) -> str:
     """Return the tap of the regions ``(R, 5)`` (image, x1, y1, x2, y2 in pixels) that a student's RoI head pools."""
     return f"roi_head.bbox_roi_extractor{'.0' if cascade else ''}:in1"
+
+
+#: Taps of these regions, with and without a cascade.
+REGION_TAPS = (region_tap(False), region_tap(True))
+
+
+def first_of(part: Any) -> Any:
+    """Return the first of a cascade's modules, or the module itself."""
+    return part[0] if isinstance(part, nn.ModuleList) else part

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd_mm.registry import TASKS
+from kd_mm.stages.tap import child
 from kd_mm.tasks.classification import ClassificationTask
 
 
@@ -33,4 +34,4 @@ class ReIDTask(ClassificationTask):
 
 def is_reid_model(model: nn.Module) -> bool:
     """Return whether a network is one for re-identification: its head has a ``bnneck``."""
-    return isinstance(getattr(getattr(model, "head", None), "bnneck", None), nn.Module)
+    return child(child(model, "head"), "bnneck") is not None

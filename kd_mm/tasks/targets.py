@@ -60,7 +60,7 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
     ignored = torch.zeros(len(data_samples), num_classes + 1, device=device)
     boxes, labels = [], []
     for i, sample in enumerate(data_samples):
-        boxes.append(_tensor(sample.gt_instances.bboxes))
+        boxes.append(box_tensor(sample.gt_instances.bboxes))
         labels.append(sample.gt_instances.labels)
         try:
             present[i, labels[-1]] = 1.0
@@ -95,7 +95,7 @@ def label_regions(
         inside = regions[:, 0] == i
         left = data_samples[i].get("ignored_instances") if data_samples else None
         if left is not None and len(left):
-            on_ignored = box_iou(regions[inside, 1:], _tensor(left.bboxes)).amax(dim=1) >= threshold
+            on_ignored = box_iou(regions[inside, 1:], box_tensor(left.bboxes)).amax(dim=1) >= threshold
             found[inside] = torch.where(on_ignored, LEFT_OUT, found[inside])
         if len(boxes):
             overlap, which = box_iou(regions[inside, 1:], boxes).max(dim=1)
@@ -118,5 +118,8 @@ def make_regions(targets: DetectionTargets, data_samples: Sequence[Any], extra: 
     return torch.cat(parts)
 
 
-def _tensor(boxes: Any) -> Tensor:
-    return boxes.tensor if hasattr(boxes, "tensor") else boxes
+def box_tensor(boxes: Any) -> Tensor:
+    """Return mmdet's boxes as a plain tensor ``(n, 4)``."""
+    from mmdet.structures.bbox import get_box_tensor
+
+    return get_box_tensor(boxes)

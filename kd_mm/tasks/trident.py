@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kd_mm.tasks.prediction_readers import region_tap
-
-_REGIONS = frozenset(region_tap(cascade) for cascade in (False, True))
-_MAPS = ("backbone", "neck")
+from kd_mm.stages.tap import child
+from kd_mm.tasks.prediction_readers import REGION_TAPS
 
 
 def trident_test_branch(model: nn.Module) -> int | None:
@@ -19,7 +17,7 @@ def trident_test_branch(model: nn.Module) -> int | None:
     Raises:
         ValueError: It keeps all of them, so that an image has several maps.
     """
-    branch: int | None = getattr(getattr(model, "backbone", None), "test_branch_idx", None)
+    branch: int | None = getattr(child(model, "backbone"), "test_branch_idx", None)
     if branch is not None and branch < 0:
         raise ValueError(
             f"{type(model).__name__} runs all of its branches in inference (test_branch_idx={branch}), so no single "
@@ -29,30 +27,21 @@ def trident_test_branch(model: nn.Module) -> int | None:
 
 
 def keep_deployed_branch(model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-    """Return the records of a detector in training, one map an image.
+    """Return the records of a detector in training, one map for each of ``images`` images.
 
-    TridentNet (Li et al. 2019) runs three branches of shared weights over each batch while it trains, one after the
-    other along the first dimension, and one of them in inference. Of maps the branch that inference keeps is returned,
-    of sampled regions ``(R, 5)`` the index of the image instead of that of the view. Distilling the branch that is
-    deployed, and comparing the regions of all, is our reading.
-
-    Args:
-        model: The detector.
-        records: Tap text to tensor.
-        images: B, images of the batch.
+    TridentNet (Li et al. 2019) trains three branches of shared weights, one after the other along the first dimension,
+    and keeps one of them in inference. Of maps that branch is returned, of sampled regions ``(R, 5)`` the index of the
+    image instead of that of the view. Distilling the deployed branch and comparing the regions of all is our reading.
 
     Raises:
         ValueError: See :func:`trident_test_branch`.
     """
-    branch = trident_test_branch(model)
+    branch, found = trident_test_branch(model), dict(records)
     if branch is None:
-        return dict(records)
-    return {tap: _inference_branch(tap, tensor, branch, images) for tap, tensor in records.items()}
-
-
-def _inference_branch(tap: str, tensor: Tensor, branch: int, images: int) -> Tensor:
-    if tap in _REGIONS:
-        return torch.cat([tensor[:, :1] % images, tensor[:, 1:]], dim=1)
-    if tap.startswith(_MAPS) and len(tensor) > images:
-        return tensor[branch * images : (branch + 1) * images]
-    return tensor
+        return found
+    for tap, tensor in records.items():
+        if tap in REGION_TAPS:
+            found[tap] = torch.cat([tensor[:, :1] % images, tensor[:, 1:]], dim=1)
+        elif tap.startswith(("backbone", "neck")) and len(tensor) > images:
+            found[tap] = tensor[branch * images : (branch + 1) * images]
+    return found

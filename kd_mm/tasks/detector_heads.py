@@ -1,0 +1,93 @@
+"""What can be read of the heads of mmdet's detectors."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from kd_mm.stages.tap import child
+from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, first_of
+
+
+@dataclass(frozen=True)
+class DetectorHeads:
+    """The heads of one detector.
+
+    Attributes:
+        roi: RoI head whose logits follow from features and regions alone.
+        dense: Head with class maps over a grid.
+        levels: Feature levels that the head of these two reads; 0 for a RoI head without a neck.
+        cascade: Whether the RoI head is a cascade, whose first stage is read.
+        two_stage: Whether there is any RoI head.
+        num_classes: K, foreground classes; ``None`` where no head states it.
+        kind: Type of the head, for messages.
+    """
+
+    roi: Any
+    dense: Any
+    levels: int
+    cascade: bool
+    two_stage: bool
+    num_classes: int | None
+    kind: str
+
+    @classmethod
+    def of(cls, model: nn.Module) -> DetectorHeads:
+        """Read the heads of a detector."""
+        roi, dense = child(model, "roi_head"), child(model, "bbox_head")
+        two_stage, kind = roi is not None, type(dense or roi).__name__
+        num_classes, cascade = _num_classes(roi or model), isinstance(child(roi, "bbox_head"), nn.ModuleList)
+        levels = 0
+        if not _takes_regions(roi, cascade):
+            roi = None
+        elif child(model, "neck") is not None:
+            levels = int(first_of(roi.bbox_roi_extractor).num_inputs)
+        generator = getattr(dense, "prior_generator", None)
+        if generator is None or not hasattr(dense, "cls_out_channels"):
+            dense = None
+        elif roi is None:
+            levels = generator.num_levels
+        return cls(roi, dense, levels, cascade, two_stage, num_classes, kind)
+
+    def reader(self, student: bool) -> LogitsReader | None:
+        """Return how the class logits are read; ``None`` where there are none on regions or on a grid."""
+        if self.roi is not None:
+            return RoIReader(student, self.levels, self.cascade)
+        return None if self.dense is None else DenseReader(self.levels, self.dense.cls_out_channels)
+
+    def run(self, features: Any, inputs: Tensor) -> Any:
+        """Run the head whose logits are read; a RoI head on the upper left quarter of each image."""
+        if self.roi is not None:
+            height, width = inputs.shape[-2:]
+            regions = inputs.new_tensor([[i, 0.0, 0.0, width / 2, height / 2] for i in range(len(inputs))])
+            first = (0,) if self.cascade else ()
+            return self.roi._bbox_forward(*first, features, regions)["cls_score"]
+        return None if self.dense is None else self.dense(features)
+
+
+def _takes_regions(roi: Any, cascade: bool) -> bool:
+    """Return whether features and regions alone are enough for a RoI head.
+
+    Sparse R-CNN's also needs its queries, HTC's and SCNet's a semantic map or a context of the image.
+    """
+    if child(roi, "bbox_roi_extractor") is None or child(roi, "semantic_head") or child(roi, "glbctx_head"):
+        return False
+    forward = getattr(roi, "_bbox_forward", None)
+    asked = inspect.signature(forward).parameters.values() if forward else ()
+    return len([one for one in asked if one.default is one.empty]) == (3 if cascade else 2)
+
+
+def _num_classes(owner: nn.Module) -> int | None:
+    """Return K of the box head; without one of the mask head (SOLO) or the things of a panoptic one (MaskFormer)."""
+    for name, key in (
+        ("bbox_head", "num_classes"),
+        ("mask_head", "num_classes"),
+        ("panoptic_head", "num_things_classes"),
+    ):
+        count = getattr(first_of(child(owner, name)), key, None)
+        if count is not None:
+            return int(count)
+    return None
