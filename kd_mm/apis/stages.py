@@ -18,12 +18,13 @@ from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import build_networks, teacher_configs
-from kd_mm.distillers.recipe import Recipe, exits_are_regional
+from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage, stage_table
+from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
 from kd_mm.utils.eval_mode import eval_mode
 
@@ -82,7 +83,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     student = build_student(config)
     recipe = Recipe.read(settings.get("recipe"))
     task = build_task(settings.get("task"), student)
-    task.setup(student, exits_are_regional(recipe))
+    task.setup(student, recipe.exit_type.regional)
     size = _size(config, student, input_size)
     inputs = torch.zeros(2, 3, *size)
     named = settings.get("stages")
@@ -142,7 +143,7 @@ def _random_teachers(config: Config) -> dict[str, Teacher]:
 
 def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> tuple[int, int]:
     own = config.model.get("input_size") if is_distillation(config) else None
-    size = given or own or config_input_size(config) or getattr(getattr(student, "backbone", None), "img_size", None)
+    size = given or own or config_input_size(config) or getattr(child(student, "backbone"), "img_size", None)
     if size is None:
         return 224, 224
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -158,7 +159,7 @@ def _section(role: str, model: nn.Module, inputs: Tensor, stages: Sequence[Stage
 
 
 def _title(role: str, model: nn.Module, inputs: Tensor) -> str:
-    trunk: Any = getattr(model, "backbone", model)
+    trunk: Any = child(model, "backbone") or model
     params = sum(parameter.numel() for parameter in model.parameters())
     size = " x ".join(str(side) for side in inputs.shape[1:])
     return f"{role}: {type(model).__name__} with {type(trunk).__name__}, {params:,} parameters, input {size}"

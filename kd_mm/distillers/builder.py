@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.matching import dry_run_size, match_stages
-from kd_mm.distillers.recipe import Recipe, Requirements, reads_stages
+from kd_mm.distillers.recipe import Recipe, reads_stages
 from kd_mm.distillers.renormalize import Renormalize
-from kd_mm.distillers.teacher import Teacher, TeacherReads
+from kd_mm.distillers.requirements import Requirements
+from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import Loss
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder
@@ -27,12 +28,12 @@ Pairs = Mapping[str, Sequence[tuple[Stage, Stage]]]
 
 @dataclass(frozen=True)
 class Networks:
-    """Student and teachers, measured.
+    """Student and teachers, measured. Teachers, pairs and records are by the teacher's name.
 
     Attributes:
         losses: By name.
-        teachers: By name, ready to run.
-        pairs: Matched (student, teacher) stages by teacher.
+        teachers: Ready to run.
+        pairs: Matched (student, teacher) stages.
         matched: The student's matched stages.
         requirements: What the losses read.
         recorder: Records the student.
@@ -40,7 +41,7 @@ class Networks:
         input_size: Height and width of the dry run.
         student_records: Recorded tensors of the student in the dry run.
         teacher_records: Likewise of each teacher.
-        logits: The networks' own logits in the dry run, where a loss reads them, ``"student"`` or teacher to tensor.
+        logits: The networks' own logits in the dry run, where a loss reads them, by ``"student"`` or teacher.
         num_classes: K, where a network states it, likewise.
     """
 
@@ -76,40 +77,45 @@ def build_networks(
     with isolated_rng("dry run", seed):
         inputs = torch.rand(2, 3, *dry_run_size(student, input_size, task.default_size)) * 2 - 1
         inputs = inputs.to(_device(student))
-        pairs, matched = (
-            match_stages(student, teachers, task, recipe, stages, inputs) if reads_stages(losses) else ({}, [])
-        )
+        pairs: Pairs = {}
+        matched: Sequence[Stage] = ()
+        if reads_stages(losses):
+            pairs, matched = match_stages(student, teachers, task, recipe, stages, inputs)
         for loss in losses.values():
             loss.match(pairs.get(_first(loss.teacher_names), ()), recipe.exit_on_last)
         needs = Requirements.of(losses, len(matched), recipe.exit_on_last, task.comparable_logits)
         student_taps, teacher_taps = _extra_taps(losses, student, teachers)
-        reader = task.logits_reader(student, True) if needs.student_logits else None
-        recorder = Recorder(
-            student,
-            [
-                *(matched[i - 1].tap for i in sorted(needs.student_stages)),
-                *(reader.taps if reader else ()),
-                *(task.extra_taps(student) if needs.student_exits else ()),
-                *student_taps,
-            ],
-        )
+        reader = task.logits_reader(student, True) if needs.student.logits else None
+        taps = [matched[i - 1].tap for i in needs.student_stages]
+        taps += reader.taps if reader else ()
+        taps += task.extra_taps(student) if needs.student.exits else ()
+        recorder = Recorder(student, [*taps, *student_taps])
         with eval_mode(student), recorder:
             task.forward(student, inputs)
             recorder.calibrate()
         student_records, records = recorder.take(), {}
         for name, one in teachers.items():
-            reads = _teacher_reads(name, one, task, recipe, needs, [pair[1] for pair in pairs.get(name, ())])
-            one.setup(replace(reads, taps=tuple(teacher_taps[name])), task)
+            of_teacher = [pair[1] for pair in pairs.get(name, ())]
+            _set_up_teacher(one, task, recipe, needs, of_teacher, teacher_taps[name])
             with torch.no_grad(), one.recorder:
                 task.forward(one.model, one.preprocess(inputs))
                 one.recorder.calibrate()
             records[name] = one.recorder.take()
         logits = _measured_logits(student, teachers, reader, task, student_records, records)
         _set_classifiers(losses, teachers, task, pairs, records, logits)
-    num_classes = _count_classes(student, teachers, task, needs, logits)
-    size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
     return Networks(
-        losses, teachers, pairs, matched, needs, recorder, reader, size, student_records, records, logits, num_classes
+        losses=losses,
+        teachers=teachers,
+        pairs=pairs,
+        matched=matched,
+        requirements=needs,
+        recorder=recorder,
+        reader=reader,
+        input_size=(int(inputs.shape[-2]), int(inputs.shape[-1])),
+        student_records=student_records,
+        teacher_records=records,
+        logits=logits,
+        num_classes=_count_classes(student, teachers, task, needs, logits),
     )
 
 
@@ -143,9 +149,9 @@ def _build_losses_and_teachers(
     teachers = {}
     for name in sorted({name for loss in losses.values() for name in loss.teacher_names}):
         with isolated_rng(f"teacher/{name}", seed):
-            teachers[name] = _build_teacher(name, configs, recipe, student)
-            teachers[name].model.to(_device(student))
-            teachers[name].renormalize = Renormalize(student, teachers[name].model)
+            built = teachers[name] = _build_teacher(name, configs, recipe, student)
+            built.model.to(_device(student))
+            built.renormalize = Renormalize(student, built.model)
     for name, loss in losses.items():
         averages = [one for one in loss.teacher_names if teachers[one].is_ema]
         if loss.frozen_teacher and averages:
@@ -170,45 +176,39 @@ def _build_teacher(name: str, configs: Mapping[str, Any], recipe: Recipe, studen
 def _extra_taps(
     losses: Mapping[str, Loss], student: nn.Module, teachers: Mapping[str, Teacher]
 ) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the taps that losses name themselves: of the student, and of each teacher."""
     of_student: list[str] = []
-    of_teachers: dict[str, list[str]] = {name: [] for name in teachers}
+    of_teachers: dict[str, list[str]] = {"": [], **{name: [] for name in teachers}}
     for loss in losses.values():
         name = _first(loss.teacher_names)
         own, other = loss.extra_taps(student, teachers[name].model if name else nn.Identity())
         of_student += own
-        if name:
-            of_teachers[name] += other
+        of_teachers[name] += other
     return of_student, of_teachers
 
 
-def _teacher_reads(
-    name: str, teacher: Teacher, task: Task, recipe: Recipe, needs: Requirements, stages: Sequence[Stage]
-) -> TeacherReads:
-    online = is_online(recipe, teacher)
-    exits = frozenset() if online else needs.teacher_exits[name]
-    features = needs.features[name] | (needs.teacher_exits[name] if online else frozenset())
-    reads = TeacherReads(
-        stages={i: stages[i - 1] for i in sorted(exits | features | needs.pooled[name])},
-        features=features,
-        pooled=needs.pooled[name],
-        exits=exits,
-        reader=task.logits_reader(teacher.model, False) if name in needs.teacher_logits else None,
-        last=0 if recipe.exit_on_last else len(stages),
-        regional=task.regional,
-    )
-    regions = reads.needs_regions or (task.regional and bool(needs.teacher_exits[name]))
-    if regions and teacher.input_size:
+def _set_up_teacher(
+    teacher: Teacher, task: Task, recipe: Recipe, needs: Requirements, stages: Sequence[Stage], taps: Sequence[str]
+) -> None:
+    reads = needs.teachers[teacher.name]
+    reader = task.logits_reader(teacher.model, False) if reads.logits else None
+    on_regions = (task.regional and reads.exits) or (reader is not None and reader.needs_regions)
+    if on_regions and teacher.input_size:
         raise ValueError(
-            f"teacher {name!r}: input_size resizes the batch, and losses on regions compare pixels; leave it out"
+            f"teacher {teacher.name!r}: input_size resizes the batch, and losses on regions compare pixels; leave it "
+            "out"
         )
-    return reads
+    if is_online(recipe, teacher):  # the objective runs the exits, on maps
+        reads = replace(reads, features=reads.features | reads.exits, exits=frozenset())
+    teacher.setup(task, reads, stages, reader, 0 if recipe.exit_on_last else len(stages), taps)
 
 
 def is_online(recipe: Recipe, teacher: Teacher) -> bool:
     """Return whether the exits of a teacher are trained during the distillation."""
-    return recipe.teacher_exits.get("mode", "pretrained") == "online" and not teacher.is_ema
+    return recipe.exit_mode == "online" and not teacher.is_ema
 
 
+@torch.no_grad()
 def _measured_logits(
     student: nn.Module,
     teachers: Mapping[str, Teacher],
@@ -219,29 +219,27 @@ def _measured_logits(
 ) -> dict[str, Tensor]:
     """Return the networks' own logits in the dry run, and check that student and teachers can be compared."""
     logits = {} if reader is None else {"student": reader.read(student_records)}
-    with torch.no_grad():
-        batch = task.batch(student, torch.empty(2), [], student_records, ())
-        for name, teacher in teachers.items():
-            other = teacher.reads.reader
-            if other is None:
-                continue
-            if reader is not None and reader.unit != other.unit:
-                raise ValueError(
-                    f"the student has one row of logits a {reader.unit}, teacher {name!r} one a {other.unit}, which "
-                    "cannot be compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
-                )
-            logits[name] = other.read(records[name], teacher.model, batch.sampled)
     own = logits.get("student")
-    for name, other_logits in logits.items():
-        if own is not None and own.ndim == other_logits.ndim == 3 and own.shape[1:] != other_logits.shape[1:]:
+    batch = task.batch(student, torch.empty(2), [], student_records, ())
+    for name, teacher in teachers.items():
+        if teacher.reader is None:
+            continue
+        if reader is not None and reader.unit != teacher.reader.unit:
             raise ValueError(
-                f"the student has logits at {own.shape[1]} places over {own.shape[2]} classes, teacher {name!r} at "
-                f"{other_logits.shape[1]} over {other_logits.shape[2]}: losses on dense logits need equal strides, "
+                f"the student has one row of logits a {reader.unit}, teacher {name!r} one a {teacher.reader.unit}, "
+                "which cannot be compared: use losses on stages (mtkd_ssr, pkd, cwd, fgd)"
+            )
+        other = logits[name] = teacher.reader.read(records[name], teacher.model, batch.sampled)
+        if own is not None and own.ndim == other.ndim == 3 and own.shape[1:] != other.shape[1:]:
+            raise ValueError(
+                f"the student has logits at {own.shape[1]} grid positions over {own.shape[2]} classes, teacher "
+                f"{name!r} at {other.shape[1]} over {other.shape[2]}: losses on dense logits need equal strides, "
                 "anchors and classes; use losses on stages"
             )
     return logits
 
 
+@torch.no_grad()
 def _set_classifiers(
     losses: Mapping[str, Loss],
     teachers: Mapping[str, Teacher],
@@ -261,10 +259,9 @@ def _set_classifiers(
                 f"name the last module of its backbone in stages=dict({name}=[...]), or leave out the loss that "
                 "reads the teachers' classifiers (kd_mm.MultiTeacherFeatureLoss has weights='mean' as well)"
             )
-        teacher.reads = replace(teacher.reads, classifier=classifier)
+        teacher.classifier = classifier
 
 
-@torch.no_grad()
 def _gives(classifier: Callable[[Tensor], Tensor], feature: Tensor, expected: Tensor) -> bool:
     try:
         found = classifier(feature)
@@ -281,7 +278,7 @@ def _count_classes(
     counts = {} if own is None else {"student": own}
     for name, teacher in teachers.items():
         count = task.num_classes(teacher.model, logits.get(name))
-        if count is None or not (name in logits or needs.teacher_exits[name]):
+        if count is None or not (name in logits or needs.teachers[name].exits):
             continue
         counts[name] = count
         if own is not None and own != count:

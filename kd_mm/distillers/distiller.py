@@ -14,7 +14,8 @@ from kd_mm.distillers.builder import build_networks
 from kd_mm.distillers.loss_monitor import LossMonitor, check_first_step
 from kd_mm.distillers.objective import Objective
 from kd_mm.distillers.parts import build_objective
-from kd_mm.distillers.recipe import Recipe, Requirements, exits_are_regional
+from kd_mm.distillers.recipe import Recipe
+from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import Loss, Progress
 from kd_mm.registry import MODELS
 from kd_mm.tasks import build_task
@@ -69,7 +70,7 @@ class Distiller(BaseModel):
         self.student = built
         self.task = build_task(task, self.student)
         self.recipe = Recipe.read(recipe, self.task.exit_on_last)
-        self.task.setup(self.student, exits_are_regional(self.recipe))
+        self.task.setup(self.student, self.recipe.exit_type.regional)
         networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.stages, self.num_classes, self.input_size = networks.matched, networks.num_classes, networks.input_size
@@ -94,11 +95,6 @@ class Distiller(BaseModel):
     def losses(self) -> dict[str, Loss]:
         """The losses by name."""
         return dict(self.distill.losses.items())  # type: ignore[arg-type]
-
-    @property
-    def num_stages(self) -> int:
-        """The number of matched stages."""
-        return len(self.stages)
 
     # -- one iteration -------------------------------------------------------------------------------------------
 
@@ -135,13 +131,13 @@ class Distiller(BaseModel):
         factor = self.recipe.student_loss_weight
         if factor != 1.0:
             losses = {key: _scaled(value, factor) if "loss" in key else value for key, value in losses.items()}
-        if not self.objective.num_losses:
+        if not self.objective.losses:
             return losses
         if "loss" in losses:  # the engine logs the total under this name
             losses["loss_student"] = losses.pop("loss")
         losses.update(terms)
         # DDP waits for a gradient of every parameter; a term whose schedule is at zero gives it a zero one.
-        zero = self.objective.zero_of_parameters() if len(weights) < self.objective.num_losses else None
+        zero = self.objective.zero_of_parameters() if len(weights) < len(self.objective.losses) else None
         key = next((key for key in losses if "loss" in key), None)
         if zero is not None and key is not None:
             losses[key] = losses[key] + zero

@@ -56,7 +56,7 @@ class EMATeacher(Teacher):
         self.momentum, self.warmup, self.average_buffers = momentum, warmup, average_buffers
         self.updates = 0
         self.started = False
-        self._freeze(name, copy.deepcopy(student), {})
+        self._freeze(name, copy.deepcopy(student))
         self.score_text = "follows the student"
 
     def record(self, inputs: Tensor) -> dict[str, Tensor]:

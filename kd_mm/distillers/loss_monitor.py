@@ -22,7 +22,7 @@ class LossMonitor:
     sums it remembers the first iteration at which each term was not finite.
 
     Attributes:
-        iteration: Set before each step (zero-based, over the whole run).
+        iteration: Set before each step (zero-based, over the run).
         report: Set before each step: whether this step is logged.
     """
 

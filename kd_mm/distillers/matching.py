@@ -14,45 +14,38 @@ from kd_mm.distillers.teacher import Teacher
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage
-from kd_mm.stages.tap import Tap, find_module
+from kd_mm.stages.tap import Tap, child, find_module
 from kd_mm.tasks import Task
 from kd_mm.utils.eval_mode import eval_mode
 
 
 def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
-    size = input_size or getattr(getattr(student, "backbone", None), "img_size", None) or default
+    """Return height and width of the dry run: as given, else the backbone's ``img_size``, else the default."""
+    size = input_size or getattr(child(student, "backbone"), "img_size", None) or default
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def match_stages(
-    student: nn.Module, teachers: dict[str, Teacher], task: Task, recipe: Recipe, stages: Any, inputs: Tensor
+    student: nn.Module, teachers: Mapping[str, Teacher], task: Task, recipe: Recipe, stages: Any, inputs: Tensor
 ) -> tuple[dict[str, list[tuple[Stage, Stage]]], list[Stage]]:
     """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
-    if stages is None and recipe.stage_source == "neck":
-        levels = {"student": _neck_levels(student, inputs, task)}
-        levels.update({name: _neck_levels(t.model, t.preprocess(inputs), task) for name, t in teachers.items()})
-        stages = levels
-    found = _discover("student", student, inputs, _names(stages, "student"), task)
-    if _names(stages, "student") is None:
-        found = _without_frozen(student, found)
-    views = {name: teacher.preprocess(inputs) for name, teacher in teachers.items()}
+
+    def discover(role: str, side: str, model: nn.Module, view: Tensor) -> list[Stage]:
+        names = stages.get(side) if isinstance(stages, Mapping) else stages
+        if stages is None and recipe.stage_source == "neck":
+            names = _neck_levels(model, view, task)
+        found = _discover(role, model, view, names, task)
+        return _without_frozen(student, found) if model is student and names is None else found
+
+    found = discover("student", "student", student, inputs)
     others = {
-        name: _discover(
-            f"teacher {name!r}",
-            teacher.model,
-            views[name],
-            _names(stages, _side(name, teacher, stages)),
-            task,
-        )
+        name: discover(f"teacher {name!r}", _side(teacher, stages), teacher.model, teacher.preprocess(inputs))
         for name, teacher in teachers.items()
     }
-    if not isinstance(recipe.stage_align, str):
-        chosen = [tuple(pair) for pair in recipe.stage_align]
-        pairs = {name: pair_stages(found, other, chosen) for name, other in others.items()}
-    else:
+    if isinstance(recipe.stage_align, str):  # all teachers are paired with the same stages of the student
         count = min([len(found), *(len(other) for other in others.values())])
         found = found[-count:] if recipe.stage_align == "from_deep" else found[:count]
-        pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in others.items()}
+    pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in others.items()}
     first = next(iter(pairs.values()), None)
     return pairs, [pair[0] for pair in first] if first else found
 
@@ -64,7 +57,7 @@ def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[str]:
         ValueError: It has no neck that gives several maps.
     """
     with eval_mode(model):
-        maps = task.forward_features(model, inputs) if hasattr(model, "neck") else ()
+        maps = () if child(model, "neck") is None else task.forward_features(model, inputs)
     if len(maps) < 2:
         raise ValueError(
             f"recipe: stage_source='neck', but {type(model).__name__} has no neck with several levels; name stages of "
@@ -98,12 +91,8 @@ def _discover(role: str, model: nn.Module, inputs: Tensor, names: Sequence[str] 
         raise ValueError(first.rstrip(":") + hint + newline + table) from error
 
 
-def _side(name: str, teacher: Teacher, stages: Any) -> str:
+def _side(teacher: Teacher, stages: Any) -> str:
     """Return under which key the stages of a teacher are named."""
-    if isinstance(stages, Mapping) and name in stages:
-        return name
+    if isinstance(stages, Mapping) and teacher.name in stages:
+        return teacher.name
     return "student" if teacher.is_ema else "teacher"
-
-
-def _names(stages: Any, side: str) -> Sequence[str] | None:
-    return stages.get(side) if isinstance(stages, Mapping) else stages

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.distillers.recipe import Requirements
+from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
 from kd_mm.losses.observation import Observation
 from kd_mm.models.exits import like_parameters
@@ -52,11 +52,6 @@ class Objective(nn.Module):
         self.exits, self.connectors, self.teacher_exits = exits, connectors, teacher_exits
         self.losses, self.transform = nn.ModuleDict(losses), transform
 
-    @property
-    def num_losses(self) -> int:
-        """The number of losses, in force or not."""
-        return len(self.losses)
-
     def weights(self, progress: Progress) -> dict[str, float]:
         """Return the weights of the losses in force at this point of the run, by name; those at zero are left out."""
         weights = {name: loss.weight(progress) for name, loss in self._losses()}
@@ -84,7 +79,7 @@ class Objective(nn.Module):
         """
         if not weights:
             return {}
-        student = self.observe(batch, teachers)
+        student = self.observe(batch, teachers, weights)
         teachers = {name: self._with_online_exits(name, teacher, batch) for name, teacher in teachers.items()}
         adapted, terms = self._adapt(teachers, batch, weights, progress)
         for name, loss in self._losses():
@@ -97,23 +92,25 @@ class Objective(nn.Module):
                     terms.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
         return terms
 
-    def observe(self, batch: Batch, teachers: Iterable[str] = ()) -> Observation:
-        """Return what the losses read of the student; each exit and connector runs once.
+    def observe(self, batch: Batch, teachers: Iterable[str] = (), losses: Iterable[str] | None = None) -> Observation:
+        """Return what losses read of the student; each exit and connector runs at most once.
 
         Args:
             batch: The student's batch after its forward pass.
             teachers: Names of the teachers to whose connectors the maps go.
+            losses: Names of the losses; exits that none of them reads do not run. All by default.
         """
         maps = {i: stage.to_map(batch.records[stage.tap]) for i, stage in self.stages.items()}
+        exits: Any = self.exits
+        read = self._exits_read(losses)
         embeddings: dict[int, Tensor] = {}
         stage_logits: dict[int, Tensor] = {}
-        for key, layer in self.exits.items():
-            i, exit_layer = int(key), layer
-            if i in self.requirements.embeddings:
-                embeddings[i] = exit_layer.embed(maps[i])  # type: ignore[operator]
-                stage_logits[i] = exit_layer.fc(embeddings[i])  # type: ignore[operator]
+        for i, layer in ((int(key), layer) for key, layer in exits.items() if int(key) in read):
+            if i in self.requirements.student.embeddings:
+                embeddings[i] = layer.embed(maps[i])
+                stage_logits[i] = layer.fc(embeddings[i])
             else:
-                stage_logits[i] = exit_layer(maps[i], batch.regions)
+                stage_logits[i] = layer(maps[i], batch.regions)
         logits = self.reader.read(batch.records) if self.reader else None
         if logits is not None and self.last:
             stage_logits[self.last] = logits
@@ -134,6 +131,12 @@ class Objective(nn.Module):
             sample_indices=batch.sample_indices,  # type: ignore[arg-type]
             taps=batch.records,
         )
+
+    def _exits_read(self, losses: Iterable[str] | None) -> frozenset[int]:
+        """Return the stages whose exits some losses read, all exits by default."""
+        if losses is None:
+            return self.requirements.student.exits
+        return frozenset().union(*(self.requirements.exits_of.get(name, ()) for name in losses))
 
     def _with_online_exits(self, name: str, teacher: Observation, batch: Batch) -> Observation:
         """Run the exits that are trained on a teacher's maps; only their own loss gets logits with a gradient."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kd_mm.distillers.builder import Networks, is_online
 from kd_mm.distillers.objective import Objective
-from kd_mm.distillers.recipe import Recipe, exit_type
+from kd_mm.distillers.recipe import Recipe
+from kd_mm.distillers.requirements import Reads
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import LearningSimplifier, Loss, LossContext
 from kd_mm.losses.mtkd_ssr import TeacherExitLoss
@@ -20,8 +21,11 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import Task
+from kd_mm.utils.checkpoint import distill_state_dict, read_checkpoint
 from kd_mm.utils.eval_mode import eval_mode
 from kd_mm.utils.random_state import isolated_rng
+
+_LOGITS = frozenset({"teacher.logits", "teacher.stage_logits"})
 
 
 def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: Recipe, seed: int) -> Objective:
@@ -30,35 +34,35 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
     classes = next(iter(networks.num_classes.values()), 0)
     build_exits = partial(_build_exits, recipe=recipe, num_classes=task.exit_width(classes), seed=seed)
     transform = _build_adapters(networks, task, recipe, seed)
-    exits = build_exits(student, networks.matched, needs.student_exits, networks.student_records, side="student")
+    exits = build_exits(student, networks.matched, needs.student.exits, networks.student_records, side="student")
     connectors, online = nn.ModuleDict(), nn.ModuleDict()
     for name, teacher in networks.teachers.items():
         stages = [pair[1] for pair in networks.pairs.get(name, ())]
-        wanted = needs.teacher_exits[name]
-        built = build_exits(teacher.model, stages, wanted, networks.teacher_records[name], side=name)
+        of_teacher = needs.teachers[name]
+        built = build_exits(teacher.model, stages, of_teacher.exits, networks.teacher_records[name], side=name)
         if len(built) and is_online(recipe, teacher):
             online[name] = built
-            exit_loss = TeacherExitLoss(teacher=name, stages=sorted(wanted))
+            exit_loss = TeacherExitLoss(teacher=name, stages=sorted(of_teacher.exits))
             exit_loss.choose_teachers(f"exits_of_{name}", [name])
             losses[f"exits_of_{name}"] = exit_loss
         _set_exits(teacher, nn.ModuleDict() if name in online else built, recipe)
-        if needs.connectors[name]:
-            connectors[name] = _build_connectors(name, networks.pairs[name], needs.connectors[name], recipe, seed)
+        if of_teacher.connectors:
+            connectors[name] = _build_connectors(name, networks.pairs[name], of_teacher.connectors, recipe, seed)
     for name, loss in losses.items():
         with isolated_rng(f"loss/{name}/parts", seed):
             loss.setup(_loss_context(networks, student, task, loss, classes))
     extra = {"student.targets"} if any(adapter.needs_targets for adapter in transform.values()) else set()
     reads = frozenset(item for loss in losses.values() for item in loss.requires)
     return Objective(
-        replace(needs, reads=reads | extra),
-        losses,
-        {i: networks.matched[i - 1] for i in sorted(needs.student_stages)},
-        networks.reader,
-        0 if recipe.exit_on_last else len(networks.matched),
-        exits,
-        connectors,
-        online,
-        transform,
+        requirements=replace(needs, reads=reads | extra),
+        losses=losses,
+        stages={i: networks.matched[i - 1] for i in needs.student_stages},
+        reader=networks.reader,
+        last=0 if recipe.exit_on_last else len(networks.matched),
+        exits=exits,
+        connectors=connectors,
+        teacher_exits=online,
+        transform=transform,
     )
 
 
@@ -79,9 +83,9 @@ def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss
 def _set_exits(teacher: Teacher, exits: nn.ModuleDict, recipe: Recipe) -> None:
     teacher.exits = exits.requires_grad_(False).eval()
     teacher.exits_ready = teacher.is_ema or not len(exits)
-    if recipe.teacher_exits.get("mode") == "joint" and len(exits) and not teacher.is_ema:
-        teacher.load_exits(teacher.stored_exits(), f"joint training in {teacher.checkpoint}")
-    teacher.forget_file()
+    if recipe.exit_mode == "joint" and len(exits) and not teacher.is_ema:
+        stored = read_checkpoint(teacher.checkpoint) if teacher.checkpoint else {}
+        teacher.load_exits(distill_state_dict(stored, "exits."), f"joint training in {teacher.checkpoint}")
 
 
 def _build_exits(
@@ -95,7 +99,7 @@ def _build_exits(
     seed: int,
 ) -> nn.ModuleDict:
     exits = nn.ModuleDict()
-    kind = exit_type(recipe)
+    kind = recipe.exit_type
     for i in sorted(wanted):
         config: dict[str, Any] = {**recipe.exits, "num_classes": num_classes}
         config["widths"] = [stage.channels for stage in stages[i - 1 :]]
@@ -145,22 +149,18 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
     for name in networks.teachers:
         with isolated_rng(f"transform/{name}", seed):
             adapter: LearningSimplifier = MODELS.build(dict(recipe.transform))
-            readers = [
-                loss for key, loss in networks.losses.items() if name in loss.teacher_names and adapter.serves(key)
-            ]
-            names = {"final"} if any("teacher.logits" in loss.requires for loss in readers) else set()
-            for loss in readers:
-                if "teacher.stage_logits" in loss.requires:
-                    stages = loss.stage_numbers(len(networks.matched))
-                    names |= {"final" if i == last else f"stage{i}" for i in stages}
-            if not names:
+            served = [loss for key, loss in networks.losses.items() if adapter.serves(key)]
+            readers = [loss for loss in served if name in loss.teacher_names and _LOGITS & loss.requires]
+            if not readers:
                 continue
-            logits = networks.logits.get(name)
-            widths = dict.fromkeys(sorted(names), task.exit_width(classes))
-            dense = False
-            if "final" in names and logits is not None:
-                widths["final"], dense = logits.shape[-1], logits.ndim == 3 and logits.shape[-1] == classes
-            sigmoids = {one for one in names if (dense if one == "final" else task.multilabel)}
+            reads = Reads.of(readers, "teacher", len(networks.matched), recipe.exit_on_last)
+            widths = {f"stage{i}": task.exit_width(classes) for i in reads.exits}
+            sigmoids = set(widths) if task.multilabel else set()
+            if reads.logits:
+                logits = networks.logits[name]
+                widths["final"] = logits.shape[-1]
+                if logits.ndim == 3 and logits.shape[-1] == classes:  # of a dense head without background
+                    sigmoids.add("final")
             labelled = task.comparable_logits and not task.regional and not task.multilabel
             adapter.setup(widths, frozenset(sigmoids), labelled, last)
         adapters[name] = adapter

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_mm.losses import Loss
+from kd_mm.losses.base import choice
 from kd_mm.models.exits import Exit
 from kd_mm.registry import MODELS
 from kd_mm.utils.random_state import isolated_rng
 from kd_mm.utils.suggest import nearest
-
-TEACHER_EXIT_MODES = ("pretrained", "joint", "online")
 
 
 @dataclass
@@ -80,12 +79,28 @@ class Recipe:
                 raise ValueError(f"recipe: loss name {name!r} clashes with the log key 'loss_{name}'; choose another")
         _check_transform(config.get("transform"), list(named))
         recipe = cls(**{"exit_on_last": exit_on_last, **config})
-        mode = recipe.teacher_exits.get("mode", "pretrained")
-        if mode not in TEACHER_EXIT_MODES:
-            raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, TEACHER_EXIT_MODES)}")
-        if recipe.stage_source not in ("backbone", "neck"):
-            raise ValueError(f"recipe: stage_source={recipe.stage_source!r} is unknown; choose 'backbone' or 'neck'")
+        mode, modes = recipe.exit_mode, ("pretrained", "joint", "online")
+        if mode not in modes:
+            raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, modes)}")
+        choice("recipe: stage_source", recipe.stage_source, ("backbone", "neck"))
         return recipe
+
+    @property
+    def exit_mode(self) -> str:
+        """How the teachers' exits come to be."""
+        return self.teacher_exits.get("mode", "pretrained")
+
+    @property
+    def exit_type(self) -> type[Exit]:
+        """The type of the exits.
+
+        Raises:
+            ValueError: There is no such type.
+        """
+        kind: type[Exit] | None = MODELS.get(self.exits["type"])
+        if kind is None:
+            raise ValueError(f"recipe: exits type {self.exits['type']!r} is not registered")
+        return kind
 
     def build_losses(self, teachers: Sequence[str], seed: int) -> dict[str, Loss]:
         """Build the losses whose weight is not zero, each under a random state of its own.
@@ -112,94 +127,6 @@ class Recipe:
             loss.choose_teachers(name, teachers, sorted(self.teachers))
             losses[name] = loss
         return losses
-
-
-@dataclass(frozen=True)
-class Requirements:
-    """What has to exist for a set of losses; stages by number, resolved once.
-
-    Attributes:
-        reads: Everything that the losses require.
-        student_stages: Stages of the student that are read, by exits and connectors too.
-        student_exits: Stages of the student that have an exit.
-        embeddings: Those whose exit's embedding is read.
-        student_logits: Whether the student's own logits are read.
-        connectors: Stages that have a connector, by teacher.
-        teacher_exits: Stages that have an exit, by teacher.
-        features: Stages whose maps are read, by teacher.
-        pooled: Stages whose spatial means are read, by teacher.
-        teacher_logits: Teachers whose own logits are read.
-    """
-
-    reads: frozenset[str] = frozenset()
-    student_stages: frozenset[int] = frozenset()
-    student_exits: frozenset[int] = frozenset()
-    embeddings: frozenset[int] = frozenset()
-    student_logits: bool = False
-    connectors: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    teacher_exits: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    features: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    pooled: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    teacher_logits: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(
-        cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool, counts_classes: bool = True
-    ) -> Requirements:
-        """Derive the requirements of some losses over ``num_stages`` matched stages.
-
-        Args:
-            losses: By name.
-            num_stages: Number of matched stages.
-            exit_on_last: Whether the last stage has an exit beside the network's own logits.
-            counts_classes: Whether only the network's own logits tell how many classes its exits have.
-        """
-        last = frozenset() if exit_on_last else frozenset({num_stages})
-        names = sorted({name for loss in losses.values() for name in loss.teacher_names})
-
-        def stages(item: str, teacher: str | None = None) -> frozenset[int]:
-            readers = [loss for loss in losses.values() if item in loss.requires]
-            chosen = [loss for loss in readers if teacher is None or teacher in loss.teacher_names]
-            return frozenset(number for loss in chosen for number in loss.stage_numbers(num_stages))
-
-        def reads_logits(loss: Loss, side: str) -> bool:
-            stage_logits = f"{side}.stage_logits" in loss.requires and last & set(loss.stage_numbers(num_stages))
-            return bool(stage_logits or {f"{side}.logits", f"{side}.classifier"} & loss.requires)
-
-        exits = stages("student.stage_logits") | stages("student.embeddings")
-        connectors = {name: stages("student.adapted", name) for name in names}
-        return cls(
-            reads=frozenset(item for loss in losses.values() for item in loss.requires),
-            student_stages=stages("student.features").union(exits - last, *connectors.values()),
-            student_exits=exits - last,
-            embeddings=stages("student.embeddings") - last,
-            student_logits=any(reads_logits(loss, "student") for loss in losses.values())
-            or (counts_classes and bool(exits)),
-            connectors=connectors,
-            teacher_exits={name: stages("teacher.stage_logits", name) - last for name in names},
-            features={name: stages("teacher.features", name) for name in names},
-            pooled={name: stages("teacher.pooled", name) for name in names},
-            teacher_logits=frozenset(
-                name for loss in losses.values() if reads_logits(loss, "teacher") for name in loss.teacher_names
-            ),
-        )
-
-
-def exits_are_regional(recipe: Recipe) -> bool:
-    """Return whether the exits of a recipe classify regions of an image."""
-    return exit_type(recipe).regional
-
-
-def exit_type(recipe: Recipe) -> type[Exit]:
-    """Return the type of the exits of a recipe.
-
-    Raises:
-        ValueError: There is no such type.
-    """
-    kind: type[Exit] | None = MODELS.get(recipe.exits["type"])
-    if kind is None:
-        raise ValueError(f"recipe: exits type {recipe.exits['type']!r} is not registered")
-    return kind
 
 
 def reads_stages(losses: Mapping[str, Loss]) -> bool:

@@ -29,10 +29,6 @@ class Renormalize:
         self.shift = ((mean_s - mean_t) / std_t).view(-1, 1, 1)
         self.identity = not self.swap and bool((self.scale == 1).all()) and bool((self.shift == 0).all())
 
-    def to(self, device: torch.device) -> None:
-        """Move the constants to a device."""
-        self.scale, self.shift = self.scale.to(device), self.shift.to(device)
-
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the teacher's view ``(B, C, H, W)`` of a batch that the student's preprocessor normalised."""
         if self.identity:
@@ -40,18 +36,14 @@ class Renormalize:
         if self.swap:
             inputs = inputs.flip(1)
         if self.scale.device != inputs.device:
-            self.to(inputs.device)
+            self.scale, self.shift = self.scale.to(inputs.device), self.shift.to(inputs.device)
         return inputs * self.scale.to(inputs.dtype) + self.shift.to(inputs.dtype)
 
 
 def _normalization(preprocessor: Any) -> tuple[Tensor, Tensor, bool]:
     """Return mean ``(C,)``, std ``(C,)`` and whether the channels are swapped, of a data preprocessor."""
-    if getattr(preprocessor, "_enable_normalize", False):
-        mean, std = (
-            preprocessor.mean.detach().double().cpu().flatten(),
-            preprocessor.std.detach().double().cpu().flatten(),
-        )
-    else:
-        mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    swap = bool(getattr(preprocessor, "to_rgb", False) or getattr(preprocessor, "_channel_conversion", False))
-    return mean, std, swap
+    options = vars(preprocessor)
+    mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    if options.get("_enable_normalize"):
+        mean, std = (value.detach().double().cpu().flatten() for value in (preprocessor.mean, preprocessor.std))
+    return mean, std, bool(options.get("to_rgb") or options.get("_channel_conversion"))

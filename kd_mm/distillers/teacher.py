@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.distillers.renormalize import Renormalize
+from kd_mm.distillers.requirements import Reads
 from kd_mm.losses.functional import wide_dtype
 from kd_mm.losses.observation import Observation
 from kd_mm.models.exits import like_parameters
@@ -23,46 +24,8 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
-from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import load_config as load_config
-
-
-@dataclass(frozen=True)
-class TeacherReads:
-    """What the losses read of one teacher, resolved at build.
-
-    Attributes:
-        stages: The teacher's stages that are read in any way, by number.
-        features: Stages whose maps losses read.
-        pooled: Stages whose spatial means losses read.
-        exits: Stages whose frozen exits run.
-        reader: How the teacher's own logits are read, where a loss reads them.
-        last: The stage whose stage logits are the teacher's own logits; 0 where there is none.
-        taps: Further taps that losses read.
-        regional: Whether the exits classify regions.
-        classifier: See :attr:`kd_mm.losses.Observation.classifier`.
-    """
-
-    stages: Mapping[int, Stage] = field(default_factory=dict)
-    features: frozenset[int] = frozenset()
-    pooled: frozenset[int] = frozenset()
-    exits: frozenset[int] = frozenset()
-    reader: LogitsReader | None = None
-    last: int = 0
-    taps: tuple[str, ...] = ()
-    regional: bool = False
-    classifier: Callable[[Tensor], Tensor] | None = None
-
-    @property
-    def needs_regions(self) -> bool:
-        """Whether the logits wait for regions, which are known once the student has run."""
-        return (self.regional and bool(self.exits)) or (self.reader is not None and self.reader.needs_regions)
-
-    @property
-    def all_taps(self) -> list[str]:
-        """Every tap that is recorded."""
-        own = self.reader.taps if self.reader else ()
-        return [*(self.stages[i].tap for i in sorted(self.stages)), *own, *self.taps]
+from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import load_config
 
 
 class Teacher:
@@ -87,6 +50,8 @@ class Teacher:
 
     #: Whether its weights are a moving average of the student's.
     is_ema: ClassVar[bool] = False
+    #: What the checkpoint tells of its data set, e.g. ``classes``.
+    dataset_meta: dict[str, Any]
     checkpoint: str | None = None
     input_size: tuple[int, int] | None = None
     dtype: torch.dtype | None = None
@@ -118,41 +83,56 @@ class Teacher:
         self.dtype = getattr(torch, dtype) if dtype else None
         if self.dtype:
             model.to(self.dtype)
-        self._freeze(name, model, stored)
+        self._freeze(name, model)
+        self.dataset_meta = (stored.get("meta") or {}).get("dataset_meta") or {}
 
-    def _freeze(self, name: str, model: nn.Module, stored: dict[str, Any]) -> None:
-        """Freeze the network; ``stored`` is its checkpoint."""
+    def _freeze(self, name: str, model: nn.Module) -> None:
         self.name, self.model = name, model.requires_grad_(False).eval()
-        self._stored = stored
-        self.dataset_meta: dict[str, Any] = (stored.get("meta") or {}).get("dataset_meta") or {}
+        self.dataset_meta = {}
         self.exits = nn.ModuleDict()
         self.exits_ready = False
         self.score_text = ""
         self.identity = self._identity()
         self.renormalize: Renormalize | None = None
-        self.reads = TeacherReads()
-        self.recorder = Recorder(self.model, ())
-        self._forward: Callable[[nn.Module, Tensor], Any] | None = None
-        self._task_forward: Callable[[nn.Module, Tensor], Any] | None = None
+        #: See :attr:`kd_mm.losses.Observation.classifier`.
+        self.classifier: Callable[[Tensor], Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
 
     # -- before training -----------------------------------------------------------------------------------------
 
-    def setup(self, reads: TeacherReads, task: Task) -> None:
+    def setup(
+        self,
+        task: Task,
+        reads: Reads,
+        stages: Sequence[Stage],
+        reader: LogitsReader | None,
+        last: int,
+        taps: Sequence[str],
+    ) -> None:
         """Fix what is read and how the network is run: no deeper than its deepest tap.
 
         Args:
-            reads: What the losses read.
             task: Runs the network.
+            reads: What the losses read.
+            stages: The matched stages.
+            reader: How the network's own logits are read, where a loss reads them.
+            last: The stage whose stage logits are the network's own; 0 where there is none.
+            taps: Further taps that losses read.
         """
-        self.reads = reads
-        to_the_end = reads.reader is not None and not reads.reader.needs_regions
-        self.recorder.detach()
-        self.recorder = Recorder(self.model, reads.all_taps, stop_when_complete=not to_the_end and not self.compile)
-        self._task_forward = task.forward
-        self._forward = torch.compile(task.forward) if self.compile else task.forward
+        self.task, self.reads, self.reader, self.last, self.taps = task, reads, reader, last, taps
+        #: The stages that are read in any way, by number.
+        self.stages = {i: stages[i - 1] for i in sorted(reads.exits | reads.features | reads.pooled)}
+        waits = reader is not None and reader.needs_regions
+        #: Whether the logits wait for regions, which are known once the student has run.
+        self.needs_regions = waits or (task.regional and bool(reads.exits))
+        recorded = [*(stage.tap for stage in self.stages.values()), *(reader.taps if reader else ()), *taps]
+        stop = not self.compile and (reader is None or waits)
+        self.recorder = Recorder(self.model, recorded, stop_when_complete=stop)
+        self._forward: Callable[[nn.Module, Tensor], Any] = task.forward
+        if self.compile:
+            self._forward = torch.compile(task.forward)
 
     def _identity(self) -> str:
         """Return a hash of the weights and the input normalisation, by which a resumed run knows its teacher again."""
@@ -172,14 +152,6 @@ class Teacher:
         fill(self.exits, weights, f"exits of teacher {self.name!r}", origin)
         self.exits.requires_grad_(False).eval()
         self.exits_ready = True
-
-    def stored_exits(self) -> dict[str, Tensor]:
-        """Return the exits that the teacher's own training run left in its checkpoint (joint training)."""
-        return distill_state_dict(self._stored, "exits.")
-
-    def forget_file(self) -> None:
-        """Release what was read from the checkpoint file."""
-        self._stored = {}
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow the Distiller to another device or dtype (called from its ``_apply``)."""
@@ -201,7 +173,6 @@ class Teacher:
     @torch.no_grad()
     def record(self, inputs: Tensor) -> dict[str, Tensor]:
         """Run once on the student's batch ``(B, 3, H, W)``; return the recorded tensors, tap text to tensor."""
-        assert self._forward is not None
         prepared = self.preprocess(inputs)
         with self.recorder, contextlib.suppress(StopForward):  # outside of the graph: torch 2.4 compiles no such `with`
             self._forward(self.model, prepared)
@@ -220,20 +191,20 @@ class Teacher:
         Raises:
             RuntimeError: Its exits are not trained.
         """
-        if self.reads.exits and not self.exits_ready:
+        if not self.exits_ready:
             raise RuntimeError(
                 f"the exits of teacher {self.name!r} are not trained: register the hook kd_mm.PrepareTeachersHook "
                 "(default_hooks = {{_base_.kd_hooks}}) or load them with Teacher.load_exits"
             )
-        records, reads = self.record(inputs), self.reads
-        maps = {i: stage.to_map(records[stage.tap]) for i, stage in reads.stages.items()}
+        records = self.record(inputs)
+        maps = {i: stage.to_map(records[stage.tap]) for i, stage in self.stages.items()}
         observation = Observation(
-            features={i: maps[i] for i in sorted(reads.features)},
-            pooled={i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in sorted(reads.pooled)},
-            classifier=reads.classifier,  # type: ignore[arg-type] # None where no loss requires it
-            taps=records if reads.taps or reads.needs_regions else {},
+            features={i: maps[i] for i in sorted(self.reads.features)},
+            pooled={i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in sorted(self.reads.pooled)},
+            classifier=self.classifier,  # type: ignore[arg-type] # None where no loss requires it
+            taps=records if self.taps or self.needs_regions else {},
         )
-        return observation if reads.needs_regions else self._with_logits(observation, records)
+        return observation if self.needs_regions else self._with_logits(observation, records)
 
     @torch.no_grad()
     def finish(self, observation: Observation, batch: Batch) -> Observation:
@@ -243,7 +214,7 @@ class Teacher:
             observation: From :meth:`observe`.
             batch: The student's batch after its forward pass.
         """
-        if not self.reads.needs_regions:
+        if not self.needs_regions:
             return observation
         return self._with_logits(observation, observation.taps, batch.regions, batch.sampled)
 
@@ -254,35 +225,33 @@ class Teacher:
         regions: Tensor | None = None,
         sampled: Tensor | None = None,
     ) -> Observation:
-        reads = self.reads
         stage_logits: dict[int, Tensor] = {}
-        for i in sorted(reads.exits):
-            feature = reads.stages[i].to_map(records[reads.stages[i].tap])
-            stage_logits[i] = self.exits[str(i)](like_parameters(feature, self.exits), regions)
-        logits = reads.reader.read(records, self.model, sampled) if reads.reader else None
-        if logits is None:
+        for key, layer in self.exits.items():
+            stage = self.stages[int(key)]
+            stage_logits[int(key)] = layer(like_parameters(stage.to_map(records[stage.tap]), layer), regions)
+        if self.reader is None:
             return replace(observation, stage_logits=stage_logits)
-        if reads.last:
-            stage_logits[reads.last] = logits
+        logits = self.reader.read(records, self.model, sampled)
+        if self.last:
+            stage_logits[self.last] = logits
         return replace(observation, stage_logits=stage_logits, logits=logits)
 
     @torch.no_grad()
     def logits(self, inputs: Tensor, records: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the teacher's own logits ``(B, K)`` on the student's batch; used outside training steps.
+        """Return the teacher's own logits ``(B, K)``; used outside training steps.
 
         Args:
-            inputs: ``(B, 3, H, W)``.
-            records: Of :meth:`record` on the same batch, where it ran already.
+            inputs: ``(B, 3, H, W)``, the student's normalised batch.
+            records: Of :meth:`record` on it, where it ran already.
         """
-        if records is not None and self.reads.reader is not None:
-            return self.reads.reader.read(records, self.model)
-        assert self._task_forward is not None
-        return self._task_forward(self.model, self.preprocess(inputs))
+        if self.reader is not None and records is not None:
+            return self.reader.read(records, self.model)
+        return self.task.forward(self.model, self.preprocess(inputs))
 
     @torch.no_grad()
-    def score(self, inputs: Tensor, data_samples: Any, task: Task) -> tuple[int, int]:
+    def score(self, inputs: Tensor, data_samples: Any) -> tuple[int, int]:
         """Return how many predictions on a validation batch of the student's are right, and how many there are."""
-        return task.score(self.model, self.preprocess(inputs), data_samples)
+        return self.task.score(self.model, self.preprocess(inputs), data_samples)
 
 
 def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:

@@ -49,9 +49,11 @@ def distillation_report(distiller: Distiller) -> str:
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
         stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages matched with {_role(name)}")
+        needs = distiller.requirements
+        exits = {"student": needs.student.exits, "teacher": needs.teachers[name].exits}
         for i, (student, teacher) in enumerate(pairs, 1):
-            sides = [side for side, exits in _exits(distiller, name) if i in exits]
-            connector = "yes" if i in distiller.requirements.connectors.get(name, ()) else ""
+            sides = [side for side, numbers in exits.items() if i in numbers]
+            connector = "yes" if i in needs.teachers[name].connectors else ""
             stages.add_row(str(i), _shape(student), _shape(teacher), " and ".join(sides), connector)
         tables.append(stages)
     losses = Table("loss", "type", "weight", "schedule", "options", title="Losses", show_lines=False)
@@ -83,13 +85,6 @@ def _short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f}"
-
-
-def _exits(distiller: Distiller, teacher: str) -> list[tuple[str, Any]]:
-    return [
-        ("student", distiller.requirements.student_exits),
-        ("teacher", distiller.requirements.teacher_exits.get(teacher, ())),
-    ]
 
 
 def _describe(model: nn.Module) -> str:

@@ -66,7 +66,7 @@ class TeacherCheckHook(Hook):
         correct = count = images = 0
         for batch in loader:
             data = distiller.data_preprocessor(batch, False)
-            scored = teacher.score(data["inputs"], data["data_samples"], distiller.task)
+            scored = teacher.score(data["inputs"], data["data_samples"])
             correct, count, images = correct + scored[0], count + scored[1], images + len(data["data_samples"])
             if images * get_world_size() >= self.num_images:
                 break

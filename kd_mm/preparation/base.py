@@ -85,7 +85,7 @@ class TeacherPreparation:
 
     def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
         """Return the feature maps ``(B, C, H, W)`` of the teacher's stages."""
-        stages = self.teacher.reads.stages
+        stages = self.teacher.stages
         return {i: stages[i].to_map(records[stages[i].tap]) for i in numbers}
 
 

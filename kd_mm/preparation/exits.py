@@ -53,12 +53,12 @@ class ExitTraining(EpochTraining):
         if self.options["loss"] == "ce+kd" and not distiller.task.comparable_logits:
             raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
         self.module: nn.ModuleDict = teacher.exits
-        self.stages = sorted(distiller.requirements.teacher_exits[teacher.name])
+        self.stages = sorted(distiller.requirements.teachers[teacher.name].exits)
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the schedule, the exits, their stages and the task loss."""
         shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}
-        taps = [self.teacher.reads.stages[i].tap for i in self.stages]
+        taps = [self.teacher.stages[i].tap for i in self.stages]
         loss = data.config.model.get("student", {}).get("head", {}).get("loss")
         return [*super().fingerprint(data), self.distiller.recipe.exits, shapes, taps, loss, vars(self.distiller.task)]
 

@@ -66,7 +66,7 @@ class Probing(TeacherPreparation):
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the stages, the images and the options."""
         options = {key: value for key, value in self.options.items() if key != "max_gigabytes"}
-        return [{i: self.teacher.reads.stages[i].tap for i in self.stages}, data.plain_dataset()[0], options]
+        return [{i: self.teacher.stages[i].tap for i in self.stages}, data.plain_dataset()[0], options]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
         """Train and score the probes; see the base class."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
+from kd_mm.utils.eval_mode import eval_mode
+
 _SIZE = 64
 #: Attribute of a changed layer: what it had before.
 _BEFORE = "before_last_stride_1"
@@ -58,15 +60,14 @@ def last_stride_in_place(backbone: nn.Module) -> Iterator[bool]:
     Args:
         backbone: Any network.
     """
-    layers = [module for module in backbone.modules() if hasattr(module, _BEFORE)]
-    changed = [{name: getattr(layer, name) for name in getattr(layer, _BEFORE)} for layer in layers]
+    changed = [(vars(layer), dict(vars(layer))) for layer in backbone.modules() if _BEFORE in vars(layer)]
     try:
-        for layer in layers:
-            vars(layer).update(getattr(layer, _BEFORE))
-        yield bool(layers)
+        for attributes, now in changed:
+            attributes.update(now[_BEFORE])
+        yield bool(changed)
     finally:
-        for layer, values in zip(layers, changed, strict=True):
-            vars(layer).update(values)
+        for attributes, now in changed:
+            attributes.update(now)
 
 
 def _dry_run(backbone: nn.Module) -> tuple[tuple[int, int], dict[str, tuple[int, Any]]]:
@@ -80,24 +81,20 @@ def _dry_run(backbone: nn.Module) -> tuple[tuple[int, int], dict[str, tuple[int,
                 strided[name] = (inputs[0].shape[-2] * inputs[0].shape[-1], layer)
 
             handles.append(module.register_forward_pre_hook(note))
-    modes = {module: module.training for module in backbone.modules()}
     try:
-        backbone.eval()
-        with torch.no_grad():
-            shown: Any = backbone(torch.zeros(1, 3, _SIZE, _SIZE))
+        with eval_mode(backbone):
+            output: Any = backbone(torch.zeros(1, 3, _SIZE, _SIZE))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
-    final = shown[-1] if isinstance(shown, list | tuple) else shown
+    final = output[-1] if isinstance(output, list | tuple) else output
     if final.ndim != 4:
         raise ValueError(f"it gives {tuple(final.shape)}, no map")
     return (int(final.shape[-2]), int(final.shape[-1])), strided
 
 
 def _unstride(layer: Any) -> None:
-    setattr(layer, _BEFORE, {name: getattr(layer, name) for name in ("stride", "kernel_size")})
+    vars(layer)[_BEFORE] = {name: vars(layer)[name] for name in ("stride", "kernel_size")}
     # A window as large as the stride tiles the map, and has nothing left to tile.
     if not isinstance(layer, nn.Conv2d):
         if _pair(layer.kernel_size) == _pair(layer.stride):

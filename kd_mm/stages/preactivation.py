@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.stages.stage import Stage
-from kd_mm.stages.tap import Tap, find_module
+from kd_mm.stages.tap import Tap, child, find_module
 from kd_mm.utils.eval_mode import eval_mode
 
 _RELUS = (nn.ReLU, nn.ReLU6)
@@ -79,7 +79,7 @@ def _find(recorded: Tensor | None, events: list[_Event]) -> BeforeReLU | None:
 def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | None], list[_Event]]:
     """Run the backbone once; return the stages' outputs and the calls of ReLU and batch norm modules in order."""
     taps = [Tap.parse(stage.tap) for stage in stages]
-    trunk: Any = getattr(model, "backbone", None) or getattr(model, "model", model)
+    trunk: Any = next((part for name in ("backbone", "model") if (part := child(model, name)) is not None), model)
     recorded: list[list[Tensor]] = [[] for _ in stages]
     events: list[_Event] = []
     counts: dict[str, int] = {}

@@ -49,7 +49,7 @@ class DenseReader(LogitsReader):
         head: Tap of the head, whose first output is the list of class maps ``(B, A * K, H, W)``.
     """
 
-    unit = "place of a grid"
+    unit = "grid position"
 
     def __init__(self, levels: int, classes: int, head: str = "bbox_head") -> None:
         super().__init__(*(f"{head}[0][{level}]" for level in range(levels)))

@@ -36,14 +36,14 @@ def classifier(depth: int = 8, classes: int = CLASSES, width: int = 8, **preproc
 
 def recipe(name: str = "mtkd_ssr", **changes: Any) -> dict[str, Any]:
     """A shipped recipe with values replaced; dotted keys reach inside."""
-    whole = Config.fromfile(config_root() / "_base_" / "recipes" / f"{name}.py")[name].to_dict()
+    full = Config.fromfile(config_root() / "_base_" / "recipes" / f"{name}.py")[name].to_dict()
     for key, value in changes.items():
         *path, last = key.split(".")
-        inner = whole
+        inner = full
         for part in path:
             inner = inner.setdefault(part, {})
         inner[last] = value
-    return whole
+    return full
 
 
 def build(ready: bool = True, seed: int = 0, **config: Any) -> kd_mm.distillers.Distiller:

@@ -82,14 +82,14 @@ def shrink(model: Any, share: int) -> None:
 
 def resnet(config: str, width: int = 8, depth: int = 10, frozen: int = -1, share: int = SHARE) -> Any:
     """A detector with a narrow ResNet."""
-    whole = upstream(config, share)
-    levels = whole.backbone.out_indices
-    assert whole.backbone.type == "ResNet"
-    whole.backbone.update(type="ShallowResNet", depth=depth, base_channels=width, frozen_stages=frozen)
+    full = upstream(config, share)
+    levels = full.backbone.out_indices
+    assert full.backbone.type == "ResNet"
+    full.backbone.update(type="ShallowResNet", depth=depth, base_channels=width, frozen_stages=frozen)
     channels = [width * 2**i * (4 if depth >= 50 else 1) for i in levels]
-    if "neck" in whole:
-        whole.neck.in_channels = channels
-    return whole
+    if "neck" in full:
+        full.neck.in_channels = channels
+    return full
 
 
 CASCADE = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
@@ -97,14 +97,14 @@ FASTER = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
 RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 
 
-def two_stage(whole: Any) -> Any:
+def two_stage(full: Any) -> Any:
     """Few proposals and few sampled regions."""
-    for node in walk(whole):
+    for node in walk(full):
         if node.get("type") == "RandomSampler":
             node["num"] = 16
         if "nms_pre" in node:
             node.update(nms_pre=50, max_per_img=10)
-    return whole
+    return full
 
 
 def faster(width: int = 8, depth: int = 10, frozen: int = -1) -> Any:
@@ -116,9 +116,9 @@ def cascade(width: int = 8) -> Any:
 
 
 def retina(width: int = 8, depth: int = 10, frozen: int = -1) -> Any:
-    whole = resnet(RETINA, width, depth, frozen)
-    whole.test_cfg.score_thr = 0.0  # an untrained head scores about 0.01, by the bias it starts from
-    return whole
+    full = resnet(RETINA, width, depth, frozen)
+    full.test_cfg.score_thr = 0.0  # an untrained head scores about 0.01, by the bias it starts from
+    return full
 
 
 MTKD = {
@@ -158,14 +158,14 @@ def build(
     """A Distiller; the teacher has random weights, its exits count as trained; ``options`` are the teacher's."""
     register()
     torch.manual_seed(seed)
-    whole = {
+    full = {
         "type": "kd_mm.Distiller",
         "student": student,
         "teacher": {"config": teacher, "random_weights": True, **(options or {})},
         "recipe": recipe,
         "input_size": SIZE,
     }
-    model = MODELS.build(ConfigDict(copy.deepcopy({**whole, **config})))
+    model = MODELS.build(ConfigDict(copy.deepcopy({**full, **config})))
     model.init_weights()
     for each in model.teachers.values():
         each.exits_ready = True

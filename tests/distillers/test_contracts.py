@@ -47,7 +47,7 @@ def test_checkpoint_holds_the_student_under_its_own_names_and_no_teacher() -> No
     assert own == {"exits", "connectors"}
 
 
-def test_plain_config_loads_a_checkpoint_and_answers_the_same() -> None:
+def test_plain_config_loads_a_checkpoint_and_predicts_the_same() -> None:
     model = build().eval()
     plain = MODELS.build(classifier()).eval()
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("distill.")}
@@ -71,7 +71,7 @@ def test_plain_checkpoint_fills_the_student_or_stops() -> None:
         model.load_state_dict(broken, strict=False)
 
 
-def test_whole_state_round_trip() -> None:
+def test_state_round_trip() -> None:
     model, other = build(), build(seed=1)
     step(model)
     assert other.load_state_dict(model.state_dict()) == ([], [])
@@ -123,15 +123,14 @@ def test_a_distiller_leaves_the_global_random_states_as_its_student_does() -> No
         MODELS.build(config)
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
-    whole = {"type": "kd_mm.Distiller", "student": classifier(), "recipe": recipe(), "input_size": 16}
-    whole["teacher"] = {"config": classifier(14), "random_weights": True}
-    assert states(whole) == states(classifier())
+    full = {"type": "kd_mm.Distiller", "student": classifier(), "recipe": recipe(), "input_size": 16}
+    full["teacher"] = {"config": classifier(14), "random_weights": True}
+    assert states(full) == states(classifier())
 
 
 def test_parts_do_not_depend_on_each_other() -> None:
-    whole, part = build(), build(recipe=recipe(**{"losses.scd.loss_weight": 0}), seed=9)
-    ours, theirs = whole.objective.exits.state_dict(), part.objective.exits.state_dict()
-    assert same(ours, theirs)
+    full, part = build(), build(recipe=recipe(**{"losses.scd.loss_weight": 0}), seed=9)
+    assert same(full.objective.exits.state_dict(), part.objective.exits.state_dict())
 
 
 # -- the teacher ----------------------------------------------------------------------------------------------------
@@ -255,6 +254,17 @@ def test_idle_terms_give_their_parts_a_zero_gradient() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in model.distill.parameters())
 
 
+def test_exits_of_idle_terms_do_not_run() -> None:
+    off = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
+    idle = {f"losses.{name}.schedule": off for name in ("srd", "review")}
+    model = build(recipe=recipe(**idle, **{"losses.aux.stages": [2]}))
+    calls = count_calls(dict(model.objective.exits.items()))
+    losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+    assert calls == {"1": 0, "2": 1}
+    model.parse_losses(losses)[0].backward()
+    assert all(parameter.grad is not None for parameter in model.distill.parameters())
+
+
 def test_nothing_is_kept_after_a_step_nor_in_predict() -> None:
     model = build()
     step(model)
@@ -317,8 +327,8 @@ def test_soft_labels_reach_the_exits_as_they_reach_the_student() -> None:
 
 
 def test_input_is_renormalised_for_the_teacher() -> None:
-    theirs = {"mean": [10.0, 20.0, 30.0], "std": [40.0, 50.0, 60.0], "to_rgb": True}
-    model = build(teacher={"config": classifier(14, **theirs), "random_weights": True})
+    options = {"mean": [10.0, 20.0, 30.0], "std": [40.0, 50.0, 60.0], "to_rgb": True}
+    model = build(teacher={"config": classifier(14, **options), "random_weights": True})
     teacher = model.teachers["teacher"]
     own = model.data_preprocessor(batch(), False)["inputs"]
     expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
@@ -451,10 +461,10 @@ def test_gradient_accumulation_equals_one_large_batch() -> None:
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=accumulate)
         wrapper.initialize_count_status(model, 0, accumulate)
         before = {k: v.detach().clone() for k, v in model.named_parameters()}
-        whole = batch(6)
+        full = batch(6)
         share = 6 // accumulate
         for i in range(accumulate):
-            model.train_step({k: v[i * share : (i + 1) * share] for k, v in whole.items()}, wrapper)
+            model.train_step({k: v[i * share : (i + 1) * share] for k, v in full.items()}, wrapper)
         return {k: before[k] - v.detach() for k, v in model.named_parameters()}
 
     once, twice = gradients(1), gradients(2)
@@ -462,7 +472,7 @@ def test_gradient_accumulation_equals_one_large_batch() -> None:
         torch.testing.assert_close(once[key], twice[key], rtol=1e-3, atol=1e-5)
 
 
-def test_compiled_teacher_is_one_graph_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_teacher_is_one_graph_and_records_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=graphs, fullgraph=True))
     model = build()

@@ -68,9 +68,9 @@ def test_zero_weights_equal_the_plain_detector_bit_for_bit(network: Any) -> None
     assert same(detector.state_dict(), distiller.state_dict())
     assert not distiller.teachers
     for _ in range(2):
-        ours, theirs = losses_of(distiller.train()), losses_of(detector.train())
-        assert same(ours, theirs)
-        for model, losses in ((distiller, ours), (detector, theirs)):
+        ours, reference = losses_of(distiller.train()), losses_of(detector.train())
+        assert same(ours, reference)
+        for model, losses in ((distiller, ours), (detector, reference)):
             optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
             optimizer.zero_grad()
             total(losses).backward()
@@ -102,11 +102,11 @@ def test_checkpoint_is_the_plain_detectors_and_what_distillation_owns(network: A
 def test_predictions_are_the_plain_detectors(network: Any) -> None:
     detector, distiller = plain(network()), pair(network)
     detector.load_state_dict(distiller.student.state_dict())
-    ours, theirs = predict(distiller), predict(detector)
-    for mine, other in zip(ours, theirs, strict=True):
-        assert len(mine)
+    ours, reference = predict(distiller), predict(detector)
+    for one, other in zip(ours, reference, strict=True):
+        assert len(one)
         for key in ("bboxes", "scores", "labels"):
-            assert torch.equal(mine[key], other[key])
+            assert torch.equal(one[key], other[key])
     assert not distiller.recorder._records
     data = distiller.data_preprocessor(batch(), False)
     assert distiller(**data, mode="tensor")
@@ -139,7 +139,7 @@ def test_teacher_runs_no_deeper_than_its_deepest_tap() -> None:
     assert calls == {"layer1": 1, "layer2": 1, "layer3": 0, "layer4": 0, "neck": 0, "bbox_head": 0}
 
 
-def test_teacher_answers_once_and_proposes_nothing() -> None:
+def test_teacher_runs_its_head_once_and_proposes_nothing() -> None:
     assert calls_of_the_teacher(pair(faster, KD)) == {**BACKBONE, "neck": 1, "rpn_head": 0, "roi_head": 1}
     assert calls_of_the_teacher(pair(retina, KD)) == {**BACKBONE, "neck": 1, "bbox_head": 1}
 
@@ -180,7 +180,7 @@ def test_stage_losses_reach_the_backbone_alone(network: Any, name: str, expected
     assert {key.split(".")[1] for key, gradient in gradients(model).items() if gradient.any()} == expected
 
 
-def test_answer_loss_reaches_the_head_that_answers(network: Any) -> None:
+def test_logit_losses_reach_the_head_of_these_logits(network: Any) -> None:
     model = pair(network, KD)
     losses_of(model.train())["loss_kd"].backward()
     reached = {key.split(".")[1] for key, gradient in gradients(model).items() if gradient.any()}
@@ -188,9 +188,9 @@ def test_answer_loss_reaches_the_head_that_answers(network: Any) -> None:
 
 
 def test_input_is_renormalised_for_the_teacher(network: Any) -> None:
-    theirs = network(12)
-    theirs.data_preprocessor.update(mean=[10.0, 20.0, 30.0], std=[1.0, 2.0, 3.0], bgr_to_rgb=False)
-    model = build(network(8), theirs)
+    reference = network(12)
+    reference.data_preprocessor.update(mean=[10.0, 20.0, 30.0], std=[1.0, 2.0, 3.0], bgr_to_rgb=False)
+    model = build(network(8), reference)
     teacher = model.teachers["teacher"]
     own = model.data_preprocessor(batch(), False)["inputs"]
     expected = teacher.model.data_preprocessor(batch(), False)["inputs"]
@@ -201,9 +201,9 @@ def test_input_is_renormalised_for_the_teacher(network: Any) -> None:
 
 
 def test_teacher_without_a_normalisation_sees_raw_colours() -> None:
-    theirs = retina(12)
-    theirs.data_preprocessor = {"type": "DetDataPreprocessor", "pad_size_divisor": 32}
-    model = build(retina(8), theirs)
+    reference = retina(12)
+    reference.data_preprocessor = {"type": "DetDataPreprocessor", "pad_size_divisor": 32}
+    model = build(retina(8), reference)
     own = model.data_preprocessor(batch(), False)["inputs"]
     raw = torch.stack(batch()["inputs"]).float()
     torch.testing.assert_close(model.teachers["teacher"].preprocess(own), raw, rtol=1e-5, atol=1e-3)
@@ -245,66 +245,66 @@ def test_levels_of_the_neck_are_stages_by_name(network: Any) -> None:
     assert reached == {"backbone", "neck", "connectors"}
 
 
-def test_connected_levels_are_what_the_necks_showed() -> None:
+def test_connected_levels_are_what_the_neck_returned() -> None:
     model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
-    seen: dict[str, Any] = {}
-    model.student.neck.register_forward_hook(lambda _m, _a, out: seen.update(student=out))
+    recorded: dict[str, Any] = {}
+    model.student.neck.register_forward_hook(lambda _m, _a, out: recorded.update(student=out))
     connectors = model.objective.connectors["teacher"]
     for i in ("1", "2"):
-        connectors[i].register_forward_pre_hook(lambda _m, args, i=i: seen.update({i: args[0]}))
+        connectors[i].register_forward_pre_hook(lambda _m, args, i=i: recorded.update({i: args[0]}))
     losses_of(model.train())
-    assert torch.equal(seen["1"], seen["student"][1])
-    assert torch.equal(seen["2"], seen["student"][3])
+    assert torch.equal(recorded["1"], recorded["student"][1])
+    assert torch.equal(recorded["2"], recorded["student"][3])
 
 
-# -- responses by region --------------------------------------------------------------------------------------------
+# -- stage logits by region --------------------------------------------------------------------------------------------
 
 
 def watched(model: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Regions and logits of every exit, the student's and the teacher's, from now on."""
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    recorded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     sides = {"student": model.objective.exits, "teacher": model.teachers["teacher"].exits}
     for side, exits in sides.items():
         for i, each in exits.items():
             each.register_forward_hook(
-                lambda _m, args, out, key=f"{side}{i}": seen.update({key: (args[1], out.detach())})
+                lambda _m, args, out, key=f"{side}{i}": recorded.update({key: (args[1], out.detach())})
             )
-    return seen
+    return recorded
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_exits_of_student_and_teacher_answer_for_the_same_regions(sampled: bool) -> None:
+def test_exits_of_student_and_teacher_classify_the_same_regions(sampled: bool) -> None:
     model = pair(faster, ROI, task={**SAMPLED, "sampled": sampled, "extra_regions": 5})
-    seen, pooled = watched(model), {}
+    recorded, pooled = watched(model), {}
     model.student.roi_head.bbox_roi_extractor.register_forward_hook(lambda _m, a, _o: pooled.update(rois=a[1]))
     data = model.data_preprocessor(batch(), True)
     losses = model.train()(**data, mode="loss")
-    assert set(seen) == {f"{side}{i}" for side in ("student", "teacher") for i in (1, 2, 3, 4)}
-    regions = seen["student1"][0]
-    for where, _ in seen.values():
+    assert set(recorded) == {f"{side}{i}" for side in ("student", "teacher") for i in (1, 2, 3, 4)}
+    regions = recorded["student1"][0]
+    for where, _ in recorded.values():
         assert where is regions
     assert len(regions) == 2 * (2 + 5) + (len(pooled["rois"]) if sampled else 0)
     if sampled:
         assert torch.equal(regions[14:], pooled["rois"])
     samples = data["data_samples"]
     labels = label_regions(model.task.targets(samples), regions, samples)
-    expected = sum(F.cross_entropy(seen[f"student{i}"][1], labels, ignore_index=LEFT_OUT) for i in (1, 2, 3, 4))
+    expected = sum(F.cross_entropy(recorded[f"student{i}"][1], labels, ignore_index=LEFT_OUT) for i in (1, 2, 3, 4))
     assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
     divergence = 0.0
     for i in (1, 2, 3, 4):
-        p, q = (seen[f"{side}{i}"][1].double().softmax(dim=1) for side in ("teacher", "student"))
+        p, q = (recorded[f"{side}{i}"][1].double().softmax(dim=1) for side in ("teacher", "student"))
         divergence += float((p * (p / q).log()).sum() / len(regions))
     assert float(losses["srd"]) == pytest.approx(divergence, rel=1e-4)
 
 
-def test_image_responses_follow_the_annotations() -> None:
+def test_image_logits_follow_the_annotations() -> None:
     model = pair(retina)
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     for i, each in model.objective.exits.items():
-        each.register_forward_hook(lambda _m, _a, out, i=i: seen.update({i: out.detach().double()}))
+        each.register_forward_hook(lambda _m, _a, out, i=i: recorded.update({i: out.detach().double()}))
     losses = losses_of(model.train())
     # Classes 0 and 2 are there, 1 only as an ignored object.
-    expected = sum((-F.logsigmoid(z[:, 0]) - F.logsigmoid(z[:, 2])).sum() / 6 for z in seen.values())
+    expected = sum((-F.logsigmoid(z[:, 0]) - F.logsigmoid(z[:, 2])).sum() / 6 for z in recorded.values())
     assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -321,7 +321,7 @@ def test_images_without_objects(network: Any, recipe: Any, task: Any) -> None:
     assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
 
 
-# -- the detectors' own answers -------------------------------------------------------------------------------------
+# -- the detectors' own logits -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stronger", [False, True])
@@ -338,37 +338,37 @@ def test_a_teacher_that_is_the_student_teaches_nothing(network: Any, stronger: b
 
 def test_teacher_sees_the_regions_that_the_student_sampled() -> None:
     model = pair(faster, KD)
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     for name, network in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
         extractor = network.roi_head.bbox_roi_extractor
-        extractor.register_forward_hook(lambda _m, args, _o, name=name: seen.update({name: args[1]}))
+        extractor.register_forward_hook(lambda _m, args, _o, name=name: recorded.update({name: args[1]}))
         network.roi_head.bbox_head.register_forward_hook(
-            lambda _m, _a, out, name=name: seen.update({f"z{name}": out[0]})
+            lambda _m, _a, out, name=name: recorded.update({f"z{name}": out[0]})
         )
     losses = losses_of(model.train())
-    assert torch.equal(seen["student"], seen["teacher"])
-    p, q = seen["zteacher"].detach().double().softmax(dim=1), seen["zstudent"].detach().double().softmax(dim=1)
+    assert torch.equal(recorded["student"], recorded["teacher"])
+    p, q = recorded["zteacher"].detach().double().softmax(dim=1), recorded["zstudent"].detach().double().softmax(dim=1)
     assert float(losses["kd"]) == pytest.approx(float((p * (p / q).log()).sum() / len(p)), rel=1e-4)
 
 
 def test_dkd_takes_the_labels_that_the_student_gives_its_regions() -> None:
     model = pair(faster, {"losses": {"dkd": {"type": "kd_mm.DKDLoss", "temperature": 1.0, "beta": 0.25}}})
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     model.student.roi_head.bbox_head.loss_cls.register_forward_pre_hook(
-        lambda _m, args: seen.update(student=args[0], labels=args[1])
+        lambda _m, args: recorded.update(student=args[0], labels=args[1])
     )
     model.teachers["teacher"].model.roi_head.bbox_head.register_forward_hook(
-        lambda _m, _a, out: seen.update(teacher=out[0])
+        lambda _m, _a, out: recorded.update(teacher=out[0])
     )
     losses = losses_of(model.train())
-    labels, background = seen["labels"], 3
+    labels, background = recorded["labels"], 3
     assert 0 < int((labels < background).sum()) < len(labels)
-    p, q = (seen[side].detach().double().softmax(dim=1).numpy() for side in ("teacher", "student"))
+    p, q = (recorded[side].detach().double().softmax(dim=1).numpy() for side in ("teacher", "student"))
     expected = 0.0
     for row, label in enumerate(labels.tolist()):
-        mine = [(logits[row, label], 1 - logits[row, label]) for logits in (p, q)]
+        one = [(logits[row, label], 1 - logits[row, label]) for logits in (p, q)]
         rest = [np.delete(logits[row], label) / (1 - logits[row, label]) for logits in (p, q)]
-        expected += sum(a * np.log(a / b) for a, b in zip(*mine, strict=True))
+        expected += sum(a * np.log(a / b) for a, b in zip(*one, strict=True))
         expected += 0.25 * float((rest[0] * np.log(rest[0] / rest[1])).sum())
     assert float(losses["dkd"]) == pytest.approx(expected / len(labels), rel=1e-4)
 
@@ -386,9 +386,9 @@ def test_cascades_teach_and_learn_by_their_first_stage(student: Any, teacher: An
 
 
 def classes(network: Any, count: int) -> Any:
-    whole = network(12)
-    (whole.roi_head if "roi_head" in whole else whole).bbox_head.num_classes = count
-    return whole
+    full = network(12)
+    (full.roi_head if "roi_head" in full else full).bbox_head.num_classes = count
+    return full
 
 
 @pytest.mark.parametrize("recipe", [MTKD, ROI, KD], ids=["mtkd", "roi", "kd"])
@@ -407,22 +407,22 @@ def test_unequal_grids_are_refused() -> None:
     other = retina(12)
     other.bbox_head.anchor_generator.scales_per_octave = 2
     with pytest.raises(
-        ValueError, match=r"student has logits at \d+ places over 3 classes, teacher 'teacher' at \d+"
+        ValueError, match=r"student has logits at \d+ grid positions over 3 classes, teacher 'teacher' at \d+"
     ) as caught:
         build(retina(8), other, KD)
     assert "losses on stages" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_answers_of_different_kinds_are_refused() -> None:
+def test_logits_of_different_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="student has one row of logits a region, teacher"):
         build(faster(8), retina(12), KD)
-    with pytest.raises(ValueError, match="student has one row of logits a place of a grid, teacher"):
+    with pytest.raises(ValueError, match="student has one row of logits a grid position, teacher"):
         build(retina(8), faster(12), KD)
     assert torch.isfinite(total(losses_of(build(retina(8), faster(12)).train())))
 
 
-def test_resized_teachers_do_not_answer_for_regions() -> None:
+def test_resized_teachers_do_not_classify_regions() -> None:
     options = {"input_size": (64, 64)}
     for recipe in (KD, ROI):
         with pytest.raises(ValueError, match="input_size resizes the batch"):

@@ -33,81 +33,81 @@ def dense(config: str) -> Network:
     """A dense detector on a narrow ResNet that keeps detections of any score."""
 
     def network(width: int) -> Any:
-        whole = resnet(f"mmdet::{config}", width, share=8)  # heads normalise in 32 groups
-        whole.test_cfg.score_thr = 0.0
-        return whole
+        full = resnet(f"mmdet::{config}", width, share=8)  # heads normalise in 32 groups
+        full.test_cfg.score_thr = 0.0
+        return full
 
     return network
 
 
 def without_neck(width: int) -> Any:
     """C4: its shared head has the widths of a full ResNet-18."""
-    whole = two_stage(upstream("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py"))
-    whole.backbone.update(depth=18, base_channels=64)
-    whole.roi_head.shared_head.update(depth=18)
-    whole.rpn_head.in_channels = whole.roi_head.bbox_roi_extractor.out_channels = 256
-    whole.roi_head.bbox_head.in_channels = 512
-    whole.test_cfg.rcnn.score_thr = 0.0
-    whole.train_cfg.rcnn.sampler.num = 4
-    whole.train_cfg.rpn_proposal.max_per_img = whole.test_cfg.rpn.max_per_img = 4
-    return whole
+    full = two_stage(upstream("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py"))
+    full.backbone.update(depth=18, base_channels=64)
+    full.roi_head.shared_head.update(depth=18)
+    full.rpn_head.in_channels = full.roi_head.bbox_roi_extractor.out_channels = 256
+    full.roi_head.bbox_head.in_channels = 512
+    full.test_cfg.rcnn.score_thr = 0.0
+    full.train_cfg.rcnn.sampler.num = 4
+    full.train_cfg.rpn_proposal.max_per_img = full.test_cfg.rpn.max_per_img = 4
+    return full
 
 
 def ssd(width: int) -> Any:
-    whole = upstream("mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py", share=1)
-    whole.backbone.widen_factor = width / 64
+    full = upstream("mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py", share=1)
+    full.backbone.widen_factor = width / 64
     channels = [{8: 16, 16: 24}[width], 1280]
-    whole.neck.update(in_channels=channels, out_channels=[*channels, 32, 32, 32, 32])
-    whole.bbox_head.in_channels = whole.neck.out_channels
-    return whole
+    full.neck.update(in_channels=channels, out_channels=[*channels, 32, 32, 32, 32])
+    full.bbox_head.in_channels = full.neck.out_channels
+    return full
 
 
 def one_by_scale(config: str, share: int) -> Network:
     """A detector whose widths follow from one factor."""
 
     def network(width: int) -> Any:
-        whole = upstream(f"mmdet::{config}", share)
+        full = upstream(f"mmdet::{config}", share)
         # A width of 8 is an eighth of the published network's.
-        whole.backbone.update(widen_factor=width / 64, deepen_factor=0.167)
-        whole.neck.in_channels = [int(channels * width / 64) for channels in (256, 512, 1024)]
-        whole.test_cfg.score_thr = 0.0
-        return whole
+        full.backbone.update(widen_factor=width / 64, deepen_factor=0.167)
+        full.neck.in_channels = [int(channels * width / 64) for channels in (256, 512, 1024)]
+        full.test_cfg.score_thr = 0.0
+        return full
 
     return network
 
 
 def queries(config: str) -> Network:
     def network(width: int) -> Any:
-        whole = resnet(f"mmdet::{config}", width)
-        whole.bbox_head.embed_dims = whole.neck.out_channels
-        return whole
+        full = resnet(f"mmdet::{config}", width)
+        full.bbox_head.embed_dims = full.neck.out_channels
+        return full
 
     return network
 
 
 def sparse(width: int) -> Any:
-    """Its RoI heads ask for queries beside regions, so it has no answer that others could share."""
-    whole = resnet("mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py", width)
-    whole.rpn_head.update(num_proposals=12, proposal_feature_channel=16)
-    whole.roi_head.proposal_feature_channel = 16
-    whole.roi_head.num_stages = 2
-    whole.roi_head.bbox_head = whole.roi_head.bbox_head[:2]
-    whole.roi_head.stage_loss_weights = [1, 1]
-    whole.train_cfg.rcnn = whole.train_cfg.rcnn[:2]
-    return whole
+    """Its RoI heads ask for queries beside regions, so it has no logits that others could share."""
+    full = resnet("mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py", width)
+    full.rpn_head.update(num_proposals=12, proposal_feature_channel=16)
+    full.roi_head.proposal_feature_channel = 16
+    full.roi_head.num_stages = 2
+    full.roi_head.bbox_head = full.roi_head.bbox_head[:2]
+    full.roi_head.stage_loss_weights = [1, 1]
+    full.train_cfg.rcnn = full.train_cfg.rcnn[:2]
+    return full
 
 
 def trident(width: int, branch: int = 1) -> Any:
     """Three branches in training, one in inference; its RoI head reads the backbone, which is narrow then."""
-    whole = two_stage(upstream("mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py"))
-    whole.backbone.update(base_channels=width, test_branch_idx=branch)
-    del whole.roi_head.shared_head
-    whole.roi_head.test_branch_idx = branch
-    whole.rpn_head.in_channels = whole.roi_head.bbox_roi_extractor.out_channels = 16 * width
-    whole.roi_head.bbox_roi_extractor.roi_layer.output_size = 7
-    whole.roi_head.bbox_head.in_channels = 16 * width
-    whole.test_cfg.rcnn.score_thr = 0.0
-    return whole
+    full = two_stage(upstream("mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py"))
+    full.backbone.update(base_channels=width, test_branch_idx=branch)
+    del full.roi_head.shared_head
+    full.roi_head.test_branch_idx = branch
+    full.rpn_head.in_channels = full.roi_head.bbox_roi_extractor.out_channels = 16 * width
+    full.roi_head.bbox_roi_extractor.roi_layer.output_size = 7
+    full.roi_head.bbox_head.in_channels = 16 * width
+    full.test_cfg.rcnn.score_thr = 0.0
+    return full
 
 
 FAMILIES: dict[str, tuple[Network, int]] = {
@@ -174,12 +174,12 @@ def test_every_family_trains_and_predicts(family: str, device: str) -> None:
 def test_tridentnet_learns_on_the_branch_that_is_deployed() -> None:
     model = build(trident(8), faster(16))
     assert [stage.tap for stage in model.stages] == ["backbone.layer2", "backbone.layer3"]
-    seen: dict[str, torch.Tensor] = {}
-    model.student.backbone.layer3.register_forward_hook(lambda _m, _a, out: seen.update(out=out))
-    model.objective.connectors["teacher"]["2"].register_forward_hook(lambda _m, args, _o: seen.update(read=args[0]))
+    recorded: dict[str, torch.Tensor] = {}
+    model.student.backbone.layer3.register_forward_hook(lambda _m, _a, out: recorded.update(out=out))
+    model.objective.connectors["teacher"]["2"].register_forward_hook(lambda _m, args, _o: recorded.update(read=args[0]))
     losses_of(model.train())
-    assert len(seen["out"]) == 6
-    assert torch.equal(seen["read"], seen["out"][2:4])
+    assert len(recorded["out"]) == 6
+    assert torch.equal(recorded["read"], recorded["out"][2:4])
     trains_and_predicts(model, 96)
 
 
@@ -188,15 +188,15 @@ def test_regions_of_all_branches_of_tridentnet_are_compared_on_their_image(teach
     pair = (faster(), trident(8)) if teaches else (trident(8), faster())
     model = build(*pair, KD)
     teacher = model.teachers["teacher"].model
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     for name, network in (("student", model.student), ("teacher", teacher)):
         network.roi_head.bbox_roi_extractor.register_forward_hook(
-            lambda _m, args, _o, name=name: seen.update({name: args[1]})
+            lambda _m, args, _o, name=name: recorded.update({name: args[1]})
         )
     assert torch.isfinite(losses_of(model.train())["kd"])
-    assert set(seen["student"][:, 0].tolist()) == (set(range(2)) if teaches else set(range(6)))
-    assert torch.equal(seen["teacher"][:, 0], seen["student"][:, 0] % 2)
-    assert torch.equal(seen["teacher"][:, 1:], seen["student"][:, 1:])
+    assert set(recorded["student"][:, 0].tolist()) == (set(range(2)) if teaches else set(range(6)))
+    assert torch.equal(recorded["teacher"][:, 0], recorded["student"][:, 0] % 2)
+    assert torch.equal(recorded["teacher"][:, 1:], recorded["student"][:, 1:])
 
 
 @pytest.mark.parametrize("teaches", [False, True])
@@ -207,32 +207,32 @@ def test_tridentnet_of_several_deployed_branches_is_refused(teaches: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("family", "said"),
+    ("family", "message"),
     [
         ("Sparse R-CNN", r"SparseRCNN \(SparseRoIHead\)"),
         ("Deformable DETR", r"DeformableDETR \(DeformableDETRHead\)"),
         ("DINO", r"DINO \(DINOHead\)"),
     ],
 )
-def test_answers_of_queries_are_refused(family: str, said: str) -> None:
+def test_logits_of_queries_are_refused(family: str, message: str) -> None:
     network, size = FAMILIES[family]
-    with pytest.raises(ValueError, match=said + " has no class logits on a grid or on regions .* use losses on stages"):
+    with pytest.raises(ValueError, match=rf"{message} has no class logits .* use losses on stages"):
         build(retina(), network(8), KD, input_size=size)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         build(network(8), network(8), KD, input_size=size)
 
 
-def test_a_region_answer_that_needs_more_than_regions_is_refused() -> None:
-    whole = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
-    whole.roi_head.semantic_head.update(conv_out_channels=16)
+def test_a_region_head_that_needs_more_than_regions_is_refused() -> None:
+    full = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
+    full.roi_head.semantic_head.update(conv_out_channels=16)
     with pytest.raises(ValueError, match="HybridTaskCascadeRoIHead"):
-        build(whole, faster(), KD)
-    assert len(build(whole, faster()).stages) == 4
+        build(full, faster(), KD)
+    assert len(build(full, faster()).stages) == 4
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", [*DENSE, "Faster R-CNN C4"])
-def test_detectors_own_answers_are_compared(family: str, device: str) -> None:
+def test_detectors_own_logits_are_compared(family: str, device: str) -> None:
     network, size = FAMILIES[family]
     model = build(network(8), network(16), KD, input_size=size).to(device)
     losses = losses_of(model.train(), size=size)
@@ -245,12 +245,12 @@ def test_detectors_own_answers_are_compared(family: str, device: str) -> None:
 
 def test_background_of_a_softmax_head_does_not_weigh() -> None:
     model = build(ssd(8), ssd(16), KD, input_size=128)
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     for name, network in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
-        network.bbox_head.register_forward_hook(lambda _m, _a, out, name=name: seen.update({name: out[0]}))
+        network.bbox_head.register_forward_hook(lambda _m, _a, out, name=name: recorded.update({name: out[0]}))
     value = float(losses_of(model.train(), size=128)["kd"])
     z_s, z_t = (
-        torch.cat([level.permute(0, 2, 3, 1).reshape(2, -1, CLASSES + 1) for level in seen[name]], dim=1).double()
+        torch.cat([level.permute(0, 2, 3, 1).reshape(2, -1, CLASSES + 1) for level in recorded[name]], dim=1).double()
         for name in ("student", "teacher")
     )
     p, q = z_t.softmax(dim=-1), z_s.softmax(dim=-1)

@@ -56,16 +56,16 @@ def test_it_moves_as_in_public_code() -> None:
     student = Point(wave(3, pace=1.0))
     teacher = EMATeacher("ema", student, momentum=0.8)
     teacher.start(student, nn.ModuleDict())
-    seen = []
+    recorded = []
     for step in range(1, 8):
         student.values.data = wave(3, pace=1.0 + step)
         student.mean = wave(3, pace=1.0 + step)
         student.count += 1
         teacher.update(student, nn.ModuleDict())
-        seen.append(float(teacher.model.values[2]))
+        recorded.append(float(teacher.model.values[2]))
         torch.testing.assert_close(teacher.model.mean, teacher.model.values.data)
-    assert seen[:4] == pytest.approx(KNOWN, abs=1e-12)
-    assert seen[-1] == pytest.approx(LAST, abs=1e-12)
+    assert recorded[:4] == pytest.approx(KNOWN, abs=1e-12)
+    assert recorded[-1] == pytest.approx(LAST, abs=1e-12)
     assert (int(teacher.model.count), teacher.updates) == (14, 7)
 
 
@@ -169,7 +169,7 @@ def test_stages_are_named_once() -> None:
     assert [stage.tap for _, stage in model.stage_pairs["ema"]] == ["backbone.layer2", "backbone.layer3"]
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"momentum=1.0 must be at least 0 and below 1"):
         started(**{"teachers.ema.momentum": 1.0})
     with pytest.raises(ValueError, match=r"teacher 'ema' has no option 'moment', did you mean 'momentum'"):

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import detectors
 from .conftest import CLASSES, batch, build, classifier, recipe
 
 RECIPES = ["at", "crd", "cwd", "fitnets", "ofd", "pkd", "reviewkd", "vid"]
@@ -68,7 +67,7 @@ def steps(model: Any, *seeds: int, runner: nn.Module | None = None) -> list[dict
     """Train on some batches; return what the terms were."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     model.train()
-    seen = []
+    recorded = []
     for seed in seeds:
         torch.manual_seed(seed)
         out = (runner or model)(**model.data_preprocessor(indexed_batch(seed), True), mode="loss")
@@ -76,8 +75,8 @@ def steps(model: Any, *seeds: int, runner: nn.Module | None = None) -> list[dict
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        seen.append({key: float(value.detach()) for key, value in terms.items()})
-    return seen
+        recorded.append({key: float(value.detach()) for key, value in terms.items()})
+    return recorded
 
 
 @pytest.mark.parametrize("teacher", ["cnn", "pre-activation"])
@@ -127,9 +126,9 @@ def test_overhaul_reads_before_the_relu_on_both_sides() -> None:
     data = model.data_preprocessor(indexed_batch(), True)
     with torch.no_grad(), model.recorder:
         model.student(data["inputs"])
-    shown = model.recorder.take()
+    records = model.recorder.take()
     for i in (1, 2, 3):
-        before, behind = shown[f"backbone.layer{i}.0.relu:in"], shown[f"backbone.layer{i}"]
+        before, behind = records[f"backbone.layer{i}.0.relu:in"], records[f"backbone.layer{i}"]
         assert float(before.min()) < 0
         torch.testing.assert_close(before.relu(), behind)
     assert "margin1" not in str(list(model.state_dict()))
@@ -171,8 +170,8 @@ def test_several_baselines_share_one_recipe() -> None:
 
 
 def test_the_bank_is_in_the_checkpoint_and_a_resumed_run_goes_on_exactly() -> None:
-    whole, first = distiller("crd"), distiller("crd")
-    expected = steps(whole, 0, 1, 2, 3)
+    full, first = distiller("crd"), distiller("crd")
+    expected = steps(full, 0, 1, 2, 3)
     assert steps(first, 0, 1) == expected[:2]
     state = first.state_dict()
     assert {f"distill.losses.contrast.bank.{name}" for name in ("student", "teacher", "labels")} <= set(state)
@@ -180,7 +179,7 @@ def test_the_bank_is_in_the_checkpoint_and_a_resumed_run_goes_on_exactly() -> No
     resumed.load_state_dict(copy.deepcopy(state))
     resumed.teachers["teacher"].model.load_state_dict(first.teachers["teacher"].model.state_dict())
     assert steps(resumed, 2, 3) == expected[2:]
-    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in full.state_dict().items())
 
 
 def test_data_samples_without_an_index_are_named() -> None:
@@ -198,22 +197,3 @@ def test_two_ddp_steps_without_a_search_for_unused_parameters(name: str, tmp_pat
         assert len(steps(model, 0, 1, runner=parallel)) == 2
     finally:
         torch.distributed.destroy_process_group()
-
-
-# -- detectors -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"crd", "cwd", "pkd"}))  # the last two have recipes of their own
-def test_recipes_train_a_detector_on_the_stages_of_its_backbone(name: str) -> None:
-    model = detectors.build(detectors.retina(8), detectors.retina(12), recipe(name)).train()
-    model.check_next_step = True
-    losses = detectors.losses_of(model)
-    detectors.total(losses).backward()
-    assert torch.isfinite(losses[f"loss_{NAMES[name]}"])
-    frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
-    assert all(parameter.grad is not None or id(parameter) in frozen for parameter in model.parameters())
-
-
-def test_contrast_refuses_detectors_before_training() -> None:
-    with pytest.raises(ValueError, match="for detectors take another feature loss"):
-        detectors.build(detectors.retina(8), detectors.retina(12), recipe("crd"))

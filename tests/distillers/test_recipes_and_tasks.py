@@ -28,7 +28,7 @@ SAMPLES = 40
 ALONE = ("byot", "ema_teacher")
 TEAMS = ("multi_kd", "ca_mkd", "gpac")
 EMBEDDING = "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd)"
-PLACES = "compares one row of logits an image or region, this detector predicts at"
+POSITIONS = "compares one row of logits an image or region, this detector predicts at"
 FOR_DETECTORS = "is for detectors alone; for this model take one of: at, "
 
 #: What refuses, and a part of the line that says so; all other recipes train.
@@ -51,9 +51,9 @@ REFUSED = {
     "two_stage": {**DETECTION, "crosskd": "FasterRCNN has no dense head; take the recipe kd"},
     "dense": {
         **DETECTION,
-        "dist": PLACES,
-        "dkd": PLACES,
-        "kd_standardized": PLACES,
+        "dist": POSITIONS,
+        "dkd": POSITIONS,
+        "kd_standardized": POSITIONS,
         "multi_kd": "use kd_mm.DetKDLoss (recipe kd), one for each teacher (teacher=...)",
     },
 }
@@ -62,9 +62,9 @@ CELLS = [(kind, name) for kind in REFUSED for name in RECIPES if name not in REF
 
 
 def dense(width: int) -> Any:
-    whole = detectors.retina(width)
-    whole.bbox_head.stacked_convs = 4
-    return whole
+    full = detectors.retina(width)
+    full.bbox_head.stacked_convs = 4
+    return full
 
 
 def networks(kind: str) -> tuple[Any, Any]:

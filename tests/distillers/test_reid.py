@@ -47,7 +47,7 @@ def run(model: Any, images: dict[str, Any]) -> dict[str, Any]:
     return model(**model.data_preprocessor(images, True), mode="loss")
 
 
-def test_exits_are_bnneck_exits_on_both_sides_and_the_head_answers_for_the_last_stage() -> None:
+def test_exits_are_bnneck_exits_on_both_sides_and_the_head_classifies_the_last_stage() -> None:
     model = distil()
     assert isinstance(model.task, ReIDTask)
     own = model.objective.exits
@@ -81,8 +81,8 @@ def test_kd_compares_the_identity_logits_of_the_heads(images: dict[str, Any]) ->
     inputs = model.data_preprocessor(images, True)
     out = model(**inputs, mode="loss")
     teacher = model.teachers["teacher"].model
-    ours, theirs = (net.head(net.extract_feat(inputs["inputs"])) for net in (model.student, teacher))
-    p, q = F.softmax(theirs / 4, dim=1), F.log_softmax(ours / 4, dim=1)
+    ours, reference = (net.head(net.extract_feat(inputs["inputs"])) for net in (model.student, teacher))
+    p, q = F.softmax(reference / 4, dim=1), F.log_softmax(ours / 4, dim=1)
     torch.testing.assert_close(out["kd"], (16 * (p * (p.log() - q)).sum(1).mean()).detach())
     assert set(out) == {"loss_id", "loss_triplet", "loss_kd", "kd"}
 
@@ -96,11 +96,11 @@ def test_what_is_deployed_is_the_plain_student(kind: str, images: dict[str, Any]
     plain.load_state_dict(weights)
     inputs = model.data_preprocessor(images, False)["inputs"]
     for mode in ("tensor", "predict"):
-        ours, theirs = model.eval()(inputs, mode=mode), plain.eval()(inputs, mode=mode)
+        ours, reference = model.eval()(inputs, mode=mode), plain.eval()(inputs, mode=mode)
         if mode == "predict":
-            ours, theirs = (torch.stack([sample.feature for sample in found]) for found in (ours, theirs))
+            ours, reference = (torch.stack([sample.feature for sample in found]) for found in (ours, reference))
             assert ours.shape == (6, 32)
-        assert torch.equal(ours, theirs)
+        assert torch.equal(ours, reference)
 
 
 def test_without_weights_it_is_plain_training(images: dict[str, Any]) -> None:
@@ -113,16 +113,16 @@ def test_without_weights_it_is_plain_training(images: dict[str, Any]) -> None:
         teacher={"config": {"model": network(width=16)}, "random_weights": True},
         recipe={**recipe_of("mtkd_ssr"), "losses": silent},
     )
-    ours, theirs = (net.parse_losses(run(net, images))[0] for net in (model, plain))
-    assert torch.equal(ours, theirs)
-    ours.backward(), theirs.backward()
+    ours, reference = (net.parse_losses(run(net, images))[0] for net in (model, plain))
+    assert torch.equal(ours, reference)
+    ours.backward(), reference.backward()
     for (name, own), other in zip(model.student.named_parameters(), plain.parameters(), strict=True):
         assert torch.equal(own.grad, other.grad), name
 
 
 @pytest.mark.parametrize("name", ["mtkd_ssr", "kd"])
-def test_another_number_of_identities_is_refused_where_responses_are_compared(name: str) -> None:
-    with pytest.raises(ValueError, match=r"over 3 classes, teacher 'teacher' over 5: .*embedding losses \(recipes rkd"):
+def test_another_number_of_identities_is_refused_where_logits_are_compared(name: str) -> None:
+    with pytest.raises(ValueError, match=r"has 3 classes, teacher 'teacher' has 5: .*embedding losses \(recipes rkd"):
         distil(name, classes=5)
 
 

@@ -1,4 +1,4 @@
-"""A transform of the teachers' responses in a recipe: what it serves, what it trains, what it leaves alone."""
+"""A transform of the teachers' logits in a recipe: what it serves, what it trains, what it leaves alone."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def same(a: dict, b: dict) -> bool:
 
 def test_the_first_step_is_that_of_plain_kd() -> None:
     simplified, plain = build(recipe=recipe("student_friendly")), build(recipe=recipe("kd"))
-    ours, theirs = losses_of(simplified), losses_of(plain)
-    torch.testing.assert_close(ours["loss_kd"], theirs["loss_kd"])
+    ours, reference = losses_of(simplified), losses_of(plain)
+    torch.testing.assert_close(ours["loss_kd"], reference["loss_kd"])
     assert float(ours["transform.agreement"]) == 100.0
     assert float(ours["transform.change"]) == pytest.approx(0.0, abs=1e-6)
     total(ours).backward()
-    total(theirs).backward()
+    total(reference).backward()
     for name, gradient in gradients(plain.student).items():
         torch.testing.assert_close(gradients(simplified.student)[name], gradient, atol=1e-6, rtol=1e-4)
 
@@ -88,8 +88,8 @@ def test_zero_weight_leaves_the_plain_run() -> None:
     assert not model.teachers
     assert not list(model.distill.parameters())
     teacher = {"config": classifier(14), "random_weights": True}
-    whole = {"type": "kd_mm.Distiller", "student": classifier(), "teacher": teacher, "recipe": zero, "input_size": 16}
-    assert same(trained(classifier()), trained(whole))
+    full = {"type": "kd_mm.Distiller", "student": classifier(), "teacher": teacher, "recipe": zero, "input_size": 16}
+    assert same(trained(classifier()), trained(full))
 
 
 def test_a_schedule_at_zero_leaves_the_simplifier_as_it_is() -> None:
@@ -130,13 +130,13 @@ def test_it_has_its_own_rate_where_the_config_says_so() -> None:
         assert rates[id(parameter)] == pytest.approx(expected)
 
 
-# -- which losses and answers ---------------------------------------------------------------------------------------
+# -- which losses and logits ---------------------------------------------------------------------------------------
 
 
 def test_each_stage_has_a_simplifier_of_its_own_and_runs_once() -> None:
-    whole = recipe("mtkd_ssr")
-    whole["losses"] |= {"kd": LOGITS["kd"], "again": {**LOGITS["srd"], "temperature": 2.0}}
-    model = build(recipe={**whole, "transform": SKD})
+    full = recipe("mtkd_ssr")
+    full["losses"] |= {"kd": LOGITS["kd"], "again": {**LOGITS["srd"], "temperature": 2.0}}
+    model = build(recipe={**full, "transform": SKD})
     simplifiers = model.objective.transform["teacher"].simplifiers
     assert set(simplifiers) == {"final", "stage1", "stage2"}
     calls = dict.fromkeys(simplifiers, 0)
@@ -232,7 +232,7 @@ def test_the_report_names_it() -> None:
         ({"losses": {"transform_a": LOGITS["kd"]}}, "clashes with the log key 'loss_transform_a'"),
     ],
 )
-def test_wrong_recipes_are_told(wrong: dict, message: str) -> None:
+def test_wrong_recipes_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(recipe=wrong)
 
@@ -247,7 +247,7 @@ def detection(network: Any, base: dict, **options: Any) -> Any:
 
 @pytest.mark.parametrize("network", [detectors.faster, detectors.retina])
 @pytest.mark.parametrize("base", [detectors.KD, detectors.MTKD], ids=["kd", "mtkd"])
-def test_detectors_start_from_their_teachers_answer(network: Any, base: dict) -> None:
+def test_detectors_start_from_their_teachers_logits(network: Any, base: dict) -> None:
     model = detection(network, base)
     out = detectors.losses_of(model)
     plain = detectors.losses_of(detectors.build(network(8), network(12), base).train())
@@ -261,10 +261,10 @@ def test_detectors_start_from_their_teachers_answer(network: Any, base: dict) ->
 def test_regions_of_an_image_look_at_each_other_alone() -> None:
     model = detection(detectors.faster, detectors.KD, zero_init_out=False)
     transform: LearningSimplifier = model.objective.transform["teacher"]
-    seen: dict[str, Any] = {}
-    transform.register_forward_pre_hook(lambda _, args: seen.update(answers=args[0], images=args[3]))
+    recorded: dict[str, Any] = {}
+    transform.register_forward_pre_hook(lambda _, args: recorded.update(rows=args[0], images=args[3]))
     detectors.losses_of(model)
-    (images,), (logits,) = seen["images"].values(), seen["answers"].values()
+    (images,), (logits,) = recorded["images"].values(), recorded["rows"].values()
     assert images.shape == (len(logits),)
     assert set(images.tolist()) == {0.0, 1.0}
 

@@ -333,7 +333,7 @@ def test_named_tuple_outputs_are_completed_by_their_element():
         ("backbone.layer4[1]", "no feature map"),
     ],
 )
-def test_wrong_names_are_answered_with_the_table(name, message):
+def test_wrong_names_are_refused_with_the_table(name, message):
     model = backbone(type="ResNet", depth=18)
     model.head = nn.Linear(512, 10)
     model.backbone.drop = nn.Conv2d(3, 3, 1)
@@ -352,7 +352,7 @@ def test_where_nothing_is_found_candidates_are_listed():
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_backbone_is_said():
+def test_a_missing_backbone_is_refused():
     with pytest.raises(ValueError, match="no module 'trunk'.*it has backbone"):
         discover_stages(backbone(type="ResNet", depth=18), image(), backbone="trunk")
 

@@ -65,8 +65,8 @@ def test_families(config: dict[str, Any], pixels: int, taps: list[str | None], n
     training = {name: module.training for name, module in model.named_modules()}
     state = {key: value.clone() for key, value in model.state_dict().items()}
     found = before_relu(model, discover_stages(model, torch.zeros(2, 3, pixels, pixels)))
-    assert [place and place.tap.removeprefix("backbone.") for place in found] == taps
-    assert [place and names[place.norm].removeprefix("backbone.") for place in found] == norms
+    assert [entry and entry.tap.removeprefix("backbone.") for entry in found] == taps
+    assert [entry and names[entry.norm].removeprefix("backbone.") for entry in found] == norms
     assert training == {name: module.training for name, module in model.named_modules()}
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
@@ -77,19 +77,19 @@ def test_what_is_read_becomes_the_stage_by_a_relu() -> None:
         model = network(config).eval()
         stages = discover_stages(model, torch.zeros(2, 3, 64, 64))
         found = before_relu(model, stages)
-        places = [place.tap for place in found if place is not None]
-        with torch.no_grad(), Recorder(model, [*places, *(stage.tap for stage in stages)]) as recorder:
+        entries = [entry.tap for entry in found if entry is not None]
+        with torch.no_grad(), Recorder(model, [*entries, *(stage.tap for stage in stages)]) as recorder:
             model.backbone(torch.randn(2, 3, 64, 64))
             recorder.calibrate()
-        shown = recorder.take()
-        for stage, place in zip(stages, places, strict=True):
-            assert shown[place].shape == shown[stage.tap].shape
-            assert float(shown[place].min()) < 0
+        records = recorder.take()
+        for stage, entry in zip(stages, entries, strict=True):
+            assert records[entry].shape == records[stage.tap].shape
+            assert float(records[entry].min()) < 0
             if stage.post_relu:
-                torch.testing.assert_close(shown[place].relu(), shown[stage.tap])
+                torch.testing.assert_close(records[entry].relu(), records[stage.tap])
             else:
-                norm = find_module(model, Tap.parse(place))
-                torch.testing.assert_close(norm(shown[stage.tap]), shown[place])
+                norm = find_module(model, Tap.parse(entry))
+                torch.testing.assert_close(norm(records[stage.tap]), records[entry])
 
 
 def test_functions_are_not_found() -> None:

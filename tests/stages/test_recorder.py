@@ -13,7 +13,7 @@ from kd_mm.stages.tap import Tap
 
 
 class Toy(nn.Module):
-    """A network with a module that runs twice, a tuple output, a list of modules and an in-place activation."""
+    """A network with a module that runs twice, a tuple output, a list of modules and an in-entry activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ def test_bad_grammar_is_refused(text: str) -> None:
 
 def test_taps_read_what_they_name() -> None:
     model, x = Toy(), torch.randn(3, 4)
-    taken = record(model, ["twice:in#0", "twice#0", "twice", "pair[0]", "pair[1][1]", "heads.0"], x)
-    first = model.twice(taken["twice:in#0"])
-    assert torch.equal(taken["twice#0"], first)
-    assert torch.equal(taken["twice"], model.twice(first))
-    assert torch.equal(taken["pair[0]"], taken["twice"] + 1)
-    assert torch.equal(taken["pair[1][1]"], taken["twice"] + 3)
-    assert torch.equal(taken["heads.0"], model(x))
+    records = record(model, ["twice:in#0", "twice#0", "twice", "pair[0]", "pair[1][1]", "heads.0"], x)
+    first = model.twice(records["twice:in#0"])
+    assert torch.equal(records["twice#0"], first)
+    assert torch.equal(records["twice"], model.twice(first))
+    assert torch.equal(records["pair[0]"], records["twice"] + 1)
+    assert torch.equal(records["pair[1][1]"], records["twice"] + 3)
+    assert torch.equal(records["heads.0"], model(x))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_wrong_names_are_refused_with_the_nearest(tap: str, message: str) -> Non
         Recorder(Toy(), [tap])
 
 
-def test_what_is_no_tensor_or_did_not_run_is_said() -> None:
+def test_what_is_no_tensor_or_did_not_run_is_refused() -> None:
     with pytest.raises(TypeError, match=r"gives a tuple of length 2.*pair\[-1\]"):
         record(Toy(), ["pair"], torch.randn(1, 4))
     with pytest.raises(RuntimeError, match=r"'heads.1' fired 0 times"):

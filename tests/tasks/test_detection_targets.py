@@ -85,7 +85,7 @@ def test_ignored_objects_of_no_known_class_leave_no_class_out() -> None:
     assert targets.valid.tolist() == [[1, 1, 1]]
 
 
-def test_objects_of_a_class_that_the_student_lacks_are_told() -> None:
+def test_objects_of_a_class_that_the_student_lacks_are_refused() -> None:
     with pytest.raises(ValueError, match="object is of class 3, but the student has 3 classes"):
         read_annotations([sample(BOXES, [0, K])], K)
 
@@ -224,49 +224,49 @@ def test_divergence_of_independent_sigmoids_by_hand(temperature: float, expected
 # -- measures -------------------------------------------------------------------------------------------------------
 
 
-def test_correct_is_the_share_of_classes_told_right() -> None:
+def test_correct_is_the_share_of_classes_predicted_right() -> None:
     targets = read_annotations(
         [sample(BOXES, [0, 0], [[1.0, 1, 9, 9]], [2]), sample(BOXES[:1], [1]), sample([], [], BOXES, [0, 1])], K
     )
     logits = torch.tensor([[1.0, 1.0, 9.0], [-1.0, 1.0, -1.0], [4.0, 4.0, 4.0]])
     assert bound().correct(logits, targets).tolist() == [0.5, 1.0, 0.0]
     regions = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT, 2]))
-    answers = nn.functional.one_hot(torch.tensor([0, 1, 0, 2]), K + 1).float()
-    assert bound(regional=True).correct(answers, regions).tolist() == [1.0, 0.0, 1.0]
+    predictions = nn.functional.one_hot(torch.tensor([0, 1, 0, 2]), K + 1).float()
+    assert bound(regional=True).correct(predictions, regions).tolist() == [1.0, 0.0, 1.0]
 
 
 class Oracle(nn.Module):
-    """A detector that answers what it was given, one list of ``(box, label, score)`` an image."""
+    """A detector that predicts what it was given, one list of ``(box, label, score)`` an image."""
 
-    def __init__(self, answers: list[list[tuple[list[float], int, float]]]) -> None:
+    def __init__(self, predictions: list[list[tuple[list[float], int, float]]]) -> None:
         super().__init__()
-        self.answers = answers
+        self.predictions = predictions
 
     def predict(self, inputs: Tensor, samples: list[DetDataSample], rescale: bool = True) -> list[DetDataSample]:
         assert rescale
-        for answer, one in zip(self.answers, samples, strict=True):
+        for predicted, one in zip(self.predictions, samples, strict=True):
             one.pred_instances = InstanceData(
-                bboxes=torch.tensor([box for box, _, _ in answer]).reshape(-1, 4),
-                labels=torch.tensor([label for _, label, _ in answer], dtype=torch.long),
-                scores=torch.tensor([score for _, _, score in answer]),
+                bboxes=torch.tensor([box for box, _, _ in predicted]).reshape(-1, 4),
+                labels=torch.tensor([label for _, label, _ in predicted], dtype=torch.long),
+                scores=torch.tensor([score for _, _, score in predicted]),
             )
         return samples
 
 
 @pytest.mark.parametrize("wrap", [None, HorizontalBoxes])
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("predicted", "found"),
     [
         ([(BOXES[0], 0, 0.9), (BOXES[1], 2, 0.8)], 2),
         ([(BOXES[1], 2, 0.8), (BOXES[0], 0, 0.9)], 2),  # in any order
         ([(BOXES[0], 1, 0.9), (BOXES[1], 2, 0.8)], 1),  # a wrong class
-        ([(BOXES[0], 0, 0.9), (BOXES[0], 0, 0.8), (BOXES[1], 2, 0.1)], 1),  # two objects: only the best two are seen
+        ([(BOXES[0], 0, 0.9), (BOXES[0], 0, 0.8), (BOXES[1], 2, 0.1)], 1),  # two objects: the best two count
         ([([0.0, 0, 20, 9], 0, 0.9)], 0),  # too little overlap
         ([([0.0, 0, 20, 10], 0, 0.9)], 1),
         ([], 0),
     ],
 )
-def test_score_counts_the_objects_among_the_best_detections(answer: list, found: int, wrap: Any) -> None:
+def test_score_counts_the_objects_among_the_best_detections(predicted: list, found: int, wrap: Any) -> None:
     samples = [sample(BOXES, [0, 2], wrap=wrap), sample([], [])]
-    model = Oracle([answer, [(BOXES[0], 0, 1.0)]])
+    model = Oracle([predicted, [(BOXES[0], 0, 1.0)]])
     assert bound().score(model, torch.zeros(2, 3, 64, 64), samples) == (found, 2)
