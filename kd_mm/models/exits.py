@@ -116,7 +116,7 @@ class MirrorExit(Exit):
 class RoIExit(Exit):
     """Classifies regions of the image from one stage: 1x1 convolution, RoIAlign, one weight a cell, a linear layer.
 
-    Our reading of a stage response in detection, beside the image-level one: K + 1 softmax classes a region.
+    Our reading of stage logits in detection, beside those of an image: K + 1 softmax classes a region.
 
     Args:
         widths: See :class:`Exit`; only the stage's own is used.

@@ -163,6 +163,14 @@ def test_review_names_its_pairs_and_choices() -> None:
         CrossStageReviewLoss(direction="deep")
 
 
+def test_order_of_the_classes_does_not_matter() -> None:
+    order = [4, 2, 0, 5, 1, 3]
+    z, t = ([wave(3, 6, pace=pace) for pace in paces] for paces in ((0.9, 1.3, 0.5), (1.7, 2.1, 1.1)))
+    for loss in (StageResponseLoss(), CrossStageReviewLoss()):
+        permuted = loss(of_stages(*(x[:, order] for x in z)), of_stages(*(x[:, order] for x in t)))
+        assert float(loss(of_stages(*z), of_stages(*t))) == pytest.approx(float(permuted), abs=1e-12)
+
+
 # -- the exits' task loss and totals -------------------------------------------------------------------------------
 
 
@@ -211,6 +219,14 @@ def test_mskd_by_hand() -> None:
         assert float(mskd(0.5, "final", MSKD, final, stage_reduction=reduction)) == pytest.approx(expected, abs=1e-6)
     equal = of_stages([LN7, 0], [LN7, 0], [LN7, 0])
     assert torch.equal(mskd(0.5, "final", MSKD, equal), mskd(0.5, "same_stage", MSKD, equal))
+
+
+@pytest.mark.parametrize("target", ["final", "same_stage"])
+def test_mskd_of_one_exit_is_hintons_distillation_and_does_not_depend_on_constants(target: str) -> None:
+    student, teacher = of_stages([0.3, -1.0], targets=LABEL), of_stages([LN7, 0.0])
+    expected = 0.1 * F.cross_entropy(student.logits, LABEL) + 0.9 * kl_divergence(student.logits, teacher.logits, 1.0)
+    torch.testing.assert_close(mskd(0.9, target, student, teacher), expected)
+    torch.testing.assert_close(mskd(0.9, target, student, of_stages([LN7 + 5, 5.0])), expected)
 
 
 def test_mskd_with_weights_of_the_exits() -> None:
