@@ -21,7 +21,7 @@ def contents(dataset: Any) -> set[bytes]:
     return {dataset[index]["img"].tobytes() for index in range(len(dataset))}
 
 
-def test_images_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
+def test_images_and_labels_equal_the_files(tmp_path: Path) -> None:
     images, labels = write_cifar100(tmp_path)
     dataset = cifar100(tmp_path, "trainval")
     assert len(dataset) == 400
@@ -32,7 +32,7 @@ def test_images_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
     assert "Number of samples: \t400" in repr(dataset)
 
 
-def test_the_five_training_files_of_cifar10_are_joined_and_built_by_name(tmp_path: Path) -> None:
+def test_cifar10_joins_five_training_files(tmp_path: Path) -> None:
     images, labels = write_cifar10(tmp_path)
     config = {"type": "kd_mm.CIFAR10", "data_root": str(tmp_path), "allow_partial": True}
     dataset = DATASETS.build({**config, "pipeline": [{"type": "mmpretrain.PackInputs"}]})
@@ -45,10 +45,10 @@ def test_the_five_training_files_of_cifar10_are_joined_and_built_by_name(tmp_pat
 
 def test_the_validation_split_is_balanced_disjoint_and_complete(tmp_path: Path) -> None:
     write_cifar100(tmp_path)
-    train, val, whole = (cifar100(tmp_path, split) for split in ("train", "val", "trainval"))
+    train, val, both = (cifar100(tmp_path, split) for split in ("train", "val", "trainval"))
     assert np.bincount(val.get_gt_labels()).tolist() == [1] * 100
     assert np.bincount(train.get_gt_labels()).tolist() == [3] * 100
-    assert contents(train) | contents(val) == contents(whole)
+    assert contents(train) | contents(val) == contents(both)
     assert not contents(train) & contents(val)
 
 
@@ -69,19 +69,16 @@ def test_a_subset_has_the_same_number_of_each_class_and_stays_inside_its_split(t
         cifar100(tmp_path, "train", samples_per_class=4)
 
 
-@pytest.mark.parametrize("val_size", [0, 150, 400])
-def test_a_validation_size_that_does_not_fit(val_size: int, tmp_path: Path) -> None:
+def test_wrong_options(tmp_path: Path) -> None:
     write_cifar100(tmp_path)
-    with pytest.raises(ValueError, match="multiple of 100 below the 400"):
-        CIFAR100(data_root=str(tmp_path), split="val", val_size=val_size, allow_partial=True)
-
-
-def test_an_unknown_split(tmp_path: Path) -> None:
+    for val_size in (0, 150, 400):
+        with pytest.raises(ValueError, match="multiple of 100 below the 400"):
+            CIFAR100(data_root=str(tmp_path), split="val", val_size=val_size, allow_partial=True)
     with pytest.raises(ValueError, match="train, val, trainval, test, got 'validation'"):
         CIFAR10(data_root=str(tmp_path), split="validation")
 
 
-def test_a_missing_data_set_says_where_what_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         CIFAR100(data_root="data/cifar100")
@@ -104,27 +101,21 @@ def test_the_official_counts_are_expected(tmp_path: Path) -> None:
     assert len(CIFAR100(data_root=str(tmp_path), split="test")) == 10_000
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_wrong_files_raise_one_line(tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    for content, message in (
         ({"fine_labels": [1]}, "but not both 'data' and 'fine_labels'"),
         ({"data": np.zeros((2, 3072), np.float32), "fine_labels": [1, 2]}, "'data' is float32 of shape"),
         ({"data": np.zeros((2, 3000), np.uint8), "fine_labels": [1, 2]}, r"shape \(2, 3000\)"),
         ({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [1]}, "2 images, but labels of shape"),
         ({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [1, 100]}, "labels from 1 to 100"),
         ([1, 2], "holds a list"),
-    ],
-)
-def test_a_file_of_another_kind_is_one_line(content: Any, message: str, tmp_path: Path) -> None:
-    write_cifar100(tmp_path)
-    write(tmp_path / "cifar-100-python" / "train", content)
-    with pytest.raises(ValueError, match=message) as caught:
-        cifar100(tmp_path, "trainval")
-    assert "\n" not in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
-
-
-def test_another_list_of_classes_is_refused(tmp_path: Path) -> None:
+    ):
+        write(tmp_path / "cifar-100-python" / "train", content)
+        with pytest.raises(ValueError, match=message) as caught:
+            cifar100(tmp_path, "trainval")
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
     write_cifar100(tmp_path)
     write(tmp_path / "cifar-100-python" / "meta", {"fine_label_names": list(CIFAR100_CATEGORIES[::-1])})
     with pytest.raises(ValueError, match="'fine_label_names' is not the official list of 100 class names"):

@@ -26,8 +26,8 @@ def root(tmp_path_factory) -> Path:
 
 
 def read(root: Path, split: str, **options: Any) -> CIFAR100Retrieval:
-    given = {"val_size": 200, "queries_per_class": 1, "allow_partial": True, "pipeline": PACK, **options}
-    return CIFAR100Retrieval(str(root), split, **given)
+    arguments = {"val_size": 200, "queries_per_class": 1, "allow_partial": True, "pipeline": PACK, **options}
+    return CIFAR100Retrieval(str(root), split, **arguments)
 
 
 def infos(data: CIFAR100Retrieval) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_which_images_are_queries_does_not_depend_on_their_order(root, tmp_path)
     assert chosen[0] == chosen[1]
 
 
-def test_samples_tell_class_role_and_number_but_no_camera(root):
+def test_metainfo_of_samples(root):
     data = read(root, "test")
     sample = data[25]["data_samples"]
     info = data.get_data_info(25)
@@ -76,7 +76,7 @@ def test_samples_tell_class_role_and_number_but_no_camera(root):
     assert int(trained.gt_label) + 1 == trained.pid
 
 
-def test_bad_options_are_named(root):
+def test_wrong_options(root):
     with pytest.raises(ValueError, match="split must be one of train, val, test, got 'trainval'"):
         read(root, "trainval")
     with pytest.raises(ValueError, match="queries_per_class must be 1 to 3, .* 4 images; got 4"):

@@ -1,4 +1,4 @@
-"""Images that look sound at both ends and are not: found when they are decoded, named, and stopped at or skipped."""
+"""Images whose damage is detected only when they are decoded: they stop the run by name, or are skipped."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from kd_mm.datasets.damaged_images import DamagedImageError, decoding_error, fil
 from ..helpers.voc_folder import PIPELINE, VOCFolder, read, read_error, truncate
 
 
-def spoil(voc: VOCFolder, name: str) -> Path:
-    """Make an image that has both ends of a JPEG and nothing between them that can be decoded."""
+def corrupt(voc: VOCFolder, name: str) -> Path:
+    """Write both ends of a JPEG with nothing between them that can be decoded."""
     path = voc.folder / "JPEGImages" / f"{name}.jpg"
     path.write_bytes(b"\xff\xd8" + bytes(200) + b"\xff\xd9")
     return path
 
 
-def test_an_image_that_cannot_be_decoded_is_replaced_in_training(voc: VOCFolder, said: list[str]) -> None:
-    path = spoil(voc, "b")
+def test_undecodable_image_is_replaced_in_training(voc: VOCFolder, warnings: list[str]) -> None:
+    path = corrupt(voc, "b")
     dataset = read(voc, on_error="skip", pipeline=PIPELINE)
     np.random.seed(0)
     assert {dataset[1]["data_samples"].img_id for _ in range(20)} == {"a", "c"}
-    assert said == [f"skipped {path}: it cannot be decoded; 1 so far"]
+    assert warnings == [f"skipped {path}: it cannot be decoded; 1 so far"]
 
 
-def test_an_image_that_cannot_be_decoded_is_left_out_of_a_test(voc: VOCFolder) -> None:
-    path = spoil(voc, "b")
+def test_undecodable_image_is_left_out_of_a_test(voc: VOCFolder) -> None:
+    path = corrupt(voc, "b")
     dataset = read(voc, on_error="skip", pipeline=PIPELINE, test_mode=True)
     assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
     assert f"b ({path}: it cannot be decoded)" in read_error(voc, test_mode=True)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_decoded_stops_with_one_line(voc: VOCFolder, workers: int) -> None:
-    path = spoil(voc, "b")
+def test_undecodable_image_stops_with_one_line(voc: VOCFolder, workers: int) -> None:
+    path = corrupt(voc, "b")
     dataset = read(voc, pipeline=PIPELINE)
     with (
         DefaultScope.overwrite_default_scope("mmdet"),
@@ -64,14 +64,15 @@ def cut_off(content: bytes) -> bytes:
     return content[: len(content) * 3 // 4] + b"\xff\xd9"
 
 
-@pytest.mark.parametrize("harm", [zeros, cut_out, cut_off])
-@pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("backend", ["cv2", "pillow"])
-def test_damage_that_a_picture_comes_out_of_all_the_same(
-    voc: VOCFolder, said: list[str], capfd: pytest.CaptureFixture[str], harm: Any, progressive: bool, backend: str
+@pytest.mark.parametrize(
+    ("damage", "progressive", "backend"),
+    [(zeros, False, "cv2"), (cut_out, True, "pillow"), (cut_off, False, "pillow"), (cut_off, True, "cv2")],
+)
+def test_damage_that_decodes_to_an_image(
+    voc: VOCFolder, warnings: list[str], capfd: pytest.CaptureFixture[str], damage: Any, progressive: bool, backend: str
 ) -> None:
     path = voc.image("b", 160, 120, progressive=progressive)
-    path.write_bytes(harm(path.read_bytes()))
+    path.write_bytes(damage(path.read_bytes()))
     assert file_damage(str(path)) == ""
     pipeline = [{"type": "LoadImageFromFile", "imdecode_backend": backend}, *PIPELINE[1:]]
     with pytest.raises(DamagedImageError) as error:
@@ -81,14 +82,14 @@ def test_damage_that_a_picture_comes_out_of_all_the_same(
     assert "; repair it or take it out of " in line
     skipping = read(voc, on_error="skip", pipeline=pipeline)
     assert {skipping[1]["data_samples"].img_id for _ in range(20)} <= {"a", "c"}
-    (skipped,) = said
+    (skipped,) = warnings
     assert skipped.startswith(f"skipped {path}: Corrupt JPEG data: ")
     assert f"b ({path}: Corrupt JPEG data: " in read_error(voc, test_mode=True)
     assert len(read(voc, test_mode=True, on_error="skip")) == 2
-    assert capfd.readouterr().err == ""  # what libjpeg says without a name
+    assert capfd.readouterr().err == ""  # libjpeg's own warning, without the file's name
 
 
-def test_stray_bytes_behind_a_whole_picture_are_no_damage(voc: VOCFolder, capfd: pytest.CaptureFixture[str]) -> None:
+def test_stray_bytes_after_a_complete_image_are_no_damage(voc: VOCFolder, capfd: pytest.CaptureFixture[str]) -> None:
     path = voc.image("b")
     path.write_bytes(path.read_bytes()[:-2] + bytes(8) + b"\xff\xd9")
     assert read(voc, pipeline=PIPELINE)[1]["data_samples"].img_id == "b"
@@ -96,22 +97,22 @@ def test_stray_bytes_behind_a_whole_picture_are_no_damage(voc: VOCFolder, capfd:
     assert decoding_error(str(path)) == ""
 
 
-def test_what_others_write_to_stderr_meanwhile_comes_through(voc: VOCFolder, capfd: pytest.CaptureFixture[str]) -> None:
-    def speak(results: dict[str, Any]) -> dict[str, Any]:
+def test_other_output_to_stderr_is_passed_on(voc: VOCFolder, capfd: pytest.CaptureFixture[str]) -> None:
+    def write_to_stderr(results: dict[str, Any]) -> dict[str, Any]:
         print("own transform", file=sys.stderr)
         os.write(2, b"and its library\n")
         return results
 
     path = voc.image("b")
     path.write_bytes(cut_off(path.read_bytes()))
-    dataset = read(voc, pipeline=[PIPELINE[0], speak])
+    dataset = read(voc, pipeline=[PIPELINE[0], write_to_stderr])
     assert dataset[0]["img"].shape == (48, 64, 3)
     with pytest.raises(DamagedImageError):
         dataset[1]
     assert capfd.readouterr().err == "own transform\nand its library\n" * 2
 
 
-def test_other_errors_of_the_pipeline_are_left_as_they_are(voc: VOCFolder) -> None:
+def test_other_errors_of_the_pipeline_are_not_changed(voc: VOCFolder) -> None:
     def fail(results: dict[str, Any]) -> None:
         raise ArithmeticError("own transform")
 
@@ -119,12 +120,12 @@ def test_other_errors_of_the_pipeline_are_left_as_they_are(voc: VOCFolder) -> No
         read(voc, on_error="skip", pipeline=[fail])[0]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
-def test_whole_files_pass_and_truncated_ones_do_not(voc: VOCFolder, suffix: str) -> None:
-    path = voc.image("z", suffix=suffix)
-    assert file_damage(str(path)) == decoding_error(str(path)) == ""
-    with path.open("ab") as file:
-        file.write(b"\x00" * 5)  # as some cameras do
-    assert file_damage(str(path)) == ""
-    truncate(path)
-    assert file_damage(str(path))
+def test_complete_files_pass_and_truncated_ones_do_not(voc: VOCFolder) -> None:
+    for suffix in (".jpg", ".png", ".bmp", ".webp"):
+        path = voc.image("z", suffix=suffix)
+        assert file_damage(str(path)) == decoding_error(str(path)) == ""
+        with path.open("ab") as file:
+            file.write(b"\x00" * 5)  # as some cameras do
+        assert file_damage(str(path)) == ""
+        truncate(path)
+        assert file_damage(str(path))

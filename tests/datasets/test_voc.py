@@ -1,4 +1,4 @@
-"""VOCDataset on small folders: what it reads, what it makes of oddities, and how it says what is wrong."""
+"""VOCDataset on small folders: reading, unusual annotations, errors."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ def boxes(dataset: VOCDataset, index: int = 0) -> list[list[float]]:
         {"metainfo": {"classes": ("dog", "cat")}},
     ],
 )
-def test_ordinary_data_are_read_as_upstream_reads_them(voc: VOCFolder, options: dict[str, Any]) -> None:
+def test_ordinary_data_equal_upstream(voc: VOCFolder, options: dict[str, Any]) -> None:
     voc.add("hard", CAT, extra="<difficult>1</difficult>")
     voc.split("train", ["a", "b", "c", "hard"])
-    ours, theirs = read(voc, **options), UpstreamVOCDataset(**voc.options(), **options)
-    assert len(ours) == len(theirs) == 4
+    dataset, upstream = read(voc, **options), UpstreamVOCDataset(**voc.options(), **options)
+    assert len(dataset) == len(upstream) == 4
     for index in range(4):
-        assert ours.get_data_info(index) == theirs.get_data_info(index)
-    expected = {key: value for key, value in theirs.metainfo.items() if key != "palette" or "metainfo" not in options}
-    assert ours.metainfo == expected
-    assert ours.get_data_info(3)["instances"][0]["ignore_flag"] == 1
+        assert dataset.get_data_info(index) == upstream.get_data_info(index)
+    expected = dict(upstream.metainfo)
+    if "metainfo" in options:
+        del expected["palette"]
+    assert dataset.metainfo == expected
+    assert dataset.get_data_info(3)["instances"][0]["ignore_flag"] == 1
 
 
-def test_it_is_registered_and_feeds_a_detector(voc: VOCFolder) -> None:
+def test_registered_dataset_feeds_a_detector(voc: VOCFolder) -> None:
     with DefaultScope.overwrite_default_scope("mmdet"):
         dataset = DATASETS.build({"type": "kd_mm.VOCDataset", **voc.options(), "pipeline": PIPELINE})
         sample = dataset[1]
@@ -53,7 +55,7 @@ def test_it_is_registered_and_feeds_a_detector(voc: VOCFolder) -> None:
     assert instances.labels.tolist() == [7, 11]
 
 
-def test_own_names_of_folders_and_classes_and_other_image_formats(tmp_path: Path) -> None:
+def test_other_names_of_folders_and_classes_and_image_formats(tmp_path: Path) -> None:
     voc = VOCFolder(tmp_path, year="herd")
     for name, suffix in (("one.2", ".png"), ("two", ".bmp"), ("three", ".JPG"), ("four", ".webp")):
         voc.image(name, suffix=suffix)
@@ -71,51 +73,45 @@ def test_own_names_of_folders_and_classes_and_other_image_formats(tmp_path: Path
     assert len(read(voc, **prefix, **moved)) == 4
 
 
-# -- oddities that are lived with ------------------------------------------------------------------------------------
-
-
 def test_fractions_of_pixels_are_kept(voc: VOCFolder) -> None:
     voc.annotate("a", xml([("cat", (1.5, 2.25, 30.75, "40.0"))]))
     assert boxes(read(voc)) == [[0.5, 1.25, 29.75, 39.0]]
 
 
-def test_boxes_without_area_are_dropped_for_training_and_stay_in_a_test(voc: VOCFolder, said: list[str]) -> None:
+def test_boxes_without_area_are_dropped_for_training_and_stay_in_a_test(voc: VOCFolder, warnings: list[str]) -> None:
     voc.annotate("a", xml([("cat", (9, 9, 9, 9)), CAT, ("dog", (5, 5, 5, 30)), ("dog", (70, 5, 90, 30))]))
     assert boxes(read(voc)) == [[10, 5, 29, 39]]
-    assert [line for line in said if "no area and are dropped for training: 3, in a" in line]
+    assert [line for line in warnings if "no area and are dropped for training: 3, in a" in line]
     kept = boxes(read(voc, test_mode=True))
     assert kept == [[8, 8, 8, 8], [10, 5, 29, 39], [4, 4, 4, 29], [64, 4, 64, 29]]
-    assert [line for line in said if "no area and stay in the ground truth: 3, in a" in line]
-
-
-def test_an_image_whose_only_box_has_no_area_counts_as_empty(voc: VOCFolder) -> None:
+    assert [line for line in warnings if "no area and stay in the ground truth: 3, in a" in line]
     voc.annotate("a", xml([("cat", (9, 9, 9, 9))]))
     assert len(read(voc)) == 3
     assert len(read(voc, filter_cfg={"filter_empty_gt": True})) == 2
 
 
-def test_boxes_are_clipped_to_the_image(voc: VOCFolder, said: list[str]) -> None:
+def test_boxes_are_clipped_to_the_image(voc: VOCFolder, warnings: list[str]) -> None:
     voc.annotate("a", xml([("cat", (-20, -5, 30, 40)), ("dog", (11, 6, 900, 900)), ("dog", (0, 0, 30, 40))]))
     assert boxes(read(voc)) == [[0, 0, 29, 39], [10, 5, 64, 48], [0, 0, 29, 39]]
-    assert [line for line in said if "reach out of the image and are clipped to it: 2, in a" in line]
+    assert [line for line in warnings if "reach out of the image and are clipped to it: 2, in a" in line]
 
 
-def test_swapped_corners_are_put_right(voc: VOCFolder, said: list[str]) -> None:
+def test_swapped_corners_are_sorted(voc: VOCFolder, warnings: list[str]) -> None:
     voc.annotate("a", xml([("cat", (30, 40, 11, 6))]))
     assert boxes(read(voc)) == [[10, 5, 29, 39]]
-    assert [line for line in said if "corners swapped" in line and ": 1, in a" in line]
+    assert [line for line in warnings if "corners swapped" in line and ": 1, in a" in line]
 
 
-@pytest.mark.parametrize("size", ["", "<depth/>", "<width>0</width><height>0</height>", "<width/><height>48</height>"])
-def test_a_size_that_is_not_there_is_read_from_the_image(voc: VOCFolder, size: str) -> None:
+def test_missing_size_is_read_from_the_image(voc: VOCFolder) -> None:
     voc.image("a", width=80, height=40)
-    voc.annotate("a", xml([("cat", (11, 6, 78, 60))], size=size))
-    info = read(voc).get_data_info(0)
-    assert (info["width"], info["height"]) == (80, 40)
-    assert info["instances"][0]["bbox"] == [10, 5, 77, 40]
+    for size in ("", "<depth/>", "<width>0</width><height>0</height>", "<width/><height>48</height>"):
+        voc.annotate("a", xml([("cat", (11, 6, 78, 60))], size=size))
+        info = read(voc).get_data_info(0)
+        assert (info["width"], info["height"]) == (80, 40)
+        assert info["instances"][0]["bbox"] == [10, 5, 77, 40]
 
 
-def test_a_wrong_size_does_not_cut_boxes(voc: VOCFolder) -> None:
+def test_wrong_size_does_not_clip_boxes(voc: VOCFolder) -> None:
     voc.image("a", width=200, height=100)
     voc.annotate("a", xml([("cat", (11, 6, 150, 90))]))
     info = read(voc).get_data_info(0)
@@ -123,7 +119,7 @@ def test_a_wrong_size_does_not_cut_boxes(voc: VOCFolder) -> None:
     assert info["instances"][0]["bbox"] == [10, 5, 149, 89]
 
 
-def test_the_size_of_a_turned_photograph_is_that_of_its_pixels_as_shown(voc: VOCFolder) -> None:
+def test_size_follows_the_exif_orientation(voc: VOCFolder) -> None:
     exif = Image.Exif()
     exif[274] = 6
     voc.image("a", width=60, height=40, exif=exif)
@@ -133,10 +129,10 @@ def test_the_size_of_a_turned_photograph_is_that_of_its_pixels_as_shown(voc: VOC
     assert (info["height"], info["width"]) == dataset[0]["img"].shape[:2] == (60, 40)
 
 
-@pytest.mark.parametrize("depth", ["<depth/>", "<depth></depth>", "<depth>Unspecified</depth>", ""])
-def test_depth_does_not_matter(voc: VOCFolder, depth: str) -> None:
-    voc.annotate("a", xml([CAT], size=f"<width>64</width><height>48</height>{depth}"))
-    assert boxes(read(voc)) == [[10, 5, 29, 39]]
+def test_depth_is_ignored(voc: VOCFolder) -> None:
+    for depth in ("<depth/>", "<depth>Unspecified</depth>", ""):
+        voc.annotate("a", xml([CAT], size=f"<width>64</width><height>48</height>{depth}"))
+        assert boxes(read(voc)) == [[10, 5, 29, 39]]
 
 
 def test_images_without_objects_stay_unless_filtered(voc: VOCFolder) -> None:
@@ -149,20 +145,17 @@ def test_images_without_objects_stay_unless_filtered(voc: VOCFolder) -> None:
     assert test[1]["data_samples"].gt_instances.bboxes.tensor.shape == (0, 4)
 
 
-def test_objects_of_other_classes_are_counted(voc: VOCFolder, said: list[str]) -> None:
+def test_objects_of_other_classes_are_counted(voc: VOCFolder, warnings: list[str]) -> None:
     dataset = read(voc, metainfo={"classes": ("dog",)})
     assert [len(boxes(dataset, index)) for index in range(3)] == [0, 1, 1]
-    assert [line for line in said if "not in the class list are left out: cat (2)" in line]
+    assert [line for line in warnings if "not in the class list are left out: cat (2)" in line]
 
 
-def test_parts_of_an_object_are_no_objects(voc: VOCFolder) -> None:
+def test_parts_of_an_object_are_ignored(voc: VOCFolder) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
     voc.annotate("a", xml([("person", (1, 2, 30, 40))], extra=part))
     info = read(voc).get_data_info(0)
     assert [instance["bbox_label"] for instance in info["instances"]] == [14]
-
-
-# -- what stops, or is skipped ---------------------------------------------------------------------------------------
 
 
 def object_without(tag: str) -> str:
@@ -192,40 +185,41 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("test_mode", [False, True])
-def test_damaged_files_stop_or_are_skipped(voc: VOCFolder, said: list[str], kind: str, test_mode: bool) -> None:
-    do_harm, *words = DAMAGES[kind]
-    do_harm(voc)
-    line = read_error(voc, test_mode=test_mode)
-    assert line.startswith(f"1 of 3 images of {voc.folder}/ImageSets/Main/train.txt cannot be used: b (")
-    assert "on_error='skip'" in line
-    assert all(word in line for word in words)
-    dataset = read(voc, test_mode=test_mode, on_error="skip", pipeline=PIPELINE)
-    assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
-    (skipped,) = [entry for entry in said if entry.startswith("skipped")]
-    assert all(word in skipped for word in words)
+def test_damaged_files_stop_or_are_skipped(voc: VOCFolder, warnings: list[str], kind: str) -> None:
+    damage, *words = DAMAGES[kind]
+    damage(voc)
+    for test_mode in (False, True):
+        line = read_error(voc, test_mode=test_mode)
+        assert line.startswith(f"1 of 3 images of {voc.folder}/ImageSets/Main/train.txt cannot be used: b (")
+        assert "on_error='skip'" in line
+        assert all(word in line for word in words)
+        dataset = read(voc, test_mode=test_mode, on_error="skip", pipeline=PIPELINE)
+        assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
+    skipped = [entry for entry in warnings if entry.startswith("skipped")]
+    assert len(skipped) == 2
+    assert all(word in entry for entry in skipped for word in words)
 
 
-def test_many_damaged_files_are_one_line(voc: VOCFolder, said: list[str]) -> None:
+def test_many_damaged_files_are_one_line(voc: VOCFolder, warnings: list[str]) -> None:
     names = [f"x{number}" for number in range(9)]
     voc.split("train", ["a", *names])
     assert "9 of 10 images" in read_error(voc)
     assert len(read(voc, on_error="skip")) == 1
-    assert len(said) == 1
-    assert "x3" in said[0]
-    assert "and 5 more" in said[0]
+    assert len(warnings) == 1
+    assert "x3" in warnings[0]
+    assert "and 5 more" in warnings[0]
     voc.split("train", names)
     assert read_error(voc, on_error="skip").startswith("none of the 9 images")
 
 
-def test_an_image_that_is_listed_twice(voc: VOCFolder, said: list[str]) -> None:
+def test_image_listed_twice(voc: VOCFolder, warnings: list[str]) -> None:
     voc.split("train", ["a", "b", "a"])
     assert "a (it is listed 2 times)" in read_error(voc)
     assert len(read(voc, on_error="skip")) == 2
-    assert "a (it is listed 2 times)" in said[0]
+    assert "a (it is listed 2 times)" in warnings[0]
 
 
-def test_places_where_nothing_is(voc: VOCFolder, tmp_path: Path) -> None:
+def test_missing_folders_and_lists(voc: VOCFolder, tmp_path: Path) -> None:
     line = read_error(voc, data_prefix={"sub_data_root": "VOC2012/"}, ann_file="VOC2012/ImageSets/Main/train.txt")
     assert f"looked in {voc.root}/VOC2012 for Annotations/, JPEGImages/, but no such folder" in line
     assert "voc/voc2012/" in line.replace("VOC/", "voc/")
@@ -241,7 +235,7 @@ def empty(voc: VOCFolder) -> str:
     return "half"
 
 
-def test_nothing_to_train_on(voc: VOCFolder) -> None:
+def test_empty_lists(voc: VOCFolder) -> None:
     voc.split("train", ["", " "])
     assert "train.txt is empty" in read_error(voc)
     voc.split("train", ["a", "b"])
@@ -250,7 +244,7 @@ def test_nothing_to_train_on(voc: VOCFolder) -> None:
     )
 
 
-def test_class_lists_that_do_not_fit(voc: VOCFolder) -> None:
+def test_wrong_class_lists(voc: VOCFolder) -> None:
     line = read_error(voc, metainfo={"classes": ("Cat", "Dog")})
     assert "the annotations have cat, dog; the class list is Cat, Dog" in line
     assert "num_classes" in line
