@@ -92,7 +92,11 @@ class Market1501(DamagedImageCheck, BaseDataset):
         return samples
 
     def prepare_data(self, idx: int) -> Any:
-        """Return image ``idx`` after the pipeline, with identity, camera and role; None if it is skipped."""
+        """Return image ``idx`` after the pipeline, with identity, camera and role; None if it is skipped.
+
+        Raises:
+            DamagedImageError: It cannot be decoded completely, and is not skipped.
+        """
         return add_metainfo(super().prepare_data(idx), self.get_data_info(idx), _META)
 
     def extra_repr(self) -> list[str]:

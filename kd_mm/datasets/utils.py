@@ -52,9 +52,12 @@ def add_metainfo(packed: Any, info: dict[str, Any], keys: Iterable[str]) -> Any:
     """Copy entries of a sample's info into the metainfo of its packed ``data_samples``, where the pipeline made them.
 
     Args:
-        packed: Output of the pipeline; returned as is.
+        packed: Output of the pipeline.
         info: The sample before the pipeline.
         keys: Entries of ``info`` to copy.
+
+    Returns:
+        ``packed``, whose data sample is changed in place.
     """
     sample = packed.get("data_samples") if isinstance(packed, dict) else None
     if isinstance(sample, BaseDataElement):
@@ -96,7 +99,8 @@ def _import_numpy_part(module: str) -> Any:
 def load_arrays(path: str | Path) -> dict[str, Any]:
     """Load a pickled dictionary of arrays, lists, strings and numbers, written by Python 2 or 3.
 
-    The file is not trusted: every global that is not part of an array is rejected before it is called.
+    Args:
+        path: The file. It is not trusted: every global that is not part of an array is rejected before it is called.
 
     Raises:
         ValueError: The file is damaged, is not a dictionary or refers to other objects.

@@ -46,7 +46,7 @@ class TripletLoss(MetricLoss):
     ``mean_a l(max_p ||x_a - x_p|| - min_n ||x_a - x_n||)`` over the images a of the batch, with Euclidean distances of
     the embeddings as they are, p of the same and n of another identity. ``l(d) = max(0, margin + d)``, or with
     ``margin=None`` the soft margin ``l(d) = ln(1 + exp(d))``. Images without a positive or a negative do not count.
-    Distances are taken from differences, not from a Gram matrix, whose rounding hides short distances between long
+    Distances are computed from differences, not from a Gram matrix, whose rounding hides short distances between long
     embeddings. The hardest pairs are found without gradient, without a loop over images or a wait for the device.
 
     Args:
