@@ -31,11 +31,6 @@ def test_does_not_depend_on_the_scale() -> None:
         torch.testing.assert_close(ATLoss()(*of_maps(scale * STUDENT, TEACHER / scale)), plain)
 
 
-def test_worked_attention() -> None:
-    student, teacher = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, 1.0]]]])
-    assert float(ATLoss().compare(student, teacher)) == pytest.approx(9 / 17, abs=1e-6)
-
-
 def test_another_power_by_numpy() -> None:
     def share(x: Tensor) -> np.ndarray:
         attention = np.abs(x.numpy()).mean(axis=1).reshape(2, -1)

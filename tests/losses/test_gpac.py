@@ -35,6 +35,13 @@ def attend(loss: Loss, student: Tensor = STUDENT_MAP, teachers: dict[str, Tensor
 def test_agrees_with_public_code_on_the_chosen_teacher(best: str) -> None:
     loss = gpac({name: 0.9 if name == best else 0.1 for name in MAPS})
     assert float(attend(loss)) == pytest.approx(KNOWN[best], abs=1e-12)
+    # The same teacher a second time changes nothing.
+    twice = gpac({**{name: 0.9 if name == best else 0.1 for name in MAPS}, "again": 0.9})
+    assert float(attend(twice, teachers={**MAPS, "again": MAPS[best]})) == pytest.approx(KNOWN[best], abs=1e-12)
+
+
+def test_a_teacher_that_is_the_student_costs_nothing() -> None:
+    assert float(attend(gpac(dict.fromkeys(MAPS, 0.5)), teachers=dict.fromkeys(MAPS, STUDENT_MAP))) == 0.0
 
 
 def test_equals_are_ordered_by_their_own_accuracy_then_by_name_order() -> None:

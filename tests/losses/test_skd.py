@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,13 +20,15 @@ from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.skd import CollapseError
 
+from ..helpers.waves import wave
+
 TEACHER = torch.tensor([[2.0, 0], [4, 0]], dtype=torch.float64)
 STUDENT = torch.zeros(2, 2, dtype=torch.float64)
 
 
 @pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What is warned of, one entry a line."""
+def warnings() -> Iterator[list[str]]:
+    """Lines that were warned of."""
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -50,8 +51,7 @@ def set_weights(made: LearningSimplifier, **weights: Tensor) -> None:
 
 
 def rows(*shape: int, pace: float = 1.0, size: float = 3.0) -> Tensor:
-    x = torch.arange(math.prod(shape), dtype=torch.float64)
-    return size * torch.sin(pace * x + 0.3 * torch.cos(0.7 * x)).view(shape)
+    return wave(*shape, pace=pace, size=size)
 
 
 def loss_of(made: LearningSimplifier, student: Tensor, teacher: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def test_softening_keeps_the_largest_class() -> None:
     )
 
 
-def test_one_sample_looks_at_itself() -> None:
+def test_one_sample_attends_to_itself() -> None:
     made = simplifier(3, zero_init_out=False)
     x = centred(rows(1, 3) / 2)
     layer = made.simplifiers["final"][0]
@@ -173,7 +173,7 @@ def test_classes_as_tokens_may_be_permuted_with_their_embeddings() -> None:
     torch.testing.assert_close(alone, simple[:1, order])
 
 
-def test_regions_look_at_their_own_image() -> None:
+def test_regions_attend_to_their_own_image() -> None:
     made, z, images = simplifier(5, zero_init_out=False), rows(7, 5), torch.tensor([0, 1, 0, 1, 1, 0, 0])
     simple = made({"final": z}, images={"final": images}).logits["final"]
     for image in (0, 1):
@@ -224,12 +224,12 @@ def test_gradients_of_the_attention_are_scaled_and_the_student_s_are_not() -> No
         set_weights(made, q=torch.eye(4), k=torch.eye(4), v=torch.eye(4), out=torch.eye(4))
         loss_of(made, student, rows(5, 4)).backward()
         found.append(([parameter.grad for parameter in made.parameters()], student.grad))
-    (whole, ours), (scaled, same) = found
-    assert all(torch.allclose(0.25 * a, b) and a.any() for a, b in zip(whole, scaled, strict=True))
+    (plain, ours), (scaled, same) = found
+    assert all(torch.allclose(0.25 * a, b) and a.any() for a, b in zip(plain, scaled, strict=True))
     assert torch.equal(ours, same)
 
 
-def test_before_its_epoch_answers_stay_and_every_parameter_has_a_zero_gradient() -> None:
+def test_before_its_epoch_logits_stay_and_every_parameter_has_a_zero_gradient() -> None:
     made, z = simplifier(4, zero_init_out=False, start_epoch=3), rows(5, 4)
     waiting = made({"final": z}, Progress(epoch=2))
     assert torch.equal(waiting.logits["final"], z)
@@ -252,19 +252,19 @@ def test_anchors() -> None:
     assert simplifier(4)({"final": z}).penalty is None
 
 
-def test_terms_by_answer_and_shared_weights() -> None:
+def test_each_set_of_logits_has_its_terms_and_weights_may_be_shared() -> None:
     z = rows(5, 4)
-    answers = {"final": z, "stage1": z}
+    both = {"final": z, "stage1": z}
     apart = simplifier(4, ("final", "stage1"), zero_init_out=False)
-    result = apart(answers)
+    result = apart(both)
     assert set(result.terms) == {"agreement", "change", "agreement_stage1", "change_stage1"}
     assert not torch.equal(result.logits["final"], result.logits["stage1"])
-    shared = simplifier(4, ("final", "stage1"), zero_init_out=False, shared=True)(answers).logits
+    shared = simplifier(4, ("final", "stage1"), zero_init_out=False, shared=True)(both).logits
     assert torch.equal(shared["final"], shared["stage1"])
 
 
-def test_without_residual_the_joint_objective_leaves_the_teacher_and_the_guard_says_so(
-    said: list[str],
+def test_without_residual_the_joint_objective_leaves_the_teacher_and_the_guard_warns_once(
+    warnings: list[str],
 ) -> None:
     torch.manual_seed(0)
     z_t = 6 * torch.randn(40, 10, dtype=torch.float64)
@@ -281,8 +281,8 @@ def test_without_residual_the_joint_objective_leaves_the_teacher_and_the_guard_s
     assert float(end.terms["agreement"]) < 50
     for _ in range(2):
         made.watch({name: float(value) for name, value in end.terms.items()})
-    assert len(said) == 1
-    assert "no longer agrees with the teacher" in said[0]
+    assert len(warnings) == 1
+    assert "no longer agrees with the teacher" in warnings[0]
     made.guard = "stop"
     with pytest.raises(CollapseError, match="below min_agreement=50"):
         made.watch({"agreement": 49.0})
@@ -312,8 +312,8 @@ def gathered(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     made = simplifier(4, zero_init_out=False, scope="gathered")
-    mine = rows(6, 4)[3 * rank : 3 * rank + 3]
-    torch.save(made({"final": mine}).logits["final"].detach(), f"{folder}/{rank}.pt")
+    part = rows(6, 4)[3 * rank : 3 * rank + 3]
+    torch.save(made({"final": part}).logits["final"].detach(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -321,8 +321,8 @@ def test_gathered_tokens_are_those_of_all_processes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(gathered, args=(folder,), nprocs=2, start_method="fork")
         found = torch.cat([torch.load(os.path.join(folder, f"{rank}.pt")) for rank in range(2)])
-    whole = simplifier(4, zero_init_out=False)({"final": rows(6, 4)}).logits["final"]
-    torch.testing.assert_close(found, whole.detach())
+    alone = simplifier(4, zero_init_out=False)({"final": rows(6, 4)}).logits["final"]
+    torch.testing.assert_close(found, alone.detach())
 
 
 # -- wrong options -------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_gathered_tokens_are_those_of_all_processes() -> None:
         ({"dim": 5, "heads": 2}, "dim=5 is not a multiple of heads=2"),
     ],
 )
-def test_wrong_options_are_told(options: dict, message: str) -> None:
+def test_wrong_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         simplifier(4, **options)
 
@@ -351,6 +351,6 @@ def test_wrong_options_are_told(options: dict, message: str) -> None:
         ({"shared": True}, ({"final": 5, "stage1": 4}, frozenset(), True), "equal numbers of classes"),
     ],
 )
-def test_options_that_do_not_fit_the_answers_are_told(options: dict, setting: tuple, message: str) -> None:
+def test_options_that_do_not_fit_the_logits(options: dict, setting: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LearningSimplifier(**options).setup(*setting)
