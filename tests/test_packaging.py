@@ -15,9 +15,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from packaging.version import Version
 
 import kd_mm  # noqa: F401 - makes kd_mm:: known
-from kd_mm.apis.environment import in_range
 
 from .helpers.reading import each_base_once
 from .helpers.tools import environment
@@ -58,6 +58,7 @@ import kd_mm
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from packaging.version import Version
 from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
 folder = Path("cifar100/cifar-100-python")
 folder.mkdir(parents=True)
@@ -86,7 +87,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "-w", "wheel"]
-    if in_range(version("setuptools"), ">=77"):
+    if Version(version("setuptools")) >= Version("77"):
         command.append("--no-build-isolation")
     done = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import OWN_PREFIX, fill
+from kd_mm.utils.suggest import StepError
 
 _UPDATES = "updates"
 
@@ -63,10 +64,10 @@ class EMATeacher(Teacher):
         """Run once on the student's batch; see the base class.
 
         Raises:
-            RuntimeError: Nothing moves it.
+            StepError: Nothing moves it.
         """
         if not self.started:
-            raise RuntimeError(
+            raise StepError(
                 f"nothing moves the teacher {self.name!r}: register the hook kd_mm.EMATeacherHook (default_hooks = "
                 "{{_base_.kd_hooks}})"
             )

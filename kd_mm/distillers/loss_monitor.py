@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from kd_mm.losses import Loss
+from kd_mm.utils.suggest import StepError
 
 
 class NonFiniteLossError(RuntimeError):
@@ -96,7 +97,7 @@ def check_first_step(
 
     Raises:
         NonFiniteLossError: A term is infinite or NaN.
-        RuntimeError: A loss does not depend on the student.
+        StepError: A loss does not depend on the student.
     """
     tapped = [tensor for tensor in records.values() if tensor.requires_grad]
     for name, weight in weights.items():
@@ -112,7 +113,7 @@ def check_first_step(
             gradients = list(torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True))
         reached = [gradient for gradient in gradients if gradient is not None]
         if not reached:
-            raise RuntimeError(
+            raise StepError(
                 f"first step: loss {name!r} does not reach the student: no gradient at "
                 f"{', '.join(records) or 'any tap'}; its inputs are detached or come from a frozen part: drop the loss "
                 "or give it other stages"

@@ -26,6 +26,7 @@ from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
+from kd_mm.utils.suggest import StepError
 
 
 class Teacher:
@@ -189,10 +190,10 @@ class Teacher:
             inputs: ``(B, 3, H, W)``, the student's normalised batch.
 
         Raises:
-            RuntimeError: Its exits are not trained.
+            StepError: Its exits are not trained.
         """
         if not self.exits_ready:
-            raise RuntimeError(
+            raise StepError(
                 f"the exits of teacher {self.name!r} are not trained: register the hook kd_mm.PrepareTeachersHook "
                 "(default_hooks = {{_base_.kd_hooks}}) or load them with Teacher.load_exits"
             )

@@ -14,6 +14,7 @@ from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, Preparat
 from kd_mm.losses.functional import full_precision, same_size
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import StepError
 
 SELECTIONS = ("argmax", "topk", "soft", "all")
 
@@ -121,10 +122,10 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         """Return the distance of each stage.
 
         Raises:
-            RuntimeError: If the probes were not rated.
+            StepError: If the probes were not rated.
         """
         if not self.shares:
-            raise RuntimeError(
+            raise StepError(
                 "GPACAttentionLoss: the teachers' probes are not rated: register the hook "
                 "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}}) or set selection='all'"
             )

@@ -13,6 +13,7 @@ from kd_mm.losses.cosine import EmbeddingLoss
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import StepError
 
 BRANCHES = ("low", "high")
 
@@ -94,10 +95,10 @@ class CodeReader:
         """Return the teacher's codes.
 
         Raises:
-            RuntimeError: If they were not prepared.
+            StepError: If they were not prepared.
         """
         if not self._codes:
-            raise RuntimeError(
+            raise StepError(
                 f"{type(self).__name__}: the teacher's codes are not trained: register the hook "
                 "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}})"
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.stages.tap import Tap, find_module
+from kd_mm.utils.suggest import StepError
 
 
 class StopForward(Exception):  # noqa: N818 - a signal, not an error
@@ -115,7 +116,7 @@ class Recorder:
         """Hand out what was recorded, tap text to tensor, and forget it.
 
         Raises:
-            RuntimeError: A tap did not fire, fired less often than its ``#call`` asks, or its tensor was changed in
+            StepError: A tap did not fire, fired less often than its ``#call`` asks, or its tensor was changed in
                 place after it was recorded, so that a loss would see something else than the tapped output.
         """
         records, self._records = self._records, {}
@@ -123,13 +124,13 @@ class Recorder:
         for text, tap in self.taps.items():
             calls = records.get(text, [])
             if not -len(calls) <= tap.call < len(calls):
-                raise RuntimeError(
+                raise StepError(
                     f"tap {text!r} fired {len(calls)} times in one forward pass, call #{tap.call} was asked for; "
                     "the module is not run in this mode, or not so often"
                 )
             tensor, version = calls[tap.call]
             if _changed(tensor, version) and text not in self._cloned:
-                raise RuntimeError(
+                raise StepError(
                     f"the tensor at tap {text!r} was changed in place after it was recorded (an in-place activation "
                     "follows it); tap the module that makes the change instead"
                 )

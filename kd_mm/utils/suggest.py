@@ -87,6 +87,10 @@ def nearest_file(file: Path) -> str:
     return f", did you mean {names[near[0]]!r}?" if near else f" (looked in {folder})"
 
 
+class StepError(RuntimeError):
+    """A training step cannot go on because of the config; the command line prints the message without a traceback."""
+
+
 def describe_error(error: Exception) -> str:
     """Return the message of an error; where it is nothing or the bare key of a KeyError, with the kind of error."""
     if isinstance(error, KeyError) and error.args:

@@ -201,6 +201,12 @@ def test_an_error_of_a_step_keeps_its_traceback_and_its_log(tools: Tools, world:
     assert list((tmp_path / "run").glob("*/vis_data/config.py"))
 
 
+def test_a_step_that_the_config_makes_impossible(tools: Tools, config: Path, tmp_path: Path) -> None:
+    option = "default_hooks.prepare_teachers=None"
+    ended = tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", option)
+    refused(ended, "exits of teacher 'teacher' are not trained: register the hook kd_mm.PrepareTeachersHook")
+
+
 def test_an_option_that_is_needed(tools: Tools, world: World, tmp_path: Path) -> None:
     config = world.distil("stepless.py", changes='param_scheduler = dict(_delete_=True, type="StepLR")')
     refused(tools.run("train", config, "--work-dir", tmp_path), "missing 1 required positional argument: 'step_size'")
