@@ -20,6 +20,7 @@ from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
+from kd_mm.stages.tap import child
 
 STUDENT, TEACHER, OBSERVED = "student step", "teacher forward", "teacher observed"
 DISTILLATION, WITHOUT = "distillation step", "without "
@@ -93,7 +94,7 @@ def _distiller(config: ConfigDict, layout: dict[str, Any]) -> Distiller:
 
 
 def _num_classes(distiller: Distiller) -> int:
-    head: Any = getattr(distiller.student, "head", None)
+    head = child(distiller.student, "head")
     classes = distiller.num_classes.get("student") or getattr(head, "num_classes", None)
     if classes is None:
         name = type(distiller.student).__name__

@@ -18,6 +18,7 @@ from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import build_networks, teacher_configs
+from kd_mm.distillers.matching import dry_run_size
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
@@ -143,10 +144,7 @@ def _random_teachers(config: Config) -> dict[str, Teacher]:
 
 def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> tuple[int, int]:
     own = config.model.get("input_size") if is_distillation(config) else None
-    size = given or own or config_input_size(config) or getattr(child(student, "backbone"), "img_size", None)
-    if size is None:
-        return 224, 224
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return dry_run_size(student, given or own or config_input_size(config), 224)
 
 
 def _stages(model: nn.Module, inputs: Tensor, task: Task, named: Any, side: str) -> list[Stage]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Reads
+from kd_mm.losses.base import choice
 from kd_mm.losses.functional import wide_dtype
 from kd_mm.losses.observation import Observation
 from kd_mm.models.exits import like_parameters
@@ -27,6 +28,8 @@ from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import StepError
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class Teacher:
@@ -81,7 +84,7 @@ class Teacher:
             raise ValueError(
                 f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH"
             )
-        self.dtype = getattr(torch, dtype) if dtype else None
+        self.dtype = _DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(_DTYPES))] if dtype else None
         if self.dtype:
             model.to(self.dtype)
         self._freeze(name, model)

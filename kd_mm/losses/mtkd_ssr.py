@@ -133,7 +133,8 @@ class StageResponseLoss(LogitsLoss):
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the divergence of each stage, times its stage weight."""
-        stages = self.stage_numbers(max(student.stage_logits))
+        # Not by the logits alone: the exit that is left out may not have run.
+        stages = self.stage_numbers(len(self.matched) or max(student.stage_logits))
         logits = torch.stack([self.compared(student.stage_logits[i]) for i in stages])
         if self.target == "final":
             targets = self.compared(teacher.logits).expand_as(logits)

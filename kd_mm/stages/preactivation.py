@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,24 +83,23 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
     trunk: Any = next((part for name in ("backbone", "model") if (part := child(model, name)) is not None), model)
     recorded: list[list[Tensor]] = [[] for _ in stages]
     events: list[_Event] = []
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            counts[name] = counts.get(name, -1) + 1
-            if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
-                events.append(_Event(name, counts[name], module, args[0], output))
+    def watch(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+            events.append(_Event(name, counts[name], module, args[0], output))
+        counts[name] += 1
 
-        return hook
+    def keep(tap: Tap, outputs: list[Tensor], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs.append(tap.select(output))
 
     handles = [
-        module.register_forward_hook(watch(name))
+        module.register_forward_hook(functools.partial(watch, name))
         for name, module in model.named_modules()
         if isinstance(module, (*_RELUS, nn.modules.batchnorm._BatchNorm))
     ]
     for tap, outputs in zip(taps, recorded, strict=True):
-        keep = functools.partial(_keep, tap, outputs)
-        handles.append(find_module(model, tap).register_forward_hook(keep))
+        handles.append(find_module(model, tap).register_forward_hook(functools.partial(keep, tap, outputs)))
     weight, last = next(model.parameters()), stages[-1]
     size = (round(last.height * last.stride), round(last.width * last.stride))
     try:
@@ -108,15 +108,8 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
     finally:
         for handle in handles:
             handle.remove()
-    chosen = [
-        outputs[tap.call] if -len(outputs) <= tap.call < len(outputs) else None
-        for tap, outputs in zip(taps, recorded, strict=True)
-    ]
-    return chosen, events
-
-
-def _keep(tap: Tap, outputs: list[Tensor], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    outputs.append(tap.select(output))
+    calls = zip(taps, recorded, strict=True)
+    return [outputs[tap.call] if -len(outputs) <= tap.call < len(outputs) else None for tap, outputs in calls], events
 
 
 def _text(event: _Event, events: list[_Event], side: str = "") -> str:

@@ -59,8 +59,8 @@ class Recorder:
         training; modules are compared by identity.
         """
         renewed = []
-        for path in dict.fromkeys(tap.path for tap in self.taps.values()):
-            module = find_module(model, next(tap for tap in self.taps.values() if tap.path == path))
+        for tap in self.taps.values():
+            path, module = tap.path, find_module(model, tap)
             hooks = module._forward_hooks.values()
             if any(isinstance(hook, _Hook) and hook.recorder is self and hook.path == path for hook in hooks):
                 continue
@@ -69,12 +69,6 @@ class Recorder:
                 renewed.append(path)
             self._handles[path] = module.register_forward_hook(_Hook(self, path))
         return renewed
-
-    def detach(self) -> None:
-        """Remove every hook."""
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
 
     def __enter__(self) -> Recorder:
         self._records.clear()
@@ -107,10 +101,6 @@ class Recorder:
         for text, calls in self._records.items():
             if any(_changed(tensor, version) for tensor, version in calls):
                 self._cloned.add(text)
-
-    def missing(self) -> list[str]:
-        """Return the taps that did not fire in the last recorded forward pass."""
-        return [text for text in self.taps if text not in self._records]
 
     def take(self) -> dict[str, Tensor]:
         """Hand out what was recorded, tap text to tensor, and forget it.

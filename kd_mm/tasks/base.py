@@ -139,10 +139,6 @@ class Task:
         """Return a context in which the student computes its own losses, for what no tap records."""
         return nullcontext()
 
-    def inference_branch(self, model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Return the records of a student in training with one row of each map for each of ``images`` images."""
-        return dict(records)
-
     def batch(
         self,
         student: nn.Module,
@@ -161,7 +157,7 @@ class Task:
             reads: What the losses require (:data:`kd_mm.losses.base.READABLE`).
         """
         return Batch(
-            self.inference_branch(student, records, len(inputs)),
+            records,
             targets=self.targets(data_samples) if "student.targets" in reads else None,
             sample_indices=self.sample_indices(data_samples) if "student.sample_indices" in reads else None,
         )

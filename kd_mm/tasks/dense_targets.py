@@ -10,6 +10,7 @@ import torch
 from mmengine.dist import all_reduce
 
 from kd_mm.losses.observation import DenseAssignment
+from kd_mm.stages.tap import child
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def read_assignment(head: Any, found: Sequence[Any], batch: int) -> DenseAssignm
         found: What its ``get_targets`` returned, as :func:`assigning` recorded it.
         batch: B, images.
     """
-    if len(found) == 2 and hasattr(head, "centerness_target"):
+    if len(found) == 2 and child(head, "conv_centerness") is not None:
         labels, boxes = (
             torch.cat([level.view(batch, -1, *level.shape[1:]) for level in levels], dim=1) for levels in found
         )

@@ -84,10 +84,6 @@ class DetectionTask(Task):
         """Return the tap of the student's sampled regions where exits classify them."""
         return (region_tap(DetectorHeads.of(model).cascade),) if self.regional and self.sampled else ()
 
-    def inference_branch(self, model: nn.Module, records: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Return the records of the branch that inference keeps where a detector trains several (TridentNet)."""
-        return keep_deployed_branch(model, records, images)
-
     def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
         """Return K, the number of foreground classes that the detector's head was built for."""
         return DetectorHeads.of(model).num_classes
@@ -120,7 +116,7 @@ class DetectionTask(Task):
         reads: Collection[str],
     ) -> Batch:
         """Return a batch after the student's forward pass; see the base class."""
-        records = self.inference_branch(student, records, len(inputs))
+        records = keep_deployed_branch(student, records, len(inputs))
         on_regions = self.regional and bool({"student.stage_logits", "teacher.stage_logits"} & set(reads))
         needed = on_regions or bool({"student.targets", "student.valid_classes"} & set(reads))
         targets = self.targets(data_samples, records) if needed else None

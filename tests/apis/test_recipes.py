@@ -20,8 +20,7 @@ from kd_mm.apis.recipes import (
 )
 from kd_mm.utils.config import load_config
 
-from ..distillers.conftest import batch, build
-from ..distillers.test_contracts import count_calls
+from ..distillers.conftest import batch, build, count_calls
 
 RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
 RETINANET = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"

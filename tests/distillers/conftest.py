@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
+from torch import Tensor, nn
 
 import kd_mm
 from kd_mm.apis.recipes import config_root
@@ -69,6 +71,37 @@ def batch(size: int = 6, classes: int = CLASSES, pixels: int = 16, seed: int = 0
     generator = torch.Generator().manual_seed(seed)
     images = [torch.randint(0, 256, (3, pixels, pixels), generator=generator, dtype=torch.uint8) for _ in range(size)]
     return {"inputs": images, "data_samples": [DataSample().set_gt_label(i % classes) for i in range(size)]}
+
+
+def losses_of(model: nn.Module, **options: Any) -> dict[str, Any]:
+    """The losses of a training step."""
+    return model(**model.data_preprocessor(batch(**options), True), mode="loss")
+
+
+def total(losses: dict[str, Any]) -> Tensor:
+    """The sum that the engine takes of a model's losses."""
+    return BaseModel.parse_losses(None, losses)[0]
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether nested tensors are equal bit for bit, names and their order included."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def count_calls(modules: dict[str, nn.Module]) -> dict[str, int]:
+    """Count how often each module is entered from now on."""
+    calls = dict.fromkeys(modules, 0)
+    for name, module in modules.items():
+        module.register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    return calls
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from mmdet.registry import MODELS as DETECTION_MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
-from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import nn
 
 import kd_mm
 from kd_mm.registry import MODELS
@@ -199,27 +197,7 @@ def losses_of(model: nn.Module, seed: int = 3, **options: Any) -> dict[str, Any]
     return model(**data, mode="loss")
 
 
-def total(losses: dict[str, Any]) -> Tensor:
-    """The sum that the engine takes of a model's losses."""
-    return BaseModel.parse_losses(None, losses)[0]
-
-
 def predict(model: nn.Module, **options: Any) -> list[Any]:
     model.eval()
     with torch.no_grad():
         return [sample.pred_instances for sample in model.val_step(batch(**options))]
-
-
-def count_calls(modules: dict[str, nn.Module]) -> dict[str, int]:
-    """Count how often each module is entered from now on."""
-    calls = dict.fromkeys(modules, 0)
-
-    def counter(name: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            calls[name] += 1
-
-        return hook
-
-    for name, module in modules.items():
-        module.register_forward_pre_hook(counter(name))
-    return calls

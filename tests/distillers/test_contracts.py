@@ -21,7 +21,7 @@ from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.registry import MODELS
 from tests.devices import DEVICES
 
-from .conftest import CLASSES, batch, build, classifier, recipe
+from .conftest import CLASSES, batch, build, classifier, count_calls, losses_of, recipe, same
 
 NO_LOSSES = {f"losses.{name}.loss_weight": 0 for name in ("aux", "scd", "srd", "review")}
 
@@ -29,10 +29,6 @@ NO_LOSSES = {f"losses.{name}.loss_weight": 0 for name in ("aux", "scd", "srd", "
 def step(model: nn.Module, wrapper: OptimWrapper | None = None, seed: int = 0, **options: object) -> dict:
     wrapper = wrapper or OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
     return model.train_step(batch(seed=seed, **options), wrapper)
-
-
-def same(a: dict, b: dict) -> bool:
-    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
 
 
 # -- names in checkpoints ------------------------------------------------------------------------------------------
@@ -201,21 +197,6 @@ def test_several_teachers() -> None:
 # -- one iteration --------------------------------------------------------------------------------------------------
 
 
-def count_calls(modules: dict[str, nn.Module]) -> dict[str, int]:
-    """Count how often each module is entered."""
-    calls = dict.fromkeys(modules, 0)
-
-    def counter(name: str):
-        def hook(*_: object) -> None:
-            calls[name] += 1
-
-        return hook
-
-    for name, module in modules.items():
-        module.register_forward_pre_hook(counter(name))
-    return calls
-
-
 def test_every_part_runs_once_a_step() -> None:
     losses = recipe()["losses"]
     losses["scd2"] = {**losses["scd"], "distance": "l1"}
@@ -249,7 +230,7 @@ def test_teacher_runs_no_deeper_than_needed_and_not_at_all_while_nothing_needs_i
 def test_idle_terms_give_their_parts_a_zero_gradient() -> None:
     off = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
     model = build(recipe=recipe(**{f"losses.{name}.schedule": off for name in ("aux", "srd", "review", "scd")}))
-    losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+    losses = losses_of(model)
     model.parse_losses(losses)[0].backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.distill.parameters())
 
@@ -259,7 +240,7 @@ def test_exits_of_idle_terms_do_not_run() -> None:
     idle = {f"losses.{name}.schedule": off for name in ("srd", "review")}
     model = build(recipe=recipe(**idle, **{"losses.aux.stages": [2]}))
     calls = count_calls(dict(model.objective.exits.items()))
-    losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+    losses = losses_of(model)
     assert calls == {"1": 0, "2": 1}
     model.parse_losses(losses)[0].backward()
     assert all(parameter.grad is not None for parameter in model.distill.parameters())
@@ -283,7 +264,7 @@ def test_gradients_reach_only_what_they_should() -> None:
     for name, expected in reach.items():
         weights = {**NO_LOSSES, f"losses.{name}.loss_weight": 1.0}
         model = build(recipe=recipe(**weights))
-        losses = model(**model.data_preprocessor(batch(), True), mode="loss")
+        losses = losses_of(model)
         losses[f"loss_{name}"].backward()
         reached = {
             key.split(".")[1]

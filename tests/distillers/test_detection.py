@@ -17,6 +17,7 @@ from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.tasks import DetectionTask
 from kd_mm.tasks.targets import LEFT_OUT, label_regions
 
+from .conftest import count_calls, gradients, same, total
 from .detectors import (
     KD,
     MTKD,
@@ -24,14 +25,12 @@ from .detectors import (
     batch,
     build,
     cascade,
-    count_calls,
     faster,
     losses_of,
     only,
     plain,
     predict,
     retina,
-    total,
 )
 
 NETWORKS = {"faster": faster, "retina": retina}
@@ -41,18 +40,6 @@ SAMPLED = {"type": "kd_mm.DetectionTask", "sampled": True}
 @pytest.fixture(params=list(NETWORKS))
 def network(request: pytest.FixtureRequest) -> Any:
     return NETWORKS[request.param]
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def pair(network: Any, recipe: Any = MTKD, **config: Any) -> Any:
@@ -137,9 +124,7 @@ def test_teacher_runs_no_deeper_than_its_deepest_tap() -> None:
     shallow["losses"] = {"scd": {**shallow["losses"]["scd"], "stages": [1, 2]}}
     calls = calls_of_the_teacher(pair(retina, shallow))
     assert calls == {"layer1": 1, "layer2": 1, "layer3": 0, "layer4": 0, "neck": 0, "bbox_head": 0}
-
-
-def test_teacher_runs_its_head_once_and_proposes_nothing() -> None:
+    # Its own logits: its head runs once, and it proposes nothing.
     assert calls_of_the_teacher(pair(faster, KD)) == {**BACKBONE, "neck": 1, "rpn_head": 0, "roi_head": 1}
     assert calls_of_the_teacher(pair(retina, KD)) == {**BACKBONE, "neck": 1, "bbox_head": 1}
 
@@ -306,6 +291,13 @@ def test_image_logits_follow_the_annotations() -> None:
     # Classes 0 and 2 are there, 1 only as an ignored object.
     expected = sum((-F.logsigmoid(z[:, 0]) - F.logsigmoid(z[:, 2])).sum() / 6 for z in recorded.values())
     assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_last_exit_alone_is_left_out() -> None:
+    recipe = only(MTKD, "srd")
+    recipe["losses"] = {"srd": {**recipe["losses"]["srd"], "include_last": False}}
+    losses = losses_of(pair(retina, recipe).train())
+    assert {name for name in losses if name.startswith("srd.")} == {f"srd.stage{i}" for i in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 
 from tests.devices import DEVICES
 
+from .conftest import total
 from .detectors import (
     CLASSES,
     KD,
@@ -21,7 +22,6 @@ from .detectors import (
     predict,
     resnet,
     retina,
-    total,
     two_stage,
     upstream,
 )

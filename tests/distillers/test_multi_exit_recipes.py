@@ -10,12 +10,7 @@ from mmengine.config import Config
 
 from kd_mm.apis.recipes import compose
 
-from .conftest import batch, build, classifier, recipe
-
-
-def losses_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    data = model.data_preprocessor(batch(), training=True)
-    return model(**data, mode="loss")
+from .conftest import build, classifier, losses_of, recipe
 
 
 @pytest.mark.parametrize(("name", "branches"), [("mskd", {"1", "2"}), ("mskd_final", set())])

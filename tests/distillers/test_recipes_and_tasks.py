@@ -20,7 +20,7 @@ from kd_mm.registry import MODELS
 from tests.devices import DEVICES
 
 from . import detectors
-from .conftest import CLASSES, batch, classifier
+from .conftest import CLASSES, batch, classifier, total
 from .test_reid import PEOPLE
 from .test_reid import network as person
 
@@ -126,7 +126,7 @@ def test_it_trains(kind: str, name: str, device: str) -> None:
     assert {f"loss_{term}" for term in model.losses} <= set(losses)
     model.monitor = LossMonitor()  # as in a run: all terms are on one device
     assert set(model.losses) <= set(model.parse_losses(losses)[1])
-    detectors.total(losses).backward()
+    total(losses).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 

@@ -22,7 +22,6 @@ def recorded(detector: Detector, taps: tuple[str, ...], levels: list[Tensor]) ->
     with recorder:
         outputs = detector(levels)
     tensors = recorder.take()
-    recorder.detach()
     return tensors, outputs
 
 
