@@ -51,7 +51,7 @@ def test_each_batch_has_p_identities_with_k_images() -> None:
     assert set(times.values()) == {6, 9}  # 28 groups over 11 identities: each comes two or three times
 
 
-def test_images_of_an_identity_come_in_turn() -> None:
+def test_images_of_an_identity_are_drawn_without_replacement() -> None:
     people = People([5, 5])
     drawn = [i for i in IdentitySampler(people, num_identities=2, num_images=2, seed=0) if i < 5]
     assert len(drawn) == 4
@@ -62,7 +62,7 @@ def test_images_of_an_identity_come_in_turn() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_an_identity_with_fewer_images_gives_all_of_them_and_some_again() -> None:
+def test_identity_with_fewer_images_repeats_some() -> None:
     people = People([1, 2, 8, 8])
     for batch in batches(IdentitySampler(people, num_identities=4, num_images=4, seed=3), 16):
         groups = [batch[i : i + 4] for i in range(0, 16, 4)]
@@ -72,7 +72,7 @@ def test_an_identity_with_fewer_images_gives_all_of_them_and_some_again() -> Non
         assert len(drawn[2]) == len(drawn[3]) == 4
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+def test_order_depends_on_seed_and_epoch() -> None:
     people = People([6] * 10)
     one, other = (IdentitySampler(people, 4, 2, seed=5) for _ in range(2))
     state = torch.get_rng_state()
@@ -87,7 +87,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert list(IdentitySampler(people, 4, 2, seed=6)) != first
 
 
-def test_a_set_smaller_than_a_batch_still_gives_one() -> None:
+def test_data_set_smaller_than_a_batch() -> None:
     sampler = IdentitySampler(People([1, 1, 1]), num_identities=3, num_images=4)
     assert len(sampler) == 12
     assert Counter(sampler) == {0: 4, 1: 4, 2: 4}
@@ -132,7 +132,7 @@ def _rank(rank: int, file: Path, found: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_share_one_plan(tmp_path: Path) -> None:
+def test_two_processes_divide_the_batches(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     found = context.Queue()
     ranks = [context.Process(target=_rank, args=(rank, tmp_path / "rendezvous", found)) for rank in range(2)]

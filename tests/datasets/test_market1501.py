@@ -138,20 +138,6 @@ def test_undecodable_image(folder: MarketFolder, warnings: list[str]) -> None:
         read(folder, "query")
 
 
-def test_damage_that_decodes_to_an_image(
-    folder: MarketFolder, warnings: list[str], capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = folder.add("bounding_box_train", 2, 1)[0]
-    path.write_bytes(path.read_bytes()[:-60] + b"\xff\xd9")
-    stopping, skipping = read(folder), read(folder, on_error="skip")
-    index = next(i for i in range(len(stopping)) if stopping.get_data_info(i)["img_path"] == str(path))
-    with pytest.raises(DamagedImageError, match=rf"{path.name}: Corrupt JPEG data: premature end"):
-        stopping[index]
-    assert skipping[index]["data_samples"].img_path != str(path)
-    assert f"skipped {path}: Corrupt JPEG data: premature end of data segment; 1 so far" in warnings
-    assert capfd.readouterr().err == ""
-
-
 def test_distractors_belong_to_the_gallery(folder: MarketFolder) -> None:
     folder.add("query", 0, 1)
     with pytest.raises(ValueError, match="query has an identity numbered 0, which marks distractors"):
