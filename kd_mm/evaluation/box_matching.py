@@ -72,16 +72,19 @@ def compare_boxes(
         _overlaps(found, wanted, ignored, *pairs, 1.0 if inclusive else 0.0, min_iou)
         for pairs in _pairs(groups, object_groups)
     ]
-    pairs = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    pair_detections, pair_objects, voc_ious, coco_ious = map(np.concatenate, zip(*parts, strict=True))
     return BoxPairs(
-        np.arange(len(groups)) - np.repeat(first, np.diff(first, append=len(groups))),
-        _area(found, 0.0),
-        position[by_score],
-        np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=num_classes))]),
-        wanted[4].astype(np.int64),
-        _area(wanted, 0.0),
-        ignored,
-        *pairs,
+        ranks=np.arange(len(groups)) - np.repeat(first, np.diff(first, append=len(groups))),
+        areas=_area(found, 0.0),
+        by_score=position[by_score],
+        starts=np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=num_classes))]),
+        object_labels=wanted[4].astype(np.int64),
+        object_areas=_area(wanted, 0.0),
+        ignored=ignored,
+        pair_detections=pair_detections,
+        pair_objects=pair_objects,
+        voc_ious=voc_ious,
+        coco_ious=coco_ious,
     )
 
 
@@ -156,9 +159,8 @@ def match_voc(boxes: BoxPairs, iou: float) -> tuple[Bools, Bools]:
 def match_coco(boxes: BoxPairs, unwanted: Bools) -> tuple[Ints, Bools, Bools]:
     """Match detections to objects as pycocotools does, for all areas and IoU thresholds at once.
 
-    In each image and class the detections choose in descending order of their scores. Each takes the object that it
-    overlaps most among those that are free and reach the threshold; of equals the last; an unwanted object only where
-    no other is left. Ignored objects stay free.
+    In each image and class, by descending score, each detection takes the free object that it overlaps most, of equals
+    the last; an unwanted object only where no other reaches the threshold. Ignored objects stay free.
 
     Args:
         boxes: The boxes.

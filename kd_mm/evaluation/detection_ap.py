@@ -92,15 +92,9 @@ def detection_ap(
     """Measure VOC and COCO average precision.
 
     VOC follows the development kit (``VOCevaldet.m``, http://host.robots.ox.ac.uk/pascal/VOC) and mmdet's
-    ``VOCMetric``: a detection belongs to the object of its class that it overlaps most, the first of equals, objects to
-    find before ignored ones. Below ``iou`` it is a false positive; on an ignored object it does not count; otherwise
-    the detection with the highest score on an object is true and all others are false.
-
-    COCO gives what ``pycocotools.cocoeval.COCOeval`` gives for the same boxes with ``iscrowd=1`` for ignored objects:
-    any number of detections of its class may lie on one, measured by the share of the detection that it covers, and do
-    not count. Areas of objects are those of their boxes.
-
-    Of equal scores, the earlier image and the earlier detection come first.
+    ``VOCMetric``; of equally near objects the first counts, objects to find before ignored ones. COCO gives what
+    ``pycocotools.cocoeval.COCOeval`` gives for the same boxes with ``iscrowd=1`` for ignored objects. Of equal scores,
+    the earlier image and the earlier detection come first.
 
     Args:
         detections: For each image an array ``(n, 6)``: x1, y1, x2, y2 in pixels, score, class.

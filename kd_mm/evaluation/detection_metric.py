@@ -136,15 +136,26 @@ def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes
     """Read the predictions and the annotations of a data sample.
 
     Args:
-        sample: A ``DetDataSample`` as a dict, with its objects in ``gt_instances`` and ``ignored_instances``, as
-            ``PackDetInputs`` puts them there, or in ``instances`` with ``ignore_flag``.
+        sample: A ``DetDataSample`` as a dict, with its objects in ``gt_instances`` and ``ignored_instances``.
         classes: The class list of the data set.
 
     Raises:
         ValueError: No predictions, no annotations, a box or score that is not finite, or a class outside of the list.
     """
     name = str(sample.get("img_path") or sample.get("img_id") or "")
-    detections, objects = _read_detections(sample, name), _read_objects(sample, name)
+    found, truth, ignored = (sample.get(key, {}) for key in ("pred_instances", "gt_instances", "ignored_instances"))
+    if "bboxes" not in found:
+        raise ValueError(f"image {name}: no pred_instances.bboxes in the sample: the model is no detector")
+    if "bboxes" not in truth:
+        raise ValueError(
+            f"image {name}: the sample has no annotations: add dict(type='LoadAnnotations', with_bbox=True) after the "
+            "resizing in test_pipeline"
+        )
+    detections = _rows(found["bboxes"], found["scores"], found["labels"])
+    objects = _rows(truth["bboxes"], truth["labels"], torch.zeros(len(truth["labels"])))
+    if "bboxes" in ignored:
+        difficult = _rows(ignored["bboxes"], ignored["labels"], torch.ones(len(ignored["labels"])))
+        objects = np.concatenate([objects, difficult])
     for what, rows, column in (("predicted", detections, 5), ("annotated", objects, 4)):
         if not np.isfinite(rows).all():
             row = rows[~np.isfinite(rows).all(axis=1)][0]
@@ -158,30 +169,6 @@ def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes
                 "metainfo=dict(classes=...) in the data set to the list that the model was trained with"
             )
     return ImageBoxes(name, detections, objects)
-
-
-def _read_detections(sample: Mapping[str, Any], name: str) -> NDArray[Any]:
-    found = sample.get("pred_instances")
-    if found is None or "bboxes" not in found:
-        raise ValueError(f"image {name}: no pred_instances.bboxes in the sample: the model is no detector")
-    return _rows(found["bboxes"], found["scores"], found["labels"])
-
-
-def _read_objects(sample: Mapping[str, Any], name: str) -> NDArray[Any]:
-    given = sample.get("gt_instances")
-    if given is not None and "bboxes" in given:
-        parts = [_rows(given["bboxes"], given["labels"], torch.zeros(len(given["labels"])))]
-        ignored = sample.get("ignored_instances")
-        if ignored is not None and "bboxes" in ignored:
-            parts.append(_rows(ignored["bboxes"], ignored["labels"], torch.ones(len(ignored["labels"]))))
-        return np.concatenate(parts)
-    if sample.get("instances") is None:
-        raise ValueError(
-            f"image {name}: the sample has no annotations: add dict(type='LoadAnnotations', with_bbox=True) after the "
-            "resizing in test_pipeline"
-        )
-    rows = [[*box["bbox"], box["bbox_label"], box.get("ignore_flag", 0)] for box in sample["instances"]]
-    return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
 def _rows(boxes: Any, *columns: Tensor) -> NDArray[Any]:

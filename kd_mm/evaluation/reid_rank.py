@@ -32,9 +32,8 @@ def evaluate_reid(
 
     The protocol is that of Market-1501 (Zheng et al., ICCV 2015): for each query, gallery images of the same person
     from the same camera and junk (person id -1) count as absent; all others are ranked by their distance, equal ones by
-    their position in the gallery. Distractors (person id 0) count as wrong images. Ids are only compared: a query with
-    id 0 finds gallery images with id 0. A query without any right image is not valid and is left out, and so is a junk
-    query.
+    their position in the gallery. Distractors (person id 0) count as wrong images, unless a query has that id. A query
+    without any right image, or of junk, is left out.
 
     Args:
         query_features: ``(Q, D)``, an array or a tensor of any real type on any device; distances are computed on the

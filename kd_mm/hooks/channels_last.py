@@ -41,5 +41,5 @@ class ChannelsLastHook(Hook):
 
 
 def _aborts(conv: nn.Conv2d) -> bool:
-    # Seen with PyTorch 2.14 on 4, 8 and 12 channels ("double free or corruption"); 16 and more are right.
+    # Observed with PyTorch 2.14 on 4, 8 and 12 channels ("double free or corruption"); 16 and more are right.
     return conv.weight.is_cpu and conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels < 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
@@ -18,11 +19,9 @@ from kd_mm.registry import HOOKS
 class DistillHook(Hook):
     """Connects a Distiller to its run.
 
-    Before training it attaches taps again whose modules were replaced (SyncBN conversion), compares the class lists of
-    data and teachers, and logs one table. Before each step it sets the progress that schedules read, and whether the
-    step is logged, so that loss terms are read from the device once per logging interval. The first step is checked
-    term by term. No checkpoint is written after a loss that was not finite, and a resume with another teacher is
-    refused.
+    Before training it compares the class lists of data and teachers and logs one table. Before each step it sets the
+    progress that schedules read, and whether the step is logged: loss terms are read from the device once per logging
+    interval. No checkpoint is written after a loss that was not finite, and a resume with another teacher is refused.
     """
 
     priority = "ABOVE_NORMAL"
@@ -122,18 +121,17 @@ def check_class_lists(distiller: Distiller, runner: Runner) -> None:
         trained = teacher.dataset_meta.get("classes")
         if not classes or not trained or list(trained) == list(classes) or name not in distiller.num_classes:
             continue
-        escape = f"take a teacher of the same classes, or use only {distiller.task.free_losses}"
-        if len(trained) != len(classes):
-            raise ValueError(
-                f"teacher {name!r} was trained on {len(trained)} classes, the data set has {len(classes)}: {escape}"
-            )
-        first = next(i for i, (a, b) in enumerate(zip(trained, classes, strict=True)) if a != b)
-        difference = f"class {first} is {trained[first]!r} for the teacher, {classes[first]!r} in the data set"
-        if set(trained) != set(classes):
-            raise ValueError(f"teacher {name!r} was trained on other classes: {difference}; {escape}")
+        differences = ((i, *pair) for i, pair in enumerate(zip_longest(trained, classes)) if pair[0] != pair[1])
+        number, expected, found = next(differences)
+        if sorted(trained) == sorted(classes):
+            problem = "lists its classes in another order"
+            remedy = "give the data set the teacher's order (metainfo=dict(classes=...))"
+        else:
+            problem = f"was trained on other classes ({len(trained)}, the data set has {len(classes)})"
+            remedy = "take a teacher of the same classes"
         raise ValueError(
-            f"teacher {name!r} lists its classes in another order: {difference}; give the data set the teacher's order "
-            f"(metainfo=dict(classes=...)), or use only {distiller.task.free_losses}"
+            f"teacher {name!r} {problem}: class {number} is {expected!r} for the teacher, {found!r} in the data set; "
+            f"{remedy}, or use only {distiller.task.free_losses}"
         )
 
 

@@ -17,8 +17,7 @@ class EMATeacherHook(Hook):
     """Updates each :class:`kd_mm.distillers.EMATeacher` after each step of the optimizer.
 
     Iterations that only accumulate gradients do not update it, nor does a step that the loss scaler of mixed precision
-    skips. Checkpoints hold it under ``distill.teachers.<name>.``, beside the student's own names, whether or not
-    mmengine's ``EMAHook`` swaps these for an average of its own. A resumed run continues from there; any other starts
+    skips. Checkpoints hold it under ``distill.teachers.<name>.``. A resumed run continues from there; any other starts
     with the student's weights, once these have been loaded.
     """
 

@@ -22,14 +22,13 @@ class ExitProbeHook(Hook):
     """Logs the accuracy of each exit on the validation data, in percent.
 
     The student's taps are recorded during the engine's own validation, and only the exits run in addition. Teachers run
-    at the first validation alone, unless their exits are still trained (``mode="online"``). Nothing is drawn from a
-    random state and no statistics change: the training is the same bit for bit as without the hook.
+    at the first validation alone, unless their exits are still trained (``mode="online"``). The training is the same
+    bit for bit as without the hook.
 
-    Logged beside the validation metrics, in the log and under ``val/`` in the message hub: ``exit/student_stage1`` ...
-    for the student's exits, ``exit/student_final`` for its own logits, and the same under the name of each teacher
-    (``exit/teacher_stage1``, ``exit/teacher_final``). What the recipe does not build is not logged. With several
-    processes, images that the sampler repeats to fill the last batch count twice. In re-identification the validation
-    data have other identities than the exits: nothing is measured, and the log notes it.
+    Logged beside the validation metrics: ``exit/student_stage1`` ... for the student's exits, ``exit/student_final``
+    for its own logits, and the same under the name of each teacher. With several processes, images that the sampler
+    repeats to fill the last batch count twice. In re-identification nothing is measured: the validation data have other
+    identities than the exits.
     """
 
     priority = "NORMAL"

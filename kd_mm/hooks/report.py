@@ -39,6 +39,7 @@ def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]
 
 def distillation_report(distiller: Distiller) -> str:
     """Return tables of networks and their cost, matched stages and exits, losses and their weights."""
+    needs, recipe = distiller.requirements, distiller.recipe
     networks = Table("network", "role", "parameters", "multiply-adds", "score before training", title="Networks")
     for role, model, score in [
         ("student", distiller.student, ""),
@@ -49,23 +50,20 @@ def distillation_report(distiller: Distiller) -> str:
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
         stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages matched with {_role(name)}")
-        needs = distiller.requirements
         exits = {"student": needs.student.exits, "teacher": needs.teachers[name].exits}
         for i, (student, teacher) in enumerate(pairs, 1):
-            sides = [side for side, numbers in exits.items() if i in numbers]
+            sides = " and ".join(side for side, numbers in exits.items() if i in numbers)
             connector = "yes" if i in needs.teachers[name].connectors else ""
-            stages.add_row(str(i), _shape(student), _shape(teacher), " and ".join(sides), connector)
+            stages.add_row(str(i), _shape(student), _shape(teacher), sides, connector)
         tables.append(stages)
     losses = Table("loss", "type", "weight", "schedule", "options", title="Losses", show_lines=False)
-    losses.add_row(
-        "(student's own)", _head_loss(distiller.student), f"{distiller.recipe.student_loss_weight:g}", "", ""
-    )
-    if distiller.recipe.transform and len(distiller.objective.transform):
-        kind = str(distiller.recipe.transform["type"]).rpartition(".")[2]
-        losses.add_row("(teachers' logits)", kind, "", "", _options(distiller.recipe.transform))
+    losses.add_row("(student's own)", _head_loss(distiller.student), f"{recipe.student_loss_weight:g}", "", "")
+    if recipe.transform and len(distiller.objective.transform):
+        kind = str(recipe.transform["type"]).rpartition(".")[2]
+        losses.add_row("(teachers' logits)", kind, "", "", _options(recipe.transform))
     for name, loss in distiller.losses.items():
         schedule = type(loss.schedule).__name__ if loss.schedule else ""
-        options = _options(distiller.recipe.losses.get(name, {}))
+        options = _options(recipe.losses.get(name, {}))
         losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
     return render(*tables, losses)
 

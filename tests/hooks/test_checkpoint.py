@@ -60,7 +60,7 @@ def test_killed_while_writing(trainings, tmp_path, reference, kill):
 
 @pytest.mark.parametrize("text", ["", "epoch_1.pth"])
 def test_killed_before_last_checkpoint_is_rewritten(trainings, tmp_path, reference, text):
-    """mmengine writes this file in place: it may be empty, or name a checkpoint that was removed by then."""
+    """mmengine overwrites this file: it may be empty, or name a checkpoint that was removed by then."""
     assert trainings.run(tmp_path, **JOB, kill_before=9) == KILLED
     (tmp_path / "last_checkpoint").write_text(text and str(tmp_path / text))
     assert differences(reference[1], trainings.finish(tmp_path, **JOB, resume=True)) == []

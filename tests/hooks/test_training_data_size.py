@@ -78,14 +78,14 @@ def trained(settings: Config) -> dict[str, Any]:
 
 
 def test_a_bank_is_as_large_as_the_data_and_resumes_exactly(images: Path, tmp_path: Path) -> None:
-    whole = trained(config(images, tmp_path / "whole"))
-    bank = {key: value for key, value in whole["state_dict"].items() if ".bank." in key}
+    full = trained(config(images, tmp_path / "full"))
+    bank = {key: value for key, value in full["state_dict"].items() if ".bank." in key}
     assert bank["distill.losses.contrast.bank.student"].shape == (SAMPLES, 128)
     assert sorted(bank["distill.losses.contrast.bank.labels"].tolist()) == sorted(k % CLASSES for k in range(SAMPLES))
-    middle = str(tmp_path / "whole" / "epoch_1.pth")
+    middle = str(tmp_path / "full" / "epoch_1.pth")
     resumed = trained(config(images, tmp_path / "resumed", load_from=middle, resume=True))
     for part in ("state_dict", "ema_state_dict", "optimizer"):
-        assert differences(whole[part], resumed[part], part) == []
+        assert differences(full[part], resumed[part], part) == []
 
 
 def test_joined_data_sets_have_no_size() -> None:
