@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_mm.evaluation.detection_ap import DetectionAP, detection_ap, nan_mean
-from kd_mm.evaluation.detection_report import detection_table, draw_precision_recall
+from kd_mm.evaluation.detection_report import describe_data, detection_table, draw_precision_recall, write_coco_json
 from kd_mm.registry import METRICS
 
 #: The mean where no class has an object to find, as in pycocotools.
@@ -49,6 +49,7 @@ class DetectionMetric(BaseMetric):
             COCO's widths are always ``x2 - x1``.
         classwise: Log ``voc07/AP_<class>``, ``voc12/AP_<class>`` and ``coco/AP_<class>`` too.
         pr_curve_dir: Write a precision-recall picture of each class into this folder.
+        outfile_prefix: Write ``<prefix>.gt.json`` and ``<prefix>.bbox.json`` in COCO's format.
         **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``).
 
     Raises:
@@ -63,13 +64,14 @@ class DetectionMetric(BaseMetric):
         inclusive: bool = True,
         classwise: bool = False,
         pr_curve_dir: str | None = None,
+        outfile_prefix: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < iou <= 1:
             raise ValueError(f"DetectionMetric: iou={iou}: give a threshold above 0 and at most 1, such as 0.5")
         self.iou, self.inclusive, self.classwise = iou, inclusive, classwise
-        self.pr_curve_dir = pr_curve_dir
+        self.pr_curve_dir, self.outfile_prefix = pr_curve_dir, outfile_prefix
 
     @property
     def classes(self) -> list[str]:
@@ -92,17 +94,19 @@ class DetectionMetric(BaseMetric):
         Raises:
             ValueError: No images, or one of them twice.
         """
-        classes = self.classes
-        _check_names([image.name for image in results])
+        classes, names = self.classes, [image.name for image in results]
+        _check_names(names)
         detections, objects = [image.detections for image in results], [image.objects for image in results]
         found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
-        data = f"{(self.dataset_meta or {}).get('dataset_type') or 'test data'} ({len(results):,} images)"
+        data = describe_data(names, (self.dataset_meta or {}).get("dataset_type"))
         print_log("\n" + detection_table(data, classes, found, self.iou, self.inclusive), logger="current")
         if not found.objects.any():
             text = f"no object to find in {len(results)} images: do the class names in the annotations match {classes}?"
             print_log(text, logger="current", level=logging.WARNING)
         if self.pr_curve_dir is not None:
             draw_precision_recall(found, classes, self.pr_curve_dir, self.iou)
+        if self.outfile_prefix is not None:
+            write_coco_json(names, detections, objects, classes, self.outfile_prefix)
         return self._scalars(classes, found)
 
     def _scalars(self, classes: Sequence[str], found: DetectionAP) -> dict[str, float]:
@@ -136,7 +140,8 @@ def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes
     """Read the predictions and the annotations of a data sample.
 
     Args:
-        sample: A ``DetDataSample`` as a dict, with its objects in ``gt_instances`` and ``ignored_instances``.
+        sample: A ``DetDataSample`` as a dict, with its objects in ``gt_instances`` and ``ignored_instances``, as
+            ``PackDetInputs`` stores them, or in ``instances`` with ``ignore_flag``.
         classes: The class list of the data set.
 
     Raises:
@@ -146,13 +151,17 @@ def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes
     found, truth, ignored = (sample.get(key, {}) for key in ("pred_instances", "gt_instances", "ignored_instances"))
     if "bboxes" not in found:
         raise ValueError(f"image {name}: no pred_instances.bboxes in the sample: the model is no detector")
-    if "bboxes" not in truth:
+    if "bboxes" not in truth and sample.get("instances") is None:
         raise ValueError(
             f"image {name}: the sample has no annotations: add dict(type='LoadAnnotations', with_bbox=True) after the "
             "resizing in test_pipeline"
         )
     detections = _rows(found["bboxes"], found["scores"], found["labels"])
-    objects = _rows(truth["bboxes"], truth["labels"], torch.zeros(len(truth["labels"])))
+    if "bboxes" in truth:
+        objects = _rows(truth["bboxes"], truth["labels"], torch.zeros(len(truth["labels"])))
+    else:
+        rows = [[*box["bbox"], box["bbox_label"], box.get("ignore_flag", 0)] for box in sample["instances"]]
+        objects = np.array(rows, dtype=np.float64).reshape(-1, 6)
     if "bboxes" in ignored:
         difficult = _rows(ignored["bboxes"], ignored["labels"], torch.ones(len(ignored["labels"])))
         objects = np.concatenate([objects, difficult])

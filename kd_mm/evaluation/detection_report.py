@@ -1,14 +1,18 @@
-"""Detection results as a text table and as precision-recall pictures."""
+"""Detection results as a text table, as precision-recall pictures, and boxes as COCO's JSON files."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.box import ASCII
 from rich.console import Console
 from rich.table import Table
@@ -20,11 +24,27 @@ _COUNTS = ("objects", "ignored", "detections")
 _MEASURES = ("recall", "VOC07 AP", "VOC12 AP", "COCO AP", "AP50", "AP75")
 
 
+def describe_data(names: Sequence[str], other: str | None) -> str:
+    """Return the years of VOC (``VOC2007`` in the paths of images) with their numbers of images.
+
+    Args:
+        names: Paths of images.
+        other: Name of images whose path has no year.
+    """
+    found = [re.search(r"(?:^|[/\\])(VOC\d{4})[/\\]", name) for name in names]
+    counts = dict(sorted(Counter(match[1] for match in found if match).items()))
+    rest = len(names) - sum(counts.values())
+    if rest:
+        name = str(other or "data of no known year")
+        counts[name] = counts.get(name, 0) + rest
+    return " + ".join(f"{name} ({count:,} {'image' if count == 1 else 'images'})" for name, count in counts.items())
+
+
 def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: float, inclusive: bool) -> str:
     """Return a table of all classes and their means, in percent to two digits.
 
     Args:
-        data: Name of the data set.
+        data: Description of the data set.
         classes: Class names, K.
         found: The measures.
         iou: IoU threshold of recall and VOC's measures.
@@ -95,3 +115,45 @@ def draw_precision_recall(found: DetectionAP, classes: Sequence[str], folder: st
         stem = f"{stem}_{label}" if stem in used else stem
         used.add(stem)
         replace_file(Path(folder) / f"{stem}.png", buffer.getvalue())
+
+
+def write_coco_json(
+    names: Sequence[str],
+    detections: Sequence[NDArray[Any]],
+    objects: Sequence[NDArray[Any]],
+    classes: Sequence[str],
+    prefix: str,
+) -> tuple[str, str]:
+    """Write ``<prefix>.gt.json`` and ``<prefix>.bbox.json`` for pycocotools and other tools, with full precision.
+
+    Images and categories are numbered from 1 in the given order; ignored objects have ``iscrowd`` 1.
+
+    Args:
+        names: Path of each image.
+        detections: ``(n, 6)`` of each image, see :func:`kd_mm.evaluation.detection_ap.detection_ap`.
+        objects: ``(m, 6)`` of each image.
+        classes: Class names.
+        prefix: Path without its ending.
+
+    Returns:
+        The paths of the ground truth and of the detections.
+    """
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for number, (found, wanted) in enumerate(zip(detections, objects, strict=True), 1):
+        for x1, y1, x2, y2, label, ignored in wanted.astype(float).tolist():
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": int(label) + 1}
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+            annotations.append({**ids, **box, "iscrowd": int(ignored)})
+        for x1, y1, x2, y2, score, label in found.astype(float).tolist():
+            ids = {"image_id": number, "category_id": int(label) + 1}
+            results.append({**ids, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+    truth = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names, 1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
+        "annotations": annotations,
+    }
+    paths = f"{prefix}.gt.json", f"{prefix}.bbox.json"
+    for path, content in zip(paths, (truth, results), strict=True):
+        replace_file(path, (json.dumps(content) + "\n").encode())
+    return paths

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kd_mm.evaluation import detection_ap
+from kd_mm.evaluation.detection_report import write_coco_json
 from tests.helpers.boxes import CORNERS, Boxes, mmdet_ap, pycocotools_of, random_boxes, reference_voc, rows
 
 SUMMARY = ["mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
@@ -17,9 +20,11 @@ CASES = {
 TIES = {f"ties {seed}": random_boxes(seed, ties=True, integer=seed % 2 == 0) for seed in range(8)}
 
 
-def compare_with_pycocotools(detections: Boxes, objects: Boxes, classes: int = 3) -> None:
+def compare_with_pycocotools(detections: Boxes, objects: Boxes, folder: Path, classes: int = 3) -> None:
     found = detection_ap(detections, objects, classes)
-    expected = pycocotools_of(detections, objects, classes)
+    names = [f"{i}.jpg" for i in range(len(objects))]
+    paths = write_coco_json(names, detections, objects, [f"class {i}" for i in range(classes)], str(folder / "boxes"))
+    expected = pycocotools_of(*map(Path, paths))
     summary = found.coco_summary()
     assert list(summary) == SUMMARY
     np.testing.assert_allclose(np.nan_to_num(list(summary.values()), nan=-1.0), expected.stats, atol=1e-12)
@@ -33,11 +38,11 @@ def compare_with_pycocotools(detections: Boxes, objects: Boxes, classes: int = 3
 
 
 @pytest.mark.parametrize("name", [*CASES, *TIES])
-def test_coco_agrees_with_pycocotools(name: str) -> None:
-    compare_with_pycocotools(*{**CASES, **TIES}[name])
+def test_coco_agrees_with_pycocotools(name: str, tmp_path: Path) -> None:
+    compare_with_pycocotools(*{**CASES, **TIES}[name], tmp_path)
 
 
-def test_coco_agrees_with_pycocotools_on_crowded_images() -> None:
+def test_coco_agrees_with_pycocotools_on_crowded_images(tmp_path: Path) -> None:
     """Every detection has several objects to choose from, and every object several detections."""
     random = np.random.default_rng(0)
 
@@ -47,7 +52,7 @@ def test_coco_agrees_with_pycocotools_on_crowded_images() -> None:
 
     objects = [boxes(40, np.zeros(40), random.random(40) < 0.2) for _ in range(3)]
     detections = [boxes(130, random.random(130).round(1), np.zeros(130)) for _ in range(3)]
-    compare_with_pycocotools(detections, objects, classes=1)
+    compare_with_pycocotools(detections, objects, tmp_path, classes=1)
 
 
 @pytest.mark.parametrize("name", CASES)

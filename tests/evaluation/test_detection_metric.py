@@ -26,8 +26,8 @@ KEYS = ["voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50", "coco/AP75", "coco/AP
 KEYS += ["coco/AP_large"]
 
 
-def path(i: int) -> str:
-    return f"data/VOCdevkit/VOC2007/JPEGImages/{i:06d}.jpg"
+def path(i: int, year: int = 2007) -> str:
+    return f"data/VOCdevkit/VOC{year}/JPEGImages/{i:06d}.jpg"
 
 
 def samples(detections: Boxes, objects: Boxes) -> list[Any]:
@@ -36,7 +36,7 @@ def samples(detections: Boxes, objects: Boxes) -> list[Any]:
 
 def evaluate(given: list[Any], *others: dict[str, Any], classes: Any = CLASSES, **options: Any) -> dict[str, float]:
     evaluator = Evaluator([{"type": "kd_mm.DetectionMetric", **options}, *others])
-    evaluator.dataset_meta = {"classes": classes, "dataset_type": "VOC2007"}
+    evaluator.dataset_meta = {"classes": classes}
     for start in range(0, len(given), 2):
         evaluator.process(given[start : start + 2])
     return evaluator.evaluate(len(given))
@@ -54,26 +54,27 @@ def log() -> Any:
     logger.removeHandler(handler)
 
 
-def test_agrees_with_mmdet_and_pycocotools_in_one_pass() -> None:
-    boxes = random_boxes(3)
-    given = samples(*boxes)
+def test_agrees_with_mmdet_and_pycocotools_in_one_pass(tmp_path: Path) -> None:
+    given = samples(*random_boxes(3))
     upstream = {"type": "mmdet.VOCMetric", "prefix": "eleven"}, {"type": "mmdet.VOCMetric", "eval_mode": "area"}
-    metrics = evaluate(given, *upstream)
+    metrics = evaluate(given, *upstream, outfile_prefix=str(tmp_path / "out"))
     assert list(metrics)[: len(KEYS)] == KEYS
     assert all(type(metrics[key]) is float for key in KEYS)
     assert metrics["voc07/mAP"] == pytest.approx(100 * metrics["eleven/mAP"], abs=1e-4)
     assert metrics["voc12/mAP"] == pytest.approx(100 * metrics["pascal_voc/mAP"], abs=1e-4)
-    stats = pycocotools_of(*boxes, len(CLASSES)).stats
+    stats = pycocotools_of(tmp_path / "out.gt.json", tmp_path / "out.bbox.json").stats
     expected = [-1.0 if value == -1 else 100 * value for value in stats[:6]]
     np.testing.assert_allclose([metrics[key] for key in KEYS[2:]], expected, atol=1e-10)
+    assert [image["file_name"] for image in json.loads((tmp_path / "out.gt.json").read_text())["images"]][1] == path(1)
 
 
 def test_table(log: list[str]) -> None:
     detections, objects = random_boxes(3, images=3)
     given = samples(detections, objects)
+    given[2].set_metainfo({"img_path": path(2, 2012)})
     metrics = evaluate(given)
     table = next(text for text in log if "Detection on" in text)
-    assert "Detection on VOC2007 (3 images); 3 classes: cat, dog, tree frog" in table
+    assert "Detection on VOC2007 (2 images) + VOC2012 (1 image); 3 classes: cat, dog, tree frog" in table
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")}
     assert [name for name in cells if not name.startswith("-")] == ["class", *CLASSES, "mean"]
     average = detection_ap(detections, objects, 3).coco_summary()
@@ -122,13 +123,19 @@ def test_stores_the_boxes_alone() -> None:
     copy.deepcopy(metric.results)
 
 
-def test_boxes_in_low_precision() -> None:
-    """bfloat16, which numpy does not know."""
-    sample = data_sample(rows((8, 8, 24, 24, 0.5, 1)), rows((8, 8, 24, 24, 1, 0), (50, 50, 90, 90, 1, 1)), path(0))
+def test_boxes_in_low_precision_and_annotations_as_instances() -> None:
+    """bfloat16, which numpy does not know; and annotations where ``CocoMetric`` reads them."""
+    sample = data_sample(rows((8, 8, 24, 24, 0.5, 1)), rows(), path(0))
     found = sample.pred_instances
     sample.pred_instances = InstanceData(
         bboxes=found.bboxes.bfloat16(), scores=found.scores.bfloat16(), labels=found.labels
     )
+    del sample.gt_instances, sample.ignored_instances
+    instances = [
+        {"bbox": [8, 8, 24, 24], "bbox_label": 1, "ignore_flag": 0},
+        {"bbox": [50, 50, 90, 90], "bbox_label": 1, "ignore_flag": 1},
+    ]
+    sample.set_metainfo({"instances": instances})
     metrics = evaluate([sample])
     assert (metrics["voc07/mAP"], metrics["coco/mAP"]) == (pytest.approx(100), pytest.approx(100))
     assert metrics["coco/AP_large"] == -1.0

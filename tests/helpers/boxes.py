@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,27 +81,12 @@ def mmdet_ap(detections: Boxes, objects: Boxes, classes: int, mode: str) -> tupl
     return mean, np.array([result["ap"] if result["num_gts"] else np.nan for result in results], dtype=np.float64)
 
 
-def pycocotools_of(detections: Boxes, objects: Boxes, classes: int) -> COCOeval:
-    """Evaluate boxes with pycocotools; ignored objects are crowds."""
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for number, (found, wanted) in enumerate(zip(detections, objects, strict=True), 1):
-        for x1, y1, x2, y2, label, ignored in wanted.astype(float).tolist():
-            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": int(label) + 1}
-            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-            annotations.append({**ids, **box, "iscrowd": int(ignored)})
-        for x1, y1, x2, y2, score, label in found.astype(float).tolist():
-            ids = {"image_id": number, "category_id": int(label) + 1}
-            results.append({**ids, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+def pycocotools_of(truth: Path, found: Path) -> COCOeval:
+    """Evaluate two files with pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": number} for number in range(1, len(objects) + 1)],
-            "categories": [{"id": number} for number in range(1, classes + 1)],
-            "annotations": annotations,
-        }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results) if results else COCO(), "bbox")
+        coco = COCO(str(truth))
+        detections = json.loads(found.read_text())
+        evaluation = COCOeval(coco, coco.loadRes(detections) if detections else COCO(), "bbox")
         evaluation.params.imgIds = sorted(coco.getImgIds())
         evaluation.evaluate()
         evaluation.accumulate()
