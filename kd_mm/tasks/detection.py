@@ -140,8 +140,7 @@ class DetectionTask(Task):
         return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
 
     def _assignment(self, student: nn.Module, images: int) -> DenseAssignment | None:
-        network: Any = student
-        return read_assignment(network.bbox_head, self._assigned[-1], images) if self._assigned else None
+        return read_assignment(child(student, "bbox_head"), self._assigned[-1], images) if self._assigned else None
 
     @contextmanager
     def recording(self, student: nn.Module) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd_mm.stages.tap import child
-from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, first_of
+from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, first_of, region_logits
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class DetectorHeads:
         if self.roi is not None:
             height, width = inputs.shape[-2:]
             regions = inputs.new_tensor([[i, 0.0, 0.0, width / 2, height / 2] for i in range(len(inputs))])
-            first = (0,) if self.cascade else ()
-            return self.roi._bbox_forward(*first, features, regions)["cls_score"]
+            return region_logits(self.roi, features, regions, self.cascade)
         return None if self.dense is None else self.dense(features)
 
 

@@ -104,10 +104,13 @@ class RoIReader(LogitsReader):
         if regions is None:
             raise ValueError(f"{type(model).__name__} classifies regions that the student sampled, and there are none")
         network: Any = model
-        head = network.roi_head
         features = [records[tap] for tap in self.taps]
-        first = (0,) if self.cascade else ()
-        return head._bbox_forward(*first, features, regions.detach().to(features[0].dtype))["cls_score"]
+        return region_logits(network.roi_head, features, regions.detach().to(features[0].dtype), self.cascade)
+
+
+def region_logits(roi_head: Any, features: Any, regions: Tensor, cascade: bool) -> Tensor:
+    """Return the class logits ``(R, K + 1)`` of regions ``(R, 5)``; of a cascade those of its first stage."""
+    return roi_head._bbox_forward(*((0,) if cascade else ()), features, regions)["cls_score"]
 
 
 def region_tap(cascade: bool) -> str:
