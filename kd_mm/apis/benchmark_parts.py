@@ -36,7 +36,7 @@ def build_parts(
     """Build everything and return what is to be timed by name, and the input size.
 
     Args:
-        config: A distillation config; it is taken apart.
+        config: A distillation config; its parts are used.
         layout: Keywords of ``Module.to``: device and memory format.
         amp: Whether the teacher's forward runs under autocast, too; the steps have it from their optimizer wrapper.
         batch_size: Images a step.

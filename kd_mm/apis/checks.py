@@ -54,7 +54,7 @@ class StepHook(Hook):
 
 
 class LeftOverWeightsHook(Hook):
-    """Warns in one line of weights in a loaded file that the model has no place for.
+    """Warns in one line of weights in a loaded file that the model does not have.
 
     What distillation stores beside the student is left out by a plain config by intent.
     """
@@ -71,7 +71,7 @@ class LeftOverWeightsHook(Hook):
                 listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
                 network = type(model.student if isinstance(model, Distiller) else model).__name__
                 runner.logger.warning(
-                    f"{origin}: {len(names)} of its weights are left over, {network} has no place for them ({listed})"
+                    f"{origin}: {len(names)} of its weights are left over, {network} has no such weights ({listed})"
                 )
 
         handle = model.register_load_state_dict_post_hook(warn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _RUN_KEYS = ("work_dir", "launcher", "resume", "env_variables")
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """Files and properties of an export.
 
     Attributes:
         checkpoint: The plain checkpoint.
@@ -47,6 +47,8 @@ class Exported:
         weights: Which weights were exported: ``"stored"``, ``"ema"``, ``"raw"`` or ``"teacher <name>"``.
         onnx: The ONNX file, if one was asked for.
         onnx_difference: Largest difference between onnxruntime and torch, relative to the largest output.
+        costs: Of an export with exits: parameters and multiply-adds of ``"student alone"`` and ``"all exits"``.
+        input_size: Height and width in pixels at which these are counted.
     """
 
     checkpoint: Path
@@ -55,27 +57,8 @@ class Exported:
     weights: str
     onnx: Path | None = None
     onnx_difference: float | None = None
-
-
-@dataclass(frozen=True)
-class ExportedExits:
-    """The files of an exported ensemble and what it costs.
-
-    Attributes:
-        checkpoint: The plain checkpoint.
-        config: The plain config.
-        tensors: Number of tensors in the checkpoint.
-        input_size: Height and width in pixels at which multiply-adds are counted.
-        student: Parameters and multiply-adds of the student alone.
-        ensemble: Parameters and multiply-adds of the student with all exits.
-    """
-
-    checkpoint: Path
-    config: Path
-    tensors: int
-    input_size: tuple[int, int]
-    student: tuple[int, int]
-    ensemble: tuple[int, int]
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    input_size: tuple[int, int] | None = None
 
 
 def export_student(
@@ -152,7 +135,7 @@ def export_exits(
     options: dict[str, Any] | None = None,
     ema: bool | None = None,
     input_size: tuple[int, int] | None = None,
-) -> ExportedExits:
+) -> Exported:
     """Write the student of a distillation run and its exits as a :class:`kd_mm.models.MultiExitClassifier`.
 
     The config is written next to the checkpoint under the same name with the suffix ``.py``. The teachers' configs are
@@ -188,8 +171,8 @@ def export_exits(
     fill(model, weights, "multi-exit classifier", checkpoint)
     beside = _write(out, plain.pretty_text, model.state_dict(), stored, checkpoint, kind)
     size = input_size or config_input_size(plain) or (224, 224)
-    costs = complexity(distiller.student, size), complexity(model, size)
-    return ExportedExits(out, beside, len(model.state_dict()), size, *costs)
+    costs = {"student alone": complexity(distiller.student, size), "all exits": complexity(model, size)}
+    return Exported(out, beside, len(model.state_dict()), kind, costs=costs, input_size=size)
 
 
 def exported_config(config: Config) -> Config:

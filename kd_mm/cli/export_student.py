@@ -14,12 +14,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kd_mm.cli.options import add_common, run
-
-if TYPE_CHECKING:
-    from kd_mm.apis.export import ExportedExits
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,15 +62,12 @@ def export(args: argparse.Namespace) -> None:
         )
     if args.exits is not None:
         out = Path(args.exits) if args.exits else Path(args.out).with_stem(f"{Path(args.out).stem}_exits")
-        print_exits(export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size))
-
-
-def print_exits(done: ExportedExits) -> None:
-    print(f"{done.checkpoint}: {done.tensors} tensors, the student and its exits")
-    print(f"{done.config}: its config; set model.ensemble, model.weights and model.depth there")
-    print(f"at {done.input_size[0]}x{done.input_size[1]} pixels")
-    for name, (parameters, macs) in (("student alone", done.student), ("all exits", done.ensemble)):
-        print(f"  {name:<15}{parameters:>15,} parameters {macs:>17,} multiply-adds")
+        done = export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size)
+        print(f"{done.checkpoint}: {done.tensors} tensors, the student and its exits")
+        print(f"{done.config}: its config; set model.ensemble, model.weights and model.depth there")
+        print(f"at {done.input_size} (height, width) pixels")
+        for name, (parameters, macs) in done.costs.items():
+            print(f"  {name:<15}{parameters:>15,} parameters {macs:>17,} multiply-adds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

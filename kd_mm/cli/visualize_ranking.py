@@ -1,6 +1,6 @@
 """Show what a re-identification network finds: queries, the nearest gallery images framed right or wrong, CMC curves.
 
-A distillation config is shown beside its teachers. Images of the query's person from its own camera do not count.
+A distillation config is compared with its teachers. Images of the query's person from its own camera do not count.
 
 Example:
     python tools/visualize_ranking.py CONFIG.py work_dirs/run/epoch_60.pth --out ranking.html ranking.png --pick worst

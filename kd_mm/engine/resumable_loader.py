@@ -57,7 +57,7 @@ class ResumableLoader(DataLoader):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the next pass go on where ``state`` was taken; the global random states stay as they are."""
+        """Have the next pass go on where ``state`` was captured; the global random states stay as they are."""
         self.position = self.batch_sampler.skip = state["position"]
         self.batch_sampler.begin, self.passes = state["begin"], state["passes"]
         self._workers = dict(state["workers"])

@@ -90,15 +90,15 @@ def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = Tru
     missing = [key for key in own if key not in given and key not in counters]
     over = [key for key in given if key not in own and key not in counters] if extra else []
     shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
-    said = []
+    parts = []
     for kind, keys in (("missing", missing), ("left over", over)):
         if keys:
-            said.append(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+            parts.append(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
     if shapes:
         key = shapes[0]
         pair = f"{tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-        said.append(f"{len(shapes)} of another shape ({key}: {pair})")
-    return "; ".join(said)
+        parts.append(f"{len(shapes)} of another shape ({key}: {pair})")
+    return "; ".join(parts)
 
 
 def rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

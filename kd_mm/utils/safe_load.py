@@ -20,7 +20,7 @@ _DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
 
 
 class UnsafeCheckpointError(ValueError):
-    """A whole checkpoint that holds objects which would have to be executed."""
+    """A complete checkpoint that holds objects which would have to be executed."""
 
 
 def load_safely(file: Path) -> Any:

@@ -59,8 +59,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, choices, n=1)
     if near:
         return f", did you mean {near[0]!r}?"
-    shown = ", ".join(choices[:20]) + (", ..." if len(choices) > 20 else "")
-    return f"; there are: {shown}" if choices else ""
+    listed = ", ".join(choices[:20]) + (", ..." if len(choices) > 20 else "")
+    return f"; there are: {listed}" if choices else ""
 
 
 def check_options(component: Callable[..., Any], given: Iterable[str], what: str) -> None:

@@ -71,9 +71,10 @@ def test_exported_config_is_plain_and_tools_evaluate_it(tools: Tools, exported: 
 def test_costs(run: Run, tmp_path: Path) -> None:
     done = export_exits(str(run.config), str(run.checkpoint), tmp_path / "exits.pth")
     exits = sum(parameter.numel() for parameter in run.model.objective.exits.parameters())
-    assert done.student[0] == sum(parameter.numel() for parameter in build(run.plain).parameters())
-    assert done.ensemble[0] == done.student[0] + exits
-    assert done.ensemble[1] > done.student[1]
+    student, ensemble = done.costs["student alone"], done.costs["all exits"]
+    assert student[0] == sum(parameter.numel() for parameter in build(run.plain).parameters())
+    assert ensemble[0] == student[0] + exits
+    assert ensemble[1] > student[1]
     assert done.input_size == (16, 16)
 
 

@@ -43,16 +43,16 @@ def config(world: World) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tools: Tools, world: World, config: Path) -> Path:
+def uncut(tools: Tools, world: World, config: Path) -> Path:
     """A run of ten iterations, five steps."""
     tools.train(config, "--work-dir", world.folder / "ema")
     return world.folder / "ema"
 
 
-def test_it_follows_every_step_and_nothing_else(whole: Path) -> None:
+def test_it_follows_every_step_and_nothing_else(uncut: Path) -> None:
     average: dict[str, torch.Tensor] = {}
     for iteration in range(1, 11):
-        file = torch.load(whole / f"iter_{iteration}.pth", weights_only=False)
+        file = torch.load(uncut / f"iter_{iteration}.pth", weights_only=False)
         student, teacher = raw(file), split(file["state_dict"])[1]
         assert int(teacher.pop("updates")) == iteration // 2
         teacher = {key.removeprefix("model."): value for key, value in teacher.items()}
@@ -68,13 +68,13 @@ def test_it_follows_every_step_and_nothing_else(whole: Path) -> None:
             torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
 
 
-def test_the_plain_config_loads_its_checkpoints(tools: Tools, world: World, whole: Path, tmp_path: Path) -> None:
-    tools.test(world.plain, whole / "iter_10.pth", "--work-dir", tmp_path)
-    ended = tools.run("export_student", world.folder / "ema.py", whole / "iter_10.pth", tmp_path / "out.pth")
+def test_the_plain_config_loads_its_checkpoints(tools: Tools, world: World, uncut: Path, tmp_path: Path) -> None:
+    tools.test(world.plain, uncut / "iter_10.pth", "--work-dir", tmp_path)
+    ended = tools.run("export_student", world.folder / "ema.py", uncut / "iter_10.pth", tmp_path / "out.pth")
     assert ended.status == 0, ended.err
-    student, teacher = split(weights(whole / "iter_10.pth"))
+    student, teacher = split(weights(uncut / "iter_10.pth"))
     assert differences(dict(weights(tmp_path / "out.pth")), dict(student)) == []
-    export = ["export_student", world.folder / "ema.py", whole / "iter_10.pth", tmp_path / "average.pth"]
+    export = ["export_student", world.folder / "ema.py", uncut / "iter_10.pth", tmp_path / "average.pth"]
     assert tools.run(*export, "--teacher", "ema").status == 0
     average = weights(tmp_path / "average.pth")
     assert differences(dict(average), {name: teacher[f"model.{name}"] for name in student}) == []
@@ -98,28 +98,28 @@ def test_a_killed_run_goes_on_exactly(tools: Tools, world: World, tmp_path: Path
     changes = CHANGES.replace("INTERVAL", "1" if options else "2")
     config = world.distil("killed_ema.py", recipe="ema_teacher", changes=changes)
     command = [config, *launch, "--resume", "--work-dir"]
-    tools.train(*command, tmp_path / "whole", **options)
+    tools.train(*command, tmp_path / "uncut", **options)
     for iteration in (3, 5):
         kill = {"iteration": iteration}
         assert tools.run("train", *command, tmp_path / "cut", **options, kill=kill).status == KILLED
     ended = tools.train(*command, tmp_path / "cut", **options)
     assert "resumed epoch" in ended.out
-    last = (tmp_path / "whole" / "last_checkpoint").read_text().rpartition("/")[2]
-    found, expected = (torch.load(tmp_path / name / last, weights_only=False) for name in ("cut", "whole"))
+    last = (tmp_path / "uncut" / "last_checkpoint").read_text().rpartition("/")[2]
+    found, expected = (torch.load(tmp_path / name / last, weights_only=False) for name in ("cut", "uncut"))
     for part in ("state_dict", "ema_state_dict", "optimizer"):
         assert differences(found[part], expected[part]) == []
-    theirs = [run["exact_resume"]["ranks"] for run in (found, expected)]
-    assert differences(*([rank["buffers"] for rank in run] for run in theirs)) == []
-    assert not options or any(PREFIX in name for name in theirs[0][1]["buffers"])
+    states = [run["exact_resume"]["ranks"] for run in (found, expected)]
+    assert differences(*([rank["buffers"] for rank in run] for run in states)) == []
+    assert not options or any(PREFIX in name for name in states[0][1]["buffers"])
 
 
-def test_it_starts_from_the_weights_that_are_loaded(tools: Tools, whole: Path, config: Path, tmp_path: Path) -> None:
-    changes = [f"load_from={whole}/iter_4.pth", "train_cfg.max_epochs=1"]
+def test_it_starts_from_the_weights_that_are_loaded(tools: Tools, uncut: Path, config: Path, tmp_path: Path) -> None:
+    changes = [f"load_from={uncut}/iter_4.pth", "train_cfg.max_epochs=1"]
     tools.train(config, "--amp", "--work-dir", tmp_path, "--cfg-options", *changes)
     file = torch.load(tmp_path / "iter_1.pth", weights_only=False)
     teacher = split(file["state_dict"])[1]
     assert int(teacher["updates"]) == 0
-    student, _ = split(weights(whole / "iter_4.pth"))
+    student, _ = split(weights(uncut / "iter_4.pth"))
     for name, value in student.items():
         torch.testing.assert_close(teacher[f"model.{name}"], value, rtol=0, atol=0)
     assert int(split(weights(tmp_path / "iter_5.pth"))[1]["updates"]) == 3  # the last one of an epoch is a step

@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_p
     changes, last, kills = CASES[name]
     world.write("noisy.py", RANDOM)
     config = world.distil("killed.py", plain="noisy.py", changes=changes)
-    tools.train(config, "--work-dir", tmp_path / "whole")
+    tools.train(config, "--work-dir", tmp_path / "uncut")
     # To the end only when no kill is left; the first start has nothing to resume.
     logs = []
     for kill in kills:
@@ -72,7 +72,7 @@ def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_p
     ended = tools.train(config, "--work-dir", tmp_path / "cut", "--resume")
     assert "resumed epoch" in ended.out
     assert "will differ from an uninterrupted one" not in ended.out
-    assert differences(state(tmp_path / "whole", last), state(tmp_path / "cut", last)) == []
+    assert differences(state(tmp_path / "uncut", last), state(tmp_path / "cut", last)) == []
     prepared = [re.findall(r"exits of teacher 'teacher': continued after epoch (\d)", log) for log in logs]
     assert prepared[: len(PREPARING) + 1] == [[], ["1"], ["2"], ["3"]] or name != "by iteration"
     assert not any(prepared[len(PREPARING) + 1 :])
@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_p
     assert leftovers == []
 
 
-def test_after_a_kill_every_checkpoint_is_whole(tools: Tools, world: World, tmp_path: Path) -> None:
+def test_after_a_kill_every_checkpoint_is_complete(tools: Tools, world: World, tmp_path: Path) -> None:
     """Killed while the second checkpoint is written: the first is intact, and is the one that counts."""
     config = world.distil("torn.py", recipe="kd")
     kill = {"call": "fsync", "name": "epoch_2.pth"}

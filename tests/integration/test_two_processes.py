@@ -105,7 +105,7 @@ def test_the_weights_agree_after_training(launched: Path) -> None:
 
 @pair
 def test_the_metric_is_that_of_one_process(tools: Tools, world: World, launched: Path, tmp_path: Path) -> None:
-    """25 images, of which two processes get 13 each: the one that is seen twice counts once."""
+    """25 images, of which two processes get 13 each: the one that comes twice counts once."""
     config, checkpoint = world.folder / "launched.py", launched / "epoch_2.pth"
     alone = tools.test(config, checkpoint, "--work-dir", tmp_path / "alone")
     together = tools.test(config, checkpoint, "--work-dir", tmp_path / "together", "--launcher", "pytorch", ranks=2)
@@ -175,11 +175,11 @@ def test_two_killed_processes_go_on_exactly(tools: Tools, world: World, tmp_path
     changes += "default_hooks = dict(checkpoint=dict(interval=2, by_epoch=False))\n"
     config = world.distil("pair.py", changes=changes)
     launch = [config, "--launcher", "pytorch", "--resume", "--work-dir"]
-    tools.train(*launch, tmp_path / "whole", ranks=2)
+    tools.train(*launch, tmp_path / "uncut", ranks=2)
     for kill in ({"call": "replace", "name": "partial.pth", "nth": 2}, {"iteration": 5}):
         assert tools.run("train", *launch, tmp_path / "cut", ranks=2, kill=kill).status == KILLED
     ended = tools.train(*launch, tmp_path / "cut", ranks=2)
     assert "Going on after batch 1 of this pass" in ended.out
-    ends = [[dump(tmp_path / name, "end", rank) for rank in (0, 1)] for name in ("whole", "cut")]
+    ends = [[dump(tmp_path / name, "end", rank) for rank in (0, 1)] for name in ("uncut", "cut")]
     assert differences(ends[0], ends[1]) == []
     assert differences(ends[0][0]["weights"], ends[0][1]["weights"]) != []
