@@ -79,7 +79,7 @@ def read_recipes(
     hooks = {name: fragment.kd_hooks.to_dict() for name, fragment in fragments.items()}
     if len(listed) == 1:
         return recipes[listed[0]], hooks[listed[0]]
-    return join_recipes(recipes, overridden), join_hooks(hooks)
+    return join_recipes(recipes, overridden), _join(hooks)
 
 
 def task_of(config: Config) -> str:
@@ -201,27 +201,21 @@ def join_recipes(recipes: Mapping[str, Mapping[str, Any]], overridden: Collectio
     Raises:
         ValueError: Two recipes disagree in an option or have different losses of one name.
     """
-    joined: dict[str, Any] = {}
-    owners: dict[str, str] = {}
+    chosen = {}
     for name, recipe in recipes.items():
         # A recipe that leaves the student's own weight out means 1.
-        chosen = {"student_loss_weight": 1.0, **recipe}
+        chosen[name] = {"student_loss_weight": 1.0, **recipe}
         if "joined" in recipe:
-            chosen = {key: recipe[key] for key in recipe["joined"]}
-        _merge(joined, chosen, name, "", owners, overridden)
-    return joined
+            chosen[name] = {key: recipe[key] for key in recipe["joined"]}
+    return _join(chosen, overridden)
 
 
-def join_hooks(hooks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the hooks of several recipes, given by the recipe's name, as one mapping.
-
-    Raises:
-        ValueError: Two recipes disagree in an option of a hook.
-    """
+def _join(parts: Mapping[str, Mapping[str, Any]], overridden: Collection[str] = ()) -> dict[str, Any]:
+    """Return one mapping with the keys of several, given by the recipe's name; see :func:`join_recipes`."""
     joined: dict[str, Any] = {}
     owners: dict[str, str] = {}
-    for name, given in hooks.items():
-        _merge(joined, given, name, "", owners, ())
+    for name, given in parts.items():
+        _merge(joined, given, name, "", owners, overridden)
     return joined
 
 

@@ -248,8 +248,7 @@ def test_a_converted_network_computes_the_logits_of_the_source(name: str, tmp_pa
     assert all(int(value) == 7 for key, value in written["state_dict"].items() if key.endswith("num_batches_tracked"))
 
 
-@pytest.mark.parametrize("key", [None, "state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("key", "prefix"), [(None, ""), ("state_dict", "module.")])
 def test_original_cifar10_resnets(key: str | None, prefix: str, tmp_path: Path) -> None:
     net = Source()
     expected = resnet(net, images(), 3, NARROW, option_a=True)

@@ -184,7 +184,7 @@ runpy.run_path({str(UPSTREAM_TOOLS / "test.py")!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize(("ema", "kind"), [(None, "stored"), (True, "ema"), (False, "raw")])
-def test_which_weights_are_taken(run: Run, tmp_path: Path, ema: bool | None, kind: str) -> None:
+def test_which_weights_are_exported(run: Run, tmp_path: Path, ema: bool | None, kind: str) -> None:
     done = export_student(str(run.config), str(run.checkpoint), tmp_path / "student.pth", ema=ema)
     written = torch.load(done.checkpoint, weights_only=True)
     averaged, raw = run.stored["state_dict"], run.stored["ema_state_dict"]

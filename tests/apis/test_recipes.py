@@ -11,7 +11,6 @@ from mmengine.config import Config
 from kd_mm.apis.recipes import (
     TASK_MODELS,
     compose,
-    join_hooks,
     join_recipes,
     read_recipe,
     read_recipes,
@@ -110,13 +109,6 @@ def test_the_students_own_weight_means_one_where_it_is_left_out() -> None:
     recipes = {"kd": {"losses": {"kd": KD}, "student_loss_weight": 0.1}, "at": {"losses": {"at": {"type": "AT"}}}}
     assert "student_loss_weight is 0.1 in one and 1.0 in the other" in refusal(recipes)
     assert join_recipes(recipes, ["student_loss_weight"])["student_loss_weight"] == 0.1
-
-
-def test_hooks_are_joined() -> None:
-    one, other = {"distill": {"type": "D"}, "extra": {"type": "E"}}, {"distill": {"type": "D"}}
-    assert join_hooks({"a": one, "b": other}) == one
-    with pytest.raises(ValueError, match=re.escape("distill.type is 'D' in one and 'F' in the other")):
-        join_hooks({"a": one, "b": {"distill": {"type": "F"}}})
 
 
 # -- shipped recipes -----------------------------------------------------------------------------------------------

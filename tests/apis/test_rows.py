@@ -45,7 +45,7 @@ def test_ablations_are_each_loss_alone_and_in_pairs() -> None:
     assert "kd" in rows
 
 
-def test_each_value_of_a_key_is_a_row_where_the_key_has_a_place() -> None:
+def test_each_value_of_a_key_is_a_row_where_its_part_exists() -> None:
     vary = {"model.recipe.losses.review.direction": ["bidirectional", "ensemble"], "train_cfg.max_epochs": 7}
     rows = read_rows([STUDENT], ["kd", "mtkd_ssr"], **TEACHER, vary=vary)
     directions = [f"mtkd_ssr-direction-{value}" for value in ("bidirectional", "ensemble")]
@@ -61,7 +61,7 @@ def test_each_value_of_a_key_is_a_row_where_the_key_has_a_place() -> None:
     assert longer == {"student_digits-max_epochs-7", "kd-max_epochs-7", "mtkd_ssr-max_epochs-7"}
 
 
-def test_recipes_of_several_configs_are_told_apart(tmp_path: Path) -> None:
+def test_recipes_of_several_configs_have_names_of_their_own(tmp_path: Path) -> None:
     other = tmp_path / "other.py"
     other.write_text(f"_base_ = ['{STUDENT}']\n")
     rows = read_rows([STUDENT, str(other)], ["kd"], **TEACHER)

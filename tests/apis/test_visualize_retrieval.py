@@ -87,7 +87,7 @@ def test_the_tool_writes_a_page_and_a_picture(tools: Tools, folder: Path) -> Non
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["page.html", "picture.png"]
 
 
-def test_what_is_shown_is_what_was_measured() -> None:
+def test_measures_are_those_of_the_evaluation() -> None:
     found = retrieve("distil.py", "student.pth", queries=12, top=14)
     assert list(found.tops) == ["student", "teacher"]
     assert found.selected == list(range(12))
@@ -101,7 +101,7 @@ def test_what_is_shown_is_what_was_measured() -> None:
     assert len(found.gallery) == metrics["reid/gallery"] == 14
 
 
-def test_images_that_do_not_count_are_not_shown() -> None:
+def test_images_that_do_not_count_are_left_out() -> None:
     """Of 14 gallery images, one shows the query's person from its own camera."""
     found = retrieve("student.py", "student.pth", queries=12, top=14)
     (top,) = found.tops.values()

@@ -196,7 +196,7 @@ def recorded_images(folder: Path, rank: int) -> list[list[str]]:
     return [line.split() for line in (folder / f"batches{rank}").read_text().splitlines()]
 
 
-def test_other_identities_are_refused_where_responses_are_compared(street: Street, tmp_path: Path) -> None:
+def test_other_identities_are_refused_where_logits_are_compared(street: Street, tmp_path: Path) -> None:
     order = "train_dataloader.dataset.metainfo.classes=[4,2,6,8,10,12]"
     line = refused(street, *street.options("kd"), "--work-dir", tmp_path, "--cfg-options", order)
     assert "lists its classes in another order: class 0 is '0002' for the teacher, '0004' in the data set" in line
@@ -214,7 +214,7 @@ def test_recipes_for_detectors_are_refused(street: Street, tmp_path: Path) -> No
     assert "recipe 'fgd' is for detectors alone; for this model take one of: at, byot, " in line
 
 
-def test_what_is_wrong_with_the_images_is_said_in_one_line(street: Street, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_images_is_one_line(street: Street, tmp_path: Path) -> None:
     images = MarketFolder(tmp_path / "bad").fill()
     here = ["--work-dir", tmp_path / "run", "--cfg-options", f"train_dataloader.dataset.data_root={images.root}"]
     path = images.add("bounding_box_train", 2, 1)[0]
