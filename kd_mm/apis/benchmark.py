@@ -16,8 +16,8 @@ from kd_mm.apis.benchmark_parts import DISTILLATION, STUDENT, TEACHER, WITHOUT, 
 from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import enable_amp
 from kd_mm.hooks.report import render
+from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.costs import count_multiply_adds, count_operators, time_rounds
-from kd_mm.utils.random_state import isolated_rng
 
 
 def benchmark(

@@ -22,7 +22,7 @@ from torch import nn
 from kd_mm.datasets import VOCDataset
 from kd_mm.distillers import Distiller
 from kd_mm.utils.checkpoint import OWN_PREFIX
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.suggest import describe_error
 
 #: Images looked for in a data set, evenly spread: enough to miss a folder, few enough for the largest list.

@@ -27,7 +27,7 @@ from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
-from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.contexts import eval_mode
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.
 _IMAGE_SIDES = (("TinyImageNet", 64), ("CIFAR100", 32), ("CIFAR10", 32), ("MNIST", 28))

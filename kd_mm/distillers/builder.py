@@ -19,8 +19,7 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import LogitsReader, Task
-from kd_mm.utils.eval_mode import eval_mode
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import eval_mode, isolated_rng
 from kd_mm.utils.suggest import check_options
 
 Pairs = Mapping[str, Sequence[tuple[Stage, Stage]]]

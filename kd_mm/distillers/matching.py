@@ -16,7 +16,7 @@ from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, child, find_module
 from kd_mm.tasks import Task
-from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.contexts import eval_mode
 
 
 def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:

@@ -22,8 +22,7 @@ from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import Task
 from kd_mm.utils.checkpoint import distill_state_dict, read_checkpoint
-from kd_mm.utils.eval_mode import eval_mode
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import eval_mode, isolated_rng
 
 _LOGITS = frozenset({"teacher.logits", "teacher.stage_logits"})
 

@@ -11,7 +11,7 @@ from kd_mm.losses import Loss
 from kd_mm.losses.base import choice
 from kd_mm.models.exits import Exit
 from kd_mm.registry import MODELS
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.suggest import nearest
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from kd_mm.utils.random_state import capture_random_state, restore_random_state
+from kd_mm.utils.contexts import capture_random_state, restore_random_state
 
 
 class ResumableLoader(DataLoader):

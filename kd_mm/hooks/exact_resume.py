@@ -20,7 +20,7 @@ from kd_mm.engine.resumable_loader import EndlessBatches, ResumableLoader
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.registry import HOOKS
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.random_state import capture_random_state, restore_random_state
+from kd_mm.utils.contexts import capture_random_state, restore_random_state
 
 _KEY = "exact_resume"
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import build_task
-from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.contexts import eval_mode
 
 
 def render(*tables: Table, width: int = 118) -> str:

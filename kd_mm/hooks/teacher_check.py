@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from kd_mm.distillers import Distiller, Teacher, find_distiller
 from kd_mm.hooks.distill_hook import check_class_lists
 from kd_mm.registry import HOOKS
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import isolated_rng
 
 
 @HOOKS.register_module()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.preparation.data import TrainingData, save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.suggest import nearest
 
 

@@ -18,7 +18,7 @@ from kd_mm.preparation.base import EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
 from kd_mm.preparation.probes import held_out_splits
 from kd_mm.registry import PREPARATIONS
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import isolated_rng
 
 
 @PREPARATIONS.register_module()

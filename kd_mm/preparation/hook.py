@@ -21,7 +21,7 @@ from kd_mm.preparation.data import TrainingData, save_atomically
 from kd_mm.preparation.exits import ExitTraining
 from kd_mm.registry import HOOKS, PREPARATIONS
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
-from kd_mm.utils.random_state import isolated_rng
+from kd_mm.utils.contexts import isolated_rng
 
 #: Number of training samples where there are no training data, as many as CIFAR has.
 NUM_SAMPLES = 50_000

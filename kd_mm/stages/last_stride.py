@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
-from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.contexts import eval_mode
 
 _SIZE = 64
 #: Attribute of a changed layer: what it had before.

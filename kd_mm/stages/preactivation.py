@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, child, find_module
-from kd_mm.utils.eval_mode import eval_mode
+from kd_mm.utils.contexts import eval_mode
 
 _RELUS = (nn.ReLU, nn.ReLU6)
 _SHORTCUTS = ("downsample", "shortcut", "identity", "skip")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from kd_mm.utils.random_state import capture_random_state, isolated_rng, restore_random_state
+from kd_mm.utils.contexts import capture_random_state, isolated_rng, restore_random_state
 from tests.devices import DEVICES
 
 

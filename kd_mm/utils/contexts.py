@@ -1,4 +1,4 @@
-"""Global random states: read, set, and kept apart from what runs inside a block."""
+"""States that hold for a block and are restored after it: eval mode of a network, global random states."""
 
 import hashlib
 import random
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 def capture_random_state() -> dict[str, Any]:
@@ -59,3 +60,16 @@ def isolated_rng(name: str, seed: int = 0) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into eval mode without gradients; each submodule gets its own training flag back after."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
