@@ -98,7 +98,7 @@ class Objective(nn.Module):
         Args:
             batch: The student's batch after its forward pass.
             teachers: Names of the teachers to whose connectors the maps go.
-            losses: Names of the losses; exits that none of them reads do not run. All by default.
+            losses: Names of the losses; exits and connectors that none of them reads do not run. All by default.
         """
         maps = {i: stage.to_map(batch.records[stage.tap]) for i, stage in self.stages.items()}
         exits: Any = self.exits
@@ -114,13 +114,10 @@ class Objective(nn.Module):
         logits = self.reader.read(batch.records) if self.reader else None
         if logits is not None and self.last:
             stage_logits[self.last] = logits
-        connectors: Any = self.connectors
         return Observation(
             features=maps,
             adapted_by_teacher={
-                name: {int(i): connector(maps[int(i)]) for i, connector in connectors[name].items()}
-                for name in teachers
-                if name in connectors
+                name: self._connect(name, maps, losses) for name in teachers if name in self.connectors
             },
             stage_logits=stage_logits,
             embeddings=embeddings,
@@ -137,6 +134,16 @@ class Objective(nn.Module):
         if losses is None:
             return self.requirements.student.exits
         return frozenset().union(*(self.requirements.exits_of.get(name, ()) for name in losses))
+
+    def _connect(self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None) -> dict[int, Tensor]:
+        """Return the maps adapted to a teacher, for the stages that some losses read of it, all by default."""
+        connectors: Any = self.connectors[teacher]
+        read = {int(i) for i in connectors}
+        if losses is not None:
+            chosen = set(losses)
+            names = [name for name, loss in self._losses() if name in chosen and teacher in loss.teacher_names]
+            read &= frozenset().union(*(self.requirements.connectors_of.get(name, ()) for name in names))
+        return {i: connectors[str(i)](maps[i]) for i in sorted(read)}
 
     def _with_online_exits(self, name: str, teacher: Observation, batch: Batch) -> Observation:
         """Run the exits that are trained on a teacher's maps; only their own loss gets logits with a gradient."""

@@ -61,12 +61,14 @@ class Requirements:
         student: Of the student.
         teachers: Of each teacher, by name.
         exits_of: Stages whose exits of the student a loss reads, by its name.
+        connectors_of: Stages whose connectors a loss reads, by its name.
     """
 
     reads: frozenset[str]
     student: Reads
     teachers: Mapping[str, Reads]
     exits_of: Mapping[str, frozenset[int]]
+    connectors_of: Mapping[str, frozenset[int]]
 
     @classmethod
     def of(
@@ -94,6 +96,7 @@ class Requirements:
                 for name in sorted({name for loss in everything for name in loss.teacher_names})
             },
             exits_of={name: reads([loss], "student").exits for name, loss in losses.items()},
+            connectors_of={name: reads([loss], "student").connectors for name, loss in losses.items()},
         )
 
     @property

@@ -246,6 +246,17 @@ def test_exits_of_idle_terms_do_not_run() -> None:
     assert all(parameter.grad is not None for parameter in model.distill.parameters())
 
 
+def test_connectors_of_idle_terms_do_not_run() -> None:
+    off = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
+    model = build(recipe=recipe(**{"losses.scd.schedule": off}))
+    connectors = dict(model.objective.connectors["teacher"].items())
+    calls = count_calls(connectors)
+    losses = losses_of(model)
+    assert calls == dict.fromkeys(connectors, 0)
+    model.parse_losses(losses)[0].backward()
+    assert all(parameter.grad is not None for parameter in model.distill.parameters())
+
+
 def test_nothing_is_kept_after_a_step_nor_in_predict() -> None:
     model = build()
     step(model)
