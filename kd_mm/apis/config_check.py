@@ -18,6 +18,7 @@ from typing import Any
 
 from mmengine import registry as engine
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
@@ -267,6 +268,8 @@ def _options(
     if kind is _MODEL and component.__module__.startswith(("mmcv.", "torch.")):
         return  # layers, whose builders take options out
     known = known_options(component)
+    if component is CheckpointHook:  # hands what it does not know on to the runner, at the first save
+        known = [*inspect.signature(CheckpointHook).parameters, *inspect.signature(Runner.save_checkpoint).parameters]
     name = "DataLoader" if kind is _LOADER else str(getattr(component, "__name__", component))
     for option, value in part.items():
         if option in ("type", "_scope_") or not isinstance(option, str):

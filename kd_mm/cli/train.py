@@ -29,16 +29,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "model.student, the recipe under model.recipe",
     )
     parser.add_argument(
-        "--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher's config, or several"
+        "--teacher",
+        nargs="+",
+        action="extend",
+        metavar="CONFIG",
+        help="with --distiller: the teacher's config, or several",
     )
     parser.add_argument(
-        "--teacher-checkpoint", nargs="+", metavar="PTH", help="with --distiller: the teacher's checkpoint, or several"
+        "--teacher-checkpoint",
+        nargs="+",
+        action="extend",
+        metavar="PTH",
+        help="with --distiller: the teacher's checkpoint, or several",
     )
     add_common(parser)
     return parser.parse_args(argv)
 
 
 def train(args: argparse.Namespace) -> None:
+    from kd_mm.apis.config_check import check_config
     from kd_mm.apis.recipes import check_overrides, compose, needs_teacher, recipe_names
     from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
     from kd_mm.apis.runner import train as run_training
@@ -54,6 +63,8 @@ def train(args: argparse.Namespace) -> None:
         plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
         check_overrides(plain, args.cfg_options)
     override(config, args.cfg_options)
+    if args.distiller:
+        check_config(config, ["model"])
     if args.distiller and args.teacher and not needs_teacher(config.model.recipe):
         raise ValueError(
             f"--distiller {args.distiller} learns from no teacher; drop --teacher and --teacher-checkpoint, or join a "

@@ -72,6 +72,10 @@ def read(**changes: Any) -> Config:
         ({"optim_wrapper.optimizer.type": "SDG"}, r"optim_wrapper\.optimizer\.type: .* did you mean 'SGD'\?"),
         ({"optim_wrapper.optimizer.lr": "fast"}, r"optim_wrapper\.optimizer\.lr: 'fast' is no number"),
         ({"randomness.sed": 1}, r"randomness\.sed: set_randomness has no option 'sed', did you mean 'seed'\?"),
+        (
+            {"default_hooks.checkpoint.intervall": 1},
+            r"default_hooks\.checkpoint\.intervall: CheckpointHook .* 'interval'",
+        ),
         ({"default_hooks.logger.intervall": 1}, r"default_hooks\.logger\.intervall: LoggerHook .* 'interval'\?"),
         ({"val_cfg": None}, r"val_dataloader and val_evaluator without val_cfg: give all three, or set all three"),
         ({"log_level": "IFNO"}, r"log_level: there is no 'IFNO', did you mean 'INFO'\?"),

@@ -336,6 +336,8 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     options = ("--cfg-options", "model.backbone.depth=14")
     words = "override model.backbone.depth: ", "write model.student.backbone.depth"
     refused(train(world.plain, "--distiller", "kd", *teacher, *options), *words)
+    options = ("--cfg-options", "model.recipe.losses.kd.temprature=3")
+    refused(train(world.plain, "--distiller", "kd", *teacher, *options), "kd.temprature: KDLoss has no option")
     options = ("--cfg-options", "model.recpie.student_loss_weight=1")
     refused(
         train(world.plain, "--distiller", "kd", *teacher, *options),
