@@ -160,8 +160,8 @@ def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes
     if "bboxes" in truth:
         objects = _rows(truth["bboxes"], truth["labels"], torch.zeros(len(truth["labels"])))
     else:
-        rows = [[*box["bbox"], box["bbox_label"], box.get("ignore_flag", 0)] for box in sample["instances"]]
-        objects = np.array(rows, dtype=np.float64).reshape(-1, 6)
+        boxes = [[*box["bbox"], box["bbox_label"], box.get("ignore_flag", 0)] for box in sample["instances"]]
+        objects = np.array(boxes, dtype=np.float64).reshape(-1, 6)
     if "bboxes" in ignored:
         difficult = _rows(ignored["bboxes"], ignored["labels"], torch.ones(len(ignored["labels"])))
         objects = np.concatenate([objects, difficult])
