@@ -210,9 +210,11 @@ def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Te
         sizes: Height and width of the maps by level, in cells.
         reg: ``(B, N, D)``.
     """
+    from mmdet.structures.bbox import get_box_tensor
+
     reg = full_precision(reg)
     levels = head.prior_generator.grid_priors(list(sizes), dtype=reg.dtype, device=reg.device)
-    levels = [getattr(priors, "tensor", priors) for priors in levels]
+    levels = [get_box_tensor(priors) for priors in levels]
     priors = torch.cat(levels).repeat(len(reg), 1)
     flat = reg.flatten(0, 1)
     if hasattr(head, "integral"):
@@ -223,7 +225,7 @@ def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Te
         flat = head.integral(flat) * torch.cat(strides).repeat(len(reg), 1)
         priors = (priors[:, :2] + priors[:, 2:]) / 2
     boxes = head.bbox_coder.decode(priors, flat)
-    return getattr(boxes, "tensor", boxes).view(len(reg), -1, 4)
+    return get_box_tensor(boxes).view(len(reg), -1, 4)
 
 
 def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def set_last_stride(backbone: nn.Module) -> list[str]:
         before, after, changed, reason = (0, 0), (-1, -1), [], " ".join(str(error).split())
     if after != (2 * before[0], 2 * before[1]):
         raise ValueError(
-            f"{type(backbone).__name__}: the last stride cannot be taken out ({reason}); use last_stride=None and the "
+            f"{type(backbone).__name__}: the last stride cannot be removed ({reason}); use last_stride=None and the "
             "backbone's own options"
         )
     return changed

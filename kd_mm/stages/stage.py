@@ -38,7 +38,7 @@ class Stage:
     def to_map(self, feature: Tensor) -> Tensor:
         """Return the stage output as a feature map ``(B, C, H, W)``, whatever its layout. Class tokens are dropped.
 
-        The grid is taken from the feature itself where it has one, so inputs of another size than the dry run's work;
+        The grid is that of the feature itself where it has one, so inputs of another size than the dry run's work;
         for tokens the aspect ratio of the dry run is kept.
 
         Args:

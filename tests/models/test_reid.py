@@ -169,7 +169,7 @@ def test_last_stride_one_is_the_resnet_of_the_bag_of_tricks() -> None:
 
 def test_backbone_whose_last_stride_cannot_be_removed() -> None:
     for backbone in ({"type": "mmpretrain.HRNet", "arch": "w18"}, {"type": "mmpretrain.ConvNeXt", "arch": "atto"}):
-        with pytest.raises(ValueError, match="last stride cannot be taken out .*use last_stride=None"):
+        with pytest.raises(ValueError, match="last stride cannot be removed .*use last_stride=None"):
             network(backbone=backbone, last_stride=1)
     with pytest.raises(ValueError, match="last_stride must be 1 or None"):
         network(last_stride=2)
