@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmpretrain.models.necks import GeneralizedMeanPooling as UpstreamPooling
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -25,6 +26,13 @@ def network(**changes: Any) -> nn.Module:
 
 def samples(*labels: int) -> list[DataSample]:
     return [DataSample().set_gt_label(label) for label in labels]
+
+
+@pytest.fixture(autouse=True)
+def _default_scope():
+    """Build by mmpretrain's names, whichever scope an earlier test left as the default."""
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        yield
 
 
 def test_generalised_mean_by_hand_and_against_upstream() -> None:
