@@ -14,11 +14,9 @@ from kd_mm.losses.fgd import FGDLoss
 from kd_mm.losses.fitnets import FeatureLoss, FitNetsLoss
 from kd_mm.losses.gpac import GPACAttentionLoss
 from kd_mm.losses.kd import KDLoss, LogitsLoss
-from kd_mm.losses.mag import MAGLoss
-from kd_mm.losses.mas import MASLoss
+from kd_mm.losses.mag import MAGLoss, MASLoss
 from kd_mm.losses.mtkd_ssr import CrossStageReviewLoss, ExitTaskLoss, StageChannelLoss, StageResponseLoss
-from kd_mm.losses.multi_teacher_feature import MultiTeacherFeatureLoss
-from kd_mm.losses.multi_teacher_kd import MultiTeacherKDLoss
+from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.ofd import OFDLoss
 from kd_mm.losses.pkd import PKDLoss

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import full_precision, same_size
+from kd_mm.losses.functional import same_size
 from kd_mm.registry import MODELS
 
 
@@ -36,9 +36,8 @@ class ATLoss(FeatureLoss):
         self.power = power
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
-        student, teacher = same_size(full_precision(student), full_precision(teacher))
-        return F.mse_loss(self.attention(student), self.attention(teacher))
+        """Return the mean squared distance of the attention; see the base class."""
+        return F.mse_loss(*(self.attention(feature) for feature in same_size(student, teacher)))
 
     def attention(self, feature: Tensor) -> Tensor:
         """Return the normalised attention ``(B, H W)`` of a map ``(B, C, H, W)``; zeros for a map of zeros."""

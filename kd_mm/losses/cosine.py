@@ -39,28 +39,16 @@ class EmbeddingLoss(Loss):
             self.tasks = ALL_TASKS - {"detection"}
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
-        """Return both taps; see the base class.
-
-        Raises:
-            ValueError: If a network has no head and its tap is not given.
-        """
+        """Return both taps; see the base class and :func:`embedding_tap` for errors."""
         self.student_tap = self.student_tap or embedding_tap(student, "student_tap")
         self.teacher_tap = self.teacher_tap or embedding_tap(teacher, "teacher_tap")
         return (self.student_tap,), (self.teacher_tap,)
 
     def setup(self, context: LossContext) -> None:
-        """Check the measured embeddings.
-
-        Raises:
-            ValueError: If one is no embedding ``(B, D)``.
-        """
-        self.widths(context)
-
-    def widths(self, context: LossContext) -> tuple[int, int]:
-        """Return ``D_s`` and ``D_t``; see :meth:`setup` for errors."""
+        """Measure the embeddings, D_s and D_t; see :func:`embedding_width` for errors."""
         name = type(self).__name__
-        student = embedding_width(name, self.student_tap, context.student_taps)
-        return student, embedding_width(name, self.teacher_tap, context.teacher_taps)
+        self.student_width = embedding_width(name, self.student_tap, context.student_taps)
+        self.teacher_width = embedding_width(name, self.teacher_tap, context.teacher_taps)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the loss under the name ``final``."""
@@ -93,9 +81,9 @@ class CosineLoss(EmbeddingLoss):
 
     def setup(self, context: LossContext) -> None:
         """Build the linear map; see the base class for errors."""
-        student, teacher = self.widths(context)
-        if self.policy == "always" or student != teacher:
-            self.map = nn.Linear(student, teacher, bias=False)
+        super().setup(context)
+        if self.policy == "always" or self.student_width != self.teacher_width:
+            self.map = nn.Linear(self.student_width, self.teacher_width, bias=False)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return one minus the mean cosine, in [0, 2]."""
@@ -105,12 +93,8 @@ class CosineLoss(EmbeddingLoss):
 def embedding_tap(network: nn.Module, option: str) -> str:
     """Return the tap of a network's embedding: after the BNNeck of a re-ID head, else the head's input.
 
-    Args:
-        network: A student or teacher.
-        option: Option of the loss that names the tap, for the message.
-
     Raises:
-        ValueError: If there is no module ``head``.
+        ValueError: If there is no module ``head``; the message names ``option``, which gives a tap.
     """
     names = dict(network.named_modules())
     if "head.bnneck" in names:
@@ -121,12 +105,7 @@ def embedding_tap(network: nn.Module, option: str) -> str:
 
 
 def embedding_width(loss: str, tap: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the measured width D of the embedding ``(B, D)`` at a tap.
-
-    Args:
-        loss: Name of the loss, for the message.
-        tap: The tap.
-        shapes: Measured shapes by tap.
+    """Return the width D of the embedding ``(B, D)`` at a tap, from the measured shapes by tap.
 
     Raises:
         ValueError: If there is another number of dimensions.

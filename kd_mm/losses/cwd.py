@@ -7,7 +7,6 @@ from torch import Tensor
 
 from kd_mm.losses.base import LossContext
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 
 
@@ -23,28 +22,26 @@ class CWDLoss(FeatureLoss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: For a temperature that is not above 0, or maps of different sizes.
+        ValueError: For maps of different sizes.
     """
 
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if temperature <= 0:
-            raise ValueError(f"CWDLoss: temperature={temperature} must be above 0")
         self.temperature = temperature
 
     def setup(self, context: LossContext) -> None:
-        """Check before training that the stages that are read have maps of one size."""
+        """Check before training that each pair of maps has one size."""
         for i in self.stage_numbers(len(context.pairs)):
             student, teacher = ((stage.height, stage.width) for stage in context.pairs[i - 1])
             if student != teacher:
                 raise ValueError(_different_sizes(i, student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the divergence of two maps ``(B, C, H, W)`` of one shape, a scalar."""
+        """Return the divergence of two maps of one shape; see the base class."""
         if student.shape != teacher.shape:
             raise ValueError(_different_sizes(stage, tuple(student.shape), tuple(teacher.shape)))
-        log_q = F.log_softmax(full_precision(student).flatten(2) / self.temperature, dim=-1)
-        log_p = F.log_softmax(full_precision(teacher).flatten(2) / self.temperature, dim=-1)
+        log_q = F.log_softmax(student.flatten(2) / self.temperature, dim=-1)
+        log_p = F.log_softmax(teacher.flatten(2) / self.temperature, dim=-1)
         channels = student.shape[0] * student.shape[1]
         return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * self.temperature**2 / channels
 

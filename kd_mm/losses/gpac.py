@@ -131,19 +131,19 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
             )
         values = {}
         for i in self.stage_numbers(max(student.features)):
+            feature = full_precision(student.features[i])
             distances = [
-                share * self.compare(student.features[i], teachers[name].features[i].detach(), i)
+                share * self.compare(feature, full_precision(teachers[name].features[i].detach()))
                 for name, share in self.shares[i].items()
             ]
             values[f"stage{i}"] = torch.stack(distances).sum()
         return values
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
+        """Return the distance of the attention; see the base class."""
+        attention, target = (self.attention(feature) for feature in same_size(student, teacher))
         if self.distance == "l2":
-            return super().compare(student, teacher, stage)
-        student, teacher = same_size(full_precision(student), full_precision(teacher))
-        attention, target = self.attention(student), self.attention(teacher)
+            return F.mse_loss(attention, target)
         if self.distance == "l1":
             return F.l1_loss(attention, target)
         log_q, log_p = (_relative(one).log_softmax(dim=1) for one in (attention, target))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kd_mm.losses.base import choice
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import full_precision, standardized_channels
+from kd_mm.losses.functional import standardized_channels
 from kd_mm.registry import MODELS
 
 
@@ -35,11 +35,10 @@ class PKDLoss(FeatureLoss):
         self.resize = choice("resize", resize, ("student", "teacher"))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
-        student, teacher = full_precision(student), full_precision(teacher)
+        """Return the distance of two maps of equal C; see the base class."""
         if student.shape[2:] != teacher.shape[2:]:
             if self.resize == "student":
-                student = F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
+                student = F.interpolate(student, teacher.shape[2:], mode="bilinear")
             else:
-                teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear", align_corners=False)
+                teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear")
         return F.mse_loss(standardized_channels(student)[0], standardized_channels(teacher)[0]) / 2

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 
 
@@ -30,11 +29,11 @@ class SPLoss(FeatureLoss):
     )
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of the similarities in two maps or embeddings ``(B, ...)``, a scalar."""
+        """Return the distance of the similarities; see the base class."""
         return F.mse_loss(similarities(student), similarities(teacher))
 
 
 def similarities(feature: Tensor) -> Tensor:
-    """Return the inner products ``(B, B)`` of the samples of ``(B, ...)``, each row of length 1, at least float32."""
-    flat = full_precision(feature).flatten(1)
+    """Return the inner products ``(B, B)`` of the samples of ``(B, ...)``, each row of length 1."""
+    flat = feature.flatten(1)
     return F.normalize(flat @ flat.T, dim=1)

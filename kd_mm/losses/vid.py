@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses.base import LossContext
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import full_precision, same_size
+from kd_mm.losses.functional import same_size
 from kd_mm.registry import MODELS
 
 
@@ -48,24 +48,13 @@ class VIDLoss(FeatureLoss):
         start = start + torch.log(-torch.expm1(-start))
         for i in self.stage_numbers(len(context.pairs)):
             width, out = (stage.channels for stage in context.pairs[i - 1])
-            self.regressors[f"stage{i}"] = nn.Sequential(
-                nn.Conv2d(width, out, 1, bias=False),
-                nn.ReLU(),
-                nn.Conv2d(out, out, 1, bias=False),
-                nn.ReLU(),
-                nn.Conv2d(out, out, 1, bias=False),
-            )
+            first, second, third = (nn.Conv2d(channels, out, 1, bias=False) for channels in (width, out, out))
+            self.regressors[f"stage{i}"] = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
             self.scales[f"stage{i}"] = nn.Parameter(torch.full((out,), float(start)))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the negative log-likelihood of a teacher map ``(B, C_t, H, W)`` given ``(B, C_s, H, W)``, a scalar.
-
-        Args:
-            student: The student's map.
-            teacher: The teacher's map.
-            stage: Number of the stage, from 1, whose regressor and variances are used. Default: 1.
-        """
-        student, teacher = same_size(full_precision(student), full_precision(teacher))
+        """Return the negative log-likelihood of the teacher's map given the student's; see the base class."""
+        student, teacher = same_size(student, teacher)
         mean = self.regressors[f"stage{stage}"](student)
         variance = (F.softplus(self.scales[f"stage{stage}"]) + self.eps).view(1, -1, 1, 1)
         return 0.5 * ((mean - teacher).square() / variance + variance.log()).mean()

@@ -26,8 +26,6 @@ def test_agrees_with_public_code(student: Tensor, teacher: Tensor, temperature: 
     assert float(value) == pytest.approx(expected, abs=1e-6)
 
 
-def test_different_sizes_and_bad_temperatures_are_refused() -> None:
+def test_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"stage 1 has maps \(2, 3, 4, 5\) \(student\) and \(2, 3, 6, 7\) \(teacher\)"):
         CWDLoss()(*of_maps(STUDENT, wave(2, 3, 6, 7)))
-    with pytest.raises(ValueError, match="temperature=0"):
-        CWDLoss(temperature=0)

@@ -18,7 +18,7 @@ from kd_mm.losses.observation import Observation
 from ..distillers.conftest import batch, build, recipe
 from ..helpers.losses import gpac
 from ..helpers.waves import wave
-from .test_multi_teacher_kd import TEAM
+from .test_multi_teacher import TEAM
 
 MAPS = {f"t{i}": wave(2, 3 + i, 4, 4, pace=pace) for i, pace in enumerate((1.7, 1.1, 2.3), 1)}
 STUDENT_MAP = wave(2, 3, 4, 4, pace=0.9)
@@ -94,7 +94,7 @@ def test_attention_does_not_depend_on_order_and_sign_of_channels(distance: str) 
 def test_tiny_maps_and_maps_of_zeros_in_half_precision(distance: str) -> None:
     for size in (1e-30, 0.0):
         student = (size * STUDENT_MAP).to(torch.bfloat16).requires_grad_()
-        value = GPACAttentionLoss(distance=distance).compare(student, MAPS["t1"].to(torch.bfloat16))
+        value = attend(gpac({"t1": 0.5}, distance=distance), student, {"t1": MAPS["t1"].to(torch.bfloat16)})
         value.backward()
         assert torch.isfinite(value)
         assert torch.isfinite(student.grad).all()
