@@ -37,7 +37,8 @@ class ATLoss(FeatureLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the mean squared distance of the attention; see the base class."""
-        return F.mse_loss(*(self.attention(feature) for feature in same_size(student, teacher)))
+        student, teacher = same_size(student, teacher)
+        return F.mse_loss(self.attention(student), self.attention(teacher))
 
     def attention(self, feature: Tensor) -> Tensor:
         """Return the normalised attention ``(B, H W)`` of a map ``(B, C, H, W)``; zeros for a map of zeros."""

@@ -1,12 +1,12 @@
 """MobileNetV2 for 32 x 32 images, in the form of the RepDistiller benchmark."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import KAIMING_FAN_OUT, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import StagedBackbone
 from kd_mm.registry import MODELS
 
 # One tuple a group of blocks: stage, channels at width 1, blocks, stride of the first block.
@@ -44,17 +44,10 @@ class CIFARMobileNetV2(StagedBackbone):
     Args:
         width: Multiplies all widths but the last. Default 0.5, the benchmark's "MobileNetV2".
         expansion: Expansion of all groups but the first, which has 1. Default 6.
-        out_indices: Zero-based stages to return. Default: the last alone.
-        init_cfg: Default: Kaiming normal, fan out.
+        **kwargs: See :class:`StagedBackbone`.
     """
 
-    def __init__(
-        self,
-        width: float = 0.5,
-        expansion: int = 6,
-        out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
-    ) -> None:
+    def __init__(self, width: float = 0.5, expansion: int = 6, **kwargs: Any) -> None:
         channels = int(32 * width)
         stem = ConvNorm(3, channels, 3, 2)
         stages: list[OrderedDict[str, nn.Module]] = [OrderedDict() for _ in range(4)]
@@ -66,4 +59,4 @@ class CIFARMobileNetV2(StagedBackbone):
                 channels = out
             stages[stage][f"group{index}"] = group
         stages[-1]["head"] = ConvNorm(channels, max(HEAD_CHANNELS, int(HEAD_CHANNELS * width)), 1)
-        super().__init__(stem, [nn.Sequential(stage) for stage in stages], out_indices, init_cfg)
+        super().__init__(stem, [nn.Sequential(stage) for stage in stages], **kwargs)

@@ -1,12 +1,13 @@
 """ResNets for 32 x 32 images (He et al., Deep Residual Learning, 2016, section 4.2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import KAIMING_FAN_OUT, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import StagedBackbone
 from kd_mm.registry import MODELS
 
 
@@ -59,20 +60,14 @@ class CIFARResNet(StagedBackbone):
         shortcut: ``"conv"`` (default) projects with a 1 x 1 convolution and batch normalisation where shapes change
             ("option B", the RepDistiller benchmark), ``"pad"`` pads with zeros ("option A", the original CIFAR-10
             networks).
-        out_indices: Zero-based stages to return. Default: the last alone.
-        init_cfg: Default: Kaiming normal, fan out.
+        **kwargs: See :class:`StagedBackbone`.
 
     Raises:
         ValueError: For a depth that is not ``6n + 2``, an unknown shortcut or widths that are not four.
     """
 
     def __init__(
-        self,
-        depth: int,
-        widths: Sequence[int] = (16, 16, 32, 64),
-        shortcut: str = "conv",
-        out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
+        self, depth: int, widths: Sequence[int] = (16, 16, 32, 64), shortcut: str = "conv", **kwargs: Any
     ) -> None:
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"CIFARResNet: depth must be 6n + 2 (8, 14, 20, 32, 44, 56, 110 ...), got {depth}")
@@ -88,4 +83,4 @@ class CIFARResNet(StagedBackbone):
             )
             for i, stride in enumerate((1, 2, 2))
         ]
-        super().__init__(ConvNorm(3, widths[0], 3), stages, out_indices, init_cfg)
+        super().__init__(ConvNorm(3, widths[0], 3), stages, **kwargs)

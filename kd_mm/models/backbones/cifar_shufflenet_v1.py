@@ -1,6 +1,7 @@
 """ShuffleNet (v1) for 32 x 32 images, in the form of the RepDistiller benchmark."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,8 @@ class CIFARShuffleNetV1(StagedBackbone):
         widths: Channels of the three stages. Default ``(240, 480, 960)``.
         blocks: Units a stage. Default ``(4, 8, 4)``.
         groups: Groups of the 1 x 1 convolutions. Default 3.
-        out_indices: Zero-based stages to return. Default: the last alone.
         init_cfg: Default ``None``: torch's own initialisation, as in the benchmark.
+        **kwargs: See :class:`StagedBackbone`.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class CIFARShuffleNetV1(StagedBackbone):
         widths: Sequence[int] = (240, 480, 960),
         blocks: Sequence[int] = (4, 8, 4),
         groups: int = 3,
-        out_indices: Sequence[int] | None = None,
         init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         inputs = (STEM_CHANNELS, *widths[:-1])
         stages = [
@@ -66,4 +67,4 @@ class CIFARShuffleNetV1(StagedBackbone):
             )
             for before, width, count in zip(inputs, widths, blocks, strict=True)
         ]
-        super().__init__(ConvNorm(3, STEM_CHANNELS, 1), stages, out_indices, init_cfg)
+        super().__init__(ConvNorm(3, STEM_CHANNELS, 1), stages, init_cfg=init_cfg, **kwargs)

@@ -1,6 +1,7 @@
 """ShuffleNetV2 for 32 x 32 images, in the form of the RepDistiller benchmark."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,16 +63,16 @@ class CIFARShuffleNetV2(StagedBackbone):
     Args:
         widths: Channels of the three stages and of the last convolution. Default ``(116, 232, 464, 1024)``: x1.
         blocks: Units of stride 1 in each stage. Default ``(3, 7, 3)``.
-        out_indices: Zero-based stages to return. Default: the last alone.
         init_cfg: Default ``None``: torch's own initialisation, as in the benchmark.
+        **kwargs: See :class:`StagedBackbone`.
     """
 
     def __init__(
         self,
         widths: Sequence[int] = (116, 232, 464, 1024),
         blocks: Sequence[int] = (3, 7, 3),
-        out_indices: Sequence[int] | None = None,
         init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         inputs = (STEM_CHANNELS, *widths[:2])
         stages = [
@@ -79,4 +80,4 @@ class CIFARShuffleNetV2(StagedBackbone):
             for before, width, count in zip(inputs, widths[:3], blocks, strict=True)
         ]
         stages[-1].add_module("head", ConvNorm(widths[2], widths[3], 1))
-        super().__init__(ConvNorm(3, STEM_CHANNELS, 1), stages, out_indices, init_cfg)
+        super().__init__(ConvNorm(3, STEM_CHANNELS, 1), stages, init_cfg=init_cfg, **kwargs)

@@ -1,12 +1,12 @@
 """VGG networks for 32 x 32 images (Simonyan and Zisserman, 2015), without the large fully connected layers."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import KAIMING_FAN_OUT, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import StagedBackbone
 from kd_mm.registry import MODELS
 
 CONVS_PER_BLOCK = {
@@ -32,19 +32,13 @@ class CIFARVGG(StagedBackbone):
 
     Args:
         depth: 8, 11, 13, 16 or 19.
-        out_indices: Zero-based stages to return. Default: the last alone.
-        init_cfg: Default: Kaiming normal, fan out.
+        **kwargs: See :class:`StagedBackbone`.
 
     Raises:
         ValueError: For another depth.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
-    ) -> None:
+    def __init__(self, depth: int, **kwargs: Any) -> None:
         if depth not in CONVS_PER_BLOCK:
             raise ValueError(f"CIFARVGG: depth must be one of {', '.join(map(str, CONVS_PER_BLOCK))}, got {depth}")
         inputs = (3, *WIDTHS[:-1])
@@ -54,4 +48,4 @@ class CIFARVGG(StagedBackbone):
             if index < 4:
                 members.append(OrderedDict() if index == 0 else OrderedDict(pool=nn.MaxPool2d(2)))
             members[-1][f"block{index}"] = block
-        super().__init__(nn.Identity(), [nn.Sequential(stage) for stage in members], out_indices, init_cfg)
+        super().__init__(nn.Identity(), [nn.Sequential(stage) for stage in members], **kwargs)

@@ -1,11 +1,11 @@
 """Wide ResNets for 32 x 32 images (Zagoruyko and Komodakis, Wide Residual Networks, 2016)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from kd_mm.models.backbones.staged_backbone import KAIMING_FAN_OUT, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import StagedBackbone
 from kd_mm.registry import MODELS
 
 
@@ -41,20 +41,13 @@ class CIFARWideResNet(StagedBackbone):
     Args:
         depth: ``6n + 4``: n blocks a stage.
         widen_factor: Stage widths are 16, 32 and 64 times this.
-        out_indices: Zero-based stages to return. Default: the last alone.
-        init_cfg: Default: Kaiming normal, fan out.
+        **kwargs: See :class:`StagedBackbone`.
 
     Raises:
         ValueError: For a depth that is not ``6n + 4``.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        widen_factor: int,
-        out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
-    ) -> None:
+    def __init__(self, depth: int, widen_factor: int, **kwargs: Any) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"CIFARWideResNet: depth must be 6n + 4 (10, 16, 22, 28, 40 ...), got {depth}")
         blocks = (depth - 4) // 6
@@ -66,4 +59,4 @@ class CIFARWideResNet(StagedBackbone):
             stages.append(OrderedDict((str(j), module) for j, module in enumerate([first, *rest])))
         stages[-1].update(norm=nn.BatchNorm2d(widths[3]), act=nn.ReLU(inplace=True))
         stem = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
-        super().__init__(stem, [nn.Sequential(stage) for stage in stages], out_indices, init_cfg)
+        super().__init__(stem, [nn.Sequential(stage) for stage in stages], **kwargs)

@@ -1,11 +1,11 @@
 """MobileNet (v1) for 224 x 224 images: the ImageNet student of the distillation literature; upstream has v2 and v3."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import KAIMING_FAN_OUT, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import StagedBackbone
 from kd_mm.registry import MODELS
 
 # Output widths of the separable convolutions, stage by stage; the first of each stage but the first has stride 2.
@@ -18,18 +18,12 @@ class MobileNetV1(StagedBackbone):
 
     Args:
         width: Multiplies all widths. Default 1.
-        out_indices: Zero-based stages to return. Default: the last alone.
-        init_cfg: Default: Kaiming normal, fan out.
+        **kwargs: See :class:`StagedBackbone`.
     """
 
     img_size = 224
 
-    def __init__(
-        self,
-        width: float = 1.0,
-        out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
-    ) -> None:
+    def __init__(self, width: float = 1.0, **kwargs: Any) -> None:
         channels = int(32 * width)
         stem = ConvNorm(3, channels, 3, 2)
         stages = []
@@ -41,4 +35,4 @@ class MobileNetV1(StagedBackbone):
                 stage.append(ConvNorm(channels, int(base * width), 1))
                 channels = int(base * width)
             stages.append(stage)
-        super().__init__(stem, stages, out_indices, init_cfg)
+        super().__init__(stem, stages, **kwargs)

@@ -3,12 +3,12 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import KAIMING_FAN_OUT, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import StagedBackbone
 from kd_mm.registry import MODELS
 
 # Of the stem and of the three stages, at width 1.
@@ -77,8 +77,7 @@ class OSNet(StagedBackbone):
         streams: T, the number of scales.
         reduction: Channels of a block over those within it.
         gate_reduction: Channels of the gate's input over those of its hidden layer.
-        out_indices: Zero-based stages to return. Default: the last alone.
-        init_cfg: Default: Kaiming normal, fan out.
+        **kwargs: See :class:`StagedBackbone`.
     """
 
     img_size: ClassVar[int] = 256
@@ -90,8 +89,7 @@ class OSNet(StagedBackbone):
         streams: int = 4,
         reduction: int = 4,
         gate_reduction: int = 16,
-        out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
+        **kwargs: Any,
     ) -> None:
         channels = [int(width * base) for base in CHANNELS]
         stem = nn.Sequential(OrderedDict(conv=ConvNorm(3, channels[0], 7, 2), pool=nn.MaxPool2d(3, 2, 1)))
@@ -105,4 +103,4 @@ class OSNet(StagedBackbone):
                 stage[f"block{index}"] = OmniScaleBlock(inputs, after, streams, reduction, gate_reduction)
             stage["mix"] = ConvNorm(after, after, 1)
             stages.append(nn.Sequential(stage))
-        super().__init__(stem, stages, out_indices, init_cfg)
+        super().__init__(stem, stages, **kwargs)

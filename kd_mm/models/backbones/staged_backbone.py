@@ -22,7 +22,7 @@ class StagedBackbone(BaseModule):
         stem: Everything ahead of the first stage; ``nn.Identity()`` where there is nothing.
         stages: The stages from shallow to deep; they become ``layer1``, ``layer2`` ...
         out_indices: Zero-based stages whose outputs are returned. Default: the last one alone.
-        init_cfg: mmengine initialisation; ``None`` keeps torch's own.
+        init_cfg: mmengine initialisation; ``None`` keeps torch's own. Default: Kaiming normal, fan out.
 
     Raises:
         ValueError: If ``out_indices`` is empty or names a stage that does not exist.
@@ -36,7 +36,7 @@ class StagedBackbone(BaseModule):
         stem: nn.Module,
         stages: Sequence[nn.Module],
         out_indices: Sequence[int] | None = None,
-        init_cfg: dict | list[dict] | None = None,
+        init_cfg: dict | list[dict] | None = KAIMING_FAN_OUT,
     ) -> None:
         super().__init__(init_cfg)
         self.stem = stem
