@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from kd_mm.distillers.builder import build_networks
+from kd_mm.distillers.compilation import Compilation
 from kd_mm.distillers.loss_monitor import LossMonitor, check_first_step
 from kd_mm.distillers.objective import Objective
 from kd_mm.distillers.parts import build_objective
@@ -42,6 +43,7 @@ class Distiller(BaseModel):
         input_size: Height and width in pixels of the dry run that measures the stages; default: the backbone's
             ``img_size``, else 224.
         seed: Seed of the private random states under which exits and connectors are built.
+        compile: What runs through ``torch.compile``: see :class:`kd_mm.distillers.compilation.Compilation`.
 
     Raises:
         ValueError: Anything in the config that does not fit, in one line.
@@ -59,6 +61,7 @@ class Distiller(BaseModel):
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
         input_size: int | tuple[int, int] | None = None,
         seed: int = 0,
+        compile: Mapping[str, Any] | None = None,  # noqa: A002 - torch's own word
     ) -> None:
         # Parity with the plain run: nothing may touch the global random state before or after the student is built.
         if isinstance(student, dict):  # copied: some detectors write into their config while they are built
@@ -69,12 +72,14 @@ class Distiller(BaseModel):
         del self.data_preprocessor  # the student's serves, through __getattr__
         self.student = built
         self.task = build_task(task, self.student)
+        compilation = Compilation.read(compile, self.task)
         self.recipe = Recipe.read(recipe, self.task.exit_on_last)
         self.task.setup(self.student, self.recipe.exit_type.regional)
         networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.stages, self.num_classes, self.input_size = networks.matched, networks.num_classes, networks.input_size
         self.distill = build_objective(networks, self.student, self.task, self.recipe, seed)
+        compilation.apply(self.student, self.teachers, self.distill, self.task)
         self.progress = Progress()
         self.monitor: LossMonitor | None = None
         self.check_next_step = False

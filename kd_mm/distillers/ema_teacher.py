@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.teacher import Teacher
+from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import OWN_PREFIX, fill
 from kd_mm.utils.suggest import StepError
@@ -60,7 +61,7 @@ class EMATeacher(Teacher):
         self._freeze(name, copy.deepcopy(student))
         self.score_text = "follows the student"
 
-    def record(self, inputs: Tensor) -> dict[str, Tensor]:
+    def observe(self, inputs: Tensor) -> Observation:
         """Run once on the student's batch; see the base class.
 
         Raises:
@@ -71,7 +72,7 @@ class EMATeacher(Teacher):
                 f"nothing moves the teacher {self.name!r}: register the hook kd_mm.EMATeacherHook (default_hooks = "
                 "{{_base_.kd_hooks}})"
             )
-        return super().record(inputs)
+        return super().observe(inputs)
 
     def start(self, student: nn.Module, exits: nn.ModuleDict) -> None:
         """Become the student, with its exits, before its first step."""

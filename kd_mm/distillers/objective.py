@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,7 @@ class Objective(nn.Module):
         self.requirements, self.stages, self.reader, self.last = requirements, dict(stages), reader, last
         self.exits, self.connectors, self.teacher_exits = exits, connectors, teacher_exits
         self.losses, self.transform = nn.ModuleDict(losses), transform
+        self._evaluate: Callable[..., dict[str, tuple[Tensor, dict[str, Tensor]]]] = Objective.values
 
     def weights(self, progress: Progress) -> dict[str, float]:
         """Return the weights of the losses in force at this point of the run, by name; those at zero are left out."""
@@ -79,18 +80,45 @@ class Objective(nn.Module):
         """
         if not weights:
             return {}
-        student = self.observe(batch, teachers, weights)
         teachers = {name: self._with_online_exits(name, teacher, batch) for name, teacher in teachers.items()}
         adapted, terms = self._adapt(teachers, batch, weights, progress)
-        for name, loss in self._losses():
-            if name in weights:
-                views = {t: adapted.get((name, t), teachers[t]) for t in loss.teacher_names}
-                value, parts = loss.evaluate(student, views)
-                terms[f"loss_{name}"] = value if weights[name] == 1.0 else weights[name] * value
-                terms[name] = value.detach()
-                if len(parts) > 1:
-                    terms.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
+        # Weights and progress change from step to step and stay out of what is compiled.
+        for name, (value, parts) in self._evaluate(self, batch, teachers, adapted, tuple(weights)).items():
+            terms[f"loss_{name}"] = value if weights[name] == 1.0 else weights[name] * value
+            terms[name] = value.detach()
+            if len(parts) > 1:
+                terms.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
         return terms
+
+    def values(
+        self,
+        batch: Batch,
+        teachers: Mapping[str, Observation],
+        adapted: Mapping[str, Mapping[str, Observation]],
+        names: Sequence[str],
+    ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """Return the unweighted value and the parts of some losses by name: exits, connectors, losses.
+
+        Args:
+            batch: The student's batch after its forward pass.
+            teachers: What the teachers computed, by name.
+            adapted: What losses read instead of it, by loss and teacher.
+            names: Of the losses.
+        """
+        student = self.observe(batch, teachers, names)
+        return {
+            name: loss.evaluate(student, {**teachers, **adapted.get(name, {})})
+            for name, loss in self._losses()
+            if name in names
+        }
+
+    def compile_with(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Compile :meth:`values`.
+
+        Args:
+            compiled: Returns the compiled form of a function.
+        """
+        self._evaluate = compiled(Objective.values)
 
     def observe(self, batch: Batch, teachers: Iterable[str] = (), losses: Iterable[str] | None = None) -> Observation:
         """Return what losses read of the student; each exit and connector runs at most once.
@@ -162,9 +190,9 @@ class Objective(nn.Module):
         batch: Batch,
         weights: Mapping[str, float],
         progress: Progress,
-    ) -> tuple[dict[tuple[str, str], Observation], dict[str, Tensor]]:
-        """Return adapted teacher observations by the names of loss and teacher, and the adapters' own terms."""
-        adapted: dict[tuple[str, str], Observation] = {}
+    ) -> tuple[dict[str, dict[str, Observation]], dict[str, Tensor]]:
+        """Return adapted teacher observations by loss and teacher, and the adapters' own terms."""
+        adapted: dict[str, dict[str, Observation]] = {}
         terms: dict[str, Tensor] = {}
         images = {} if batch.sampled is None else {"final": batch.sampled[:, 0].detach()}
         for name, adapter in self._adapters():
@@ -179,7 +207,8 @@ class Objective(nn.Module):
             terms.update({f"{label}.{term}": value.detach() for term, value in logged.items()})
             if penalty is not None:
                 terms[f"loss_{label}"] = penalty
-            adapted.update({(key, name): changed for key in served})
+            for key in served:
+                adapted.setdefault(key, {})[name] = changed
         return adapted, terms
 
     def watch(self, terms: Mapping[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ class Teacher:
         random_weights: Allow no checkpoint; for benchmarks and tests.
         input_size: Height and width in pixels that the student's batch is resized to (bilinear); default: as it is.
         dtype: Type its weights are stored in, e.g. ``"bfloat16"``; default: as the Distiller's.
-        compile: Run it through ``torch.compile``.
+        compile: Run it through ``torch.compile``, as the Distiller's ``compile=dict(teacher=True)`` does for all.
 
     Raises:
         ValueError: No checkpoint, or one that does not fit.
@@ -132,11 +131,19 @@ class Teacher:
         #: Whether the logits wait for regions, which are known once the student has run.
         self.needs_regions = waits or (task.regional and bool(reads.exits))
         recorded = [*(stage.tap for stage in self.stages.values()), *(reader.taps if reader else ()), *taps]
-        stop = not self.compile and (reader is None or waits)
-        self.recorder = Recorder(self.model, recorded, stop_when_complete=stop)
-        self._forward: Callable[[nn.Module, Tensor], Any] = task.forward
-        if self.compile:
-            self._forward = torch.compile(task.forward)
+        self.recorder = Recorder(self.model, recorded, stop_when_complete=reader is None or waits)
+        self._observe: Callable[[Teacher, Tensor], dict[str, Any]] = Teacher._fields
+
+    def compile_with(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Compile :meth:`observe`.
+
+        Then the forward pass is not stopped at the deepest tap: what nothing reads is left out of a compiled graph.
+
+        Args:
+            compiled: Returns the compiled form of a function.
+        """
+        self.recorder.stop_when_complete = False
+        self._observe = compiled(Teacher._fields)
 
     def _identity(self) -> str:
         """Return a hash of the weights and the input normalisation, by which a resumed run knows its teacher again."""
@@ -177,9 +184,14 @@ class Teacher:
     @torch.no_grad()
     def record(self, inputs: Tensor) -> dict[str, Tensor]:
         """Run once on the student's batch ``(B, 3, H, W)``; return the recorded tensors, tap text to tensor."""
-        prepared = self.preprocess(inputs)
-        with self.recorder, contextlib.suppress(StopForward):  # outside of the graph: torch 2.4 compiles no such `with`
-            self._forward(self.model, prepared)
+        with self.recorder:
+            return self._run(inputs)
+
+    def _run(self, inputs: Tensor) -> dict[str, Tensor]:
+        try:  # noqa: SIM105 - torch 2.4 compiles no `with` of contextlib
+            self.task.forward(self.model, self.preprocess(inputs))
+        except StopForward:
+            pass
         return self.recorder.take()
 
     @torch.no_grad()
@@ -200,15 +212,19 @@ class Teacher:
                 f"the exits of teacher {self.name!r} are not trained: register the hook kd_mm.PrepareTeachersHook "
                 "(default_hooks = {{_base_.kd_hooks}}) or load them with Teacher.load_exits"
             )
-        records = self.record(inputs)
+        with self.recorder:
+            return Observation(**self._observe(self, inputs), classifier=self.classifier)  # type: ignore[arg-type]
+
+    def _fields(self, inputs: Tensor) -> dict[str, Any]:
+        """Run the network and its exits; return fields of an Observation. This is what is compiled."""
+        records = self._run(inputs)
         maps = {i: stage.to_map(records[stage.tap]) for i, stage in self.stages.items()}
-        observation = Observation(
-            features={i: maps[i] for i in sorted(self.reads.features)},
-            pooled={i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in sorted(self.reads.pooled)},
-            classifier=self.classifier,  # type: ignore[arg-type] # None where no loss requires it
-            taps=records if self.taps or self.needs_regions else {},
-        )
-        return observation if self.needs_regions else self._with_logits(observation, records)
+        fields = {
+            "features": {i: maps[i] for i in sorted(self.reads.features)},
+            "pooled": {i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in sorted(self.reads.pooled)},
+            "taps": records if self.taps or self.needs_regions else {},
+        }
+        return fields if self.needs_regions else {**fields, **self._logits(records)}
 
     @torch.no_grad()
     def finish(self, observation: Observation, batch: Batch) -> Observation:
@@ -220,25 +236,21 @@ class Teacher:
         """
         if not self.needs_regions:
             return observation
-        return self._with_logits(observation, observation.taps, batch.regions, batch.sampled)
+        return replace(observation, **self._logits(observation.taps, batch.regions, batch.sampled))
 
-    def _with_logits(
-        self,
-        observation: Observation,
-        records: Mapping[str, Tensor],
-        regions: Tensor | None = None,
-        sampled: Tensor | None = None,
-    ) -> Observation:
+    def _logits(
+        self, records: Mapping[str, Tensor], regions: Tensor | None = None, sampled: Tensor | None = None
+    ) -> dict[str, Any]:
         stage_logits: dict[int, Tensor] = {}
         for key, layer in self.exits.items():
             stage = self.stages[int(key)]
             stage_logits[int(key)] = layer(like_parameters(stage.to_map(records[stage.tap]), layer), regions)
         if self.reader is None:
-            return replace(observation, stage_logits=stage_logits)
+            return {"stage_logits": stage_logits}
         logits = self.reader.read(records, self.model, sampled)
         if self.last:
             stage_logits[self.last] = logits
-        return replace(observation, stage_logits=stage_logits, logits=logits)
+        return {"stage_logits": stage_logits, "logits": logits}
 
     @torch.no_grad()
     def logits(self, inputs: Tensor, records: Mapping[str, Tensor] | None = None) -> Tensor:

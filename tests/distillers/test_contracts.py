@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import pickle
 import random
 
@@ -14,7 +13,6 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.engine import Bf16OptimWrapper
@@ -462,22 +460,6 @@ def test_gradient_accumulation_equals_one_large_batch() -> None:
     once, twice = gradients(1), gradients(2)
     for key in once:
         torch.testing.assert_close(once[key], twice[key], rtol=1e-3, atol=1e-5)
-
-
-def test_compiled_teacher_is_one_graph_and_records_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = CompileCounterWithBackend("aot_eager")
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=graphs, fullgraph=True))
-    model = build()
-    compiled = build(teacher={"config": classifier(14, width=16), "random_weights": True, "compile": True})
-    compiled.teachers["teacher"].model.load_state_dict(model.teachers["teacher"].model.state_dict())
-    teacher = compiled.teachers["teacher"]
-    for _ in range(3):
-        inputs = model.data_preprocessor(batch(), False)["inputs"]
-        plain, fast = model.teachers["teacher"].record(inputs), teacher.record(inputs)
-        assert plain.keys() == fast.keys()
-        for key in plain:
-            torch.testing.assert_close(plain[key], fast[key])
-    assert graphs.frame_count == 1
 
 
 def test_attributes_of_the_student_are_reached_through_the_distiller() -> None:
