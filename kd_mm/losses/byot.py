@@ -16,9 +16,7 @@ class BYOTHintLoss(Loss):
     of exit i's classifier and ``f_N`` the spatial mean of the last stage, a constant. So the exits must end at the last
     stage's width: ``kd_mm.SepConvExit`` and ``kd_mm.MirrorExit`` do. Public code: MMRazor's ``byot``;
     ``luanyunteng/pytorch-be-your-own-teacher`` compares maps instead.
-
-    Args:
-        **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` are those whose exits learn.
+    ``stages`` are those whose exits learn.
     """
 
     requires = frozenset({"student.embeddings", "student.features"})
@@ -36,7 +34,7 @@ class BYOTHintLoss(Loss):
         last = max(student.features)
         target = full_precision(student.features[last]).mean(dim=(2, 3)).detach()
         distances = {}
-        for i in sorted(set(student.embeddings) - {last}):
+        for i in sorted(student.embeddings.keys() - {last}):
             embedding = full_precision(student.embeddings[i])
             if embedding.shape != target.shape:
                 raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,10 +84,9 @@ class CRDLoss(Loss):
 
     def setup(self, context: LossContext) -> None:
         """Create the linear layers, of the measured widths, and the bank where n is known."""
-        for i in self.stage_numbers(len(context.pairs)):
-            student, teacher = context.pairs[i - 1]
-            self.embed["student"] = nn.Linear(student.channels, self.dims)
-            self.embed["teacher"] = nn.Linear(teacher.channels, self.dims)
+        (i,) = self.stage_numbers(len(context.pairs))
+        for side, stage in zip(_SIDES, context.pairs[i - 1], strict=True):
+            self.embed[side] = nn.Linear(stage.channels, self.dims)
         self.bank.seed = int(torch.randint(2**31, ()))
         if self._num_samples is not None:
             self.bank.resize(self._num_samples)
@@ -104,11 +103,8 @@ class CRDLoss(Loss):
             ValueError: If an index lies beyond the bank.
         """
         (i,) = self.stage_numbers(max(student.features))
-        pooled = {
-            "student": full_precision(student.features[i]).mean(dim=(2, 3)),
-            "teacher": teacher.pooled[i].detach(),
-        }
-        embeddings = {side: self.embedding(side, feature) for side, feature in pooled.items()}
+        pooled = full_precision(student.features[i]).mean(dim=(2, 3)), teacher.pooled[i].detach()
+        embeddings = {side: self.embedding(side, one) for side, one in zip(_SIDES, pooled, strict=True)}
         self.bank.check(student.sample_indices)
         hard = student.targets.argmax(dim=1) if student.targets.ndim == 2 else student.targets
         own = student.sample_indices.to(hard.device)
@@ -132,23 +128,23 @@ class CRDLoss(Loss):
             indices: Indices of all processes' samples, in the order of the processes.
         """
         picks = torch.cat([own[:, None], negatives], dim=1)
-        other = {"student": "teacher", "teacher": "student"}
-        scores = {side: self.bank.scores(other[side], embeddings[side], picks) / self.temperature for side in _SIDES}
+        scores = [
+            self.bank.scores(other, embeddings[side], picks) / self.temperature
+            for side, other in zip(_SIDES, reversed(_SIDES), strict=True)
+        ]
         self.bank.fix_normalizers(scores)
-        size = len(self.bank)
-        parts = {side: noise_contrast(score - self.bank.log_normalizer(side), size) for side, score in scores.items()}
+        normalizers = self.bank.log_normalizers
+        terms = {
+            side: noise_contrast(score - normalizers[k], len(self.bank))
+            for k, (side, score) in enumerate(zip(_SIDES, scores, strict=True))
+        }
         for side, embedding in embeddings.items():
             self.bank.update(side, indices, torch.cat(all_gather(embedding.detach())))
-        return parts
+        return terms
 
 
 class EmbeddingBank(nn.Module):
-    """Embeddings ``(n, dims)`` of student and teacher and the class of each sample, as buffers.
-
-    Args:
-        dims: Numbers of an embedding.
-        momentum: Share of the old embedding in an update.
-    """
+    """Embeddings ``(n, dims)`` of student and teacher, the class of each sample and ``log Z`` of both, as buffers."""
 
     student: Tensor
     teacher: Tensor
@@ -243,17 +239,13 @@ class EmbeddingBank(nn.Module):
         return torch.bmm(bank[picks], embedding[:, :, None])[:, :, 0]
 
     @torch.no_grad()
-    def fix_normalizers(self, scores: Mapping[str, Tensor]) -> None:
+    def fix_normalizers(self, scores: Sequence[Tensor]) -> None:
         """Set the logarithm of Z on the first batch: the mean of ``exp(score)``, of all processes, times n."""
-        means = torch.stack([scores[side].flatten().logsumexp(0) - math.log(scores[side].numel()) for side in _SIDES])
+        means = torch.stack([score.flatten().logsumexp(0) - math.log(score.numel()) for score in scores])
         gathered = torch.stack(all_gather(means))
         estimate = gathered.logsumexp(0) - math.log(len(gathered)) + math.log(len(self))
         known = self.log_normalizers
         self.log_normalizers = torch.where(known.isnan(), estimate.to(known), known)
-
-    def log_normalizer(self, side: str) -> Tensor:
-        """Return the logarithm of Z of the scores of ``side``'s embeddings, a scalar."""
-        return self.log_normalizers[_SIDES.index(side)]
 
     @torch.no_grad()
     def update(self, side: str, indices: Tensor, embedding: Tensor) -> None:
@@ -264,12 +256,7 @@ class EmbeddingBank(nn.Module):
 
 
 def noise_contrast(log_scores: Tensor, num_samples: int) -> Tensor:
-    """Return ``h`` of :class:`CRDLoss`, a mean over the batch.
-
-    Args:
-        log_scores: ``(B, 1 + K)``, ``log P``; the true sample first.
-        num_samples: n.
-    """
+    """Return ``h`` of :class:`CRDLoss`, a mean over the batch, of ``log P`` ``(B, 1 + K)``, the true sample first."""
     noise = math.log((log_scores.shape[1] - 1) / num_samples)
     positive = F.softplus(noise - log_scores[:, 0])
     return (positive + F.softplus(log_scores[:, 1:] - noise).sum(dim=1)).mean()

@@ -50,8 +50,8 @@ class DetKDLoss(Loss):
         z_s, z_t = student / self.temperature, teacher / self.temperature
         if 0 < self.num_classes == student.shape[-1] - 1:
             weight = teacher.detach().softmax(dim=-1)[..., :-1].amax(dim=-1)
-            log_p = F.log_softmax(z_t, dim=-1)
-            divergence = F.kl_div(F.log_softmax(z_s, dim=-1), log_p, reduction="none", log_target=True).sum(dim=-1)
+            log_q, log_p = F.log_softmax(z_s, dim=-1), F.log_softmax(z_t, dim=-1)
+            divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
         else:
             weight, p = teacher.detach().sigmoid().amax(dim=-1), z_t.sigmoid()
             cross = F.binary_cross_entropy_with_logits(z_s, p, reduction="none")

@@ -51,36 +51,27 @@ class DKDLoss(LogitsLoss):
 
 
 def decoupled_divergence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the divergence at the labelled class and that of the other classes, both times T squared.
+    """Return the divergence at the labelled class and that of the other classes, both times T squared, scalars.
 
     Args:
         student: ``(B, K)``, K >= 2.
         teacher: ``(B, K)``.
         labels: ``(B,)``, class indices.
         temperature: T > 0.
-
-    Returns:
-        Two scalars, mean over the batch.
     """
-    log_q, log_p = student / temperature, teacher / temperature
+    index = torch.arange(student.shape[1] - 1, device=student.device).expand(len(student), -1)
+    index = index + (index >= labels[:, None])
     binary, rest = [], []
-    for logits in (log_q, log_p):
-        labelled, others = _split(logits, labels)
+    for logits in (student / temperature, teacher / temperature):
+        labelled, others = logits.gather(1, labels[:, None])[:, 0], logits.gather(1, index)
         total, remainder = logits.logsumexp(dim=1), others.logsumexp(dim=1)
         binary.append(torch.stack([labelled - total, remainder - total], dim=1))
         rest.append(F.log_softmax(others, dim=1))
     target, others = (
-        F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-        for student, teacher in (binary, rest)
+        F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+        for log_q, log_p in (binary, rest)
     )
     return target, others
-
-
-def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the labelled class's logits ``(B,)`` and those of the other classes ``(B, K - 1)``."""
-    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
-    others = others + (others >= labels[:, None])
-    return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)
 
 
 def _labels(targets: Any, rows: int) -> Tensor:

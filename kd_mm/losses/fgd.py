@@ -42,7 +42,7 @@ class FGDLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: For a temperature that is not above 0; on use, for maps of different sizes.
+        ValueError: On use, for maps of different sizes.
     """
 
     requires = frozenset({"student.features", "student.targets", "teacher.features"})
@@ -59,8 +59,6 @@ class FGDLoss(Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if temperature <= 0:
-            raise ValueError(f"FGDLoss: temperature={temperature} must be above 0")
         self.term_weights = {"objects": alpha, "background": beta, "attention": gamma, "relation": lambda_}
         self.temperature = temperature
         self.blocks = nn.ModuleDict()
@@ -68,8 +66,10 @@ class FGDLoss(Loss):
     def setup(self, context: LossContext) -> None:
         """Create the learned parts of each stage that is read, of the measured widths."""
         for i in self.stage_numbers(len(context.pairs)):
-            student, teacher = context.pairs[i - 1]
-            self.blocks[f"stage{i}"] = _Block(student.channels, teacher.channels)
+            width, out = (stage.channels for stage in context.pairs[i - 1])
+            align = nn.Identity() if width == out else nn.Conv2d(width, out, 1)
+            parts = {"align": align, "student": _Relation(out), "teacher": _Relation(out)}
+            self.blocks[f"stage{i}"] = nn.ModuleDict(parts)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted sum of the four terms of each stage."""
@@ -106,12 +106,11 @@ class FGDLoss(Loss):
         objects, background = object_masks(boxes, shape, teacher)
         error = (student - teacher).square() * target_channels[:, :, None, None]
         error = error.sum(dim=1) * target_positions
-        unlike = (channels - target_channels).abs().sum() + (positions - target_positions).abs().sum()
         sums = {
             "objects": (error * objects).sum(),
             "background": (error * background).sum(),
             "relation": (block.student(student) - block.teacher(teacher)).square().sum(),
-            "attention": unlike,
+            "attention": (channels - target_channels).abs().sum() + (positions - target_positions).abs().sum(),
         }
         return {name: value / len(teacher) for name, value in sums.items()}
 
@@ -138,24 +137,8 @@ class _Relation(nn.Module):
         return feature + self.context(context[..., None])
 
 
-class _Block(nn.Module):
-    """Learned parts of one stage."""
-
-    def __init__(self, student_channels: int, teacher_channels: int) -> None:
-        super().__init__()
-        same = student_channels == teacher_channels
-        self.align = nn.Identity() if same else nn.Conv2d(student_channels, teacher_channels, 1)
-        self.student = _Relation(teacher_channels)
-        self.teacher = _Relation(teacher_channels)
-
-
 def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the attention of positions ``(B, H, W)``, of mean 1, and of channels ``(B, C)``, of mean 1.
-
-    Args:
-        feature: ``(B, C, H, W)``.
-        temperature: T > 0, in units of the feature map.
-    """
+    """Return the attention of positions ``(B, H, W)`` and of channels ``(B, C)`` of a map, each of mean 1."""
     size = feature.abs()
     batch, channels, height, width = feature.shape
     positions = F.softmax(size.mean(dim=1).flatten(1) / temperature, dim=1) * (height * width)
@@ -163,13 +146,7 @@ def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def object_masks(boxes: Sequence[Tensor], shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the masks ``(B, H, W)`` of objects and of background; see :class:`FGDLoss`.
-
-    Args:
-        boxes: Per image ``(n, 4)``, x1, y1, x2, y2 in pixels of the padded batch.
-        shape: Height and width of the padded batch in pixels.
-        like: A map ``(B, C, H, W)``.
-    """
+    """Return the masks ``(B, H, W)`` of objects and of background on a map; boxes as in :meth:`FGDLoss.compare`."""
     height, width = like.shape[2:]
     rows = torch.arange(height, device=like.device)[None, :, None]
     columns = torch.arange(width, device=like.device)[None, None, :]

@@ -82,39 +82,27 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
 
     def setup(self, context: LossContext) -> None:
         """Set equal shares where nothing is to be chosen; see the base class for errors."""
-        self.num_stages = len(context.pairs_by_teacher[self.teacher_names[0]])
         if not self.needs_probes:
-            stages = self.stage_numbers(self.num_stages)
-            self.shares = {i: dict.fromkeys(self.teacher_names, 1 / len(self.teacher_names)) for i in stages}
+            equal = dict.fromkeys(self.teacher_names, 1 / len(self.teacher_names))
+            self.shares = dict.fromkeys(self.stage_numbers(len(self.matched)), equal)
 
     def preparation(self) -> Preparation | None:
         """Return the probing of the teachers' stages, where there is anything to choose."""
         if not self.needs_probes:
             return None
-        return Preparation("kd_mm.Probing", "probes", self.probes, {"stages": self.stage_numbers(self.num_stages)})
+        return Preparation("kd_mm.Probing", "probes", self.probes, {"stages": self.stage_numbers(len(self.matched))})
 
     def load_preparation(self, results: Mapping[str, Mapping[str, float]]) -> None:
-        """Choose the teachers by the scores of their probes."""
-        stages = self.stage_numbers(self.num_stages)
-        accuracy = {name: {i: row[f"stage{i}"] for i in stages} for name, row in results.items()}
-        self.choose(accuracy, {name: row["final"] for name, row in results.items()})
+        """Derive the shares from accuracies in [0, 1] by teacher: ``stage<i>`` of a probe, ``final`` of its logits."""
+        self.shares = {i: self._shares(f"stage{i}", results) for i in self.stage_numbers(len(self.matched))}
 
-    def choose(self, accuracy: Mapping[str, Mapping[int, float]], final: Mapping[str, float]) -> None:
-        """Derive the shares from the accuracies of the probes.
-
-        Args:
-            accuracy: Fraction in [0, 1] by teacher and stage.
-            final: Accuracy of each teacher's own logits, which decides between equals.
-        """
-        stages, names = sorted(next(iter(accuracy.values()))), self.teacher_names
-        self.shares = {i: self._shares({name: accuracy[name][i] for name in names}, final) for i in stages}
-
-    def _shares(self, rated: Mapping[str, float], final: Mapping[str, float]) -> dict[str, float]:
+    def _shares(self, stage: str, results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        rated = {name: results[name][stage] for name in self.teacher_names}
         if self.selection == "soft":
             weights = torch.tensor(list(rated.values()), dtype=torch.float64).div(self.sharpness).softmax(dim=0)
             return dict(zip(rated, weights.tolist(), strict=True))
         # Sorting is stable, so that the teacher named first stays first among equals.
-        order = sorted(rated, key=lambda name: (rated[name], final.get(name, 0.0)), reverse=True)
+        order = sorted(rated, key=lambda name: (rated[name], results[name]["final"]), reverse=True)
         count = min(self.top, len(order)) if self.selection == "topk" else 1
         return dict.fromkeys(order[:count], 1 / count)
 

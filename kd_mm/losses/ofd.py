@@ -59,8 +59,8 @@ class OFDLoss(Loss):
         """
         numbers = self.stage_numbers(len(self.matched))
         student_stages, stages = zip(*(self.matched[i - 1] for i in numbers), strict=True)
-        found = zip(before_relu(student, student_stages), before_relu(teacher, stages), strict=True)
-        for i, stage, (own, target) in zip(numbers, stages, found, strict=True):
+        found = before_relu(student, student_stages), before_relu(teacher, stages)
+        for i, stage, own, target in zip(numbers, stages, *found, strict=True):
             norm = None if target is None else target.norm
             if target is None or norm is None or norm.weight is None or norm.num_features != stage.channels:
                 raise ValueError(
@@ -103,7 +103,7 @@ def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor
         margin: ``(C,)``, negative.
     """
     if teacher.shape[2:] != student.shape[2:]:
-        teacher = adaptive_average(teacher, (student.shape[2], student.shape[3]))
+        teacher = adaptive_average(teacher, student.shape[2:])
     target = torch.maximum(teacher, margin.to(teacher)[None, :, None, None])
     passes = (student > target) | (target > 0)
     return ((student - target).square() * passes).sum() / len(student)

@@ -95,12 +95,10 @@ class ReviewKDLoss(Loss):
         levels = {}
         for i in self._numbers:
             tap = self._teacher_taps.get(i)
-            levels[f"stage{i}"] = (student.features[i], teacher.features[i] if tap is None else teacher.taps[tap])
+            levels[f"stage{i}"] = [student.features[i], teacher.features[i] if tap is None else teacher.taps[tap]]
         if self.pooled:
-            last = self._numbers[-1]
-            maps = (full_precision(side.features[last]) for side in (student, teacher))
-            feature, target = (feature.mean((2, 3), keepdim=True) for feature in maps)
-            levels[_POOLED] = (feature, target)
+            maps = (full_precision(side.features[self._numbers[-1]]) for side in (student, teacher))
+            levels[_POOLED] = [feature.mean((2, 3), keepdim=True) for feature in maps]
         deeper: Tensor | None = None
         values = {}
         for name, (feature, target) in reversed(levels.items()):
@@ -111,14 +109,7 @@ class ReviewKDLoss(Loss):
 
 
 class AttentionFusion(nn.Module):
-    """Fuse a stage with the result of the deeper ones; see :class:`ReviewKDLoss`.
-
-    Args:
-        channels: C_s of the stage.
-        middle: M.
-        out_channels: C_t.
-        fuse: Whether there is a deeper stage.
-    """
+    """Fuse a stage of ``channels`` with the result of the deeper ones, of M (``middle``); see :class:`ReviewKDLoss`."""
 
     def __init__(self, channels: int, middle: int, out_channels: int, fuse: bool) -> None:
         super().__init__()
@@ -128,7 +119,7 @@ class AttentionFusion(nn.Module):
         for block in (self.reduce, self.expand):
             nn.init.kaiming_uniform_(block[0].weight, a=1)  # type: ignore[arg-type]
 
-    def forward(self, feature: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def forward(self, feature: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """Return the map ``(B, C_t, *size)`` to compare, and the fused one ``(B, M, *size)`` for the next stage.
 
         Args:
@@ -141,8 +132,8 @@ class AttentionFusion(nn.Module):
             deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
             shares = self.attend(torch.cat([fused, deeper], dim=1)).sigmoid()
             fused = fused * shares[:, :1] + deeper * shares[:, 1:]
-        if tuple(fused.shape[2:]) != tuple(size):
-            fused = F.interpolate(fused, tuple(size), mode="nearest")
+        if fused.shape[2:] != size:
+            fused = F.interpolate(fused, size, mode="nearest")
         return self.expand(fused), fused
 
 

@@ -27,7 +27,7 @@ class Schedule:
     """Base: a callable from progress to a factor of the loss weight."""
 
     def __call__(self, progress: Progress) -> float:
-        raise TypeError(f"{type(self).__name__} defines no __call__")
+        raise NotImplementedError
 
 
 @SCHEDULES.register_module()
@@ -61,9 +61,12 @@ class LinearRamp(Schedule):
 
     def __call__(self, progress: Progress) -> float:
         if self.epochs is not None:
-            return _ramp(progress.epoch, self.epochs)
-        length = self.iterations if self.iterations is not None else (self.fraction or 0) * progress.max_iterations
-        return _ramp(progress.iteration, length)
+            position, length = progress.epoch, float(self.epochs)
+        elif self.iterations is not None:
+            position, length = progress.iteration, float(self.iterations)
+        else:
+            position, length = progress.iteration, (self.fraction or 0) * progress.max_iterations
+        return 1.0 if length <= 0 else min(1.0, (position + 1) / length)
 
 
 @SCHEDULES.register_module()
@@ -104,14 +107,10 @@ class PiecewiseConstant(Schedule):
         self.levels, self.bounds, self.unit = tuple(levels), tuple(bounds), unit
 
     def __call__(self, progress: Progress) -> float:
-        position, length = progress.epoch, 1
-        if self.unit == "fraction":
-            by_epochs = progress.max_epochs > 1
-            length = progress.max_epochs if by_epochs else progress.max_iterations
-            position = progress.epoch if by_epochs else progress.iteration
+        position, length = progress.epoch, progress.max_epochs
+        if self.unit == "epochs":
+            length = 1
+        elif length == 1:
+            position, length = progress.iteration, progress.max_iterations
         # Thirds of a run end where its epochs do, in spite of rounding.
         return self.levels[sum(position >= bound * length - 1e-9 for bound in self.bounds)]
-
-
-def _ramp(position: int, length: float) -> float:
-    return 1.0 if length <= 0 else min(1.0, (position + 1) / length)

@@ -15,9 +15,7 @@ class SPLoss(FeatureLoss):
     SP (Tung and Mori, ICCV 2019, arXiv 1907.09682): ``L = sum_i ||G_s^i - G_t^i||_F^2 / B^2``, where ``G = f f^T`` of
     the flattened maps ``(B, C H W)``, each row divided by its length. Widths and grids may differ. Public code:
     RepDistiller's ``Similarity``.
-
-    Args:
-        **kwargs: See :class:`kd_mm.losses.base.Loss`; ``stages`` is the last one by default.
+    ``stages`` is the last one by default.
     """
 
     requires = frozenset({"student.features", "teacher.features"})

@@ -136,7 +136,10 @@ def gpac(rated: Mapping[str, float], final: Mapping[str, float] | None = None, *
     """Return a loss whose probes reached these accuracies at stage 1."""
     loss = L.GPACAttentionLoss(**options)
     loss.teacher_names = tuple(rated)
-    loss.choose({name: {1: accuracy} for name, accuracy in rated.items()}, final or {})
+    loss.match([None])  # type: ignore[list-item]
+    loss.load_preparation(
+        {name: {"stage1": accuracy, "final": (final or {}).get(name, 0.0)} for name, accuracy in rated.items()}
+    )
     return loss
 
 

@@ -109,7 +109,8 @@ def test_recipe() -> None:
     with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
         model(**data, mode="loss")
     loss: Any = model.losses["attention"]
-    loss.choose({"big": {1: 0.4, 2: 0.7, 3: 0.6}, "small": {1: 0.5, 2: 0.6, 3: 0.8}}, {})
+    big = {"stage1": 0.4, "stage2": 0.7, "stage3": 0.6, "final": 0.6}
+    loss.load_preparation({"big": big, "small": {"stage1": 0.5, "stage2": 0.6, "stage3": 0.8, "final": 0.8}})
     assert loss.shares == {1: {"small": 1.0}, 2: {"big": 1.0}, 3: {"small": 1.0}}
     model.progress = Progress(epoch=5, max_epochs=9)
     out = model(**data, mode="loss")
