@@ -337,6 +337,7 @@ def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
         deeper = distiller.stages[int(name) - 1 :]
         config = {**distiller.recipe.exits, "stage": _stage_config(deeper[0]), "num_classes": exits[name].num_classes}
         config["widths"] = [stage.channels for stage in deeper]
+        config["strides"] = [stage.stride for stage in deeper]
         if exits[name].needs_rest:
             config["rest"] = [stage.tap for stage in deeper[1:]]
         config.pop("_scope_", None)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
+from kd_mm.losses.functional import wide_dtype
 from kd_mm.losses.observation import Observation
 from kd_mm.models.exits import like_parameters
 from kd_mm.stages.stage import Stage
@@ -31,6 +32,7 @@ class Objective(nn.Module):
         last: The stage whose stage logits are the network's own; 0 where it has an exit of its own.
         exits: Exits of the student, by stage.
         connectors: Connectors by teacher and stage.
+        grids: What averages a stage's map down to the last stage's resolution, by stage; none where it has it.
         teacher_exits: Exits of teachers that are trained during the distillation (mode ``online``), likewise.
         transform: Adapters of teacher logits, by teacher.
     """
@@ -44,12 +46,13 @@ class Objective(nn.Module):
         last: int,
         exits: nn.ModuleDict,
         connectors: nn.ModuleDict,
+        grids: nn.ModuleDict,
         teacher_exits: nn.ModuleDict,
         transform: nn.ModuleDict,
     ) -> None:
         super().__init__()
         self.requirements, self.stages, self.reader, self.last = requirements, dict(stages), reader, last
-        self.exits, self.connectors, self.teacher_exits = exits, connectors, teacher_exits
+        self.exits, self.connectors, self.grids, self.teacher_exits = exits, connectors, grids, teacher_exits
         self.losses, self.transform = nn.ModuleDict(losses), transform
         self._evaluate: Callable[..., dict[str, tuple[Tensor, dict[str, Tensor]]]] = Objective.values
 
@@ -139,14 +142,14 @@ class Objective(nn.Module):
                 stage_logits[i] = layer.fc(embeddings[i])
             else:
                 stage_logits[i] = layer(maps[i], batch.regions)
+        connected = {name: self._connect(name, maps, losses) for name in teachers if name in self.connectors}
         logits = self.reader.read(batch.records) if self.reader else None
         if logits is not None and self.last:
             stage_logits[self.last] = logits
         return Observation(
             features=maps,
-            adapted_by_teacher={
-                name: self._connect(name, maps, losses) for name in teachers if name in self.connectors
-            },
+            adapted_by_teacher={name: adapted for name, (adapted, _) in connected.items()},
+            pooled_by_teacher={name: pooled for name, (_, pooled) in connected.items()},
             stage_logits=stage_logits,
             embeddings=embeddings,
             logits=logits,  # type: ignore[arg-type] # None where no loss requires it
@@ -163,15 +166,27 @@ class Objective(nn.Module):
             return self.requirements.student.exits
         return frozenset().union(*(self.requirements.exits_of.get(name, ()) for name in losses))
 
-    def _connect(self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None) -> dict[int, Tensor]:
-        """Return the maps adapted to a teacher, for the stages that some losses read of it, all by default."""
+    def _connect(
+        self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Return maps adapted to a teacher, and their means, for the stages that some losses read, all by default."""
         connectors: Any = self.connectors[teacher]
         read = {int(i) for i in connectors}
         if losses is not None:
             chosen = set(losses)
             names = [name for name, loss in self._losses() if name in chosen and teacher in loss.teacher_names]
             read &= frozenset().union(*(self.requirements.connectors_of.get(name, ()) for name in names))
-        return {i: connectors[str(i)](maps[i]) for i in sorted(read)}
+        as_map, means = self.requirements.teachers[teacher].adapted, self.requirements.student.pooled
+        adapted: dict[int, Tensor] = {}
+        pooled: dict[int, Tensor] = {}
+        for i in sorted(read):
+            coarse = i not in as_map and str(i) in self.grids
+            connected = connectors[str(i)](self.grids[str(i)](maps[i]) if coarse else maps[i])
+            if i in as_map:
+                adapted[i] = connected
+            if i in means:
+                pooled[i] = connected.mean(dim=(2, 3), dtype=wide_dtype(connected))
+        return adapted, pooled
 
     def _with_online_exits(self, name: str, teacher: Observation, batch: Batch) -> Observation:
         """Run the exits that are trained on a teacher's maps; only their own loss gets logits with a gradient."""

@@ -16,7 +16,7 @@ from kd_mm.distillers.requirements import Reads
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import LearningSimplifier, Loss, LossContext
 from kd_mm.losses.mtkd_ssr import TeacherExitLoss
-from kd_mm.models.exits import is_sequential
+from kd_mm.models.exits import average_pool, is_sequential, stride_ratio
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
@@ -60,6 +60,7 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
         last=0 if recipe.exit_on_last else len(networks.matched),
         exits=exits,
         connectors=connectors,
+        grids=_build_grids(networks.matched, needs.student.connectors),
         teacher_exits=online,
         transform=transform,
     )
@@ -102,10 +103,9 @@ def _build_exits(
     for i in sorted(wanted):
         config: dict[str, Any] = {**recipe.exits, "num_classes": num_classes}
         config["widths"] = [stage.channels for stage in stages[i - 1 :]]
+        config["strides"] = [stage.stride for stage in stages[i - 1 :]]
         if kind.needs_rest:
             config["rest"] = _rest(model, stages[i - 1 :], records)
-        if kind.regional:
-            config["stride"] = stages[i - 1].stride
         with isolated_rng(f"exit/{side}/{i}", seed):
             exits[str(i)] = _initialised(config)
     return exits
@@ -133,6 +133,11 @@ def _build_connectors(
         with isolated_rng(f"connector/{name}/{i}", seed):
             connectors[str(i)] = _initialised({**recipe.connectors, "student": student, "teacher": teacher})
     return connectors
+
+
+def _build_grids(stages: Sequence[Stage], wanted: frozenset[int]) -> nn.ModuleDict:
+    cells = {i: stride_ratio([stages[i - 1].stride, stages[-1].stride]) for i in sorted(wanted)}
+    return nn.ModuleDict({str(i): average_pool(ratio) for i, ratio in cells.items() if ratio > 1})
 
 
 def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -> nn.ModuleDict:

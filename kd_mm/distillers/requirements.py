@@ -16,10 +16,11 @@ class Reads:
 
     Attributes:
         features: Stages whose maps are read.
-        pooled: Stages whose spatial means are read.
+        pooled: Stages whose spatial means are read; for the student those after a connector.
         exits: Stages that have an exit.
         embeddings: Those whose exit's embedding is read.
         connectors: Stages with a connector from the student to this teacher; for the student those to any teacher.
+        adapted: Those of them whose maps are read.
         logits: Whether the network's own logits are read.
     """
 
@@ -28,6 +29,7 @@ class Reads:
     exits: frozenset[int] = _NONE
     embeddings: frozenset[int] = _NONE
     connectors: frozenset[int] = _NONE
+    adapted: frozenset[int] = _NONE
     logits: bool = False
 
     @classmethod
@@ -47,7 +49,8 @@ class Reads:
             pooled=stages(f"{side}.pooled"),
             exits=(stage_logits | embeddings) - own,
             embeddings=embeddings - own,
-            connectors=stages("student.adapted"),
+            connectors=stages("student.adapted") | stages("student.pooled"),
+            adapted=stages("student.adapted"),
             logits=bool(stage_logits & own or {f"{side}.logits", f"{side}.classifier"} & items),
         )
 

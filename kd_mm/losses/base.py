@@ -36,8 +36,8 @@ class Preparation:
 #: What a loss can read, by side; the fields of :class:`kd_mm.losses.observation.Observation`.
 READABLE = frozenset(
     {
-        *(f"student.{item}" for item in ("features", "adapted", "stage_logits", "embeddings", "logits", "targets")),
-        *(f"student.{item}" for item in ("valid_classes", "sample_indices", "taps", "assignment")),
+        *(f"student.{item}" for item in ("features", "adapted", "pooled", "stage_logits", "embeddings", "logits")),
+        *(f"student.{item}" for item in ("targets", "valid_classes", "sample_indices", "taps", "assignment")),
         *(f"teacher.{item}" for item in ("features", "pooled", "stage_logits", "exit_logits", "logits", "classifier")),
         "teacher.taps",
     }
@@ -133,7 +133,8 @@ class Loss(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether anything of a teacher is read."""
-        return any(item.startswith("teacher.") for item in self.requires) or "student.adapted" in self.requires
+        through_connectors = {"student.adapted", "student.pooled"}
+        return any(item.startswith("teacher.") or item in through_connectors for item in self.requires)
 
     def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
         """Settle which teachers are read.
@@ -205,7 +206,8 @@ class Loss(nn.Module):
             teachers: Of the teachers, by name.
         """
         name = self.teacher_names[0] if self.teacher_names else ""
-        own = replace(student, adapted=student.adapted_by_teacher.get(name, {}))
+        adapted, pooled = student.adapted_by_teacher.get(name, {}), student.pooled_by_teacher.get(name, {})
+        own = replace(student, adapted=adapted, pooled=pooled)
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(own, teachers.get(name, Observation())))
 
@@ -235,7 +237,7 @@ class MultiTeacherLoss(Loss):
         self.teacher_names = tuple(teachers) or (_which_teacher(name, None, teachers),)
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the unweighted scalars; ``student.adapted_by_teacher`` holds the maps after each connector."""
+        """Return the unweighted scalars; what each connector gave is in ``adapted_by_teacher`` of the student."""
         raise TypeError(f"{type(self).__name__} defines no terms()")
 
     def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,8 +14,8 @@ class BYOTHintLoss(Loss):
 
     BYOT (Zhang et al., ICCV 2019, arXiv 1905.08094): ``L = sum_{i<N} mean_b |f_i - f_N|^2``, where ``f_i`` is the input
     of exit i's classifier and ``f_N`` the spatial mean of the last stage, a constant. So the exits must end at the last
-    stage's width: ``kd_mm.SepConvExit`` and ``kd_mm.MirrorExit`` do. Public code: MMRazor's ``byot``;
-    ``luanyunteng/pytorch-be-your-own-teacher`` compares maps instead.
+    stage's width: ``kd_mm.SepConvExit`` with ``hidden=None`` and ``kd_mm.MirrorExit`` do. Public code: MMRazor's
+    ``byot``; ``luanyunteng/pytorch-be-your-own-teacher`` compares maps instead.
     ``stages`` are those whose exits learn.
     """
 
@@ -39,7 +39,7 @@ class BYOTHintLoss(Loss):
             if embedding.shape != target.shape:
                 raise ValueError(
                     f"BYOTHintLoss: the exit of stage {i} ends with {embedding.shape[1]} channels, the last stage has "
-                    f"{target.shape[1]}; use exits that end at its width, e.g. kd_mm.SepConvExit"
+                    f"{target.shape[1]}; use exits that end at its width, e.g. kd_mm.SepConvExit with hidden=None"
                 )
             distances[f"stage{i}"] = (embedding - target).square().sum(dim=1).mean()
         return distances or {"none": student.features[last].sum() * 0.0}

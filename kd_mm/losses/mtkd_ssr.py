@@ -8,31 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
-from kd_mm.losses.functional import class_divergence, full_precision, kl_divergence, wide_dtype
+from kd_mm.losses.functional import class_divergence, full_precision, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-
-
-class _SpatialMean(torch.autograd.Function):
-    """Mean over height and width, ``(B, C, H, W)`` to ``(B, C)``, at least float32.
-
-    A map in half precision is summed up in float32 without a copy of it in float32. The gradient of ``Tensor.mean`` is
-    always laid out as if the map were contiguous; behind ``channels_last`` maps that made the backward pass of batch
-    norm and ReLU several times slower (on a CPU). This one has the map's layout.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, feature: Tensor) -> Tensor:
-        ctx.shape, ctx.dtype = feature.shape, feature.dtype
-        last = not feature.is_contiguous() and feature.is_contiguous(memory_format=torch.channels_last)
-        ctx.memory_format = torch.channels_last if last else torch.contiguous_format
-        return feature.mean(dim=(2, 3), dtype=wide_dtype(feature))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        share = (gradient / (ctx.shape[2] * ctx.shape[3])).to(ctx.dtype)[:, :, None, None]
-        return share.expand(ctx.shape).contiguous(memory_format=ctx.memory_format)
 
 
 @MODELS.register_module()
@@ -52,7 +31,7 @@ class StageChannelLoss(Loss):
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
-    requires = frozenset({"student.adapted", "teacher.pooled"})
+    requires = frozenset({"student.pooled", "teacher.pooled"})
 
     def __init__(self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,8 +42,8 @@ class StageChannelLoss(Loss):
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the distance of each stage."""
         return {
-            f"stage{i}": self.compare(_SpatialMean.apply(student.adapted[i]), teacher.pooled[i].detach())
-            for i in self.stage_numbers(max(student.adapted))
+            f"stage{i}": self.compare(student.pooled[i], teacher.pooled[i].detach())
+            for i in self.stage_numbers(max(student.pooled))
         }
 
     def describe(self, pooled: Tensor) -> Tensor:

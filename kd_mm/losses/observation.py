@@ -36,9 +36,12 @@ class Observation:
 
     Attributes:
         features: Stage outputs as feature maps ``(B, C, H, W)``.
-        pooled: Teacher only: spatial means of the stage outputs ``(B, C)``, at least float32.
+        pooled: Spatial means ``(B, C)``, at least float32: of a teacher's stage outputs; of the student's stages after
+            the connector to the loss's teacher, which runs on a map averaged down to the last stage's resolution
+            where no loss reads it as ``adapted``.
         adapted: Student only: stage maps after the connector to the loss's teacher, ``(B, C_teacher, H, W)``.
         adapted_by_teacher: Student only: the same by teacher, for :class:`kd_mm.losses.MultiTeacherLoss`.
+        pooled_by_teacher: Student only: likewise.
         stage_logits: Stage logits ``(B, K)`` by stage; the network's own logits are under the last stage, unless it has
             an exit of its own.
         exit_logits: Teacher only: logits of exits that are trained during the distillation, with gradient into them.
@@ -57,6 +60,7 @@ class Observation:
     pooled: Mapping[int, Tensor] = field(default_factory=dict)
     adapted: Mapping[int, Tensor] = field(default_factory=dict)
     adapted_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    pooled_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     stage_logits: Mapping[int, Tensor] = field(default_factory=dict)
     exit_logits: Mapping[int, Tensor] = field(default_factory=dict)
     embeddings: Mapping[int, Tensor] = field(default_factory=dict)
@@ -71,6 +75,7 @@ class Observation:
     @property
     def device_type(self) -> str:
         """Type of the device of its tensors, ``"cpu"`` where it has none."""
-        stages = (self.features, self.stage_logits, self.adapted, *self.adapted_by_teacher.values(), self.embeddings)
+        by_teacher = (*self.adapted_by_teacher.values(), *self.pooled_by_teacher.values())
+        stages = (self.features, self.stage_logits, self.adapted, self.pooled, *by_teacher, self.embeddings)
         tensors = [*(tensor for maps in stages for tensor in maps.values()), *self.taps.values(), self.logits]
         return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")

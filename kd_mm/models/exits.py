@@ -22,18 +22,22 @@ class Exit(BaseModule):
         widths: Channels of stage i and of every deeper matched stage of the same network, ``[C_i, ..., C_N]``.
         num_classes: K.
         norm: ``"BN"``, or ``"GN"`` (32 groups) where the batch on a device is too small for batch statistics.
+        strides: Pixels per cell of the same stages; default: each stage has twice the stride of the one before it.
     """
 
     #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
     needs_rest: ClassVar[bool] = False
-    #: Whether it classifies regions: then the constructor takes ``stride``, and ``forward`` the regions.
+    #: Whether it classifies regions, which ``forward`` then takes.
     regional: ClassVar[bool] = False
 
-    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
+    def __init__(
+        self, widths: Sequence[int], num_classes: int, norm: str = "BN", strides: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         if norm not in ("BN", "GN"):
             raise ValueError(f"exit norm={norm!r} is unknown; choose 'BN' or 'GN'")
-        self.widths, self.num_classes, self.norm = list(widths), num_classes, norm
+        self.num_classes, self.norm = num_classes, norm
+        self.strides = [2.0**i for i in range(len(widths))] if strides is None else list(strides)
         self.body: nn.Module = nn.Identity()
         self.fc: nn.Module = nn.Linear(widths[-1], num_classes)
 
@@ -64,30 +68,55 @@ class Exit(BaseModule):
 class LinearExit(Exit):
     """Global average pooling and one linear layer: a probe (Alain & Bengio 2016)."""
 
-    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
-        super().__init__(widths[:1], num_classes, norm)
+    def __init__(
+        self, widths: Sequence[int], num_classes: int, norm: str = "BN", strides: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(widths[:1], num_classes, norm, strides)
 
 
 @MODELS.register_module()
 class SepConvExit(Exit):
-    """Separable convolutions down to the last stage's width and resolution, then pooling and a linear layer.
+    """Average pooling to twice the last stage's resolution, one separable step, pooling and a linear layer.
 
-    ``N - i`` times: depthwise 3x3 stride 2, pointwise, norm, ReLU, depthwise 3x3, pointwise to the next stage's width,
-    norm, ReLU. The kind of head of TOFD (Zhang et al., NeurIPS 2020); its use in MTKD-SSR is our reading.
+    The step is: depthwise 3x3 stride 2, pointwise, norm, ReLU, depthwise 3x3, pointwise, norm, ReLU. Its cost is about
+    the same at each stage, since it runs at the last stage's resolution. The kind of head of TOFD (Zhang et al.,
+    NeurIPS 2020), which has such a step for each deeper stage; its use in MTKD-SSR is our reading.
+
+    With ``r``, the last stage's stride over the stage's own, rounded: windows of ``r // 2`` cells are averaged, those
+    at the edge over the cells that they hold. There is no pooling where ``r`` is 2 or 3. Where ``r`` is 1, as between
+    the layers of a plain transformer, the first convolution keeps the resolution. The exit of the last stage itself
+    has no layers before its classifier.
+
+    Args:
+        widths: See :class:`Exit`.
+        num_classes: K.
+        norm: See :class:`Exit`.
+        strides: See :class:`Exit`.
+        hidden: Channels after each pointwise convolution; the last stage's where it has fewer, or with ``None``.
     """
 
-    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
-        super().__init__(widths, num_classes, norm)
-        layers: list[nn.Module] = []
-        for width, deeper in zip(self.widths[:-1], self.widths[1:], strict=True):
-            layers += [*self._separable(width, width, stride=2), *self._separable(width, deeper, stride=1)]
+    def __init__(
+        self,
+        widths: Sequence[int],
+        num_classes: int,
+        norm: str = "BN",
+        strides: Sequence[float] | None = None,
+        hidden: int | None = 512,
+    ) -> None:
+        deeper = len(widths) > 1
+        self.width = min(hidden or widths[-1], widths[-1]) if deeper else widths[-1]
+        super().__init__([*widths[:-1], self.width], num_classes, norm, strides)
+        ratio = stride_ratio(self.strides)
+        layers: list[nn.Module] = [average_pool(ratio // 2)] if ratio > 3 else []
+        if deeper:
+            layers += [*self._separable(widths[0], stride=min(ratio, 2)), *self._separable(self.width, stride=1)]
         self.body: nn.Sequential = nn.Sequential(*layers)
 
-    def _separable(self, width: int, out: int, stride: int) -> list[nn.Module]:
+    def _separable(self, width: int, stride: int) -> list[nn.Module]:
         return [
             nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
-            nn.Conv2d(width, out, 1, bias=False),
-            self.norm_layer(out),
+            nn.Conv2d(width, self.width, 1, bias=False),
+            self.norm_layer(self.width),
             nn.ReLU(inplace=True),
         ]
 
@@ -100,15 +129,21 @@ class MirrorExit(Exit):
         widths: See :class:`Exit`.
         num_classes: K.
         norm: Unused; the copy keeps the network's own norms.
+        strides: Unused, likewise.
         rest: The modules of the deeper stages, in order; copied and initialised anew.
     """
 
     needs_rest = True
 
     def __init__(
-        self, widths: Sequence[int], num_classes: int, norm: str = "BN", rest: Sequence[nn.Module] = ()
+        self,
+        widths: Sequence[int],
+        num_classes: int,
+        norm: str = "BN",
+        strides: Sequence[float] | None = None,
+        rest: Sequence[nn.Module] = (),
     ) -> None:
-        super().__init__(widths, num_classes, norm)
+        super().__init__(widths, num_classes, norm, strides)
         self.body = nn.Sequential(*(_fresh_copy(module) for module in rest))
 
 
@@ -122,7 +157,7 @@ class RoIExit(Exit):
         widths: See :class:`Exit`; only the stage's own is used.
         num_classes: K + 1, background last.
         norm: See :class:`Exit`.
-        stride: Pixels per cell of the stage.
+        strides: See :class:`Exit`; only the stage's own is used.
         size: Cells of a pooled region, in height and width.
         hidden: Channels that are pooled; the stage's own where it has fewer.
     """
@@ -134,13 +169,13 @@ class RoIExit(Exit):
         widths: Sequence[int],
         num_classes: int,
         norm: str = "BN",
-        stride: float = 1.0,
+        strides: Sequence[float] | None = None,
         size: int = 7,
         hidden: int = 256,
     ) -> None:
         width = min(hidden, widths[0])
-        super().__init__([width], num_classes, norm)
-        self.stride, self.size = stride, size
+        super().__init__([width], num_classes, norm, strides)
+        self.size = size
         self.body = nn.Sequential(
             nn.Conv2d(widths[0], width, 1, bias=False), self.norm_layer(width), nn.ReLU(inplace=True)
         )
@@ -151,8 +186,18 @@ class RoIExit(Exit):
         if regions is None:
             raise ValueError("RoIExit classifies regions, and the task has none; use it with kd_mm.DetectionTask")
         feature = self.body(feature)
-        pooled = roi_align(feature, regions.to(feature.dtype), self.size, 1.0 / self.stride, 2, True)
+        pooled = roi_align(feature, regions.to(feature.dtype), self.size, 1.0 / self.strides[0], 2, True)
         return self.fc(F.relu(self.cells(pooled).flatten(1)))
+
+
+def stride_ratio(strides: Sequence[float]) -> int:
+    """Return how many cells of the first of some stages lie along one cell of the last, rounded, at least 1."""
+    return max(1, round(strides[-1] / strides[0]))
+
+
+def average_pool(cells: int) -> nn.AvgPool2d:
+    """Return average pooling over windows of ``cells`` x ``cells``; at the edge over the cells that there are."""
+    return nn.AvgPool2d(cells, ceil_mode=True, count_include_pad=False)
 
 
 def like_parameters(feature: Tensor, module: nn.Module) -> Tensor:

@@ -19,11 +19,20 @@ class BNNeckExit(SepConvExit):
         widths: See :class:`kd_mm.models.exits.Exit`.
         num_classes: K, training identities.
         norm: Of the convolutions; see :class:`kd_mm.models.exits.Exit`.
+        strides: See :class:`kd_mm.models.exits.Exit`.
+        hidden: See :class:`SepConvExit`.
     """
 
-    def __init__(self, widths: Sequence[int], num_classes: int, norm: str = "BN") -> None:
-        super().__init__(widths, num_classes, norm)
-        self.fc = nn.Sequential(BNNeck(widths[-1]), nn.Linear(widths[-1], num_classes, bias=False))
+    def __init__(
+        self,
+        widths: Sequence[int],
+        num_classes: int,
+        norm: str = "BN",
+        strides: Sequence[float] | None = None,
+        hidden: int | None = 512,
+    ) -> None:
+        super().__init__(widths, num_classes, norm, strides, hidden)
+        self.fc = nn.Sequential(BNNeck(self.width), nn.Linear(self.width, num_classes, bias=False))
 
     def init_weights(self) -> None:
         """As the base class; the classifier is normal with standard deviation 0.001, as the head's."""

@@ -41,9 +41,9 @@ def of_logits(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Obs
 
 def of_maps(student: Tensor, teacher: Tensor, **more: Any) -> tuple[Observation, Observation]:
     """Return observations of one map of each network, under every name of a map."""
-    pooled = {1: full_precision(teacher).flatten(2).mean(2)} if teacher.ndim == 4 else {}
+    own, pooled = ({1: full_precision(one).flatten(2).mean(2)} if one.ndim == 4 else {} for one in (student, teacher))
     return (
-        Observation(features={1: student}, adapted={1: student}, taps={"tap": student}, **more),
+        Observation(features={1: student}, adapted={1: student}, pooled=own, taps={"tap": student}, **more),
         Observation(features={1: teacher}, pooled=pooled, taps={"tap": teacher}),
     )
 

@@ -17,12 +17,12 @@ from ..helpers.waves import wave
 class StageCosineLoss(kd_mm.losses.Loss):
     """One minus the cosine of the pooled channels."""
 
-    requires = frozenset({"student.adapted", "teacher.pooled"})
+    requires = frozenset({"student.pooled", "teacher.pooled"})
 
     def terms(self, student, teacher):
         return {
-            f"stage{i}": 1 - F.cosine_similarity(student.adapted[i].mean((2, 3)), teacher.pooled[i]).mean()
-            for i in self.stage_numbers(max(student.adapted))
+            f"stage{i}": 1 - F.cosine_similarity(student.pooled[i], teacher.pooled[i]).mean()
+            for i in self.stage_numbers(max(student.pooled))
         }
 
 

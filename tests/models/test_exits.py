@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from kd_mm.models import BNNeckExit
 from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exits import LinearExit, SepConvExit
+from kd_mm.models.exits import LinearExit, SepConvExit, average_pool
 from kd_mm.stages import Stage
 
 from ..distillers.conftest import batch, build, classifier, recipe
+from ..helpers.waves import wave
 
 STAGE = Stage(index=1, tap="a", layout="map", channels=6, height=8, width=8, stride=2, post_relu=True)
 
@@ -27,18 +30,85 @@ def test_exits_go_from_a_stage_to_logits(kind: type, norm: str) -> None:
     assert out.shape == (3, 7)
     norms = [m for m in exit_.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
     assert all(isinstance(m, nn.BatchNorm2d) == (norm == "BN") for m in norms)
-    steps = {LinearExit: 0, SepConvExit: 2}[kind]
-    halvings = [m for m in exit_.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
-    assert len(halvings) == steps
     assert exit_.fc.in_features == (8 if kind is LinearExit else 20)
 
 
 def test_separable_exit_has_the_layers_of_its_docstring() -> None:
-    exit_ = SepConvExit(widths=[8, 12], num_classes=3)
+    exit_ = SepConvExit(widths=[8, 16, 12], num_classes=3)
     convs = [
         (m.kernel_size[0], m.stride[0], m.groups, m.out_channels) for m in exit_.modules() if isinstance(m, nn.Conv2d)
     ]
-    assert convs == [(3, 2, 8, 8), (1, 1, 1, 8), (3, 1, 8, 8), (1, 1, 1, 12)]
+    assert convs == [(3, 2, 8, 8), (1, 1, 1, 12), (3, 1, 12, 12), (1, 1, 1, 12)]
+
+
+@pytest.mark.parametrize(("hidden", "width"), [({}, 512), ({"hidden": None}, 600), ({"hidden": 7}, 7)])
+def test_separable_exit_has_at_most_hidden_channels(hidden: dict, width: int) -> None:
+    exit_ = SepConvExit([8, 600], 3, **hidden)
+    assert exit_.fc.in_features == width
+    assert exit_.embed(torch.randn(2, 8, 4, 4)).shape == (2, width)
+    assert BNNeckExit([8, 600], 3, **hidden)(torch.randn(2, 8, 4, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "strides",
+    [
+        [4, 8, 16, 32],  # convolutional networks and Swin
+        [1, 2, 4],  # CIFAR networks
+        [16, 16, 16],  # plain transformers
+        [4, 8, 16, 16],  # a last stage without a stride
+        [4, 8, 8, 8],  # dilated
+        [8, 16, 32, 64, 128],  # the levels of a neck
+    ],
+)
+@pytest.mark.parametrize("size", [128, 97])
+def test_separable_exit_ends_at_the_last_stages_resolution(strides: list[int], size: int) -> None:
+    cells = [math.ceil(size / stride) for stride in strides]
+    for i, width in enumerate(cells):
+        exit_ = SepConvExit([8] * (len(strides) - i), 3, strides=strides[i:])
+        read: list[int] = []
+        for module in exit_.body:
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(lambda _m, args, read=read: read.append(args[0].shape[-1]))
+        assert exit_.body(torch.randn(2, 8, width, width)).shape[2:] == (cells[-1], cells[-1])
+        assert all(cell <= 2 * cells[-1] for cell in read)
+
+
+def test_average_pooling_counts_the_cells_that_there_are() -> None:
+    x = torch.arange(15.0).view(1, 1, 3, 5)
+    assert average_pool(2)(x).tolist() == [[[[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]]]
+    assert average_pool(4)(x[..., :3, :3]).tolist() == [[[[6.0]]]]
+
+
+def test_separable_exit_by_hand() -> None:
+    exit_ = SepConvExit([1, 1, 1], 1, strides=[4, 8, 16]).eval()
+    for module in exit_.modules():
+        if isinstance(module, nn.Conv2d):  # the cell in the middle of each window
+            nn.init.dirac_(module.weight)
+    x = torch.arange(64.0).view(1, 1, 8, 8)
+    # Means of 2 x 2 windows at every second row and column: 4.5, 8.5, 36.5, 40.5. Two norms with variance 1.
+    torch.testing.assert_close(exit_.embed(x), torch.tensor([[22.5 / (1 + 1e-5)]]))
+
+
+def test_exit_of_the_last_stage_is_pooling_and_a_linear_layer() -> None:
+    exit_, x = SepConvExit([6], 3, strides=[32]), torch.randn(2, 6, 5, 4)
+    torch.testing.assert_close(exit_(x), exit_.fc(x.mean((2, 3))))
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+@pytest.mark.parametrize("strides", [[4, 8, 16], [16, 16, 16]])
+def test_gradient_of_the_separable_exit(strides: list[int], norm: str) -> None:
+    exit_ = SepConvExit([2, 3, 4], 3, norm, strides=strides).double()
+    exit_.init_weights()
+    x = wave(2, 2, 7, 5, pace=0.9).requires_grad_()
+    assert torch.autograd.gradcheck(exit_, (x, None))
+
+
+def test_student_and_teacher_have_exits_of_one_type() -> None:
+    model = build(recipe=recipe(exits={"type": "kd_mm.SepConvExit", "norm": "GN", "hidden": 24}))
+    teacher = model.teachers["teacher"].exits
+    for i, exit_ in model.objective.exits.items():
+        assert [str(m) for m in exit_.body[-4:]] == [str(m) for m in teacher[i].body[-4:]]  # after the stage's width
+        assert exit_.strides == teacher[i].strides
 
 
 def test_wrong_options() -> None:

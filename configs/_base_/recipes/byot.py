@@ -3,7 +3,7 @@
 _base_ = ["./hooks.py"]
 
 byot = dict(
-    exits=dict(type="kd_mm.SepConvExit"),
+    exits=dict(type="kd_mm.SepConvExit", hidden=None),  # the hint needs the last stage's width
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.7),
         review=dict(type="kd_mm.CrossStageReviewLoss", pairs="to_final", temperature=3.0, loss_weight=0.3),

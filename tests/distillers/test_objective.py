@@ -1,0 +1,66 @@
+"""Connectors: which map each of them reads, and what losses get of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .conftest import build, classifier, losses_of, recipe
+
+CHANNELS = {"type": "kd_mm.StageChannelLoss"}
+HINT = {"type": "kd_mm.FitNetsLoss", "stages": [2]}
+
+
+def connected(model: Any, teacher: str = "teacher") -> tuple[dict[int, Any], dict[str, Any]]:
+    """Run a step; return input and output of the connector of each stage, detached, and the terms."""
+    read: dict[int, Any] = {}
+    for i, connector in model.objective.connectors[teacher].items():
+        connector.register_forward_hook(lambda _m, args, out, i=int(i): read.update({i: (args[0], out.detach())}))
+    return read, losses_of(model)
+
+
+def test_connectors_of_a_loss_on_means_read_maps_of_the_last_stages_resolution() -> None:
+    model = build(recipe={"losses": {"scd": CHANNELS}})
+    maps: list[Any] = []
+    for name in ("layer1", "layer2", "layer3"):
+        getattr(model.student.backbone, name).register_forward_hook(lambda _m, _a, out: maps.append(out))
+    read, _ = connected(model)
+    assert [feature.shape[-1] for feature in maps] == [16, 8, 4]
+    torch.testing.assert_close(read[1][0], F.avg_pool2d(maps[0], 4))
+    torch.testing.assert_close(read[2][0], F.avg_pool2d(maps[1], 2))
+    assert read[3][0] is maps[2]
+
+
+def test_a_loss_on_maps_gets_them_and_a_loss_on_means_those_of_the_same_maps() -> None:
+    model = build(recipe=recipe(**{"losses.hint": HINT}))
+    of_teacher: list[Any] = []
+    for name in ("layer1", "layer2", "layer3"):
+        getattr(model.teachers["teacher"].model.backbone, name).register_forward_hook(
+            lambda _m, _a, out: of_teacher.append(out)
+        )
+    read, terms = connected(model)
+    assert {i: source.shape[-1] for i, (source, _) in read.items()} == {1: 4, 2: 8, 3: 4}
+    torch.testing.assert_close(terms["hint"], F.mse_loss(read[2][1], of_teacher[1]))
+    for i, feature in enumerate(of_teacher, 1):
+        expected = F.mse_loss(read[i][1].mean((2, 3)), feature.mean((2, 3)))
+        torch.testing.assert_close(terms[f"scd.stage{i}"], expected)
+
+
+def test_each_teacher_has_the_maps_that_its_losses_read() -> None:
+    teachers = {name: {"config": classifier(14, width=16), "random_weights": True} for name in ("big", "small")}
+    losses = {"scd": {**CHANNELS, "teacher": "big"}, "hint": {**HINT, "teacher": "small"}}
+    model = build(teacher=teachers, recipe={"losses": losses})
+    assert connected(model, "big")[0][2][0].shape[-1] == 4
+    assert connected(model, "small")[0][2][0].shape[-1] == 8
+
+
+def test_means_of_a_linear_connector_are_those_of_the_full_map() -> None:
+    connectors = {"type": "kd_mm.ConvConnector", "act": "none"}
+    values = []
+    for losses in ({"scd": CHANNELS}, {"scd": CHANNELS, "hint": {"type": "kd_mm.FitNetsLoss"}}):
+        model = build(recipe={"losses": losses, "connectors": connectors})
+        model.objective.eval()
+        values.append(losses_of(model)["scd"])
+    torch.testing.assert_close(*values)
