@@ -81,8 +81,7 @@ class CrossKDLoss(Loss):
         """Return the taps behind the split of both heads, and those of the teacher's outputs.
 
         Raises:
-            ValueError: For a detector without a dense head of two towers; see
-                :class:`kd_mm.losses.crosskd_forward.CrossHeadForward`.
+            ValueError: For a detector without a dense head of two towers; see :class:`CrossHeadForward`.
         """
         for model in (student, teacher):
             if "bbox_head" not in dict(model.named_children()):
@@ -126,18 +125,15 @@ class CrossKDLoss(Loss):
     def classes(self, crossed: Tensor, probability: Tensor, counted: Tensor) -> Tensor:
         """Return the summed quality focal loss of logits ``(B, N, K)`` for probabilities ``(B, N, K)``."""
         cross = F.binary_cross_entropy_with_logits(crossed, probability, reduction="none")
-        difference = (crossed.sigmoid() - probability).abs()
-        return (cross * difference.pow(self.focus) * counted[..., None]).sum()
+        return (cross * (crossed.sigmoid() - probability).abs().pow(self.focus) * counted[..., None]).sum()
 
     def boxes(self, crossed: DenseOutput, target: DenseOutput, confidence: Tensor, count: Tensor) -> Tensor:
         """Return the weighted box term, ``confidence`` ``(B, N)`` being the weight of each position."""
         binned = self.box == "kl" or (self.box == "auto" and target.reg.shape[-1] > 4)
         weight = (4.0 if binned else 1.0) if self.box_weight is None else self.box_weight
         if binned:
-            log_q, log_p = (
-                F.log_softmax(_bins(full_precision(output.reg)) / self.temperature, dim=-1)
-                for output in (crossed, target)
-            )
+            bins = (_bins(full_precision(output.reg)) / self.temperature for output in (crossed, target))
+            log_q, log_p = (F.log_softmax(one, dim=-1) for one in bins)
             divergence = F.kl_div(log_q, log_p.detach(), reduction="none", log_target=True).sum(dim=(-2, -1))
             total = (divergence * confidence).sum() * self.temperature**2 / 4
             return weight * total / confidence.sum().clamp(min=_EPS)

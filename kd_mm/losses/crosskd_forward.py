@@ -48,27 +48,29 @@ class CrossHeadForward:
     ahead of the split. Student and teacher are tapped behind convolution ``split`` of each tower, activation included.
 
     Args:
-        head: The teacher's dense head, frozen and in eval mode.
+        head: The teacher's dense head, its ``bbox_head``, frozen and in eval mode.
         split: Convolutions of each tower that remain the student's, at least 1. Default: 3.
         align: Whether features get the teacher's mean and deviation by channel, over batch and space of a level,
             before they enter; the public code does, and rectifies after. Default: True.
-        path: Name of the head in both detectors. Default: ``"bbox_head"``.
+
+    Attributes:
+        tower_taps: Taps of the features behind the split in either detector: levels of classification, then of
+            regression.
+        output_taps: Taps of the teacher's own head outputs: class maps by level, regression maps, centerness maps if
+            any.
+        teacher_taps: All taps of the teacher: its outputs, and its tower features where the student's are aligned.
 
     Raises:
         ValueError: For a head that is not made of two towers, or a split beyond them.
     """
 
-    def __init__(self, head: nn.Module, split: int = 3, align: bool = True, path: str = "bbox_head") -> None:
+    def __init__(self, head: nn.Module, split: int = 3, align: bool = True) -> None:
         towers = [getattr(head, name, None) for name in TOWERS]
         generator: Any = getattr(head, "prior_generator", None)
         chains = [tower for tower in towers if isinstance(tower, nn.ModuleList) and len(tower)]
         fits = _BASES & {base.__name__ for base in type(head).__mro__}
-        if (
-            not fits
-            or generator is None
-            or len(chains) < 2
-            or not all(_width(conv) for tower in chains for conv in tower)
-        ):
+        widths = [[getattr(conv, "out_channels", 0) for conv in tower] for tower in chains]
+        if not fits or generator is None or len(chains) < 2 or not all(all(tower) for tower in widths):
             raise _unfit(head)
         shortest = min(len(tower) for tower in chains)
         if not 1 <= split <= shortest:
@@ -76,39 +78,20 @@ class CrossHeadForward:
                 f"CrossKD: split={split}, but the shorter tower of {type(head).__name__} has {shortest} convolutions; "
                 f"choose 1..{shortest}"
             )
-        ends = [tower[split - 1] for tower in chains]
-        self.head, self.split, self.align, self.path = head, split, align, path
-        self.widths = tuple(_width(end) for end in ends)
-        self.rectified = tuple(isinstance(getattr(end, "activate", None), nn.ReLU) for end in ends)
+        self.head, self.split, self.align = head, split, align
+        self.widths = [tower[split - 1] for tower in widths]
+        self.rectified = [isinstance(getattr(tower[split - 1], "activate", None), nn.ReLU) for tower in chains]
         self.levels: int = generator.num_levels
-        self.outputs = self._probe()
+        levels, outputs = range(self.levels), range(self._count_outputs())
+        self.tower_taps = tuple(f"bbox_head.{tower}.{split - 1}#{level}" for tower in TOWERS for level in levels)
+        self.output_taps = tuple(f"bbox_head[{k}][{level}]" for k in outputs for level in levels)
+        self.teacher_taps = (*self.tower_taps, *self.output_taps) if align else self.output_taps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CrossHeadForward:
         return self  # a teacher is shared by copies of what learns from it
 
-    @property
-    def tower_taps(self) -> tuple[str, ...]:
-        """Taps of the features behind the split in either detector: levels of classification, then of regression."""
-        return tuple(
-            f"{self.path}.{tower}.{self.split - 1}#{level}" for tower in TOWERS for level in range(self.levels)
-        )
-
-    @property
-    def output_taps(self) -> tuple[str, ...]:
-        """Taps of the teacher's own head outputs: class maps by level, regression maps, centerness maps if any."""
-        return tuple(f"{self.path}[{k}][{level}]" for k in range(self.outputs) for level in range(self.levels))
-
-    @property
-    def teacher_taps(self) -> tuple[str, ...]:
-        """All taps of the teacher: its outputs, and its tower features where the student's are aligned with them."""
-        return (*self.tower_taps, *self.output_taps) if self.align else self.output_taps
-
     def dense(self, teacher: Mapping[str, Tensor]) -> DenseOutput:
-        """Return the teacher's own output.
-
-        Args:
-            teacher: Tensors of :attr:`teacher_taps`.
-        """
+        """Return the teacher's own output, of the tensors of :attr:`teacher_taps`."""
         maps = [teacher[tap] for tap in self.output_taps]
         return self._output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)])
 
@@ -125,35 +108,37 @@ class CrossHeadForward:
         Raises:
             ValueError: If the student's tower has another width than the teacher's.
         """
-        entered = [self._entered(k, student[tap], teacher) for k, tap in enumerate(self.tower_taps)]
+        entered = [self._entered(tap, k // self.levels, student, teacher) for k, tap in enumerate(self.tower_taps)]
         pairs = list(zip(entered[: self.levels], entered[self.levels :], strict=True))
         return self._output(self._run(pairs), assignment)
 
-    def _entered(self, index: int, feature: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
-        side = index // self.levels
+    def _entered(self, tap: str, side: int, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+        feature = student[tap]
         if feature.shape[1] != self.widths[side]:
             raise ValueError(
-                f"CrossKD: {self.tower_taps[index]} has {feature.shape[1]} channels in the student, "
-                f"{self.widths[side]} in the teacher; give the student's head the teacher's feat_channels"
+                f"CrossKD: {tap} has {feature.shape[1]} channels in the student, {self.widths[side]} in the teacher; "
+                "give the student's head the teacher's feat_channels"
             )
         if not torch.is_autocast_enabled(feature.device.type):  # a teacher may run in a precision of its own
             feature = feature.to(next(self.head.parameters()).dtype)
-        if not self.align:
-            return feature
-        aligned = align_scale(feature, teacher[self.tower_taps[index]])
-        return aligned.relu() if self.rectified[side] else aligned
+        if self.align:
+            feature = align_scale(feature, teacher[tap])
+        return feature.relu() if self.align and self.rectified[side] else feature
 
     def _output(self, outputs: Sequence[Sequence[Tensor]], assignment: DenseAssignment | None = None) -> DenseOutput:
         head: Any = self.head
         cls_maps, reg_maps = outputs[:2]
-        cls = flatten_levels(cls_maps, head.cls_out_channels)
         anchors = cls_maps[0].shape[1] // head.cls_out_channels
-        reg = flatten_levels(reg_maps, reg_maps[0].shape[1] // anchors)
         quality = None
         if len(outputs) > 2 and outputs[2][0].shape[1] == anchors:
             quality = flatten_levels(outputs[2], 1)[..., 0]
-        sizes = [(level.shape[2], level.shape[3]) for level in cls_maps]
-        return DenseOutput(cls, reg, partial(decode_boxes, head, sizes), quality, assignment)
+        return DenseOutput(
+            cls=flatten_levels(cls_maps, head.cls_out_channels),
+            reg=flatten_levels(reg_maps, reg_maps[0].shape[1] // anchors),
+            decode=partial(decode_boxes, head, [(level.shape[2], level.shape[3]) for level in cls_maps]),
+            quality=quality,
+            assignment=assignment,
+        )
 
     def _run(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Sequence[Tensor]]:
         """Run the head on (classification, regression) features of each level that are behind the split.
@@ -171,19 +156,19 @@ class CrossHeadForward:
                 setattr(head, name, tower)
         return outputs
 
-    def _probe(self) -> int:
-        """Run the rest of the head on tiny maps and return how many kinds of output it has."""
+    def _count_outputs(self) -> int:
+        """Run the rest of the head on tiny maps and return how many kinds of output it has, two or three."""
         parameter = next(self.head.parameters())
         cls, reg = (parameter.new_zeros(1, width, 2, 2) for width in self.widths)
         try:
             with torch.no_grad():
                 outputs = self._run([(cls, reg)] * self.levels)
                 self._output(outputs).boxes()
+            if len(outputs) in (2, 3):
+                return len(outputs)
         except Exception as error:
             raise _unfit(self.head) from error
-        if len(outputs) not in (2, 3):
-            raise _unfit(self.head)
-        return len(outputs)
+        raise _unfit(self.head)
 
 
 class _Side(nn.Module):
@@ -214,14 +199,12 @@ def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Te
 
     reg = full_precision(reg)
     levels = head.prior_generator.grid_priors(list(sizes), dtype=reg.dtype, device=reg.device)
-    levels = [get_box_tensor(priors) for priors in levels]
+    levels = [get_box_tensor(level) for level in levels]
     priors = torch.cat(levels).repeat(len(reg), 1)
     flat = reg.flatten(0, 1)
     if hasattr(head, "integral"):
-        strides = [
-            level.new_full((len(level), 1), stride[0])
-            for level, stride in zip(levels, head.prior_generator.strides, strict=True)
-        ]
+        pairs = zip(levels, head.prior_generator.strides, strict=True)
+        strides = [level.new_full((len(level), 1), stride[0]) for level, stride in pairs]
         flat = head.integral(flat) * torch.cat(strides).repeat(len(reg), 1)
         priors = (priors[:, :2] + priors[:, 2:]) / 2
     boxes = head.bbox_coder.decode(priors, flat)
@@ -240,12 +223,6 @@ def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:
     standardized, _, _ = standardized_channels(full_precision(feature))
     _, std, mean = standardized_channels(full_precision(teacher.detach()).to(standardized.dtype))
     return (standardized * std + mean).to(feature.dtype)
-
-
-def _width(conv: nn.Module) -> int:
-    """Return the output channels of a convolution of a tower, 0 for another module."""
-    width = getattr(conv, "out_channels", 0)
-    return width if isinstance(width, int) else 0
 
 
 def _unfit(head: nn.Module) -> ValueError:

@@ -113,9 +113,6 @@ class LearningSimplifier(nn.Module):
     ) -> None:
         super().__init__()
         self.losses = None if losses is None else tuple(losses)
-        #: Names of the logits that are adapted: the network's own are ``final``, those of stage i ``stage<i>``.
-        self.names: frozenset[str] = frozenset()
-        self.last = 0
         positive = {"temperature": temperature, "gradient_scale": gradient_scale}
         for name, value in {**positive, "heads": heads, "layers": layers, "dim": dim or 1}.items():
             if value <= 0:
@@ -132,7 +129,8 @@ class LearningSimplifier(nn.Module):
         self.max_tokens, self.min_agreement, self.gradient_scale = max_tokens, min_agreement, gradient_scale
         self.guard = choice("guard", guard, ("warn", "stop", "off"))
         self.simplifiers = nn.ModuleDict()
-        self.sigmoids: frozenset[str] = frozenset()
+        #: Names of the logits that are adapted: the network's own are ``final``, those of stage i ``stage<i>``.
+        self.names: frozenset[str] = frozenset()
         self._warned: set[str] = set()
 
     @property
@@ -160,7 +158,7 @@ class LearningSimplifier(nn.Module):
             raise ValueError("LearningSimplifier: anchor='ce' needs one label for each row of logits; use anchor='kl'")
         if self.soften == "prob" and sigmoids:
             raise ValueError(f"LearningSimplifier: soften='prob' is a softmax, but {min(sigmoids)} is sigmoids")
-        self.names, self.last = frozenset(widths), last
+        self.names, self.sigmoids, self.last = frozenset(widths), sigmoids, last
         widths = dict(widths)
         if self.shared:
             if len(set(widths.values())) > 1:
@@ -171,9 +169,8 @@ class LearningSimplifier(nn.Module):
             dim = self.dim or max(min(width, 256) // self.heads, 1) * self.heads
             if dim % self.heads:
                 raise ValueError(f"LearningSimplifier: dim={dim} is not a multiple of heads={self.heads}")
-            layers = [kind(width, dim, self.heads, self.zero_init_out) for _ in range(self.layers)]
+            layers = (kind(width, dim, self.heads, self.zero_init_out) for _ in range(self.layers))
             self.simplifiers[name] = nn.ModuleList(layers)
-        self.sigmoids = sigmoids
         if self.detach_target:
             self.requires_grad_(False)
         elif self.gradient_scale != 1.0:
@@ -195,11 +192,9 @@ class LearningSimplifier(nn.Module):
         logits = {name: one for name, one in logits.items() if name in self.names}
         with torch.autocast(next(iter(logits.values())).device.type, enabled=False):
             changed, terms, penalty = self(logits, progress, targets, images)
-        stage_logits = {
-            i: changed.get("final" if i == self.last else f"stage{i}", one) for i, one in teacher.stage_logits.items()
-        }
-        final = changed.get("final", teacher.logits)
-        return replace(teacher, stage_logits=stage_logits, logits=final), terms, penalty
+        names = {i: "final" if i == self.last else f"stage{i}" for i in teacher.stage_logits}
+        stage_logits = {i: changed.get(names[i], one) for i, one in teacher.stage_logits.items()}
+        return replace(teacher, stage_logits=stage_logits, logits=changed.get("final", teacher.logits)), terms, penalty
 
     def forward(
         self,
@@ -208,34 +203,36 @@ class LearningSimplifier(nn.Module):
         targets: Any = None,
         images: Mapping[str, Tensor] | None = None,
     ) -> Simplified:
-        """Return the simplified logits and what goes with them.
+        """Return the simplified logits and what goes with them; for the other arguments see :meth:`adapt`.
 
         Args:
             logits_by_name: Constant logits: ``(B, K)``, of regions ``(R, K)``, of a dense head ``(B, N, K)``.
-            progress: See :meth:`adapt`.
-            targets: See :meth:`adapt`.
-            images: See :meth:`adapt`.
         """
         changed: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         anchors: list[Tensor] = []
-        waiting = progress.epoch < self.start_epoch
         for name, logits in logits_by_name.items():
             logits = full_precision(logits)
-            if waiting or not logits.numel():
+            if progress.epoch < self.start_epoch or not logits.numel():
                 # A zero gradient for every parameter: data-parallel training waits for one.
                 idle = [parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]
                 changed[name] = logits + torch.stack(idle).sum().to(logits.dtype) if idle else logits
                 continue
-            picked = self._pick(logits)
-            tokens = logits if picked is None else logits.gather(1, picked)
-            soft = self.softened(tokens)
+            picked = self._pick(logits) if logits.ndim == 3 else None
+            soft = self.softened(logits if picked is None else logits.gather(1, picked))
             simple = self.simplify(name, soft, (images or {}).get(name))
             result = self.temperature * simple
             changed[name] = result if picked is None else logits.scatter(1, picked, result.to(logits.dtype))
-            self._log(terms, name, soft, simple.detach())
-            if self.anchor != "none" and self.anchor_weight:
-                anchors.append(self._anchor(name, soft, simple, targets))
+            suffix, constant = "" if name == "final" else f"_{name}", simple.detach()
+            agree = soft.argmax(dim=-1) == constant.argmax(dim=-1)
+            if name in self.sigmoids:
+                agree = (soft > 0) == (constant > 0)
+            terms[f"agreement{suffix}"] = 100.0 * agree.float().mean()
+            terms[f"change{suffix}"] = self._divergence(name, soft, constant)
+            if self.anchor == "ce" and self.anchor_weight:
+                anchors.append(F.cross_entropy(result, targets))
+            elif self.anchor == "kl" and self.anchor_weight:
+                anchors.append(self._divergence(name, soft, simple))
         if not anchors:
             return Simplified(changed, terms)
         anchor = torch.stack(anchors).sum()
@@ -260,9 +257,7 @@ class LearningSimplifier(nn.Module):
         layers: Any = self.simplifiers["shared" if self.shared else name]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_target):
             for layer in layers:
-                layer_dtype = next(layer.parameters()).dtype
-                x = x.to(layer_dtype)
-                others = None
+                x, others = x.to(layer.out.weight.dtype), None
                 if self.scope == "gathered" and x.ndim == 2 and mask is None:
                     others = torch.cat(all_gather(x.detach().contiguous()))
                 change = layer(x, others, mask)
@@ -292,28 +287,10 @@ class LearningSimplifier(nn.Module):
                 print_log(line, logger="current", level=30)
                 self._warned.add(key)
 
-    def _pick(self, logits: Tensor) -> Tensor | None:
+    def _pick(self, logits: Tensor) -> Tensor:
         """Return the indices ``(B, T, K)`` of the locations with the highest score on a dense head ``(B, N, K)``."""
-        if logits.ndim == 2:
-            return None
-        count = min(self.max_tokens, logits.shape[1])
-        best = logits.amax(dim=-1).topk(count, dim=1).indices
+        best = logits.amax(dim=-1).topk(min(self.max_tokens, logits.shape[1]), dim=1).indices
         return best[..., None].expand(-1, -1, logits.shape[-1])
-
-    def _log(self, terms: dict[str, Tensor], name: str, soft: Tensor, simple: Tensor) -> None:
-        suffix = "" if name == "final" else f"_{name}"
-        terms[f"agreement{suffix}"] = 100.0 * self._agreement(name, soft, simple)
-        terms[f"change{suffix}"] = self._divergence(name, soft, simple)
-
-    def _agreement(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:
-        if name in self.sigmoids:
-            return ((soft > 0) == (simple > 0)).float().mean()
-        return (soft.argmax(dim=-1) == simple.argmax(dim=-1)).float().mean()
-
-    def _anchor(self, name: str, soft: Tensor, simple: Tensor, targets: Any) -> Tensor:
-        if self.anchor == "ce":
-            return F.cross_entropy(self.temperature * simple, targets)
-        return self._divergence(name, soft, simple)
 
     def _divergence(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:
         if name in self.sigmoids:
