@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,7 @@ def evaluate(
         runner.register_hook(_pictures(source, model, show_dir, show_num, show_score))
     if out is not None and out.endswith(".pkl"):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
-    autocast = torch.autocast(get_device(), dtype=torch.bfloat16) if amp else contextlib.nullcontext()
-    with autocast:
+    with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp):
         metrics = runner.test()
     if out is not None and out.endswith(".json") and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())
@@ -114,8 +112,8 @@ def evaluate(
 def _add_detection_metric(config: Config) -> None:
     """Measure all three families of average precision where the config asks for one of VOC."""
     evaluator = config.get("test_evaluator")
-    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
-    kinds = [str((metric or {}).get("type", "")).rpartition(".")[2] for metric in metrics]
+    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
+    kinds = [str(metric.get("type", "")).rpartition(".")[2] for metric in metrics]
     if "VOCMetric" in kinds and "DetectionMetric" not in kinds:
         config.test_evaluator = [*metrics, {"type": "kd_mm.DetectionMetric"}]
 

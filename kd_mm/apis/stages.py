@@ -24,7 +24,7 @@ from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.pairing import pair_stages
-from kd_mm.stages.stage import Stage, stage_table
+from kd_mm.stages.stage import Stage, aligned, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
 from kd_mm.utils.contexts import eval_mode
@@ -89,14 +89,14 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     inputs = torch.zeros(2, 3, *size)
     named = settings.get("stages")
     student_stages = _stages(student, inputs, task, named, "student")
-    yield _section("student" if settings else "network", student, inputs, student_stages)
+    yield f"{_title('student' if settings else 'network', student, inputs)}\n{stage_table(student_stages)}"
     teachers = _random_teachers(config)
     teacher_stages = {}
     for name, teacher in teachers.items():
         prepared = teacher.preprocess(inputs)
         side = name if isinstance(named, Mapping) and name in named else "teacher"
         teacher_stages[name] = _stages(teacher.model, prepared, task, named, side)
-        yield _section(f"teacher {name!r}", teacher.model, prepared, teacher_stages[name])
+        yield f"{_title(f'teacher {name!r}', teacher.model, prepared)}\n{stage_table(teacher_stages[name])}"
     if not teachers:
         return
     networks = build_networks(student, task, recipe, _random_teacher_configs(config), named, size, seed=0)
@@ -106,7 +106,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
             title = f"no loss reads the stages of teacher {name!r}; a loss that does would pair them so"
             pairs = pair_stages(student_stages, teacher_stages[name], recipe.stage_align)
         rows = [(str(own.index), _describe(own), _describe(other)) for own, other in pairs]
-        yield f"{title} ({recipe.stage_align})\n{_aligned([('#', 'student', 'teacher'), *rows])}"
+        yield f"{title} ({recipe.stage_align})\n{aligned([('#', 'student', 'teacher'), *rows])}"
 
 
 def module_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:
@@ -152,10 +152,6 @@ def _stages(model: nn.Module, inputs: Tensor, task: Task, named: Any, side: str)
     return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
 
 
-def _section(role: str, model: nn.Module, inputs: Tensor, stages: Sequence[Stage]) -> str:
-    return f"{_title(role, model, inputs)}\n{stage_table(stages)}"
-
-
 def _title(role: str, model: nn.Module, inputs: Tensor) -> str:
     trunk: Any = child(model, "backbone") or model
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -168,32 +164,27 @@ def _describe(stage: Stage) -> str:
 
 
 def _modules(role: str, model: nn.Module, inputs: Tensor) -> str:
-    calls: dict[str, int] = {}
-    outputs: dict[str, str] = {}
+    names = {module: name for name, module in model.named_modules() if name}
+    outputs: dict[str, list[str]] = {name: [] for name in names.values()}
 
-    def record(name: str, output: Any) -> None:
-        calls[name] = calls.get(name, 0) + 1
-        outputs[name] = _shape(output)
+    def record(module: nn.Module, args: Any, output: Any) -> None:
+        outputs[names[module]].append(_shape(output))
 
-    handles = []
-    for name, module in model.named_modules():
-        if name:
-            handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: record(name, output)))
-    note = ""
+    note, handles = "", [module.register_forward_hook(record) for module in names]
     try:
         with eval_mode(model):
-            try:
-                model(inputs, mode="tensor")
-            except Exception as error:  # heads that want annotations fail in many ways; backbone and neck still ran
-                reason = " ".join(str(error).split())[:120]
-                note = f"\nwhat comes after the last row needs annotations to run ({type(error).__name__}: {reason})"
+            model(inputs, mode="tensor")
+    except Exception as error:  # heads that want annotations fail in many ways; backbone and neck still ran
+        reason = " ".join(str(error).split())[:120]
+        note = f"\nwhat comes after the last row needs annotations to run ({type(error).__name__}: {reason})"
     finally:
         for handle in handles:
             handle.remove()
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     rows = [("tap", "type", "calls", "output")]
-    rows += [(name, kinds[name], str(calls[name]), outputs[name]) for name in kinds if name in calls]
-    return f"{_title(role, model, inputs)}\n{_aligned(rows)}{note}"
+    for module, name in names.items():
+        if recorded := outputs[name]:
+            rows.append((name, type(module).__name__, str(len(recorded)), recorded[-1]))
+    return f"{_title(role, model, inputs)}\n{aligned(rows)}{note}"
 
 
 def _shape(output: Any) -> str:
@@ -202,10 +193,3 @@ def _shape(output: Any) -> str:
     if isinstance(output, list | tuple):
         return "[" + ", ".join(_shape(item) for item in output) + "]"
     return type(output).__name__
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)

@@ -67,8 +67,12 @@ _HEADER = ("#", "tap", "layout", "shape", "stride", "params", "post-ReLU")
 
 def stage_table(stages: Sequence[Stage]) -> str:
     """Return an aligned table of stages: tap, layout, ``C x H x W`` (with extra tokens), stride, parameters, sign."""
-    rows = [_HEADER, *(_row(stage) for stage in stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    return aligned([_HEADER, *(_row(stage) for stage in stages)])
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows of cells as a text table, the first one as its header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
