@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_mm.cli.options import Overrides, add_common, run
+from kd_mm.cli.options import Overrides, add_common, add_device_data, run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,6 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "accuracy/top1; detection has voc07/mAP, voc12/mAP and coco/mAP)",
     )
     parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side, one thread each (default 1)")
+    add_device_data(parser)
     add_common(parser)
     return parser.parse_args(argv)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +17,7 @@ class Overrides(DictAction):
     """
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        read: dict[str, Any] = {}
+        read = dict(getattr(namespace, self.dest) or {})
         for word in values:
             try:
                 super().__call__(parser, namespace, [word], option_string)
@@ -36,6 +36,24 @@ def add_common(parser: ArgumentParser) -> None:
     """Add the options that every tool over a config has."""
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="KEY=VALUE", help="override config keys")
     add_traceback(parser)
+
+
+class _DeviceData(Action):
+    """Overrides the config by the hook that keeps the training images on the device."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        overrides = {"default_hooks.device_loader.type": "kd_mm.DeviceLoader"}
+        namespace.cfg_options = {**(namespace.cfg_options or {}), **overrides}
+
+
+def add_device_data(parser: ArgumentParser) -> None:
+    """Add the option of tools that train; :func:`add_common` adds what it sets."""
+    parser.add_argument(
+        "--device-data",
+        nargs=0,
+        action=_DeviceData,
+        help="keep the training images on the device and augment them there, in batches (kd_mm.DeviceLoader)",
+    )
 
 
 def add_traceback(parser: ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_mm.cli.options import add_common, run
+from kd_mm.cli.options import add_common, add_device_data, run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PTH",
         help="with --distiller: the teacher's checkpoint, or several",
     )
+    add_device_data(parser)
     add_common(parser)
     return parser.parse_args(argv)
 

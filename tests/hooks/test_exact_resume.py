@@ -25,6 +25,20 @@ PERSISTENT = {"workers": 2, "persistent": True}
 ALONE = {"val_workers": 0}  # workers for validation too are for the cases without this
 SWITCH = [{"action_epoch": 2, "train_pipeline": [{"type": "Noise"}, {"type": "PackInputs"}]}]
 BY_ITER = {"by_epoch": False, "max_iters": 10}
+ON_DEVICE = {
+    "hooks": [{"type": "kd_mm.DeviceLoader"}],
+    "loader": {
+        "dataset": {
+            "type": "ToyImages",
+            "length": 14,
+            "pipeline": [
+                {"type": "RandomCrop", "crop_size": 16, "padding": 2},
+                {"type": "RandomFlip", "prob": 0.5},
+                {"type": "PackInputs"},
+            ],
+        },
+    },
+}
 #: A job, and for each way to save checkpoints the iterations before which its process is killed, one after the other.
 CASES = {
     "main process loads": ({}, [(EPOCHS, [10]), (every(2), [3, 7, 9])]),
@@ -50,6 +64,8 @@ CASES = {
         {"loop": {**BY_ITER, "val_interval": 4, "dynamic_intervals": [(5, 2)]}},
         [(every(2), [7])],
     ),
+    "images on the device": (ON_DEVICE, [(every(3), [5, 7])]),
+    "images on the device, by iterations": ({**ON_DEVICE, "loop": {**BY_ITER, "val_interval": 4}}, [(every(2), [7])]),
 }
 
 
