@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -28,11 +28,9 @@ class LossMonitor:
     """
 
     def __init__(self) -> None:
-        self.iteration = 0
-        self.report = True
+        self.iteration, self.report = 0, True
         self._names: list[str] = []
-        self._sums: Tensor | None = None
-        self._first_bad: Tensor | None = None
+        self._sums = self._first_bad = torch.zeros(0)
         self._count = 0
 
     def update(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
@@ -42,12 +40,12 @@ class LossMonitor:
             NonFiniteLossError: A term was not finite at some iteration since the last report (found when reporting).
         """
         values = torch.stack([value.detach().float().reshape(()) for value in terms.values()])
-        if self._sums is None or self._first_bad is None or self._names != list(terms):
+        if self._names != list(terms):
             self.check()
             self._names, self._count = list(terms), 0
             self._sums, self._first_bad = torch.zeros_like(values), torch.full_like(values, -1.0)
         bad = ~values.isfinite() & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, torch.full_like(values, float(self.iteration)), self._first_bad)
+        self._first_bad = self._first_bad.masked_fill(bad, float(self.iteration))
         self._sums = self._sums + values
         self._count += 1
         if not self.report:
@@ -55,7 +53,7 @@ class LossMonitor:
         read = torch.cat([self._sums, self._first_bad]).tolist()
         count, half = self._count, len(self._names)
         self._raise_if_bad(read[half:])
-        self._sums, self._count = torch.zeros_like(self._sums), 0
+        self._sums, self._count = torch.zeros_like(values), 0
         return {name: total / count for name, total in zip(self._names, read[:half], strict=True)}
 
     def check(self) -> None:
@@ -64,7 +62,7 @@ class LossMonitor:
         Raises:
             NonFiniteLossError: With the name of the term, its stage and the iteration.
         """
-        if self._first_bad is not None:
+        if self._names:
             self._raise_if_bad(self._first_bad.tolist())
 
     def _raise_if_bad(self, first_bad: list[float]) -> None:
@@ -108,9 +106,9 @@ def check_first_step(
             raise NonFiniteLossError(f"first step: loss {name!r} is not finite (at {', '.join(bad) or 'its sum'})")
         if not losses[name].trains_student:
             continue
-        gradients: list[Tensor | None] = []
+        gradients: Sequence[Tensor | None] = ()
         if value.requires_grad and tapped:
-            gradients = list(torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True))
+            gradients = torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True)
         reached = [gradient for gradient in gradients if gradient is not None]
         if not reached:
             raise StepError(
