@@ -4,19 +4,31 @@
 # Run it with: python tools/compare.py configs/sweeps/cifar100_240e.py --devices cuda:0 --jobs 3
 # --work-dir work_dirs/cifar100_240e
 folder = "kd_mm::classification/cifar100"
+teacher = f"{folder}/resnet32x4_1xb64_cifar100.py"
 student = f"{folder}/resnet8x4_1xb64_cifar100.py"
 
 seeds = (0, 1, 2)
 metrics = ("accuracy/top1",)
 cfg_options = {"optim_wrapper.type": "kd_mm.Bf16OptimWrapper"}
 rows = [
-    dict(name="teacher", config=f"{folder}/resnet32x4_1xb64_cifar100.py", seeds=[0]),
+    dict(name="teacher", config=teacher, seeds=[0]),
     dict(name="student", config=student),
     dict(name="kd", config=student, distiller="kd", teacher_row="teacher"),
     dict(name="dkd", config=student, distiller="dkd", teacher_row="teacher"),
     dict(name="reviewkd", config=student, distiller="reviewkd", teacher_row="teacher"),
     dict(name="mtkd_ssr", config=student, distiller="mtkd_ssr", teacher_row="teacher"),
-    dict(name="teacher_exits", config=f"{folder}/resnet32x4-exits_1xb64_cifar100.py", seeds=[0]),
+    dict(
+        # Trained together with exits on its stages: of BYOT the exits' own task loss alone.
+        name="teacher_exits",
+        config=teacher,
+        seeds=[0],
+        distiller="byot",
+        cfg_options={
+            "model.recipe.losses.aux.loss_weight": 1.0,
+            "model.recipe.losses.review.loss_weight": 0.0,
+            "model.recipe.losses.exit_hint.loss_weight": 0.0,
+        },
+    ),
     dict(
         name="mtkd_ssr_joint_exits",
         config=student,

@@ -175,7 +175,7 @@ def _run_config(sweep: Sweep, row: Row, seed: int, work_dir: Path) -> Config:
     config.randomness = {**(config.get("randomness") or {}), "seed": seed}
     config.pop("work_dir", None)
     checkpoint = config.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
-    checkpoint.update(interval=math.ceil(config.train_cfg.max_epochs / 10), save_last=True, max_keep_ckpts=1)
+    checkpoint.update(interval=math.ceil(config.train_cfg.max_epochs / 10), save_last=True, max_keep_ckpts=2)
     share_preparations(config, work_dir / "teachers")
     if row.teacher_row is not None:
         home = work_dir / "runs" / _teacher_run(sweep, row.teacher_row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -194,6 +195,7 @@ def _execute(job: Job, folder: Path, sender: Connection, parent: int) -> None:
     """Run one job in this process, its console written to a file."""
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    gc.freeze()  # each data set of mmengine has the collector walk over all there is
     home = folder / job.name
     started = home / "fingerprint"  # of what an earlier call was doing when it was cut off
     if not started.is_file() or started.read_text() != job.fingerprint:
