@@ -88,7 +88,8 @@ def run_jobs(
         ValueError: There is no such device.
         JobFailedError: A job failed. What is finished is kept.
     """
-    free = [_visible_devices(device) for device in devices or [None]] * processes
+    visible_devices: list[str | None] = [_visible_devices(device) for device in devices] or [None]
+    free = visible_devices * processes
     results = stored_results(jobs, folder)
     for job in jobs:
         if job.name in results:
@@ -130,14 +131,14 @@ def _stored_result(job: Job, folder: Path) -> Result | None:
     return stored["result"] if stored.get("fingerprint") == job.fingerprint else None
 
 
-def _visible_devices(device: str | None) -> str | None:
-    """Return ``CUDA_VISIBLE_DEVICES`` of a process that sees one device; ``None`` leaves it as it is.
+def _visible_devices(device: str) -> str:
+    """Return ``CUDA_VISIBLE_DEVICES`` of a process that sees one device.
 
     Raises:
         ValueError: There is no such device.
     """
-    if device is None or device == "cpu":
-        return "" if device else None
+    if device == "cpu":
+        return ""
     kind, _, index = device.partition(":")
     count = torch.cuda.device_count()
     if kind != "cuda" or not index.isdecimal() or int(index) >= count:
