@@ -87,25 +87,22 @@ class EMATeacher(Teacher):
 
     @torch.no_grad()
     def _move(self, student: nn.Module, exits: nn.ModuleDict, keep: float) -> None:
-        pairs = [(self.model, student), *((own, exits[i]) for i, own in self.exits.items())]
+        own, now = self._parts(), nn.ModuleDict({"model": student, "exits": exits}).state_dict()
+        weights = {name for name, _ in own.named_parameters()}
         averages, latest = [], []
-        for own, followed in pairs:
-            now, weights = followed.state_dict(), {name for name, _ in own.named_parameters()}
-            for name, value in own.state_dict().items():
-                averaged = value.is_floating_point() and (self.average_buffers or name in weights)
-                if averaged and keep > 0:
-                    averages.append(value)
-                    latest.append(now[name].to(value))
-                else:
-                    value.copy_(now[name])
+        for name, value in own.state_dict().items():
+            if keep > 0 and value.is_floating_point() and (self.average_buffers or name in weights):
+                averages.append(value)
+                latest.append(now[name].to(value))
+            else:
+                value.copy_(now[name])
         if averages:
             torch._foreach_lerp_(averages, latest, 1 - keep)
 
     def stored(self) -> dict[str, Tensor]:
         """Return its state as a checkpoint holds it: names under ``distill.teachers.<name>.``, on the CPU."""
-        parts = {"model": self.model, "exits": self.exits}
-        state = {f"{part}.{key}": t.detach().cpu() for part, m in parts.items() for key, t in m.state_dict().items()}
-        return {f"{self._prefix}{key}": value for key, value in {**state, _UPDATES: torch.tensor(self.updates)}.items()}
+        state = {**self._parts().state_dict(), _UPDATES: torch.tensor(self.updates)}
+        return {f"{self._prefix}{key}": value.cpu() for key, value in state.items()}
 
     def resume(self, state: dict[str, Tensor], origin: str) -> bool:
         """Remove its state from a checkpoint's ``state_dict`` and continue from there.
@@ -124,15 +121,16 @@ class EMATeacher(Teacher):
         if not stored:
             return False
         self.updates, self.started = int(stored.pop(_UPDATES)), True
-        for part, module in (("model.", self.model), ("exits.", self.exits)):
-            weights = {key.removeprefix(part): value for key, value in stored.items() if key.startswith(part)}
-            fill(module, weights, f"teacher {self.name!r}", origin)
+        fill(self._parts(), stored, f"teacher {self.name!r}", origin)
         return True
 
     def pop_stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Remove its state from a checkpoint's ``state_dict`` and return it."""
         keys = [key for key in state if key.startswith(self._prefix)]
         return {key.removeprefix(self._prefix): state.pop(key) for key in keys}
+
+    def _parts(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"model": self.model, "exits": self.exits})
 
     @property
     def _prefix(self) -> str:
