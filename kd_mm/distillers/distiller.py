@@ -149,8 +149,14 @@ class Distiller(BaseModel):
         return losses
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        """Sum what has "loss" in its name; return scalars for the log only on steps that are logged."""
-        loss, log_vars = super().parse_losses(losses)
+        """Sum what has "loss" in its name; return scalars for the log only on steps that are logged.
+
+        The engine's own takes a mean of each scalar, three kernels a term and step.
+        """
+        scalars = {name: _mean(value) for name, value in losses.items()}
+        first, *others = (value for name, value in scalars.items() if "loss" in name)
+        loss = sum(others, first)
+        log_vars: dict[str, Any] = {"loss": loss, **scalars}
         if self.monitor is not None:
             log_vars = self.monitor.update(log_vars)
             self.objective.watch(log_vars)
@@ -184,6 +190,12 @@ class Distiller(BaseModel):
         for teacher in self.teachers.values():
             teacher.apply_(fn)
         return self
+
+
+def _mean(value: Tensor | Sequence[Tensor]) -> Tensor:
+    if not isinstance(value, Tensor):
+        return sum(_mean(one) for one in value)  # type: ignore[return-value]
+    return value.mean() if value.ndim else value
 
 
 def _scaled(value: Any, weight: float) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -17,10 +18,10 @@ class NonFiniteLossError(RuntimeError):
 
 
 class LossMonitor:
-    """Accumulates every logged scalar on its device; hands out means over the interval with one device read.
+    """Collects every logged scalar on its device; hands out means over the interval with one device read.
 
-    The engine reads each scalar that a train step returns, which costs one synchronisation a term and step. Beside the
-    sums it remembers the first iteration at which each term was not finite.
+    The engine reads each scalar that a train step returns, which costs one synchronisation a term and step. Here a step
+    costs one operator; what was not finite, and when, is found at the read.
 
     Attributes:
         iteration: Set before each step (zero-based, over the run).
@@ -28,10 +29,10 @@ class LossMonitor:
     """
 
     def __init__(self) -> None:
-        self.iteration, self.report = 0, True
+        self.iteration = 0
+        self.report = True
         self._names: list[str] = []
-        self._sums = self._first_bad = torch.zeros(0)
-        self._count = 0
+        self._steps: dict[int, Tensor] = {}
 
     def update(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Take the scalars of one step; return their means since the last report if this step is logged, else nothing.
@@ -39,44 +40,42 @@ class LossMonitor:
         Raises:
             NonFiniteLossError: A term was not finite at some iteration since the last report (found when reporting).
         """
-        values = torch.stack([value.detach().float().reshape(()) for value in terms.values()])
         if self._names != list(terms):
             self.check()
-            self._names, self._count = list(terms), 0
-            self._sums, self._first_bad = torch.zeros_like(values), torch.full_like(values, -1.0)
-        bad = ~values.isfinite() & (self._first_bad < 0)
-        self._first_bad = self._first_bad.masked_fill(bad, float(self.iteration))
-        self._sums = self._sums + values
-        self._count += 1
+            self._names, self._steps = list(terms), {}
+        self._steps[self.iteration] = torch.stack([value.detach() for value in terms.values()])
         if not self.report:
             return {}
-        read = torch.cat([self._sums, self._first_bad]).tolist()
-        count, half = self._count, len(self._names)
-        self._raise_if_bad(read[half:])
-        self._sums, self._count = torch.zeros_like(values), 0
-        return {name: total / count for name, total in zip(self._names, read[:half], strict=True)}
+        steps = self.check()
+        self._steps = {}
+        return {
+            name: sum(values) / len(values) for name, values in zip(self._names, zip(*steps, strict=True), strict=True)
+        }
 
-    def check(self) -> None:
+    def check(self) -> list[list[float]]:
         """Read the device once and raise if any term has been infinite or NaN; called before a checkpoint is written.
+
+        Returns:
+            The terms of each step since the last report.
 
         Raises:
             NonFiniteLossError: With the name of the term, its stage and the iteration.
         """
-        if self._names:
-            self._raise_if_bad(self._first_bad.tolist())
+        steps: list[list[float]] = torch.stack(list(self._steps.values())).tolist() if self._steps else []
+        for iteration, values in zip(self._steps, steps, strict=True):
+            bad = [name for name, value in zip(self._names, values, strict=True) if not math.isfinite(value)]
+            if bad:
+                raise NonFiniteLossError(_describe(bad, iteration))
+        return steps
 
-    def _raise_if_bad(self, first_bad: list[float]) -> None:
-        bad = {name: int(when) for name, when in zip(self._names, first_bad, strict=True) if when >= 0}
-        if not bad:
-            return
-        iteration = min(bad.values())
-        names = [name for name, when in bad.items() if when == iteration]
-        parts = [name for name in names if "." in name] or [name for name in names if name != "loss"] or names
-        where = ", ".join(f"{name.split('.')[0]} at {name.split('.')[1]}" if "." in name else name for name in parts)
-        raise NonFiniteLossError(
-            f"iteration {iteration}: loss is not finite ({where}); training stops, no checkpoint of this state was "
-            "written: resume from the last one with a lower learning rate or loss weight, or clip the gradient"
-        )
+
+def _describe(names: list[str], iteration: int) -> str:
+    parts = [name for name in names if "." in name] or [name for name in names if name != "loss"] or names
+    where = ", ".join(f"{name.split('.')[0]} at {name.split('.')[1]}" if "." in name else name for name in parts)
+    return (
+        f"iteration {iteration}: loss is not finite ({where}); training stops, no checkpoint of this state was "
+        "written: resume from the last one with a lower learning rate or loss weight, or clip the gradient"
+    )
 
 
 def check_first_step(
@@ -106,9 +105,9 @@ def check_first_step(
             raise NonFiniteLossError(f"first step: loss {name!r} is not finite (at {', '.join(bad) or 'its sum'})")
         if not losses[name].trains_student:
             continue
-        gradients: Sequence[Tensor | None] = ()
+        gradients: list[Tensor | None] = []
         if value.requires_grad and tapped:
-            gradients = torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True)
+            gradients = list(torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True))
         reached = [gradient for gradient in gradients if gradient is not None]
         if not reached:
             raise StepError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
 from kd_mm.losses.functional import wide_dtype
-from kd_mm.losses.observation import Observation
+from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.models.exits import like_parameters
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader
@@ -90,7 +90,7 @@ class Objective(nn.Module):
             terms[f"loss_{name}"] = value if weights[name] == 1.0 else weights[name] * value
             terms[name] = value.detach()
             if len(parts) > 1:
-                terms.update({f"{name}.{part}": scalar.detach() for part, scalar in parts.items()})
+                terms.update({f"{name}.{part}": scalar for part, scalar in parts.items()})
         return terms
 
     def values(
@@ -133,11 +133,11 @@ class Objective(nn.Module):
         """
         maps = {i: stage.to_map(batch.records[stage.tap]) for i, stage in self.stages.items()}
         exits: Any = self.exits
-        read = self._exits_read(losses)
+        needs, read = self.requirements.student, self._exits_read(losses)
         embeddings: dict[int, Tensor] = {}
         stage_logits: dict[int, Tensor] = {}
         for i, layer in ((int(key), layer) for key, layer in exits.items() if int(key) in read):
-            if i in self.requirements.student.embeddings:
+            if i in needs.embeddings:
                 embeddings[i] = layer.embed(maps[i])
                 stage_logits[i] = layer.fc(embeddings[i])
             else:
@@ -150,7 +150,7 @@ class Objective(nn.Module):
             features=maps,
             adapted_by_teacher={name: adapted for name, (adapted, _) in connected.items()},
             pooled_by_teacher={name: pooled for name, (_, pooled) in connected.items()},
-            stage_logits=stage_logits,
+            stage_logits=StageLogits.of(stage_logits) if stage_logits and needs.stage_logits else None,  # type: ignore[arg-type]
             embeddings=embeddings,
             logits=logits,  # type: ignore[arg-type] # None where no loss requires it
             targets=batch.targets,
@@ -193,11 +193,16 @@ class Objective(nn.Module):
         if name not in self.teacher_exits:
             return teacher
         exits: Any = self.teacher_exits[name]
-        logits = {
-            int(i): layer(like_parameters(teacher.features[int(i)], layer), batch.regions) for i, layer in exits.items()
-        }
+        logits = StageLogits.of(
+            {
+                int(i): layer(like_parameters(teacher.features[int(i)], layer), batch.regions)
+                for i, layer in exits.items()
+            }
+        )
         constant = {i: one.detach() for i, one in logits.items()}
-        return replace(teacher, exit_logits=logits, stage_logits={**constant, **teacher.stage_logits})
+        return replace(
+            teacher, exit_logits=logits, stage_logits=StageLogits.of({**constant, **(teacher.stage_logits or {})})
+        )
 
     def _adapt(
         self,
@@ -234,8 +239,8 @@ class Objective(nn.Module):
 
     def zero_of_parameters(self) -> Tensor | None:
         """Return a zero that depends on every trained parameter, ``None`` without any."""
-        parameters = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
-        return 0.0 * torch.stack(parameters).sum() if parameters else None
+        parameters = [parameter.flatten() for parameter in self.parameters() if parameter.requires_grad]
+        return 0.0 * torch.cat(parameters).sum() if parameters else None
 
     def _losses(self) -> Iterable[tuple[str, Loss]]:
         losses: Any = self.losses

@@ -76,7 +76,7 @@ def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss
         student_taps=_shapes(networks.student_records),
         teacher_taps=_shapes(networks.teacher_records.get(teacher, {})),
         logits_shape=tuple(networks.logits["student"].shape) if "student" in networks.logits else (),
-        task_loss=partial(task.exit_loss, student),
+        exit_losses=partial(task.exit_losses, student),
     )
 
 

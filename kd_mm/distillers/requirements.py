@@ -18,6 +18,7 @@ class Reads:
         features: Stages whose maps are read.
         pooled: Stages whose spatial means are read; for the student those after a connector.
         exits: Stages that have an exit.
+        stage_logits: Stages whose logits are read.
         embeddings: Those whose exit's embedding is read.
         connectors: Stages with a connector from the student to this teacher; for the student those to any teacher.
         adapted: Those of them whose maps are read.
@@ -27,6 +28,7 @@ class Reads:
     features: frozenset[int] = _NONE
     pooled: frozenset[int] = _NONE
     exits: frozenset[int] = _NONE
+    stage_logits: frozenset[int] = _NONE
     embeddings: frozenset[int] = _NONE
     connectors: frozenset[int] = _NONE
     adapted: frozenset[int] = _NONE
@@ -48,6 +50,7 @@ class Reads:
             features=stages(f"{side}.features"),
             pooled=stages(f"{side}.pooled"),
             exits=(stage_logits | embeddings) - own,
+            stage_logits=stage_logits,
             embeddings=embeddings - own,
             connectors=stages("student.adapted") | stages("student.pooled"),
             adapted=stages("student.adapted"),

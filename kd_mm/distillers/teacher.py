@@ -18,7 +18,7 @@ from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Reads
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import wide_dtype
-from kd_mm.losses.observation import Observation
+from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.models.exits import like_parameters
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder, StopForward
@@ -245,12 +245,14 @@ class Teacher:
         for key, layer in self.exits.items():
             stage = self.stages[int(key)]
             stage_logits[int(key)] = layer(like_parameters(stage.to_map(records[stage.tap]), layer), regions)
-        if self.reader is None:
-            return {"stage_logits": stage_logits}
-        logits = self.reader.read(records, self.model, sampled)
-        if self.last:
-            stage_logits[self.last] = logits
-        return {"stage_logits": stage_logits, "logits": logits}
+        fields: dict[str, Any] = {}
+        if self.reader is not None:
+            logits = fields["logits"] = self.reader.read(records, self.model, sampled)
+            if self.last:
+                stage_logits[self.last] = logits
+        if stage_logits and self.reads.stage_logits:
+            fields["stage_logits"] = StageLogits.of(stage_logits)
+        return fields
 
     @torch.no_grad()
     def logits(self, inputs: Tensor, records: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Distillation losses, one file a method. They know nothing of runners."""
 
 from kd_mm.losses.at import ATLoss
-from kd_mm.losses.base import Loss, LossContext, MultiTeacherLoss
+from kd_mm.losses.base import Loss, LossContext, MultiTeacherLoss, StageTerms
 from kd_mm.losses.byot import BYOTHintLoss
 from kd_mm.losses.cosine import CosineLoss, EmbeddingLoss
 from kd_mm.losses.crd import CRDLoss
@@ -17,7 +17,7 @@ from kd_mm.losses.kd import KDLoss, LogitsLoss
 from kd_mm.losses.mag import MAGLoss, MASLoss
 from kd_mm.losses.mtkd_ssr import CrossStageReviewLoss, ExitTaskLoss, StageChannelLoss, StageResponseLoss
 from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss
-from kd_mm.losses.observation import Observation
+from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.ofd import OFDLoss
 from kd_mm.losses.pkd import PKDLoss
 from kd_mm.losses.reviewkd import ReviewKDLoss
@@ -66,6 +66,8 @@ __all__ = [
     "SPLoss",
     "Schedule",
     "StageChannelLoss",
+    "StageLogits",
     "StageResponseLoss",
+    "StageTerms",
     "VIDLoss",
 ]

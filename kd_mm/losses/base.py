@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ READABLE = frozenset(
 ALL_TASKS = frozenset({"classification", "detection", "reid"})
 
 
-def _no_task_loss(logits: Tensor, targets: Any) -> Tensor:
+def _no_exit_losses(logits: Tensor, targets: Any) -> Tensor:
     raise TypeError("no task loss is known here")
 
 
@@ -61,7 +61,7 @@ class LossContext:
         student_taps: Shapes of the extra taps with a batch of 2, tap text to shape.
         teacher_taps: Likewise of the loss's teacher.
         logits_shape: Shape of the student's own logits with a batch of 2, where a loss reads them.
-        task_loss: The student's own task loss: logits of an exit and targets to a scalar.
+        exit_losses: The student's own task loss: stage logits ``(N, B, K)`` and targets to one value a stage ``(N,)``.
     """
 
     pairs: Sequence[tuple[Stage, Stage]] = ()
@@ -71,7 +71,19 @@ class LossContext:
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     logits_shape: tuple[int, ...] = ()
-    task_loss: Callable[[Tensor, Any], Tensor] = _no_task_loss
+    exit_losses: Callable[[Tensor, Any], Tensor] = _no_exit_losses
+
+
+class StageTerms(NamedTuple):
+    """The scalars of a loss that compares all stages in one call.
+
+    Attributes:
+        names: N names in the log.
+        values: ``(N,)``.
+    """
+
+    names: Sequence[str]
+    values: Tensor
 
 
 class Loss(nn.Module):
@@ -194,12 +206,12 @@ class Loss(nn.Module):
         """Return the weight in force at this point of the run."""
         return self.loss_weight * (self.schedule(progress) if self.schedule else 1.0)
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor] | StageTerms:
         """Return the unweighted scalars, by the name of their stage or pair of stages."""
         raise TypeError(f"{type(self).__name__} defines no terms()")
 
     def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the unweighted loss and its terms, computed outside autocast.
+        """Return the unweighted loss and, without gradient, its terms; computed outside autocast.
 
         Args:
             student: Of the student, with gradient.
@@ -216,9 +228,15 @@ class Loss(nn.Module):
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(student, teacher or Observation()))[0]
 
-    def _reduced(self, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
-        return total / len(terms) if self.stage_reduction == "mean" else total, terms
+    def _reduced(self, terms: dict[str, Tensor] | StageTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        if isinstance(terms, dict):
+            names, parts = list(terms), list(terms.values())
+            values = torch.stack(parts) if len(parts) > 1 else parts[0].reshape(1)
+        else:
+            names, values = list(terms.names), terms.values
+        total = values.sum() if len(names) > 1 else values.reshape(())
+        total = total / len(names) if self.stage_reduction == "mean" else total
+        return total, dict(zip(names, values.detach().unbind(), strict=True))
 
 
 class MultiTeacherLoss(Loss):

@@ -45,9 +45,17 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     Returns:
         Shape ``(...)``; a scalar for ``(B, K)``.
     """
-    log_q = F.log_softmax(full_precision(student_logits) / temperature, dim=-1)
-    log_p = F.log_softmax(full_precision(teacher_logits) / temperature, dim=-1)
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1) * temperature**2
+    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
+    divergence = F.kl_div(
+        F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1), reduction="none", log_target=True
+    )
+    return divergence.sum(dim=(-2, -1)) * (temperature**2 / max(student.shape[-2], 1))
+
+
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """Return ``logits / temperature``, at least float32."""
+    logits = full_precision(logits)
+    return logits if temperature == 1 else logits / temperature
 
 
 def bernoulli_divergence(
@@ -66,8 +74,7 @@ def bernoulli_divergence(
     Returns:
         Shape ``(...)``; a scalar for ``(B, K)``.
     """
-    student = full_precision(student_logits) / temperature
-    teacher = full_precision(teacher_logits) / temperature
+    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
     p = teacher.sigmoid()
     cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
     divergence = cross - F.binary_cross_entropy_with_logits(teacher, p, reduction="none")

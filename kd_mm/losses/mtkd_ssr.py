@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
-from kd_mm.losses.functional import class_divergence, full_precision, kl_divergence
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms, choice
+from kd_mm.losses.functional import class_divergence, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -107,21 +106,19 @@ class StageResponseLoss(LogitsLoss):
         stages = super().stage_numbers(num_stages)
         if not self.include_last:
             stages = tuple(stage for stage in stages if stage != num_stages)
-        _weights(self, self.stage_weights, stages)
+        _check_weights(self, self.stage_weights, stages)
         return stages
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the divergence of each stage, times its stage weight."""
         # Not by the logits alone: the exit that is left out may not have run.
         stages = self.stage_numbers(len(self.matched) or max(student.stage_logits))
-        logits = torch.stack([self.compared(student.stage_logits[i]) for i in stages])
-        if self.target == "final":
-            targets = self.compared(teacher.logits).expand_as(logits)
-        else:
-            targets = torch.stack([self.compared(teacher.stage_logits[i]) for i in stages])
-        values = class_divergence(logits, targets, self.temperature, self.multilabel, student.valid_classes)
-        weights = _weights(self, self.stage_weights, stages)
-        return {f"stage{i}": beta * value for i, beta, value in zip(stages, weights, values.unbind(), strict=True)}
+        logits = self.compared(student.stage_logits.select(stages))
+        targets = self.compared(teacher.logits if self.target == "final" else teacher.stage_logits.select(stages))
+        values = class_divergence(
+            logits, targets.expand_as(logits), self.temperature, self.multilabel, student.valid_classes
+        )
+        return _stage_terms(stages, values, self.stage_weights)
 
 
 @MODELS.register_module()
@@ -179,26 +176,24 @@ class CrossStageReviewLoss(Loss):
         up = [(j, i) for i, j in pairs] if self.direction != "deep_to_shallow" else []
         return [*down, *up]
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the divergence of each pair of stages (``stage2to1``) or, for the ensemble, of each stage."""
         logits = student.stage_logits
         stages = self.stage_numbers(max(logits))
         if len(stages) < 2:
-            return {"none": logits[stages[-1]].sum() * 0.0}
+            return StageTerms(["none"], logits[stages[-1]].sum().reshape(1) * 0.0)
         if self.direction == "ensemble":
-            learners = torch.stack([full_precision(logits[i]) for i in stages])
+            learners = logits.select(stages)
             targets, names = learners.mean(dim=0).expand_as(learners), [f"stage{i}" for i in stages]
         else:
             pairs = self.directed_pairs(stages)
-            learners, targets = (
-                torch.stack([full_precision(logits[i]) for i in side]) for side in zip(*pairs, strict=True)
-            )
+            learners, targets = (logits.select(side) for side in zip(*pairs, strict=True))
             names = [f"stage{target}to{learner}" for learner, target in pairs]
         targets = targets.detach() if self.detach_target else targets
         values = class_divergence(learners, targets, self.temperature, self.multilabel, student.valid_classes)
         if self.direction == "bidirectional":
             values = 0.5 * values
-        return dict(zip(names, values.unbind(), strict=True))
+        return StageTerms(names, values)
 
 
 @MODELS.register_module()
@@ -217,7 +212,7 @@ class ExitTaskLoss(Loss):
     """
 
     requires = frozenset({"student.stage_logits", "student.targets"})
-    task_loss: Callable[[Tensor, Any], Tensor]
+    exit_losses: Callable[[Tensor, Any], Tensor]
 
     def __init__(self, include_last: bool = False, stage_weights: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -225,24 +220,21 @@ class ExitTaskLoss(Loss):
 
     def setup(self, context: LossContext) -> None:
         """Store the student's own task loss."""
-        self.task_loss = context.task_loss
+        self.exit_losses = context.exit_losses
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages whose exit is trained; see the base class for errors."""
         stages = super().stage_numbers(num_stages)
         if not (self.exit_on_last or self.include_last):
             stages = tuple(stage for stage in stages if stage != num_stages)
-        _weights(self, self.stage_weights, stages)
+        _check_weights(self, self.stage_weights, stages)
         return stages
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the task loss of each exit, times its stage weight."""
         stages = self.stage_numbers(max(student.stage_logits))
-        weights = _weights(self, self.stage_weights, stages)
-        return {
-            f"stage{i}": weight * self.task_loss(full_precision(student.stage_logits[i]), student.targets)
-            for i, weight in zip(stages, weights, strict=True)
-        }
+        values = self.exit_losses(student.stage_logits.select(stages), student.targets)
+        return _stage_terms(stages, values, self.stage_weights)
 
 
 class TeacherExitLoss(Loss):
@@ -253,26 +245,28 @@ class TeacherExitLoss(Loss):
 
     requires = frozenset({"teacher.exit_logits", "student.targets"})
     trains_student = False
-    task_loss: Callable[[Tensor, Any], Tensor]
+    exit_losses: Callable[[Tensor, Any], Tensor]
 
     def setup(self, context: LossContext) -> None:
         """Store the student's own task loss."""
-        self.task_loss = context.task_loss
+        self.exit_losses = context.exit_losses
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+    def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the task loss of each exit."""
-        return {
-            f"stage{i}": self.task_loss(full_precision(logits), student.targets)
-            for i, logits in teacher.exit_logits.items()
-        }
+        values = self.exit_losses(teacher.exit_logits.stacked, student.targets)
+        return _stage_terms(teacher.exit_logits.numbers, values)
 
 
-def _weights(loss: Loss, weights: Sequence[float] | None, stages: Sequence[int]) -> Sequence[float]:
-    """Return one weight for each stage, 1 where the config has none.
+def _stage_terms(stages: Sequence[int], values: Tensor, weights: Sequence[float] | None = None) -> StageTerms:
+    """Return one value for each stage, times its weight where the config gives weights."""
+    return StageTerms([f"stage{i}" for i in stages], values if weights is None else values * values.new_tensor(weights))
+
+
+def _check_weights(loss: Loss, weights: Sequence[float] | None, stages: Sequence[int]) -> None:
+    """Compare the number of weights with that of the stages.
 
     Raises:
-        ValueError: If the config has another number of weights.
+        ValueError: If they differ.
     """
     if weights is not None and len(weights) != len(stages):
         raise ValueError(f"{type(loss).__name__}: {len(weights)} stage_weights for stages {list(stages)}")
-    return [1.0] * len(stages) if weights is None else weights

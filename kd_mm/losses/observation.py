@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from kd_mm.losses.functional import full_precision
 
 # Fields are typed as what ``requires`` promises; one that no loss requires is None or empty.
 _NOT_REQUIRED: Any = None
@@ -27,6 +30,52 @@ class DenseAssignment:
     normalizer: Tensor | float
 
 
+@dataclass(frozen=True, eq=False)
+class StageLogits(Mapping[int, Tensor]):
+    """Logits of several stages as one tensor, so that a loss compares all stages in one call.
+
+    It is also a mapping from the number of a stage to its logits ``(B, K)``.
+
+    Attributes:
+        numbers: The stages, shallow to deep.
+        stacked: ``(N, B, K)``, at least float32; row n is stage ``numbers[n]``.
+    """
+
+    numbers: tuple[int, ...]
+    stacked: Tensor
+
+    @classmethod
+    def of(cls, logits: Mapping[int, Tensor]) -> StageLogits:
+        """Stack logits ``(B, K)`` by stage; every stage has the same shape."""
+        numbers = tuple(sorted(logits))
+        with torch.autocast(logits[numbers[0]].device.type, enabled=False):
+            return cls(numbers, full_precision(torch.stack([logits[i] for i in numbers])))
+
+    def select(self, stages: Sequence[int]) -> Tensor:
+        """Return the logits of some stages ``(len(stages), B, K)``; a view where they follow each other."""
+        rows = [self.numbers.index(stage) for stage in stages]
+        first, count = rows[0], len(rows)
+        if count == len(self.numbers) and rows == list(range(count)):
+            return self.stacked
+        if rows == list(range(first, first + count)):
+            return self.stacked[first : first + count]
+        if rows == [first] * count:
+            return self.stacked[first].expand(count, -1, -1)
+        logits = self.stacked.unbind()
+        return torch.stack([logits[row] for row in rows])
+
+    def __getitem__(self, stage: int) -> Tensor:
+        if stage not in self.numbers:
+            raise KeyError(stage)
+        return self.stacked[self.numbers.index(stage)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
 @dataclass(frozen=True)
 class Observation:
     """The recorded tensors of one forward pass of one network. Stages count from 1 (shallow) to N (deep).
@@ -42,8 +91,8 @@ class Observation:
         adapted: Student only: stage maps after the connector to the loss's teacher, ``(B, C_teacher, H, W)``.
         adapted_by_teacher: Student only: the same by teacher, for :class:`kd_mm.losses.MultiTeacherLoss`.
         pooled_by_teacher: Student only: likewise.
-        stage_logits: Stage logits ``(B, K)`` by stage; the network's own logits are under the last stage, unless it has
-            an exit of its own.
+        stage_logits: Stage logits, ``None`` without any; the network's own logits are under the last stage, unless it
+            has an exit of its own.
         exit_logits: Teacher only: logits of exits that are trained during the distillation, with gradient into them.
         embeddings: Student only: pooled features ``(B, D)`` that the classifier of each exit reads, by stage.
         logits: The network's own logits ``(B, K)``; of a detector ``(R, K + 1)`` or ``(B, N, K)``.
@@ -61,8 +110,8 @@ class Observation:
     adapted: Mapping[int, Tensor] = field(default_factory=dict)
     adapted_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     pooled_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
-    stage_logits: Mapping[int, Tensor] = field(default_factory=dict)
-    exit_logits: Mapping[int, Tensor] = field(default_factory=dict)
+    stage_logits: StageLogits = _NOT_REQUIRED
+    exit_logits: StageLogits = _NOT_REQUIRED
     embeddings: Mapping[int, Tensor] = field(default_factory=dict)
     logits: Tensor = _NOT_REQUIRED
     classifier: Callable[[Tensor], Tensor] = _NOT_REQUIRED
@@ -75,7 +124,9 @@ class Observation:
     @property
     def device_type(self) -> str:
         """Type of the device of its tensors, ``"cpu"`` where it has none."""
+        if self.stage_logits is not None:
+            return self.stage_logits.stacked.device.type
         by_teacher = (*self.adapted_by_teacher.values(), *self.pooled_by_teacher.values())
-        stages = (self.features, self.stage_logits, self.adapted, self.pooled, *by_teacher, self.embeddings)
+        stages = (self.features, self.adapted, self.pooled, *by_teacher, self.embeddings)
         tensors = [*(tensor for maps in stages for tensor in maps.values()), *self.taps.values(), self.logits]
         return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import full_precision
-from kd_mm.losses.observation import Observation
+from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.schedules import Progress
 from kd_mm.losses.skd_attention import ClassAttention, SampleAttention
 from kd_mm.registry import MODELS
@@ -188,13 +188,14 @@ class LearningSimplifier(nn.Module):
             targets: Class indices ``(B,)`` or soft labels ``(B, K)``, where :attr:`needs_targets`.
             images: Image index ``(R,)`` of each row, by the name of logits whose rows are regions of images.
         """
-        logits = {f"stage{i}": one for i, one in teacher.stage_logits.items()} | {"final": teacher.logits}
+        stages: Mapping[int, Tensor] = teacher.stage_logits or {}
+        logits = {f"stage{i}": one for i, one in stages.items()} | {"final": teacher.logits}
         logits = {name: one for name, one in logits.items() if name in self.names}
         with torch.autocast(next(iter(logits.values())).device.type, enabled=False):
             changed, terms, penalty = self(logits, progress, targets, images)
-        names = {i: "final" if i == self.last else f"stage{i}" for i in teacher.stage_logits}
-        stage_logits = {i: changed.get(names[i], one) for i, one in teacher.stage_logits.items()}
-        return replace(teacher, stage_logits=stage_logits, logits=changed.get("final", teacher.logits)), terms, penalty
+        by_stage = {i: changed.get("final" if i == self.last else f"stage{i}", one) for i, one in stages.items()}
+        changes: dict[str, Any] = {"stage_logits": StageLogits.of(by_stage)} if by_stage else {}
+        return replace(teacher, logits=changed.get("final", teacher.logits), **changes), terms, penalty
 
     def forward(
         self,

@@ -84,10 +84,10 @@ class ExitTraining(EpochTraining):
         task, student, loss = self.distiller.task, self.distiller.student, torch.zeros(())
         for batch in progress(loader, f"exits of teacher {self.teacher.name}, epoch {epoch + 1}"):
             stage_logits, teacher_logits, targets = self.forward(batch, training=True)
-            loss = torch.stack([task.exit_loss(student, logits, targets) for logits in stage_logits.values()]).sum()
+            loss = task.exit_losses(student, stage_logits, targets).sum()
             if teacher_logits is not None:
-                temperature = self.options["temperature"]
-                loss = loss + sum(kl_divergence(each, teacher_logits, temperature) for each in stage_logits.values())
+                followed = teacher_logits.expand_as(stage_logits)
+                loss = loss + kl_divergence(stage_logits, followed, self.options["temperature"]).sum()
             self.step(loss, optimizer)
         return {"loss": float(loss.detach())}
 
@@ -98,20 +98,20 @@ class ExitTraining(EpochTraining):
         count, correct = 0, torch.zeros(len(self.stages), dtype=torch.float64)
         for batch in loader:
             stage_logits, _, targets = self.forward(batch, training=False)
-            scores = [self.distiller.task.correct(logits, targets).sum() for logits in stage_logits.values()]
+            scores = [self.distiller.task.correct(logits, targets).sum() for logits in stage_logits]
             correct, count = correct + torch.stack(scores).cpu(), count + len(targets)
         totals = torch.cat([torch.tensor([count], dtype=torch.float64), correct])
         all_reduce(totals)
         rates = (totals[1:] / totals[0].clamp(min=1)).tolist()
         return {f"stage {i}": rate for i, rate in zip(self.stages, rates, strict=True)}
 
-    def forward(self, batch: Any, training: bool) -> tuple[dict[int, Tensor], Tensor | None, Any]:
-        """Return the stage logits, the teacher's logits where the loss reads them, and the targets of a batch."""
+    def forward(self, batch: Any, training: bool) -> tuple[Tensor, Tensor | None, Any]:
+        """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets."""
         data = self.distiller.data_preprocessor(batch, training)
         records = self.record(data["inputs"])
         targets = self.distiller.task.targets(data["data_samples"])
         regions = targets.regions if self.distiller.task.regional else None
         maps = self.stage_maps(records, self.stages)
-        stage_logits = {i: self.module[str(i)](feature, regions) for i, feature in maps.items()}
+        stage_logits = torch.stack([self.module[str(i)](feature, regions) for i, feature in maps.items()])
         teacher_logits = self.logits(data["inputs"], records) if self.options["loss"] == "ce+kd" else None
         return stage_logits, teacher_logits, targets

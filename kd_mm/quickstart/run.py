@@ -94,8 +94,7 @@ def run_quickstart(
 ) -> str:
     """Run a comparison and write ``table.md``, ``table.csv``, ``results.json`` and ``quickstart.png``.
 
-    Finished runs of an earlier call are kept; one that was cut off goes on from its last
-    checkpoint.
+    Finished runs of an earlier call are kept; one that was cut off starts again.
 
     Args:
         quickstart: What is compared.

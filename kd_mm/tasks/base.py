@@ -185,8 +185,8 @@ class Task:
             )
         return torch.tensor([int(index) for index in found])
 
-    def exit_loss(self, model: nn.Module, logits: Tensor, targets: Any) -> Tensor:
-        """Return the task loss of an exit's logits, a scalar."""
+    def exit_losses(self, model: nn.Module, logits: Tensor, targets: Any) -> Tensor:
+        """Return the task loss of each of N exits, ``(N,)``, of their logits ``(N, B, K)``."""
         raise NotImplementedError
 
     # -- scores --------------------------------------------------------------------------------------------------

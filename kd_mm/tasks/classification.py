@@ -59,12 +59,19 @@ class ClassificationTask(Task):
             return torch.stack([sample.gt_score for sample in data_samples])
         return torch.cat([sample.gt_label for sample in data_samples])
 
-    def exit_loss(self, model: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:
+    def exit_losses(self, model: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the network's own classification loss (label smoothing, soft labels and weight included) on the
-        logits ``(B, K)`` of an exit: a scalar, mean over the batch."""
+        logits ``(N, B, K)`` of N exits: ``(N,)``, each a mean over the batch."""
+        from mmpretrain.models.losses import CrossEntropyLoss, LabelSmoothLoss
+
         head = child(model, "head")
         owner: Any = model if head is None else head
-        return owner.loss_module(logits, targets, avg_factor=logits.shape[0])
+        loss, (exits, batch) = owner.loss_module, logits.shape[:2]
+        if exits > 1 and isinstance(loss, CrossEntropyLoss | LabelSmoothLoss):  # the loss of a row is its own alone
+            repeated = targets.repeat(exits, *[1] * (targets.ndim - 1))
+            rows = loss(logits.flatten(0, 1), repeated, reduction_override="none")
+            return rows.view(exits, -1).sum(dim=1) / batch
+        return torch.stack([loss(one, targets, avg_factor=batch) for one in logits])
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return which of B rows of logits are right, ``(B,)``; a soft label counts as its largest class."""

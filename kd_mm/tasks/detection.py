@@ -149,14 +149,17 @@ class DetectionTask(Task):
         with assigning(child(student, "bbox_head"), self._assigned):
             yield
 
-    def exit_loss(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
+    def exit_losses(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
         """Return binary cross-entropy, mean over images and classes, or cross-entropy, mean over regions."""
         logits = full_precision(logits)
         if targets.region_labels is not None:
             kept = (targets.region_labels != LEFT_OUT).sum().clamp(min=1)
-            return F.cross_entropy(logits, targets.region_labels, ignore_index=LEFT_OUT, reduction="sum") / kept
-        loss = F.binary_cross_entropy_with_logits(logits, targets.present.to(logits.dtype), reduction="none")
-        return (loss * targets.valid.to(logits.dtype)).mean()
+            labels = targets.region_labels.expand(logits.shape[:2])
+            losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=LEFT_OUT, reduction="none")
+            return losses.sum(dim=1) / kept
+        present = targets.present.to(logits.dtype).expand_as(logits)
+        loss = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+        return (loss * targets.valid.to(logits.dtype)).mean(dim=(1, 2))
 
     def correct(self, logits: Tensor, targets: DetectionTargets) -> Tensor:
         """Return by image the share of classes whose presence is predicted right ``(B,)``; by region 0 or 1."""

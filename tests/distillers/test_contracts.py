@@ -335,7 +335,7 @@ def test_a_teacher_keeps_no_map_that_no_loss_reads() -> None:
     assert not observed.taps
     assert {i: pooled.shape for i, pooled in observed.pooled.items()} == {1: (6, 16), 2: (6, 32), 3: (6, 64)}
     assert {i: logits.shape for i, logits in observed.stage_logits.items()} == dict.fromkeys((1, 2, 3), (6, CLASSES))
-    assert observed.stage_logits[3] is observed.logits
+    assert torch.equal(observed.stage_logits[3], observed.logits)
     assert not any(t.requires_grad for t in (*observed.pooled.values(), *observed.stage_logits.values()))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_mm import losses as L
-from kd_mm.losses import Loss, LossContext, MultiTeacherLoss, Observation
+from kd_mm.losses import Loss, LossContext, MultiTeacherLoss, Observation, StageLogits
 from kd_mm.losses.crosskd_forward import DenseOutput
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.mag import Codes
@@ -34,8 +34,8 @@ def context(*channels: tuple[int, int], **more: Any) -> LossContext:
 def of_logits(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Observation, Observation]:
     """Return observations of the networks' own logits, which are also those of the only stage."""
     return (
-        Observation(stage_logits={1: student}, logits=student, targets=labels),
-        Observation(stage_logits={1: teacher}, logits=teacher),
+        Observation(stage_logits=StageLogits.of({1: student}), logits=student, targets=labels),
+        Observation(stage_logits=StageLogits.of({1: teacher}), logits=teacher),
     )
 
 
@@ -51,7 +51,7 @@ def of_maps(student: Tensor, teacher: Tensor, **more: Any) -> tuple[Observation,
 def of_stages(*logits: Tensor | Sequence[float], **more: Any) -> Observation:
     """Return an observation of stage logits, shallow to deep; a row of numbers is a batch of one sample."""
     tensors = [z if isinstance(z, Tensor) else torch.tensor([z], dtype=torch.float64) for z in logits]
-    return Observation(stage_logits=dict(enumerate(tensors, 1)), logits=tensors[-1], **more)
+    return Observation(stage_logits=StageLogits.of(dict(enumerate(tensors, 1))), logits=tensors[-1], **more)
 
 
 # -- builders ------------------------------------------------------------------------------------------------------
@@ -145,8 +145,14 @@ def gpac(rated: Mapping[str, float], final: Mapping[str, float] | None = None, *
 
 def exit_task(**options: Any) -> L.ExitTaskLoss:
     loss = L.ExitTaskLoss(**options)
-    loss.setup(LossContext(task_loss=torch.nn.functional.cross_entropy))
+    loss.setup(LossContext(exit_losses=cross_entropies))
     return loss
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each of N exits, logits ``(N, B, K)``."""
+    rows = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+    return rows.view(len(logits), -1).mean(dim=1)
 
 
 def det_kd(classes: int, **options: Any) -> L.DetKDLoss:

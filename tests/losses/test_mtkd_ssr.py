@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses import CrossStageReviewLoss, KDLoss, Observation, StageChannelLoss, StageResponseLoss
+from kd_mm.losses import (
+    CrossStageReviewLoss,
+    KDLoss,
+    Loss,
+    Observation,
+    StageChannelLoss,
+    StageLogits,
+    StageResponseLoss,
+)
 from kd_mm.losses.functional import kl_divergence
+from kd_mm.utils.costs import count_operators
 
 from ..helpers.losses import exit_task, of_logits, of_stages
 from ..helpers.waves import wave
@@ -141,10 +151,9 @@ def test_review_trains_the_learning_stages_alone() -> None:
 
 def test_review_names_its_pairs_and_choices() -> None:
     stages = of_stages([0, 0], [LN3, 0], [0, LN7])
-    assert list(CrossStageReviewLoss().terms(stages, Observation())) == ["stage2to1", "stage3to2"]
-    assert set(CrossStageReviewLoss(direction="bidirectional", pairs="to_final").terms(stages, Observation())) == {
-        *("stage3to1", "stage3to2", "stage1to3", "stage2to3")
-    }
+    assert list(CrossStageReviewLoss().terms(stages, Observation()).names) == ["stage2to1", "stage3to2"]
+    both = CrossStageReviewLoss(direction="bidirectional", pairs="to_final").terms(stages, Observation())
+    assert set(both.names) == {"stage3to1", "stage3to2", "stage1to3", "stage2to3"}
     with pytest.raises(ValueError, match="deep_to_shallow"):
         CrossStageReviewLoss(direction="deep")
 
@@ -182,6 +191,32 @@ def test_total_of_mtkd_ssr() -> None:
     assert {k: float(v) for k, v in values.items()} == pytest.approx(expected, abs=1e-6)
     total = values["task"] + values["aux"] + 6 * 0.5 + values["srd"] + 0.3 * values["review"]
     assert float(total) == pytest.approx(4.199123, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        StageResponseLoss,
+        lambda: StageResponseLoss(standardize=True, target="final"),
+        lambda: StageResponseLoss(multilabel=True, include_last=False),
+        CrossStageReviewLoss,
+        lambda: CrossStageReviewLoss(pairs="to_final", detach_target=False),
+        lambda: CrossStageReviewLoss(direction="ensemble"),
+        exit_task,
+        lambda: exit_task(include_last=True),
+    ],
+)
+def test_number_of_operators_does_not_grow_with_the_stages(build: Callable[[], Loss]) -> None:
+    def operators(stages: int) -> int:
+        loss = build()
+        logits = wave(stages, 5, 4, pace=0.9).requires_grad_()
+        numbers = tuple(range(1, stages + 1))
+        student = Observation(stage_logits=StageLogits(numbers, logits), targets=torch.arange(5) % 4)
+        target = wave(stages, 5, 4, pace=1.7)
+        teacher = Observation(stage_logits=StageLogits(numbers, target), logits=target[-1])
+        return count_operators(lambda: loss(student, teacher).backward())
+
+    assert operators(2) <= operators(3) == operators(4) == operators(7)  # one pair of stages needs no sum
 
 
 # -- MSKD: every exit learns the label and follows a teacher --------------------------------------------------------

@@ -196,8 +196,8 @@ def test_exit_loss_is_binary_cross_entropy_over_all_images_and_classes() -> None
 
     # Class 2 of the first image is left out; the mean is over B * K all the same.
     expected = (bce(0.5, 1) + bce(-1.0, 0) + bce(2.0, 0) + bce(0.25, 1) + bce(-0.75, 0)) / 6
-    assert float(bound().exit_loss(detector(), logits, targets)) == pytest.approx(expected, rel=1e-12)
-    half = bound().exit_loss(detector(), logits.bfloat16(), targets)
+    assert float(bound().exit_losses(detector(), logits[None], targets)) == pytest.approx(expected, rel=1e-12)
+    half = bound().exit_losses(detector(), logits[None].bfloat16(), targets)
     assert half.dtype == torch.float32
 
 
@@ -206,9 +206,9 @@ def test_exit_loss_of_regions_is_cross_entropy_over_those_that_count() -> None:
     logits = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [5.0, 0, 0, 0]], dtype=torch.float64)
     targets = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT]))
     expected = (math.log(math.e + 3) - 1 + math.log(math.exp(2) + 3)) / 2
-    assert float(task.exit_loss(detector(), logits, targets)) == pytest.approx(expected, rel=1e-12)
+    assert float(task.exit_losses(detector(), logits[None], targets)) == pytest.approx(expected, rel=1e-12)
     nothing = SimpleNamespace(region_labels=torch.full((3,), LEFT_OUT))
-    assert float(task.exit_loss(detector(), logits, nothing)) == 0.0
+    assert float(task.exit_losses(detector(), logits[None], nothing)) == 0.0
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.065406), (2.0, 0.072682)])
