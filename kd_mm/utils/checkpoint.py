@@ -112,12 +112,21 @@ def rename_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> N
     """Give a checkpoint's plain names to the student; a file that does not fill the student stops the run.
 
     Raises:
-        ValueError: Keys of the student are missing or have another shape.
+        ValueError: Keys of the student are missing or have another shape; or an exit or connector has another shape.
     """
     plain = [key for key in state if key.startswith(prefix) and not key.startswith(prefix + OWN_PREFIX)]
     given = {key[len(prefix) :]: state[key] for key in plain}
     problem = mismatch(module.student.state_dict(), given, extra=False)
     if problem:
         raise ValueError(f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}")
+    own = module.distill.state_dict(prefix=prefix + OWN_PREFIX)
+    shared = tuple(f"{prefix}{OWN_PREFIX}{part}." for part in ("exits", "connectors", "teacher_exits"))
+    parts = {key: value for key, value in own.items() if key in state and key.startswith(shared)}
+    problem = mismatch(parts, state, extra=False)
+    if problem:
+        raise ValueError(
+            f"the checkpoint's exits or connectors are not those of the config: {problem}; take the config and the "
+            "version that wrote it, or export its student (kd-mm export) and start from that"
+        )
     for key in plain:
         state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)

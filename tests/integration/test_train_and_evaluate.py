@@ -183,3 +183,12 @@ def test_an_evaluation_with_augmentation_and_in_half_precision(tools: Tools, run
     for option in ("--tta", "--amp"):
         ended = tools.test(run.config, run.checkpoint, "--work-dir", tmp_path / option.strip("-"), option)
         assert accuracy(ended) == pytest.approx(accuracy(run.ended), abs=13)
+
+
+def test_resume_with_exits_of_another_shape_is_one_line(tools: Tools, run: Run, tmp_path: Path) -> None:
+    change = ["--cfg-options", "model.recipe.exits.hidden=4"]
+    ended = tools.run("train", run.config, "--work-dir", tmp_path, "--resume", run.checkpoint, *change)
+    assert ended.status == 2
+    assert "the checkpoint's exits or connectors are not those of the config: " in ended.err
+    assert "(distill.exits.1.body.1.weight: (64, 16, 1, 1) in the file, (4, 16, 1, 1) in the network)" in ended.err
+    assert len(ended.err.splitlines()) == 1
