@@ -36,7 +36,6 @@ class ATLoss(FeatureLoss):
         self.power = power
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the mean squared distance of the attention; see the base class."""
         student, teacher = same_size(student, teacher)
         return F.mse_loss(self.attention(student), self.attention(teacher))
 

@@ -73,27 +73,14 @@ class FGDLoss(Loss):
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted sum of the four terms of each stage."""
-        targets, values = student.targets, {}
+        values = {}
         for i in self.stage_numbers(max(student.features)):
-            terms = self.compare(student.features[i], teacher.features[i], targets.boxes, targets.shape, i)
+            terms = self._compare(student.features[i], teacher.features[i], student.targets, i)
             values[f"stage{i}"] = torch.stack([self.term_weights[name] * value for name, value in terms.items()]).sum()
         return values
 
-    def compare(
-        self, student: Tensor, teacher: Tensor, boxes: Sequence[Tensor], shape: tuple[int, int], stage: int = 1
-    ) -> dict[str, Tensor]:
-        """Return the four unweighted terms of one stage.
-
-        Args:
-            student: ``(B, C_s, H, W)``.
-            teacher: ``(B, C_t, H, W)``.
-            boxes: Per image ``(n, 4)``, x1, y1, x2, y2 in pixels of the padded batch.
-            shape: Height and width of the padded batch in pixels.
-            stage: Number of the stage, from 1. Default: 1.
-
-        Raises:
-            ValueError: If the maps have different sizes.
-        """
+    def _compare(self, student: Tensor, teacher: Tensor, targets: Any, stage: int) -> dict[str, Tensor]:
+        """Return the four unweighted terms of one stage."""
         if student.shape[2:] != teacher.shape[2:]:
             raise ValueError(
                 f"FGDLoss: stage {stage} has maps of {tuple(student.shape[2:])} (student) and "
@@ -103,7 +90,7 @@ class FGDLoss(Loss):
         student, teacher = block.align(full_precision(student)), full_precision(teacher.detach())
         positions, channels = attention(student, self.temperature)
         target_positions, target_channels = attention(teacher, self.temperature)
-        objects, background = object_masks(boxes, shape, teacher)
+        objects, background = object_masks(targets.boxes, targets.shape, teacher)
         error = (student - teacher).square() * target_channels[:, :, None, None]
         error = error.sum(dim=1) * target_positions
         sums = {
@@ -146,7 +133,13 @@ def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def object_masks(boxes: Sequence[Tensor], shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the masks ``(B, H, W)`` of objects and of background on a map; boxes as in :meth:`FGDLoss.compare`."""
+    """Return the masks ``(B, H, W)`` of objects and of background; see :class:`FGDLoss`.
+
+    Args:
+        boxes: Per image ``(n, 4)``, x1, y1, x2, y2 in pixels of the padded batch.
+        shape: Height and width of the padded batch in pixels.
+        like: A map ``(B, C, H, W)``.
+    """
     height, width = like.shape[2:]
     rows = torch.arange(height, device=like.device)[None, :, None]
     columns = torch.arange(width, device=like.device)[None, None, :]

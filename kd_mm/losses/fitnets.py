@@ -46,5 +46,4 @@ class FitNetsLoss(FeatureLoss):
     """
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the mean squared distance; see the base class."""
         return F.mse_loss(*same_size(student, teacher))

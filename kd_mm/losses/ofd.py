@@ -35,9 +35,6 @@ class OFDLoss(Loss):
     mdistiller. The teacher needs a batch norm before a ``nn.ReLU`` at the end of each stage, or right behind it in
     networks with pre-activation. A student's stage without one is read unchanged (our reading).
 
-    Args:
-        **kwargs: See :class:`kd_mm.losses.base.Loss`.
-
     Raises:
         ValueError: On construction of the Distiller, for a teacher without such a batch norm.
     """

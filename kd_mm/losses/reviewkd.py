@@ -120,13 +120,7 @@ class AttentionFusion(nn.Module):
             nn.init.kaiming_uniform_(block[0].weight, a=1)  # type: ignore[arg-type]
 
     def forward(self, feature: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return the map ``(B, C_t, *size)`` to compare, and the fused one ``(B, M, *size)`` for the next stage.
-
-        Args:
-            feature: ``(B, C_s, H, W)``.
-            deeper: ``(B, M, H', W')``; ``None`` for the deepest stage.
-            size: Height and width of the teacher's map.
-        """
+        """Return the map ``(B, C_t, *size)`` to compare, and the fused one ``(B, M, *size)`` for the next stage."""
         fused = self.reduce(feature)
         if self.attend is not None and deeper is not None:
             deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")

@@ -27,7 +27,6 @@ class SPLoss(FeatureLoss):
     )
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of the similarities; see the base class."""
         return F.mse_loss(similarities(student), similarities(teacher))
 
 

@@ -53,7 +53,6 @@ class VIDLoss(FeatureLoss):
             self.scales[f"stage{i}"] = nn.Parameter(torch.full((out,), float(start)))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the negative log-likelihood of the teacher's map given the student's; see the base class."""
         student, teacher = same_size(student, teacher)
         mean = self.regressors[f"stage{stage}"](student)
         variance = (F.softplus(self.scales[f"stage{stage}"]) + self.eps).view(1, -1, 1, 1)
