@@ -32,6 +32,12 @@ def _pair(source: str, target: str, conv: str = "conv", norm: str = "bn") -> tup
     return (source % conv, f"{target}.conv"), (source % norm, f"{target}.norm")
 
 
+def _numbered(source: str, target: str, parts: Sequence[str]) -> list[Rule]:
+    """Return the rules of several pairs: ``#`` is their number from 1 in the source, the name of the part in ours."""
+    names = [(source.replace("#", str(number)), target.replace("#", part)) for number, part in enumerate(parts, 1)]
+    return [rule for pair in names for rule in _pair(*pair)]
+
+
 def _osnet_stage(stage: int) -> list[Rule]:
     block, ours = rf"conv{stage}\.([01])\.", rf"backbone.layer{stage - 1}.block\1."
     rules = [(block + r"gate\.(fc[12])", ours + r"gate.\2")]
@@ -46,8 +52,7 @@ def _osnet_stage(stage: int) -> list[Rule]:
 
 _VGG_PARTS = ("conv", "norm", "act")
 _MOBILENET_LAYERS = (1, 1, 2, 3, 3, 4, 4)
-_MOBILENET_PARTS = {0: "expand", 3: "depthwise", 6: "project"}
-_SHUFFLE_V1_PARTS = ("reduce", "depthwise", "expand")
+_MOBILENET_PARTS = {"01": "expand", "34": "depthwise", "67": "project"}
 _SHUFFLE_V2_FIRST_PARTS = ("short_branch.0", "short_branch.1", "branch.0", "branch.1", "branch.2")
 
 # By type of the backbone; where several rules match, the first counts.
@@ -86,10 +91,7 @@ RULES: dict[str, Sequence[Rule]] = {
             for group, layer in enumerate(_MOBILENET_LAYERS)
             for index, part in _MOBILENET_PARTS.items()
             for rule in _pair(
-                rf"blocks\.{group}\.(\d+)\.conv\.%s",
-                rf"backbone.layer{layer}.group{group}.\1.{part}",
-                str(index),
-                str(index + 1),
+                rf"blocks\.{group}\.(\d+)\.conv\.%s", rf"backbone.layer{layer}.group{group}.\1.{part}", *index
             )
         ),
         *_pair(r"conv2\.%s", "backbone.layer4.head", "0", "1"),
@@ -97,25 +99,13 @@ RULES: dict[str, Sequence[Rule]] = {
     ),
     "kd_mm.CIFARShuffleNetV1": (
         *_pair("%s1", "backbone.stem"),
-        *(
-            rule
-            for number, part in enumerate(_SHUFFLE_V1_PARTS, start=1)
-            for rule in _pair(rf"layer([123])\.(\d+)\.%s{number}", rf"backbone.layer\1.\2.{part}")
-        ),
+        *_numbered(r"layer([123])\.(\d+)\.%s#", r"backbone.layer\1.\2.#", ("reduce", "depthwise", "expand")),
         ("linear", "head.fc"),
     ),
     "kd_mm.CIFARShuffleNetV2": (
         *_pair("%s1", "backbone.stem"),
-        *(
-            rule
-            for number, part in enumerate(_SHUFFLE_V2_FIRST_PARTS, start=1)
-            for rule in _pair(rf"layer([123])\.0\.%s{number}", rf"backbone.layer\1.0.{part}")
-        ),
-        *(
-            rule
-            for number in (1, 2, 3)
-            for rule in _pair(rf"layer([123])\.(\d+)\.%s{number}", rf"backbone.layer\1.\2.branch.{number - 1}")
-        ),
+        *_numbered(r"layer([123])\.0\.%s#", r"backbone.layer\1.0.#", _SHUFFLE_V2_FIRST_PARTS),
+        *_numbered(r"layer([123])\.(\d+)\.%s#", r"backbone.layer\1.\2.branch.#", ("0", "1", "2")),
         *_pair("%s2", "backbone.layer3.head"),
         ("linear", "head.fc"),
     ),

@@ -201,45 +201,37 @@ def _check_imports(found: Environment) -> None:
 def _check_data(layout: Layout, root: Path) -> dict[str, str | list[str]]:
     folders = [root / folder for folder in layout.folders]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    if not folder.is_dir():
-        return {"state": "missing", "folder": str(folder), "lacks": [], "source": layout.source}
-    lacks = [
-        entry
-        for entry in layout.expected
-        if not ((folder / entry).is_dir() if entry.endswith("/") else (folder / entry).is_file())
-    ]
-    state = "incomplete" if lacks else "found"
+    paths = {entry: folder / entry for entry in layout.expected}
+    lacks = [entry for entry, path in paths.items() if not (path.is_dir() if entry.endswith("/") else path.is_file())]
+    state = "missing" if not folder.is_dir() else "incomplete" if lacks else "found"
+    lacks = lacks if state == "incomplete" else []
     return {"state": state, "folder": str(folder), "lacks": lacks, "source": layout.source}
 
 
 def describe(found: Environment) -> str:
     """Return everything as text."""
+    roles = {name: "" if package["required"] else ", for --onnx only" for name, package in found.packages.items()}
+    sections: dict[str, list[tuple[object, str, object]]] = {
+        "Packages": [
+            (package["state"], name, f"{package['found'] or '-'} (supported: {package['needs'] or 'any'}{roles[name]})")
+            for name, package in found.packages.items()
+        ],
+        "Imports": [("broken" if problem else "ok", name, problem) for name, problem in found.imports.items()],
+        "Operators of mmcv": [("", key, value) for key, value in found.operators.items()],
+        "System": [("", key, value) for key, value in found.system.items()],
+        "Data sets": [(data["state"], name, _where(data)) for name, data in found.data.items()],
+    }
     lines = [f"Python {found.python} (supported: {found.python_needs or 'unknown'}), {found.platform}"]
-
-    def row(state: str, name: str, text: object) -> None:
-        lines.append(f"  {state:<12} {name:<20} {text}".rstrip())
-
-    lines.append("\nPackages")
-    for name, package in found.packages.items():
-        role = "" if package["required"] else ", for --onnx only"
-        row(str(package["state"]), name, f"{package['found'] or '-'} (supported: {package['needs'] or 'any'}{role})")
-    lines.append("\nImports")
-    for name, problem in found.imports.items():
-        row("broken" if problem else "ok", name, problem)
-    lines.append("\nOperators of mmcv")
-    for key, value in found.operators.items():
-        row("", key, value)
-    lines.append("\nSystem")
-    for key, value in found.system.items():
-        row("", key, value)
-    lines.append("\nData sets")
-    for name, data in found.data.items():
-        text = str(data["folder"]) if data["state"] == "found" else f"{data['folder']}; get it from {data['source']}"
-        row(str(data["state"]), name, text + (f" (lacks {', '.join(data['lacks'])})" if data["lacks"] else ""))
-    lines.append("")
-    lines += [f"problem: {problem}" for problem in found.problems]
+    for title, rows in sections.items():
+        lines += ["", title, *(f"  {state:<12} {name:<20} {text}".rstrip() for state, name, text in rows)]
+    lines += ["", *(f"problem: {problem}" for problem in found.problems)]
     lines += [f"next:    {command}" for command in found.next]
     return "\n".join(lines if found.problems else [*lines, "Everything that is required is here."])
+
+
+def _where(data: dict[str, str | list[str]]) -> str:
+    source = "" if data["state"] == "found" else f"; get it from {data['source']}"
+    return f"{data['folder']}{source}" + (f" (lacks {', '.join(data['lacks'])})" if data["lacks"] else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,10 +3,11 @@
 Examples:
     python tools/compare.py STUDENT.py KD.py MTKD-SSR.py --seeds 0,1,2 --jobs 2 --work-dir work_dirs/comparison
     python tools/compare.py STUDENT.py --distillers kd,dkd,mtkd_ssr --teacher TEACHER.py --teacher-checkpoint T.pth
-    python tools/compare.py configs/sweeps/cifar100_pairs.py --jobs 2        (a sweep file: rows, seeds, metrics)
+    python tools/compare.py configs/sweeps/cifar100_240e.py --devices cuda:0 --jobs 3      (rows, seeds and metrics)
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --ablate scd,srd,review --teacher ... (alone, in pairs)
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
 
+The same command goes on where it was cut off. Runs of several machines: copy their runs/ into one work dir, --merge.
 A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
 """
 
@@ -51,7 +52,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="columns of the table, larger is better; the first chooses the best epoch (default: the sweep file's, or "
         "accuracy/top1; detection has voc07/mAP, voc12/mAP and coco/mAP)",
     )
-    parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side, one thread each (default 1)")
+    parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side on each device (default 1)")
+    parser.add_argument("--devices", nargs="+", default=[], metavar="cuda:N", help="each training is on one of them")
+    parser.add_argument("--merge", action="store_true", help="train nothing: the table of what is finished")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a trial: one epoch of two steps a row, on generated CIFAR-100 images"
+    )
     add_device_data(parser)
     add_common(parser)
     return parser.parse_args(argv)
@@ -76,7 +82,8 @@ def _jobs(text: str) -> int:
 
 def train_and_compare(args: argparse.Namespace) -> None:
     from kd_mm.apis.rows import read_sweep
-    from kd_mm.apis.sweep import compare
+    from kd_mm.apis.smoke import shrink
+    from kd_mm.apis.sweep import compare, merge
 
     sweep = read_sweep(
         args.configs,
@@ -89,7 +96,12 @@ def train_and_compare(args: argparse.Namespace) -> None:
         [seed for seeds in args.seeds for seed in seeds] if args.seeds else None,
         args.metric,
     )
-    table = compare(sweep, args.work_dir, args.jobs, lambda line: print(line, flush=True))
+    if args.smoke:
+        sweep = shrink(sweep, args.work_dir / "smoke_data")
+    if args.merge:
+        table = merge(sweep, args.work_dir)
+    else:
+        table = compare(sweep, args.work_dir, args.jobs, lambda line: print(line, flush=True), args.devices)
     print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/")
 
 

@@ -81,7 +81,7 @@ def build_networks(
         if reads_stages(losses):
             pairs, matched = match_stages(student, teachers, task, recipe, stages, inputs)
         for loss in losses.values():
-            loss.match(pairs.get(_first(loss.teacher_names), ()), recipe.exit_on_last)
+            loss.match(pairs.get(next(iter(loss.teacher_names), ""), ()), recipe.exit_on_last)
         needs = Requirements.of(losses, len(matched), recipe.exit_on_last, task.comparable_logits)
         student_taps, teacher_taps = _extra_taps(losses, student, teachers)
         reader = task.logits_reader(student, True) if needs.student.logits else None
@@ -179,7 +179,7 @@ def _extra_taps(
     of_student: list[str] = []
     of_teachers: dict[str, list[str]] = {"": [], **{name: [] for name in teachers}}
     for loss in losses.values():
-        name = _first(loss.teacher_names)
+        name = next(iter(loss.teacher_names), "")
         own, other = loss.extra_taps(student, teachers[name].model if name else nn.Identity())
         of_student += own
         of_teachers[name] += other
@@ -290,7 +290,3 @@ def _count_classes(
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _first(names: Sequence[str]) -> str:
-    return names[0] if names else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -29,7 +29,7 @@ class LossMonitor:
     """
 
     def __init__(self) -> None:
-        self.iteration = 0
+        self.iteration, self.report = 0, True
         self.report = True
         self._names: list[str] = []
         self._steps: dict[int, Tensor] = {}
@@ -105,9 +105,9 @@ def check_first_step(
             raise NonFiniteLossError(f"first step: loss {name!r} is not finite (at {', '.join(bad) or 'its sum'})")
         if not losses[name].trains_student:
             continue
-        gradients: list[Tensor | None] = []
+        gradients: Sequence[Tensor | None] = ()
         if value.requires_grad and tapped:
-            gradients = list(torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True))
+            gradients = torch.autograd.grad(value, tapped, retain_graph=True, allow_unused=True)
         reached = [gradient for gradient in gradients if gradient is not None]
         if not reached:
             raise StepError(

@@ -1,7 +1,9 @@
-"""Jobs in processes of their own, several at a time; a finished job is kept and not run again."""
+"""Jobs in processes of their own, several at a time on each device; a finished job is kept and not run again."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -11,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -35,7 +37,8 @@ class Job:
 
     Attributes:
         name: Name of its folder.
-        run: Takes the folder and returns the result, a dict for JSON. It has to be picklable.
+        run: Takes the folder and returns the result, a dict for JSON. It has to be picklable. It finds what it left in
+            the folder if it was cut off.
         fingerprint: A text that changes with whatever the result depends on, see :func:`fingerprint`.
         needs: Names of the jobs that have to be finished before.
     """
@@ -52,45 +55,60 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, default=str, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def stored_results(jobs: Sequence[Job], folder: Path) -> dict[str, Result]:
+    """Return the results of the jobs that are finished under the same fingerprint, by name."""
+    results = {job.name: _stored_result(job, folder) for job in jobs}
+    return {name: result for name, result in results.items() if result is not None}
+
+
 def run_jobs(
-    jobs: Sequence[Job], folder: Path, processes: int, report: Callable[[Job, Result, bool], object]
+    jobs: Sequence[Job],
+    folder: Path,
+    processes: int,
+    report: Callable[[Job, Result, bool], object],
+    devices: Sequence[str] = (),
 ) -> dict[str, Result]:
     """Run jobs side by side, one thread each, in an order that respects what they wait for.
 
     A job leaves ``<folder>/<name>/console.log`` and, once finished, ``result.json``; the result of an earlier call is
-    reused where its fingerprint is the same. A job that was cut off starts again from nothing. After a failure no
-    further job is started, and those that run are finished.
+    reused where its fingerprint is the same. A job that was cut off finds its folder as it left it, unless its
+    fingerprint has changed. After a failure no further job is started, and those that run are finished.
 
     Args:
         jobs: All jobs.
         folder: Parent of their folders.
-        processes: How many run at a time.
+        processes: How many run at a time, on each device.
         report: Called for each finished job with its result and whether it comes from an earlier call.
+        devices: ``"cuda:0"`` ... or ``"cpu"``; each job sees one of them. By default all see all.
 
     Returns:
         Result by name, in the order of ``jobs``.
 
     Raises:
+        ValueError: There is no such device.
         JobFailedError: A job failed. What is finished is kept.
     """
-    stored = {job.name: _stored_result(job, folder) for job in jobs}
-    results = {name: result for name, result in stored.items() if result is not None}
+    visible_devices: list[str | None] = [_visible_devices(device) for device in devices] or [None]
+    free = visible_devices * processes
+    results = stored_results(jobs, folder)
     for job in jobs:
         if job.name in results:
             report(job, results[job.name], True)
     waiting = [job for job in jobs if job.name not in results]
-    running: dict[Connection, tuple[Job, multiprocessing.process.BaseProcess]] = {}
+    running: dict[Connection, tuple[Job, multiprocessing.process.BaseProcess, str | None]] = {}
     failure: JobFailedError | None = None
     try:
         while running or (waiting and failure is None):
             due = [job for job in waiting if failure is None and set(job.needs) <= set(results)]
-            for job in due[: processes - len(running)]:
+            for job in due[: len(free)]:
                 waiting.remove(job)
-                receiver, process = _start(job, folder)
-                running[receiver] = job, process
+                visible = free.pop(0)
+                receiver, process = _start(job, folder, visible)
+                running[receiver] = job, process, visible
             ready = wait(list(running))
             for receiver in [receiver for receiver in running if receiver in ready]:
-                job, process = running.pop(receiver)
+                job, process, visible = running.pop(receiver)
+                free.append(visible)
                 try:
                     results[job.name] = _receive(receiver, job, process, folder)
                 except JobFailedError as error:
@@ -98,7 +116,7 @@ def run_jobs(
                 else:
                     report(job, results[job.name], False)
     finally:
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.kill()
     if failure is not None:
         raise failure
@@ -113,14 +131,48 @@ def _stored_result(job: Job, folder: Path) -> Result | None:
     return stored["result"] if stored.get("fingerprint") == job.fingerprint else None
 
 
-def _start(job: Job, folder: Path) -> tuple[Connection, multiprocessing.process.BaseProcess]:
-    # A forked process has the imports already; one that has looked for CUDA, except through NVML, must not be forked.
-    untouched = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1" or not torch.cuda.is_available()
+def _visible_devices(device: str) -> str:
+    """Return ``CUDA_VISIBLE_DEVICES`` of a process that sees one device.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    if device == "cpu":
+        return ""
+    kind, _, index = device.partition(":")
+    count = torch.cuda.device_count()
+    if kind != "cuda" or not index.isdecimal() or int(index) >= count:
+        known = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise ValueError(f"device {device!r}: there are {known}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[int(index)] if visible else index
+
+
+@contextlib.contextmanager
+def _environment(visible: str | None) -> Iterator[None]:
+    """Set ``CUDA_VISIBLE_DEVICES`` for the processes started inside; ``None`` leaves it as it is."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
+
+
+def _start(job: Job, folder: Path, visible: str | None) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+    # A forked process has the imports already; one that has looked for CUDA, except through NVML, must not be forked,
+    # nor one that is to see another device.
+    untouched = not torch.cuda.is_available() or (
+        os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1" and visible is None
+    )
     fork = sys.platform == "linux" and untouched and not torch.cuda.is_initialized()
     context: Any = multiprocessing.get_context("fork" if fork else "spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_execute, args=(job, folder, sender, os.getpid()))
-    process.start()
+    with _environment(visible):
+        process.start()
     sender.close()
     return receiver, process
 
@@ -144,10 +196,14 @@ def _execute(job: Job, folder: Path, sender: Connection, parent: int) -> None:
     """Run one job in this process, its console written to a file."""
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    gc.freeze()  # each data set of mmengine has the collector walk over all there is
     home = folder / job.name
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    with open(home / "console.log", "w", buffering=1) as log:
+    started = home / "fingerprint"  # of what an earlier call was doing when it was cut off
+    if not started.is_file() or started.read_text() != job.fingerprint:
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        replace_file(started, job.fingerprint.encode())
+    with open(home / "console.log", "a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log

@@ -94,7 +94,8 @@ def run_quickstart(
 ) -> str:
     """Run a comparison and write ``table.md``, ``table.csv``, ``results.json`` and ``quickstart.png``.
 
-    Finished runs of an earlier call are kept; one that was cut off starts again.
+    Finished runs of an earlier call are kept; one that was cut off goes on from its last
+    checkpoint.
 
     Args:
         quickstart: What is compared.

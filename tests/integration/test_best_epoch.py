@@ -1,4 +1,4 @@
-"""What a comparison reports of the best epoch beside the last one."""
+"""What a comparison reports of the best epoch beside the last one, also where it was cut off and goes on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,53 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools
 from ..helpers.world import World
 
 METRIC = "accuracy/top1"
+#: The fourth epoch ruins what three have learned.
+RUINOUS = ["train_cfg.max_epochs=4", "param_scheduler.milestones=[3]", "param_scheduler.gamma=1000"]
+SHORT = ["train_cfg.max_epochs=1"]
 
 
-def compared(tools: Tools, world: World, folder: Path, *options: str) -> dict[str, Any]:
+def compared(
+    tools: Tools, world: World, folder: Path, options: list[str], kill: dict[str, Any] | None = None
+) -> dict[str, Any]:
     command = ["compare", world.plain, "--work-dir", folder, "--seeds", 0, "--metric", METRIC]
+    if kill is not None:
+        ended = tools.run(*command, "--cfg-options", *options, kill=kill)
+        assert ended.status == 2, ended.out
+        assert "plain_seed0 failed: its process was terminated" in ended.err
     ended = tools.run(*command, "--cfg-options", *options)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     result: dict[str, Any] = json.loads((folder / "runs" / "plain_seed0" / "result.json").read_text())["result"]
     return result
 
 
+def assert_same(folder: Path, other: Path, name: str) -> None:
+    files = [each / "runs" / "plain_seed0" / name for each in (folder, other)]
+    assert not differences(*map(weights, files))
+
+
 def test_the_best_epoch_is_tested_for_itself_where_it_is_not_the_last(tools: Tools, world: World, tmp_path: Path):
-    """The fourth epoch ruins what three have learned; the only epoch is the best, and is tested once."""
-    ruinous = ["train_cfg.max_epochs=4", "param_scheduler.milestones=[3]", "param_scheduler.gamma=1000"]
-    ruined = compared(tools, world, tmp_path / "ruined", *ruinous)
+    ruined = compared(tools, world, tmp_path / "ruined", RUINOUS)
     assert ruined[METRIC] < 60 < 90 < ruined[f"best/{METRIC}"]
-    short = compared(tools, world, tmp_path / "short", "train_cfg.max_epochs=1")
+    # Killed in the fourth epoch, when the checkpoint of the third was saved before its validation.
+    resumed = compared(tools, world, tmp_path / "resumed", RUINOUS, {"iteration": 17})
+    assert "resumed epoch: 3" in (tmp_path / "resumed" / "runs" / "plain_seed0" / "console.log").read_text()
+    assert {key: resumed[key] for key in (METRIC, f"best/{METRIC}")} == {
+        key: ruined[key] for key in (METRIC, f"best/{METRIC}")
+    }
+    for name in ("epoch_4.pth", "best.pth"):
+        assert_same(tmp_path / "ruined", tmp_path / "resumed", name)
+
+
+def test_an_only_epoch_is_the_best_and_is_tested_once(tools: Tools, world: World, tmp_path: Path):
+    short = compared(tools, world, tmp_path / "short", SHORT)
     assert short[METRIC] == short[f"best/{METRIC}"]
     assert len(list((tmp_path / "short").rglob("test*"))) == 1
+    # Killed when all but the result was there: the last checkpoint was saved before the last validation.
+    resumed = compared(tools, world, tmp_path / "resumed", SHORT, {"call": "replace", "name": "result.json"})
+    assert resumed[f"best/{METRIC}"] == short[f"best/{METRIC}"]
+    assert_same(tmp_path / "short", tmp_path / "resumed", "best.pth")
