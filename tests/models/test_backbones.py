@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kd_mm.models.backbones import CIFARVGG, CIFARResNet, CIFARWideResNet
 from kd_mm.models.backbones.cifar_resnet import PadShortcut
-from kd_mm.models.backbones.layers import ChannelShuffle
+from kd_mm.models.backbones.staged_backbone import ChannelShuffle
 from kd_mm.stages.discovery import discover_stages
 
 # Backbone, its arguments, channels and sizes of the stages for 32 pixels.

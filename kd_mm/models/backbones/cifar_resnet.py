@@ -6,8 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import StagedBackbone
+from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import StagedBackbone
+from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
 
 CONVS_PER_BLOCK = {

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import StagedBackbone
+from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
 
 # Of the stem and of the three stages, at width 1.

@@ -1,17 +1,18 @@
-"""MobileNetV2 for 32 x 32 images, in the form of the RepDistiller benchmark."""
+"""MobileNetV2 for 32 x 32 images, as in the RepDistiller benchmark, and MobileNet (v1) for images of 224 pixels."""
 
 from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
 
-from kd_mm.models.backbones.layers import ConvNorm
-from kd_mm.models.backbones.staged_backbone import StagedBackbone
+from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
 
 # One tuple a group of blocks: stage, channels at width 1, blocks, stride of the first block.
 GROUPS = ((0, 16, 1, 1), (0, 24, 2, 1), (1, 32, 3, 2), (2, 64, 4, 2), (2, 96, 3, 1), (3, 160, 3, 2), (3, 320, 1, 1))
 HEAD_CHANNELS = 1280
+# MobileNet's widths of separable convolutions by stage; the first of each stage but the first has stride 2.
+V1_WIDTHS = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024))
 
 
 class InvertedResidual(nn.Module):
@@ -60,3 +61,29 @@ class CIFARMobileNetV2(StagedBackbone):
             stages[stage][f"group{index}"] = group
         stages[-1]["head"] = ConvNorm(channels, max(HEAD_CHANNELS, int(HEAD_CHANNELS * width)), 1)
         super().__init__(stem, [nn.Sequential(stage) for stage in stages], **kwargs)
+
+
+@MODELS.register_module()
+class MobileNetV1(StagedBackbone):
+    """MobileNet with five stages of strides 2, 4, 8, 16 and 32 (Howard et al., 2017, table 1).
+
+    Args:
+        width: Multiplies all widths. Default 1.
+        **kwargs: See :class:`StagedBackbone`.
+    """
+
+    img_size = 224
+
+    def __init__(self, width: float = 1.0, **kwargs: Any) -> None:
+        channels = int(32 * width)
+        stem = ConvNorm(3, channels, 3, 2)
+        stages = []
+        for number, stage_widths in enumerate(V1_WIDTHS):
+            stage = nn.Sequential()
+            for i, base in enumerate(stage_widths):
+                stride = 2 if i == 0 and number > 0 else 1
+                stage.append(ConvNorm(channels, channels, 3, stride, groups=channels))
+                stage.append(ConvNorm(channels, int(base * width), 1))
+                channels = int(base * width)
+            stages.append(stage)
+        super().__init__(stem, stages, **kwargs)
