@@ -15,6 +15,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work-dir", help="folder for logs and checkpoints (default work_dirs/<config>)")
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from the last checkpoint")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on old GPUs")
+    parser.add_argument("--compile", action="store_true", help="compile teacher and objective of a distillation")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument("--no-validate", action="store_true", help="train without validation")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
@@ -49,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def train(args: argparse.Namespace) -> None:
     from kd_mm.apis.config_check import check_config
-    from kd_mm.apis.recipes import check_overrides, compose, needs_teacher, recipe_names
+    from kd_mm.apis.recipes import check_overrides, compose, is_distillation, needs_teacher, recipe_names
     from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
     from kd_mm.apis.runner import train as run_training
     from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -71,6 +72,10 @@ def train(args: argparse.Namespace) -> None:
             f"--distiller {args.distiller} learns from no teacher; drop --teacher and --teacher-checkpoint, or join a "
             f"recipe that reads one (--distiller {args.distiller}+kd)"
         )
+    if args.compile:
+        if not is_distillation(config):
+            raise ValueError("--compile is for a distillation; a plain config takes --cfg-options compile=True")
+        config.model.compile = {"teacher": True, "objective": True, **(config.model.get("compile") or {})}
     if args.amp:
         enable_amp(config)
     if args.auto_scale_lr:

@@ -20,19 +20,17 @@ from kd_mm.utils.suggest import check_options
 
 @dataclass(frozen=True)
 class Compilation:
-    """The options ``compile=dict(...)`` of a Distiller.
+    """The options ``compile=dict(...)`` of a Distiller. The student's own step is compiled by mmengine's ``compile``.
 
     Args:
         teacher: Compile what each teacher does in a step: network, exits, pooling.
-        objective: Compile exits, connectors and losses; not in detection, whose boxes are Python lists.
+        objective: Compile exits, connectors and losses. Not in detection, where boxes are Python lists: there one line
+            in the log says so.
         step: ``"cudagraph"``: teacher, objective and the student's backbone are compiled and replayed as CUDA graphs
-            (``mode="reduce-overhead"``), for inputs of fixed size. Without a CUDA device, and in detection, it compiles
-            what can be, and logs one line that says why there are no CUDA graphs.
+            (``mode="reduce-overhead"``), for inputs of fixed size. Without a CUDA device, and in detection, teacher and
+            objective are compiled without graphs, and one line in the log says why.
         backend: Backend of ``torch.compile``.
         fullgraph: Stop with an error where a part cannot be compiled as one graph, instead of running it in pieces.
-
-    Raises:
-        ValueError: Options that do not go together.
     """
 
     teacher: bool = False
@@ -42,11 +40,11 @@ class Compilation:
     fullgraph: bool = False
 
     @classmethod
-    def read(cls, config: Mapping[str, Any] | None, task: Task) -> Compilation:
-        """Check the options of a config against each other and the task.
+    def read(cls, config: Mapping[str, Any] | None) -> Compilation:
+        """Check the options of a config.
 
         Raises:
-            ValueError: An unknown option or value, a detector's objective, CUDA graphs of another backend.
+            ValueError: An unknown option or value, or CUDA graphs of another backend than ``"inductor"``.
         """
         if config is not None and not isinstance(config, Mapping):
             raise ValueError(f"compile={config!r}: give dict(teacher=True, objective=True)")
@@ -56,23 +54,23 @@ class Compilation:
             choice("compile: step", options.step, ("cudagraph",))
             if options.backend != "inductor":
                 raise ValueError(f"compile: step='cudagraph' needs backend='inductor', not {options.backend!r}")
-        if options.objective and task.name == "detection":
-            raise ValueError(
-                "compile: the objective of a detector works on lists of boxes and is not compiled; drop objective=True "
-                "(teacher=True works)"
-            )
         return options
 
-    def apply(self, student: nn.Module, teachers: Mapping[str, Teacher], objective: Objective, task: Task) -> None:
-        """Compile what the options name; compiling itself happens at the first call.
+    @property
+    def active(self) -> bool:
+        """Whether anything is compiled."""
+        return self.teacher or self.objective or self.step is not None
 
-        Taps have to be hooked before that, because a hook that is registered later never fires.
+    def apply(self, student: nn.Module, teachers: Mapping[str, Teacher], objective: Objective, task: Task) -> None:
+        """Let the parts that the options name compile themselves at their first call.
+
+        Taps have to be hooked before that call, because a hook that is registered later never fires.
         """
-        fixed = task.name != "detection"
-        graphs = self.step == "cudagraph" and self._can_replay(fixed)
+        fixed_size = task.name != "detection"
+        graphs = self.step is not None and self._can_replay(fixed_size)
         options: dict[str, Any] = {"backend": self.backend, "mode": "reduce-overhead" if graphs else None}
-        # A batch of another size is compiled by itself: shapes that are known make faster code.
-        options["dynamic"] = False if fixed else None
+        # Known shapes make faster code; a batch of another size is compiled once more.
+        options["dynamic"] = False if fixed_size else None
 
         def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return torch.compile(function, fullgraph=self.fullgraph, **options)
@@ -80,16 +78,21 @@ class Compilation:
         for teacher in teachers.values():
             if self.teacher or self.step or teacher.compile:
                 teacher.compile_with(compiled)
-        if self.objective or (self.step and fixed):
+        if fixed_size and (self.objective or self.step):
             objective.compile_with(compiled)
+        elif self.objective:
+            _warn("objective=True is left out: a detector's boxes are lists of varying length")
         if graphs:
             student.get_submodule(task.trunk(student)).compile(**options)
 
-    def _can_replay(self, fixed: bool) -> bool:
+    def _can_replay(self, fixed_size: bool) -> bool:
         reason = "" if torch.cuda.is_available() else "torch finds no CUDA device"
-        if not fixed:
-            reason = "the inputs of a detector vary in size"
+        if not fixed_size:
+            reason = "the images of a detector vary in size"
         if reason:
-            line = f"compile: step='cudagraph' falls back to plain compilation: {reason}"
-            print_log(line, logger="current", level=logging.WARNING)
+            _warn(f"step={self.step!r} compiles without CUDA graphs: {reason}")
         return not reason
+
+
+def _warn(message: str) -> None:
+    print_log(f"compile: {message}", logger="current", level=logging.WARNING)

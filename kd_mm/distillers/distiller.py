@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -72,14 +73,14 @@ class Distiller(BaseModel):
         del self.data_preprocessor  # the student's serves, through __getattr__
         self.student = built
         self.task = build_task(task, self.student)
-        compilation = Compilation.read(compile, self.task)
+        self.compilation = Compilation.read(compile)
         self.recipe = Recipe.read(recipe, self.task.exit_on_last)
         self.task.setup(self.student, self.recipe.exit_type.regional)
         networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.stages, self.num_classes, self.input_size = networks.matched, networks.num_classes, networks.input_size
         self.distill = build_objective(networks, self.student, self.task, self.recipe, seed)
-        compilation.apply(self.student, self.teachers, self.distill, self.task)
+        self.compilation.apply(self.student, self.teachers, self.distill, self.task)
         self.progress = Progress()
         self.monitor: LossMonitor | None = None
         self.check_next_step = False
@@ -148,6 +149,7 @@ class Distiller(BaseModel):
             losses[key] = losses[key] + zero
         return losses
 
+    @torch.compiler.disable  # counts iterations, and reads the device once per logging interval
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Sum what has "loss" in its name; return scalars for the log only on steps that are logged.
 

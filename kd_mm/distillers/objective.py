@@ -56,6 +56,7 @@ class Objective(nn.Module):
         self.losses, self.transform = nn.ModuleDict(losses), transform
         self._evaluate: Callable[..., dict[str, tuple[Tensor, dict[str, Tensor]]]] = Objective.values
 
+    @torch.compiler.disable  # changes from step to step
     def weights(self, progress: Progress) -> dict[str, float]:
         """Return the weights of the losses in force at this point of the run, by name; those at zero are left out."""
         weights = {name: loss.weight(progress) for name, loss in self._losses()}

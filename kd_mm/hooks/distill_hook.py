@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import BaseLoop, Runner
 
@@ -29,6 +31,7 @@ class DistillHook(Hook):
     def __init__(self) -> None:
         self._interval, self._ignore_last = 10, True
         self._logged_terms: set[str] = set()
+        self._eager = ExitStack()
 
     def before_run(self, runner: Runner) -> None:
         """Give the losses the number of training samples, before an EMA copy is made or a checkpoint loaded."""
@@ -51,11 +54,16 @@ class DistillHook(Hook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
         distiller.monitor = LossMonitor()
         distiller.check_next_step = True
+        if distiller.compilation.active or runner.cfg.get("compile"):
+            # The check of the first step takes gradients more than once, which compiled functions do not allow.
+            self._eager.enter_context(torch.compiler.set_stance("force_eager"))
         runner.logger.info("\n" + distillation_report(distiller))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the progress of the run and whether this step will be logged."""
         distiller = find_distiller(runner)
+        if distiller.compilation.step:
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last step gave may be overwritten
         distiller.progress = Progress(runner.epoch, runner.iter, runner.max_epochs, runner.max_iters)
         assert distiller.monitor is not None
         distiller.monitor.iteration = runner.iter
@@ -68,6 +76,7 @@ class DistillHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Have new terms logged without smoothing: each is a mean over its interval already."""
+        self._eager.close()
         new = [name for name in outputs or () if name not in self._logged_terms]
         self._logged_terms.update(new)
         runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in new)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from kd_mm.losses import Progress
+
+from . import detectors
 from .conftest import batch, build, gradients, recipe, total
 from .test_reid import PEOPLE, network, recipe_of
 
@@ -22,6 +28,18 @@ def _no_graphs_of_other_tests() -> Iterator[None]:
     counters.clear()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """Lines that were warned of."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 def distil(task: str, name: str, compile_options: dict[str, Any] | None, **changes: Any) -> Any:
@@ -38,6 +56,11 @@ def run(model: Any, size: int = 6) -> tuple[dict[str, Tensor], dict[str, Tensor]
     model.zero_grad()
     total(losses).backward()
     return losses, gradients(model)
+
+
+def graphs() -> int:
+    """How many graphs were compiled."""
+    return counters["stats"]["unique_graphs"]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +80,77 @@ def run(model: Any, size: int = 6) -> tuple[dict[str, Tensor], dict[str, Tensor]
 )
 def test_compiled_whole_equals_eager_in_values_and_gradients(task: str, name: str) -> None:
     eager, compiled = distil(task, name, None), distil(task, name, WHOLE)
-    for size in (6, 6):
-        (losses, grads), (found, found_grads) = run(eager, size), run(compiled, size)
+    for _ in range(2):
+        (losses, grads), (found, found_grads) = run(eager), run(compiled)
         assert losses.keys() == found.keys()
         torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(found_grads, grads, rtol=1e-9, atol=1e-12)
-    assert counters["stats"]["unique_graphs"] == 2
+    assert graphs() == 2
     assert eager.state_dict().keys() == compiled.state_dict().keys()
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict())
+
+
+def test_a_batch_of_another_size_is_compiled_once_and_a_weight_that_changes_not_at_all() -> None:
+    ramp = {"type": "kd_mm.LinearRamp", "iterations": 100}
+    model = distil("classification", "dkd", WHOLE, **{"losses.dkd.schedule": ramp})
+    found = []
+    for i, size in enumerate((6, 6, 4, 6, 4)):
+        model.progress = Progress(iteration=i)
+        losses, _ = run(model, size)
+        found.append(graphs())
+        torch.testing.assert_close(losses["loss_dkd"], losses["dkd"] * (i + 1) / 100)
+    assert found == [2, 2, 4, 4, 4]
+
+
+def test_taps_fire_and_what_no_loss_reads_is_not_in_the_graph() -> None:
+    model = distil("classification", "fitnets", {**WHOLE, "objective": False}, **{"losses.hint.stages": [1]})
+    teacher, inputs = model.teachers["teacher"], torch.zeros(2, 3, 16, 16)
+    teacher.observe(inputs)
+    with torch.profiler.profile() as profile:
+        observed = teacher.observe(inputs)
+    convolutions = {event.key: event.count for event in profile.key_averages()}["aten::convolution"]
+    modules = teacher.model.backbone.named_modules()
+    read = [n for n, module in modules if isinstance(module, nn.Conv2d) and n.startswith(("stem", "layer1"))]
+    assert convolutions == len(read) == 5
+    assert set(observed.features) == {1}
+
+
+@pytest.mark.parametrize("part", ["objective", pytest.param("teacher", marks=pytest.mark.families)])
+def test_inductor_gives_the_same_losses(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler")
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    eager, compiled = distil("classification", "kd", None), distil("classification", "kd", {part: True})
+    (losses, grads), (found, found_grads) = run(eager), run(compiled)
+    torch.testing.assert_close(found, losses)
+    torch.testing.assert_close(found_grads, grads)
+    assert graphs() == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a CUDA device")
+def test_cuda_graphs_fall_back_with_a_line_that_says_why(warnings: list[str]) -> None:
+    distil("classification", "kd", {"step": "cudagraph"})
+    assert warnings == ["compile: step='cudagraph' compiles without CUDA graphs: torch finds no CUDA device"]
+
+
+def test_a_detector_compiles_its_teachers_alone(warnings: list[str]) -> None:
+    eager = detectors.build(detectors.retina(8), detectors.retina(12), detectors.MTKD)
+    compiled = detectors.build(detectors.retina(8), detectors.retina(12), detectors.MTKD, compile=WHOLE)
+    assert warnings == ["compile: objective=True is left out: a detector's boxes are lists of varying length"]
+    losses, found = (detectors.losses_of(model.train()) for model in (eager, compiled))
+    torch.testing.assert_close(found, losses)
+    assert graphs() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teachers": True}, "compile has no option 'teachers', did you mean 'teacher'"),
+        ({"step": "graph"}, "compile: step='graph' is unknown; choose one of 'cudagraph'"),
+        ({"step": "cudagraph", "backend": "aot_eager"}, "step='cudagraph' needs backend='inductor'"),
+        (True, r"compile=True: give dict\(teacher=True, objective=True\)"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distil("classification", "kd", options)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
+from torch._dynamo.utils import counters
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools, environment
@@ -130,3 +132,27 @@ def test_the_loss_of_the_readme(tools: Tools, tmp_path: Path) -> None:
     (row,) = steps(tmp_path / "work_dirs" / "my_config")
     assert row["loss_cosine"] == pytest.approx(2 * row["cosine"], rel=1e-3)
     assert {"loss_student", "loss_kd", "cosine.stage1", "cosine.stage3"} <= set(row)
+
+
+def test_teacher_objective_and_student_are_compiled_together(tools: Tools, world: World, tmp_path: Path) -> None:
+    """--compile beside the engine's own option: the same losses as without, and the same names in the checkpoint."""
+    options = ["--distiller", "kd", *teacher(world), "--no-validate", "--cfg-options", "train_cfg.max_epochs=1"]
+    options += ["model.input_size=20", "train_dataloader.batch_size=20"]
+    engines = ["compile.backend=aot_eager", "model.compile.backend=aot_eager"]
+    tools.train(world.plain, "--work-dir", tmp_path / "eager", *options)
+    torch.compiler.reset()
+    counters.clear()
+    tools.train(world.plain, "--compile", "--work-dir", tmp_path / "compiled", *options, *engines)
+    assert counters["stats"]["unique_graphs"] > 2  # the student's, beside those of teacher and objective
+    torch.compiler.reset()
+    rows = [steps(tmp_path / name)[-1] for name in ("eager", "compiled")]
+    for name in ("loss", "loss_kd", "kd"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4)
+    trained = [weights(tmp_path / name / "epoch_1.pth") for name in ("eager", "compiled")]
+    assert list(trained[0]) == list(trained[1])
+
+
+def test_compile_is_for_a_distillation(tools: Tools, world: World, tmp_path: Path) -> None:
+    ended = tools.run("train", world.plain, "--compile", "--work-dir", tmp_path)
+    assert ended.status == 2
+    assert "a plain config takes --cfg-options compile=True" in ended.err
