@@ -12,6 +12,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor_config
 
 from kd_mm.losses import Progress
 
@@ -116,10 +117,10 @@ def test_taps_fire_and_what_no_loss_reads_is_not_in_the_graph() -> None:
 
 
 @pytest.mark.parametrize("part", ["objective", pytest.param("teacher", marks=pytest.mark.families)])
-def test_inductor_gives_the_same_losses(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@inductor_config.patch(compile_threads=1)
+def test_inductor_gives_the_same_losses(part: str) -> None:
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("inductor needs a C++ compiler")
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     eager, compiled = distil("classification", "kd", None), distil("classification", "kd", {part: True})
     (losses, grads), (found, found_grads) = run(eager), run(compiled)
     torch.testing.assert_close(found, losses)
