@@ -9,7 +9,12 @@ student = f"{folder}/resnet8x4_1xb64_cifar100.py"
 
 seeds = (0, 1, 2)
 metrics = ("accuracy/top1",)
-cfg_options = {"optim_wrapper.type": "kd_mm.Bf16OptimWrapper"}
+cfg_options = {
+    "optim_wrapper.type": "kd_mm.Bf16OptimWrapper",
+    "default_hooks.device_loader.type": "kd_mm.DeviceLoader",
+    "val_dataloader.batch_size": 500,
+    "test_dataloader.batch_size": 500,
+}
 rows = [
     dict(name="teacher", config=teacher, seeds=[0]),
     dict(name="student", config=student),

@@ -17,7 +17,7 @@ from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import enable_amp
 from kd_mm.hooks.report import render
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.costs import count_multiply_adds, count_operators, time_rounds
+from kd_mm.utils.costs import count_multiply_adds, count_operators, peak_memory, time_rounds
 
 
 def benchmark(
@@ -55,14 +55,16 @@ def benchmark(
             machine; threads that wait for others would count too.
 
     Returns:
-        A dict for JSON. ``parts``: for each measured part ``median``, ``min`` and ``max`` in seconds of the clock,
-        ``wall`` and ``cpu``, the medians of both clocks, ``multiply_adds`` of its convolutions and matrix products, and
-        ``operators``, how many calls of operators it makes, views left out. ``ratio``: the distillation step over
-        student step plus teacher forward, ``of_medians``, ``paired`` (median over the rounds), ``low`` and ``high``
-        (its quartiles), ``wall`` and ``cpu`` (of medians), ``multiply_adds`` and ``operators``: what the ratio would be
-        if time were spent on these alone, and at one speed. ``terms``: for each loss the ``seconds`` it adds to the
-        step (median over the rounds of the difference) and the ``multiply_adds``, with their shares of student step
-        plus teacher forward, ``share`` and ``multiply_adds_share``. Beside these the setting.
+        A dict for JSON, beside these the setting. ``parts``: for each measured part ``median``, ``min`` and ``max`` in
+        seconds of the clock, ``wall`` and ``cpu``, the medians of both clocks, ``multiply_adds`` of its convolutions
+        and matrix products, ``operators``, how many calls of operators it makes, views left out,
+        ``gradient_operators``, those of forward and backward without the optimizer's, and ``peak_memory``, bytes of
+        the tensors that it makes (weights are not counted). ``ratio``: the distillation step over student step plus
+        teacher forward, ``of_medians``, ``paired`` (median over the rounds), ``low`` and ``high`` (its quartiles),
+        ``wall`` and ``cpu`` (of medians), and of each of the four counts: what the ratio would be if time were spent on
+        these alone, and at one speed. ``terms``: for each loss the ``seconds`` it adds to the step (median over the
+        rounds of the difference) and the ``multiply_adds``, with their shares of student step plus teacher forward,
+        ``share`` and ``multiply_adds_share``.
 
     Raises:
         ValueError: No distillation config, no CUDA device, or a number of steps that measures nothing.
@@ -80,8 +82,13 @@ def benchmark(
         layout = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
         parts, size = build_parts(config, layout, amp, batch_size, terms)
         wall, cpu = time_rounds(parts, device, steps, warmup)
-        multiply_adds = {name: count_multiply_adds(part) for name, part in parts.items()}
         operators = {name: count_operators(part) for name, part in parts.items()}
+        work = {
+            "multiply_adds": {name: count_multiply_adds(part) for name, part in parts.items()},
+            "operators": {name: every for name, (every, _) in operators.items()},
+            "gradient_operators": {name: others for name, (_, others) in operators.items()},
+            "peak_memory": {name: peak_memory(part, device) for name, part in parts.items()},
+        }
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -93,25 +100,23 @@ def benchmark(
         "steps": steps,
         "warmup": warmup,
         "clock": clock,
-        **summarize({"wall": wall, "cpu": cpu}, multiply_adds, operators, clock),
+        **summarize({"wall": wall, "cpu": cpu}, work, clock),
     }
 
 
 def summarize(
     clocks: Mapping[str, Mapping[str, Sequence[float]]],
-    multiply_adds: Mapping[str, int],
-    operators: Mapping[str, int],
+    work: Mapping[str, Mapping[str, int]],
     clock: str,
 ) -> dict[str, Any]:
     """Return ``parts``, ``ratio`` and ``terms`` of :func:`benchmark`.
 
     Args:
         clocks: Seconds of each part, round by round, on the clocks ``"wall"`` and ``"cpu"``.
-        multiply_adds: Of each part.
-        operators: Calls of operators of each part.
+        work: ``multiply_adds`` and other counts, of each part.
         clock: The clock that the ratios are of.
     """
-    seconds = clocks[clock]
+    seconds, multiply_adds = clocks[clock], work["multiply_adds"]
     medians = {name: {part: statistics.median(v) for part, v in parts.items()} for name, parts in clocks.items()}
     floor = [student + teacher for student, teacher in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
     paired = [step / least for step, least in zip(seconds[DISTILLATION], floor, strict=True)]
@@ -134,8 +139,7 @@ def summarize(
                 "max": max(values),
                 "wall": medians["wall"][name],
                 "cpu": medians["cpu"][name],
-                "multiply_adds": multiply_adds[name],
-                "operators": operators[name],
+                **{kind: counts[name] for kind, counts in work.items()},
             }
             for name, values in seconds.items()
         },
@@ -146,8 +150,7 @@ def summarize(
             "high": high,
             "wall": _ratio(medians["wall"]),
             "cpu": _ratio(medians["cpu"]),
-            "multiply_adds": _ratio(multiply_adds),
-            "operators": _ratio(operators),
+            **{kind: _ratio(counts) for kind, counts in work.items()},
         },
         "terms": terms,
     }
@@ -166,11 +169,12 @@ def describe(result: Mapping[str, Any]) -> str:
     clock = {"cpu": "CPU ms", "wall": "wall ms"}[result["clock"]]
     other = {"cpu": "wall", "wall": "cpu"}[result["clock"]]
     title = f"{result['steps']} rounds: {setting}"
-    columns = ("part", f"median {clock}", "lowest", "highest", f"{other} ms", "G multiply-adds", "operators")
+    columns = ("part", f"median {clock}", "range", f"{other} ms", "G multiply-adds", "operators", "no optimizer", "MiB")
     parts = Table(*columns, title=title)
     for name, part in result["parts"].items():
-        times = (f"{1000 * part[key]:.1f}" for key in ("median", "min", "max", other))
-        parts.add_row(name, *times, f"{part['multiply_adds'] / 1e9:.2f}", str(part["operators"]))
+        median, least, most, beside = (f"{1000 * part[key]:.1f}" for key in ("median", "min", "max", other))
+        counts = (f"{part['multiply_adds'] / 1e9:.2f}", str(part["operators"]), str(part["gradient_operators"]))
+        parts.add_row(name, median, f"{least} to {most}", beside, *counts, f"{part['peak_memory'] / 2**20:.1f}")
     of_terms = ("loss", f"adds {clock}", "share of student + teacher", "G multiply-adds", "share")
     terms = Table(*of_terms, title="What each loss adds to the step")
     for name, term in result["terms"].items():
@@ -182,14 +186,18 @@ def describe(result: Mapping[str, Any]) -> str:
         f"the medians; round by round {ratio['paired']:.3f} (quartiles {ratio['low']:.3f} to {ratio['high']:.3f}); "
         f"of {other} time {ratio[other]:.3f}",
         f"ratio of their multiply-adds: {ratio['multiply_adds']:.3f}; of their calls of operators: "
-        f"{ratio['operators']:.3f}",
+        f"{ratio['operators']:.3f}, without the optimizer's {ratio['gradient_operators']:.3f}; of their peak memory: "
+        f"{ratio['peak_memory']:.3f}",
     )
     return "\n".join((render(parts, *([terms] if result["terms"] else [])), *lines))
 
 
 def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, clock: str) -> None:
     if "model" not in config or not is_distillation(config):
-        raise ValueError("the benchmark takes a distillation apart: give a config whose model is a kd_mm.Distiller")
+        raise ValueError(
+            "the benchmark takes a distillation apart: give --distiller RECIPE, or a config whose model is a "
+            "kd_mm.Distiller"
+        )
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device {device} is unknown; choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():

@@ -18,7 +18,7 @@ from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import nearest
 
 #: Keys that only a distillation has.
-_DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stages")
+_DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stages", "model.compile")
 #: Keys of a row in a sweep file.
 _ROW_KEYS = ("name", "config", "distiller", "teacher", "teacher_checkpoint", "teacher_row", "seeds", "cfg_options")
 

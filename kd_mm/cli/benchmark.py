@@ -13,7 +13,11 @@ from kd_mm.cli.options import add_common, run
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="distillation config; no checkpoint and no data are read")
+    parser.add_argument(
+        "config", help="distillation config, or with --distiller a plain one; no file is read beside it"
+    )
+    parser.add_argument("--distiller", metavar="RECIPE", help="distil this plain config, as tools/train.py --distiller")
+    parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher, or several")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision, as tools/train.py --amp")
     parser.add_argument("--channels-last", action="store_true", help="channels_last memory format for every part")
@@ -32,10 +36,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def time_step(args: argparse.Namespace) -> None:
     from kd_mm.apis.benchmark import benchmark, describe
-    from kd_mm.apis.runner import read_config
+    from kd_mm.apis.recipes import compose
+    from kd_mm.apis.runner import measure_at_data_size, override, read_config
 
+    config = read_config(args.config)
+    if args.distiller:
+        unread = ["unread.pth"] * len(args.teacher or [])  # weights are random here
+        config = compose(config, args.distiller, args.teacher, unread, args.cfg_options)
+    override(config, args.cfg_options)
+    measure_at_data_size(config)
     result = benchmark(
-        read_config(args.config, args.cfg_options),
+        config,
         device=args.device,
         amp=args.amp,
         batch_size=args.batch_size,

@@ -1,14 +1,17 @@
-"""What a piece of code costs: seconds on two clocks, multiply-adds, calls of operators."""
+"""What a piece of code costs: seconds on two clocks, multiply-adds, calls of operators, memory."""
 
 from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 Part = Callable[[], Any]
@@ -72,17 +75,81 @@ def _convolution_backward(
 
 
 class _OperatorCounter(TorchDispatchMode):
-    """Counts the operators that compute something; views cost no kernel."""
+    """Counts the operators that compute something; views and the marks of the profiler cost no kernel."""
 
-    count = 0
+    count = of_optimizers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
+        self.count += not func.is_view and func.namespace != "profiler"
         return func(*args, **(kwargs or {}))
 
+    def before_step(self, *_: Any) -> None:
+        """Note that an optimizer's step begins."""
+        self.of_optimizers -= self.count
 
-def count_operators(part: Part) -> int:
-    """Return how many operators one run calls, views left out: what a GPU has to be handed one by one."""
+    def after_step(self, *_: Any) -> None:
+        """Note that it ends."""
+        self.of_optimizers += self.count
+
+
+def count_operators(part: Part) -> tuple[int, int]:
+    """Return how many operators one run calls, and how many outside of optimizers' steps.
+
+    Views are left out: it is what a GPU has to be handed one by one.
+    """
     with _OperatorCounter() as counter:
+        before = register_optimizer_step_pre_hook(counter.before_step)
+        after = register_optimizer_step_post_hook(counter.after_step)
+        try:
+            part()
+        finally:
+            before.remove()
+            after.remove()
+    return counter.count, counter.count - counter.of_optimizers
+
+
+class _StorageTracker(TorchDispatchMode):
+    """Follows the memory of the tensors that operators make."""
+
+    live = peak = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._followed: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {_storage(each).data_ptr() for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in (each for each in tree_leaves(result) if isinstance(each, torch.Tensor)):
+            storage = _storage(tensor)
+            address, size = storage.data_ptr(), storage.nbytes()
+            if size and address not in given and address not in self._followed:
+                self._followed.add(address)
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._forget, address, size)
+        return result
+
+    def _forget(self, address: int, size: int) -> None:
+        self._followed.discard(address)
+        self.live -= size
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+def peak_memory(part: Part, device: str) -> int:
+    """Return how many bytes of tensors that one run makes are there at a time, at most.
+
+    Weights, and the state of an optimizer after its first step, were there before and do not count. On CUDA what
+    operators need for themselves counts too.
+    """
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
         part()
-    return counter.count
+        return torch.cuda.max_memory_allocated() - before
+    with _StorageTracker() as tracker:
+        part()
+    return tracker.peak

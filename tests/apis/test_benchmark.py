@@ -11,7 +11,7 @@ from mmengine import Config
 from torch import nn
 
 from kd_mm.apis.benchmark import benchmark, describe, summarize
-from kd_mm.utils.costs import count_multiply_adds, count_operators
+from kd_mm.utils.costs import count_multiply_adds, count_operators, peak_memory
 
 from ..distillers.conftest import classifier, recipe
 from ..helpers.tools import Tools
@@ -80,7 +80,8 @@ def test_numbers_follow_from_the_seconds_of_each_round() -> None:
     work = {"student step": 20, "teacher forward": 10, "distillation step": 36, "without scd": 30}
     cpu = {name: [2 * value for value in values] for name, values in seconds.items()}
     calls = {name: 2 * products for name, products in work.items()}
-    result = summarize({"wall": seconds, "cpu": cpu}, work, calls, "wall")
+    counts = {"multiply_adds": work, "operators": calls}
+    result = summarize({"wall": seconds, "cpu": cpu}, counts, "wall")
     assert result["ratio"]["paired"] == pytest.approx(1.1)
     for key in ("of_medians", "wall", "cpu", "multiply_adds", "operators"):
         assert result["ratio"][key] == pytest.approx(3.6 / 3.0)
@@ -88,7 +89,7 @@ def test_numbers_follow_from_the_seconds_of_each_round() -> None:
     assert result["terms"] == {"scd": pytest.approx(term)}
     part = {"median": 1.0, "min": 1.0, "max": 2.0, "wall": 1.0, "cpu": 2.0, "multiply_adds": 10, "operators": 20}
     assert result["parts"]["teacher forward"] == part
-    swapped = summarize({"wall": seconds, "cpu": cpu}, work, calls, "cpu")
+    swapped = summarize({"wall": seconds, "cpu": cpu}, counts, "cpu")
     assert swapped["parts"]["teacher forward"] == {**part, "median": 2.0, "min": 2.0, "max": 4.0}
     assert swapped["ratio"] == pytest.approx(result["ratio"])
 
@@ -110,8 +111,31 @@ def test_multiply_adds_are_those_of_forward_and_backward() -> None:
 
 def test_operators_are_counted_without_views() -> None:
     x = torch.rand(4, 6)
-    assert count_operators(lambda: (x.view(6, 4).t() + 1).relu_()) == 2
-    assert count_operators(lambda: x[1:].flatten()) == 0
+    assert count_operators(lambda: (x.view(6, 4).t() + 1).relu_()) == (2, 2)
+    assert count_operators(lambda: x[1:].flatten()) == (0, 0)
+    weight = nn.Parameter(x)
+    weight.grad = torch.ones(4, 6)
+    optimizer = torch.optim.SGD([weight], lr=0.1, foreach=False)
+    assert count_operators(lambda: (x + 1, optimizer.step())) == (2, 1)
+
+
+def test_the_peak_is_of_the_tensors_that_are_there_at_a_time() -> None:
+    kilobyte = torch.zeros(256)
+    kept: list[torch.Tensor] = []
+
+    def run() -> None:
+        one = kilobyte + 1
+        two = one.view(16, 16).t() * 2  # two at a time, views take nothing
+        one.add_(1)
+        del one
+        kept.append(two.flatten() + torch.zeros(512)[:256])  # copied by flatten; with the zeros five at a time
+
+    assert peak_memory(run, "cpu") == 5 * 1024
+    model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(4)))
+    inputs = torch.rand(256, 256)
+    with torch.no_grad():
+        assert peak_memory(lambda: model(inputs), "cpu") == 2 * inputs.nbytes
+    assert peak_memory(lambda: model(inputs), "cpu") == 4 * inputs.nbytes  # kept for the gradients
 
 
 def test_one_loss_several_teachers_and_one_round() -> None:
@@ -170,3 +194,12 @@ def test_the_tool_writes_json_and_nothing_else(tools: Tools, tmp_path: Path) -> 
     assert set(written["terms"]) == set(TERMS)
     assert f"{written['ratio']['of_medians']:.3f} of the medians" in done.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "tiny.py"]
+
+
+def test_a_plain_config_is_composed_and_measured_at_the_size_of_its_data(tools: Tools) -> None:
+    plain = ["kd_mm::quickstart/student_digits.py", "--rounds", 1, "--warmup", 0, "--batch-size", 2, "--no-terms"]
+    done = tools.run("benchmark", *plain, "--distiller", "kd", "--teacher", "kd_mm::quickstart/teacher_digits.py")
+    assert done.status == 0, done.err
+    assert "batch 2, 16x16 pixels" in done.out
+    done = tools.run("benchmark", *plain)
+    assert (done.status, "give --distiller RECIPE" in done.err) == (2, True)
