@@ -72,10 +72,15 @@ def run(command: Callable[[Namespace], object], args: Namespace) -> int:
         args: With ``traceback`` every error passes as it is.
 
     Returns:
-        The exit status: 0, or 2 for wrong input.
+        The exit status: 0, 2 for wrong input, or 130 where the user interrupted it.
     """
     try:
         command(args)
+    except KeyboardInterrupt as interrupt:
+        if args.traceback:
+            raise
+        print(f"interrupted{f': {interrupt}' if interrupt.args else ''}", file=sys.stderr, flush=True)
+        return 130
     except Exception as error:
         from kd_mm.utils.suggest import describe_error
 

@@ -6,7 +6,6 @@ The images are real handwritten digits; for re-identification they are drawn.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,8 +55,4 @@ def quickstart(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    try:
-        return run(quickstart, parse_args(argv))
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command goes on from here", file=sys.stderr)
-        return 1
+    return run(quickstart, parse_args(argv))

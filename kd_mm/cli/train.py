@@ -49,6 +49,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    from mmengine.runner import find_latest_checkpoint
+
     from kd_mm.apis.config_check import check_config
     from kd_mm.apis.recipes import check_overrides, compose, is_distillation, needs_teacher, recipe_names
     from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
@@ -89,7 +91,12 @@ def train(args: argparse.Namespace) -> None:
         config.load_from = None if args.resume == "auto" else args.resume
     check_identity_batches(config)
     set_up_launcher(config, args.launcher)
-    run_training(config)
+    try:
+        run_training(config)
+    except KeyboardInterrupt:
+        stored = find_latest_checkpoint(config.work_dir)
+        advice = f"{stored} is stored, --resume goes on from there" if stored else "no checkpoint is stored yet"
+        raise KeyboardInterrupt(advice) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

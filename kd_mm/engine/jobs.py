@@ -26,6 +26,8 @@ from kd_mm.utils.atomic_files import replace_file
 
 Result = dict[str, Any]
 
+_KEPT = "what is finished is kept, the same command goes on from here"
+
 
 class JobFailedError(RuntimeError):
     """A job failed; the message names its log."""
@@ -87,6 +89,7 @@ def run_jobs(
     Raises:
         ValueError: There is no such device.
         JobFailedError: A job failed. What is finished is kept.
+        KeyboardInterrupt: With the same advice.
     """
     visible_devices: list[str | None] = [_visible_devices(device) for device in devices] or [None]
     free = visible_devices * processes
@@ -115,6 +118,8 @@ def run_jobs(
                     failure = failure or error
                 else:
                     report(job, results[job.name], False)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_KEPT) from None
     finally:
         for _, process, _ in running.values():
             process.kill()
@@ -185,10 +190,7 @@ def _receive(receiver: Connection, job: Job, process: multiprocessing.process.Ba
         result, error = None, f"its process was terminated (exit code {process.exitcode})"
     process.join()
     if error is not None:
-        raise JobFailedError(
-            f"{job.name} failed: {error} (see {folder / job.name / 'console.log'}); what is finished is kept, the same "
-            "command goes on from here"
-        )
+        raise JobFailedError(f"{job.name} failed: {error} (see {folder / job.name / 'console.log'}); {_KEPT}")
     return dict(result)
 
 

@@ -10,29 +10,30 @@ from typing import Any
 from mmengine.runner import EpochBasedTrainLoop
 
 
-def die() -> None:
-    """End this process as a crash does."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number: int = signal.SIGKILL) -> None:
+    """End this process as a crash does, or by another signal."""
+    os.kill(os.getpid(), number)
 
 
 def arm(kill: Mapping[str, Any]) -> None:
     """Die for real before a training iteration, or inside a file operation.
 
     Args:
-        kill: ``iteration``; or ``call`` of the module os, part of the target's ``name``, and at the ``nth`` time.
+        kill: ``iteration``, and ``signal`` if not SIGKILL; or ``call`` of the module os, part of the target's ``name``,
+            and at the ``nth`` time.
     """
     if "iteration" in kill:
-        _before_iteration(kill["iteration"])
+        _before_iteration(kill["iteration"], kill.get("signal", signal.SIGKILL))
     else:
         _in_file_operation(kill["call"], kill["name"], kill.get("nth", 1))
 
 
-def _before_iteration(iteration: int) -> None:
+def _before_iteration(iteration: int, number: int) -> None:
     run_iter = EpochBasedTrainLoop.run_iter
 
     def deadly(loop: EpochBasedTrainLoop, *args: object) -> None:
         if loop.iter == iteration:
-            die()
+            die(number)
         run_iter(loop, *args)
 
     EpochBasedTrainLoop.run_iter = deadly

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,38 @@ def test_a_run_that_is_resumed_without_a_checkpoint_starts(tools: Tools, world: 
     ended = tools.train(config, "--work-dir", tmp_path / "c", "--resume", before)
     assert "resumed epoch: 1" in ended.out
     assert differences(weights(tmp_path / "c" / "epoch_2.pth"), weights(tmp_path / "b" / "epoch_2.pth")) == []
+
+
+@pytest.mark.parametrize(
+    ("iteration", "advice"), [(2, "no checkpoint is stored yet"), (7, "epoch_1.pth is stored, --resume goes on")]
+)
+def test_an_interrupted_run_names_what_is_stored(
+    tools: Tools, world: World, tmp_path: Path, iteration: int, advice: str
+) -> None:
+    stop = {"iteration": iteration, "signal": signal.SIGINT}
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run", kill=stop)
+    assert ended.status == 130
+    assert ended.err.splitlines()[-1].startswith("interrupted: ")
+    assert advice in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_an_interrupted_comparison_says_how_it_goes_on(tools: Tools, world: World, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "tools" / "compare.py"),
+        str(world.plain),
+        "--work-dir",
+        str(tmp_path / "run"),
+    ]
+    command += ["--cfg-options", "train_cfg.max_epochs=9999"]
+    process = subprocess.Popen(command, env=environment(**tools.env), stdout=-1, stderr=-1, text=True)
+    while process.poll() is None and not list(tmp_path.glob("run/runs/*/config.py")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error == "interrupted: what is finished is kept, the same command goes on from here\n"
 
 
 def test_the_default_work_dir_is_named_after_the_config(tools: Tools, world: World) -> None:
