@@ -2,108 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import chain, islice, repeat
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from kd_mm.utils.contexts import capture_random_state, restore_random_state
 
 
 class ResumableLoader(DataLoader):
-    """Yields the batches of another loader and records its position: batches used, random state of each worker.
+    """Yields the batches of another loader, and can begin after those that an interrupted pass has used.
 
-    A resumed pass leaves the used batches out without loading them. Each worker goes on from its random state after its
-    last used batch, whatever it had prefetched. A pass from the beginning draws the other loader's random numbers.
+    The used batches are not loaded again. What a worker process draws for a batch depends on ``seed``, the pass and the
+    number of the batch, and neither on the batches before it nor on the number of workers. Without workers the random
+    numbers are those of the other loader.
 
     Args:
         loader: A loader over an indexable data set, with a batch sampler.
+        seed: What tells this process's random numbers from others': numbers from 0.
     """
 
     batch_sampler: Any
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader, seed: Sequence[int]) -> None:
         self.position = self.passes = 0
-        self._workers: dict[int, dict[str, Any]] = {}
         super().__init__(
             loader.dataset,
-            batch_sampler=_BatchSampler(loader.batch_sampler, max(loader.num_workers, 1)),
+            batch_sampler=_BatchSampler(loader.batch_sampler, seed),
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
-            generator=loader.generator,
+            # Workers that live on draw once only; then a resumed run would draw once more from the global generator.
+            generator=torch.Generator() if loader.persistent_workers else loader.generator,
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what another process needs to go on from here, as plain values."""
-        sampler, init = self.batch_sampler, self.worker_init_fn
-        return {
-            "position": self.position,
-            "passes": self.passes,
-            "begin": sampler.begin,
-            "num_workers": self.num_workers,
-            "alive": self._alive,
-            "workers": dict(self._workers) if self._alive or self.position else {},
-            # Where the config has no seed, each process draws its own.
-            "worker_seed": init.keywords.get("seed") if isinstance(init, partial) else None,
-            "sampler_seeds": [vars(each).get("seed") for each in sampler.samplers],
-        }
+        sampler_seed = vars(self.batch_sampler.sampler).get("seed")  # drawn by each process if the config has none
+        return {"position": self.position, "passes": self.passes, "sampler_seed": sampler_seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the next pass go on where ``state`` was captured; the global random states stay as they are."""
-        self.position = self.batch_sampler.skip = state["position"]
-        self.batch_sampler.begin, self.passes = state["begin"], state["passes"]
-        self._workers = dict(state["workers"])
-        for sampler, seed in zip(self.batch_sampler.samplers, state["sampler_seeds"], strict=True):
-            if seed is not None:
-                sampler.seed = seed
-        if state["worker_seed"] is not None and isinstance(self.worker_init_fn, partial):
-            self.worker_init_fn = partial(self.worker_init_fn, seed=state["worker_seed"])
-        if state["alive"] and self.persistent_workers:
-            # Started by an empty pass: the next one finds them running, as it would have without the interruption.
-            random_state = capture_random_state()
-            self.batch_sampler.closed = True
-            self._start()
-            self.batch_sampler.closed = False
-            restore_random_state(random_state)
+        """Have the next pass go on where ``state`` was captured."""
+        self.position, self.passes = state["position"], state["passes"]
+        self.batch_sampler.skip = self.position
+        if state["sampler_seed"] is not None:
+            self.batch_sampler.sampler.seed = state["sampler_seed"]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.batch_sampler.passes = self.passes
         if not self.batch_sampler.skip:
-            self.position, self._workers = 0, self._workers if self._alive else {}
-            return self._count(self._start())
+            self.position = 0
+            return self._count(super().__iter__())
         random_state = capture_random_state()
-        batches = self._start()
-        self.batch_sampler.skip = 0
-        restore_random_state(random_state)
+        batches = super().__iter__()
+        restore_random_state(random_state)  # what starting a pass draws was drawn before the interruption
         return self._count(batches)
 
-    @property
-    def _alive(self) -> bool:
-        return self.persistent_workers and self._iterator is not None
-
-    def _start(self) -> Iterator[Any]:
-        """Start a pass; workers that start with it begin with the random states of ``self._workers``."""
-        collate, init = self.collate_fn, self.worker_init_fn
-        self.collate_fn, self.worker_init_fn = partial(_collate, collate), partial(_initialise, init, self._workers)
-        try:
-            return super().__iter__()
-        finally:
-            self.collate_fn, self.worker_init_fn = collate, init
-
     def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for worker, state, batch in filter(None, batches):
+        for batch in batches:
             self.position += 1
-            if worker is not None:
-                self._workers[worker] = state
             yield batch
         self.position = 0
+        self.passes += 1
 
 
 class EndlessBatches:
@@ -125,47 +94,39 @@ class EndlessBatches:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(loader.passes)
             yield from loader
-            loader.passes += 1
 
 
 class _BatchSampler:
-    """Batches of indices; the next pass can leave out the first ones, which were used before the run was stopped."""
+    """Batches of indices; the next pass leaves out the first ``skip``."""
 
-    def __init__(self, batches: Any, workers: int) -> None:
-        self.batches, self.workers = batches, workers
+    def __init__(self, batches: Any, seed: Sequence[int]) -> None:
+        self.batches, self.seed = batches, seed
         self.sampler, self.batch_size = batches.sampler, batches.batch_size  # hooks read them
-        self.samplers = [batches, batches.sampler]
-        self.begin: dict[str, Any] | None = None  # the random states when the current pass began
-        self.skip, self.closed = 0, False
+        self.skip = self.passes = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self.closed:
-            return iter(())
-        if self.skip and self.begin is not None:
-            restore_random_state(self.begin)
-        else:
-            self.begin = capture_random_state()
-        batches = iter(self.batches)
-        count = sum(1 for _ in islice(batches, self.skip))
-        if count < self.skip:
-            raise ValueError(f"cannot resume at batch {self.skip}: the training data now gives {count} batches")
-        # A blank batch for each worker that had its turn already in this round.
-        return chain(repeat([], self.skip % self.workers), batches)
+        batches, skip, self.skip = iter(self.batches), self.skip, 0
+        count = sum(1 for _ in islice(batches, skip))
+        if count < skip:
+            raise ValueError(f"cannot resume at batch {skip}: the training data now gives {count} batches")
+        for number, batch in enumerate(batches, skip):
+            yield _Batch(batch, (*self.seed, self.passes, number))
 
 
-def _collate(collate: Callable[[list[Any]], Any], samples: list[Any]) -> tuple[Any, Any, Any] | None:
-    """Add the worker and its random states to a batch; an empty list of samples is a blank batch."""
-    if len(samples) == 0:
-        return None
-    batch, worker = collate(samples), get_worker_info()
-    return (None, None, batch) if worker is None else (worker.id, capture_random_state(), batch)
+class _Batch(list[int]):
+    """Indices of one batch; a worker sets its random states when it begins to load them."""
 
+    def __init__(self, indices: list[int], seeds: tuple[int, ...]) -> None:
+        super().__init__(indices)
+        self.seeds = seeds
 
-def _initialise(init: Callable[[int], None] | None, states: dict[int, dict[str, Any]], worker: int) -> None:
-    if init is not None:
-        init(worker)
-    if worker in states:
-        restore_random_state(states[worker])
+    def __iter__(self) -> Iterator[int]:
+        if get_worker_info() is not None:
+            seed = int(np.random.SeedSequence(self.seeds).generate_state(1)[0])
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        return super().__iter__()

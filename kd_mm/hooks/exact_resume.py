@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, IterableDataset
@@ -29,13 +27,14 @@ _KEY = "exact_resume"
 class ExactResumeHook(Hook):
     """Stores in each resumable checkpoint what mmengine leaves out, and restores it on ``resume``.
 
-    Stored for each process: random states, also of each data-loading worker; the position in the pass over the training
-    data; gradients accumulated so far; buffers that differ from the first process's. A validation that was due after
-    the checkpoint is run first. The random numbers of an uninterrupted run are those of a run without this hook. In the
-    epoch in which a run is resumed ``batch_idx`` counts from the resumption.
+    Stored for each process: random states; the position in the pass over the training data; gradients accumulated so
+    far; buffers that differ from the first process's. A validation that was due after the checkpoint is run first. In
+    the epoch in which a run is resumed ``batch_idx`` counts from the resumption. Without worker processes a run's
+    random numbers are those of a run without this hook, with them they depend on seed, pass and batch alone.
 
-    Not covered: iterable data sets, loops of other types, samplers that draw global random numbers between batches,
-    transforms that cache earlier images, another number of processes or workers. A warning names what can be detected.
+    Not covered: iterable data sets, loops of other types, samplers that draw global random numbers, transforms that
+    cache earlier images, another number of processes, workers where there were none. A warning names what can be
+    detected.
     """
 
     priority = 85  # just before CheckpointHook, which saves on rank 0 alone: the other ranks' states are gathered first
@@ -52,11 +51,9 @@ class ExactResumeHook(Hook):
         if is_main_process() and note.is_file() and not Path(note.read_text() or "missing").is_file():
             for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook)):
                 folder = Path(hook.out_dir, note.parent.name) if hook.out_dir else note.parent
-                name = re.compile(re.escape(hook.filename_tmpl).replace(r"\{\}", r"\d+"))
-                found = [path for path in folder.glob("*") if name.fullmatch(path.name)]
+                found = sorted(folder.glob(hook.filename_tmpl.format("[0-9]*")), key=lambda path: path.stat().st_mtime)
                 if found:
-                    newest = max(found, key=lambda path: path.stat().st_mtime)
-                    replace_file(note, str(newest).encode())
+                    replace_file(note, str(found[-1]).encode())
         barrier()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -77,17 +74,23 @@ class ExactResumeHook(Hook):
             self._warn(runner, f"the checkpoint was saved by {len(loaded['ranks'])} processes")
         else:
             self._restore(runner, loaded["ranks"][get_rank()])
-            self._due = not loaded["validated"]
+            in_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop) and self._loaders["train"].position > 0
+            self._due = runner.val_loop is not None and not loaded["validated"] and not in_epoch
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Run the validation that was due right after the checkpoint."""
-        due, self._due = self._due and runner.val_loop is not None, False
-        loop = runner.train_loop
-        if not due or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+        self._validate_if_due(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Run the validation that was due right after the last checkpoint: no epoch follows."""
+        self._validate_if_due(runner)
+
+    def _validate_if_due(self, runner: Runner) -> None:
+        due, self._due = self._due, False
+        if not due:
             return
+        loop = runner.train_loop
         epochs = isinstance(loop, EpochBasedTrainLoop)
-        if epochs and "train" in self._loaders and self._loaders["train"].position:
-            return  # the epoch is not over
         now, last = (loop.epoch, loop.max_epochs) if epochs else (loop.iter, loop.max_iters)
         interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, now + 1) - 1]
         if now >= loop.val_begin and (now % interval == 0 or now == last):
@@ -98,18 +101,13 @@ class ExactResumeHook(Hook):
         """Forget what belongs to the last iteration."""
         self._validated, self._gathered = False, None
 
-    def before_val(self, runner: Runner) -> None:
-        """Note that a checkpoint saved from here on comes after the validation that was due."""
-        self._validated = True
-
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Gather the states of all processes where a checkpoint is due."""
-        for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch):
-            last = hook.save_last and hook.is_last_train_iter(runner)
-            if last or hook.every_n_train_iters(runner, hook.interval, hook.save_begin):
-                self._gather(runner)
+        hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)
+        if any(hook.is_last_train_iter(runner) or hook.every_n_train_iters(runner, hook.interval) for hook in hooks):
+            self._gather(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Gather the states of all processes."""
@@ -117,8 +115,8 @@ class ExactResumeHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Gather the states of all processes: the checkpoint is saved again where its score is the best."""
-        if self._loaders:
-            self._gather(runner)
+        self._validated = True
+        self._gather(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the state to a checkpoint that can be resumed from (one that holds the optimizer)."""
@@ -136,7 +134,7 @@ class ExactResumeHook(Hook):
         if not known or not indexable or not isinstance(loop.dataloader.batch_sampler, BatchSampler):
             self._warn(runner, f"the position in the {name} data cannot be followed")
             return
-        self._loaders[name] = loop.dataloader = ResumableLoader(loop.dataloader)
+        self._loaders[name] = loop.dataloader = ResumableLoader(loop.dataloader, (runner.seed, get_rank()))
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = EndlessBatches(loop.dataloader)
 
@@ -150,37 +148,30 @@ class ExactResumeHook(Hook):
 
     def _state(self, runner: Runner) -> dict[str, Any]:
         """Return the state of this process."""
-        model, wrapper = _unwrapped(runner), runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        accumulating = not all(each.should_update() for each in wrappers)
-        parameters = model.named_parameters() if accumulating else ()
+        model = _unwrapped(runner)
         return {
             "random": capture_random_state(),
             "loaders": {name: loader.state_dict() for name, loader in self._loaders.items()},
-            "gradients": {k: p.grad.cpu().clone() for k, p in parameters if p.grad is not None},
+            "gradients": {k: p.grad.cpu().clone() for k, p in model.named_parameters() if p.grad is not None},
             "buffers": {k: b.cpu().clone() for k, b in _buffers(model).items()} if get_world_size() > 1 else {},
         }
 
     def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
         model = _unwrapped(runner)
-        buffers = _buffers(model)
+        buffers, parameters = _buffers(model), dict(model.named_parameters())
         for name, value in state["buffers"].items():
             buffers[name].copy_(value)
-        for name, parameter in model.named_parameters():
-            if name in state["gradients"]:
-                parameter.grad = state["gradients"][name].to(parameter.device)
+        for name, gradient in state["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
         for hook in (hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)):
             history = runner.message_hub.log_scalars.get(f"val/{hook.monitor}")
             for value in history.data[0] if history else ():
                 hook.after_val_epoch(runner, {hook.monitor: float(value)})
-        restore_random_state(state["random"])
         for name, loader in self._loaders.items():
-            stored = state["loaders"].get(name, loader.state_dict())
-            loader.load_state_dict(stored)
-            if stored["num_workers"] != loader.num_workers:
-                self._warn(runner, f"the checkpoint was saved with num_workers={stored['num_workers']}")
-            if stored["position"]:
-                runner.logger.info(f"Going on after batch {stored['position']} of this pass over the {name} data.")
+            loader.load_state_dict(state["loaders"].get(name, loader.state_dict()))
+            if loader.position:
+                runner.logger.info(f"Going on after batch {loader.position} of this pass over the {name} data.")
+        restore_random_state(state["random"])
 
     def _warn(self, runner: Runner, reason: str) -> None:
         runner.logger.warning(f"A resumed run will differ from an uninterrupted one: {reason}.")

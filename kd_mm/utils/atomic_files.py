@@ -37,13 +37,6 @@ def replace_file(path: str | Path, content: bytes) -> None:
         reason = f"cannot write {path} ({len(content) / 2**20:.1f} MiB): {error.strerror or error}"
         advice = "The earlier files are unchanged: free some space or change the folder, then resume."
         raise OSError(error.errno, f"{reason}. {advice}") from error
-    # The new name itself survives a power cut only once the folder is on disk; not every system can open a folder.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class AtomicLocalBackend(LocalBackend):

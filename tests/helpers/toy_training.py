@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, TRANSFORMS
+from mmengine.registry import DATASETS, HOOKS, TRANSFORMS
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
 
@@ -44,20 +43,6 @@ class ToyImages(BaseDataset):
         return super().__getitem__(index)
 
 
-@DATA_SAMPLERS.register_module()
-class GlobalSampler:
-    """Shuffles by numpy's global state when a pass starts."""
-
-    def __init__(self, dataset: BaseDataset, seed: int | None = None) -> None:
-        self.length = len(dataset)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.permutation(self.length).tolist())
-
-    def __len__(self) -> int:
-        return self.length
-
-
 @TRANSFORMS.register_module()
 class Noise(BaseTransform):
     """Draws from all three generators."""
@@ -71,7 +56,10 @@ class Noise(BaseTransform):
 
 @HOOKS.register_module()
 class Trace(Hook):
-    """Writes down the loss of each iteration, and kills the process group before iteration ``kill_before``."""
+    """Writes down the loss of each iteration, and kills the process group before iteration ``kill_before``.
+
+    Or before the validation that comes before it.
+    """
 
     priority = "VERY_HIGH"
 
@@ -79,6 +67,10 @@ class Trace(Hook):
         self.path, self.kill_before = path, kill_before
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.kill_before:
+            os.killpg(0, signal.SIGKILL)
+
+    def before_val(self, runner):
         if runner.iter == self.kill_before:
             os.killpg(0, signal.SIGKILL)
 

@@ -39,9 +39,10 @@ ON_DEVICE = {
         },
     },
 }
-#: A job, and for each way to save checkpoints the iterations before which its process is killed, one after the other.
+#: A job, and for each way to save checkpoints the iterations before which, or before whose validation, its process is
+#: killed, one after the other.
 CASES = {
-    "main process loads": ({}, [(EPOCHS, [10]), (every(2), [3, 7, 9])]),
+    "main process loads": ({}, [(EPOCHS, [10, 12]), (every(2), [3, 7, 9])]),
     "persistent workers": (PERSISTENT, [(EPOCHS, [10]), (every(3), [7, 11])]),
     "passing workers": ({"workers": 2}, [(every(3), [7])]),
     "fewer batches than workers so far": ({**PERSISTENT, "workers": 3, **ALONE}, [(every(5), [7])]),
@@ -59,7 +60,7 @@ CASES = {
         },
         [(every(3), [5, 8])],
     ),
-    "by iterations, many passes": ({"loop": {**BY_ITER, "val_interval": 4}}, [(every(2), [7, 9])]),
+    "by iterations, many passes": ({"loop": {**BY_ITER, "val_interval": 4}}, [(every(2), [7, 9, 10])]),
     "by iterations, dynamic validation": (
         {"loop": {**BY_ITER, "val_interval": 4, "dynamic_intervals": [(5, 2)]}},
         [(every(2), [7])],
@@ -71,10 +72,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_and_resumed_equals_uninterrupted(trainings, tmp_path, name):
-    """The uninterrupted run has not even the hook, which changes no run from its first iteration on."""
+    """Without workers the uninterrupted run has not even the hook, which then changes no run."""
     job, cuts = CASES[name]
     job = {"seed": 3, **job}
-    expected = trainings.finish(tmp_path / "reference", **job, checkpoint=cuts[0][0], upstream=True)
+    expected = trainings.finish(tmp_path / "reference", **job, checkpoint=cuts[0][0], upstream=not job.get("workers"))
     for checkpoint, kills in cuts:
         cut = tmp_path / f"cut{checkpoint['interval']}"
         for number, iteration in enumerate(kills):
@@ -85,7 +86,6 @@ def test_killed_and_resumed_equals_uninterrupted(trainings, tmp_path, name):
         assert same_iterations(cut, tmp_path / "reference")
 
 
-GLOBAL = {"seed": 3, "loader": {"sampler": {"type": "GlobalSampler"}}}
 STOPPING = {"type": "EarlyStoppingHook", "monitor": "accuracy/top1", "min_delta": 5, "patience": 2}
 ADAMW = {
     "accumulative_counts": 3,
@@ -98,8 +98,6 @@ ADAMW = {
     "job",
     [
         pytest.param({"workers": 2}, id="no seed in the config"),
-        pytest.param(GLOBAL, id="sampler on the global state"),
-        pytest.param({**GLOBAL, **PERSISTENT}, id="sampler on the global state, workers"),
         pytest.param({"seed": 3, "workers": 1, "loader": {"drop_last": True, "batch_size": 3}}, id="drop_last"),
         pytest.param({"seed": 3, "runner": {"optim_wrapper": ADAMW}}, id="AdamW, clipping, between two steps"),
         pytest.param({"seed": 3, "hooks": [STOPPING]}, id="early stopping"),
@@ -114,6 +112,13 @@ def test_resumed_from_any_of_its_checkpoints(trainings, tmp_path, job):
     for path in checkpoints:
         found = trainings.finish(tmp_path / path.stem, **job, resume=True, load_from=str(path))
         assert differences(expected, found) == [], path.name
+
+
+def test_the_number_of_workers_may_change(trainings, tmp_path):
+    job = {"seed": 3, "checkpoint": every(3), **ALONE}
+    expected = trainings.finish(tmp_path / "reference", **job, workers=1)
+    assert trainings.run(tmp_path / "cut", **job, workers=3, kill_before=6) == KILLED
+    assert differences(expected, trainings.finish(tmp_path / "cut", **job, workers=2, resume=True)) == []
 
 
 def test_used_batches_are_not_loaded_again_and_the_state_is_plain(trainings, tmp_path):
@@ -148,7 +153,6 @@ class Stream(torch.utils.data.IterableDataset):
 @pytest.mark.parametrize(
     ("first", "then", "warning"),
     [
-        ({}, {"workers": 1, "val_workers": 0}, "was saved with num_workers=0"),
         ({"upstream": True}, {}, "holds no state of kd_mm.ExactResumeHook"),
         ({"ranks": 2}, {}, "was saved by 2 processes"),
     ],
