@@ -93,14 +93,14 @@ def draw_precision_recall(found: DetectionAP, classes: Sequence[str], folder: st
     """
     from matplotlib.figure import Figure
 
+    from kd_mm.utils.figures import plain_axes, to_png
+
     used: set[str] = set()
     for label in np.flatnonzero(found.objects):
         recall, precision = found.curves[label]
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         figure = Figure(figsize=(6, 4.6), dpi=120, layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes = plain_axes(figure.add_subplot())
         start = np.append(0.0, recall), np.append(envelope[:1].sum(), envelope)
         axes.step(*start, where="pre", color="#D55E00", linewidth=1.2, label="interpolated")
         axes.plot(recall, precision, color="#0072B2", linewidth=1.6, label="measured")
@@ -109,12 +109,10 @@ def draw_precision_recall(found: DetectionAP, classes: Sequence[str], folder: st
         title = f"{classes[label]}: {areas} ({found.objects[label]:,} objects)"
         axes.set_title(title, fontsize=11, parse_math=False)
         axes.legend(frameon=False, loc="lower left")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
         stem = re.sub(r"[^\w.-]+", "_", classes[label]) or "class"
         stem = f"{stem}_{label}" if stem in used else stem
         used.add(stem)
-        replace_file(Path(folder) / f"{stem}.png", buffer.getvalue())
+        replace_file(Path(folder) / f"{stem}.png", to_png(figure))
 
 
 def write_coco_json(
