@@ -141,10 +141,6 @@ class CIFAR10(BaseDataset):
             mask = take_per_class(order[mask[order]], labels, self.samples_per_class)
         return mask
 
-    def extra_repr(self) -> list[str]:
-        """Lines of ``repr`` beyond mmpretrain's."""
-        return [f"Folder: \t{self.data_root}/{self.folder}", f"Split: \t{self.split}"]
-
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):

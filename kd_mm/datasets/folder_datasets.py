@@ -127,7 +127,3 @@ class TinyImageNet(BaseDataset):
                 raise ValueError(f"{annotations.absolute()}, line {number}: {wnid!r} is not among wnids.txt")
             samples.append({"img_path": str(root / "images" / name), "gt_label": label_of[wnid]})
         return samples
-
-    def extra_repr(self) -> list[str]:
-        """Lines of ``repr`` beyond mmpretrain's."""
-        return [f"Folder: \t{self.data_root}", f"Split: \t{self.split}"]

@@ -99,10 +99,6 @@ class Market1501(DamagedImageCheck, BaseDataset):
         """
         return add_metainfo(super().prepare_data(idx), self.get_data_info(idx), _META)
 
-    def extra_repr(self) -> list[str]:
-        """Lines of ``repr`` beyond mmpretrain's."""
-        return [f"Folder: \t{self.data_root}", f"Split: \t{self.split}"]
-
     def _read_folder(self, part: str) -> list[dict[str, Any]]:
         """Return the images of one folder, junk included, without other files and subfolders."""
         folder = Path(self.data_root) / FOLDERS[part]

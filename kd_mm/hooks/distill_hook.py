@@ -156,7 +156,7 @@ def count_samples(dataset: Any) -> int | None:
 def _check_batch_size(runner: Runner) -> None:
     scaling = runner.cfg.get("auto_scale_lr") or {}
     base, loader = scaling.get("base_batch_size"), runner.train_dataloader
-    batch_size = (loader.batch_size or getattr(loader.batch_sampler, "batch_size", 0)) * runner.world_size
+    batch_size = (loader.batch_size or loader.batch_sampler.batch_size) * runner.world_size
     if base and batch_size != base and not scaling.get("enable", False):
         runner.logger.warning(
             f"the global batch is {batch_size}, the learning rate of this config is meant for {base}: scale it, or use "

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.distillers import Distiller
+from kd_mm.stages.tap import child
 from kd_mm.tasks import build_task
 from kd_mm.utils.contexts import eval_mode
 
@@ -86,15 +87,16 @@ def _short(number: float) -> str:
 
 
 def _describe(model: nn.Module) -> str:
-    backbone: Any = getattr(model, "backbone", model)
-    depth = getattr(backbone, "depth", getattr(backbone, "arch", ""))
+    backbone = child(model, "backbone") or model
+    options = vars(backbone)
+    depth = options.get("depth", options.get("arch", ""))
     return f"{type(backbone).__name__}{f'-{depth}' if isinstance(depth, int | str) and depth else ''}"
 
 
 def _head_loss(model: nn.Module) -> str:
-    owner: Any = getattr(model, "roi_head", model)
-    head: Any = getattr(owner, "head", None) or getattr(owner, "bbox_head", None)
-    loss = getattr(head, "loss_module", None) or getattr(head, "loss_cls", None)
+    owner = child(model, "roi_head") or model
+    head = child(owner, "head") or child(owner, "bbox_head")
+    loss = child(head, "loss_module") or child(head, "loss_cls")
     return "" if head is None else type(loss or head).__name__
 
 

@@ -73,16 +73,6 @@ class TeacherPreparation:
     def summarize(self, name: str, loss: Any, results: Mapping[str, Any], data: TrainingData) -> None:
         """Log what the loss ``name`` makes of the results of all its teachers; the default does nothing."""
 
-    # -- the teacher ---------------------------------------------------------------------------------------------
-
-    def record(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Run the teacher on a preprocessed batch ``(B, 3, H, W)``; return the tensors of its taps."""
-        return self.teacher.record(inputs)
-
-    def logits(self, inputs: Tensor, records: Mapping[str, Tensor]) -> Tensor:
-        """Return the teacher's logits ``(B, K)``, from its taps where these record them."""
-        return self.teacher.logits(inputs, records)
-
     def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
         """Return the feature maps ``(B, C, H, W)`` of the teacher's stages."""
         stages = self.teacher.stages

@@ -91,7 +91,7 @@ class CodeTraining(EpochTraining):
             return {"state_dict": self.module.state_dict(), "scores": scores, "metric": f"{metric}the training data"}
 
         def read(inputs: Tensor) -> dict[str, Tensor]:
-            return {"feature": full_precision(self.record(inputs)[self.tap])}
+            return {"feature": full_precision(self.teacher.record(inputs)[self.tap])}
 
         found, labels = data.collect_over_dataset(read, f"features of teacher {self.teacher.name}")
         ((chosen, held_out),) = held_out_splits(labels, share, None, seed=0)
@@ -115,8 +115,8 @@ class CodeTraining(EpochTraining):
                 counts = torch.zeros(1 + len(branches), dtype=torch.float64)
                 for batch in progress(loader, f"codes of teacher {self.teacher.name}, epoch {epoch + 1}"):
                     inputs = self.distiller.data_preprocessor(batch, True)
-                    records = self.record(inputs["inputs"])
-                    logits = self.logits(inputs["inputs"], records)
+                    records = self.teacher.record(inputs["inputs"])
+                    logits = self.teacher.logits(inputs["inputs"], records)
                     feature, targets = full_precision(records[self.tap]), task.targets(inputs["data_samples"])
                     decoded = {name: codes.decoders[name](codes.encoders[name](feature)) for name in branches}
                     losses = [branch_loss(d, logits, targets, self.temperatures[n]) for n, d in decoded.items()]

@@ -108,10 +108,10 @@ class ExitTraining(EpochTraining):
     def forward(self, batch: Any, training: bool) -> tuple[Tensor, Tensor | None, Any]:
         """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets."""
         data = self.distiller.data_preprocessor(batch, training)
-        records = self.record(data["inputs"])
+        records = self.teacher.record(data["inputs"])
         targets = self.distiller.task.targets(data["data_samples"])
         regions = targets.regions if self.distiller.task.regional else None
         maps = self.stage_maps(records, self.stages)
         stage_logits = torch.stack([self.module[str(i)](feature, regions) for i, feature in maps.items()])
-        teacher_logits = self.logits(data["inputs"], records) if self.options["loss"] == "ce+kd" else None
+        teacher_logits = self.teacher.logits(data["inputs"], records) if self.options["loss"] == "ce+kd" else None
         return stage_logits, teacher_logits, targets

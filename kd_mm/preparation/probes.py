@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,11 +73,11 @@ class Probing(TeacherPreparation):
         images = min(images, self.options["max_images"] or images)
 
         def read(inputs: Tensor) -> dict[str, Tensor]:
-            records = self.record(inputs)
+            records = self.teacher.record(inputs)
             maps = self.stage_maps(records, self.stages)
             features = {f"stage{i}": pool_feature(feature, self.options["input"]) for i, feature in maps.items()}
             self._check_memory(sum(feature.shape[1] for feature in features.values()), images)
-            return {**features, "final": self.logits(inputs, records).argmax(dim=-1)}
+            return {**features, "final": self.teacher.logits(inputs, records).argmax(dim=-1)}
 
         title = f"features of teacher {self.teacher.name}"
         found, labels = data.collect_over_dataset(read, title, self.options["max_images"])
@@ -188,11 +187,11 @@ def probe_score(
 
 def probe_picture(rows: Mapping[str, Mapping[str, float]], shares: Mapping[int, Mapping[str, float]]) -> bytes:
     """Return a PNG of the scores by teacher and stage, coloured where the teacher has a share."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from kd_mm.utils.figures import to_png
+
     figure = Figure(figsize=(2 + 1.3 * len(shares), 1 + 0.4 * len(rows)), dpi=150)
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(title="probe score (%), coloured: guides the student")
     axes.set_axis_off()
     axes.table(
@@ -202,6 +201,4 @@ def probe_picture(rows: Mapping[str, Mapping[str, float]], shares: Mapping[int, 
         colLabels=[f"stage {i}" for i in shares],
         loc="center",
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return to_png(figure)

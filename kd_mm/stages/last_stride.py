@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,20 +74,15 @@ def last_stride_in_place(backbone: nn.Module) -> Iterator[bool]:
 def _dry_run(backbone: nn.Module) -> tuple[tuple[int, int], dict[str, tuple[int, Any]]]:
     """Return height and width of the last map, and the layers with a stride by name with the cells of their input."""
     strided: dict[str, tuple[int, Any]] = {}
-    handles = []
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Conv2d | _MaxPoolNd | _AvgPoolNd) and max(_pair(module.stride)) > 1:
 
-            def note(layer: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                strided[name] = (inputs[0].shape[-2] * inputs[0].shape[-1], layer)
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        strided[name] = (inputs[0].shape[-2] * inputs[0].shape[-1], layer)
 
-            handles.append(module.register_forward_pre_hook(note))
-    try:
-        with eval_mode(backbone):
-            output: Any = backbone(torch.zeros(1, 3, _SIZE, _SIZE))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, eval_mode(backbone):
+        for name, module in backbone.named_modules():
+            if isinstance(module, nn.Conv2d | _MaxPoolNd | _AvgPoolNd) and max(_pair(module.stride)) > 1:
+                hooks.enter_context(module.register_forward_pre_hook(partial(note, name)))
+        output: Any = backbone(torch.zeros(1, 3, _SIZE, _SIZE))
     final = output[-1] if isinstance(output, list | tuple) else output
     if final.ndim != 4:
         raise ValueError(f"it gives {tuple(final.shape)}, no map")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,21 +94,15 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
     def keep(tap: Tap, outputs: list[Tensor], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         outputs.append(tap.select(output))
 
-    handles = [
-        module.register_forward_hook(functools.partial(watch, name))
-        for name, module in model.named_modules()
-        if isinstance(module, (*_RELUS, nn.modules.batchnorm._BatchNorm))
-    ]
-    for tap, outputs in zip(taps, recorded, strict=True):
-        handles.append(find_module(model, tap).register_forward_hook(functools.partial(keep, tap, outputs)))
     weight, last = next(model.parameters()), stages[-1]
     size = (round(last.height * last.stride), round(last.width * last.stride))
-    try:
-        with eval_mode(model):
-            trunk(torch.rand(2, 3, *size).to(weight))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, eval_mode(model):
+        for name, module in model.named_modules():
+            if isinstance(module, (*_RELUS, nn.modules.batchnorm._BatchNorm)):
+                hooks.enter_context(module.register_forward_hook(partial(watch, name)))
+        for tap, outputs in zip(taps, recorded, strict=True):
+            hooks.enter_context(find_module(model, tap).register_forward_hook(partial(keep, tap, outputs)))
+        trunk(torch.rand(2, 3, *size).to(weight))
     calls = zip(taps, recorded, strict=True)
     return [outputs[tap.call] if -len(outputs) <= tap.call < len(outputs) else None for tap, outputs in calls], events
 

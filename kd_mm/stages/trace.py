@@ -178,7 +178,7 @@ def trace(network: nn.Module, inputs: Tensor) -> Trace:
         stack.enter_context(_untouched(network, inputs.device))
         for name, module in network.named_modules():
             for handle in tracer.attach(name, module):
-                stack.callback(handle.remove)
+                stack.enter_context(handle)
         with tracer:
             network(noise)
     if tracer.root is None:

@@ -49,10 +49,11 @@ def _logged_types() -> list[Any]:
     """Return what the history of a message hub consists of, under the names of numpy 1 and numpy 2."""
     installed = "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"
     multiarray = importlib.import_module(f"numpy.{installed}.multiarray")
+    parts = {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar}
     arrays = [
-        _under_name(getattr(multiarray, name), f"numpy.{core}.multiarray", name)
+        _under_name(part, f"numpy.{core}.multiarray", name)
         for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
+        for name, part in parts.items()
     ]
     dtypes = [type(np.dtype(kind)) for kind in _DTYPES]
     functions = [_under_name(_statistic, "builtins", "getattr"), _under_name(_latin1, "_codecs", "encode")]
