@@ -81,7 +81,7 @@ def rank_by_argsort(data: People, kind: Any = None, one_by_one: bool = False) ->
 
 def rerank_kd_mm(data: People) -> Array:
     step = max(len(data[0]) // 50, 1)
-    return np.concatenate([block[-start % step :: step] for start, block in reranked_distances(data[0], data[1])])
+    return reranked_distances(data[0], data[1])[::step]
 
 
 def rerank_dense(data: People, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> Array:

@@ -146,16 +146,15 @@ class Distances:
         self._first = _first_equal(columns, self._column_scale)
         self._copies = np.flatnonzero(self._first != np.arange(len(columns)))
 
-    def blocks(self, stop: int | None = None, self_zero: bool = False) -> Iterator[tuple[int, Array]]:
+    def blocks(self, self_zero: bool = False) -> Iterator[tuple[int, Array]]:
         """Yield the number of the first row and the distances ``(n, C)`` of n rows at a time.
 
         The memory of a block is reused for the next one; it may be written to.
 
         Args:
-            stop: Number of rows; default: all.
             self_zero: Set the distance of row i to column i to exactly zero.
         """
-        stop = len(self.rows) if stop is None else stop
+        stop = len(self.rows)
         buffer = np.empty((min(self.chunk_size, stop), len(self.columns)), dtype=self.columns.dtype)
         for start in range(0, stop, self.chunk_size):
             rows = slice(start, min(start + self.chunk_size, stop))

@@ -139,7 +139,8 @@ def _ranked_blocks(
     if rerank is None:
         blocks = Distances(query.features, gallery.features, metric, chunk_size).blocks()
     else:
-        blocks = reranked_distances(query.features, gallery.features, metric, **rerank, chunk_size=chunk_size)
+        mixed = reranked_distances(query.features, gallery.features, metric, **rerank, chunk_size=chunk_size)
+        blocks = iter([(0, mixed)])
     order = np.argsort(gallery.pids, kind="stable")
     pids, first = np.unique(gallery.pids[order], return_index=True)
     images_of = dict(zip(pids.tolist(), np.split(order, first[1:]), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,8 @@ def reranked_distances(
     k2: int = 6,
     lambda_value: float = 0.3,
     chunk_size: int | None = None,
-) -> Iterator[tuple[int, Array]]:
-    """Yield distances re-ranked by how many of their nearest neighbours two images share (Zhong et al., CVPR 2017).
+) -> Array:
+    """Return distances ``(Q, G)`` re-ranked by how many nearest neighbours two images share (Zhong et al., CVPR 2017).
 
     Over queries and gallery together, with ``d`` the squared Euclidean distance (of L2-normalised features for cosine),
     each row divided by its maximum, and ``N(i, k)`` the ``k + 1`` images nearest to i, itself among them:
@@ -66,32 +66,28 @@ def reranked_distances(
         k2: Neighbours to average over.
         lambda_value: Share of the original distance, in [0, 1].
         chunk_size: Rows of distances that are held at once; default: 64 MiB of them, at least 64.
-
-    Yields:
-        The number of the first query, and distances ``(n, G)`` of n queries in memory that is reused.
     """
     images = np.concatenate([query, gallery])
     distances = Distances(images, images, metric, chunk_size)
     # Twice the neighbours: they include most images of R*, so that few distances are computed again.
     count = min(max(2 * (k1 + 1), k2), len(images))
     neighbours, near = np.empty((len(images), count), dtype=np.int64), np.empty((len(images), count))
-    largest = np.empty(len(images))
+    largest, mixed = np.empty(len(images)), np.empty((len(query), len(gallery)), images.dtype)
     for start, block in distances.blocks(self_zero=True):
         rows = slice(start, start + len(block))
         neighbours[rows], near[rows] = k_smallest(block, count)
         largest[rows] = block.max(axis=1)
+        mixed[rows] = block[: max(len(query) - start, 0), len(query) :]
     largest[largest == 0] = 1  # all images are equal
     weights = _weights(neighbours, near, largest, k1, distances)
     if k2 > 1:
         weights = csr_array(_rows(neighbours[:, :k2], 1 / min(k2, count)) @ weights)
     weights_of_gallery = csc_array(weights[len(query) :])
-    for start, block in distances.blocks(stop=len(query)):
-        mixed = block[:, len(query) :]
-        for i, row in enumerate(mixed, start):
-            row *= lambda_value / largest[i]
-            part = slice(weights.indptr[i], weights.indptr[i + 1])
-            row += (1 - lambda_value) * _jaccard(weights.indices[part], weights.data[part], weights_of_gallery)
-        yield start, mixed
+    for i, row in enumerate(mixed):
+        row *= lambda_value / largest[i]
+        part = slice(weights.indptr[i], weights.indptr[i + 1])
+        row += (1 - lambda_value) * _jaccard(weights.indices[part], weights.data[part], weights_of_gallery)
+    return mixed
 
 
 def _rows(columns: Ids, value: float) -> csr_array:

@@ -21,11 +21,6 @@ from tests.helpers.reid_reference import (
 )
 
 
-def reranked(query: Any, gallery: Any, *options: Any, chunk_size: int | None = None) -> Any:
-    blocks = reranked_distances(query, gallery, *options, chunk_size=chunk_size)
-    return np.concatenate([block.copy() for _, block in blocks])
-
-
 def dense(query: Any, gallery: Any, metric: str, k1: int, k2: int, lambda_value: float) -> Any:
     images = np.concatenate([query, gallery])
     return dense_rerank(distance_matrix(images, images, metric), k1, k2, lambda_value, len(query))
@@ -39,14 +34,14 @@ def test_distances(metric: str, options: tuple[int, int, float]) -> None:
     """Halves of odd k1, no expansion, and more neighbours than there are images."""
     images = random_images(len(metric) + options[0])
     query, gallery = images["query_features"], images["gallery_features"]
-    found = reranked(query, gallery, metric, *options, chunk_size=13)
+    found = reranked_distances(query, gallery, metric, *options, chunk_size=13)
     np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=1e-13)
 
 
 def test_larger_gallery_in_float32() -> None:
     images = random_images(3, queries=5, gallery=1195, people=60, length=16)
     query, gallery = (images[f"{side}_features"].astype(np.float32) for side in ("query", "gallery"))
-    found = reranked(query, gallery, "euclidean", 6, 3, 0.3, chunk_size=100)
+    found = reranked_distances(query, gallery, "euclidean", 6, 3, 0.3, chunk_size=100)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, dense(query, gallery, "euclidean", 6, 3, 0.3), rtol=0, atol=2e-6)
 
@@ -81,7 +76,7 @@ def test_copies_of_images(metric: str) -> None:
     query, gallery = pool[random.integers(0, 20, 30)], pool[random.integers(0, 25, 90)]
     gallery[random.choice(90, 12, replace=False)] = pool[0]
     for options in ((6, 3, 0.3), (20, 6, 0.0)):
-        found = reranked(query, gallery, metric, *options, chunk_size=17)
+        found = reranked_distances(query, gallery, metric, *options, chunk_size=17)
         np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=2e-6)
 
 
@@ -89,12 +84,12 @@ def test_ties_between_different_images() -> None:
     """Distances to different images are equal: the image's number decides."""
     random = np.random.default_rng(2)
     query, gallery = random.integers(0, 3, (15, 4)).astype(float), random.integers(0, 3, (60, 4)).astype(float)
-    found = reranked(query, gallery, "euclidean", 6, 3, 0.3)
+    found = reranked_distances(query, gallery, "euclidean", 6, 3, 0.3)
     np.testing.assert_allclose(found, dense(query, gallery, "euclidean", 6, 3, 0.3), rtol=0, atol=1e-13)
 
 
 def test_all_images_the_same() -> None:
-    found = reranked(np.ones((3, 5)), np.ones((40, 5)), "euclidean")
+    found = reranked_distances(np.ones((3, 5)), np.ones((40, 5)), "euclidean")
     np.testing.assert_allclose(found, np.zeros((3, 40)), atol=1e-13)
 
 
