@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, find_distiller
 from kd_mm.distillers.loss_monitor import LossMonitor
@@ -35,7 +36,7 @@ class DistillHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Give the losses the number of training samples, before an EMA copy is made or a checkpoint loaded."""
-        is_training = isinstance(runner._train_loop, BaseLoop)
+        is_training = isinstance(runner.optim_wrapper, OptimWrapper | OptimWrapperDict)  # else it is no wrapper yet
         count = count_samples(runner.train_dataloader.dataset) if is_training else None
         if count is not None:
             for loss in find_distiller(runner).losses.values():
@@ -101,7 +102,7 @@ class DistillHook(Hook):
             ValueError: A resumed run has another teacher than the run it continues.
         """
         before = checkpoint.get("meta", {}).get("teachers")
-        if before is None or not runner._resume:
+        if before is None or not runner.cfg.get("resume"):
             return
         now = {name: teacher.identity for name, teacher in find_distiller(runner).teachers.items()}
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]

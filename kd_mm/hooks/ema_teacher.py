@@ -59,7 +59,7 @@ class EMATeacherHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Remove the teachers from the checkpoint, and load them if the run is resumed."""
         for name, teacher in ema_teachers(find_distiller(runner)).items():
-            if not runner._resume:
+            if not runner.cfg.get("resume"):
                 teacher.pop_stored(checkpoint["state_dict"])
             elif not teacher.resume(checkpoint["state_dict"], "the checkpoint"):
                 runner.logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ class ExactResumeHook(Hook):
         if is_main_process() and note.is_file() and not Path(note.read_text() or "missing").is_file():
             for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook)):
                 folder = Path(hook.out_dir, note.parent.name) if hook.out_dir else note.parent
-                found = sorted(folder.glob(hook.filename_tmpl.format("[0-9]*")), key=lambda path: path.stat().st_mtime)
-                if found:
-                    replace_file(note, str(found[-1]).encode())
+                found = folder.glob(re.sub(r"\{.*\}", "[0-9]*", hook.filename_tmpl))
+                newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+                if newest:
+                    replace_file(note, str(newest).encode())
         barrier()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -74,8 +76,10 @@ class ExactResumeHook(Hook):
             self._warn(runner, f"the checkpoint was saved by {len(loaded['ranks'])} processes")
         else:
             self._restore(runner, loaded["ranks"][get_rank()])
-            in_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop) and self._loaders["train"].position > 0
-            self._due = runner.val_loop is not None and not loaded["validated"] and not in_epoch
+            train = self._loaders.get("train")
+            in_epoch = train and isinstance(runner.train_loop, EpochBasedTrainLoop) and train.position > 0
+            valid = loaded["validated"] or runner.val_loop is None
+            self._due = train is not None and not in_epoch and not valid
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Run the validation that was due right after the checkpoint."""

@@ -49,7 +49,7 @@ class Recorder:
         self._expected: dict[str, int] = {}
         self._cloned: set[str] = set()
         self._records: dict[str, list[tuple[Tensor, int]]] = {}
-        self._handles: dict[str, Any] = {}
+        self._hooked: dict[str, tuple[nn.Module, Any]] = {}  # by path, the module and the handle of its hook
         self.attach(model)
 
     def attach(self, model: nn.Module) -> list[str]:
@@ -61,13 +61,13 @@ class Recorder:
         renewed = []
         for tap in self.taps.values():
             path, module = tap.path, find_module(model, tap)
-            hooks = module._forward_hooks.values()
-            if any(isinstance(hook, _Hook) and hook.recorder is self and hook.path == path for hook in hooks):
+            before, handle = self._hooked.get(path, (None, None))
+            if before is module:
                 continue
-            if path in self._handles:
-                self._handles[path].remove()
+            if handle is not None:
+                handle.remove()
                 renewed.append(path)
-            self._handles[path] = module.register_forward_hook(_Hook(self, path))
+            self._hooked[path] = module, module.register_forward_hook(_Hook(self, path))
         return renewed
 
     def __enter__(self) -> Recorder:

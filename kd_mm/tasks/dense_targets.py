@@ -17,8 +17,9 @@ from kd_mm.stages.tap import child
 def assigning(head: Any, assigned: list[Any]) -> Iterator[None]:
     """While it lasts, append what a dense head assigns as targets to ``assigned``, one entry a call.
 
-    mmdet's heads call their own ``get_targets`` in their loss; the instance gets a method that also records. A head
-    that assigns otherwise, or ``None``, is left alone.
+    mmdet's heads call their own ``get_targets`` in their loss and give the result to nobody; a second call would assign
+    anew, at the cost of the loss. So the instance gets a method that also records. A head that assigns otherwise, or
+    ``None``, is left alone.
     """
     original: Any = getattr(head, "get_targets", None)
     if original is None:

@@ -110,6 +110,7 @@ class RoIReader(LogitsReader):
 
 def region_logits(roi_head: Any, features: Any, regions: Tensor, cascade: bool) -> Tensor:
     """Return the class logits ``(R, K + 1)`` of regions ``(R, 5)``; of a cascade those of its first stage."""
+    # mmdet has no public method that classifies given regions.
     return roi_head._bbox_forward(*((0,) if cascade else ()), features, regions)["cls_score"]
 
 
