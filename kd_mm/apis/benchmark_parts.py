@@ -145,6 +145,7 @@ def _student_step(student: Any, config: Config, batch: dict[str, Any]) -> Callab
 
 def _distillation_step(distiller: Distiller, config: Config, batch: dict[str, Any]) -> Callable[[], Any]:
     wrapper = _frozen_optimizer(distiller, config)
+    distiller.store_teachers(wrapper)
     monitor = distiller.monitor = LossMonitor()
 
     def step() -> None:

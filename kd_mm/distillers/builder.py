@@ -96,7 +96,7 @@ def build_networks(
         for name, one in teachers.items():
             of_teacher = [pair[1] for pair in pairs.get(name, ())]
             _set_up_teacher(one, task, recipe, needs, of_teacher, teacher_taps[name])
-            with torch.no_grad(), one.recorder:
+            with torch.no_grad(), one.recorder, one.precision(inputs.device):
                 task.forward(one.model, one.preprocess(inputs))
                 one.recorder.calibrate()
             records[name] = one.recorder.take()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -148,6 +149,21 @@ class Distiller(BaseModel):
         if zero is not None and key is not None:
             losses[key] = losses[key] + zero
         return losses
+
+    def store_teachers(self, wrapper: OptimWrapper) -> None:
+        """Store frozen teachers and their exits in the type of the autocast that the training steps run under, if any.
+
+        Args:
+            wrapper: Whose context a training step has.
+        """
+        device = next(self.parameters()).device.type
+        with wrapper.optim_context(self):
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        running = [loss for loss in self.losses.values() if loss.runs_teacher or "teacher.classifier" in loss.requires]
+        kept = {name for loss in running for name in loss.teacher_names}
+        for name, teacher in self.teachers.items():
+            if not teacher.is_ema and name not in kept:
+                teacher.store_in(dtype)
 
     @torch.compiler.disable  # counts iterations, and reads the device once per logging interval
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:

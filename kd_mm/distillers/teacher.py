@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,18 @@ from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import StepError
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_HALF = (torch.float16, torch.bfloat16)
+# Layers that pass their weight to one operator, which autocast runs in half precision. Subclasses may do more with it
+# (standardise or normalise it) and stay as they are.
+_CAST_BY_AUTOCAST = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 
 class Teacher:
@@ -44,7 +57,9 @@ class Teacher:
         checkpoint: Path or URL of its weights, which must fit completely.
         random_weights: Allow no checkpoint; for benchmarks and tests.
         input_size: Height and width in pixels that the student's batch is resized to (bilinear); default: as it is.
-        dtype: Type its weights are stored in, e.g. ``"bfloat16"``; default: as the Distiller's.
+        dtype: Type that it is stored and runs in. ``"bfloat16"`` and ``"float16"`` mean weights of convolutions and
+            linear layers, and autocast for the rest, whose norms keep their statistics in float32. Default: in mixed
+            precision autocast's type, in the same way; otherwise the Distiller's.
         compile: Run it through ``torch.compile``, as the Distiller's ``compile=dict(teacher=True)`` does for all.
 
     Raises:
@@ -84,9 +99,8 @@ class Teacher:
                 f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH"
             )
         self.dtype = _DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(_DTYPES))] if dtype else None
-        if self.dtype:
-            model.to(self.dtype)
         self._freeze(name, model)
+        self._convert()
         self.dataset_meta = (stored.get("meta") or {}).get("dataset_meta") or {}
 
     def _freeze(self, name: str, model: nn.Module) -> None:
@@ -168,8 +182,29 @@ class Teacher:
         """Follow the Distiller to another device or dtype (called from its ``_apply``)."""
         self.model._apply(fn)
         self.exits._apply(fn)
-        if self.dtype:
+        self._convert()
+
+    def _convert(self) -> None:
+        if self.dtype is not None and self.dtype not in _HALF:
             self.model.to(self.dtype)
+
+    def store_in(self, dtype: torch.dtype | None) -> None:
+        """Store the weights in the type of autocast, unless the config names another, so that no step casts them.
+
+        Autocast would cast the same weights to the same bits in each step. Called once everything is prepared.
+        """
+        self.dtype = self.dtype or dtype
+        layers = [*self.model.modules(), *self.exits.modules()] if self.dtype in _HALF else []
+        for layer in layers:
+            if type(layer) in _CAST_BY_AUTOCAST:
+                layer.to(self.dtype)
+
+    def precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """Return the context that the network and its exits run in."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        half = self.dtype in _HALF
+        return torch.autocast(device.type, dtype=self.dtype if half else None, enabled=half)
 
     # -- in a step -----------------------------------------------------------------------------------------------
 
@@ -179,12 +214,12 @@ class Teacher:
             inputs = self.renormalize(inputs)
         if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
             inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
-        return inputs.to(self.dtype) if self.dtype else inputs
+        return inputs if self.dtype is None or self.dtype in _HALF else inputs.to(self.dtype)
 
     @torch.no_grad()
     def record(self, inputs: Tensor) -> dict[str, Tensor]:
         """Run once on the student's batch ``(B, 3, H, W)``; return the recorded tensors, tap text to tensor."""
-        with self.recorder:
+        with self.recorder, self.precision(inputs.device):
             return self._run(inputs)
 
     def _run(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -212,7 +247,7 @@ class Teacher:
                 f"the exits of teacher {self.name!r} are not trained: register the hook kd_mm.PrepareTeachersHook "
                 "(default_hooks = {{_base_.kd_hooks}}) or load them with Teacher.load_exits"
             )
-        with self.recorder:
+        with self.recorder, self.precision(inputs.device):
             return Observation(**self._observe(self, inputs), classifier=self.classifier)  # type: ignore[arg-type]
 
     def _fields(self, inputs: Tensor) -> dict[str, Any]:
@@ -236,7 +271,8 @@ class Teacher:
         """
         if not self.needs_regions:
             return observation
-        return replace(observation, **self._logits(observation.taps, batch.regions, batch.sampled))
+        with self.precision(next(iter(observation.taps.values())).device):
+            return replace(observation, **self._logits(observation.taps, batch.regions, batch.sampled))
 
     def _logits(
         self, records: Mapping[str, Tensor], regions: Tensor | None = None, sampled: Tensor | None = None
@@ -262,14 +298,16 @@ class Teacher:
             inputs: ``(B, 3, H, W)``, the student's normalised batch.
             records: Of :meth:`record` on it, where it ran already.
         """
-        if self.reader is not None and records is not None:
-            return self.reader.read(records, self.model)
-        return self.task.forward(self.model, self.preprocess(inputs))
+        with self.precision(inputs.device):
+            if self.reader is not None and records is not None:
+                return self.reader.read(records, self.model)
+            return self.task.forward(self.model, self.preprocess(inputs))
 
     @torch.no_grad()
     def score(self, inputs: Tensor, data_samples: Any) -> tuple[int, int]:
         """Return how many predictions on a validation batch of the student's are right, and how many there are."""
-        return self.task.score(self.model, self.preprocess(inputs), data_samples)
+        with self.precision(inputs.device):
+            return self.task.score(self.model, self.preprocess(inputs), data_samples)
 
 
 def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:

@@ -108,7 +108,8 @@ def teacher_logits(distiller: Distiller, name: str, inputs: Tensor) -> dict[str,
     teacher, online = distiller.teachers[name], dict(distiller.objective.teacher_exits.items())
     records = teacher.record(inputs)
     exits: Any = online.get(name, teacher.exits)
-    logits = _exit_logits(name, exits, teacher.stages, records)
+    with teacher.precision(inputs.device):
+        logits = _exit_logits(name, exits, teacher.stages, records)
     if distiller.task.comparable_logits:
         logits[f"{name}_final"] = teacher.logits(inputs, records)
     return logits

@@ -108,6 +108,8 @@ class Loss(nn.Module):
     instead: str = ""
     #: Whether it prepares something on its teacher that holds only while the teacher does not change.
     frozen_teacher: bool = False
+    #: Whether it runs layers of its teachers by itself, outside autocast; these are then stored as they are.
+    runs_teacher: bool = False
     #: Whether the last stage alone is read by default, instead of all.
     reads_last_stage: bool = False
     #: Whether a gradient reaches the student.

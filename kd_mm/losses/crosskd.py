@@ -57,6 +57,7 @@ class CrossKDLoss(Loss):
     """
 
     requires = frozenset({"student.taps", "student.assignment", "teacher.taps"})
+    runs_teacher = True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,19 +32,34 @@ class StageChannelLoss(Loss):
     """
 
     requires = frozenset({"student.pooled", "teacher.pooled"})
+    widths: Tensor
+    members: Tensor
 
     def __init__(self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.descriptor = choice("descriptor", descriptor, ("gap", "gap_l2", "se"))
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
         self.temperature = temperature
+        #: Whether channels of a stage are compared without looking at its other channels: then all stages at once.
+        self.by_channel = self.descriptor != "gap_l2" and self.distance != "kl"
 
-    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+    def setup(self, context: LossContext) -> None:
+        """Note which channels of all stages side by side belong to which stage."""
+        widths = torch.tensor([context.pairs[i - 1][1].channels for i in self.stage_numbers(len(context.pairs))])
+        members = F.one_hot(torch.arange(len(widths)).repeat_interleave(widths))
+        self.register_buffer("widths", widths.float(), persistent=False)
+        self.register_buffer("members", members.float(), persistent=False)
+
+    def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the distance of each stage."""
-        return {
-            f"stage{i}": self.compare(student.pooled[i], teacher.pooled[i].detach())
-            for i in self.stage_numbers(max(student.pooled))
-        }
+        stages = self.stage_numbers(max(student.pooled))
+        own, target = [student.pooled[i] for i in stages], [teacher.pooled[i].detach() for i in stages]
+        if not self.by_channel:
+            return _stage_terms(
+                stages, torch.stack([self.compare(*pair).mean() for pair in zip(own, target, strict=True)])
+            )
+        channels = self.compare(torch.cat(own, dim=1), torch.cat(target, dim=1)).mean(dim=0)
+        return _stage_terms(stages, channels @ self.members / self.widths)
 
     def describe(self, pooled: Tensor) -> Tensor:
         """Return the channel descriptor ``(B, C)`` of spatial means ``(B, C)``."""
@@ -52,11 +68,12 @@ class StageChannelLoss(Loss):
         return pooled.sigmoid() if self.descriptor == "se" else pooled
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the distance of the descriptors of two sets of spatial means ``(B, C)``, a scalar."""
+        """Return the distances ``(B, C)`` of the descriptors of two sets of spatial means ``(B, C)``; KL: a scalar."""
         student, teacher = self.describe(student), self.describe(teacher)
         if self.distance == "kl":
             return kl_divergence(student, teacher, self.temperature)
-        return F.mse_loss(student, teacher) if self.distance == "mse" else F.l1_loss(student, teacher)
+        distance = F.mse_loss if self.distance == "mse" else F.l1_loss
+        return distance(student, teacher, reduction="none")
 
 
 @MODELS.register_module()

@@ -11,6 +11,7 @@ from mmengine.dist import all_reduce, broadcast, get_rank, is_main_process
 from torch import Tensor, nn
 
 from kd_mm.distillers import Distiller, Teacher
+from kd_mm.losses.functional import full_precision
 from kd_mm.preparation.data import TrainingData, save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.contexts import isolated_rng
@@ -74,9 +75,9 @@ class TeacherPreparation:
         """Log what the loss ``name`` makes of the results of all its teachers; the default does nothing."""
 
     def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
-        """Return the feature maps ``(B, C, H, W)`` of the teacher's stages."""
+        """Return the feature maps ``(B, C, H, W)`` of the teacher's stages, at least float32."""
         stages = self.teacher.stages
-        return {i: stages[i].to_map(records[stages[i].tap]) for i in numbers}
+        return {i: full_precision(stages[i].to_map(records[stages[i].tap])) for i in numbers}
 
 
 class EpochTraining(TeacherPreparation):

@@ -50,7 +50,7 @@ class PrepareTeachersHook(Hook):
         self.cache_dir = cache_dir
 
     def before_train(self, runner: Runner) -> None:
-        """Load or compute everything.
+        """Load or compute everything; then store the teachers in the type that the training steps compute in.
 
         Raises:
             ValueError: A wrong option, or a file that does not fit.
@@ -69,6 +69,7 @@ class PrepareTeachersHook(Hook):
             loss.load_preparation(results)
             if is_main_process():
                 next(iter(preparations.values())).summarize(name, loss, results, data)
+        distiller.store_teachers(runner.optim_wrapper)
 
 
 def exit_trainings(distiller: Distiller) -> list[ExitTraining]:

@@ -17,6 +17,7 @@ from torch import nn
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.registry import MODELS
+from kd_mm.utils.costs import count_operators
 from tests.devices import DEVICES
 
 from .conftest import CLASSES, batch, build, classifier, count_calls, losses_of, recipe, same
@@ -145,6 +146,49 @@ def test_teacher_stands_outside_the_module_tree_and_stays_as_it_is() -> None:
     assert not teacher.model.training
     assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())
     assert all(p.grad is None for p in teacher.exits.parameters())
+
+
+def test_teacher_is_stored_in_the_type_of_autocast_and_computes_the_same() -> None:
+    model = build()
+    teacher = model.teachers["teacher"]
+    inputs = model.data_preprocessor(batch(), True)["inputs"]
+
+    def observe() -> tuple[list[torch.Tensor], int]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            observed = teacher.observe(inputs)
+            return [*observed.pooled.values(), *observed.stage_logits.values()], count_operators(
+                lambda: teacher.observe(inputs)
+            )
+
+    before, operators = observe()
+    buffers = copy.deepcopy(dict(teacher.model.named_buffers()))
+    wrapper = Bf16OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    model.store_teachers(wrapper)
+    after, fewer = observe()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    weights = [p for part in (teacher.model, teacher.exits) for p in part.parameters() if p.dtype == torch.bfloat16]
+    assert fewer <= operators - len(weights)
+    assert teacher.model.head.fc.weight.dtype == torch.bfloat16
+    step(model, wrapper)
+    assert same(dict(teacher.model.named_buffers()), buffers)
+    assert {b.dtype for b in buffers.values()} == {torch.float32, torch.int64}
+    model.val_step(batch())
+    teacher.logits(inputs)  # outside of autocast, too
+
+
+@pytest.mark.parametrize(("dtype", "computes"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_teacher_with_a_type_of_its_own_runs_in_it(dtype: str, computes: torch.dtype) -> None:
+    teacher_config = {"config": classifier(14), "random_weights": True, "dtype": dtype}
+    model = build(teacher=teacher_config)
+    teacher, found = model.teachers["teacher"], []
+    teacher.model.backbone.layer1.register_forward_hook(lambda _m, _a, out: found.append(out.dtype))
+    for kind in (OptimWrapper, Bf16OptimWrapper):
+        wrapper = kind(torch.optim.SGD(model.parameters(), lr=0.1))
+        model.store_teachers(wrapper)
+        step(model, wrapper)
+    assert found == [computes] * 2
+    assert teacher.model.head.fc.weight.dtype == computes
+    assert model.student.head.fc.weight.dtype == torch.float32
 
 
 def test_teacher_follows_dtype_and_is_shared_by_copies() -> None:

@@ -155,6 +155,12 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     return rows.view(len(logits), -1).mean(dim=1)
 
 
+def scd(*widths: int, **options: Any) -> L.StageChannelLoss:
+    loss = L.StageChannelLoss(**options)
+    loss.setup(context(*((width, width) for width in widths)))
+    return loss.double()
+
+
 def det_kd(classes: int, **options: Any) -> L.DetKDLoss:
     loss = L.DetKDLoss(**options)
     loss.setup(LossContext(num_classes=classes))
@@ -322,10 +328,10 @@ CASES: dict[str, Case] = {
         lambda: L.CrossStageReviewLoss(direction="bidirectional", pairs="all_pairs", detach_target=False)
     ),
     "exit_task": _stages(lambda: exit_task(include_last=True)),
-    "scd": _maps(L.StageChannelLoss, 5),
-    "scd-gap_l2": _maps(lambda: L.StageChannelLoss(descriptor="gap_l2"), 5),
-    "scd-se-l1": _maps(lambda: L.StageChannelLoss(descriptor="se", distance="l1"), 5),
-    "scd-kl": _maps(lambda: L.StageChannelLoss(distance="kl", temperature=2.0), 5),
+    "scd": _maps(lambda: scd(5), 5),
+    "scd-gap_l2": _maps(lambda: scd(5, descriptor="gap_l2"), 5),
+    "scd-se-l1": _maps(lambda: scd(5, descriptor="se", distance="l1"), 5),
+    "scd-kl": _maps(lambda: scd(5, distance="kl", temperature=2.0), 5),
     "fitnets": _maps(L.FitNetsLoss, 5),
     "at": _maps(L.ATLoss),
     "vid": _maps(vid),

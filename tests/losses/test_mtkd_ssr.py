@@ -15,14 +15,13 @@ from kd_mm.losses import (
     KDLoss,
     Loss,
     Observation,
-    StageChannelLoss,
     StageLogits,
     StageResponseLoss,
 )
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.utils.costs import count_operators
 
-from ..helpers.losses import exit_task, of_logits, of_stages
+from ..helpers.losses import exit_task, of_logits, of_stages, scd
 from ..helpers.waves import wave
 
 LN3, LN7 = math.log(3), math.log(7)
@@ -38,7 +37,8 @@ def means(*stages: list[float]) -> dict[int, Tensor]:
 
 
 def channel_value(student: dict[int, Tensor], teacher: dict[int, Tensor], **options: object) -> float:
-    return float(StageChannelLoss(**options)(Observation(pooled=student), Observation(pooled=teacher)))
+    loss = scd(*(pooled.shape[1] for pooled in student.values()), **options)
+    return float(loss(Observation(pooled=student), Observation(pooled=teacher)))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,17 @@ def test_number_of_operators_does_not_grow_with_the_stages(build: Callable[[], L
         return count_operators(lambda: loss(student, teacher).backward())
 
     assert operators(2) <= operators(3) == operators(4) == operators(7)  # one pair of stages needs no sum
+
+
+@pytest.mark.parametrize("options", [{}, {"descriptor": "se", "distance": "l1"}])
+def test_number_of_operators_of_the_channel_loss_does_not_grow_with_the_stages(options: dict) -> None:
+    def operators(*widths: int) -> int:
+        loss = scd(*widths, **options)
+        sides = wave(3, sum(widths), pace=0.9).requires_grad_(), wave(3, sum(widths), pace=1.7)
+        pair = [Observation(pooled=dict(enumerate(side.split(widths, dim=1), 1))) for side in sides]
+        return count_operators(lambda: loss(*pair).backward())
+
+    assert operators(4, 6) == operators(4, 6, 8, 10)
 
 
 # -- MSKD: every exit learns the label and follows a teacher --------------------------------------------------------
