@@ -31,7 +31,7 @@ NUM_OBJECTS = 8
 
 
 def build_parts(
-    config: Config, layout: dict[str, Any], amp: bool, batch_size: int, terms: bool
+    config: Config, layout: dict[str, Any], amp: bool, batch_size: int, terms: bool, compiled: bool = False
 ) -> tuple[dict[str, Callable[[], Any]], tuple[int, int]]:
     """Build everything and return what is to be timed by name, and the input size.
 
@@ -41,20 +41,25 @@ def build_parts(
         amp: Whether the teacher's forward runs under autocast, too; the steps have it from their optimizer wrapper.
         batch_size: Images a step.
         terms: Whether there are steps without each loss.
+        compiled: Whether every part is compiled.
     """
     preprocessor = config.get("data_preprocessor")
     model = _without_files(config.model)
     if preprocessor is not None:
         model.setdefault("data_preprocessor", preprocessor)
+    compile_part: Callable[[Any], Any] = lambda part: part  # noqa: E731
+    if compiled:
+        model.compile = {"teacher": True, "objective": True, "backend": "inductor", **(model.get("compile") or {})}
+        compile_part = functools.partial(torch.compile, backend=model.compile.backend)
     device, distiller = layout["device"], _distiller(model, layout)
     student_config = ConfigDict({"data_preprocessor": preprocessor, **model.student})
     student = MODELS.build(student_config)
     student.load_state_dict(distiller.student.state_dict())  # the time of a detector depends on what it proposes
     size, classes = distiller.input_size, _num_classes(distiller)
     batch = noise_batch(distiller.task.name, batch_size, size, classes, device)
-    parts = {STUDENT: _student_step(student.to(**layout), config, batch)}
+    parts = {STUDENT: _student_step(student.to(**layout), config, batch, compile_part)}
     views = [
-        (_to_deepest_tap(teacher, one.to(**layout), distiller), _view(teacher, distiller, batch))
+        (compile_part(_to_deepest_tap(teacher, one.to(**layout), distiller)), _view(teacher, distiller, batch))
         for name, teacher in distiller.teachers.items()
         for one in [_plain(model.teacher.get(name, {"config": student_config}))]
     ]
@@ -62,13 +67,13 @@ def build_parts(
     parts[TEACHER] = autocast(views)
     inputs = distiller.data_preprocessor(batch, True)["inputs"]
     parts[OBSERVED] = autocast([(teacher.observe, inputs) for teacher in distiller.teachers.values()])
-    parts[DISTILLATION] = _distillation_step(distiller, config, batch)
+    parts[DISTILLATION] = _distillation_step(distiller, config, batch, compile_part)
     for name in distiller.losses if terms else ():
         less = copy.deepcopy(model)
         less.recipe.losses.pop(name)
         rest = _distiller(less, layout)
         rest.student.load_state_dict(distiller.student.state_dict())
-        parts[WITHOUT + name] = _distillation_step(rest, config, batch)
+        parts[WITHOUT + name] = _distillation_step(rest, config, batch, compile_part)
     return parts, size
 
 
@@ -138,12 +143,17 @@ def _forward(
     return run
 
 
-def _student_step(student: Any, config: Config, batch: dict[str, Any]) -> Callable[[], Any]:
+def _student_step(
+    student: Any, config: Config, batch: dict[str, Any], compile_part: Callable[[Any], Any]
+) -> Callable[[], Any]:
     wrapper = _frozen_optimizer(student, config)
-    return lambda: student.train_step(batch, wrapper)
+    return functools.partial(compile_part(student.train_step), batch, wrapper)
 
 
-def _distillation_step(distiller: Distiller, config: Config, batch: dict[str, Any]) -> Callable[[], Any]:
+def _distillation_step(
+    distiller: Distiller, config: Config, batch: dict[str, Any], compile_part: Callable[[Any], Any]
+) -> Callable[[], Any]:
+    train_step = compile_part(distiller.train_step)
     wrapper = _frozen_optimizer(distiller, config)
     distiller.store_teachers(wrapper)
     monitor = distiller.monitor = LossMonitor()
@@ -151,7 +161,7 @@ def _distillation_step(distiller: Distiller, config: Config, batch: dict[str, An
     def step() -> None:
         monitor.iteration += 1
         monitor.report = monitor.iteration % LOG_INTERVAL == 0
-        distiller.train_step(batch, wrapper)
+        train_step(batch, wrapper)
 
     return step
 

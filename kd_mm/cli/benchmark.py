@@ -21,6 +21,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision, as tools/train.py --amp")
     parser.add_argument("--channels-last", action="store_true", help="channels_last memory format for every part")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for every part; no time of each loss")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the config's)")
     parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the Distiller's)")
     parser.add_argument(
@@ -56,6 +57,7 @@ def time_step(args: argparse.Namespace) -> None:
         terms=not args.no_terms,
         channels_last=args.channels_last,
         clock=args.clock,
+        compiled=args.compile,
     )
     if args.json:
         text = json.dumps({"config": args.config, **result}, indent=2) + "\n"

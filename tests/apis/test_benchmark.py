@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine import Config
 from torch import nn
+from torch._dynamo.utils import counters
 
 from kd_mm.apis.benchmark import benchmark, describe, summarize
 from kd_mm.utils.costs import count_multiply_adds, count_operators, peak_memory
@@ -67,6 +68,21 @@ def test_recipes_whose_teachers_a_training_prepares_are_timed_too(name: str) -> 
     result = benchmark(config, steps=1, warmup=0, terms=False)
     assert list(result["parts"]) == PARTS
     assert result["parts"]["distillation step"]["multiply_adds"] > result["parts"]["student step"]["multiply_adds"]
+
+
+def test_every_part_is_compiled_and_its_work_counted_without() -> None:
+    config = distillation("kd")
+    plain = benchmark(config, steps=1, warmup=0, terms=False)
+    config.model.compile = {"backend": "eager"}
+    torch.compiler.reset()
+    counters.clear()
+    result = benchmark(config, steps=1, warmup=1, compiled=True)
+    assert counters["stats"]["unique_graphs"] >= 5  # a step of each, its parts in the distillation, two teachers
+    torch.compiler.reset()
+    assert result["compiled"]
+    assert not result["terms"]
+    for name in PARTS:
+        assert result["parts"][name]["operators"] == plain["parts"][name]["operators"]
 
 
 def test_numbers_follow_from_the_seconds_of_each_round() -> None:
