@@ -79,9 +79,7 @@ class Recipe:
                 raise ValueError(f"recipe: loss name {name!r} clashes with the log key 'loss_{name}'; choose another")
         _check_transform(config.get("transform"), list(named))
         recipe = cls(**{"exit_on_last": exit_on_last, **config})
-        mode, modes = recipe.exit_mode, ("pretrained", "joint", "online")
-        if mode not in modes:
-            raise ValueError(f"recipe: teacher_exits mode {mode!r} is unknown{nearest(mode, modes)}")
+        choice("recipe: teacher_exits mode", recipe.exit_mode, ("pretrained", "joint", "online"))
         choice("recipe: stage_source", recipe.stage_source, ("backbone", "neck"))
         return recipe
 

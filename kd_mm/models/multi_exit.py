@@ -14,6 +14,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from kd_mm.losses.base import choice
+from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import StopForward
 from kd_mm.stages.stage import Stage
@@ -33,7 +34,7 @@ def combine_exits(
         ensemble: ``"logit_mean"``: ``sum_i w_i z_i``; ``"prob_mean"``: ``log sum_i w_i softmax(z_i)``; ``"last"``.
         weights: ``w_i >= 0`` of at least these exits, normalised to a sum of 1; default: equal.
     """
-    full = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in logits]
+    full = [full_precision(one) for one in logits]
     if ensemble == "last" or len(full) == 1:
         return full[-1]
     stack = torch.stack(full)
@@ -76,8 +77,13 @@ class MultiExitClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        _check_options(exits, ensemble, weights, depth)
-        self.ensemble, self.weights, self.depth = ensemble, weights, depth
+        if not exits:
+            raise ValueError("MultiExitClassifier has no exits; without any it is mmpretrain's ImageClassifier")
+        if weights is not None and (len(weights) != len(exits) + 1 or min(weights) < 0 or not weights[0] > 0):
+            raise ValueError(f"weights={list(weights)}: give one >= 0 for each of {len(exits)} exits and the head")
+        if depth is not None and not 1 <= depth <= len(exits) + 1:
+            raise ValueError(f"depth={depth}: give one of 1 to {len(exits) + 1}, or leave it out for all exits")
+        self.ensemble, self.weights, self.depth = choice("ensemble", ensemble, ENSEMBLES), weights, depth
         self.stages = [_stage(i, config) for i, config in enumerate(exits, 1)]
         self.exits = nn.ModuleList(self._build_exit(config) for config in exits)
         self._recorded: list[Tensor] | None = None
@@ -141,18 +147,6 @@ class MultiExitClassifier(ImageClassifier):
         self._recorded.append(self.exits[index](stage.to_map(feature)))
         if len(self._recorded) == self._stop_after:
             raise StopForward
-
-
-def _check_options(
-    exits: Sequence[Mapping[str, Any]], ensemble: str, weights: Sequence[float] | None, depth: int | None
-) -> None:
-    if not exits:
-        raise ValueError("MultiExitClassifier has no exits; without any it is mmpretrain's ImageClassifier")
-    choice("ensemble", ensemble, ENSEMBLES)
-    if weights is not None and (len(weights) != len(exits) + 1 or min(weights) < 0 or not weights[0] > 0):
-        raise ValueError(f"weights={list(weights)}: give one >= 0 for each of {len(exits)} exits and the head")
-    if depth is not None and not 1 <= depth <= len(exits) + 1:
-        raise ValueError(f"depth={depth}: give one of 1 to {len(exits) + 1}, or leave it out for all exits")
 
 
 def _stage(index: int, config: Mapping[str, Any]) -> Stage:

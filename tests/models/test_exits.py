@@ -214,7 +214,7 @@ def test_joint_exits_are_loaded_from_the_teachers_checkpoint(tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"exists": {}}, "did you mean 'exits'"),
-        ({"teacher_exits": {"mode": "frozen"}}, "there are: pretrained, joint, online"),
+        ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'pretrained', 'joint', 'online'"),
         ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
         ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
     ],

@@ -65,7 +65,9 @@ class TripletLoss(MetricLoss):
             distance = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
             farthest = distance.masked_fill(~positive, -1).argmax(dim=1)
             nearest = distance.masked_fill(~negative, torch.inf).argmin(dim=1)
-        gap = _length(embedding - embedding[farthest]) - _length(embedding - embedding[nearest])
+        # The gradient of a length of 0 is 0.
+        far, near = ((embedding - embedding[other]).norm(dim=1) for other in (farthest, nearest))
+        gap = far - near
         losses = F.softplus(gap) if self.margin is None else F.relu(gap + self.margin)
         return _mean_where(losses, positive.any(dim=1) & negative.any(dim=1))
 
@@ -157,8 +159,3 @@ def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of the values ``(B,)`` where the mask is true; 0 where it never is."""
     return torch.where(mask, values, torch.zeros_like(values)).sum() / mask.sum().clamp(min=1)
-
-
-def _length(vectors: Tensor) -> Tensor:
-    """Return Euclidean lengths ``(B,)``; the gradient of length 0 is 0."""
-    return torch.linalg.vector_norm(vectors, dim=1)
