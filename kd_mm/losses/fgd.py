@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn import ContextBlock
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, LossContext
@@ -68,7 +69,7 @@ class FGDLoss(Loss):
         for i in self.stage_numbers(len(context.pairs)):
             width, out = (stage.channels for stage in context.pairs[i - 1])
             align = nn.Identity() if width == out else nn.Conv2d(width, out, 1)
-            parts = {"align": align, "student": _Relation(out), "teacher": _Relation(out)}
+            parts = {"align": align, "student": ContextBlock(out, 0.5), "teacher": ContextBlock(out, 0.5)}
             self.blocks[f"stage{i}"] = nn.ModuleDict(parts)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
@@ -100,28 +101,6 @@ class FGDLoss(Loss):
             "attention": (channels - target_channels).abs().sum() + (positions - target_positions).abs().sum(),
         }
         return {name: value / len(teacher) for name, value in sums.items()}
-
-
-class _Relation(nn.Module):
-    """Add the map's context, a learned weighted mean over positions, to every position (a global context block)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        hidden = max(channels // 2, 1)
-        self.mask = nn.Conv2d(channels, 1, 1)
-        self.context = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1), nn.LayerNorm([hidden, 1, 1]), nn.ReLU(), nn.Conv2d(hidden, channels, 1)
-        )
-        nn.init.kaiming_normal_(self.mask.weight, mode="fan_in", nonlinearity="relu")
-        nn.init.zeros_(self.mask.bias)  # type: ignore[arg-type]
-        # The block starts as the identity.
-        for parameter in self.context[-1].parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        share = self.mask(feature).flatten(2).softmax(dim=-1)
-        context = torch.matmul(feature.flatten(2), share.transpose(1, 2))
-        return feature + self.context(context[..., None])
 
 
 def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -92,8 +92,9 @@ def fgd(student: int = 4, teacher: int = 4, **options: float) -> L.FGDLoss:
     loss = L.FGDLoss(**options)
     loss.setup(context((student, teacher)))
     block: Any = loss.double().blocks["stage1"]
-    parts = [(block.student.mask, 1.2), (block.student.context, 1.3), (block.align, 1.1)]
-    for module, pace in [*parts, (block.teacher.mask, 1.4), (block.teacher.context, 1.5)]:
+    student_block, teacher_block = block.student, block.teacher
+    parts = [(student_block.conv_mask, 1.2), (student_block.channel_add_conv, 1.3), (block.align, 1.1)]
+    for module, pace in [*parts, (teacher_block.conv_mask, 1.4), (teacher_block.channel_add_conv, 1.5)]:
         fill_with_waves(module, pace, size=0.5)
     return loss
 
