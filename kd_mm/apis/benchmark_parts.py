@@ -44,7 +44,7 @@ def build_parts(
         compiled: Whether every part is compiled.
     """
     preprocessor = config.get("data_preprocessor")
-    model = _without_files(config.model)
+    model = without_files(config.model)
     if preprocessor is not None:
         model.setdefault("data_preprocessor", preprocessor)
     compile_part: Callable[[Any], Any] = lambda part: part  # noqa: E731
@@ -77,7 +77,7 @@ def build_parts(
     return parts, size
 
 
-def _without_files(config: ConfigDict) -> ConfigDict:
+def without_files(config: ConfigDict) -> ConfigDict:
     """Return a model config in which every network starts from random weights."""
     config = copy.deepcopy(config)
     config.teacher = {

@@ -1,4 +1,8 @@
-"""Time a distillation config beside its floor: the plain student's step and the teacher's forward, round by round."""
+"""Time a distillation config beside its floor: the plain student's step and the teacher's forward, round by round.
+
+With --training: images per second of a real run of any config by the ordinary loader and by DeviceLoader, the share of
+the loader, and what kd_mm's hooks add to the engine's loop.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kd_mm.cli.options import add_common, run
 
@@ -18,6 +23,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--distiller", metavar="RECIPE", help="distil this plain config, as tools/train.py --distiller")
     parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher, or several")
+    parser.add_argument("--training", action="store_true", help="run any config on its data, on the engine's device")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision, as tools/train.py --amp")
     parser.add_argument("--channels-last", action="store_true", help="channels_last memory format for every part")
@@ -37,6 +43,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def time_step(args: argparse.Namespace) -> None:
     from kd_mm.apis.benchmark import benchmark, describe
+    from kd_mm.apis.benchmark_training import benchmark_training, describe_training
     from kd_mm.apis.recipes import compose
     from kd_mm.apis.runner import measure_at_data_size, override, read_config
 
@@ -46,6 +53,10 @@ def time_step(args: argparse.Namespace) -> None:
         config = compose(config, args.distiller, args.teacher, unread, args.cfg_options)
     override(config, args.cfg_options)
     measure_at_data_size(config)
+    if args.training:
+        check_training(args)
+        result = benchmark_training(config, args.amp, args.batch_size, args.steps, args.warmup, clock=args.clock)
+        return write(args, result, describe_training(result))
     result = benchmark(
         config,
         device=args.device,
@@ -59,11 +70,30 @@ def time_step(args: argparse.Namespace) -> None:
         clock=args.clock,
         compiled=args.compile,
     )
+    return write(args, result, describe(result))
+
+
+def check_training(args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
+    step = {"--channels-last": args.channels_last, "--input-size": args.input_size, "--no-terms": args.no_terms}
+    for option, value in step.items():
+        if value:
+            raise ValueError(f"{option} is of the benchmark of a step: drop it, or --training")
+    here = get_device()
+    if args.device != here:
+        raise ValueError(
+            f"--training --device {args.device}: the engine trains on {here}; give --device {here}, or hide the GPU "
+            "(CUDA_VISIBLE_DEVICES=)"
+        )
+
+
+def write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
     if args.json:
         text = json.dumps({"config": args.config, **result}, indent=2) + "\n"
         sys.stdout.write(text) if args.json == "-" else Path(args.json).write_text(text)
     if args.json != "-":
-        sys.stdout.write(describe(result) + "\n")
+        sys.stdout.write(table + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

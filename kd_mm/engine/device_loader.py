@@ -19,7 +19,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 from mmpretrain.datasets.transforms import CenterCrop, PackInputs, ResizeEdge
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from kd_mm.engine.batch_transforms import BATCH_TRANSFORMS, BatchTransform
 from kd_mm.registry import HOOKS
@@ -39,14 +39,19 @@ class DeviceLoader(Hook):
     drawn and applied for a batch at once, with the distribution that the pipeline has. Batches follow the loop's own
     sampler and hold labels and metainfo as the pipeline packs them, without what it notes of its draws (``flip``, and
     ``img_shape`` after a crop). The random numbers come from the run's seed and differ between the processes of a
-    distributed run; a resumed run goes on exactly (:class:`kd_mm.ExactResumeHook`).
+    distributed run; a resumed run goes on exactly (:class:`kd_mm.ExactResumeHook`). Preparations of teachers have their
+    batches from here, too.
 
     In a config: ``default_hooks = dict(device_loader=dict(type="kd_mm.DeviceLoader"))``.
 
     Args:
         memory_fraction: Share of the free memory of the device that the images may take. Default 0.5.
+
+    Attributes:
+        images: The images, from the beginning of the training on.
     """
 
+    images: DeviceImages
     priority = "HIGH"  # after the check for missing images, before anything is prepared on a teacher
 
     def __init__(self, memory_fraction: float = 0.5) -> None:
@@ -67,12 +72,13 @@ class DeviceLoader(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         # Preprocessors that make soft labels write them into the samples.
         soft = bool(getattr(model.data_preprocessor, "to_onehot", False))
-        data = DeviceImages(loop.dataloader.dataset, torch.device(get_device()), self.memory_fraction, soft)
-        loop.dataloader = data.loader(loop.dataloader)
+        self.images = DeviceImages(loop.dataloader.dataset, torch.device(get_device()), self.memory_fraction, soft)
+        loop.dataloader = self.images.loader(loop.dataloader)
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
-        size, seconds = data.images.nbytes / 2**20, time.perf_counter() - begin
-        runner.logger.info(f"{len(data)} images, {size:.1f} MiB, are on {data.images.device} after {seconds:.1f} s.")
+        tensor, seconds = self.images.images, time.perf_counter() - begin
+        size = tensor.nbytes / 2**20
+        runner.logger.info(f"{len(tensor)} images, {size:.1f} MiB, are on {tensor.device} after {seconds:.1f} s.")
 
 
 class DeviceImages(Dataset):
@@ -115,9 +121,12 @@ class DeviceImages(Dataset):
             self.fields[name] = torch.cat(values).to(device).split([len(value) for value in values])
         self.samples = None if fresh_samples else [self._sample(index) for index in range(len(packed))]
 
-    def loader(self, like: DataLoader) -> DataLoader:
-        """Return a loader of these images with the batches of indices of another."""
-        return DataLoader(self, batch_sampler=like.batch_sampler, collate_fn=_as_it_is)
+    def loader(self, like: DataLoader, chosen: Sequence[int] | None = None) -> DataLoader:
+        """Return a loader with the batches of indices that another has, which count in ``chosen`` where it is given."""
+        data = self if chosen is None else Subset(self, chosen)
+        if like.batch_size is None:
+            return DataLoader(data, batch_sampler=like.batch_sampler, collate_fn=_as_it_is)
+        return DataLoader(data, like.batch_size, sampler=like.sampler, drop_last=like.drop_last, collate_fn=_as_it_is)
 
     def __len__(self) -> int:
         return len(self.images)

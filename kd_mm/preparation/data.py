@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from kd_mm.distillers import Distiller
+from kd_mm.engine import DeviceLoader
 from kd_mm.utils.atomic_files import replace_file
 
 #: Options of a data loader that do not change what it loads.
@@ -71,7 +72,9 @@ class TrainingData:
             config["sampler"] = {"type": "DefaultSampler", "shuffle": True}
         if chosen is not None:
             config["dataset"] = Subset(self._build(config["dataset"]), list(chosen))
-        return self.runner.build_dataloader(config, seed=0)
+        built = self.runner.build_dataloader(config, seed=0)
+        on_device = [hook.images for hook in self.runner.hooks if isinstance(hook, DeviceLoader)]
+        return on_device[0].loader(built, chosen) if on_device and key == "train_dataloader" else built
 
     def plain_dataset(self) -> tuple[dict[str, Any], bool]:
         """Return the config of the training data set with the pipeline of the validation data, and whether that fits.
