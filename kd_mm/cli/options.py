@@ -17,7 +17,7 @@ class Overrides(DictAction):
     """
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        read = dict(getattr(namespace, self.dest) or {})
+        read = dict(vars(namespace)[self.dest] or {})
         for word in values:
             try:
                 super().__call__(parser, namespace, [word], option_string)
@@ -28,8 +28,8 @@ class Overrides(DictAction):
                 parser.exit(
                     2, f"error: {option_string} {word}: a dict is not read; write {key}.KEY=VALUE for each key\n"
                 )
-            read.update(getattr(namespace, self.dest))
-        setattr(namespace, self.dest, read)
+            read.update(vars(namespace)[self.dest])
+        vars(namespace)[self.dest] = read
 
 
 def add_common(parser: ArgumentParser) -> None:

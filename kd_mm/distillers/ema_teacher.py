@@ -87,7 +87,7 @@ class EMATeacher(Teacher):
 
     @torch.no_grad()
     def _move(self, student: nn.Module, exits: nn.ModuleDict, keep: float) -> None:
-        own, now = self._parts(), nn.ModuleDict({"model": student, "exits": exits}).state_dict()
+        own, now = self.parts(), nn.ModuleDict({"model": student, "exits": exits}).state_dict()
         weights = {name for name, _ in own.named_parameters()}
         averages, latest = [], []
         for name, value in own.state_dict().items():
@@ -101,7 +101,7 @@ class EMATeacher(Teacher):
 
     def stored(self) -> dict[str, Tensor]:
         """Return its state as a checkpoint holds it: names under ``distill.teachers.<name>.``, on the CPU."""
-        state = {**self._parts().state_dict(), _UPDATES: torch.tensor(self.updates)}
+        state = {**self.parts().state_dict(), _UPDATES: torch.tensor(self.updates)}
         return {f"{self._prefix}{key}": value.cpu() for key, value in state.items()}
 
     def resume(self, state: dict[str, Tensor], origin: str) -> bool:
@@ -121,7 +121,7 @@ class EMATeacher(Teacher):
         if not stored:
             return False
         self.updates, self.started = int(stored.pop(_UPDATES)), True
-        fill(self._parts(), stored, f"teacher {self.name!r}", origin)
+        fill(self.parts(), stored, f"teacher {self.name!r}", origin)
         return True
 
     def pop_stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -129,7 +129,8 @@ class EMATeacher(Teacher):
         keys = [key for key in state if key.startswith(self._prefix)]
         return {key.removeprefix(self._prefix): state.pop(key) for key in keys}
 
-    def _parts(self) -> nn.ModuleDict:
+    def parts(self) -> nn.ModuleDict:
+        """Return its network and its exits as one module, ``model`` and ``exits``."""
         return nn.ModuleDict({"model": self.model, "exits": self.exits})
 
     @property

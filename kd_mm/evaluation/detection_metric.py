@@ -18,6 +18,7 @@ from torch import Tensor
 from kd_mm.evaluation.detection_ap import DetectionAP, detection_ap, nan_mean
 from kd_mm.evaluation.detection_report import describe_data, detection_table, draw_precision_recall, write_coco_json
 from kd_mm.registry import METRICS
+from kd_mm.tasks.targets import box_tensor
 
 #: The mean where no class has an object to find, as in pycocotools.
 UNDEFINED = -1.0
@@ -182,7 +183,7 @@ def read_sample(sample: Mapping[str, Any], classes: Sequence[str]) -> ImageBoxes
 
 def _rows(boxes: Any, *columns: Tensor) -> NDArray[Any]:
     """Return boxes and columns side by side, ``(n, 4 + columns)``, with one transfer from the device."""
-    boxes = getattr(boxes, "tensor", boxes).detach().reshape(-1, 4)  # mmdet's box types wrap a tensor
+    boxes = box_tensor(boxes).detach().reshape(-1, 4)
     dtype = boxes.dtype if boxes.dtype == torch.float64 else torch.float32
     parts = [boxes.to(dtype), *(column.detach().to(boxes.device, dtype)[:, None] for column in columns)]
     return torch.cat(parts, dim=1).cpu().numpy()

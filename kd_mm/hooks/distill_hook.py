@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any
@@ -151,7 +152,7 @@ def count_samples(dataset: Any) -> int | None:
     # ones several times.
     while hasattr(dataset, "dataset"):
         dataset = dataset.dataset
-    return None if hasattr(dataset, "datasets") or not hasattr(dataset, "__len__") else len(dataset)
+    return None if hasattr(dataset, "datasets") or not isinstance(dataset, Sized) else len(dataset)
 
 
 def _check_batch_size(runner: Runner) -> None:

@@ -83,13 +83,6 @@ class ExactResumeHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Run the validation that was due right after the checkpoint."""
-        self._validate_if_due(runner)
-
-    def after_train(self, runner: Runner) -> None:
-        """Run the validation that was due right after the last checkpoint: no epoch follows."""
-        self._validate_if_due(runner)
-
-    def _validate_if_due(self, runner: Runner) -> None:
         due, self._due = self._due, False
         if not due:
             return
@@ -100,6 +93,8 @@ class ExactResumeHook(Hook):
         if now >= loop.val_begin and (now % interval == 0 or now == last):
             runner.logger.info("The checkpoint was saved before the validation that was due: validating now.")
             runner.val_loop.run()
+
+    after_train = before_train_epoch  # no epoch follows the last checkpoint
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Forget what belongs to the last iteration."""
@@ -126,10 +121,7 @@ class ExactResumeHook(Hook):
         """Add the state to a checkpoint that can be resumed from (one that holds the optimizer)."""
         if "optimizer" not in checkpoint:
             return
-        ranks = self._gathered or [self._state(runner)]
-        if len(ranks) != get_world_size():
-            self._warn(runner, "this checkpoint was not saved by mmengine's CheckpointHook")
-        checkpoint[_KEY] = {"validated": self._validated, "ranks": ranks}
+        checkpoint[_KEY] = {"validated": self._validated, "ranks": self._gathered or [self._state(runner)]}
 
     def _follow(self, runner: Runner, name: str, loop: BaseLoop) -> None:
         """Replace the loader of a loop by one that records its position."""
@@ -189,6 +181,5 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers by name, those of teachers that follow the student included."""
     buffers = dict(model.named_buffers())
     for name, teacher in ema_teachers(model).items() if isinstance(model, Distiller) else ():
-        for part, module in (("model", teacher.model), ("exits", teacher.exits)):
-            buffers.update({f"distill.teachers.{name}.{part}.{key}": value for key, value in module.named_buffers()})
+        buffers.update({f"distill.teachers.{name}.{key}": value for key, value in teacher.parts().named_buffers()})
     return buffers
