@@ -70,10 +70,7 @@ def distill(
 
     folder = work_dir or str(Path("work_dirs") / f"{recipe}_{Path(student.split('::')[-1]).stem}")
     plain = runner.read_config(student, work_dir=folder)
-    config = recipes.compose(plain, recipe, teacher, teacher_checkpoint, options)
-    recipes.check_overrides(plain, options)
-    runner.override(config, dict(options or {}))
-    return runner.train(config)
+    return runner.train(recipes.compose(plain, recipe, teacher, teacher_checkpoint, options))
 
 
 def evaluate(config: str, checkpoint: str, **options: Any) -> dict[str, float]:

@@ -11,6 +11,8 @@ from typing import Any
 from mmengine.config import Config
 
 import kd_mm
+from kd_mm.apis.config_check import check_config
+from kd_mm.apis.runner import override
 from kd_mm.distillers import Distiller
 from kd_mm.registry import MODELS
 from kd_mm.utils.suggest import known_options, nearest
@@ -98,7 +100,7 @@ def compose(
     teacher_checkpoint: str | Sequence[str] | None,
     options: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Turn a plain config into a distillation of its model; the given config is left as it is.
+    """Turn a plain config into a distillation of its model, and check it; the given config is left as it is.
 
     The file name of the result is that of the given config after the recipe's name.
 
@@ -107,12 +109,12 @@ def compose(
         distiller: Name of a shipped recipe, or several joined by ``+``.
         teacher: Config of the teacher: a path, or ``package::path``; or those of several, called teacher1, teacher2...
         teacher_checkpoint: Its checkpoint, or several.
-        options: Overrides of the composed config that follow; joined recipes may disagree about what they set in
-            ``model.recipe``.
+        options: Dotted keys and values to set in the composed config; joined recipes may disagree about what they set
+            in ``model.recipe``.
 
     Raises:
-        ValueError: Unknown recipe, recipes that cannot be joined, no teacher, or a config that is a distillation
-            already.
+        ValueError: Unknown recipe, recipes that cannot be joined, no teacher, a config that is a distillation already,
+            or an override that does not fit, such as one that is meant for the plain config.
     """
     if is_distillation(config):
         raise ValueError(
@@ -130,6 +132,9 @@ def compose(
         "recipe": recipe,
     }
     composed.merge_from_dict({"default_hooks": hooks})
+    _check_overrides(config, options or {})
+    override(composed, dict(options or {}))
+    check_config(composed, ["model"])
     return composed
 
 
@@ -159,18 +164,13 @@ def _teachers(distiller: str, teacher: Any, checkpoint: Any) -> dict[str, Any] |
     return teachers[0] if len(teachers) == 1 else teachers
 
 
-def check_overrides(config: Config, options: Mapping[str, Any] | None) -> None:
+def _check_overrides(config: Config, options: Mapping[str, Any]) -> None:
     """Refuse overrides that are meant for the plain config, whose model is under ``model.student`` once composed.
 
-    Args:
-        config: The plain config.
-        options: Dotted keys and values, to be set in the composed config; ``model.type`` may name another Distiller.
-
-    Raises:
-        ValueError: Naming the key to write instead.
+    ``model.type`` may name another Distiller.
     """
     own = known_options(Distiller) or []
-    for key, value in (options or {}).items():
+    for key, value in options.items():
         first, _, rest = key.partition(".")
         option = rest.partition(".")[0]
         if first != "model" or not option or (key == "model.type" and str(value).endswith("Distiller")):

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from kd_mm.apis.config_check import SECTIONS, check_config
-from kd_mm.apis.recipes import check_overrides, compose, is_distillation
+from kd_mm.apis.recipes import compose, is_distillation
 from kd_mm.apis.runner import override, read_config
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import nearest
@@ -134,10 +134,8 @@ def _config_rows(
     plain = read_config(path)
     rows = {name: Row(_with_options(plain, options))}
     for distiller in distillers:
-        config = compose(plain, distiller, teacher, checkpoint, options)
-        check_overrides(plain, options)
         label = f"{distiller}_{name}" if several else distiller
-        rows[label] = Row(_with_options(config, options))
+        rows[label] = Row(compose(plain, distiller, teacher, checkpoint, options))
         for losses, ablated in _ablations(rows[label].config, ablate):
             rows[f"{label}-{'-'.join(losses)}"] = Row(ablated)
     return rows
@@ -164,10 +162,12 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
             trained = (paths[teacher_row], "trained in this sweep") if teacher_row else (None, None)
             teacher, checkpoint = entry.get("teacher", trained[0]), entry.get("teacher_checkpoint", trained[1])
             config = compose(config, entry.distiller, teacher, checkpoint, own)
+        else:
+            config = _with_options(config, own)
         if teacher_row is not None and not is_distillation(config):
             raise ValueError(f"{path}: rows[{number}]: teacher_row is for a distillation; add distiller=...")
         seeds = entry.get("seeds")
-        rows[name] = Row(_with_options(config, own), teacher_row, tuple(seeds) if seeds is not None else None)
+        rows[name] = Row(config, teacher_row, tuple(seeds) if seeds is not None else None)
         paths[name] = entry.config
     return rows
 

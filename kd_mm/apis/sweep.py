@@ -22,7 +22,6 @@ from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
-from kd_mm.apis.tables import Cell, Column, draw_comparison, group, write_tables
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.engine.jobs import Job, Result, fingerprint, run_jobs, stored_results
 from kd_mm.hooks.report import complexity
@@ -30,6 +29,7 @@ from kd_mm.preparation import share_preparations
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.figures import to_png
+from kd_mm.utils.tables import Cell, Column, draw_comparison, group, write_tables
 
 COST_COLUMNS = (
     Column("params", "parameters", ".3f", 1e-6, " M"),

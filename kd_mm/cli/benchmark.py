@@ -51,7 +51,8 @@ def time_step(args: argparse.Namespace) -> None:
     if args.distiller:
         unread = ["unread.pth"] * len(args.teacher or [])  # weights are random here
         config = compose(config, args.distiller, args.teacher, unread, args.cfg_options)
-    override(config, args.cfg_options)
+    else:
+        override(config, args.cfg_options)
     measure_at_data_size(config)
     if args.training:
         check_training(args)

@@ -46,7 +46,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def export(args: argparse.Namespace) -> None:
-    from kd_mm.apis.export import export_exits, export_student
+    from kd_mm.apis.export import export_student
+    from kd_mm.apis.export_exits import export_exits
     from kd_mm.utils.onnx import ONNX_BATCHES, ONNX_TOLERANCE
 
     onnx = None if args.onnx is None else args.onnx or str(Path(args.out).with_suffix(".onnx"))

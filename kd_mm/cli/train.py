@@ -51,8 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     from mmengine.runner import find_latest_checkpoint
 
-    from kd_mm.apis.config_check import check_config
-    from kd_mm.apis.recipes import check_overrides, compose, is_distillation, needs_teacher, recipe_names
+    from kd_mm.apis.recipes import compose, is_distillation, needs_teacher, recipe_names
     from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
     from kd_mm.apis.runner import train as run_training
     from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -64,11 +63,9 @@ def train(args: argparse.Namespace) -> None:
     if args.distiller:
         if args.work_dir is None:  # never among the checkpoints of the plain run
             config.work_dir = str(Path("work_dirs") / f"{args.distiller}_{Path(args.config.split('::')[-1]).stem}")
-        plain, config = config, compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
-        check_overrides(plain, args.cfg_options)
-    override(config, args.cfg_options)
-    if args.distiller:
-        check_config(config, ["model"])
+        config = compose(config, args.distiller, args.teacher, args.teacher_checkpoint, args.cfg_options)
+    else:
+        override(config, args.cfg_options)
     if args.distiller and args.teacher and not needs_teacher(config.model.recipe):
         raise ValueError(
             f"--distiller {args.distiller} learns from no teacher; drop --teacher and --teacher-checkpoint, or join a "

@@ -35,7 +35,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def visualize(args: argparse.Namespace) -> None:
-    from kd_mm.apis.visualize_retrieval import check_endings, retrieve, write_retrieval
+    from kd_mm.apis.retrieval import retrieve
+    from kd_mm.evaluation.draw_retrieval import check_endings, write_retrieval
 
     check_endings(args.out)
     result = retrieve(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_mm.apis.tables import Column
 from kd_mm.quickstart.curves import (
     REFERENCE,
     TERMS,
@@ -18,6 +17,7 @@ from kd_mm.quickstart.curves import (
 from kd_mm.quickstart.run import Quickstart, read_logs
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import legend_below, new_figure, to_png
+from kd_mm.utils.tables import Column
 
 METRIC = "accuracy/top1"
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.fileio import load
 
-from kd_mm.apis.tables import Column
 from kd_mm.evaluation.detection_metric import ImageBoxes, read_sample
 from kd_mm.quickstart.box_plots import draw_detections, draw_objects
 from kd_mm.quickstart.curves import FINAL, REFERENCE, TERMS, curve, draw_curve, draw_losses, seeds_text
@@ -18,6 +17,7 @@ from kd_mm.quickstart.digit_scenes import DigitScenes, write_digit_scenes
 from kd_mm.quickstart.run import Quickstart, read_logs
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import COLORS, legend_below, new_rows, to_png
+from kd_mm.utils.tables import Column
 
 METRICS = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 #: Scenes in the picture: the first of the test data with at least so many objects that are not difficult.

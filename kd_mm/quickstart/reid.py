@@ -7,12 +7,13 @@ from pathlib import Path
 
 from mmengine.fileio import load
 
-from kd_mm.apis.tables import Column
-from kd_mm.apis.visualize_retrieval import RetrievalResult, select_queries, write_retrieval
+from kd_mm.apis.retrieval import select_queries
+from kd_mm.evaluation.draw_retrieval import RetrievalResult, write_retrieval
 from kd_mm.evaluation.reid_distances import JUNK, Images
 from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
 from kd_mm.quickstart.run import Quickstart
+from kd_mm.utils.tables import Column
 
 #: Networks in the picture by row of the table, and how many queries at equal steps through the test data.
 _SHOWN = {"student, MTKD-SSR": "MTKD-SSR", "student alone": "alone", "teacher": "teacher"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd_mm.apis.export import export_exits
+from kd_mm.apis.export_exits import export_exits
 from kd_mm.models import combine_exits
 from kd_mm.tasks import Batch
 

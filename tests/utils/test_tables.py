@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from kd_mm.apis.tables import Column, Measure, comma_separated, group, markdown
+from kd_mm.utils.tables import Column, Measure, comma_separated, group, markdown
 
 CELLS = [
     {"row": "alone", "test": 90.0, "params": 5214, "extra": None},

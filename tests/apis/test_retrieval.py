@@ -12,8 +12,9 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_mm.apis.evaluate import evaluate
+from kd_mm.apis.retrieval import retrieve, select_queries
 from kd_mm.apis.runner import read_config
-from kd_mm.apis.visualize_retrieval import retrieve, select_queries, write_retrieval
+from kd_mm.evaluation.draw_retrieval import write_retrieval
 
 from ..helpers.tools import Tools
 

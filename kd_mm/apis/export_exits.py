@@ -1,0 +1,138 @@
+"""Exporting the student of a run with the exits that it was trained with, as a classifier of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from kd_mm.apis.config_check import check_config
+from kd_mm.apis.export import (
+    Exported,
+    check_target,
+    choose_weights,
+    exported_config,
+    write_export,
+)
+from kd_mm.apis.recipes import is_distillation
+from kd_mm.apis.runner import read_config
+from kd_mm.apis.stages import config_input_size
+from kd_mm.distillers import Distiller
+from kd_mm.distillers.builder import teacher_configs
+from kd_mm.hooks.report import complexity
+from kd_mm.registry import MODELS
+from kd_mm.stages.stage import Stage
+from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
+
+
+def export_exits(
+    config: str,
+    checkpoint: str,
+    out: str | Path,
+    options: dict[str, Any] | None = None,
+    ema: bool | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> Exported:
+    """Write the student of a distillation run and its exits as a :class:`kd_mm.models.MultiExitClassifier`.
+
+    The config is written next to the checkpoint under the same name with the suffix ``.py``. The teachers' configs are
+    needed, their checkpoints are not.
+
+    Args:
+        config: A distillation config: a path, or ``package::path``.
+        checkpoint: Any checkpoint of a run of it.
+        out: The checkpoint to write, ``.pth`` or ``.pt``.
+        options: Overrides of config keys.
+        ema: Which weights to take, see :func:`kd_mm.apis.export.export_student`.
+        input_size: Height and width in pixels to count multiply-adds at; default: from the config, else 224.
+
+    Raises:
+        FileNotFoundError: No such config or checkpoint.
+        ValueError: The config trains no exits, its student is no ``ImageClassifier``, or the checkpoint does not fit.
+    """
+    out = check_target(out)
+    source = read_config(config, options)
+    plain = exported_config(source)
+    distiller = _build_distiller(source, plain, config)
+    exits: Any = distiller.objective.exits
+    stored = read_checkpoint(checkpoint)
+    state, kind = choose_weights(stored, ema, checkpoint)
+    fill(distiller.student, student_state_dict(state), "student", checkpoint)
+    fill(exits, distill_state_dict(state, "exits."), "exits of the student", checkpoint)
+    _set_multi_exit_model(plain, distiller)
+    with DefaultScope.overwrite_default_scope(plain.get("default_scope")):
+        model: nn.Module = MODELS.build({**_preprocessor(plain), **plain.model})
+    weights = dict(distiller.student.state_dict())
+    for index, name in enumerate(sorted(exits, key=int)):
+        weights.update({f"exits.{index}.{key}": value for key, value in exits[name].state_dict().items()})
+    fill(model, weights, "multi-exit classifier", checkpoint)
+    beside = write_export(out, plain.pretty_text, model.state_dict(), stored, checkpoint, kind)
+    size = input_size or config_input_size(plain) or (224, 224)
+    costs = {"student alone": complexity(distiller.student, size), "all exits": complexity(model, size)}
+    return Exported(out, beside, len(model.state_dict()), kind, costs=costs, input_size=size)
+
+
+def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
+    """Build the Distiller of a run without its teachers' weights.
+
+    Raises:
+        ValueError: It has no exits, or its student is no ``ImageClassifier``.
+    """
+    if not is_distillation(source):
+        raise ValueError(f"--exits: {origin} is no distillation; give the config that the exits were trained with")
+    kind = str(plain.model.type).rpartition(".")[2]
+    if kind != "ImageClassifier":
+        raise ValueError(
+            f"--exits: the student is a {kind}; only the exits of mmpretrain's ImageClassifier form an ensemble: "
+            "export without"
+        )
+    model = {**_preprocessor(source), **ConfigDict(source.model).to_dict()}
+    teachers = {
+        name: {**teacher, "checkpoint": None, "random_weights": True}
+        for name, teacher in teacher_configs(model.get("teacher")).items()
+    }
+    # The teacher's exits are not exported, and some modes would read them from its checkpoint.
+    recipe = {**(model.get("recipe") or {}), "teacher_exits": {"mode": "online"}}
+    check_config(source, ["model"])
+    with DefaultScope.overwrite_default_scope(source.get("default_scope")):
+        distiller: Distiller = MODELS.build({**model, "teacher": teachers, "recipe": recipe})
+    if not len(distiller.objective.exits):
+        raise ValueError(
+            f"--exits: the recipe of {origin} trains no exits of the student (mskd, mskd_final, byot and mtkd_ssr do); "
+            "export without"
+        )
+    return distiller
+
+
+def _preprocessor(config: Config) -> dict[str, Any]:
+    own = config.get("data_preprocessor")
+    return {"data_preprocessor": own} if own else {}
+
+
+def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
+    """Replace the model of a plain config by the multi-exit classifier."""
+    exits: Any = distiller.objective.exits
+    configs = []
+    for name in sorted(exits, key=int):
+        deeper = distiller.stages[int(name) - 1 :]
+        config = {**distiller.recipe.exits, "stage": _stage_config(deeper[0]), "num_classes": exits[name].num_classes}
+        config["widths"] = [stage.channels for stage in deeper]
+        config["strides"] = [stage.stride for stage in deeper]
+        if exits[name].needs_rest:
+            config["rest"] = [stage.tap for stage in deeper[1:]]
+        config.pop("_scope_", None)
+        configs.append(config)
+    options = {"exits": configs, "ensemble": "logit_mean", "weights": None, "depth": None}
+    plain.model = {**plain.model.to_dict(), "type": "kd_mm.MultiExitClassifier", **options}
+    imports = list((plain.get("custom_imports") or {}).get("imports", []))
+    plain.custom_imports = {"imports": list(dict.fromkeys([*imports, "kd_mm"])), "allow_failed_imports": False}
+
+
+def _stage_config(stage: Stage) -> Any:
+    if stage.layout == "map":
+        return stage.tap
+    config = {"tap": stage.tap, "layout": stage.layout, "height": stage.height, "width": stage.width}
+    return {**config, "extra_tokens": stage.extra_tokens} if stage.extra_tokens else config
