@@ -196,7 +196,7 @@ def _split_pipeline(dataset: Any) -> tuple[Any, list[Any]]:
 
 def _require_memory(needed: int, device: torch.device, fraction: float) -> None:
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        free = torch.cuda.mem_get_info()[0]
     elif Path("/proc/meminfo").is_file():
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,28 @@ from scipy.stats import chi2_contingency, chisquare, ks_2samp
 
 from kd_mm.engine.batch_transforms import BATCH_TRANSFORMS
 
+from ..devices import DEVICES
+
 HEIGHT, WIDTH = 6, 5
 #: Every pixel differs from every other, and from the paddings.
 IMAGE = np.random.RandomState(0).permutation(np.arange(100, 100 + HEIGHT * WIDTH * 3)).astype(np.uint8)
 IMAGE = IMAGE.reshape(HEIGHT, WIDTH, 3)
 
 
-def batched(transforms: list[Any], image: np.ndarray, count: int) -> np.ndarray:
+@pytest.fixture(params=DEVICES)
+def batched(request: pytest.FixtureRequest) -> Any:
+    """Return :func:`at_once` on each device."""
+    return partial(at_once, request.param)
+
+
+def at_once(device: str, transforms: list[Any], image: np.ndarray, count: int) -> np.ndarray:
     """Transform ``count`` copies of an image at once; return ``(count, H, W, C)``."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.from_numpy(image).permute(2, 0, 1).expand(count, -1, -1, -1).contiguous()
+    generator = torch.Generator(device).manual_seed(1)
+    images = torch.from_numpy(image).permute(2, 0, 1).expand(count, -1, -1, -1).contiguous().to(device)
     for transform in transforms:
         make = BATCH_TRANSFORMS[type(transform)]
         images = make(transform, tuple(images.shape[1:]), images.device)(images, generator)
-    return images.permute(0, 2, 3, 1).numpy()
+    return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def one_by_one(transforms: list[Any], image: np.ndarray, count: int) -> np.ndarray:
@@ -46,7 +55,7 @@ def counts(images: np.ndarray) -> Counter:
     return Counter(image.tobytes() for image in images)
 
 
-def test_every_offset_and_flip_is_equally_frequent_and_exact_to_the_pixel() -> None:
+def test_every_offset_and_flip_is_equally_frequent_and_exact_to_the_pixel(batched: Any) -> None:
     """An image of 6 x 5 pixels, padded by 2, has 25 crops of this size, each as it is or flipped."""
     padded = np.pad(IMAGE, ((2, 2), (2, 2), (0, 0)))
     crops = [padded[y : y + HEIGHT, x : x + WIDTH] for y in range(5) for x in range(5)]
@@ -75,7 +84,7 @@ def test_every_offset_and_flip_is_equally_frequent_and_exact_to_the_pixel() -> N
     ],
     ids=repr,
 )
-def test_images_and_their_frequencies_are_upstreams(transforms: list[Any]) -> None:
+def test_images_and_their_frequencies_are_upstreams(batched: Any, transforms: list[Any]) -> None:
     found, expected = (counts(each(transforms, IMAGE, 4000)) for each in (batched, one_by_one))
     assert set(found) == set(expected)
     assert chi2_contingency([[each[image] for image in expected] for each in (found, expected)]).pvalue > 0.001
@@ -88,7 +97,7 @@ def test_images_and_their_frequencies_are_upstreams(transforms: list[Any]) -> No
         {"erase_prob": 1.0, "min_area_ratio": 0.3, "max_area_ratio": 1.0, "aspect_range": 0.2},
     ],
 )
-def test_erased_rectangles_are_distributed_as_upstreams(options: dict[str, Any]) -> None:
+def test_erased_rectangles_are_distributed_as_upstreams(batched: Any, options: dict[str, Any]) -> None:
     """Area, aspect and position, on images of zeros."""
     transform = RandomErasing(fill_color=(250, 251, 252.9), **options)
     image = np.zeros((24, 16, 3), np.uint8)
@@ -114,7 +123,7 @@ def test_erased_rectangles_are_distributed_as_upstreams(options: dict[str, Any])
 
 
 @pytest.mark.parametrize("std", [None, (10, 20, 30)])
-def test_noise_in_erased_rectangles_is_distributed_as_upstreams(std: tuple[int, ...] | None) -> None:
+def test_noise_in_erased_rectangles_is_distributed_as_upstreams(batched: Any, std: tuple[int, ...] | None) -> None:
     transform = RandomErasing(1.0, mode="rand", min_area_ratio=1.0, max_area_ratio=1.0, aspect_range=1.0)
     transform.fill_color, transform.fill_std = (20, 128, 240), std
     image = np.zeros((16, 16, 3), np.uint8)
@@ -133,6 +142,6 @@ def test_noise_in_erased_rectangles_is_distributed_as_upstreams(std: tuple[int, 
         (Cutout(magnitude_range=(0, 4), magnitude_std=1.0), "give it a shape"),
     ],
 )
-def test_what_cannot_be_reproduced_is_refused(transform: Any, problem: str) -> None:
+def test_what_cannot_be_reproduced_is_refused(batched: Any, transform: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         batched([transform], IMAGE, 2)

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from kd_mm.apis.recipes import config_root
 from kd_mm.engine.device_loader import DeviceImages
 
+from ..devices import DEVICES
 from ..helpers.cifar_files import write_cifar100
 from ..helpers.digits import digits_run
 from ..helpers.tools import Tools
@@ -35,10 +36,11 @@ def loader(root: Path, pipeline: list[Any], **dataset: Any) -> Any:
     return Runner.build_dataloader(config, seed=4)
 
 
-def test_a_batch_is_the_ordinary_one_where_nothing_is_random(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_is_the_ordinary_one_where_nothing_is_random(tmp_path: Path, device: str) -> None:
     """Images to the bit, also through the model's preprocessor; labels and metainfo; the order of the images."""
     ordinary = loader(tmp_path, [{"type": "Resize", "scale": (20, 24)}, PACK])
-    batches = DeviceImages(ordinary.dataset, CPU, 0.5, fresh_samples=False).loader(ordinary)
+    batches = DeviceImages(ordinary.dataset, torch.device(device), 0.5, fresh_samples=False).loader(ordinary)
     assert len(batches) == len(ordinary)
     settings = Config.fromfile(config_root() / "_base_" / "datasets" / "cifar100.py").data_preprocessor
     preprocess = Runner.build_model(
@@ -52,10 +54,10 @@ def test_a_batch_is_the_ordinary_one_where_nothing_is_random(tmp_path: Path) -> 
     for found, expected in zip(batches, ordinary, strict=True):
         assert found["inputs"].dtype == torch.uint8
         assert found["inputs"].shape[1:] == (3, 24, 20)
-        assert found["inputs"].equal(expected["inputs"])
+        assert found["inputs"].cpu().equal(expected["inputs"])
         for mine, other in zip(found["data_samples"], expected["data_samples"], strict=True):
             assert mine.metainfo == other.metainfo
-            assert mine.gt_label.equal(other.gt_label)
+            assert mine.gt_label.cpu().equal(other.gt_label)
         assert preprocess(found, True)["inputs"].equal(preprocess(expected, True)["inputs"])
 
 

@@ -179,10 +179,11 @@ def test_a_data_set_that_shrank_stops_the_resume(trainings, tmp_path):
     assert "cannot resume at batch 3: the training data now gives 2 batches" in (tmp_path / "output").read_text()
 
 
-def test_two_processes(trainings, tmp_path):
+@pytest.mark.parametrize("data", [{}, ON_DEVICE], ids=["workers", "images on the device"])
+def test_two_processes(trainings, tmp_path, data):
     """Each rank goes on with its own random states, partial gradients and batch-norm statistics."""
-    job = {"seed": 3, "checkpoint": every(5), "accumulate": 3, "workers": 1, **ALONE, "loader": {"batch_size": 2}}
-    job["ranks"] = 2
+    job = {"seed": 3, "checkpoint": every(5), "accumulate": 3, "workers": 1, **ALONE, "ranks": 2, **data}
+    job["loader"] = {**data.get("loader", {}), "batch_size": 2}
     expected = trainings.finish(tmp_path / "reference", **job)
     assert trainings.run(tmp_path / "cut", **job, kill_before=7) == KILLED
     assert differences(expected, trainings.finish(tmp_path / "cut", **job, resume=True)) == []
