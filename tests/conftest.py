@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,12 +16,33 @@ from yapf.yapflib import yapf_api
 import kd_mm  # noqa: F401
 
 from .devices import DEVICES
-from .helpers.tools import Tools
+from .helpers.tools import Tools, clean_engine
+
+#: So many modules imported since the last time are set apart from the garbage collector.
+MODULES = 200
 
 
-def pytest_collection_finish() -> None:
+class Imported:
     """Set apart what was imported: each data set of upstream has the garbage collector walk over all there is."""
-    gc.freeze()
+
+    count = 0
+
+    def freeze(self) -> None:
+        if len(sys.modules) > self.count + MODULES:
+            gc.collect()
+            gc.freeze()
+            self.count = len(sys.modules)
+
+
+IMPORTED = Imported()
+
+
+@pytest.fixture(autouse=True)
+def own_engine() -> Iterator[None]:
+    """Let no test depend on the default scope, the loggers or the process group of an earlier one."""
+    IMPORTED.freeze()
+    yield
+    clean_engine()
 
 
 class _NoPause:
@@ -29,10 +53,22 @@ class _NoPause:
         """Return at once."""
 
 
+class _Clock:
+    """In place of the module ``time`` where a run is named: no two runs begin within the same second."""
+
+    seconds = itertools.count(int(time.time()))
+    strftime, localtime = time.strftime, time.localtime
+
+    def time(self) -> float:
+        """Return a time of its own for each call."""
+        return float(next(self.seconds))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_runner() -> Iterator[None]:
     """Leave out what takes the engine seconds in each run and is of no effect here."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner_module, "time", _Clock())
         patch.setattr(runner_module, "collect_env", dict)  # the report of the environment in the log
         patch.setattr(yapf_api, "FormatCode", lambda text, **options: (text, True))  # the layout of written configs
         patch.setattr(loops, "time", _NoPause)

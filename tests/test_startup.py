@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -16,39 +15,11 @@ from .helpers.tools import ROOT, environment
 
 HEAVY = ("torch", "mmdet", "mmpretrain", "mmcv", "sklearn", "imgaug", "numba")
 
-#: Imports kd_mm, uses the engine's own registries, and prints what was imported before and after.
-USE = """
-import json, sys
-import kd_mm
-heavy = sys.argv[1].split(",")
-before = [name for name in heavy if name in sys.modules]
-from mmengine.config import Config
-from mmengine.registry import HOOKS, MODELS, METRICS, DefaultScope
-config = Config.fromstring('_base_ = "kd_mm::_base_/recipes/kd.py"', ".py")
-with DefaultScope.overwrite_default_scope("mmpretrain"):
-    found = [
-        MODELS.get("kd_mm.Distiller"), MODELS.get("kd_mm.KDLoss"), MODELS.get("kd_mm.CIFARResNet"),
-        HOOKS.get("kd_mm.DistillHook"), METRICS.get("kd_mm.ReIDMetric"), kd_mm.losses.Loss, kd_mm.distill,
-    ]
-import mmdet.models
-from mmcv.ops import nms
-print(json.dumps({"before": before, "recipe": sorted(config.kd), "found": [each.__name__ for each in found]}))
-"""
-
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment(), capture_output=True, text=True, check=False
     )
-
-
-def test_kd_mm_imports_nothing_heavy_and_is_found_by_the_engines_registries(tmp_path: Path) -> None:
-    ended = run(sys.executable, "-c", USE, ",".join(HEAVY), cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found = json.loads(ended.stdout)
-    assert found["before"] == []
-    assert "losses" in found["recipe"]
-    assert found["found"] == ["Distiller", "KDLoss", "CIFARResNet", "DistillHook", "ReIDMetric", "Loss", "distill"]
 
 
 @pytest.mark.parametrize("command", [[ROOT / "tools" / "train.py", "--help"], ["-m", "kd_mm.cli.main", "--help"]])

@@ -164,7 +164,8 @@ def test_onnx_takes_any_batch(run: Run, exported: Path) -> None:
         np.testing.assert_allclose(given, outputs(run.model, inputs).numpy(), atol=1e-4)
 
 
-def test_upstreams_own_tools_train_and_test_the_export_without_kd_mm(exported: Path, tmp_path: Path) -> None:
+def test_upstreams_own_tools_train_and_test_without_kd_mm(run: Run, exported: Path, tmp_path: Path) -> None:
+    """The export, and the checkpoint of the run as it is, by the plain config."""
     script = f"""
 import runpy, sys
 sys.modules["kd_mm"] = None  # an import of it fails from here on
@@ -173,13 +174,18 @@ runpy.run_path({str(UPSTREAM_TOOLS / "train.py")!r}, run_name="__main__")
 sys.argv = ["test.py", sys.argv[1], {str(exported / "student.pth")!r}, "--work-dir", "test", "--out", "metrics.json",
             "--out-item", "metrics"]
 runpy.run_path({str(UPSTREAM_TOOLS / "test.py")!r}, run_name="__main__")
+sys.argv[1:3] = [{str(run.plain)!r}, {str(run.checkpoint)!r}]
+sys.argv[-3] = "plain.json"
+runpy.run_path({str(UPSTREAM_TOOLS / "test.py")!r}, run_name="__main__")
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "train" / "epoch_1.pth").is_file()
-    assert "accuracy/top1" in (tmp_path / "metrics.json").read_text()
-    assert "unexpected key" not in done.stdout
+    metrics = (tmp_path / "metrics.json").read_text()
+    assert "accuracy/top1" in metrics
+    assert (tmp_path / "plain.json").read_text() == metrics
+    assert "size mismatch" not in done.stdout
     assert "missing keys" not in done.stdout
 
 

@@ -21,9 +21,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.utils import ManagerMixin
+from mmengine.testing.runner_test_case import RunnerTestCase
 
 from . import faults
 
@@ -46,35 +45,27 @@ class Ended:
     err: str
 
 
-def _subclasses(parent: type) -> Iterator[Any]:
-    for child in parent.__subclasses__():
-        yield child
-        yield from _subclasses(child)
+def clean_engine() -> None:
+    """Forget what the engine keeps for the life of a process: loggers, message hubs, visualizers, the default scope."""
+    case = RunnerTestCase()
+    case.setUp()
+    case.tearDown()
 
 
 @contextlib.contextmanager
 def isolated(cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Run the engine as in a new process: what it keeps for the life of a process starts empty and is put back."""
-    managers = list(_subclasses(ManagerMixin))
-    kept = [dict(manager._instance_dict) for manager in managers]  # as mmengine.testing.RunnerTestCase does
+    """Run the engine as in a new process: nothing is left of earlier runs, and nothing stays."""
     threads, variables, path, folder = torch.get_num_threads(), dict(os.environ), list(sys.path), Path.cwd()
     deterministic, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    for manager in managers:
-        manager._instance_dict.clear()
+    clean_engine()
     os.environ.update(env or {})
     sys.path[:0] = filter(None, (env or {}).get("PYTHONPATH", "").split(os.pathsep))
     os.chdir(cwd)
     try:
         yield
     finally:
-        for logger in MMLogger._instance_dict.values():
-            for handler in logger.handlers:
-                handler.close()
-        for manager in _subclasses(ManagerMixin):
-            manager._instance_dict.clear()
-        for manager, instances in zip(managers, kept, strict=True):
-            manager._instance_dict.update(instances)
+        clean_engine()
         logging.captureWarnings(False)
         os.chdir(folder)
         sys.path[:] = path
@@ -86,8 +77,6 @@ def isolated(cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def call(tool: str, arguments: list[str]) -> int:

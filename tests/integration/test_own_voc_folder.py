@@ -39,6 +39,7 @@ val_dataloader = here
 test_dataloader = here
 train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
+visualizer = dict(_delete_=True, type="DetLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
 """
 WIDTHS = {"cells_r18": [8, 16, 32, 64], "cells_r50": [32, 64, 128, 256]}
 

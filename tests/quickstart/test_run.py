@@ -39,10 +39,10 @@ CASES = {
         SCENES,
         ("VOC07 mAP (%)", "VOC12 mAP (%)", "COCO mAP (%)"),
         2.7,
-        ("kd_mm.quickstart.digit_scenes.COUNTS", {"train": 48, "val": 20, "test": 50}),
+        ("kd_mm.quickstart.digit_scenes.COUNTS", {"train": 16, "val": 6, "test": 16}),
     ),
     "reid": Case(
-        PEOPLE, ("mAP (%)", "mINP (%)", "Rank-1 (%)"), 3, ("kd_mm.quickstart.people.IDENTITIES", {"val": 8, "test": 16})
+        PEOPLE, ("mAP (%)", "mINP (%)", "Rank-1 (%)"), 3, ("kd_mm.quickstart.people.IDENTITIES", {"val": 4, "test": 8})
     ),
 }
 
