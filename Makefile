@@ -16,7 +16,7 @@ quickstart-reid: $(VENV)/.installed
 	$(BIN)/python tools/quickstart.py reid
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests
 
 # Families of mmpretrain and mmdet, one by one: too long for every run.
 test-families: $(VENV)/.installed

@@ -1,14 +1,17 @@
-"""Imports kd_mm before a test module imports anything of upstream; lends the tools to all tests."""
+"""Imports kd_mm before a test module imports anything of upstream; lends the tools and the log to all tests."""
 
 from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.runner import loops
 from mmengine.runner import runner as runner_module
 from yapf.yapflib import yapf_api
@@ -20,6 +23,15 @@ from .helpers.tools import Tools, clean_engine
 
 #: So many modules imported since the last time are set apart from the garbage collector.
 MODULES = 200
+
+
+#: Files that take longest: they come first, so that no worker is left with one at the end.
+LONGEST = ("quickstart/test_run.py", "integration/*.py", "test_recipes_and_tasks.py", "test_packaging.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: not any(item.path.match(pattern) for pattern in LONGEST))
 
 
 class Imported:
@@ -83,3 +95,28 @@ def cpu_tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
 @pytest.fixture(scope="session", params=DEVICES)
 def tools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tools:
     return Tools(tmp_path_factory.mktemp("runs"), request.param)
+
+
+@contextmanager
+def _recorded(level: int) -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler(level)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """Warnings in the log."""
+    with _recorded(logging.WARNING) as lines:
+        yield lines
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """All lines of the log, informative ones too."""
+    with _recorded(logging.INFO) as lines:
+        yield lines

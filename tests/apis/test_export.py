@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from PIL import Image
 from torch import nn
 
 from kd_mm.apis.export import export_student, exported_config
@@ -22,51 +21,20 @@ from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.onnx import to_onnx
 
 from ..helpers.tools import Tools, environment
+from ..helpers.world import World
 
-ROOT = Path(__file__).parents[2]
 UPSTREAM_TOOLS = Path(mmpretrain.__file__).parent / ".mim" / "tools"
-CLASSES = ("dark", "bright")
-
 PLAIN = """
-default_scope = "mmpretrain"
-data_preprocessor = dict(num_classes=2, mean=[127.5] * 3, std=[60.0] * 3, to_rgb=True)
+_base_ = "plain.py"
 model = dict(
-    type="ImageClassifier",
-    backbone=dict(type="ResNet_CIFAR", depth=18, base_channels=4, stem_channels=4),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=2, in_channels=32, loss=dict(type="CrossEntropyLoss"), topk=(1,)),
+    backbone=dict(_delete_=True, type="ResNet_CIFAR", depth=18, base_channels=4, stem_channels=4),
+    head=dict(in_channels=32),
 )
-pipeline = [dict(type="LoadImageFromFile"), dict(type="CenterCrop", crop_size=16), dict(type="PackInputs")]
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(type="CustomDataset", data_root="{data}", pipeline=pipeline),
-    sampler=dict(type="DefaultSampler", shuffle=True),
-)
-val_dataloader = train_dataloader
-test_dataloader = train_dataloader
-val_evaluator = dict(type="Accuracy", topk=(1,))
-test_evaluator = val_evaluator
-optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.01))
-train_cfg = dict(by_epoch=True, max_epochs=1)
-val_cfg = dict()
-test_cfg = dict()
-default_hooks = dict(checkpoint=dict(type="CheckpointHook"))
+train_cfg = dict(max_epochs=1)
 """
-
-DISTILLED = """
-_base_ = ["{plain}", "{root}/configs/_base_/recipes/mtkd_ssr.py"]
-model = dict(
-    _delete_=True,
-    type="kd_mm.Distiller",
-    student={{{{_base_.model}}}},
-    teacher=dict(config="{plain}", checkpoint="{teacher}"),
-    recipe={{{{_base_.mtkd_ssr}}}},
-    input_size=16,
-)
-default_hooks = {{{{_base_.kd_hooks}}}}
+CHANGES = """
 custom_hooks = [dict(type="EMAHook")]
-launcher = "none"
+default_hooks = dict(teacher_check=dict(min_score=0))
 """
 
 
@@ -86,35 +54,28 @@ def build(config: Config | Path) -> nn.Module:
     return MODELS.build({"_scope_": "mmpretrain", "data_preprocessor": config.data_preprocessor, **config.model})
 
 
-def distil(folder: Path, text: str) -> Run:
-    """Train for two steps by a config with placeholders for the plain config, the repository and the teacher."""
-    generator = np.random.default_rng(0)
-    for label, name in enumerate(CLASSES):
-        for index in range(4):
-            path = folder / "data" / name / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(generator.integers(120 * label, 120 + 120 * label, (16, 16, 3), np.uint8)).save(path)
-    plain, config, teacher = folder / "plain.py", folder / "distilled.py", folder / "teacher.pth"
-    plain.write_text(PLAIN.replace("{data}", str(folder / "data")))
-    torch.save({"state_dict": build(plain).state_dict()}, teacher)
-    config.write_text(text.format(plain=plain, root=ROOT, teacher=teacher))
+def distil(folder: Path, recipe: str) -> Run:
+    """Train for an epoch under a teacher of random weights."""
+    world = World(folder)
+    plain = world.write("small.py", PLAIN)
+    torch.save({"state_dict": build(world.teacher).state_dict()}, world.checkpoint)
+    config = world.distil("distilled.py", recipe, CHANGES, plain="small.py")
     loaded = Config.fromfile(config)
     loaded.work_dir = str(folder / "run")
     loaded.model.recipe.teacher_exits.update(epochs=1, milestones=[])
-    loaded.default_hooks.teacher_check.min_score = 0
     torch.manual_seed(0)
     runner = Runner.from_cfg(loaded)
     runner.train()
     checkpoint = folder / "run" / "epoch_1.pth"
     stored = read_checkpoint(str(checkpoint))
     runner.model.load_state_dict(stored["state_dict"])
-    teacher.unlink()  # an export needs no weights of the teacher
+    world.checkpoint.unlink()  # an export needs no weights of the teacher
     return Run(plain, config, checkpoint, stored, runner.model.cpu().eval())
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return distil(tmp_path_factory.mktemp("distilled"), DISTILLED)
+    return distil(tmp_path_factory.mktemp("distilled"), "mtkd_ssr")
 
 
 def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -136,7 +97,7 @@ def test_the_checkpoint_holds_exactly_the_plain_network_and_plain_meta(run: Run,
     written = torch.load(exported / "student.pth", weights_only=True)
     assert set(written) == {"meta", "state_dict"}
     assert list(written["state_dict"]) == list(build(run.plain).state_dict())
-    assert tuple(written["meta"]["dataset_meta"]["classes"]) == ("bright", "dark")
+    assert tuple(written["meta"]["dataset_meta"]["classes"]) == ("blue", "green", "red")
     assert (written["meta"]["epoch"], written["meta"]["source"]) == (1, "epoch_1.pth")
 
 
@@ -152,14 +113,14 @@ def test_the_exported_student_computes_what_the_student_of_the_run_did(run: Run,
     model = build(exported / "student.py")
     state = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     model.load_state_dict(state, strict=True)
-    inputs = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(3, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     assert torch.equal(outputs(model, inputs), outputs(run.model, inputs))
 
 
 def test_onnx_takes_any_batch(run: Run, exported: Path) -> None:
     session = onnxruntime.InferenceSession(exported / "student.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 5):
-        inputs = torch.randn(batch, 3, 16, 16)
+        inputs = torch.randn(batch, 3, 20, 20)
         (given,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
         np.testing.assert_allclose(given, outputs(run.model, inputs).numpy(), atol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from kd_mm.apis.retrieval import retrieve, select_queries
 from kd_mm.apis.runner import read_config
 from kd_mm.evaluation.draw_retrieval import write_retrieval
 
+from ..helpers.market_folder import MarketFolder
 from ..helpers.tools import Tools
 
 PLAIN = """
@@ -49,15 +51,12 @@ model = dict(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four people in their colours before three cameras, two distractors, one junk image, two untrained networks."""
     folder = tmp_path_factory.mktemp("ranking")
-    random = np.random.default_rng(0)
-    for part, pids in (("query", range(1, 5)), ("bounding_box_test", (-1, 0, 0, 1, 2, 3, 4))):
-        (folder / "people" / part).mkdir(parents=True)
-        for number, pid in enumerate(pids):
-            for camera in (1, 2, 3) if pid > 0 else (1,):
-                colour = np.array([60 * (pid % 4), 250 - 60 * (pid % 4), 40 * camera])
-                image = np.clip(colour + random.normal(0, 25, (24, 12, 3)), 0, 255).astype(np.uint8)
-                name = f"{pid:04d}" if pid >= 0 else "-1"
-                cv2.imwrite(str(folder / "people" / part / f"{name}_c{camera}s1_{number:06d}_00.jpg"), image)
+    images = MarketFolder(folder / "people")
+    for pid, camera in product(range(1, 5), (1, 2, 3)):
+        images.add("query", pid, camera)
+        images.add("bounding_box_test", pid, camera)
+    images.add("bounding_box_test", 0, 1, 2)
+    images.add("bounding_box_test", -1, 1)
     for i, name in enumerate(("student", "teacher")):
         (folder / f"{name}.py").write_text(PLAIN.replace("SHIFT", str(i)))
         torch.manual_seed(i)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from kd_mm.apis.checks import require_metric
 from kd_mm.apis.rows import Row, Sweep, read_sweep
@@ -88,8 +89,8 @@ def test_workers_of_a_machine_with_a_gpu_know_what_the_config_imports(tmp_path, 
         "@HOOKS.register_module()\nclass OwnPart(Hook):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for variable in ("PYTORCH_NVML_BASED_CUDA_CHECK", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    MMLogger.get_current_instance()  # a new one would ask for the device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # here; the worker finds out for itself
     config = read_config("kd_mm::quickstart/student_digits.py", {"train_cfg.max_epochs": 1})
     config.custom_imports = {"imports": ["kd_mm", "own_part"], "allow_failed_imports": False}

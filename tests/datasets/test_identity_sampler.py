@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from kd_mm.datasets import IdentitySampler
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.registry import DATA_SAMPLERS
+
+from ..helpers.processes import in_group
 
 
 class People(Dataset):
@@ -123,25 +123,14 @@ def test_wrong_batch_size() -> None:
         check_identity_batches(other)
 
 
-def _rank(rank: int, file: Path, found: Any) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _rank(rank: int) -> tuple[int, list[list[int]]]:
     sampler = IdentitySampler(People([5] * 8), num_identities=4, num_images=2)
     sampler.set_epoch(1)
-    found.put((rank, sampler.seed, batches(sampler, 8)))
-    torch.distributed.destroy_process_group()
+    return sampler.seed, batches(sampler, 8)
 
 
 def test_two_processes_divide_the_batches(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    found = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, tmp_path / "rendezvous", found)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    results = {rank: (seed, plan) for rank, seed, plan in (found.get(timeout=60) for _ in ranks)}
-    for process in ranks:
-        process.join()
-    (seed, own), (other_seed, other) = results[0], results[1]
+    (seed, own), (other_seed, other) = in_group(2, _rank, tmp_path)
     assert seed == other_seed
     assert len(own) == len(other) == 40 // 16
     people = People([5] * 8)

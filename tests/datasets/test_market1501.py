@@ -112,16 +112,6 @@ def test_unreadable_file_name(folder: MarketFolder, warnings: list[str]) -> None
     assert any("anna_camera1.jpg" in line for line in warnings)
 
 
-def test_truncated_image(folder: MarketFolder, warnings: list[str]) -> None:
-    path = folder.add("bounding_box_test", 1, 2)[0]
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match=rf"1 of 10 images of .*{path.name} \(.*repair them"):
-        read(folder, "test")
-    data = read(folder, "test", on_error="skip")
-    assert len(data) == 10
-    assert any(path.name in line for line in warnings)
-
-
 def test_undecodable_image(folder: MarketFolder, warnings: list[str]) -> None:
     path = folder.add("bounding_box_train", 2, 1)[0]
     path.write_bytes(path.read_bytes()[:20] + b"\x00" * 300 + b"\xff\xd9")

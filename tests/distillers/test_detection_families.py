@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -161,8 +161,16 @@ def trains_and_predicts(model: Any, size: int) -> None:
     assert 0 <= hits <= objects == 4
 
 
+#: Each like another family of every run; `make test-families` tries them.
+REST = ("Cascade R-CNN", "ATSS", "GFL", "Deformable DETR")
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.families if name in REST else ()) for name in names]
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", marked(FAMILIES))
 def test_every_family_trains_and_predicts(family: str, device: str) -> None:
     network, size = FAMILIES[family]
     model = build(network(8), network(16), input_size=size)
@@ -231,7 +239,7 @@ def test_a_region_head_that_needs_more_than_regions_is_refused() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", [*DENSE, "Faster R-CNN C4"])
+@pytest.mark.parametrize("family", marked([*DENSE, "Faster R-CNN C4"]))
 def test_detectors_own_logits_are_compared(family: str, device: str) -> None:
     network, size = FAMILIES[family]
     model = build(network(8), network(16), KD, input_size=size).to(device)

@@ -95,15 +95,6 @@ def test_it_stands_outside_and_the_student_is_alone_in_the_state() -> None:
     assert next(teacher.model.parameters()).dtype == torch.float64
 
 
-def test_it_starts_as_the_student() -> None:
-    model = started().eval()
-    data = model.data_preprocessor(batch(), False)
-    with torch.no_grad():
-        losses = model(**data, mode="loss")
-    assert float(losses["ema"]) == pytest.approx(0.0, abs=1e-6)
-    assert torch.equal(model.teachers["ema"].logits(data["inputs"]), model(data["inputs"]))
-
-
 def test_its_exits_are_the_average_of_the_students() -> None:
     ema = {"ema": {"type": "kd_mm.EMATeacher", "momentum": 0.5}}
     losses = {f"losses.{name}.teacher": "ema" for name in ("scd", "srd")}

@@ -162,19 +162,6 @@ def test_several_baselines_share_one_recipe() -> None:
     assert set(model.objective.connectors["teacher"]) == {"1", "2", "3"}
 
 
-def test_the_bank_is_in_the_checkpoint_and_a_resumed_run_goes_on_exactly() -> None:
-    full, first = distiller("crd"), distiller("crd")
-    expected = steps(full, 0, 1, 2, 3)
-    assert steps(first, 0, 1) == expected[:2]
-    state = first.state_dict()
-    assert {f"distill.losses.contrast.bank.{name}" for name in ("student", "teacher", "labels")} <= set(state)
-    resumed = distiller("crd", seed=3)
-    resumed.load_state_dict(copy.deepcopy(state))
-    resumed.teachers["teacher"].model.load_state_dict(first.teachers["teacher"].model.state_dict())
-    assert steps(resumed, 2, 3) == expected[2:]
-    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in full.state_dict().items())
-
-
 def test_data_samples_without_an_index_are_named() -> None:
     model = distiller("crd").train()
     with pytest.raises(ValueError, match="the data samples carry no sample_idx"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -13,28 +11,15 @@ from kd_mm.apis.recipes import compose
 from .conftest import build, classifier, losses_of, recipe
 
 
-@pytest.mark.parametrize(("name", "branches"), [("mskd", {"1", "2"}), ("mskd_final", set())])
-def test_mskd(name: str, branches: set[str]) -> None:
-    model = build(recipe=recipe(name)).train()
-    teacher = model.teachers["teacher"]
-    assert set(teacher.exits) == branches
-    before = copy.deepcopy((teacher.model.state_dict(), teacher.exits.state_dict()))
-    losses = losses_of(model)
-    total, _ = model.parse_losses(losses)
-    expected = losses["loss_aux"] + losses["loss_srd"] + losses.get("loss_student", losses.get("loss"))
-    torch.testing.assert_close(total, expected)
-    torch.testing.assert_close(losses["loss_srd"], 0.5 * losses["srd"])
-    heads = {i: list(model.objective.exits[i].parameters()) for i in ("1", "2")}
-    # The term of one exit reaches its own head and the trunk, no other head and nothing of the teacher.
-    loss = model.losses["srd"]
-    loss.stages = (1,)
-    (term,) = torch.autograd.grad(losses_of(model)["loss_srd"], [heads["2"][-1]], allow_unused=True)
-    assert not term.any()
-    total.backward()
-    assert all(p.grad is not None for p in model.parameters())
-    assert all(p.grad is None for p in (*teacher.model.parameters(), *teacher.exits.parameters()))
-    for state, now in zip(before, (teacher.model.state_dict(), teacher.exits.state_dict()), strict=True):
-        assert all(torch.equal(value, now[key]) for key, value in state.items())
+def test_a_term_of_one_exit_reaches_no_other_head() -> None:
+    model = build(recipe=recipe("mskd", **{"losses.srd.stages": [1]})).train()
+    losses_of(model)["loss_srd"].backward()
+    reached = {
+        i
+        for i, each in model.objective.exits.items()
+        if any(p.grad is not None and p.grad.any() for p in each.parameters())
+    }
+    assert reached == {"1"}
 
 
 def test_byot_needs_no_teacher_and_moves_no_target() -> None:

@@ -124,10 +124,14 @@ def test_it_trains(kind: str, name: str, device: str) -> None:
     torch.manual_seed(3)
     losses = model(**model.data_preprocessor(data_of(kind), True), mode="loss")
     assert {f"loss_{term}" for term in model.losses} <= set(losses)
+    for term, loss in model.losses.items():
+        torch.testing.assert_close(losses[f"loss_{term}"].detach(), loss.weight(model.progress) * losses[term])
     model.monitor = LossMonitor()  # as in a run: all terms are on one device
     assert set(model.losses) <= set(model.parse_losses(losses)[1])
     total(losses).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert all(p.grad is not None for p in model.distill.parameters() if p.requires_grad)
+    assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in REFUSED for name in REFUSED[kind]])

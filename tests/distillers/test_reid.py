@@ -103,23 +103,6 @@ def test_what_is_deployed_is_the_plain_student(kind: str, images: dict[str, Any]
         assert torch.equal(ours, reference)
 
 
-def test_without_weights_it_is_plain_training(images: dict[str, Any]) -> None:
-    silent = {name: {**loss, "loss_weight": 0} for name, loss in recipe_of("mtkd_ssr")["losses"].items()}
-    torch.manual_seed(0)
-    plain = MODELS.build(network())
-    torch.manual_seed(0)
-    model = build(
-        student=network(),
-        teacher={"config": {"model": network(width=16)}, "random_weights": True},
-        recipe={**recipe_of("mtkd_ssr"), "losses": silent},
-    )
-    ours, reference = (net.parse_losses(run(net, images))[0] for net in (model, plain))
-    assert torch.equal(ours, reference)
-    ours.backward(), reference.backward()
-    for (name, own), other in zip(model.student.named_parameters(), plain.parameters(), strict=True):
-        assert torch.equal(own.grad, other.grad), name
-
-
 @pytest.mark.parametrize("name", ["mtkd_ssr", "kd"])
 def test_another_number_of_identities_is_refused_where_logits_are_compared(name: str) -> None:
     with pytest.raises(ValueError, match=r"has 3 classes, teacher 'teacher' has 5: .*embedding losses \(recipes rkd"):

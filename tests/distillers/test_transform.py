@@ -146,14 +146,6 @@ def test_the_student_is_exported_alone() -> None:
     assert same(twin.state_dict(), state)
 
 
-def test_mixed_precision() -> None:
-    model = build(recipe={"losses": LOGITS, "transform": {**SKD, "zero_init_out": False}})
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = losses_of(model)
-    total(out).backward()
-    assert all(torch.isfinite(g).all() for g in gradients(model.distill).values())
-
-
 def test_a_collapse_stops_the_run_where_asked_for() -> None:
     model = build(recipe=recipe("student_friendly", **{"transform.guard": "stop", "transform.min_agreement": 101.0}))
     model.monitor = LossMonitor()

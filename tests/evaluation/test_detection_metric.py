@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.evaluation import DetectionMetric, detection_ap
 from tests.helpers.boxes import Boxes, data_sample, pycocotools_of, random_boxes, rows
+from tests.helpers.processes import in_group
 
 CLASSES = ("cat", "dog", "tree frog")
 KEYS = ["voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50", "coco/AP75", "coco/AP_small", "coco/AP_medium"]
@@ -42,18 +39,6 @@ def evaluate(given: list[Any], *others: dict[str, Any], classes: Any = CLASSES, 
     return evaluator.evaluate(len(given))
 
 
-@pytest.fixture
-def log() -> Any:
-    """Everything that was logged."""
-    lines: list[str] = []
-    logger = MMLogger.get_current_instance()
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
-
-
 def test_agrees_with_mmdet_and_pycocotools_in_one_pass(tmp_path: Path) -> None:
     given = samples(*random_boxes(3))
     upstream = {"type": "mmdet.VOCMetric", "prefix": "eleven"}, {"type": "mmdet.VOCMetric", "eval_mode": "area"}
@@ -68,12 +53,12 @@ def test_agrees_with_mmdet_and_pycocotools_in_one_pass(tmp_path: Path) -> None:
     assert [image["file_name"] for image in json.loads((tmp_path / "out.gt.json").read_text())["images"]][1] == path(1)
 
 
-def test_table(log: list[str]) -> None:
+def test_table(messages: list[str]) -> None:
     detections, objects = random_boxes(3, images=3)
     given = samples(detections, objects)
     given[2].set_metainfo({"img_path": path(2, 2012)})
     metrics = evaluate(given)
-    table = next(text for text in log if "Detection on" in text)
+    table = next(text for text in messages if "Detection on" in text)
     assert "Detection on VOC2007 (2 images) + VOC2012 (1 image); 3 classes: cat, dog, tree frog" in table
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")}
     assert [name for name in cells if not name.startswith("-")] == ["class", *CLASSES, "mean"]
@@ -141,10 +126,10 @@ def test_boxes_in_low_precision_and_annotations_as_instances() -> None:
     assert metrics["coco/AP_large"] == -1.0
 
 
-def test_warns_without_any_object(log: list[str]) -> None:
+def test_warns_without_any_object(messages: list[str]) -> None:
     metrics = evaluate(samples([rows((0, 0, 9, 9, 0.5, 0))], [rows()]))
     assert set(metrics.values()) == {-1.0}
-    assert [text for text in log if "no object to find in 1 images: do the class names" in text]
+    assert [text for text in messages if "no object to find in 1 images: do the class names" in text]
 
 
 def broken(**changes: Any) -> Any:
@@ -194,29 +179,19 @@ def test_missing_parts_of_a_sample_are_named() -> None:
         DetectionMetric(iou=50)
 
 
-def _share(rank: int, folder: str, detections: Boxes, objects: Boxes) -> None:
+def _share(rank: int, folder: Path, detections: Boxes, objects: Boxes) -> dict[str, float]:
     """One of three processes: evaluates the images that a sampler gives it, the first again to fill its share."""
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=3)
     given = samples(detections, objects)
-    metric = DetectionMetric(collect_dir=f"{folder}/parts")
+    metric = DetectionMetric(collect_dir=str(folder / "parts"))
     metric.dataset_meta = {"classes": CLASSES}
     indices = list(DefaultSampler(given, shuffle=False))
     assert len(indices) == 3
     for i in indices:
         metric.process(None, [given[i].to_dict()])
-    metrics = metric.evaluate(len(given))
-    Path(folder, f"{rank}.json").write_text(json.dumps(metrics))
+    return metric.evaluate(len(given))
 
 
 def test_three_processes_equal_one(tmp_path: Path) -> None:
     """Seven images over three processes: two are evaluated twice, to fill the shares, and count once."""
-    detections, objects = random_boxes(5, images=7, ties=True)
-    alone = evaluate(samples(detections, objects))
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_share, args=(i, str(tmp_path), detections, objects)) for i in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(3)] == [alone] * 3
+    boxes = random_boxes(5, images=7, ties=True)
+    assert in_group(3, _share, tmp_path, tmp_path, *boxes) == [evaluate(samples(*boxes))] * 3

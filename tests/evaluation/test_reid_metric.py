@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +10,12 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmpretrain.structures import DataSample
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.evaluation import ReIDMetric, evaluate_reid
 from tests.devices import DEVICES
+from tests.helpers.processes import in_group
 from tests.helpers.reid_reference import random_images, reference_of
 
 MEASURES = ["reid/mAP", "reid/mAP_trapz", "reid/mINP", "reid/Rank-1", "reid/Rank-5", "reid/Rank-10"]
@@ -50,20 +47,8 @@ def single(images: dict[str, Any]) -> dict[str, Any]:
     return {name: value.astype(np.float32) if name.endswith("features") else value for name, value in images.items()}
 
 
-@pytest.fixture
-def log() -> Any:
-    """Everything that was logged."""
-    lines: list[str] = []
-    logger = MMLogger.get_current_instance()
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
-
-
 @pytest.mark.parametrize("device", DEVICES)
-def test_measures_in_percent_and_counts(device: str, log: list[str]) -> None:
+def test_measures_in_percent_and_counts(device: str, messages: list[str]) -> None:
     images = random_images(0)
     metrics = evaluate(samples(images, device), meta={"dataset": "people", "num_junk": 100})
     assert list(metrics) == MEASURES + COUNTS
@@ -72,14 +57,14 @@ def test_measures_in_percent_and_counts(device: str, log: list[str]) -> None:
     np.testing.assert_allclose([metrics[key] for key in MEASURES], 100 * np.array(values), atol=1e-10)
     junk, distractors = ((images["gallery_pids"] == pid).sum() for pid in (-1, 0))
     assert [metrics[key] for key in COUNTS] == [30, 90 - junk, junk + 100, distractors]
-    assert log[-1] == (
+    assert messages[-1] == (
         f"Re-ID on people: 30 queries (29 valid), {90 - junk} gallery images ({distractors} distractors among them), "
         f"{junk + 100} junk left out; cosine distance, camera rule on, no re-ranking"
     )
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_options_are_those_of_the_function(metric: str, log: list[str]) -> None:
+def test_options_are_those_of_the_function(metric: str, messages: list[str]) -> None:
     images = random_images(1)
     rerank = {"k1": 6, "k2": 2}
     metrics = evaluate(samples(images), metric=metric, rerank=rerank, max_rank=20)
@@ -88,10 +73,10 @@ def test_options_are_those_of_the_function(metric: str, log: list[str]) -> None:
     assert metrics["reid/mAP"] == 100 * found["mAP"]
     assert metrics["reid/plain_mAP"] == 100 * plain["mAP"]
     assert metrics["reid/plain_Rank-1"] == 100 * plain["cmc"][0]
-    assert [line for line in log if line.endswith("re-ranked with {'k1': 6, 'k2': 2, 'lambda_value': 0.3}")]
+    assert [line for line in messages if line.endswith("re-ranked with {'k1': 6, 'k2': 2, 'lambda_value': 0.3}")]
 
 
-def test_without_cameras(log: list[str]) -> None:
+def test_without_cameras(messages: list[str]) -> None:
     """Retrieval of classes counted from 0: there are no distractors."""
     images = random_images(2)
     images["query_pids"][:5] = 0
@@ -102,7 +87,7 @@ def test_without_cameras(log: list[str]) -> None:
     expected = evaluate_reid(**{**single(images), "query_camids": None, "gallery_camids": None})
     assert metrics["reid/mAP"] == 100 * expected["mAP"]
     assert metrics["reid/distractors"] == 0
-    assert "camera rule off" in log[-1]
+    assert "camera rule off" in messages[-1]
     with pytest.raises(ValueError, match=r"query/000.jpg: no camid in the data sample: .*camera_rule=False measures w"):
         evaluate(given)
 
@@ -119,9 +104,12 @@ def test_features_in_low_precision_that_carry_gradients(device: str, dtype: torc
     assert metrics["reid/mAP"] == 100 * evaluate_reid(**images)["mAP"]
 
 
-def test_warns_where_images_are_missing(log: list[str]) -> None:
+def test_warns_where_images_are_missing(messages: list[str]) -> None:
     evaluate(samples(random_images(5))[:110], size=120)
-    assert "110 images were evaluated, but the test data set has 120: the measures are not those of the data set" in log
+    assert (
+        "110 images were evaluated, but the test data set has 120: the measures are not those of the data set"
+        in messages
+    )
 
 
 def changed(index: int, **values: Any) -> list[DataSample]:
@@ -191,26 +179,17 @@ def test_options_that_do_not_exist(options: dict[str, Any], message: str) -> Non
         ReIDMetric(**options)
 
 
-def _share(rank: int, folder: str) -> None:
+def _share(rank: int, folder: Path) -> dict[str, float]:
     """One of three processes: evaluates the images that a sampler gives it, the first again to fill its share."""
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=3)
     given = samples(random_images(7, gallery=91))
-    metric = ReIDMetric(collect_dir=f"{folder}/parts")
+    metric = ReIDMetric(collect_dir=str(folder / "parts"))
     indices = list(DefaultSampler(given, shuffle=False))
     assert len(indices) == 41
     for i in indices:
         metric.process(None, [given[i].to_dict()])
-    Path(folder, f"{rank}.json").write_text(json.dumps(metric.evaluate(len(given))))
+    return metric.evaluate(len(given))
 
 
 def test_three_processes_equal_one(tmp_path: Path) -> None:
     """121 images over three processes: two are evaluated twice, to fill the shares, and count once."""
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_share, args=(i, str(tmp_path))) for i in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    alone = evaluate(samples(random_images(7, gallery=91)))
-    assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(3)] == [alone] * 3
+    assert in_group(3, _share, tmp_path, tmp_path) == [evaluate(samples(random_images(7, gallery=91)))] * 3

@@ -48,6 +48,7 @@ def digits_run(
     fragment = Config.fromfile(config_root() / "_base_" / "recipes" / f"{recipe}.py")
     config.model.recipe = fragment[recipe]
     config.default_hooks.update(fragment.kd_hooks)
+    config.train_dataloader.dataset.samples_per_class = samples
     config.merge_from_dict(
         {
             "work_dir": str(folder),
@@ -55,7 +56,6 @@ def digits_run(
             "randomness": {"seed": 1},
             "train_cfg.max_epochs": 1,
             "train_dataloader.batch_size": 20,
-            "train_dataloader.dataset.samples_per_class": samples,
             "val_dataloader.dataset.indices": 20,
             "default_hooks.teacher_check.min_score": 0.0,
             **{f"model.recipe.{key}": value for key, value in (options or {}).items()},

@@ -17,6 +17,7 @@ from kd_mm.apis.evaluate import _add_detection_metric, _pictures, evaluate
 from kd_mm.apis.runner import read_config
 
 from ..helpers.tools import Ended, Tools
+from ..helpers.voc_folder import VOCFolder, xml
 
 PLAIN = """
 _base_ = ["mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py"]
@@ -44,25 +45,19 @@ model = dict(
     teacher=dict(config="teacher.py", checkpoint="teacher.pth", dtype="bfloat16"),
 )
 """
-OBJECT = """<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
-<ymax>{}</ymax></bndbox></object>"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images in VOC's layout, two configs with untrained detectors, and a distillation config of both."""
     folder = tmp_path_factory.mktemp("show")
-    data = folder / "data" / "VOCdevkit" / "VOC2007"
-    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (data / part).mkdir(parents=True)
-    random = np.random.default_rng(0)
+    voc = VOCFolder(folder / "data" / "VOCdevkit")
     for name in ("000001", "000002", "000003"):
-        image = np.full((50, 60, 3), 128, dtype=np.uint8) + random.integers(0, 9, (50, 60, 3), dtype=np.uint8)
-        cv2.imwrite(str(data / "JPEGImages" / f"{name}.jpg"), image)
-        objects = OBJECT.format("disc", 0, 5, 5, 25, 25) + OBJECT.format("box", 1, 20, 10, 50, 40)
-        size = "<size><width>60</width><height>50</height><depth>3</depth></size>"
-        (data / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    (data / "ImageSets" / "Main" / "test.txt").write_text("000001\n000002\n000003\n")
+        voc.image(name, 60, 50)
+        voc.annotate(
+            name, xml([("disc", (5, 5, 25, 25)), ("box", (20, 10, 50, 40))], "<width>60</width><height>50</height>")
+        )
+    voc.split("test", ["000001", "000002", "000003"])
     for i, name in enumerate(("student", "teacher")):
         (folder / f"{name}.py").write_text(PLAIN.replace("MEAN", str([100.0 + i] * 3)))
         with DefaultScope.overwrite_default_scope("mmdet"):

@@ -13,7 +13,6 @@ from tests.devices import DEVICES, PAIRS
 from ..helpers.compare import differences, weights
 from ..helpers.tools import KILLED, Tools
 from ..helpers.world import World
-from .test_zero_weights import RANDOM
 
 PREFIX = "distill.teachers.ema."
 #: The moving average of mmengine beside ours, partial gradients, checkpoints in the middle of epochs.
@@ -123,18 +122,3 @@ def test_it_starts_from_the_weights_that_are_loaded(tools: Tools, uncut: Path, c
     for name, value in student.items():
         torch.testing.assert_close(teacher[f"model.{name}"], value, rtol=0, atol=0)
     assert int(split(weights(tmp_path / "iter_5.pth"))[1]["updates"]) == 3  # the last one of an epoch is a step
-
-
-@pytest.mark.parametrize(
-    "never", ["loss_weight=0.0", 'schedule=dict(_delete_=True, type="PiecewiseConstant", levels=[0.0], bounds=[])']
-)
-def test_without_its_share_a_run_is_the_plain_run(tools: Tools, world: World, tmp_path: Path, never: str) -> None:
-    world.write("noisy.py", RANDOM)
-    tools.train(world.folder / "noisy.py", "--work-dir", tmp_path / "plain")
-    changes = f"model = dict(recipe=dict(losses=dict(ema=dict({never}))))"
-    config = world.distil("ema_zero.py", recipe="ema_teacher", plain="noisy.py", changes=changes)
-    tools.train(config, "--work-dir", tmp_path / "zero")
-    expected, found = (torch.load(tmp_path / name / "epoch_2.pth", weights_only=False) for name in ("plain", "zero"))
-    assert differences(dict(expected["state_dict"]), split(found["state_dict"])[0]) == []
-    assert differences(dict(expected["ema_state_dict"]), dict(found["ema_state_dict"])) == []
-    assert bool(split(found["state_dict"])[1]) == ("schedule" in never)

@@ -78,13 +78,3 @@ def test_a_run_that_was_killed_again_and_again(tools: Tools, world: World, tmp_p
     assert not any(prepared[len(PREPARING) + 1 :])
     leftovers = [path.name for path in (tmp_path / "cut").iterdir() if ".part" in path.name]
     assert leftovers == []
-
-
-def test_after_a_kill_every_checkpoint_is_complete(tools: Tools, world: World, tmp_path: Path) -> None:
-    """Killed while the second checkpoint is written: the first is intact, and is the one that counts."""
-    config = world.distil("torn.py", recipe="kd")
-    kill = {"call": "fsync", "name": "epoch_2.pth"}
-    assert tools.run("train", config, "--work-dir", tmp_path, kill=kill).status == KILLED
-    assert [path.name for path in sorted(tmp_path.glob("*.pth"))] == ["epoch_1.pth"]
-    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "epoch_1.pth")
-    tools.test(config, tmp_path / "epoch_1.pth", "--work-dir", tmp_path / "evaluated")

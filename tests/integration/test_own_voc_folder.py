@@ -134,15 +134,3 @@ def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None
     )
     assert f"skipped {image}: Corrupt JPEG data: premature end of data segment; 1 so far" in skipping.out
     assert "Corrupt" not in skipping.err.replace(f"skipped {image}", "")
-
-
-def test_recipes_that_make_no_sense_for_a_detector_say_so_before_anything_is_read(tools: Tools, own: Own) -> None:
-    teacher = ["--teacher", own.teacher, "--teacher-checkpoint", own.folder / "nowhere.pth"]
-    for recipe, take in {"sp": "recipes at, pkd, cwd, fgd", "mag": "or on the class logits (recipe kd)"}.items():
-        ended = tools.run("train", own.student, "--distiller", recipe, *teacher)
-        assert ended.status == 2
-        (line,) = ended.err.splitlines()
-        assert line.startswith("error: ")
-        assert "is not for detection: it " in line
-        assert take in line
-        assert not list(tools.folder.rglob("*.*"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Ended, Tools
@@ -123,37 +122,8 @@ def test_the_exits_are_trained_once(tools: Tools, run: Run, world: World, tmp_pa
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "model.recipe.teacher_exits.lr=0.01",
-        "train_dataloader.batch_size=10",
-        "model.recipe.exits.type=kd_mm.LinearExit",
-        "model.student.head.loss.class_weight=[1,1,2]",
-    ],
-)
-def test_exits_of_other_options_are_trained_anew(tools, run, world, tmp_path, change) -> None:
-    """What they depend on is in the name of the file, the student's task loss included."""
-    config = world.distil("other_exits.py", changes=cached(run.folder))
-    before = exits(run.folder)
-    ended = tools.train(config, "--work-dir", tmp_path, "--no-validate", "--cfg-options", change)
-    assert "training the exits" in ended.out
-    new = [file for file in exits(run.folder) if file not in before]
-    assert len(new) == 1
-    new[0].unlink()
-
-
 def cached(folder: Path) -> str:
     return f'default_hooks = dict(prepare_teachers=dict(cache_dir=r"{folder}"))'
-
-
-def test_exits_from_a_file(tools: Tools, run: Run, world: World, tmp_path: Path) -> None:
-    (file,) = exits(run.folder)
-    given = f"model.recipe.teacher_exits.checkpoint={file}"
-    ended = tools.train(run.config, "--work-dir", tmp_path, "--cfg-options", given)
-    assert "training the exits" not in ended.out
-    assert differences(weights(tmp_path / "epoch_2.pth"), weights(run.checkpoint)) == []
-    assert torch.load(file, weights_only=True)["metric"] == "accuracy on the validation data"
 
 
 def test_an_evaluation_with_augmentation_and_in_half_precision(tools: Tools, run: Run, tmp_path: Path) -> None:

@@ -46,19 +46,28 @@ def plain(tools: Tools, world: World) -> Path:
     return world.folder / "noisy" / "epoch_2.pth"
 
 
-@pytest.mark.parametrize("losses", [ZERO, NEVER], ids=["weights of zero", "schedules at zero"])
-def test_the_student_is_that_of_the_plain_run(tools, world, plain, tmp_path, losses) -> None:
-    config = world.distil("zero.py", plain="noisy.py", changes=f"model = dict(recipe=dict(losses=dict({losses})))")
+@pytest.mark.parametrize(
+    ("recipe", "losses"),
+    [
+        ("mtkd_ssr", ZERO),
+        ("mtkd_ssr", NEVER),
+        ("ema_teacher", "ema=dict(loss_weight=0.0)"),
+        ("ema_teacher", f"ema=dict(schedule=dict(_delete_=True, {OFF}))"),
+    ],
+)
+def test_the_student_is_that_of_the_plain_run(tools, world, plain, tmp_path, recipe, losses) -> None:
+    changes = f"model = dict(recipe=dict(losses=dict({losses})))"
+    config = world.distil("zero.py", recipe, plain="noisy.py", changes=changes)
     ended = tools.train(config, "--work-dir", tmp_path)
     expected = torch.load(plain, weights_only=False)
     found = torch.load(tmp_path / "epoch_2.pth", weights_only=False)
     for part in ("state_dict", "ema_state_dict"):
         own = {key: value for key, value in found[part].items() if "distill." not in key}
         assert differences(dict(expected[part]), own) == []
-    # Only where a schedule is at zero do exits exist: they are prepared, without any effect.
+    # Only where a schedule is at zero do exits and moving teachers exist, without any effect.
     built = any(key.startswith("distill.") for key in found["state_dict"])
     assert built == ("schedule" in losses)
-    assert ("training the exits" in ended.out) == built
+    assert ("training the exits" in ended.out) == (built and recipe == "mtkd_ssr")
 
 
 def test_the_plain_run_is_random_enough_to_tell(tools: Tools, world: World, plain: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 from kd_mm.losses import CRDLoss, Observation
 
 from ..helpers.losses import crd, of_maps
+from ..helpers.processes import in_group
 from ..helpers.waves import wave
 from .test_fitnets import SMALL, WIDE
 
@@ -142,24 +142,15 @@ def test_a_small_temperature_stays_finite() -> None:
         assert torch.isfinite(student.grad).all()
 
 
-def _half(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+def _half(rank: int) -> dict[str, Tensor]:
     loss = crd()
     for k in range(2):
         loss(*observed((FIRST + k) % 12, torch.tensor([1, 2]), slice(rank, rank + 1)))
-    torch.save(loss.bank.state_dict(), f"{folder}/{rank}.pth")
-    torch.distributed.destroy_process_group()
+    return loss.bank.state_dict()
 
 
 def test_two_processes_have_one_bank(tmp_path: Path) -> None:
-    workers = [multiprocessing.get_context("fork").Process(target=_half, args=(i, str(tmp_path))) for i in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{i}.pth") for i in range(2))
+    first, second = in_group(2, _half, tmp_path)
     alone = crd()
     for k in range(2):
         alone(*observed((FIRST + k) % 12, torch.tensor([1, 2])))

@@ -7,7 +7,6 @@ import torch
 
 from kd_mm.losses import DISTLoss, DKDLoss, KDLoss, Loss, StageResponseLoss
 
-from ..distillers.conftest import batch, build, recipe
 from ..helpers.losses import of_logits
 from ..helpers.waves import wave
 
@@ -47,16 +46,3 @@ def test_standardised_logits_have_no_scale_and_no_level(kind: type[Loss]) -> Non
 def test_sigmoids_are_not_standardised(kind: type[Loss]) -> None:
     with pytest.raises(ValueError, match=f"{kind.__name__}: standardize=True needs classes that exclude each other"):
         kind(standardize=True, multilabel=True)
-
-
-@pytest.mark.parametrize("name", ["dkd", "dist", "sp", "kd_standardized"])
-def test_recipe_trains_the_student_alone(name: str) -> None:
-    model = build(recipe=recipe(name))
-    assert not list(model.distill.parameters())
-    (term,) = model.losses
-    out = model(**model.data_preprocessor(batch(), True), mode="loss")
-    out[f"loss_{term}"].backward()
-    assert all(p.grad is not None for p in model.student.backbone.parameters())
-    assert all(p.grad is None for p in model.teachers["teacher"].model.parameters())
-    weight = model.losses[term].weight(model.progress)
-    assert float(out[f"loss_{term}"]) == pytest.approx(float(out[term]) * weight, rel=1e-6)

@@ -11,17 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor
 
 from kd_mm.losses import (
     FitNetsLoss,
     KDLoss,
     Loss,
-    LossContext,
     MultiTeacherFeatureLoss,
     MultiTeacherKDLoss,
-    MultiTeacherLoss,
     Progress,
 )
 from kd_mm.losses.functional import confidence_weights
@@ -128,54 +125,6 @@ def test_wrong_options(options: dict, message: str) -> None:
 # -- in a Distiller ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["multi_kd", "ca_mkd"])
-def test_recipe_reads_every_teacher_once(name: str) -> None:
-    model = build(teacher=TEAM, recipe=recipe(name))
-    assert set(model.teachers) == {"big", "small"}
-    out = model(**model.data_preprocessor(batch(), True), mode="loss")
-    assert {"kd.big", "kd.small", "loss_kd"} <= set(out)
-    torch.testing.assert_close(out["kd"], out["kd.big"] + out["kd.small"])
-    out["loss_kd"].backward()
-    assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
-
-
-def test_learning_simplifier_changes_every_teachers_logits() -> None:
-    model = build(teacher=TEAM, recipe={**recipe("ca_mkd"), "transform": {"type": "kd_mm.LearningSimplifier"}})
-    assert set(model.objective.transform) == {"big", "small"}
-    out = model(**model.data_preprocessor(batch(), True), mode="loss")
-    plain = build(teacher=TEAM, recipe=recipe("ca_mkd"))
-    torch.testing.assert_close(out["kd"], plain(**plain.data_preprocessor(batch(), True), mode="loss")["kd"])
-    out["loss_kd"].backward()
-    assert all(p.grad is not None for p in model.objective.transform.parameters())
-
-
-@MODELS.register_module()
-class AllTeachersLoss(MultiTeacherLoss):
-    """Mean distance of the connected maps to every teacher's."""
-
-    requires = frozenset({"student.adapted", "teacher.pooled"})
-
-    def setup(self, context: LossContext) -> None:
-        assert set(context.pairs_by_teacher) == set(self.teacher_names)
-
-    def terms(self, student: Observation, teachers: Any) -> dict[str, Tensor]:
-        return {
-            f"{name}{i}": F.mse_loss(student.adapted_by_teacher[name][i].mean((2, 3)), teacher.pooled[i])
-            for name, teacher in teachers.items()
-            for i in self.stage_numbers(max(teacher.pooled))
-        }
-
-
-def test_features_come_with_a_connector_for_each_teacher() -> None:
-    losses = {"team": {"type": "AllTeachersLoss"}, "scd": {"type": "kd_mm.StageChannelLoss", "teacher": "big"}}
-    model = build(teacher=TEAM, recipe={"losses": losses})
-    assert set(model.objective.connectors) == {"big", "small"}
-    out = model(**model.data_preprocessor(batch(), True), mode="loss")
-    assert {"team.big1", "team.big3", "team.small1", "team.small3"} <= set(out)
-    for i in (1, 2, 3):
-        torch.testing.assert_close(out[f"team.big{i}"], out[f"scd.stage{i}"])
-
-
 def test_wrong_teachers() -> None:
     with pytest.raises(ValueError, match="weights='ca_mkd' compares teachers, and there is one"):
         build(recipe=recipe("ca_mkd"))
@@ -228,16 +177,6 @@ def test_gradient_of_hints_with_constant_weights() -> None:
 def step(model: Any) -> dict[str, Tensor]:
     model.progress = Progress(epoch=1, max_epochs=3)
     return model(**model.data_preprocessor(batch(), True), mode="loss")
-
-
-def test_recipe_reads_the_teachers_classifiers() -> None:
-    model = build(teacher=TEAM, recipe=recipe("ca_mkd"))
-    assert "loss_hint" not in model(**model.data_preprocessor(batch(), True), mode="loss")  # the first epoch
-    out = step(model)
-    torch.testing.assert_close(out["loss_hint"].detach(), 50 * (out["hint.big"] + out["hint.small"]))
-    out["loss_hint"].backward()
-    assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
-    assert all(p.grad is not None for p in model.objective.connectors.parameters())
 
 
 def test_classifiers_read_the_last_stage_only() -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -20,22 +15,11 @@ from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.skd import CollapseError
 
+from ..helpers.processes import in_group
 from ..helpers.waves import wave
 
 TEACHER = torch.tensor([[2.0, 0], [4, 0]], dtype=torch.float64)
 STUDENT = torch.zeros(2, 2, dtype=torch.float64)
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """Lines that were warned of."""
-    lines: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def simplifier(width: int = 2, names: tuple[str, ...] = ("final",), **options: object) -> LearningSimplifier:
@@ -308,19 +292,13 @@ def test_extreme_logits_in_half_precision(tokens: str, dtype: torch.dtype) -> No
 # -- several processes ---------------------------------------------------------------------------------------------
 
 
-def gathered(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def gathered(rank: int) -> Tensor:
     made = simplifier(4, zero_init_out=False, scope="gathered")
-    part = rows(6, 4)[3 * rank : 3 * rank + 3]
-    torch.save(made({"final": part}).logits["final"].detach(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return made({"final": rows(6, 4)[3 * rank : 3 * rank + 3]}).logits["final"].detach()
 
 
-def test_gathered_tokens_are_those_of_all_processes() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(gathered, args=(folder,), nprocs=2, start_method="fork")
-        found = torch.cat([torch.load(os.path.join(folder, f"{rank}.pt")) for rank in range(2)])
+def test_gathered_tokens_are_those_of_all_processes(tmp_path: Path) -> None:
+    found = torch.cat(in_group(2, gathered, tmp_path))
     alone = simplifier(4, zero_init_out=False)({"final": rows(6, 4)}).logits["final"]
     torch.testing.assert_close(found, alone.detach())
 

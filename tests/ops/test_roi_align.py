@@ -7,8 +7,6 @@ import pytest
 import torch
 from mmcv.ops import RoIAlign, roi_align
 
-from kd_mm.ops import roi_utils
-
 from ..helpers import roi_reference as reference
 from ..helpers.gradients import check_value_and_gradients
 from ..helpers.roi_reference import ROIS, random_features
@@ -90,9 +88,3 @@ def test_maximum_passes_its_gradient_to_the_first_of_equal_values() -> None:
     expected[:2, :2] = 0.25
     assert x.grad is not None
     torch.testing.assert_close(x.grad[0, 0], expected)
-
-
-def test_groups_of_regions_within_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roi_utils, "_ELEMENTS_AT_ONCE", 1)
-    got = roi_align(torch.from_numpy(random_features()), torch.from_numpy(ROIS), (2, 3), 0.5, 2, "max", True)
-    np.testing.assert_allclose(got.numpy(), reference.roi_align(random_features(), ROIS, (2, 3), 0.5, 2, "max", True))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from mmcv.ops import RoIPool, roi_pool
-
-from kd_mm.ops import roi_utils
 
 from ..helpers import roi_reference as reference
 from ..helpers.gradients import check_value_and_gradients
@@ -33,9 +30,3 @@ def test_no_regions_degenerate_ones_and_half_precision() -> None:
     half = layer(x.bfloat16(), torch.from_numpy(rois).bfloat16())
     assert half.dtype == torch.bfloat16
     np.testing.assert_allclose(half.double().numpy(), expected, rtol=1e-2)
-
-
-def test_groups_of_regions_within_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roi_utils, "_ELEMENTS_AT_ONCE", 1)
-    got = roi_pool(torch.from_numpy(random_features()), torch.from_numpy(ROIS), (2, 3), 0.5)
-    np.testing.assert_allclose(got.numpy(), reference.roi_pool(random_features(), ROIS, (2, 3), 0.5))

@@ -49,27 +49,6 @@ def test_trained_once_for_both_losses(trained: Runner) -> None:
     assert not any("decoders" in key for key in trained.model.state_dict())
 
 
-def test_a_killed_training_continues_with_the_same_result(
-    trained: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train_epoch = CodeTraining.train_epoch
-
-    def killed(self: Any, epoch: int, *args: Any) -> Any:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return train_epoch(self, epoch, *args)
-
-    monkeypatch.setattr(CodeTraining, "train_epoch", killed)
-    with pytest.raises(KeyboardInterrupt):
-        prepared(tmp_path).train()
-    monkeypatch.setattr(CodeTraining, "train_epoch", train_epoch)
-    prepared(tmp_path).train()
-    log = sorted(tmp_path.glob("*/*.log"))[-1].read_text()
-    assert "codes of teacher 'teacher': continued after epoch 1" in log
-    expected = stored(Path(trained.work_dir))
-    assert all(torch.equal(value, expected[key]) for key, value in stored(tmp_path).items())
-
-
 def test_separate_passes_end_where_a_joint_one_does(trained: Runner, tmp_path: Path) -> None:
     prepared(tmp_path, separate_passes=True).train()
     expected = stored(Path(trained.work_dir))

@@ -73,7 +73,9 @@ def test_a_second_run_finds_them_and_trains_as_the_first(first: Runner) -> None:
     [
         {"teachers": {"teacher": 1}},
         {"options": {"teacher_exits.lr": 0.01}},
-        {"options": {"teacher_exits.epochs": 1}},
+        {"options": {"exits.type": "kd_mm.LinearExit"}},
+        {"model.student.head.loss.class_weight": [1.0] * 9 + [2.0]},
+        {"train_dataloader.batch_size": 10},
         {"samples": 5},
         {"data_preprocessor.std": [80.0] * 3},
     ],

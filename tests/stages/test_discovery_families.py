@@ -27,6 +27,7 @@ PYRAMIDS = [
     ("seresnet/seresnet50_8xb32_in1k", 64, {}),
     ("res2net/res2net50-w14-s8_8xb32_in1k", 64, {}),
     ("resnest/resnest50_32xb64_in1k", 64, {}),
+    ("densenet/densenet121_4xb256_in1k", 64, {}),
     ("regnet/regnetx-400mf_8xb128_in1k", 64, {}),
     ("mobilenet_v3/mobilenet-v3-small_8xb128_in1k", 64, {}),
     ("efficientnet/efficientnet-b0_8xb32_in1k", 64, {}),

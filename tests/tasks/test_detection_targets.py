@@ -13,7 +13,6 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from kd_mm.losses.functional import bernoulli_divergence
 from kd_mm.tasks import ClassificationTask, DetectionTask
 from kd_mm.tasks.targets import LEFT_OUT, label_regions, make_regions, read_annotations
 
@@ -209,16 +208,6 @@ def test_exit_loss_of_regions_is_cross_entropy_over_those_that_count() -> None:
     assert float(task.exit_losses(detector(), logits[None], targets)) == pytest.approx(expected, rel=1e-12)
     nothing = SimpleNamespace(region_labels=torch.full((3,), LEFT_OUT))
     assert float(task.exit_losses(detector(), logits[None], nothing)) == 0.0
-
-
-@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.065406), (2.0, 0.072682)])
-def test_divergence_of_independent_sigmoids_by_hand(temperature: float, expected: float) -> None:
-    teacher, student = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
-    value = bernoulli_divergence(student, teacher, temperature)
-    assert float(value) == pytest.approx(expected, abs=5e-7)
-    mask = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    assert float(bernoulli_divergence(student, teacher, temperature, mask)) == pytest.approx(expected, abs=5e-7)
-    assert float(bernoulli_divergence(student, teacher, temperature, 1 - mask)) == 0.0
 
 
 # -- measures -------------------------------------------------------------------------------------------------------

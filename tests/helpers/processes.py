@@ -1,0 +1,29 @@
+"""Functions in a group of processes, over gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def in_group(ranks: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
+    """Call ``function(rank, *arguments)`` in each process of a group; return what each returned."""
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_member, args=(i, ranks, function, folder, arguments)) for i in range(ranks)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * ranks
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def _member(rank: int, ranks: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks)
+    torch.save(function(rank, *arguments), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
