@@ -134,9 +134,10 @@ def test_it_trains(kind: str, name: str, device: str) -> None:
     assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in REFUSED for name in REFUSED[kind]])
-def test_it_says_why_not_and_what_to_take(kind: str, name: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011
-        distiller(kind, name)
-    assert REFUSED[kind][name] in str(refused.value)
-    assert "\n" not in str(refused.value)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_it_says_why_not_and_what_to_take(kind: str) -> None:
+    for name, reason in REFUSED[kind].items():
+        with pytest.raises(ValueError) as refused:  # noqa: PT011
+            distiller(kind, name)
+        assert reason in str(refused.value), name
+        assert "\n" not in str(refused.value)

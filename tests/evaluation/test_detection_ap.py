@@ -15,9 +15,9 @@ SUMMARY = ["mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
 SUMMARY += ["AR@1", "AR@10", "AR@100", "AR_small", "AR_medium", "AR_large"]
 CASES = {
     **CORNERS,
-    **{str(seed): random_boxes(seed, integer=seed % 3 == 0, objects=2 + 6 * (seed % 2)) for seed in range(8)},
+    **{str(seed): random_boxes(seed, integer=seed % 3 == 0, objects=2 + 6 * (seed % 2)) for seed in range(4)},
 }
-TIES = {f"ties {seed}": random_boxes(seed, ties=True, integer=seed % 2 == 0) for seed in range(8)}
+TIES = {f"ties {seed}": random_boxes(seed, ties=True, integer=seed % 2 == 0) for seed in range(4)}
 
 
 def compare_with_pycocotools(detections: Boxes, objects: Boxes, folder: Path, classes: int = 3) -> None:
@@ -63,7 +63,7 @@ def test_voc_agrees_with_mmdet(name: str) -> None:
         np.testing.assert_allclose(values, mmdet_ap(detections, objects, 3, mode)[1], atol=1e-6)  # float32 there
 
 
-@pytest.mark.parametrize(("iou", "inclusive"), [(0.5, True), (0.5, False), (0.3, True), (0.75, False)])
+@pytest.mark.parametrize(("iou", "inclusive"), [(0.5, True), (0.3, False)])
 @pytest.mark.parametrize("name", [*CORNERS, *TIES])
 def test_voc_agrees_with_the_development_kit(name: str, iou: float, inclusive: bool) -> None:
     detections, objects = {**CORNERS, **TIES}[name]

@@ -40,10 +40,9 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("form", FORMS)
-def test_random_features(form: str, seed: int, metric: str) -> None:
-    images = random_images(seed)
+def test_random_features(form: str, metric: str) -> None:
+    images = random_images(0)
     assert_same(evaluate_reid(**given_as(form, images), metric=metric), reference_of(images, metric))
 
 
@@ -96,7 +95,7 @@ def test_ties_are_ordered_by_gallery_number(form: str, metric: str, dtype: Any) 
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("chunk_size", [None, 1, 7])
+@pytest.mark.parametrize("chunk_size", [None, 7])
 @pytest.mark.parametrize("form", FORMS)
 def test_copies_of_an_image_tie(form: str, metric: str, chunk_size: int | None) -> None:
     """However a library sums at the border of a matrix, the same feature has the same distance."""
