@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .conftest import CLASSES, batch, build, classifier, recipe
 
@@ -166,14 +164,3 @@ def test_data_samples_without_an_index_are_named() -> None:
     model = distiller("crd").train()
     with pytest.raises(ValueError, match="the data samples carry no sample_idx"):
         model(**model.data_preprocessor(batch(), True), mode="loss")
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_two_ddp_steps_without_a_search_for_unused_parameters(name: str, tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        model = distiller(name)
-        parallel = DistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
-        assert len(steps(model, 0, 1, runner=parallel)) == 2
-    finally:
-        torch.distributed.destroy_process_group()
