@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from kd_mm.distillers.loss_monitor import LossMonitor
+from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.registry import MODELS
 from kd_mm.utils.costs import count_operators
 from tests.devices import DEVICES
