@@ -19,6 +19,7 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
+from kd_mm.datasets.utils import join_first
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
@@ -203,7 +204,7 @@ def rename_keys(
     ]
     if missing or left_over or reshaped:
         problems = {"missing": missing, "left over": left_over, "other shape": reshaped}
-        listed = "; ".join(f"{title}: {_join_first(names)}" for title, names in problems.items() if names)
+        listed = "; ".join(f"{title}: {join_first(names)}" for title, names in problems.items() if names)
         # Only convolutional shortcuts missing: the source is one of the original CIFAR-10 networks.
         padded = not left_over and not reshaped and all(".shortcut." in name for name in missing)
         hint = "; its shortcuts have no parameters, which is backbone=dict(shortcut='pad')" if padded else ""
@@ -215,7 +216,3 @@ def _new_name(name: str, rules: Sequence[Rule]) -> str | None:
     module, _, leaf = name.rpartition(".")
     matches = ((re.fullmatch(pattern, module), replacement) for pattern, replacement in rules)
     return next((f"{match.expand(replacement)}.{leaf}" for match, replacement in matches if match), None)
-
-
-def _join_first(names: Sequence[str], count: int = 4) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -133,10 +133,7 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
             return F.mse_loss(attention, target)
         if self.distance == "l1":
             return F.l1_loss(attention, target)
-        log_q, log_p = (_relative(one).log_softmax(dim=1) for one in (attention, target))
+        # In units of the mean, whose limit is for maps of zeros.
+        relative = (one / one.mean(dim=1, keepdim=True).clamp(min=1e-6) for one in (attention, target))
+        log_q, log_p = (one.log_softmax(dim=1) for one in relative)
         return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-
-
-def _relative(attention: Tensor) -> Tensor:
-    # The limit is for maps of zeros.
-    return attention / attention.mean(dim=1, keepdim=True).clamp(min=1e-6)
