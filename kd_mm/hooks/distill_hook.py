@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any
 
@@ -33,7 +32,7 @@ class DistillHook(Hook):
     def __init__(self) -> None:
         self._interval, self._ignore_last = 10, True
         self._logged_terms: set[str] = set()
-        self._eager = ExitStack()
+        self._eager = False
 
     def before_run(self, runner: Runner) -> None:
         """Give the losses the number of training samples, before an EMA copy is made or a checkpoint loaded."""
@@ -58,7 +57,10 @@ class DistillHook(Hook):
         distiller.check_next_step = True
         if distiller.compilation.active or runner.cfg.get("compile"):
             # The check of the first step takes gradients more than once, which compiled functions do not allow.
-            self._eager.enter_context(torch.compiler.set_stance("force_eager"))
+            if not hasattr(torch.compiler, "set_stance"):
+                raise ValueError(f"compile needs torch 2.6 or newer, and this is {torch.__version__}: leave it out")
+            torch.compiler.set_stance("force_eager")
+            self._eager = True
         runner.logger.info("\n" + distillation_report(distiller))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -78,7 +80,9 @@ class DistillHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Have new terms logged without smoothing: each is a mean over its interval already."""
-        self._eager.close()
+        if self._eager:
+            torch.compiler.set_stance("default")
+            self._eager = False
         new = [name for name in outputs or () if name not in self._logged_terms]
         self._logged_terms.update(new)
         runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in new)
