@@ -17,6 +17,7 @@ from torch import nn
 from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import is_distillation
 
 
 def plain_config(config: Config) -> Config:
@@ -25,7 +26,7 @@ def plain_config(config: Config) -> Config:
     Everything that belongs to distillation is gone: the Distiller, its recipe and its hooks.
     """
     plain = Config(config._cfg_dict.copy().to_dict())
-    if not str(plain.model.type).endswith("Distiller"):
+    if not is_distillation(plain):
         return plain
     student = plain.model.student.to_dict()
     if "data_preprocessor" in plain.model and "data_preprocessor" not in plain:

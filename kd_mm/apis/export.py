@@ -18,13 +18,13 @@ from torch import Tensor, nn
 import kd_mm
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import is_distillation
 from kd_mm.utils.onnx import require_onnx, to_onnx
 from kd_mm.utils.suggest import nearest
 

@@ -17,7 +17,6 @@ from kd_mm.apis.export import (
     exported_config,
     write_export,
 )
-from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size
 from kd_mm.distillers import Distiller
@@ -26,6 +25,7 @@ from kd_mm.hooks.report import complexity
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import is_distillation
 
 
 def export_exits(

@@ -15,6 +15,7 @@ from kd_mm.apis.config_check import check_config
 from kd_mm.apis.runner import override
 from kd_mm.distillers import Distiller
 from kd_mm.registry import MODELS
+from kd_mm.utils.config import is_distillation
 from kd_mm.utils.suggest import known_options, nearest
 
 #: Tasks with recipes of their own, and how messages call their models.
@@ -136,11 +137,6 @@ def compose(
     override(composed, dict(options or {}))
     check_config(composed, ["model"])
     return composed
-
-
-def is_distillation(config: Config) -> bool:
-    """Return whether a config's model is a Distiller."""
-    return str(config.model.get("type")).endswith("Distiller")
 
 
 def needs_teacher(recipe: Mapping[str, Any]) -> bool:

@@ -16,7 +16,6 @@ from mmengine.runner import Runner
 
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.runner import read_config, set_threads
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import teacher_model_config
@@ -26,6 +25,7 @@ from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+from kd_mm.utils.config import is_distillation
 
 PICKS = ("even", "worst")
 

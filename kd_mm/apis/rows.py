@@ -12,9 +12,9 @@ from typing import Any
 from mmengine.config import Config
 
 from kd_mm.apis.config_check import SECTIONS, check_config
-from kd_mm.apis.recipes import compose, is_distillation
+from kd_mm.apis.recipes import compose
 from kd_mm.apis.runner import override, read_config
-from kd_mm.utils.config import load_config
+from kd_mm.utils.config import is_distillation, load_config
 from kd_mm.utils.suggest import nearest
 
 #: Keys that only a distillation has.

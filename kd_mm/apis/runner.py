@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from kd_mm.apis.checks import ClassCountHook, DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
 from kd_mm.apis.config_check import check_config, misspelt_keys
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.config import import_custom_modules, load_config
+from kd_mm.utils.config import import_custom_modules, is_distillation, load_config
 from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
 from kd_mm.utils.suggest import nearest_file
 
@@ -187,7 +187,7 @@ def measure_at_data_size(config: Config) -> None:
     """Let a distillation's dry run see images of the size that its data have, where the config says it."""
     from kd_mm.apis.stages import config_input_size
 
-    if str(config.model.get("type", "")).endswith("Distiller") and not config.model.get("input_size"):
+    if is_distillation(config) and not config.model.get("input_size"):
         config.model.input_size = config_input_size(config)
 
 

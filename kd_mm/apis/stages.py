@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
-from kd_mm.apis.recipes import is_distillation
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import build_networks, teacher_configs
 from kd_mm.distillers.matching import dry_run_size
@@ -27,6 +26,7 @@ from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage, aligned, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
+from kd_mm.utils.config import is_distillation
 from kd_mm.utils.contexts import eval_mode
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.

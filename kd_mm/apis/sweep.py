@@ -18,7 +18,6 @@ from mmengine.utils import import_modules_from_strings
 
 from kd_mm.apis.checks import MetricNamesHook, require_metric
 from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
@@ -28,6 +27,7 @@ from kd_mm.hooks.report import complexity
 from kd_mm.preparation import share_preparations
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import read_checkpoint
+from kd_mm.utils.config import is_distillation
 from kd_mm.utils.figures import to_png
 from kd_mm.utils.tables import Cell, Column, draw_comparison, group, write_tables
 

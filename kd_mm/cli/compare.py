@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_mm.cli.options import Overrides, add_common, add_device_data, run
+from kd_mm.cli.options import Overrides, add_common, add_device_data, add_teacher, run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,10 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config"
     )
-    parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="of --distillers: its config, or several")
-    parser.add_argument(
-        "--teacher-checkpoint", nargs="+", metavar="PTH", help="of --distillers: its checkpoint, or several"
-    )
+    add_teacher(parser, "--distillers")
     parser.add_argument(
         "--ablate",
         type=_words,
@@ -82,8 +79,8 @@ def _jobs(text: str) -> int:
 
 def train_and_compare(args: argparse.Namespace) -> None:
     from kd_mm.apis.rows import read_sweep
-    from kd_mm.apis.smoke import shrink
     from kd_mm.apis.sweep import compare, merge
+    from kd_mm.quickstart.smoke import shrink
 
     sweep = read_sweep(
         args.configs,

@@ -38,6 +38,13 @@ def add_common(parser: ArgumentParser) -> None:
     add_traceback(parser)
 
 
+def add_teacher(parser: ArgumentParser, recipes: str) -> None:
+    """Add the options that name the teacher of the recipes that another option names."""
+    for option, word, what in (("--teacher", "CONFIG", "config"), ("--teacher-checkpoint", "PTH", "checkpoint")):
+        help_text = f"with {recipes}: the teacher's {what}, or several"
+        parser.add_argument(option, nargs="+", action="extend", metavar=word, help=help_text)
+
+
 class _DeviceData(Action):
     """Overrides the config by the hook that keeps the training images on the device."""
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd_mm.cli.options import add_common, add_device_data, run
+from kd_mm.cli.options import add_common, add_device_data, add_teacher, run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,20 +29,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
         "model.student, the recipe under model.recipe",
     )
-    parser.add_argument(
-        "--teacher",
-        nargs="+",
-        action="extend",
-        metavar="CONFIG",
-        help="with --distiller: the teacher's config, or several",
-    )
-    parser.add_argument(
-        "--teacher-checkpoint",
-        nargs="+",
-        action="extend",
-        metavar="PTH",
-        help="with --distiller: the teacher's checkpoint, or several",
-    )
+    add_teacher(parser, "--distiller")
     add_device_data(parser)
     add_common(parser)
     return parser.parse_args(argv)
@@ -51,10 +38,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     from mmengine.runner import find_latest_checkpoint
 
-    from kd_mm.apis.recipes import compose, is_distillation, needs_teacher, recipe_names
+    from kd_mm.apis.recipes import compose, needs_teacher, recipe_names
     from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
     from kd_mm.apis.runner import train as run_training
     from kd_mm.datasets.identity_sampler import check_identity_batches
+    from kd_mm.utils.config import is_distillation
 
     set_threads()
     if not args.distiller and (args.teacher or args.teacher_checkpoint):

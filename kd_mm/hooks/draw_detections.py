@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.utils.atomic_files import replace_file
+from kd_mm.utils.config import is_distillation
 
 if TYPE_CHECKING:
     from mmdet.structures import DetDataSample
@@ -35,7 +36,7 @@ def build_teachers(config: Config) -> dict[str, Any]:
     Raises:
         ValueError: A checkpoint that does not fit.
     """
-    if not str(config.model.get("type", "")).endswith("Distiller"):
+    if not is_distillation(config):
         return {}
     return {
         name: Teacher(name, **{key: value for key, value in given.items() if key in _TEACHER_OPTIONS}).model

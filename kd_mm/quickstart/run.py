@@ -12,11 +12,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from kd_mm.apis.recipes import is_distillation
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import run_sweep
 from kd_mm.quickstart.curves import Records, read_scalars
+from kd_mm.utils.config import is_distillation
 from kd_mm.utils.tables import Cell, Column, group, write_tables
 
 #: Keys of learning rate schedules that count epochs.

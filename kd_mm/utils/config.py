@@ -15,6 +15,11 @@ from mmengine.config.utils import MODULE2PACKAGE
 from kd_mm.utils.suggest import nearest, nearest_file
 
 
+def is_distillation(config: Config) -> bool:
+    """Return whether a config's model is a Distiller."""
+    return str(config.model.get("type")).endswith("Distiller")
+
+
 def load_config(path: str) -> Config:
     """Read an mm config, with ``package::path`` as well as plain paths.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_mm.apis.rows import read_sweep
-from kd_mm.apis.smoke import shrink
+from kd_mm.quickstart.smoke import shrink
 
 from ..helpers.tools import Tools
 
