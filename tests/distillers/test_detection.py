@@ -192,7 +192,7 @@ def test_levels_of_the_neck_are_stages_by_name(network: Any) -> None:
     assert reached == {"backbone", "neck", "connectors"}
 
 
-def test_connected_levels_are_what_the_neck_returned() -> None:
+def test_connected_levels_are_what_the_neck_returned_at_the_last_resolution() -> None:
     model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
     recorded: dict[str, Any] = {}
     model.student.neck.register_forward_hook(lambda _m, _a, out: recorded.update(student=out))
@@ -200,8 +200,9 @@ def test_connected_levels_are_what_the_neck_returned() -> None:
     for i in ("1", "2"):
         connectors[i].register_forward_pre_hook(lambda _m, args, i=i: recorded.update({i: args[0]}))
     losses_of(model.train())
-    assert torch.equal(recorded["1"], recorded["student"][1])
-    assert torch.equal(recorded["2"], recorded["student"][3])
+    shallow, deep = recorded["student"][1], recorded["student"][3]
+    torch.testing.assert_close(recorded["1"], F.adaptive_avg_pool2d(shallow, deep.shape[2:]))
+    assert torch.equal(recorded["2"], deep)
 
 
 # -- stage logits by region --------------------------------------------------------------------------------------------
