@@ -266,7 +266,8 @@ def _gives(classifier: Callable[[Tensor], Tensor], feature: Tensor, expected: Te
         found = classifier(feature)
     except RuntimeError:  # another width
         return False
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    tolerance = 0.02 if expected.dtype.itemsize == 2 else 1e-3  # a teacher in half precision rounds its own logits
+    return torch.allclose(found, expected.to(found), rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
 def _count_classes(

@@ -45,11 +45,11 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     Returns:
         Shape ``(...)``; a scalar for ``(B, K)``.
     """
-    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
-    divergence = F.kl_div(
-        F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1), reduction="none", log_target=True
-    )
-    return divergence.sum(dim=(-2, -1)) * (temperature**2 / max(student.shape[-2], 1))
+    log_q = F.log_softmax(softened(student_logits, temperature), dim=-1)
+    log_p = F.log_softmax(softened(teacher_logits, temperature), dim=-1)
+    # The factor and its sign go to the side that needs no gradient: two operators less in the backward pass.
+    shares = log_p.exp() * (-(temperature**2) / max(log_q.shape[-2], 1))
+    return (shares * (log_q - log_p)).sum(dim=(-2, -1))
 
 
 def softened(logits: Tensor, temperature: float) -> Tensor:

@@ -46,7 +46,7 @@ class StageChannelLoss(Loss):
     def setup(self, context: LossContext) -> None:
         """Note which channels of all stages side by side belong to which stage."""
         widths = torch.tensor([context.pairs[i - 1][1].channels for i in self.stage_numbers(len(context.pairs))])
-        members = F.one_hot(torch.arange(len(widths)).repeat_interleave(widths))
+        members = F.one_hot(torch.arange(len(widths)).repeat_interleave(widths)).T
         self.register_buffer("widths", widths.float(), persistent=False)
         self.register_buffer("members", members.float(), persistent=False)
 
@@ -59,7 +59,7 @@ class StageChannelLoss(Loss):
                 stages, torch.stack([self.compare(*pair).mean() for pair in zip(own, target, strict=True)])
             )
         channels = self.compare(torch.cat(own, dim=1), torch.cat(target, dim=1)).mean(dim=0)
-        return _stage_terms(stages, channels @ self.members / self.widths)
+        return _stage_terms(stages, torch.mv(self.members, channels) / self.widths)
 
     def describe(self, pooled: Tensor) -> Tensor:
         """Return the channel descriptor ``(B, C)`` of spatial means ``(B, C)``."""
