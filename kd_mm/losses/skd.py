@@ -219,7 +219,10 @@ class LearningSimplifier(nn.Module):
                 idle = [parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]
                 changed[name] = logits + torch.stack(idle).sum().to(logits.dtype) if idle else logits
                 continue
-            picked = self._pick(logits) if logits.ndim == 3 else None
+            picked = None
+            if logits.ndim == 3:  # the locations of a dense head with the highest score
+                best = logits.amax(dim=-1).topk(min(self.max_tokens, logits.shape[1]), dim=1).indices
+                picked = best[..., None].expand(-1, -1, logits.shape[-1])
             soft = self.softened(logits if picked is None else logits.gather(1, picked))
             simple = self.simplify(name, soft, (images or {}).get(name))
             result = self.temperature * simple
@@ -287,11 +290,6 @@ class LearningSimplifier(nn.Module):
             if key not in self._warned:
                 print_log(line, logger="current", level=30)
                 self._warned.add(key)
-
-    def _pick(self, logits: Tensor) -> Tensor:
-        """Return the indices ``(B, T, K)`` of the locations with the highest score on a dense head ``(B, N, K)``."""
-        best = logits.amax(dim=-1).topk(min(self.max_tokens, logits.shape[1]), dim=1).indices
-        return best[..., None].expand(-1, -1, logits.shape[-1])
 
     def _divergence(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:
         if name in self.sigmoids:
