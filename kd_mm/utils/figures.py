@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,7 +16,6 @@ RIGHT, WRONG = "#009E73", "#D55E00"
 def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels side by side, without touching pyplot's global state."""
     figure = Figure(figsize=(6.4 * panels, 5.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13, fontweight="bold")
     return figure, [plain_axes(figure.add_subplot(1, panels, i + 1)) for i in range(panels)]
 
@@ -25,7 +23,6 @@ def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
 def new_rows(rows: int, images: int, panels: int, title: str) -> tuple[Figure, list[list[Axes]], list[Axes]]:
     """Return a figure with rows of images and, below them, panels side by side."""
     figure = Figure(figsize=(14, 1.75 * rows + 5.2), dpi=85, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(2, 1, height_ratios=(1.75 * rows, 4.9))
     upper, lower = grid[0].subgridspec(rows, images, wspace=0.02, hspace=0.02), grid[1].subgridspec(1, panels)
