@@ -220,6 +220,7 @@ def is_sequential(rest: Sequence[nn.Module], feature: Tensor, outputs: Sequence[
 
 
 def _fresh_copy(module: nn.Module) -> nn.Module:
+    # A copy takes the taps' hooks, and with them the recorder, along; torch has no public way to leave hooks out.
     hooks: dict[nn.Module, Any] = {}
     for child in module.modules():
         hooks[child], child._forward_hooks = child._forward_hooks, type(child._forward_hooks)()
