@@ -11,7 +11,7 @@ mtkd_ssr = dict(
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.1),
-        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=3.0),
+        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=3.0, grid=False),
         srd=dict(type="kd_mm.StageResponseLoss", loss_weight=0.5, temperature=1.0),
         review=dict(
             type="kd_mm.CrossStageReviewLoss",

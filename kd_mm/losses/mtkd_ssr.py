@@ -28,6 +28,8 @@ class StageChannelLoss(Loss):
         distance: ``"mse"``, ``"l1"`` (both mean over batch and channels) or ``"kl"`` (softmax over the channels).
             Default: ``"mse"``.
         temperature: T of ``"kl"``. Default: 1.
+        grid: Whether the connectors run on maps averaged down to the last stage's resolution, which costs less;
+            otherwise on the stages' own maps. Default: True.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
@@ -35,8 +37,17 @@ class StageChannelLoss(Loss):
     widths: Tensor
     members: Tensor
 
-    def __init__(self, descriptor: str = "gap", distance: str = "mse", temperature: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        descriptor: str = "gap",
+        distance: str = "mse",
+        temperature: float = 1.0,
+        grid: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if not grid:
+            self.requires = self.requires | {"student.adapted"}
         self.descriptor = choice("descriptor", descriptor, ("gap", "gap_l2", "se"))
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
         self.temperature = temperature

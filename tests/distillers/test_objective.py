@@ -33,6 +33,12 @@ def test_connectors_of_a_loss_on_means_read_maps_of_the_last_stages_resolution()
     assert read[3][0] is maps[2]
 
 
+def test_connectors_run_on_the_stages_own_maps_on_request() -> None:
+    read, terms = connected(build(recipe={"losses": {"scd": {**CHANNELS, "grid": False}}}))
+    assert [read[i][0].shape[-1] for i in (1, 2, 3)] == [16, 8, 4]
+    assert {f"scd.stage{i}" for i in (1, 2, 3)} <= terms.keys()
+
+
 def test_a_loss_on_maps_gets_them_and_a_loss_on_means_those_of_the_same_maps() -> None:
     model = build(recipe=recipe(**{"losses.hint": HINT}))
     of_teacher: list[Any] = []
