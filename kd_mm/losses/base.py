@@ -270,10 +270,12 @@ def choice(option: str, value: str, choices: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
     Raises:
-        ValueError: It is not; the message names the choices.
+        ValueError: It is not; the message names the choices and the nearest one.
     """
     if value not in choices:
-        raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}{hint}")
     return value
 
 
