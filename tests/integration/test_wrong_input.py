@@ -122,7 +122,7 @@ OPTIONS = {
     ),
     "mode of the teacher's exits": (
         ["model.recipe.teacher_exits.mode=pretraned"],
-        ["'pretraned' is unknown, did you mean 'pretrained'?"],
+        ["did you mean 'pretrained'?"],
     ),
     "learning rate of the teacher's exits": (
         ["model.recipe.teacher_exits.lr=1e30"],
