@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run kd_mm/apis/environment.py by its path: importing kd_mm would need everything that is to be checked."""
+    """Run kd_mm/cli/check_env.py by its path: importing kd_mm would need everything that is to be checked."""
     here = Path(__file__).resolve().parent
     candidates = [here.parent / "kd_mm", here.parent.parent]  # a checkout, an installed kd_mm/.mim/tools
-    package = next((folder for folder in candidates if (folder / "apis" / "environment.py").is_file()), None)
+    package = next((folder for folder in candidates if (folder / "cli" / "check_env.py").is_file()), None)
     if package is None:
-        sys.exit("error: kd_mm/apis/environment.py was not found beside this tool; run it from a checkout of kd_mm")
-    spec = importlib.util.spec_from_file_location("kd_mm_environment", package / "apis" / "environment.py")
+        sys.exit("error: kd_mm/cli/check_env.py was not found beside this tool; run it from a checkout of kd_mm")
+    spec = importlib.util.spec_from_file_location("kd_mm_check_env", package / "cli" / "check_env.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kd_mm.apis.environment import DATA_SETS, collect_environment
+from kd_mm.cli.check_env import DATA_SETS, collect_environment
 from kd_mm.registry import DATASETS
 
 from ..helpers.tools import Tools, environment
