@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -27,6 +28,11 @@ MODULES = 200
 
 #: Files that take longest: they come first, so that no worker is left with one at the end.
 LONGEST = ("quickstart/test_run.py", "integration/*.py", "test_recipes_and_tasks.py", "test_packaging.py")
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt runs where pytest itself was started in the background, with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -52,7 +52,9 @@ class ExactResumeHook(Hook):
         if is_main_process() and note.is_file() and not Path(note.read_text() or "missing").is_file():
             for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook)):
                 folder = Path(hook.out_dir, note.parent.name) if hook.out_dir else note.parent
-                found = folder.glob(re.sub(r"\{.*\}", "[0-9]*", hook.filename_tmpl))
+                # Not a published copy, such as epoch_3-0a1b2c3d.pth, which holds weights alone.
+                name = re.compile(re.sub(r"\\\{.*\\\}", r"\\d+", re.escape(hook.filename_tmpl)))
+                found = [path for path in folder.glob("*") if name.fullmatch(path.name)]
                 newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
                 if newest:
                     replace_file(note, str(newest).encode())

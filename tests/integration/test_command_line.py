@@ -136,7 +136,7 @@ def test_an_interrupted_comparison_says_how_it_goes_on(tools: Tools, world: Worl
     while process.poll() is None and not list(tmp_path.glob("run/runs/*/config.py")):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert error == "interrupted: what is finished is kept, the same command goes on from here\n"
 

@@ -14,7 +14,7 @@ from ..helpers.waves import wave
 
 
 @MODELS.register_module()
-class StageCosineLoss(kd_mm.losses.Loss):
+class StageTurnLoss(kd_mm.losses.Loss):
     """One minus the cosine of the pooled channels."""
 
     requires = frozenset({"student.pooled", "teacher.pooled"})
@@ -27,11 +27,11 @@ class StageCosineLoss(kd_mm.losses.Loss):
 
 
 def test_a_registered_loss_is_one_config_line() -> None:
-    model = build(recipe=recipe("mtkd_ssr", **{"losses.cosine": {"type": "StageCosineLoss", "loss_weight": 2.0}}))
+    model = build(recipe=recipe("mtkd_ssr", **{"losses.cosine": {"type": "StageTurnLoss", "loss_weight": 2.0}}))
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     assert {"loss_cosine", "cosine", "cosine.stage1", "cosine.stage3"} <= set(out)
     torch.testing.assert_close(out["loss_cosine"].detach(), 2 * out["cosine"])
-    alone = build(recipe={"losses": {"cosine": {"type": "StageCosineLoss"}}})
+    alone = build(recipe={"losses": {"cosine": {"type": "StageTurnLoss"}}})
     assert {key.split(".")[0] for key in alone.objective.state_dict()} == {"connectors"}
 
 
