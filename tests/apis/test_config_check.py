@@ -47,8 +47,8 @@ def read(**changes: Any) -> Config:
         ({"model.head.los": {"type": "CrossEntropyLoss"}}, r"model\.head\.los: LinearClsHead has no option 'los', did"),
         ({"model.head.loss.wieght": 1}, r"model\.head\.loss\.wieght: CrossEntropyLoss has no option"),
         (
-            {"model.backbone.type": "kd_mm.Qqqq"},
-            r"model\.backbone\.type: there is no 'kd_mm\.Qqqq'; is the module",
+            {"model.backbone.type": "kd_mm.QqqqqqqqqqqqqqqqqqqqQ"},
+            r"model\.backbone\.type: there is no 'kd_mm\.QqqqqqqqqqqqqqqqqqqqQ'; is the module",
         ),
         ({"train_dataloader.dataset.type": "CIFRA10"}, r"train_dataloader\.dataset\.type: .* did you mean 'CIFAR10'\?"),
         (
