@@ -66,12 +66,16 @@ class Exit(BaseModule):
 
 @MODELS.register_module()
 class LinearExit(Exit):
-    """Global average pooling and one linear layer: a probe (Alain & Bengio 2016)."""
+    """Global average pooling and one linear layer: a probe (Alain & Bengio 2016).
 
-    def __init__(
-        self, widths: Sequence[int], num_classes: int, norm: str = "BN", strides: Sequence[float] | None = None
-    ) -> None:
-        super().__init__(widths[:1], num_classes, norm, strides)
+    Args:
+        widths: See :class:`Exit`; only the stage's own is used.
+        num_classes: K.
+        **kwargs: See :class:`Exit`.
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int, **kwargs: Any) -> None:
+        super().__init__(widths[:1], num_classes, **kwargs)
 
 
 @MODELS.register_module()
@@ -90,22 +94,14 @@ class SepConvExit(Exit):
     Args:
         widths: See :class:`Exit`.
         num_classes: K.
-        norm: See :class:`Exit`.
-        strides: See :class:`Exit`.
         hidden: Channels after each pointwise convolution; the last stage's where it has fewer, or with ``None``.
+        **kwargs: See :class:`Exit`.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        num_classes: int,
-        norm: str = "BN",
-        strides: Sequence[float] | None = None,
-        hidden: int | None = 512,
-    ) -> None:
+    def __init__(self, widths: Sequence[int], num_classes: int, hidden: int | None = 512, **kwargs: Any) -> None:
         deeper = len(widths) > 1
         self.width = min(hidden or widths[-1], widths[-1]) if deeper else widths[-1]
-        super().__init__([*widths[:-1], self.width], num_classes, norm, strides)
+        super().__init__([*widths[:-1], self.width], num_classes, **kwargs)
         ratio = stride_ratio(self.strides)
         layers: list[nn.Module] = [average_pool(ratio // 2)] if ratio > 3 else []
         if deeper:
@@ -128,22 +124,14 @@ class MirrorExit(Exit):
     Args:
         widths: See :class:`Exit`.
         num_classes: K.
-        norm: Unused; the copy keeps the network's own norms.
-        strides: Unused, likewise.
         rest: The modules of the deeper stages, in order; copied and initialised anew.
+        **kwargs: See :class:`Exit`; ``norm`` and ``strides`` are unused, the copy keeps the network's own.
     """
 
     needs_rest = True
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        num_classes: int,
-        norm: str = "BN",
-        strides: Sequence[float] | None = None,
-        rest: Sequence[nn.Module] = (),
-    ) -> None:
-        super().__init__(widths, num_classes, norm, strides)
+    def __init__(self, widths: Sequence[int], num_classes: int, rest: Sequence[nn.Module] = (), **kwargs: Any) -> None:
+        super().__init__(widths, num_classes, **kwargs)
         self.body = nn.Sequential(*(_fresh_copy(module) for module in rest))
 
 
@@ -156,25 +144,18 @@ class RoIExit(Exit):
     Args:
         widths: See :class:`Exit`; only the stage's own is used.
         num_classes: K + 1, background last.
-        norm: See :class:`Exit`.
-        strides: See :class:`Exit`; only the stage's own is used.
         size: Cells of a pooled region, in height and width.
         hidden: Channels that are pooled; the stage's own where it has fewer.
+        **kwargs: See :class:`Exit`; of ``strides`` only the stage's own is used.
     """
 
     regional = True
 
     def __init__(
-        self,
-        widths: Sequence[int],
-        num_classes: int,
-        norm: str = "BN",
-        strides: Sequence[float] | None = None,
-        size: int = 7,
-        hidden: int = 256,
+        self, widths: Sequence[int], num_classes: int, size: int = 7, hidden: int = 256, **kwargs: Any
     ) -> None:
         width = min(hidden, widths[0])
-        super().__init__([width], num_classes, norm, strides)
+        super().__init__([width], num_classes, **kwargs)
         self.size = size
         self.body = nn.Sequential(
             nn.Conv2d(widths[0], width, 1, bias=False), self.norm_layer(width), nn.ReLU(inplace=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -18,20 +19,11 @@ class BNNeckExit(SepConvExit):
     Args:
         widths: See :class:`kd_mm.models.exits.Exit`.
         num_classes: K, training identities.
-        norm: Of the convolutions; see :class:`kd_mm.models.exits.Exit`.
-        strides: See :class:`kd_mm.models.exits.Exit`.
-        hidden: See :class:`SepConvExit`.
+        **kwargs: See :class:`kd_mm.models.exits.SepConvExit`.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        num_classes: int,
-        norm: str = "BN",
-        strides: Sequence[float] | None = None,
-        hidden: int | None = 512,
-    ) -> None:
-        super().__init__(widths, num_classes, norm, strides, hidden)
+    def __init__(self, widths: Sequence[int], num_classes: int, **kwargs: Any) -> None:
+        super().__init__(widths, num_classes, **kwargs)
         self.fc = nn.Sequential(BNNeck(self.width), nn.Linear(self.width, num_classes, bias=False))
 
     def init_weights(self) -> None:

@@ -97,7 +97,7 @@ def test_exit_of_the_last_stage_is_pooling_and_a_linear_layer() -> None:
 @pytest.mark.parametrize("norm", ["BN", "GN"])
 @pytest.mark.parametrize("strides", [[4, 8, 16], [16, 16, 16]])
 def test_gradient_of_the_separable_exit(strides: list[int], norm: str) -> None:
-    exit_ = SepConvExit([2, 3, 4], 3, norm, strides=strides).double()
+    exit_ = SepConvExit([2, 3, 4], 3, norm=norm, strides=strides).double()
     exit_.init_weights()
     x = wave(2, 2, 7, 5, pace=0.9).requires_grad_()
     assert torch.autograd.gradcheck(exit_, (x, None))
