@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +31,7 @@ class Compilation:
         step: ``"cudagraph"``: teacher, objective and the student's backbone are compiled and replayed as CUDA graphs
             (``mode="reduce-overhead"``), for inputs of fixed size. Without a CUDA device, and in detection, teacher and
             objective are compiled without graphs, and one line in the log says why.
-        backend: Backend of ``torch.compile``.
+        backend: Backend of ``torch.compile``; ``"inductor"`` needs a C++ compiler where there is no CUDA device.
         fullgraph: Stop with an error where a part cannot be compiled as one graph, instead of running it in pieces.
     """
 
@@ -60,6 +62,20 @@ class Compilation:
     def active(self) -> bool:
         """Whether anything is compiled."""
         return self.teacher or self.objective or self.step is not None
+
+    def check_machine(self) -> None:
+        """Check, before a training, that this machine can compile.
+
+        Raises:
+            ValueError: It has no C++ compiler for ``"inductor"`` on a CPU.
+        """
+        compilers = (os.environ.get("CXX", "g++"), "clang++", "cl")
+        needed = self.active and self.backend == "inductor" and not torch.cuda.is_available()
+        if needed and not any(map(shutil.which, compilers)):
+            raise ValueError(
+                "compile: backend='inductor' needs a C++ compiler on a CPU, and none was found (g++, clang++ or CXX): "
+                "install one, give backend='aot_eager', or leave compile out"
+            )
 
     def apply(self, student: nn.Module, teachers: Mapping[str, Teacher], objective: Objective, task: Task) -> None:
         """Let the parts that the options name compile themselves at their first call.

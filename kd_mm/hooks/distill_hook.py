@@ -55,6 +55,7 @@ class DistillHook(Hook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
         distiller.monitor = LossMonitor()
         distiller.check_next_step = True
+        distiller.compilation.check_machine()
         if distiller.compilation.active or runner.cfg.get("compile"):
             # The check of the first step takes gradients more than once, which compiled functions do not allow.
             if not hasattr(torch.compiler, "set_stance"):
