@@ -78,6 +78,7 @@ def check_training(args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
     step = {"--channels-last": args.channels_last, "--input-size": args.input_size, "--no-terms": args.no_terms}
+    step["--compile"] = args.compile
     for option, value in step.items():
         if value:
             raise ValueError(f"{option} is of the benchmark of a step: drop it, or --training")

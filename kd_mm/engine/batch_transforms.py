@@ -68,7 +68,7 @@ class BatchFlip:
         for number, (_, share) in enumerate(self.flips, start=1):
             chosen += len(images) * number * ((draw >= begin) & (draw < begin + share))
             begin += share
-        # Copies of all images in each direction, of which one each is taken: on a CPU a fifth of torch.where's time.
+        # One copy of the batch in each direction, then one index an image: five times as fast as torch.where on a CPU.
         return torch.cat([images, *(images.flip(dims) for dims, _ in self.flips)]).index_select(0, chosen)
 
 
