@@ -50,6 +50,18 @@ def compare_boxes(
     inclusive: bool,
     min_iou: float,
 ) -> BoxPairs:
+    """Sort the boxes of all images and compute the overlaps of each image and class.
+
+    Args:
+        detections: ``(n, 6)`` of each image: x1, y1, x2, y2 in pixels, score, class.
+        objects: ``(m, 6)`` of each image: x1, y1, x2, y2 in pixels, class, whether it is ignored.
+        num_classes: K.
+        inclusive: Whether VOC's overlaps count corners as pixels (widths are ``x2 - x1 + 1``).
+        min_iou: Pairs below it in both overlaps are left out.
+
+    Raises:
+        ValueError: Lists of different lengths, or a class outside of ``[0, K)``.
+    """
     if len(detections) != len(objects):
         raise ValueError(f"detections of {len(detections)} images, objects of {len(objects)}: give both of each image")
     found, image = _stack(detections)

@@ -37,6 +37,7 @@ class CWDLoss(FeatureLoss):
                 raise ValueError(_different_sizes(i, student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the divergence of two maps ``(B, C, H, W)`` of one shape, a scalar; see the class for errors."""
         if student.shape != teacher.shape:
             raise ValueError(_different_sizes(stage, tuple(student.shape), tuple(teacher.shape)))
         log_q = F.log_softmax(student.flatten(2) / self.temperature, dim=-1)

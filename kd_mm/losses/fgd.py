@@ -104,7 +104,12 @@ class FGDLoss(Loss):
 
 
 def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the attention of positions ``(B, H, W)`` and of channels ``(B, C)`` of a map, each of mean 1."""
+    """Return the attention of positions ``(B, H, W)`` and of channels ``(B, C)``, each of mean 1.
+
+    Args:
+        feature: ``(B, C, H, W)``.
+        temperature: T > 0, in units of the feature map.
+    """
     size = feature.abs()
     batch, channels, height, width = feature.shape
     positions = F.softmax(size.mean(dim=1).flatten(1) / temperature, dim=1) * (height * width)

@@ -35,6 +35,7 @@ class PKDLoss(FeatureLoss):
         self.resize = choice("resize", resize, ("student", "teacher"))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
         if student.shape[2:] != teacher.shape[2:]:
             if self.resize == "student":
                 student = F.interpolate(student, teacher.shape[2:], mode="bilinear")

@@ -27,6 +27,7 @@ class SPLoss(FeatureLoss):
     )
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the distance of the similarities in two maps or embeddings ``(B, ...)``, a scalar."""
         return F.mse_loss(similarities(student), similarities(teacher))
 
 

@@ -53,6 +53,7 @@ class VIDLoss(FeatureLoss):
             self.scales[f"stage{i}"] = nn.Parameter(torch.full((out,), float(start)))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the negative log-likelihood of a map ``(B, C_t, H, W)`` given ``(B, C_s, H, W)``, a scalar."""
         student, teacher = same_size(student, teacher)
         mean = self.regressors[f"stage{stage}"](student)
         variance = (F.softplus(self.scales[f"stage{stage}"]) + self.eps).view(1, -1, 1, 1)
