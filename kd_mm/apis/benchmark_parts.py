@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.loss_monitor import LossMonitor
-from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
 from kd_mm.stages.tap import child
+from kd_mm.utils.config import plain_model_config
 
 STUDENT, TEACHER, OBSERVED = "student step", "teacher forward", "teacher observed"
 DISTILLATION, WITHOUT = "distillation step", "without "
@@ -119,7 +119,7 @@ def _to_deepest_tap(teacher: Teacher, plain: nn.Module, distiller: Distiller) ->
 
 
 def _plain(teacher: Mapping[str, Any]) -> nn.Module:
-    config, scope = teacher_model_config(teacher["config"])
+    config, scope = plain_model_config(teacher["config"])
     with DefaultScope.overwrite_default_scope(scope):
         plain: nn.Module = MODELS.build(config)
     return plain.requires_grad_(False).eval()

@@ -20,11 +20,10 @@ from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size
-from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import is_distillation
+from kd_mm.utils.config import is_distillation, plain_model_config
 from kd_mm.utils.onnx import require_onnx, to_onnx
 from kd_mm.utils.suggest import nearest
 
@@ -106,7 +105,7 @@ def export_student(
     text = plain.pretty_text
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
-    model_config, scope = teacher_model_config(plain)
+    model_config, scope = plain_model_config(plain)
     check_config(plain, ["model"])
     with DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(model_config)

@@ -18,14 +18,13 @@ from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.runner import read_config, set_threads
 from kd_mm.distillers.builder import teacher_configs
-from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.evaluation.draw_retrieval import RetrievalResult
 from kd_mm.evaluation.reid_distances import JUNK, Images
 from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import is_distillation
+from kd_mm.utils.config import is_distillation, plain_model_config
 
 PICKS = ("even", "worst")
 
@@ -145,7 +144,7 @@ def _teachers(config: Config, teacher: Sequence[str] | None) -> dict[str, dict[s
 
 
 def _network(config: Any, checkpoint: str | None, name: str) -> BaseModel:
-    model_config, scope = teacher_model_config(config)
+    model_config, scope = plain_model_config(config)
     with DefaultScope.overwrite_default_scope(scope):
         network: BaseModel = MODELS.build(model_config)
     if checkpoint is None:

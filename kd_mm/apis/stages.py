@@ -19,14 +19,13 @@ from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import build_networks, teacher_configs
 from kd_mm.distillers.matching import dry_run_size
 from kd_mm.distillers.recipe import Recipe
-from kd_mm.distillers.teacher import teacher_model_config
 from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage, aligned, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
-from kd_mm.utils.config import is_distillation
+from kd_mm.utils.config import is_distillation, plain_model_config
 from kd_mm.utils.contexts import eval_mode
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.
@@ -126,7 +125,7 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
 def build_student(config: Config) -> nn.Module:
     """Return the network of a plain config or the student of a distillation config, with random weights."""
     plain = plain_config(config)
-    model_config, scope = teacher_model_config(plain)
+    model_config, scope = plain_model_config(plain)
     check_config(plain, ["model"])
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(model_config)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from kd_mm.distillers.precision import DTYPES, HALF, computing_in, store_weights
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Reads
 from kd_mm.losses.base import choice
@@ -26,22 +25,8 @@ from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import load_config
+from kd_mm.utils.config import plain_model_config
 from kd_mm.utils.suggest import StepError
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_HALF = (torch.float16, torch.bfloat16)
-# Layers that pass their weight to one operator, which autocast runs in half precision. Subclasses may do more with it
-# (standardise or normalise it) and stay as they are.
-_CAST_BY_AUTOCAST = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 
 class Teacher:
@@ -86,7 +71,7 @@ class Teacher:
         compile: bool = False,  # noqa: A002 - torch's own word
     ) -> None:
         self.checkpoint, self.input_size, self.compile = checkpoint, input_size, compile
-        model_config, scope = teacher_model_config(config)
+        model_config, scope = plain_model_config(config)
         self.config = model_config
         with DefaultScope.overwrite_default_scope(scope):
             model: nn.Module = MODELS.build(model_config)
@@ -98,7 +83,7 @@ class Teacher:
             raise ValueError(
                 f"teacher {name!r} has no checkpoint; a random network teaches noise: give checkpoint=PATH"
             )
-        self.dtype = _DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(_DTYPES))] if dtype else None
+        self.dtype = DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(DTYPES))] if dtype else None
         self._freeze(name, model)
         self._convert()
         self.dataset_meta = (stored.get("meta") or {}).get("dataset_meta") or {}
@@ -185,7 +170,7 @@ class Teacher:
         self._convert()
 
     def _convert(self) -> None:
-        if self.dtype is not None and self.dtype not in _HALF:
+        if self.dtype is not None and self.dtype not in HALF:
             self.model.to(self.dtype)
 
     def store_in(self, dtype: torch.dtype | None) -> None:
@@ -194,17 +179,12 @@ class Teacher:
         Autocast would cast the same weights to the same bits in each step. Called once everything is prepared.
         """
         self.dtype = self.dtype or dtype
-        layers = [*self.model.modules(), *self.exits.modules()] if self.dtype in _HALF else []
-        for layer in layers:
-            if type(layer) in _CAST_BY_AUTOCAST:
-                layer.to(self.dtype)
+        if self.dtype in HALF:
+            store_weights((self.model, self.exits), self.dtype)
 
-    def precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    def precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the context that the network and its exits run in."""
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        half = self.dtype in _HALF
-        return torch.autocast(device.type, dtype=self.dtype if half else None, enabled=half)
+        return computing_in(self.dtype, device)
 
     # -- in a step -----------------------------------------------------------------------------------------------
 
@@ -214,7 +194,7 @@ class Teacher:
             inputs = self.renormalize(inputs)
         if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
             inputs = F.interpolate(inputs, size=self.input_size, mode="bilinear", align_corners=False)
-        return inputs if self.dtype is None or self.dtype in _HALF else inputs.to(self.dtype)
+        return inputs if self.dtype is None or self.dtype in HALF else inputs.to(self.dtype)
 
     @torch.no_grad()
     def record(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -308,22 +288,3 @@ class Teacher:
         """Return how many predictions on a validation batch of the student's are right, and how many there are."""
         with self.precision(inputs.device):
             return self.task.score(self.model, self.preprocess(inputs), data_samples)
-
-
-def teacher_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:
-    """Return the plain model config and the default scope of a teacher's config.
-
-    Raises:
-        ValueError: The config has no model.
-    """
-    source: Any = load_config(config) if isinstance(config, str) else config
-    scope = source.get("default_scope")
-    model = source if "type" in source else source.get("model")
-    if model is None:
-        raise ValueError("the teacher's config has no 'model'; give an mm config file or a model dict")
-    model = ConfigDict(copy.deepcopy(model))
-    if str(model.get("type", "")).endswith("Distiller"):
-        model = ConfigDict(model["student"])
-    if "data_preprocessor" not in model and source.get("data_preprocessor"):
-        model["data_preprocessor"] = source["data_preprocessor"]
-    return model, scope

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 import pkgutil
 import re
 import traceback
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 
 from kd_mm.utils.suggest import nearest, nearest_file
@@ -101,3 +103,26 @@ def packaged(path: str) -> Path:
     if spec is None or spec.origin is None:
         raise ValueError(f"config {path!r}: package {package!r} is not installed")
     return Path(spec.origin).parent / ".mim" / "configs" / name
+
+
+def plain_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | None]:
+    """Return the plain model config, of a distillation the student's, and the default scope of a config.
+
+    Args:
+        config: Path of an mm config, a config object, or a model config.
+
+    Raises:
+        ValueError: The config has no model.
+    """
+    source: Any = load_config(config) if isinstance(config, str) else config
+    scope = source.get("default_scope")
+    model = source if "type" in source else source.get("model")
+    if model is None:
+        name = f"config {config!r}" if isinstance(config, str) else "the teacher's config"
+        raise ValueError(f"{name} has no 'model'; give an mm config file or a model dict")
+    model = ConfigDict(copy.deepcopy(model))
+    if str(model.get("type", "")).endswith("Distiller"):
+        model = ConfigDict(model["student"])
+    if "data_preprocessor" not in model and source.get("data_preprocessor"):
+        model["data_preprocessor"] = source["data_preprocessor"]
+    return model, scope
