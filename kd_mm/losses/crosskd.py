@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.crosskd_forward import CrossHeadForward, DenseOutput
+from kd_mm.losses.crosskd_forward import CrossHeadForward, DenseOutput, split_ahead_of_last
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -47,7 +47,8 @@ class CrossKDLoss(Loss):
         quality_weight: Weight of ``quality``, for heads with a centerness. Default: 0.
         focus: Exponent of the quality focal loss (beta of the public code). Default: 1.
         temperature: T of ``"kl"``, dimensionless. Default: 1.
-        split: Convolutions of each tower that remain the student's. Default: 3.
+        split: Convolutions of each tower that remain the student's. Default: all but one of the shortest tower of
+            either detector, at least one; that is 3 with the usual four.
         align: Whether the student's features get the teacher's mean and deviation by channel first. Default: True.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
@@ -67,7 +68,7 @@ class CrossKDLoss(Loss):
         quality_weight: float = 0.0,
         focus: float = 1.0,
         temperature: float = 1.0,
-        split: int = 3,
+        split: int | None = None,
         align: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -90,7 +91,9 @@ class CrossKDLoss(Loss):
                     f"CrossKD: {type(model).__name__} has no dense head; take the recipe kd or a loss on maps "
                     "(recipes pkd, cwd, fgd)"
                 )
-        self._crossing = CrossHeadForward(teacher.get_submodule("bbox_head"), self.split, self.align)
+        heads = [model.get_submodule("bbox_head") for model in (student, teacher)]
+        split = split_ahead_of_last(heads) if self.split is None else self.split
+        self._crossing = CrossHeadForward(heads[1], split, self.align)
         return self._crossing.tower_taps, self._crossing.teacher_taps
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:

@@ -182,6 +182,12 @@ class _Side(nn.Module):
         return pair[self.side]
 
 
+def split_ahead_of_last(heads: Sequence[nn.Module]) -> int:
+    """Return the split that leaves one convolution of the shortest tower of some heads to the teacher, at least 1."""
+    towers = [getattr(head, name, None) for head in heads for name in TOWERS]
+    return max(1, min((len(tower) for tower in towers if isinstance(tower, nn.ModuleList)), default=0) - 1)
+
+
 def flatten_levels(maps: Sequence[Tensor], width: int) -> Tensor:
     """Return maps ``(B, A * width, H, W)`` of all levels as ``(B, N, width)``."""
     return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in maps], dim=1)

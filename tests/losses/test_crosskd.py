@@ -13,6 +13,7 @@ from kd_mm.losses.crosskd import CrossKDLoss
 from kd_mm.losses.crosskd_forward import DenseOutput
 from kd_mm.losses.observation import DenseAssignment
 
+from ..helpers.dense_heads import Detector
 from ..helpers.waves import wave
 
 COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.float64)
@@ -55,6 +56,15 @@ def test_agrees_with_public_code(options: dict, bins: bool, term: str, expected:
     terms = CrossKDLoss(**options).compare(*outputs(bins))
     assert float(terms[term]) == pytest.approx(expected, rel=1e-6)
     assert set(terms) == {"cls", "box", "quality"} if "quality_weight" in options else {"cls", "box"}
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"), [(4, 4, 2), (2, 4, 0), (1, 1, 0)], ids=["four", "two and four", "one"]
+)
+def test_all_but_one_convolution_remain_the_students_by_default(student: int, teacher: int, expected: int) -> None:
+    detectors = [Detector("RetinaHead", stacked_convs=convolutions) for convolutions in (student, teacher)]
+    taps, _ = CrossKDLoss().extra_taps(*detectors)
+    assert {tap.partition("#")[0] for tap in taps} == {f"bbox_head.{side}_convs.{expected}" for side in ("cls", "reg")}
 
 
 def test_equal_outputs_cost_nothing() -> None:

@@ -1,8 +1,9 @@
-# PKD (Cao et al. 2022) on the levels of the neck; weight of its RetinaNet configs (6 for Faster R-CNN).
+# PKD (Cao et al. 2022) on all levels of the neck, with the weight of its RetinaNet configs on four levels (6 for
+# Faster R-CNN).
 _base_ = ["../hooks.py"]
 
 pkd = dict(
     stage_source="neck",
     connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
-    losses=dict(pkd=dict(type="kd_mm.PKDLoss", loss_weight=10.0, stages=[1, 2, 3, 4])),
+    losses=dict(pkd=dict(type="kd_mm.PKDLoss", loss_weight=10.0)),
 )
