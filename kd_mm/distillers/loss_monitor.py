@@ -118,7 +118,8 @@ def check_first_step(
         if not any(bool(gradient.any()) for gradient in reached):
             print_log(
                 f"first step: the gradient of loss {name!r} (weight {weight:g}) on the student is exactly zero; "
-                "that is right only where student and teacher agree already",
+                "that is right only where student and teacher agree already, or no sample counts yet "
+                "(samples='right_and_surer')",
                 logger="current",
                 level=30,
             )

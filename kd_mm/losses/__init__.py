@@ -15,11 +15,12 @@ from kd_mm.losses.fitnets import FeatureLoss, FitNetsLoss
 from kd_mm.losses.gpac import GPACAttentionLoss
 from kd_mm.losses.kd import KDLoss, LogitsLoss
 from kd_mm.losses.mag import MAGLoss, MASLoss
-from kd_mm.losses.mtkd_ssr import CrossStageReviewLoss, ExitTaskLoss, StageChannelLoss, StageResponseLoss
+from kd_mm.losses.mtkd_ssr import ExitTaskLoss, StageChannelLoss, StageResponseLoss
 from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.ofd import OFDLoss
 from kd_mm.losses.pkd import PKDLoss
+from kd_mm.losses.review import CrossStageReviewLoss
 from kd_mm.losses.reviewkd import ReviewKDLoss
 from kd_mm.losses.rkd import RKDAngleLoss, RKDDistanceLoss
 from kd_mm.losses.schedules import LinearRamp, PiecewiseConstant, Progress, Schedule

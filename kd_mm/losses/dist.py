@@ -38,15 +38,29 @@ class DISTLoss(LogitsLoss):
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return both weighted terms."""
-        p_s, p_t = ((self.compared(z) / self.temperature).softmax(dim=1) for z in (student.logits, teacher.logits))
-        scale = self.temperature**2
-        return {
-            "inter": self.beta * scale * (1 - pearson(p_s, p_t).mean()),
-            "intra": self.gamma * scale * (1 - pearson(p_s.T, p_t.T).mean()),
-        }
+        inter, intra = relation_distances(
+            self.compared(student.logits), self.compared(teacher.logits), self.temperature
+        )
+        return {"inter": self.beta * inter, "intra": self.gamma * intra}
 
 
-def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Return Pearson's correlation of the rows of ``(M, N)``, ``(M,)``; 0 where a row does not vary."""
-    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + _EPS)
+def relation_distances(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return one minus the mean correlation within a sample and within a class, both times T squared.
+
+    Args:
+        student: Logits ``(..., B, K)``; leading dimensions (e.g. stages) are compared one by one.
+        teacher: ``(..., B, K)``.
+        temperature: T > 0.
+
+    Returns:
+        Two tensors of shape ``(...)``; scalars for ``(B, K)``.
+    """
+    p_s, p_t = (student / temperature).softmax(dim=-1), (teacher / temperature).softmax(dim=-1)
+    inter, intra = (1 - pearson(p_s, p_t, dim).mean(dim=-1) for dim in (-1, -2))
+    return temperature**2 * inter, temperature**2 * intra
+
+
+def pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Return Pearson's correlation along a dimension, which it removes; 0 where nothing varies."""
+    a, b = a - a.mean(dim=dim, keepdim=True), b - b.mean(dim=dim, keepdim=True)
+    return (a * b).sum(dim=dim) / (a.norm(dim=dim) * b.norm(dim=dim) + _EPS)

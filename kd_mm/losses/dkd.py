@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -44,39 +44,42 @@ class DKDLoss(LogitsLoss):
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return both weighted terms."""
-        labels = _labels(student.targets, len(student.logits))
+        labels = labelled_classes(student.targets, len(student.logits))
         logits, targets = self.compared(student.logits), self.compared(teacher.logits)
         target, others = decoupled_divergence(logits, targets, labels, self.temperature)
         return {"target": self.alpha * target, "others": self.beta * others}
 
 
 def decoupled_divergence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the divergence at the labelled class and that of the other classes, both times T squared, scalars.
+    """Return the divergence at the labelled class and that of the other classes, both times T squared.
 
     Args:
-        student: ``(B, K)``, K >= 2.
-        teacher: ``(B, K)``.
+        student: ``(..., B, K)``, K >= 2; leading dimensions (e.g. stages) are compared one by one.
+        teacher: ``(..., B, K)``.
         labels: ``(B,)``, class indices.
         temperature: T > 0.
+
+    Returns:
+        Two tensors of shape ``(...)``; scalars for ``(B, K)``.
     """
-    index = torch.arange(student.shape[1] - 1, device=student.device).expand(len(student), -1)
-    index = index + (index >= labels[:, None])
+    classes = torch.arange(student.shape[-1] - 1, device=student.device).expand(len(labels), -1)
+    others = classes + (classes >= labels[:, None])
     binary, rest = [], []
     for logits in (student / temperature, teacher / temperature):
-        labelled, others = logits.gather(1, labels[:, None])[:, 0], logits.gather(1, index)
-        total, remainder = logits.logsumexp(dim=1), others.logsumexp(dim=1)
-        binary.append(torch.stack([labelled - total, remainder - total], dim=1))
-        rest.append(F.log_softmax(others, dim=1))
-    target, others = (
-        F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
-        for log_q, log_p in (binary, rest)
-    )
-    return target, others
+        rest.append(logits.gather(-1, others.expand(*logits.shape[:-2], -1, -1)))
+        labelled = logits.gather(-1, labels[:, None].expand(*logits.shape[:-2], -1, -1))
+        binary.append(torch.cat([labelled, rest[-1].logsumexp(dim=-1, keepdim=True)], dim=-1))
+    target, other = (kl_divergence(log_q, log_p) * temperature**2 for log_q, log_p in (binary, rest))
+    return target, other
 
 
-def _labels(targets: Any, rows: int) -> Tensor:
-    """Return the class indices ``(rows,)`` of an image classifier's labels or of a detector's sampled regions."""
+def labelled_classes(targets: Any, rows: int) -> Tensor:
+    """Return the class indices ``(rows,)`` of an image classifier's labels or of a detector's sampled regions.
+
+    Raises:
+        ValueError: If there is not one class for each of the ``rows`` rows of logits.
+    """
     labels = targets if isinstance(targets, Tensor) else targets.sampled_labels()
     if labels is None or len(labels) != rows:
-        raise ValueError(f"DKDLoss needs one labelled class for each of the {rows} rows of logits")
+        raise ValueError(f"the loss needs one labelled class for each of the {rows} rows of logits")
     return labels.argmax(dim=1) if labels.ndim == 2 else labels

@@ -31,7 +31,9 @@ def standardized(logits: Tensor) -> Tensor:
     return (logits - mean) / (std + 1e-7)
 
 
-def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+def kl_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, counts: Tensor | None = None
+) -> Tensor:
     """Return the softened KL divergence of the student from the teacher (Hinton et al. 2015).
 
     ``T^2 / B * sum_b sum_k p log(p / q)`` with ``p = softmax(teacher / T)``, ``q = softmax(student / T)``: sum over the
@@ -41,6 +43,7 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
         student_logits: ``(..., B, K)``; leading dimensions (e.g. stages) are compared one by one.
         teacher_logits: ``(..., B, K)``; detach it where the target must not move.
         temperature: T > 0, dimensionless. Default: 1.
+        counts: ``(..., B)``, a factor of each row. Default: 1 each.
 
     Returns:
         Shape ``(...)``; a scalar for ``(B, K)``.
@@ -49,6 +52,8 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     log_p = F.log_softmax(softened(teacher_logits, temperature), dim=-1)
     # The factor and its sign go to the side that needs no gradient: two operators less in the backward pass.
     shares = log_p.exp() * (-(temperature**2) / max(log_q.shape[-2], 1))
+    if counts is not None:
+        shares = shares * counts.unsqueeze(-1)
     return (shares * (log_q - log_p)).sum(dim=(-2, -1))
 
 

@@ -1,4 +1,4 @@
-"""The losses of MTKD-SSR: stage channels (SCD), stage logits (SRD), cross-stage review and the exits' task loss."""
+"""The losses of MTKD-SSR: stage channels (SCD), stage logits (SRD) and the exits' task loss; see also ``review``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms, choice
+from kd_mm.losses.dist import relation_distances
+from kd_mm.losses.dkd import decoupled_divergence, labelled_classes
 from kd_mm.losses.functional import class_divergence, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
@@ -102,8 +104,18 @@ class StageResponseLoss(LogitsLoss):
         include_last: Whether the last stage, the deployed classifier, takes part; there it is Hinton's KD. Default:
             True.
         stage_weights: beta, one for each stage that takes part. Default: 1 each.
+        form: What compares the logits of two stages. ``"kl"``: KD_T; ``"dkd"``: DKD's decoupled divergences
+            (:class:`kd_mm.losses.DKDLoss`); ``"dist"``: DIST's correlations (:class:`kd_mm.losses.DISTLoss`);
+            ``"standardized"``: KD_T of standardised logits, the same as ``standardize=True``, which goes with every
+            form. Default: ``"kl"``.
+        form_weights: Of the two parts of ``"dkd"`` (labelled class, others; default: 1, 8) or ``"dist"`` (within a
+            sample, within a class; default: 1, 1).
         multilabel: Use independent sigmoids instead of a softmax. Default: as the task's stage logits are.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
+
+    Raises:
+        ValueError: For an unknown option; on construction of the Distiller, for ``"dkd"`` or ``"dist"`` of multi-label
+            stage logits; on use, for ``"dkd"`` and targets without a class for each row of logits.
     """
 
     requires = frozenset({"student.stage_logits", "teacher.stage_logits", "student.valid_classes"})
@@ -118,16 +130,37 @@ class StageResponseLoss(LogitsLoss):
         target: str = "same_stage",
         include_last: bool = True,
         stage_weights: Sequence[float] | None = None,
+        form: str = "kl",
+        form_weights: tuple[float, float] | None = None,
         multilabel: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        if form == "standardized":
+            kwargs["standardize"] = True
         super().__init__(multilabel=multilabel, **kwargs)
         self.temperature, self.include_last = temperature, include_last
         self.target = choice("target", target, ("same_stage", "final"))
         self.stage_weights = stage_weights
+        self.form = choice("form", form, ("kl", "dkd", "dist", "standardized"))
+        self.form_weights = form_weights or ((1.0, 8.0) if form == "dkd" else (1.0, 1.0))
+        if form == "dkd":
+            self.requires = self.requires | {"student.targets"}
         if target == "final":
             self.requires = self.requires - {"teacher.stage_logits"} | {"teacher.logits"}
             self.tasks = ALL_TASKS - {"detection"}
+
+    def setup(self, context: LossContext) -> None:
+        """Read the task's kind of classes.
+
+        Raises:
+            ValueError: For ``form="dkd"`` or ``"dist"`` of multi-label stage logits.
+        """
+        super().setup(context)
+        if self.multilabel and self.form in ("dkd", "dist"):
+            raise ValueError(
+                f"StageResponseLoss: form={self.form!r} needs classes that exclude each other (softmax), and these "
+                "stage logits are multi-label; take form='kl'"
+            )
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
         """Return the stages that take part; see the base class for errors."""
@@ -143,85 +176,19 @@ class StageResponseLoss(LogitsLoss):
         stages = self.stage_numbers(len(self.matched) or max(student.stage_logits))
         logits = self.compared(student.stage_logits.select(stages))
         targets = self.compared(teacher.logits if self.target == "final" else teacher.stage_logits.select(stages))
-        values = class_divergence(
-            logits, targets.expand_as(logits), self.temperature, self.multilabel, student.valid_classes
-        )
+        values = self._divergences(logits, targets.expand_as(logits), student)
         return _stage_terms(stages, values, self.stage_weights)
 
-
-@MODELS.register_module()
-class CrossStageReviewLoss(Loss):
-    """Let the student's stages learn from each other's logits: cross-stage review, the self-reflection of MTKD-SSR.
-
-    Default ``L_REV = sum_{i<N} KD_T(z_s^{i+1} -> z_s^i)``: each stage reviews its logits with those of the next one.
-    MTKD-SSR (Gou et al., IJCV 2023) states a self-distillation of the student's stage logits after each stage;
-    direction, pairing and weight are our reading.
-
-    Args:
-        direction: ``"deep_to_shallow"`` (the deeper stage is the target), ``"shallow_to_deep"``, ``"bidirectional"``
-            (both, half each) or ``"ensemble"`` (the mean of all stage logits is the target of every stage). Default:
-            ``"deep_to_shallow"``.
-        pairs: ``"adjacent"`` (i+1 with i), ``"to_final"`` (N with every i) or ``"all_pairs"``; unused by
-            ``"ensemble"``. Default: ``"adjacent"``.
-        detach_target: Whether the target is a constant; otherwise the better stage is drawn to the worse one. Default:
-            True.
-        temperature: T > 0, dimensionless. Default: 4.
-        multilabel: Use independent sigmoids instead of a softmax. Default: as the task's stage logits are.
-        **kwargs: See :class:`kd_mm.losses.base.Loss`.
-    """
-
-    requires = frozenset({"student.stage_logits", "student.valid_classes"})
-
-    def __init__(
-        self,
-        direction: str = "deep_to_shallow",
-        pairs: str = "adjacent",
-        detach_target: bool = True,
-        temperature: float = 4.0,
-        multilabel: bool | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        directions = ("deep_to_shallow", "shallow_to_deep", "bidirectional", "ensemble")
-        self.direction = choice("direction", direction, directions)
-        self.pairs = choice("pairs", pairs, ("adjacent", "to_final", "all_pairs"))
-        self.detach_target, self.temperature, self.multilabel = detach_target, temperature, multilabel
-
-    def setup(self, context: LossContext) -> None:
-        """Read the task's kind of classes where the config names none."""
-        if self.multilabel is None:
-            self.multilabel = context.multilabel
-
-    def directed_pairs(self, stages: Sequence[int]) -> list[tuple[int, int]]:
-        """Return (learner, target) for each term between two of ``stages``, shallow to deep."""
-        if self.pairs == "adjacent":
-            pairs = list(zip(stages[:-1], stages[1:], strict=True))
-        elif self.pairs == "to_final":
-            pairs = [(i, stages[-1]) for i in stages[:-1]]
+    def _divergences(self, logits: Tensor, targets: Tensor, student: Observation) -> Tensor:
+        """Return the divergence of each stage ``(N,)`` of stage logits ``(N, B, K)``."""
+        if self.form == "dkd":
+            labels = labelled_classes(student.targets, logits.shape[1])
+            parts = decoupled_divergence(logits, targets, labels, self.temperature)
+        elif self.form == "dist":
+            parts = relation_distances(logits, targets, self.temperature)
         else:
-            pairs = [(i, j) for k, i in enumerate(stages) for j in stages[k + 1 :]]
-        down = pairs if self.direction != "shallow_to_deep" else []
-        up = [(j, i) for i, j in pairs] if self.direction != "deep_to_shallow" else []
-        return [*down, *up]
-
-    def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the divergence of each pair of stages (``stage2to1``) or, for the ensemble, of each stage."""
-        logits = student.stage_logits
-        stages = self.stage_numbers(max(logits))
-        if len(stages) < 2:
-            return StageTerms(["none"], logits[stages[-1]].sum().reshape(1) * 0.0)
-        if self.direction == "ensemble":
-            learners = logits.select(stages)
-            targets, names = learners.mean(dim=0).expand_as(learners), [f"stage{i}" for i in stages]
-        else:
-            pairs = self.directed_pairs(stages)
-            learners, targets = (logits.select(side) for side in zip(*pairs, strict=True))
-            names = [f"stage{target}to{learner}" for learner, target in pairs]
-        targets = targets.detach() if self.detach_target else targets
-        values = class_divergence(learners, targets, self.temperature, self.multilabel, student.valid_classes)
-        if self.direction == "bidirectional":
-            values = 0.5 * values
-        return StageTerms(names, values)
+            return class_divergence(logits, targets, self.temperature, self.multilabel, student.valid_classes)
+        return self.form_weights[0] * parts[0] + self.form_weights[1] * parts[1]
 
 
 @MODELS.register_module()

@@ -323,10 +323,18 @@ CASES: dict[str, Case] = {
     "srd": _stages(L.StageResponseLoss),
     "srd-standardized": _stages(lambda: L.StageResponseLoss(standardize=True)),
     "srd-final-multilabel": _stages(lambda: L.StageResponseLoss(target="final", multilabel=True)),
+    "srd-dkd": _stages(lambda: L.StageResponseLoss(form="dkd")),
+    "srd-dist": _stages(lambda: L.StageResponseLoss(form="dist")),
     "review": _stages(lambda: L.CrossStageReviewLoss(detach_target=False)),
     "review-ensemble": _stages(lambda: L.CrossStageReviewLoss(direction="ensemble", detach_target=False)),
     "review-bidirectional": _stages(
         lambda: L.CrossStageReviewLoss(direction="bidirectional", pairs="all_pairs", detach_target=False)
+    ),
+    "review-deeper": _stages(
+        lambda: L.CrossStageReviewLoss(direction="deeper_mean_teacher", samples="agreement", detach_target=False)
+    ),
+    "review-right": _stages(
+        lambda: L.CrossStageReviewLoss(direction="bidirectional", samples="right_and_surer", detach_target=False)
     ),
     "exit_task": _stages(lambda: exit_task(include_last=True)),
     "scd": _maps(lambda: scd(5), 5),

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from kd_mm.losses import (
     CrossStageReviewLoss,
+    DISTLoss,
+    DKDLoss,
     KDLoss,
     Loss,
+    LossContext,
     Observation,
     StageLogits,
     StageResponseLoss,
@@ -115,47 +118,28 @@ def test_one_stage_is_hintons_kd(target: str) -> None:
     assert torch.equal(StageResponseLoss(target=target)(*pair), KDLoss()(*pair))
 
 
-# -- review --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "single"),
     [
-        ({}, 1.003010),
-        ({"pairs": "to_final"}, 1.188575),
-        ({"pairs": "all_pairs"}, 1.319387),
-        ({"direction": "shallow_to_deep"}, 1.174470),
-        ({"direction": "ensemble"}, 0.527366),
-        ({"temperature": 2.0}, 1.212968),
-        ({"direction": "bidirectional"}, (1.003010 + 1.174470) / 2),
+        ({"form": "dkd"}, DKDLoss()),
+        ({"form": "dkd", "form_weights": (2.0, 3.0), "standardize": True}, DKDLoss(alpha=2, beta=3, standardize=True)),
+        ({"form": "dist"}, DISTLoss(temperature=4.0)),
+        ({"form": "dist", "form_weights": [0.5, 2.0]}, DISTLoss(temperature=4.0, beta=0.5, gamma=2.0)),
+        ({"form": "standardized"}, KDLoss(standardize=True)),
     ],
 )
-def test_review_by_hand(options: dict, expected: float) -> None:
-    loss = CrossStageReviewLoss(**{"temperature": 1.0, **options})
-    assert float(loss(of_stages([0, 0], [LN3, 0], [0, LN7]))) == pytest.approx(expected, abs=1e-6)
+def test_other_forms_are_the_losses_of_these_names_at_every_stage(options: dict, single: Loss) -> None:
+    labels = torch.tensor([0, 5, 2, 3])
+    z, t = ([wave(4, 6, pace=pace, size=2.0) for pace in paces] for paces in ((0.9, 1.3, 0.5), (1.7, 2.1, 1.1)))
+    terms = StageResponseLoss(**options).terms(of_stages(*z, targets=labels), of_stages(*t))
+    expected = [float(single(*of_logits(*pair, labels))) for pair in zip(z, t, strict=True)]
+    assert terms.values.tolist() == pytest.approx(expected, abs=1e-9)
 
 
-def test_review_is_zero_for_equal_logits_and_for_one_stage() -> None:
-    same = of_stages([1, 2, 3], [6, 7, 8], [0, 1, 2])
-    assert float(CrossStageReviewLoss()(same)) == pytest.approx(0.0, abs=1e-12)
-    assert float(CrossStageReviewLoss()(of_stages([1, 2, 3]))) == 0.0
-
-
-def test_review_trains_the_learning_stages_alone() -> None:
-    stages = [torch.tensor([row], dtype=torch.float64) for row in ([0, 0], [LN3, 0], [0, LN7])]
-    for detach, expected in ((True, [True, True, False]), (False, [True, True, True])):
-        logits = [z.clone().requires_grad_() for z in stages]
-        CrossStageReviewLoss(temperature=1.0, detach_target=detach)(of_stages(*logits)).backward()
-        assert [z.grad is not None and bool(z.grad.any()) for z in logits] == expected
-
-
-def test_review_names_its_pairs_and_choices() -> None:
-    stages = of_stages([0, 0], [LN3, 0], [0, LN7])
-    assert list(CrossStageReviewLoss().terms(stages, Observation()).names) == ["stage2to1", "stage3to2"]
-    both = CrossStageReviewLoss(direction="bidirectional", pairs="to_final").terms(stages, Observation())
-    assert set(both.names) == {"stage3to1", "stage3to2", "stage1to3", "stage2to3"}
-    with pytest.raises(ValueError, match="deep_to_shallow"):
-        CrossStageReviewLoss(direction="deep")
+@pytest.mark.parametrize("form", ["dkd", "dist"])
+def test_forms_that_need_one_class_refuse_multi_label_logits(form: str) -> None:
+    with pytest.raises(ValueError, match=f"form='{form}' needs classes that exclude each other"):
+        StageResponseLoss(form=form).setup(LossContext(multilabel=True))
 
 
 def test_order_of_the_classes_does_not_matter() -> None:
@@ -202,6 +186,10 @@ def test_total_of_mtkd_ssr() -> None:
         CrossStageReviewLoss,
         lambda: CrossStageReviewLoss(pairs="to_final", detach_target=False),
         lambda: CrossStageReviewLoss(direction="ensemble"),
+        lambda: CrossStageReviewLoss(direction="deeper_mean_teacher", samples="agreement"),
+        lambda: CrossStageReviewLoss(direction="deeper_mean", samples="right_and_surer"),
+        lambda: StageResponseLoss(form="dkd"),
+        lambda: StageResponseLoss(form="dist"),
         exit_task,
         lambda: exit_task(include_last=True),
     ],
