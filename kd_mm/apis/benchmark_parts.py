@@ -20,6 +20,7 @@ from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
 from kd_mm.stages.tap import child
+from kd_mm.utils.channels import input_channels
 from kd_mm.utils.config import plain_model_config
 
 STUDENT, TEACHER, OBSERVED = "student step", "teacher forward", "teacher observed"
@@ -56,7 +57,7 @@ def build_parts(
     student = MODELS.build(student_config)
     student.load_state_dict(distiller.student.state_dict())  # the time of a detector depends on what it proposes
     size, classes = distiller.input_size, _num_classes(distiller)
-    batch = noise_batch(distiller.task.name, batch_size, size, classes, device)
+    batch = noise_batch(distiller.task.name, batch_size, size, input_channels(distiller.student), classes, device)
     parts = {STUDENT: _student_step(student.to(**layout), config, batch, compile_part)}
     views = [
         (compile_part(_to_deepest_tap(teacher, one.to(**layout), distiller)), _view(teacher, distiller, batch))
@@ -175,17 +176,20 @@ def _frozen_optimizer(model: nn.Module, config: Config) -> OptimWrapper:
     return wrapper
 
 
-def noise_batch(task: str, batch_size: int, size: tuple[int, int], classes: int, device: str) -> dict[str, Any]:
+def noise_batch(
+    task: str, batch_size: int, size: tuple[int, int], channels: int, classes: int, device: str
+) -> dict[str, Any]:
     """Return a batch of noise as a data loader returns it, already on the device.
 
     Args:
         task: Name of the task.
         batch_size: B, images.
         size: Height and width in pixels.
+        channels: Of an image.
         classes: K.
         device: Of everything.
     """
-    images = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (batch_size, channels, *size), dtype=torch.uint8, device=device)
     if task == "detection":
         samples = [_scene(size, classes).to(device) for _ in range(batch_size)]
         return {"inputs": list(images), "data_samples": samples}

@@ -80,7 +80,7 @@ def export_student(
         ema: With an EMA hook mmengine stores the averaged weights as ``state_dict`` and the raw ones as
             ``ema_state_dict``. ``True`` takes the average and insists that there is one, ``False`` the raw weights,
             ``None`` (default) what stands in ``state_dict``, which is what validation measured.
-        onnx: An ONNX file to write as well. Its input is the normalised batch ``(B, 3, H, W)``, its outputs are those
+        onnx: An ONNX file to write as well. Its input is the normalised batch ``(B, C, H, W)``, its outputs are those
             of ``tensor`` mode; B is free.
         input_size: Height and width in pixels for ONNX; default: from the config's test pipeline, else 224.
         teacher: Name of a teacher that followed the student (:class:`kd_mm.distillers.EMATeacher`), to be written in

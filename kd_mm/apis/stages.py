@@ -25,6 +25,7 @@ from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage, aligned, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
+from kd_mm.utils.channels import input_channels
 from kd_mm.utils.config import is_distillation, plain_model_config
 from kd_mm.utils.contexts import eval_mode
 
@@ -85,7 +86,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     task = build_task(settings.get("task"), student)
     task.setup(student, recipe.exit_type.regional)
     size = _size(config, student, input_size)
-    inputs = torch.zeros(2, 3, *size)
+    inputs = torch.zeros(2, input_channels(student), *size)
     named = settings.get("stages")
     student_stages = _stages(student, inputs, task, named, "student")
     yield f"{_title('student' if settings else 'network', student, inputs)}\n{stage_table(student_stages)}"
@@ -116,7 +117,7 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
         input_size: As for :func:`stage_sections`.
     """
     student = build_student(config)
-    inputs = torch.zeros(2, 3, *_size(config, student, input_size))
+    inputs = torch.zeros(2, input_channels(student), *_size(config, student, input_size))
     yield _modules("student" if is_distillation(config) else "network", student, inputs)
     for name, teacher in _random_teachers(config).items():
         yield _modules(f"teacher {name!r}", teacher.model, teacher.preprocess(inputs))

@@ -19,6 +19,7 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import LogitsReader, Task
+from kd_mm.utils.channels import input_channels
 from kd_mm.utils.contexts import eval_mode, isolated_rng
 from kd_mm.utils.suggest import check_options
 
@@ -74,7 +75,8 @@ def build_networks(
     """
     losses, teachers = _build_losses_and_teachers(student, task, recipe, teacher, seed)
     with isolated_rng("dry run", seed):
-        inputs = torch.rand(2, 3, *dry_run_size(student, input_size, task.default_size)) * 2 - 1
+        size = dry_run_size(student, input_size, task.default_size)
+        inputs = torch.rand(2, input_channels(student), *size) * 2 - 1
         inputs = inputs.to(_device(student))
         pairs: Pairs = {}
         matched: Sequence[Stage] = ()
@@ -150,7 +152,17 @@ def _build_losses_and_teachers(
         with isolated_rng(f"teacher/{name}", seed):
             built = teachers[name] = _build_teacher(name, configs, recipe, student)
             built.model.to(_device(student))
-            built.renormalize = Renormalize(student, built.model)
+            channels = input_channels(student), input_channels(built.model)
+            if channels[0] != channels[1] and not (channels[0] == 1 and built.repeat_grey):
+                way = (
+                    "repeat_grey=True in its config repeats the grey channel"
+                    if channels[0] == 1
+                    else "choose another one"
+                )
+                raise ValueError(
+                    f"teacher {name!r} takes images of {channels[1]} channels, the student of {channels[0]}: {way}"
+                )
+            built.renormalize = Renormalize(student, built.model, channels[1])
     for name, loss in losses.items():
         averages = [one for one in loss.teacher_names if teachers[one].is_ema]
         if loss.frozen_teacher and averages:

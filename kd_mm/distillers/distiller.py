@@ -109,7 +109,7 @@ class Distiller(BaseModel):
         """Run the student, and in ``loss`` mode the distillation.
 
         Args:
-            inputs: ``(B, 3, H, W)``, normalised by the student's data preprocessor.
+            inputs: ``(B, C, H, W)``, normalised by the student's data preprocessor.
             data_samples: Annotations, as the student takes them.
             mode: ``"loss"``, ``"predict"`` or ``"tensor"``.
 

@@ -17,9 +17,11 @@ class Renormalize:
     Args:
         student: The student; its data preprocessor (mmpretrain's or mmdet's) gives mean, std and channel order.
         teacher: The teacher, likewise.
+        channels: Channels that the teacher takes. The one of a student of grey images is repeated.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, channels: int) -> None:
+        self.channels = channels
         mean_s, std_s, swap_s = _normalization(student.data_preprocessor)
         mean_t, std_t, swap_t = _normalization(teacher.data_preprocessor)
         self.swap = swap_s != swap_t
@@ -31,6 +33,8 @@ class Renormalize:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the teacher's view ``(B, C, H, W)`` of a batch that the student's preprocessor normalised."""
+        if inputs.shape[1] != self.channels:
+            inputs = inputs.expand(-1, self.channels, -1, -1)
         if self.identity:
             return inputs
         if self.swap:

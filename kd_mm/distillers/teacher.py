@@ -45,6 +45,8 @@ class Teacher:
         dtype: Type that it is stored and runs in. ``"bfloat16"`` and ``"float16"`` mean weights of convolutions and
             linear layers, and autocast for the rest, whose norms keep their statistics in float32. Default: in mixed
             precision autocast's type, in the same way; otherwise the Distiller's.
+        repeat_grey: Repeat the channel of a student of grey images for each channel of this network, which was trained
+            on colour images. Default: False, an error.
         compile: Run it through ``torch.compile``, as the Distiller's ``compile=dict(teacher=True)`` does for all.
 
     Raises:
@@ -59,6 +61,7 @@ class Teacher:
     input_size: tuple[int, int] | None = None
     dtype: torch.dtype | None = None
     compile = False
+    repeat_grey = False
 
     def __init__(
         self,
@@ -68,9 +71,11 @@ class Teacher:
         random_weights: bool = False,
         input_size: tuple[int, int] | None = None,
         dtype: str | None = None,
+        repeat_grey: bool = False,
         compile: bool = False,  # noqa: A002 - torch's own word
     ) -> None:
         self.checkpoint, self.input_size, self.compile = checkpoint, input_size, compile
+        self.repeat_grey = repeat_grey
         model_config, scope = plain_model_config(config)
         self.config = model_config
         with DefaultScope.overwrite_default_scope(scope):
@@ -189,7 +194,7 @@ class Teacher:
     # -- in a step -----------------------------------------------------------------------------------------------
 
     def preprocess(self, inputs: Tensor) -> Tensor:
-        """Return the student's normalised batch ``(B, 3, H, W)`` as this teacher takes it."""
+        """Return the student's normalised batch ``(B, C, H, W)`` as this teacher takes it."""
         if self.renormalize is not None:
             inputs = self.renormalize(inputs)
         if self.input_size is not None and tuple(inputs.shape[-2:]) != tuple(self.input_size):
@@ -198,7 +203,7 @@ class Teacher:
 
     @torch.no_grad()
     def record(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Run once on the student's batch ``(B, 3, H, W)``; return the recorded tensors, tap text to tensor."""
+        """Run once on the student's batch ``(B, C, H, W)``; return the recorded tensors, tap text to tensor."""
         with self.recorder, self.precision(inputs.device):
             return self._run(inputs)
 
@@ -217,7 +222,7 @@ class Teacher:
         Only logits on regions that the student samples have to wait, see :meth:`finish`.
 
         Args:
-            inputs: ``(B, 3, H, W)``, the student's normalised batch.
+            inputs: ``(B, C, H, W)``, the student's normalised batch.
 
         Raises:
             StepError: Its exits are not trained.
@@ -275,7 +280,7 @@ class Teacher:
         """Return the teacher's own logits ``(B, K)``; used outside training steps.
 
         Args:
-            inputs: ``(B, 3, H, W)``, the student's normalised batch.
+            inputs: ``(B, C, H, W)``, the student's normalised batch.
             records: Of :meth:`record` on it, where it ran already.
         """
         with self.precision(inputs.device):

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd_mm.distillers import Distiller
 from kd_mm.stages.tap import child
 from kd_mm.tasks import build_task
+from kd_mm.utils.channels import input_channels
 from kd_mm.utils.contexts import eval_mode
 
 
@@ -27,12 +28,12 @@ def render(*tables: Table, width: int = 118) -> str:
 
 
 def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:
-    """Return parameters and multiply-adds of one image ``(1, 3, H, W)`` through a network in inference.
+    """Return parameters and multiply-adds of one image ``(1, C, H, W)`` through a network in inference.
 
     Operators without a formula in torch (deformable convolutions, RoIAlign, NMS) are left out.
     """
     parameter = next(model.parameters())
-    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
+    image = torch.zeros(1, input_channels(model), *input_size, device=parameter.device, dtype=parameter.dtype)
     with eval_mode(model), FlopCounterMode(display=False) as counter:
         build_task(None, model).infer(model, image)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2

@@ -97,7 +97,7 @@ class TrainingData:
         """Read each image of :meth:`plain_dataset` once, in order.
 
         Args:
-            read: Maps a preprocessed batch ``(B, 3, H, W)`` to tensors ``(B, ...)`` by name.
+            read: Maps a preprocessed batch ``(B, C, H, W)`` to tensors ``(B, ...)`` by name.
             title: Label of the progress bar.
             limit: At most so many images, a fixed random choice.
 

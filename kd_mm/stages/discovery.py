@@ -34,7 +34,7 @@ def discover_stages(
 
     Args:
         model: A network with the backbone as a submodule, e.g. an ``ImageClassifier`` or a detector.
-        inputs: A normalised batch ``(B, 3, H, W)``; gives shape, dtype and device, its values are not looked at.
+        inputs: A normalised batch ``(B, C, H, W)``; gives shape, dtype and device, its values are not looked at.
         names: Taps to measure instead of searching, in this order, e.g. ``["backbone.layer2", "backbone.layer4"]``.
         backbone: Name of the backbone in ``model``.
         forward: Runs backbone and neck of ``model``; needed where ``names`` lie outside of the backbone.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
+from kd_mm.utils.channels import input_channels
 from kd_mm.utils.contexts import eval_mode
 
 _SIZE = 64
@@ -82,7 +83,7 @@ def _dry_run(backbone: nn.Module) -> tuple[tuple[int, int], dict[str, tuple[int,
         for name, module in backbone.named_modules():
             if isinstance(module, nn.Conv2d | _MaxPoolNd | _AvgPoolNd) and max(_pair(module.stride)) > 1:
                 hooks.enter_context(module.register_forward_pre_hook(partial(note, name)))
-        output: Any = backbone(torch.zeros(1, 3, _SIZE, _SIZE))
+        output: Any = backbone(torch.zeros(1, input_channels(backbone), _SIZE, _SIZE))
     final = output[-1] if isinstance(output, list | tuple) else output
     if final.ndim != 4:
         raise ValueError(f"it gives {tuple(final.shape)}, no map")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, child, find_module
+from kd_mm.utils.channels import input_channels
 from kd_mm.utils.contexts import eval_mode
 
 _RELUS = (nn.ReLU, nn.ReLU6)
@@ -102,7 +103,7 @@ def _watch(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Tensor | Non
                 hooks.enter_context(module.register_forward_hook(partial(watch, name)))
         for tap, outputs in zip(taps, recorded, strict=True):
             hooks.enter_context(find_module(model, tap).register_forward_hook(partial(keep, tap, outputs)))
-        trunk(torch.rand(2, 3, *size).to(weight))
+        trunk(torch.rand(2, input_channels(model), *size).to(weight))
     calls = zip(taps, recorded, strict=True)
     return [outputs[tap.call] if -len(outputs) <= tap.call < len(outputs) else None for tap, outputs in calls], events
 

@@ -151,7 +151,7 @@ class Task:
 
         Args:
             student: The student.
-            inputs: ``(B, 3, H, W)``.
+            inputs: ``(B, C, H, W)``.
             data_samples: Annotations.
             records: Recorded tensors of the student.
             reads: What the losses require (:data:`kd_mm.losses.base.READABLE`).

@@ -12,6 +12,8 @@ import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
+from kd_mm.utils.channels import input_channels
+
 #: Largest accepted difference between onnxruntime and torch, relative to the largest torch output (at least 1).
 ONNX_TOLERANCE = 1e-4
 #: Batch sizes that the ONNX file is checked with; it was traced with another one.
@@ -38,7 +40,7 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int]) -> tuple[bytes, float
     """
     require_onnx()
     network = _TensorMode(model).cpu().eval()
-    content = _trace(network, torch.randn(_TRACED_BATCH, 3, *input_size))
+    content = _trace(network, torch.randn(_TRACED_BATCH, input_channels(model), *input_size))
     differences = {batch: _difference(network, content, input_size, batch) for batch in ONNX_BATCHES}
     for batch, difference in differences.items():
         if not difference <= ONNX_TOLERANCE:
@@ -94,11 +96,13 @@ def _trace(network: nn.Module, inputs: Tensor) -> bytes:
         ) from error
 
 
-def _difference(network: nn.Module, content: bytes, input_size: tuple[int, int], batch: int) -> float:
+def _difference(network: _TensorMode, content: bytes, input_size: tuple[int, int], batch: int) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    inputs = torch.randn(batch, 3, *input_size, generator=torch.Generator().manual_seed(batch))
+    inputs = torch.randn(
+        batch, input_channels(network.model), *input_size, generator=torch.Generator().manual_seed(batch)
+    )
     try:
         outputs = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     except Exception as error:  # onnxruntime's types are not public

@@ -59,6 +59,7 @@ class CIFARResNet(StagedBackbone):
         shortcut: ``"conv"`` (default) projects with a 1 x 1 convolution and batch normalisation where shapes change
             ("option B", the RepDistiller benchmark), ``"pad"`` pads with zeros ("option A", the original CIFAR-10
             networks).
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
 
     Raises:
@@ -66,7 +67,12 @@ class CIFARResNet(StagedBackbone):
     """
 
     def __init__(
-        self, depth: int, widths: Sequence[int] = (16, 16, 32, 64), shortcut: str = "conv", **kwargs: Any
+        self,
+        depth: int,
+        widths: Sequence[int] = (16, 16, 32, 64),
+        shortcut: str = "conv",
+        in_channels: int = 3,
+        **kwargs: Any,
     ) -> None:
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"CIFARResNet: depth must be 6n + 2 (8, 14, 20, 32, 44, 56, 110 ...), got {depth}")
@@ -82,4 +88,4 @@ class CIFARResNet(StagedBackbone):
             )
             for i, stride in enumerate((1, 2, 2))
         ]
-        super().__init__(ConvNorm(3, widths[0], 3), stages, **kwargs)
+        super().__init__(ConvNorm(in_channels, widths[0], 3), stages, **kwargs)

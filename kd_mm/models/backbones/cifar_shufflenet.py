@@ -47,6 +47,7 @@ class CIFARShuffleNetV1(StagedBackbone):
         blocks: Units a stage. Default ``(4, 8, 4)``.
         groups: Groups of the 1 x 1 convolutions. Default 3.
         init_cfg: Default ``None``: torch's own initialisation, as in the benchmark.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
     """
 
@@ -56,6 +57,7 @@ class CIFARShuffleNetV1(StagedBackbone):
         blocks: Sequence[int] = (4, 8, 4),
         groups: int = 3,
         init_cfg: dict | list[dict] | None = None,
+        in_channels: int = 3,
         **kwargs: Any,
     ) -> None:
         inputs = (STEM_CHANNELS, *widths[:-1])
@@ -66,7 +68,7 @@ class CIFARShuffleNetV1(StagedBackbone):
             )
             for before, width, count in zip(inputs, widths, blocks, strict=True)
         ]
-        super().__init__(ConvNorm(3, STEM_CHANNELS, 1), stages, init_cfg=init_cfg, **kwargs)
+        super().__init__(ConvNorm(in_channels, STEM_CHANNELS, 1), stages, init_cfg=init_cfg, **kwargs)
 
 
 def _branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:
@@ -120,6 +122,7 @@ class CIFARShuffleNetV2(StagedBackbone):
         widths: Channels of the three stages and of the last convolution. Default ``(116, 232, 464, 1024)``: x1.
         blocks: Units of stride 1 in each stage. Default ``(3, 7, 3)``.
         init_cfg: Default ``None``: torch's own initialisation, as in the benchmark.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
     """
 
@@ -128,6 +131,7 @@ class CIFARShuffleNetV2(StagedBackbone):
         widths: Sequence[int] = (116, 232, 464, 1024),
         blocks: Sequence[int] = (3, 7, 3),
         init_cfg: dict | list[dict] | None = None,
+        in_channels: int = 3,
         **kwargs: Any,
     ) -> None:
         inputs = (STEM_CHANNELS, *widths[:2])
@@ -136,4 +140,4 @@ class CIFARShuffleNetV2(StagedBackbone):
             for before, width, count in zip(inputs, widths[:3], blocks, strict=True)
         ]
         stages[-1].add_module("head", ConvNorm(widths[2], widths[3], 1))
-        super().__init__(ConvNorm(3, STEM_CHANNELS, 1), stages, init_cfg=init_cfg, **kwargs)
+        super().__init__(ConvNorm(in_channels, STEM_CHANNELS, 1), stages, init_cfg=init_cfg, **kwargs)

@@ -31,16 +31,17 @@ class CIFARVGG(StagedBackbone):
 
     Args:
         depth: 8, 11, 13, 16 or 19.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
 
     Raises:
         ValueError: For another depth.
     """
 
-    def __init__(self, depth: int, **kwargs: Any) -> None:
+    def __init__(self, depth: int, in_channels: int = 3, **kwargs: Any) -> None:
         if depth not in CONVS_PER_BLOCK:
             raise ValueError(f"CIFARVGG: depth must be one of {', '.join(map(str, CONVS_PER_BLOCK))}, got {depth}")
-        inputs = (3, *WIDTHS[:-1])
+        inputs = (in_channels, *WIDTHS[:-1])
         blocks = [_block(*sizes) for sizes in zip(inputs, WIDTHS, CONVS_PER_BLOCK[depth], strict=True)]
         members: list[OrderedDict[str, nn.Module]] = []
         for index, block in enumerate(blocks):

@@ -41,13 +41,14 @@ class CIFARWideResNet(StagedBackbone):
     Args:
         depth: ``6n + 4``: n blocks a stage.
         widen_factor: Stage widths are 16, 32 and 64 times this.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
 
     Raises:
         ValueError: For a depth that is not ``6n + 4``.
     """
 
-    def __init__(self, depth: int, widen_factor: int, **kwargs: Any) -> None:
+    def __init__(self, depth: int, widen_factor: int, in_channels: int = 3, **kwargs: Any) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"CIFARWideResNet: depth must be 6n + 4 (10, 16, 22, 28, 40 ...), got {depth}")
         blocks = (depth - 4) // 6
@@ -58,5 +59,5 @@ class CIFARWideResNet(StagedBackbone):
             rest = [PreActBlock(widths[i + 1], widths[i + 1], 1) for _ in range(blocks - 1)]
             stages.append(OrderedDict((str(j), module) for j, module in enumerate([first, *rest])))
         stages[-1].update(norm=nn.BatchNorm2d(widths[3]), act=nn.ReLU(inplace=True))
-        stem = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        stem = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
         super().__init__(stem, [nn.Sequential(stage) for stage in stages], **kwargs)

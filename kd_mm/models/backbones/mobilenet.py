@@ -45,12 +45,13 @@ class CIFARMobileNetV2(StagedBackbone):
     Args:
         width: Multiplies all widths but the last. Default 0.5, the benchmark's "MobileNetV2".
         expansion: Expansion of all groups but the first, which has 1. Default 6.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
     """
 
-    def __init__(self, width: float = 0.5, expansion: int = 6, **kwargs: Any) -> None:
+    def __init__(self, width: float = 0.5, expansion: int = 6, in_channels: int = 3, **kwargs: Any) -> None:
         channels = int(32 * width)
-        stem = ConvNorm(3, channels, 3, 2)
+        stem = ConvNorm(in_channels, channels, 3, 2)
         stages: list[OrderedDict[str, nn.Module]] = [OrderedDict() for _ in range(4)]
         for index, (stage, base, blocks, stride) in enumerate(GROUPS):
             group = nn.Sequential()
@@ -69,14 +70,15 @@ class MobileNetV1(StagedBackbone):
 
     Args:
         width: Multiplies all widths. Default 1.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
     """
 
     img_size = 224
 
-    def __init__(self, width: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, width: float = 1.0, in_channels: int = 3, **kwargs: Any) -> None:
         channels = int(32 * width)
-        stem = ConvNorm(3, channels, 3, 2)
+        stem = ConvNorm(in_channels, channels, 3, 2)
         stages = []
         for number, stage_widths in enumerate(V1_WIDTHS):
             stage = nn.Sequential()

@@ -76,6 +76,7 @@ class OSNet(StagedBackbone):
         streams: T, the number of scales.
         reduction: Channels of a block over those within it.
         gate_reduction: Channels of the gate's input over those of its hidden layer.
+        in_channels: Channels of the images. Default: 3.
         **kwargs: See :class:`StagedBackbone`.
     """
 
@@ -88,10 +89,11 @@ class OSNet(StagedBackbone):
         streams: int = 4,
         reduction: int = 4,
         gate_reduction: int = 16,
+        in_channels: int = 3,
         **kwargs: Any,
     ) -> None:
         channels = [int(width * base) for base in CHANNELS]
-        stem = nn.Sequential(OrderedDict(conv=ConvNorm(3, channels[0], 7, 2), pool=nn.MaxPool2d(3, 2, 1)))
+        stem = nn.Sequential(OrderedDict(conv=ConvNorm(in_channels, channels[0], 7, 2), pool=nn.MaxPool2d(3, 2, 1)))
         stages: list[nn.Module] = []
         for (before, after), count in zip(pairwise(channels), blocks, strict=True):
             stage: OrderedDict[str, nn.Module] = OrderedDict()

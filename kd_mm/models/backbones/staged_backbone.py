@@ -55,7 +55,7 @@ class StagedBackbone(BaseModule):
         """Return the outputs ``(B, C, H, W)`` of the stages in ``out_indices``, shallow to deep.
 
         Args:
-            x: Images ``(B, 3, H, W)``, normalised.
+            x: Images ``(B, C, H, W)``, normalised.
         """
         x = self.stem(x)
         outputs = []

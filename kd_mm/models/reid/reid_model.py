@@ -44,7 +44,7 @@ class ReIDModel(ImageClassifier):
         """Return embeddings ``(B, D)`` in ``tensor`` mode; losses or data samples otherwise.
 
         Args:
-            inputs: ``(B, 3, H, W)``, normalised.
+            inputs: ``(B, C, H, W)``, normalised.
             data_samples: Annotations.
             mode: ``"tensor"``, ``"predict"`` or ``"loss"``.
         """

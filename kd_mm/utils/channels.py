@@ -1,0 +1,26 @@
+"""The number of input channels of a network, for runs on generated images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+#: Input channels of a first convolution over rearranged 2 x 2 pixels (YOLOX, YOLOv5), to those of the image.
+_REARRANGED = {12: 3}
+
+
+def input_channels(model: nn.Module) -> int:
+    """Return the number of channels of the images that a network takes.
+
+    These are the entries of the data preprocessor's mean, if there are several; otherwise the input channels of the
+    first convolution of the backbone, where 12 are three channels of 2 x 2 pixels; 3 without a convolution.
+
+    Args:
+        model: A model with a ``data_preprocessor``, or a backbone.
+    """
+    parts = dict(model.named_children())
+    mean = dict(parts["data_preprocessor"].named_buffers()).get("mean") if "data_preprocessor" in parts else None
+    if mean is not None and mean.numel() > 1:
+        return mean.numel()
+    trunk = parts.get("backbone", model)
+    first = next((layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d)), None)
+    return _REARRANGED.get(first.in_channels, first.in_channels) if first is not None else 3
