@@ -7,6 +7,7 @@ from mmpretrain.datasets import CUB as UpstreamCUB
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets import ImageNet as UpstreamImageNet
 
+from kd_mm.datasets.text_files import read_lines, read_text
 from kd_mm.datasets.utils import require_layout
 from kd_mm.registry import DATASETS
 
@@ -86,8 +87,8 @@ class TinyImageNet(BaseDataset):
             ("wnids.txt", "words.txt", *entries),
             "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         )
-        self.wnids = sorted((root / "wnids.txt").read_text().split())
-        words = dict(line.split("\t", 1) for line in (root / "words.txt").read_text().splitlines() if "\t" in line)
+        self.wnids = sorted(read_text(root / "wnids.txt").split())
+        words = dict(line.split("\t", 1) for line in read_lines(root / "words.txt") if "\t" in line)
         classes = tuple(words.get(wnid, wnid) for wnid in self.wnids)
         super().__init__(
             ann_file="",
@@ -120,7 +121,7 @@ class TinyImageNet(BaseDataset):
     def _validation(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
         annotations = root / "val_annotations.txt"
         samples = []
-        for number, line in enumerate(annotations.read_text().splitlines(), start=1):
+        for number, line in enumerate(read_lines(annotations), start=1):
             name, _, rest = line.partition("\t")
             wnid = rest.partition("\t")[0]
             if wnid not in label_of:

@@ -14,7 +14,8 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
-from kd_mm.datasets.utils import IMAGE_SUFFIXES, add_metainfo, join_first, require_layout
+from kd_mm.datasets.image_files import is_image
+from kd_mm.datasets.utils import add_metainfo, join_first, require_layout
 from kd_mm.registry import DATASETS
 
 #: Folders by the part that they hold, and how many images the official ones have.
@@ -25,7 +26,6 @@ SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "te
 JUNK, DISTRACTOR = -1, 0
 _META = ("pid", "camid", "role", "img_path", "sample_idx")
 _NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d)")
-_SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 
 
 @DATASETS.register_module()
@@ -103,7 +103,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
         """Return the images of one folder, junk included, without other files and subfolders."""
         folder = Path(self.data_root) / FOLDERS[part]
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if _is_image(e.name) and e.is_file())
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and is_image(e.name) and e.is_file())
         expected = self.expected_counts.get(part)
         if expected is not None and len(names) != expected:
             raise ValueError(
@@ -176,7 +176,3 @@ class Market1501(DamagedImageCheck, BaseDataset):
 
     def _warn(self, text: str) -> None:
         print_log(f"{self.title}: {text}", "current", logging.WARNING)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES

@@ -13,8 +13,6 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 
-#: File endings of images, in the order in which they are tried.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".JPG", ".JPEG", ".PNG")
 #: Number of items that a message names before it counts the others.
 NAMED = 4
 

@@ -6,15 +6,18 @@ import io
 import logging
 import os
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmengine.fileio import get, list_from_file
+from mmengine.fileio import get
 from mmengine.logging import print_log
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
-from kd_mm.datasets.utils import IMAGE_SUFFIXES, join_first, require_layout
-from kd_mm.datasets.voc_annotation import AnnotationReport, VOCObject, image_size, parse_annotation
+from kd_mm.datasets.image_files import DecodedSize, ImageFolder, without_suffix
+from kd_mm.datasets.text_files import name_in_line, read_lines, without_marks
+from kd_mm.datasets.utils import join_first, require_layout
+from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
 from kd_mm.registry import DATASETS
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
@@ -24,6 +27,7 @@ _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
 _OUTSIDE = "reach out of the image and are clipped to it"
 _SWAPPED = "have their corners swapped and are sorted"
+_POLICIES = ("stop", "rescale", "skip", "keep")
 
 
 @DATASETS.register_module()
@@ -32,12 +36,17 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
 
     The folder ``data_root/sub_data_root`` holds ``Annotations``, ``JPEGImages`` and usually ``ImageSets``; its name is
     free. Class names other than the official ones come with ``metainfo=dict(classes=("cat", "dog"))``. Beyond upstream:
-    images may also be PNG, BMP or WebP; fractional coordinates are kept; a missing or empty ``<size>`` is read from the
-    image; boxes are clipped to the image; a box without area is dropped for training, where the logarithm of its width
-    would be infinite, and stays in the ground truth of a test, as in the official development kit. Odd boxes and
-    objects of other classes are counted in one line of the log each.
+    images may also be PNG, BMP, WebP or TIFF; lists may be UTF-8 or UTF-16, with endings, folders or further columns;
+    fractional coordinates are kept; width and height are those that the pipeline decodes, EXIF orientation included,
+    not those of ``<size>``; boxes are clipped to the image; a box without area is dropped for training, where the
+    logarithm of its width would be infinite, and stays in the ground truth of a test, as in the official development
+    kit. Odd boxes and objects of other classes are counted in one line of the log each.
 
     Args:
+        size_mismatch: What to do about images of another size than their ``<size>``: ``"stop"`` (default) before
+            training; ``"rescale"`` the boxes from ``<size>`` to the image; ``"skip"`` these images; ``"keep"`` the
+            boxes as they are. Counted in one line with both sizes.
+        negatives: Whether an image without an annotation file shows background alone; by default it cannot be used.
         on_error: ``"stop"`` or ``"skip"`` at images that are missing, damaged or listed twice, or whose annotation is
             missing or damaged, see :class:`~kd_mm.datasets.damaged_images.DamagedImageCheck`.
         **kwargs: As for mmdet's ``VOCDataset`` (``data_root``, ``ann_file``, ``data_prefix=dict(sub_data_root=...)``,
@@ -45,15 +54,24 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
 
     Raises:
         FileNotFoundError: The folder or the list of images does not exist.
-        ValueError: An unknown ``on_error``, an unfit class list, an empty list of images, unusable images under
-            ``"stop"``, no object of any class of the list, or no image left by ``filter_cfg``.
+        ValueError: An unknown ``on_error`` or ``size_mismatch``, an unfit class list, an empty list of images, unusable
+            images or other sizes under ``"stop"``, no object of any class of the list, no box with an area, or no image
+            left by ``filter_cfg``.
     """
+
+    def __init__(self, *args: Any, size_mismatch: str = "stop", negatives: bool = False, **kwargs: Any) -> None:
+        if size_mismatch not in _POLICIES:
+            raise ValueError(f"VOCDataset: size_mismatch must be one of {', '.join(_POLICIES)}, got {size_mismatch!r}")
+        self.size_mismatch, self.negatives = size_mismatch, negatives
+        super().__init__(*args, **kwargs)
 
     @classmethod
     def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:
         loaded: dict[str, Any] = super()._load_metainfo(metainfo)
         classes = loaded["classes"]
-        if isinstance(classes, str):
+        if not isinstance(classes, str):
+            classes = loaded["classes"] = type(classes)(map(str.strip, classes))
+        else:
             raise ValueError(f"VOCDataset: classes must be a tuple of names; one class is written ({classes!r},)")
         twice = sorted({name for name in classes if list(classes).count(name) > 1})
         if not classes or twice:
@@ -76,6 +94,14 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
     def _local(self) -> bool:
         return self.backend_args is None and "://" not in self.sub_data_root
 
+    @cached_property
+    def _images(self) -> ImageFolder:
+        return ImageFolder(os.path.join(self.sub_data_root, self.img_subdir))
+
+    @cached_property
+    def _decoded_size(self) -> DecodedSize:
+        return DecodedSize(self.pipeline.transforms)
+
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return one dict an image: ``img_path``, ``img_id``, ``xml_path``, ``height``, ``width``, ``instances``."""
         self.cat2label = {name: label for label, name in enumerate(self._metainfo["classes"])}
@@ -86,37 +112,42 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         samples = []
         for name in dict.fromkeys(names):
             try:
-                samples.append(self.parse_data_info({"img_id": name}))
+                sample = self.parse_data_info({"img_id": name})
+                if isinstance(sample, dict):
+                    samples.append(sample)
             except (OSError, ValueError) as error:
                 self._report.unusable.append(f"{name} ({error})")
         repeated = [(name, times) for name, times in Counter(names).items() if times > 1]
         self._report.unusable += [f"{name} (it is listed {times} times)" for name, times in repeated]
-        self._conclude(len(names), len(samples))
+        self._conclude(len(names), samples)
         return samples
 
-    def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
+    def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
         """Read one annotation file and check its image.
 
         Args:
             img_info: With ``img_id``.
 
+        Returns:
+            The sample; an empty list where ``size_mismatch`` skips it.
+
         Raises:
             ValueError: What is wrong with either file, in one line.
         """
         name = img_info["img_id"]
-        xml_path = os.path.join(self.sub_data_root, self.ann_subdir, f"{name}.xml")
+        xml_path = self._annotation_path(name)
         img_path = self._find_image(name)
-        if self._local and not os.path.isfile(xml_path):
-            raise ValueError(f"there is no {xml_path}")
-        content = Path(xml_path).read_bytes() if self._local else get(xml_path, backend_args=self.backend_args)
-        try:
-            annotation = parse_annotation(content)
-        except ValueError as error:
-            raise ValueError(f"{xml_path}: {error}") from error
-        size = annotation.size
-        objects = [item for item in annotation.objects if item.name in self.cat2label]
-        if self._local and (size is None or any(_reaches_out(item, size) for item in objects)):
-            size = image_size(img_path)
+        annotation = self._read_annotation(xml_path)
+        self._report.unclear.update(annotation.unclear)
+        size, scale = annotation.size, (1.0, 1.0)
+        if self._local:
+            size = self._decoded_size(img_path)
+            if annotation.size not in (None, size):
+                self._note_size(name, annotation.size, size)
+                if self.size_mismatch == "skip":
+                    return []
+                if self.size_mismatch == "rescale":
+                    scale = (size[0] / annotation.size[0], size[1] / annotation.size[1])
         width, height = size or (0, 0)
         return {
             "img_path": img_path,
@@ -124,7 +155,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             "xml_path": xml_path,
             "height": height,
             "width": width,
-            "instances": self._instances(name, annotation.objects, size),
+            "instances": self._instances(name, annotation.objects, size, scale),
         }
 
     def filter_data(self) -> list[dict[str, Any]]:
@@ -162,25 +193,62 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 f"(there {f'are: {join_first(lists)}' if lists else f'is no *.txt in {path.parent.absolute()}'}); set "
                 "ann_file to a text file with one image name a line"
             )
-        lines = list_from_file(self.ann_file, backend_args=self.backend_args)
-        names = [_without_suffix(line.strip()) for line in lines if line.strip()]
+        lines = read_lines(self.ann_file, backend_args=self.backend_args)
+        names = self._names(lines)
         if not names:
             raise ValueError(f"{path.absolute()} is empty: it should hold one image name a line")
         return names
 
-    def _find_image(self, name: str) -> str:
-        folder = os.path.join(self.sub_data_root, self.img_subdir)
+    def _names(self, lines: list[str]) -> list[str]:
+        """Return the names of the images in the lines of a list."""
         if not self._local:
-            return os.path.join(folder, f"{name}.jpg")
-        paths = (os.path.join(folder, name + suffix) for suffix in IMAGE_SUFFIXES)
-        path = next((path for path in paths if os.path.isfile(path)), None)
+            return [without_suffix(line) for line in without_marks(lines)]
+        names, rests = [], []
+        for line in lines:
+            name, rest = name_in_line(line, self._images.root, lambda name: self._images.find(name) is not None)
+            if self._images.find(name) is None and line.startswith("#"):
+                continue
+            names.append(name if os.path.isfile(self._annotation_path(name)) else without_suffix(name))
+            rests += [rest] if rest else []
+        if rests:
+            marks = set(rests) <= {"-1", "0", "1"}
+            what = f"-1, 0 and 1 of a list of one class: all images are kept, those of -1 ({rests.count('-1')}) too"
+            columns = what if marks else f"not read ({join_first(list(dict.fromkeys(rests)))})"
+            self._log(f"{len(rests)} of {len(lines)} lines have more than the image's name: {columns}")
+        return names
+
+    def _find_image(self, name: str) -> str:
+        if not self._local:
+            return os.path.join(self.sub_data_root, self.img_subdir, f"{name}.jpg")
+        path = self._images.find(name)
         if path is None:
-            raise ValueError(f"there is no {os.path.join(folder, name)}.jpg, nor with another ending")
+            raise ValueError(self._images.missing(name))
         if reason := self.check_file(path):
             raise ValueError(f"{path}: {reason}")
         return path
 
-    def _instances(self, image: str, objects: list[VOCObject], size: tuple[int, int] | None) -> list[dict[str, Any]]:
+    def _annotation_path(self, name: str) -> str:
+        return os.path.join(self.sub_data_root, self.ann_subdir, f"{name}.xml")
+
+    def _read_annotation(self, path: str) -> VOCAnnotation:
+        if self._local and not os.path.isfile(path):
+            if self.negatives:
+                return VOCAnnotation(None, [], [])
+            raise ValueError(f"there is no {path}; negatives=True keeps images without one as background")
+        try:
+            return parse_annotation(
+                Path(path).read_bytes() if self._local else get(path, backend_args=self.backend_args)
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _note_size(self, name: str, declared: tuple[int, int], size: tuple[int, int]) -> None:
+        written = f"{name} ({declared[0]}x{declared[1]} in the XML, {size[0]}x{size[1]} in the image)"
+        self._report.sizes.append(written)
+
+    def _instances(
+        self, image: str, objects: list[VOCObject], size: tuple[int, int] | None, scale: tuple[float, float]
+    ) -> list[dict[str, Any]]:
         """Return the objects of the class list as mmdet wants them."""
         instances = []
         for item in objects:
@@ -189,7 +257,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 self._report.foreign[item.name] += 1
                 continue
             self._report.known[item.name] += 1
-            box = self._box(image, item, size)
+            box = self._box(image, item, size, scale)
             width, height = box[2] - box[0], box[3] - box[1]
             if min(width, height) <= 0:
                 self._report.box(_NO_AREA[self.test_mode], image)
@@ -199,24 +267,28 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             instances.append({"bbox": box, "bbox_label": label, "ignore_flag": int(item.difficult or small)})
         return instances
 
-    def _box(self, image: str, item: VOCObject, size: tuple[int, int] | None) -> list[float]:
+    def _box(
+        self, image: str, item: VOCObject, size: tuple[int, int] | None, scale: tuple[float, float]
+    ) -> list[float]:
         """Return ``[x1, y1, x2, y2]`` from 0, in order, inside of the image."""
-        left, top, right, bottom = (corner - 1 for corner in item.box)
+        self._report.largest = max(self._report.largest, *item.box)
+        left, top, right, bottom = ((corner - 1) * by for corner, by in zip(item.box, (*scale, *scale), strict=True))
         if left > right or top > bottom:
             self._report.box(_SWAPPED, image)
             left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
         if size is None:
             return [left, top, right, bottom]
-        if _reaches_out(item, size):
+        if min(left, top) < -1 or right > size[0] or bottom > size[1]:  # counted from 0 or from 1
             self._report.box(_OUTSIDE, image)
         return [min(max(x, 0.0), limit) for x, limit in zip((left, top, right, bottom), (*size, *size), strict=True)]
 
-    def _conclude(self, listed: int, usable: int) -> None:
+    def _conclude(self, listed: int, samples: list[dict[str, Any]]) -> None:
         """Log the problems of the annotations; stop at those that leave nothing to train on."""
         found, lists = self._report, Path(self.ann_file).absolute()
-        if found.unusable and not usable and self.on_error == "skip":
+        if found.unusable and not samples and self.on_error == "skip":
             raise ValueError(f"none of the {listed} images of {lists} can be used: {join_first(found.unusable)}")
         self.report_unusable(found.unusable, listed, str(lists))
+        self._report_sizes(listed, bool(samples))
         if found.foreign and not found.known:
             names = ", ".join(name for name, _ in found.foreign.most_common())
             raise ValueError(
@@ -224,16 +296,38 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 f"class list is {', '.join(self.cat2label)}. Set metainfo=dict(classes=(...)) of every data set and "
                 "num_classes of the model"
             )
+        areas = [box for sample in samples for box in map(_area, sample["instances"])]
+        if found.known and not any(areas):
+            fractions = f" (their largest number is {found.largest:g}: fractions of the image?)"
+            raise ValueError(
+                f"none of the {found.known.total()} boxes of {lists} has an area{fractions * (found.largest <= 1)}: "
+                "<bndbox> holds pixels, counted from 1"
+            )
         for line in found.lines():
-            print_log(f"{lists}: {line}", "current", logging.WARNING)
+            self._log(line)
+
+    def _report_sizes(self, listed: int, any_left: bool) -> None:
+        """Stop at images of another size than their annotation has, or log them.
+
+        Raises:
+            ValueError: There are any under ``"stop"``, or none but them under ``"skip"``.
+        """
+        sizes = self._report.sizes
+        if not sizes:
+            return
+        counted = f"{len(sizes)} of {listed} images are of another size than their <size>: {join_first(sizes)}"
+        if self.size_mismatch == "stop" or not any_left:
+            raise ValueError(
+                f"{Path(self.ann_file).absolute()}: {counted}; size_mismatch='rescale' of the data set scales the "
+                "boxes from <size> to the image, 'skip' leaves these images out, 'keep' takes the boxes as they are"
+            )
+        done = {"rescale": "their boxes are scaled", "skip": "they are left out", "keep": "their boxes are kept"}
+        self._log(f"{counted}; {done[self.size_mismatch]}")
+
+    def _log(self, line: str) -> None:
+        print_log(f"{Path(self.ann_file).absolute()}: {line}", "current", logging.WARNING)
 
 
-def _without_suffix(name: str) -> str:
-    """Return the name of an image without the ending of an image file, which some lists have."""
-    return next((name.removesuffix(suffix) for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), name)
-
-
-def _reaches_out(item: VOCObject, size: tuple[int, int]) -> bool:
-    """Return whether a box leaves its image by more than the pixel that counting from 0 or 1 makes."""
-    (x1, y1, x2, y2), (width, height) = item.box, size
-    return min(x1, y1, x2, y2) < 0 or max(x1, x2) > width + 1 or max(y1, y2) > height + 1
+def _area(instance: dict[str, Any]) -> float:
+    left, top, right, bottom = instance["bbox"]
+    return float((right - left) * (bottom - top))

@@ -1,15 +1,15 @@
 """Annotation files in Pascal VOC's format: parsing one, and reporting the problems of a split."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from PIL import Image
-
 from kd_mm.datasets.utils import join_first
 
-_EXIF_ORIENTATION, _SIDEWAYS = 274, (5, 6, 7, 8)
+_DECLARED = re.compile(rb"^<\?xml[^>]*?encoding=[\"']([\w.-]+)[\"'][^>]*\?>")
+_YES, _NO = ("true", "yes", "y", "t", "difficult"), ("", "false", "no", "n", "f")
 
 
 @dataclass(frozen=True)
@@ -34,40 +34,33 @@ class VOCAnnotation:
     Attributes:
         size: Width and height in pixels; None where the file lacks positive numbers.
         objects: The objects, in the order of the file.
+        unclear: What ``<difficult>`` holds where that is neither yes nor no, one entry for each object.
     """
 
     size: tuple[int, int] | None
     objects: list[VOCObject]
+    unclear: list[str]
 
 
 def parse_annotation(content: bytes) -> VOCAnnotation:
-    """Parse the bytes of an annotation file; elements that training does not use are ignored.
+    """Parse the bytes of an annotation file; elements that training does not use, and namespaces, are ignored.
 
     Raises:
         ValueError: One line on what is wrong, without the name of the file.
     """
-    try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"it is not XML ({error})") from error
+    root = _parse(content.lstrip())
+    if "}" in root.tag:
+        for element in root.iter():
+            element.tag = str(element.tag).rpartition("}")[2]
     if root.tag != "annotation":
         raise ValueError(f"its outermost element is <{root.tag}>, not <annotation>")
-    return VOCAnnotation(_size(root), [_object(number, item) for number, item in enumerate(root.findall("object"), 1)])
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Return width and height of an image in pixels, with its EXIF orientation applied.
-
-    Raises:
-        ValueError: The header cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the image's size cannot be read ({' '.join(str(error).split())})") from error
-    return (height, width) if sideways else (width, height)
+    objects, unclear = [], []
+    for number, item in enumerate(root.findall("object"), 1):
+        word = _difficult(item)
+        objects.append(_object(number, item, word in _YES))
+        if word not in _YES + _NO:
+            unclear.append(word)
+    return VOCAnnotation(_size(root), objects, unclear)
 
 
 class AnnotationReport:
@@ -75,30 +68,69 @@ class AnnotationReport:
 
     Attributes:
         unusable: One entry an image that cannot be used, with the reason.
+        sizes: One entry an image of another size than its annotation has, with both.
         boxes: Names of images by kind of problem, one entry for each box.
         known: Objects of the class list, by class.
         foreign: Objects of other classes, by class.
+        unclear: Words of ``<difficult>`` that are neither yes nor no.
+        largest: The largest coordinate of a box in any file.
     """
 
     def __init__(self) -> None:
         self.unusable: list[str] = []
+        self.sizes: list[str] = []
         self.boxes: dict[str, list[str]] = {}
         self.known: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
+        self.unclear: Counter[str] = Counter()
+        self.largest = 0.0
 
     def box(self, what: str, image: str) -> None:
         """Count a box with a problem."""
         self.boxes.setdefault(what, []).append(image)
 
     def lines(self) -> list[str]:
-        """Return one line for each kind of problem, without the unusable images."""
+        """Return one line for each kind of problem, without the unusable images and the sizes."""
         lines = []
         for what, images in self.boxes.items():
             lines.append(f"boxes that {what}: {len(images)}, in {join_first(sorted(set(images)))}")
         if self.foreign:
-            counted = [f"{name} ({count})" for name, count in self.foreign.most_common()]
-            lines.append(f"objects of classes that are not in the class list are left out: {join_first(counted)}")
+            lines.append(f"objects of classes that are not in the class list are left out: {_counted(self.foreign)}")
+        if self.unclear:
+            lines.append(f"<difficult> that is neither yes nor no is read as no: {_counted(self.unclear)}")
         return lines
+
+
+def _counted(counts: Counter[str]) -> str:
+    return join_first([f"{name} ({count})" for name, count in counts.most_common()])
+
+
+def _parse(content: bytes) -> ElementTree.Element:
+    """Parse XML of any encoding that Python knows: the parser itself knows few."""
+    declared = _DECLARED.match(content)
+    try:
+        if declared and declared[1].lower() not in (b"utf-8", b"utf-16"):
+            # The two newer standards contain what files declared as the old one often hold.
+            encoding = declared[1].decode().lower()
+            encoding = "gb18030" if encoding in ("gb2312", "gbk") else encoding
+            return ElementTree.fromstring(content[declared.end() :].decode(encoding))
+        return ElementTree.fromstring(content)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its text is not of the encoding {error.encoding} that it declares") from error
+    except LookupError as error:
+        raise ValueError(f"its encoding is not known ({error}): save it as UTF-8") from error
+    except (ElementTree.ParseError, ValueError) as error:
+        if not declared and not _is_utf8(content):
+            raise ValueError("its text is not UTF-8: save it so, or declare its encoding in the first line") from error
+        raise ValueError(f"it is not XML ({error})") from error
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
@@ -108,21 +140,26 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _object(number: int, item: ElementTree.Element) -> VOCObject:
+def _object(number: int, item: ElementTree.Element, difficult: bool) -> VOCObject:
     name = (item.findtext("name") or "").strip()
     if not name:
         raise ValueError(f"object {number} has no <name>")
+    box = item.find("bndbox")
+    written = {} if box is None else {corner.tag: corner.text for corner in box}
     corners = []
     for corner in ("xmin", "ymin", "xmax", "ymax"):
-        value = _number(item.findtext(f"bndbox/{corner}"))
+        value = _number(written.get(corner))
         if value is None:
             raise ValueError(f"object {number} ({name}) has no number as <{corner}>")
         corners.append(value)
-    difficult = (item.findtext("difficult") or "").strip()
-    marked = _number(difficult or "0")
-    if marked is None:
-        raise ValueError(f"object {number} ({name}) has <difficult>{difficult}</difficult>, which is neither 0 nor 1")
-    return VOCObject(name, (corners[0], corners[1], corners[2], corners[3]), bool(marked))
+    return VOCObject(name, (corners[0], corners[1], corners[2], corners[3]), difficult)
+
+
+def _difficult(item: ElementTree.Element) -> str:
+    """Return the word of ``<difficult>`` in lower case; numbers become one of the words."""
+    word = (item.findtext("difficult") or "").strip().lower()
+    number = _number(word)
+    return word if number is None else (_YES if number else _NO)[0]
 
 
 def _number(text: str | None) -> float | None:

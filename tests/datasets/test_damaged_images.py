@@ -14,13 +14,17 @@ from torch.utils.data import DataLoader
 
 from kd_mm.datasets.damaged_images import DamagedImageError, decoding_error, file_damage
 
-from ..helpers.voc_folder import PIPELINE, VOCFolder, read, read_error, truncate
+from ..helpers.voc_folder import CAT, PIPELINE, VOCFolder, read, read_error, truncate, xml
+
+UNDECODABLE = "it cannot be decoded; libpng error: IDAT: unknown compression method"
 
 
 def corrupt(voc: VOCFolder, name: str) -> Path:
-    """Write both ends of a JPEG with nothing between them that can be decoded."""
-    path = voc.folder / "JPEGImages" / f"{name}.jpg"
-    path.write_bytes(b"\xff\xd8" + bytes(200) + b"\xff\xd9")
+    """Replace an image by a PNG with a header and an end, and nothing between them that can be decoded."""
+    (voc.folder / "JPEGImages" / f"{name}.jpg").unlink()
+    path = voc.image(name, suffix=".png")
+    content = path.read_bytes()
+    path.write_bytes(content[:41] + bytes(len(content) - 53) + content[-12:])
     return path
 
 
@@ -29,14 +33,14 @@ def test_undecodable_image_is_replaced_in_training(voc: VOCFolder, warnings: lis
     dataset = read(voc, on_error="skip", pipeline=PIPELINE)
     np.random.seed(0)
     assert {dataset[1]["data_samples"].img_id for _ in range(20)} == {"a", "c"}
-    assert warnings == [f"skipped {path}: it cannot be decoded; 1 so far"]
+    assert warnings == [f"skipped {path}: {UNDECODABLE}; 1 so far"]
 
 
 def test_undecodable_image_is_left_out_of_a_test(voc: VOCFolder) -> None:
     path = corrupt(voc, "b")
     dataset = read(voc, on_error="skip", pipeline=PIPELINE, test_mode=True)
     assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
-    assert f"b ({path}: it cannot be decoded)" in read_error(voc, test_mode=True)
+    assert f"b ({path}: {UNDECODABLE})" in read_error(voc, test_mode=True)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -48,7 +52,7 @@ def test_undecodable_image_stops_with_one_line(voc: VOCFolder, workers: int) -> 
         pytest.raises(DamagedImageError) as error,
     ):
         list(DataLoader(dataset, batch_size=None, num_workers=workers))
-    assert str(error.value).startswith(f"{path}: it cannot be decoded; repair it or take it out of ")
+    assert str(error.value).startswith(f"{path}: {UNDECODABLE}; repair it or take it out of ")
     assert "\n" not in str(error.value)
 
 
@@ -72,6 +76,7 @@ def test_damage_that_decodes_to_an_image(
     voc: VOCFolder, warnings: list[str], capfd: pytest.CaptureFixture[str], damage: Any, progressive: bool, backend: str
 ) -> None:
     path = voc.image("b", 160, 120, progressive=progressive)
+    voc.annotate("b", xml([CAT], size=""))
     path.write_bytes(damage(path.read_bytes()))
     assert file_damage(str(path)) == ""
     pipeline = [{"type": "LoadImageFromFile", "imdecode_backend": backend}, *PIPELINE[1:]]

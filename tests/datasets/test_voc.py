@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +112,40 @@ def test_missing_size_is_read_from_the_image(voc: VOCFolder) -> None:
         assert info["instances"][0]["bbox"] == [10, 5, 77, 40]
 
 
-def test_wrong_size_does_not_clip_boxes(voc: VOCFolder) -> None:
-    voc.image("a", width=200, height=100)
-    voc.annotate("a", xml([("cat", (11, 6, 150, 90))]))
-    info = read(voc).get_data_info(0)
-    assert (info["width"], info["height"]) == (200, 100)
-    assert info["instances"][0]["bbox"] == [10, 5, 149, 89]
+def test_size_that_differs_from_the_image(voc: VOCFolder, warnings: list[str]) -> None:
+    voc.image("a", width=128, height=24)
+    line = read_error(voc)
+    assert "1 of 3 images are of another size than their <size>: a (64x48 in the XML, 128x24 in the image)" in line
+    assert all(f"'{policy}'" in line for policy in ("rescale", "skip", "keep"))
+    assert len(read(voc, size_mismatch="skip")) == 2
+    boxes_of = {policy: read(voc, size_mismatch=policy) for policy in ("rescale", "keep")}
+    assert boxes(boxes_of["rescale"]) == [[20, 2.5, 58, 19.5]]
+    assert boxes(boxes_of["keep"]) == [[10, 5, 29, 24]]
+    info = boxes_of["keep"].get_data_info(0)
+    assert (info["width"], info["height"]) == (128, 24)
+    assert [line.rpartition("; ")[2] for line in warnings if "another size" in line] == [
+        "they are left out",
+        "their boxes are scaled",
+        "their boxes are kept",
+    ]
+    assert "size_mismatch must be one of stop, rescale, skip, keep, got 'no'" in read_error(voc, size_mismatch="no")
 
 
-def test_size_follows_the_exif_orientation(voc: VOCFolder) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("color_type", ["color", "unchanged", "color_ignore_orientation"])
+def test_size_is_that_of_the_decoded_image(voc: VOCFolder, suffix: str, color_type: str) -> None:
     exif = Image.Exif()
-    exif[274] = 6
-    voc.image("a", width=60, height=40, exif=exif)
+    exif[274] = 8
+    (voc.folder / "JPEGImages" / "a.jpg").unlink()
+    voc.image("a", width=60, height=40, suffix=suffix, exif=exif)
     voc.annotate("a", xml([CAT], size=""))
-    dataset = read(voc, pipeline=PIPELINE[:1])
+    dataset = read(voc, pipeline=[{"type": "LoadImageFromFile", "color_type": color_type}])
     info = dataset.get_data_info(0)
-    assert (info["height"], info["width"]) == dataset[0]["img"].shape[:2] == (60, 40)
+    assert (info["height"], info["width"]) == dataset[0]["img"].shape[:2]
+    turned = (info["width"], info["height"]) == (40, 60)
+    assert turned or color_type != "color" or suffix != ".jpg"
+    voc.annotate("a", xml([CAT], size=f"<width>{40 + 20 * turned}</width><height>{60 - 20 * turned}</height>"))
+    assert "in the XML, " in read_error(voc, pipeline=[{"type": "LoadImageFromFile", "color_type": color_type}])
 
 
 def test_depth_is_ignored(voc: VOCFolder) -> None:
@@ -170,17 +189,19 @@ DAMAGES = {
     "no annotation": (lambda voc: (voc.folder / "Annotations" / "b.xml").unlink(), "there is no", "b.xml"),
     "empty annotation": (lambda voc: voc.annotate("b", ""), "b.xml: it is not XML", "no element found"),
     "cut annotation": (lambda voc: voc.annotate("b", xml([CAT])[:-20]), "b.xml: it is not XML", "line 1"),
-    "binary": (lambda voc: (voc.folder / "Annotations" / "b.xml").write_bytes(b"\x00\xff"), "b.xml: it is not XML"),
-    "encoding": (lambda voc: voc.annotate("b", "<?xml version='1.0' encoding='no-8'?><annotation/>"), "b.xml: it is n"),
+    "binary": (
+        lambda voc: (voc.folder / "Annotations" / "b.xml").write_bytes(b"\x00\xff"),
+        "b.xml: its text is not UT",
+    ),
+    "encoding": (
+        lambda voc: voc.annotate("b", "<?xml version='1.0' encoding='no-8'?><annotation/>"),
+        "b.xml: its encoding is not known (unknown encoding: no-8): save it as UTF-8",
+    ),
     "html": (lambda voc: voc.annotate("b", "<html></html>"), "b.xml: its outermost element is <html>"),
     "no name": (lambda voc: voc.annotate("b", object_without("name")), "b.xml: object 1 has no <name>"),
     "no corner": (lambda voc: voc.annotate("b", object_without("ymax")), "b.xml: object 1 (cat) has no number as <yma"),
     "words": (lambda voc: voc.annotate("b", xml([("cat", (1, "x", 3, 4))])), "object 1 (cat) has no number as <ymin>"),
     "not finite": (lambda voc: voc.annotate("b", xml([("cat", (1, 2, "nan", 4))])), "has no number as <xmax>"),
-    "difficult": (
-        lambda voc: voc.annotate("b", xml([CAT], extra="<difficult>no</difficult>")),
-        "<difficult>no</diffic",
-    ),
 }
 
 
@@ -217,6 +238,108 @@ def test_image_listed_twice(voc: VOCFolder, warnings: list[str]) -> None:
     assert "a (it is listed 2 times)" in read_error(voc)
     assert len(read(voc, on_error="skip")) == 2
     assert "a (it is listed 2 times)" in warnings[0]
+
+
+LISTS = {
+    "byte order mark, CRLF": "\ufeffa\r\nb\r\nc\r\n".encode(),
+    "UTF-16": "a\nb\nc\n".encode("utf-16"),
+    "UTF-16 without a mark": "a\nb\nc\n".encode("utf-16-be"),
+    "marks of one class": b"a  1\nb -1\nc  0\n",
+    "endings in any case, blanks": b" a.JPG \nb.jpg\t\n\n  c.jpeg\n",
+    "quotes and commas": b"'a',3\n\"b\",4\nc;red\n",
+    "image and annotation": b"JPEGImages/a.jpg Annotations/a.xml\nJPEGImages/b.jpg b.xml\nJPEGImages/c.jpg x\n",
+    "paths of another machine": b"# from bob\nC:\\data\\a.jpg\n/home/bob/b.jpg\n./VOC2007/JPEGImages/c.jpg\n",
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_as_people_write_them(voc: VOCFolder, warnings: list[str], kind: str) -> None:
+    voc.split("train", []).write_bytes(LISTS[kind])
+    dataset = read(voc)
+    assert [dataset.get_data_info(index)["img_id"] for index in range(3)] == ["a", "b", "c"]
+    columns = [line.partition("train.txt: ")[2] for line in warnings if "more than the image's name" in line]
+    expected = {
+        "marks of one class": "-1, 0 and 1 of a list of one class: all images are kept, those of -1 (1) too",
+        "quotes and commas": "not read (3, 4, red)",
+        "image and annotation": "not read (Annotations/a.xml, b.xml, x)",
+    }
+    assert columns == [f"3 of 3 lines have more than the image's name: {expected[kind]}" for _ in columns]
+    assert bool(columns) == (kind in expected)
+
+
+def test_names_with_blanks_dots_and_numbers_at_their_end(voc: VOCFolder) -> None:
+    names = ["scan 1", "scan 0", "2 -1", "site a/scan.v1", "c.jpg", "#4"]
+    for name in names:
+        for part in ("JPEGImages", "Annotations"):
+            (voc.folder / part / name).parent.mkdir(exist_ok=True)
+        voc.image(name, suffix=".png")
+        voc.annotate(name, xml([CAT]))
+    voc.split("train", names)
+    dataset = read(voc)
+    assert [dataset.get_data_info(index)["img_id"] for index in range(len(names))] == names
+
+
+def test_endings_in_any_case_and_such_as_are_not_read(voc: VOCFolder) -> None:
+    for name, suffix in (("d", ".BMP"), ("e", ".Jpg"), ("f", ".tif"), ("g", ".TIFF")):
+        voc.image(name, suffix=suffix)
+        voc.annotate(name, xml([CAT]))
+    voc.split("train", ["d", "e", "f", "g"])
+    dataset = read(voc, pipeline=PIPELINE, test_mode=True)
+    assert [dataset[index]["inputs"].shape for index in range(4)] == [(3, 96, 128)] * 4
+    voc.image("h", suffix=".gif")
+    (voc.folder / "JPEGImages" / "i").mkdir()
+    voc.split("train", ["a", "h", "i"])
+    line = read_error(voc)
+    assert "JPEGImages/h.gif is not read: convert it to one of .jpg, " in line
+    assert "JPEGImages/i is a folder" in line
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "iso-8859-1", "shift_jis", "utf-16", "utf-8"])
+def test_declared_encodings_of_an_annotation(voc: VOCFolder, encoding: str) -> None:
+    name = "é" if encoding == "iso-8859-1" else "中"
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{xml([(name, CAT[1])])}'
+    (voc.folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    dataset = read(voc, metainfo={"classes": ("cat", f" {name}\n")})
+    assert dataset.get_data_info(0)["instances"][0]["bbox_label"] == 1
+    assert dataset.metainfo["classes"] == ("cat", name)
+    (voc.folder / "Annotations" / "a.xml").write_bytes(text.partition("\n")[2].encode("gbk") + b"\xff")
+    assert "its text is not UTF-8: save it so, or declare its encoding in the first line" in read_error(voc)
+
+
+def test_namespaces_and_blank_lines_before_the_declaration(voc: VOCFolder) -> None:
+    text = xml([CAT]).replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
+    voc.annotate("a", f'\n\n<?xml version="1.0"?>\n{text}')
+    assert boxes(read(voc)) == [[10, 5, 29, 39]]
+
+
+def test_difficult_of_any_spelling(voc: VOCFolder, warnings: list[str]) -> None:
+    words = {"1": 1, "TRUE": 1, " yes ": 1, "0.0": 0, "False": 0, "": 0, "Unspecified": 0, "hard?": 0}
+    objects = "".join(
+        re.search("<object>.*</object>", xml([CAT], extra=f"<difficult>{word}</difficult>"))[0] for word in words
+    )
+    voc.annotate("a", f"<annotation>{objects}</annotation>")
+    flags = [instance["ignore_flag"] for instance in read(voc).get_data_info(0)["instances"]]
+    assert flags == list(words.values())
+    assert [line.partition(": ")[2] for line in warnings] == [
+        "<difficult> that is neither yes nor no is read as no: unspecified (1), hard? (1)"
+    ]
+
+
+def test_images_without_an_annotation_are_background_where_that_is_asked_for(voc: VOCFolder) -> None:
+    (voc.folder / "Annotations" / "b.xml").unlink()
+    assert "negatives=True keeps images without one as background" in read_error(voc)
+    dataset = read(voc, negatives=True, pipeline=PIPELINE)
+    assert [len(boxes(dataset, index)) for index in range(3)] == [1, 0, 1]
+    assert dataset[1]["inputs"].shape == (3, 96, 128)
+
+
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_fractions_as_coordinates(voc: VOCFolder, test_mode: bool) -> None:
+    for name in ("a", "b", "c"):
+        voc.annotate(name, xml([("cat", (0.1, 0.2, 0.6, 0.9))]))
+    line = read_error(voc, test_mode=test_mode)
+    assert "none of the 3 boxes of " in line
+    assert "(their largest number is 0.9: fractions of the image?): <bndbox> holds pixels, counted from 1" in line
 
 
 def test_missing_folders_and_lists(voc: VOCFolder, tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Image files: their endings, names and headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import cv2
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+#: File endings of images in lower case, in the order in which they are preferred.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_EXIF_ORIENTATION, _SIDEWAYS, _BITS_OF_TIFF = 274, (5, 6, 7, 8), 258
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file name has the ending of an image, in upper or lower case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def without_suffix(name: str) -> str:
+    """Return a file name without the ending of an image."""
+    return os.path.splitext(name)[0] if is_image(name) else name
+
+
+class ImageFolder:
+    """The images of a folder and those below it by name, whatever the case of their ending.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._listed: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> str | None:
+        """Return the path of an image.
+
+        Args:
+            name: Relative to the folder, with or without ending.
+
+        Returns:
+            The path, of the preferred ending where there are several; None where there is no image of this name.
+        """
+        for candidate in (name, without_suffix(name)):
+            folder, stem = os.path.split(candidate)
+            files = [file for file in self._files(folder).get(stem, ()) if is_image(file)]
+            if files:
+                best = min(files, key=lambda file: IMAGE_SUFFIXES.index(os.path.splitext(file)[1].lower()))
+                return os.path.join(self.root, folder, best)
+        return None
+
+    def missing(self, name: str) -> str:
+        """Return why there is no image of a name: what else there is, or that there is nothing."""
+        folder, stem = os.path.split(without_suffix(name))
+        path = os.path.join(self.root, folder, stem)
+        others = self._files(folder).get(stem)
+        if others:
+            is_folder = os.path.isdir(os.path.join(self.root, folder, others[0]))
+            what = "is a folder" if is_folder else f"is not read: convert it to one of {', '.join(IMAGE_SUFFIXES)}"
+            return f"{os.path.join(self.root, folder, others[0])} {what}"
+        return f"there is no {path}.jpg, nor with another ending"
+
+    def _files(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._listed:
+            listed: dict[str, list[str]] = {}
+            try:
+                names = sorted(os.listdir(os.path.join(self.root, folder)))
+            except OSError:
+                names = []
+            for name in names:
+                listed.setdefault(os.path.splitext(name)[0], []).append(name)
+            self._listed[folder] = listed
+        return self._listed[folder]
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image file says.
+
+    Attributes:
+        size: Width and height in pixels, as they are stored.
+        sideways: Whether the EXIF orientation turns the image by a quarter.
+        bits: Bits of one channel of a pixel.
+    """
+
+    size: tuple[int, int]
+    sideways: bool
+    bits: int
+
+
+def read_header(path: str) -> ImageHeader:
+    """Read the header of an image file, once while the file does not change.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        return _read_header(path, os.stat(path).st_mtime_ns)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image's size cannot be read ({' '.join(str(error).split())})") from error
+
+
+@cache
+def _read_header(path: str, modified: int) -> ImageHeader:
+    try:
+        with Image.open(path) as image:
+            bits = 16 if image.mode.startswith("I;16") else 8
+            if image.format == "PNG":
+                with open(path, "rb") as file:
+                    bits = file.read(25)[24]  # of the header chunk; Pillow gives 16 bits of a colour image as 8
+            elif isinstance(image, TiffImagePlugin.TiffImageFile):
+                bits = max(image.tag_v2.get(_BITS_OF_TIFF, (bits,)))
+            has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes a PNG to look for it
+            orientation = image.getexif().get(_EXIF_ORIENTATION) if has_exif else None
+            return ImageHeader(image.size, orientation in _SIDEWAYS, bits)
+    except UnidentifiedImageError:
+        pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)  # e.g. a TIFF of 16 bits in three channels
+        if pixels is None:
+            raise
+        return ImageHeader((pixels.shape[1], pixels.shape[0]), False, 8 * pixels.itemsize)
+
+
+class DecodedSize:
+    """Gives width and height at which a pipeline decodes an image, from its header.
+
+    Whether a decoder applies the EXIF orientation depends on the decoder, its options and the format: the first image
+    of each format that the orientation turns is decoded to find out.
+
+    Args:
+        transforms: The steps of the pipeline.
+    """
+
+    def __init__(self, transforms: Iterable[Any]) -> None:
+        self.loader = next((step for step in transforms if isinstance(step, LoadImageFromFile)), LoadImageFromFile())
+        self._turned: dict[str, bool] = {}
+
+    def __call__(self, path: str) -> tuple[int, int]:
+        """Return the size of one image.
+
+        Raises:
+            ValueError: Its header cannot be read.
+        """
+        header = read_header(path)
+        width, height = header.size
+        if not header.sideways:
+            return width, height
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix not in self._turned and width != height:
+            self._turned[suffix] = self.loader({"img_path": path})["img"].shape[:2] == (width, height)
+        return (height, width) if self._turned.get(suffix) else (width, height)
