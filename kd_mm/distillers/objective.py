@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
-from kd_mm.losses.functional import wide_dtype
+from kd_mm.losses.functional import channel_deviations, wide_dtype
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.models.exits import like_parameters
 from kd_mm.stages.stage import Stage
@@ -149,8 +149,9 @@ class Objective(nn.Module):
             stage_logits[self.last] = logits
         return Observation(
             features=maps,
-            adapted_by_teacher={name: adapted for name, (adapted, _) in connected.items()},
-            pooled_by_teacher={name: pooled for name, (_, pooled) in connected.items()},
+            adapted_by_teacher={name: adapted for name, (adapted, _, _) in connected.items()},
+            pooled_by_teacher={name: pooled for name, (_, pooled, _) in connected.items()},
+            deviations_by_teacher={name: deviations for name, (_, _, deviations) in connected.items()},
             stage_logits=StageLogits.of(stage_logits) if stage_logits and needs.stage_logits else None,  # type: ignore[arg-type]
             embeddings=embeddings,
             logits=logits,  # type: ignore[arg-type] # None where no loss requires it
@@ -169,25 +170,31 @@ class Objective(nn.Module):
 
     def _connect(
         self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """Return maps adapted to a teacher, and their means, for the stages that some losses read, all by default."""
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
+        """Return maps adapted to a teacher, their means and deviations, for the stages that some losses read.
+
+        All stages by default.
+        """
         connectors: Any = self.connectors[teacher]
         read = {int(i) for i in connectors}
         if losses is not None:
             chosen = set(losses)
             names = [name for name, loss in self._losses() if name in chosen and teacher in loss.teacher_names]
             read &= frozenset().union(*(self.requirements.connectors_of.get(name, ()) for name in names))
-        as_map, means = self.requirements.teachers[teacher].adapted, self.requirements.student.pooled
+        as_map, student = self.requirements.teachers[teacher].adapted, self.requirements.student
         adapted: dict[int, Tensor] = {}
         pooled: dict[int, Tensor] = {}
+        deviations: dict[int, Tensor] = {}
         for i in sorted(read):
             coarse = i not in as_map and str(i) in self.grids
             connected = connectors[str(i)](self.grids[str(i)](maps[i]) if coarse else maps[i])
             if i in as_map:
                 adapted[i] = connected
-            if i in means:
+            if i in student.pooled:
                 pooled[i] = connected.mean(dim=(2, 3), dtype=wide_dtype(connected))
-        return adapted, pooled
+            if i in student.deviations:
+                deviations[i] = channel_deviations(connected)
+        return adapted, pooled, deviations
 
     def _with_online_exits(self, name: str, teacher: Observation, batch: Batch) -> Observation:
         """Run the exits that are trained on a teacher's maps; only their own loss gets logits with a gradient."""

@@ -17,6 +17,7 @@ class Reads:
     Attributes:
         features: Stages whose maps are read.
         pooled: Stages whose spatial means are read; for the student those after a connector.
+        deviations: Those whose deviations over the positions are read, likewise.
         exits: Stages that have an exit.
         stage_logits: Stages whose logits are read.
         embeddings: Those whose exit's embedding is read.
@@ -27,6 +28,7 @@ class Reads:
 
     features: frozenset[int] = _NONE
     pooled: frozenset[int] = _NONE
+    deviations: frozenset[int] = _NONE
     exits: frozenset[int] = _NONE
     stage_logits: frozenset[int] = _NONE
     embeddings: frozenset[int] = _NONE
@@ -49,10 +51,11 @@ class Reads:
         return cls(
             features=stages(f"{side}.features"),
             pooled=stages(f"{side}.pooled"),
+            deviations=stages(f"{side}.deviations"),
             exits=(stage_logits | embeddings) - own,
             stage_logits=stage_logits,
             embeddings=embeddings - own,
-            connectors=stages("student.adapted") | stages("student.pooled"),
+            connectors=stages("student.adapted") | stages("student.pooled") | stages("student.deviations"),
             adapted=stages("student.adapted"),
             logits=bool(stage_logits & own or {f"{side}.logits", f"{side}.classifier"} & items),
         )

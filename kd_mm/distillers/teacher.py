@@ -17,7 +17,7 @@ from kd_mm.distillers.precision import DTYPES, HALF, computing_in, store_weights
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Reads
 from kd_mm.losses.base import choice
-from kd_mm.losses.functional import wide_dtype
+from kd_mm.losses.functional import channel_deviations, wide_dtype
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.models.exits import like_parameters
 from kd_mm.registry import MODELS
@@ -130,7 +130,7 @@ class Teacher:
         """
         self.task, self.reads, self.reader, self.last, self.taps = task, reads, reader, last, taps
         #: The stages that are read in any way, by number.
-        self.stages = {i: stages[i - 1] for i in sorted(reads.exits | reads.features | reads.pooled)}
+        self.stages = {i: stages[i - 1] for i in sorted(reads.exits | reads.features | reads.pooled | reads.deviations)}
         waits = reader is not None and reader.needs_regions
         #: Whether the logits wait for regions, which are known once the student has run.
         self.needs_regions = waits or (task.regional and bool(reads.exits))
@@ -242,6 +242,7 @@ class Teacher:
         fields = {
             "features": {i: maps[i] for i in sorted(self.reads.features)},
             "pooled": {i: maps[i].mean(dim=(2, 3), dtype=wide_dtype(maps[i])) for i in sorted(self.reads.pooled)},
+            "deviations": {i: channel_deviations(maps[i]) for i in sorted(self.reads.deviations)},
             "taps": records if self.taps or self.needs_regions else {},
         }
         return fields if self.needs_regions else {**fields, **self._logits(records)}

@@ -36,10 +36,10 @@ class Preparation:
 #: What a loss can read, by side; the fields of :class:`kd_mm.losses.observation.Observation`.
 READABLE = frozenset(
     {
-        *(f"student.{item}" for item in ("features", "adapted", "pooled", "stage_logits", "embeddings", "logits")),
-        *(f"student.{item}" for item in ("targets", "valid_classes", "sample_indices", "taps", "assignment")),
-        *(f"teacher.{item}" for item in ("features", "pooled", "stage_logits", "exit_logits", "logits", "classifier")),
-        "teacher.taps",
+        *(f"student.{item}" for item in ("features", "adapted", "pooled", "deviations", "stage_logits", "embeddings")),
+        *(f"student.{item}" for item in ("logits", "targets", "valid_classes", "sample_indices", "taps", "assignment")),
+        *(f"teacher.{item}" for item in ("features", "pooled", "deviations", "stage_logits", "exit_logits")),
+        *("teacher.logits", "teacher.classifier", "teacher.taps"),
     }
 )
 ALL_TASKS = frozenset({"classification", "detection", "reid"})
@@ -147,7 +147,7 @@ class Loss(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether anything of a teacher is read."""
-        through_connectors = {"student.adapted", "student.pooled"}
+        through_connectors = {"student.adapted", "student.pooled", "student.deviations"}
         return any(item.startswith("teacher.") or item in through_connectors for item in self.requires)
 
     def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
@@ -220,8 +220,12 @@ class Loss(nn.Module):
             teachers: Of the teachers, by name.
         """
         name = self.teacher_names[0] if self.teacher_names else ""
-        adapted, pooled = student.adapted_by_teacher.get(name, {}), student.pooled_by_teacher.get(name, {})
-        own = replace(student, adapted=adapted, pooled=pooled)
+        own = replace(
+            student,
+            adapted=student.adapted_by_teacher.get(name, {}),
+            pooled=student.pooled_by_teacher.get(name, {}),
+            deviations=student.deviations_by_teacher.get(name, {}),
+        )
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(own, teachers.get(name, Observation())))
 

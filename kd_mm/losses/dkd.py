@@ -69,8 +69,8 @@ def decoupled_divergence(student: Tensor, teacher: Tensor, labels: Tensor, tempe
         rest.append(logits.gather(-1, others.expand(*logits.shape[:-2], -1, -1)))
         labelled = logits.gather(-1, labels[:, None].expand(*logits.shape[:-2], -1, -1))
         binary.append(torch.cat([labelled, rest[-1].logsumexp(dim=-1, keepdim=True)], dim=-1))
-    target, other = (kl_divergence(log_q, log_p) * temperature**2 for log_q, log_p in (binary, rest))
-    return target, other
+    scale = temperature**2
+    return scale * kl_divergence(binary[0], binary[1]), scale * kl_divergence(rest[0], rest[1])
 
 
 def labelled_classes(targets: Any, rows: int) -> Tensor:

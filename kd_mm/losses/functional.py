@@ -125,6 +125,21 @@ def confidence_weights(logits: Sequence[Tensor], targets: Any, average: bool = F
     return (1 - errors.softmax(dim=0)) / (len(logits) - 1)
 
 
+def channel_deviations(feature: Tensor) -> Tensor:
+    """Return the standard deviation of each channel over the positions: ``sqrt(variance + 1e-5)``.
+
+    The variance is the unbiased one (divided by H W - 1); that of one position is 0. 1e-5 is WKD's.
+
+    Args:
+        feature: ``(B, C, H, W)``; computed in at least float32.
+
+    Returns:
+        ``(B, C)``.
+    """
+    correction = min(1, feature.shape[2] * feature.shape[3] - 1)
+    return (full_precision(feature).var(dim=(2, 3), correction=correction) + 1e-5).sqrt()
+
+
 def adaptive_average(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Return ``F.adaptive_avg_pool2d`` of a map ``(B, C, H, W)``: ``(B, C, *size)``.
 

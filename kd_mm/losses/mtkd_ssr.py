@@ -1,6 +1,6 @@
 """The losses of MTKD-SSR: stage channels (SCD), stage logits (SRD) and the exits' task loss; see also ``review``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,15 +24,22 @@ class StageChannelLoss(Loss):
     channels, sum over stages. MTKD-SSR (Gou et al., IJCV 2023) names channel features at different stages and gives no
     public formula; this one is Channel Distillation's (Zhou et al. 2020, arXiv 2006.01683), which is our reading.
 
+    ``descriptor="gaussian"`` adds ``mean_{b,c} (sigma(phi_i(F_s^i)) - sigma(F_t^i))^2``, sigma being the deviation over
+    the positions: together the squared 2-Wasserstein distance of Gaussians of diagonal covariance, mean over the
+    channels, after WKD-F (Lv et al., NeurIPS 2024, arXiv 2412.08139). Its use at every stage is our reading.
+
     Args:
         descriptor: Description of a channel: ``"gap"`` (spatial mean), ``"gap_l2"`` (then L2-normalised over the
-            channels) or ``"se"`` (then a sigmoid). Default: ``"gap"``.
+            channels), ``"se"`` (then a sigmoid) or ``"gaussian"`` (spatial mean and deviation). Default: ``"gap"``.
         distance: ``"mse"``, ``"l1"`` (both mean over batch and channels) or ``"kl"`` (softmax over the channels).
             Default: ``"mse"``.
         temperature: T of ``"kl"``. Default: 1.
         grid: Whether the connectors run on maps averaged down to the last stage's resolution, which costs less;
-            otherwise on the stages' own maps. Default: True.
+            otherwise on the stages' own maps, as always for ``"gaussian"``. Default: True.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For an unknown option, or another distance than ``"mse"`` of Gaussians.
     """
 
     requires = frozenset({"student.pooled", "teacher.pooled"})
@@ -48,10 +55,14 @@ class StageChannelLoss(Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not grid:
+        if not grid or descriptor == "gaussian":
             self.requires = self.requires | {"student.adapted"}
-        self.descriptor = choice("descriptor", descriptor, ("gap", "gap_l2", "se"))
+        if descriptor == "gaussian":
+            self.requires = self.requires | {"student.deviations", "teacher.deviations"}
+        self.descriptor = choice("descriptor", descriptor, ("gap", "gap_l2", "se", "gaussian"))
         self.distance = choice("distance", distance, ("mse", "l1", "kl"))
+        if descriptor == "gaussian" and distance != "mse":
+            raise ValueError(f"StageChannelLoss: descriptor='gaussian' has distance='mse' alone, got {distance!r}")
         self.temperature = temperature
         #: Whether channels of a stage are compared without looking at its other channels: then all stages at once.
         self.by_channel = self.descriptor != "gap_l2" and self.distance != "kl"
@@ -66,13 +77,20 @@ class StageChannelLoss(Loss):
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the distance of each stage."""
         stages = self.stage_numbers(max(student.pooled))
-        own, target = [student.pooled[i] for i in stages], [teacher.pooled[i].detach() for i in stages]
         if not self.by_channel:
-            return _stage_terms(
-                stages, torch.stack([self.compare(*pair).mean() for pair in zip(own, target, strict=True)])
-            )
-        channels = self.compare(torch.cat(own, dim=1), torch.cat(target, dim=1)).mean(dim=0)
-        return _stage_terms(stages, torch.mv(self.members, channels) / self.widths)
+            values = [self.compare(student.pooled[i], teacher.pooled[i].detach()).mean() for i in stages]
+            return _stage_terms(stages, torch.stack(values))
+        distances = self._by_channel(student.pooled, teacher.pooled, stages)
+        if self.descriptor == "gaussian":
+            distances = distances + self._by_channel(student.deviations, teacher.deviations, stages)
+        return _stage_terms(stages, torch.mv(self.members, distances) / self.widths)
+
+    def _by_channel(
+        self, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], stages: Sequence[int]
+    ) -> Tensor:
+        """Return the distance of each channel of all stages side by side, mean over the batch."""
+        own, target = (torch.cat([side[i] for i in stages], dim=1) for side in (student, teacher))
+        return self.compare(own, target.detach()).mean(dim=0)
 
     def describe(self, pooled: Tensor) -> Tensor:
         """Return the channel descriptor ``(B, C)`` of spatial means ``(B, C)``."""

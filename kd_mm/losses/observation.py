@@ -88,9 +88,12 @@ class Observation:
         pooled: Spatial means ``(B, C)``, at least float32: of a teacher's stage outputs; of the student's stages after
             the connector to the loss's teacher, which runs on a map averaged down to the last stage's resolution
             where no loss reads it as ``adapted``.
+        deviations: Standard deviations over the positions ``(B, C)`` of the same maps
+            (:func:`kd_mm.losses.functional.channel_deviations`).
         adapted: Student only: stage maps after the connector to the loss's teacher, ``(B, C_teacher, H, W)``.
         adapted_by_teacher: Student only: the same by teacher, for :class:`kd_mm.losses.MultiTeacherLoss`.
         pooled_by_teacher: Student only: likewise.
+        deviations_by_teacher: Student only: likewise.
         stage_logits: Stage logits, ``None`` without any; the network's own logits are under the last stage, unless it
             has an exit of its own.
         exit_logits: Teacher only: logits of exits that are trained during the distillation, with gradient into them.
@@ -107,9 +110,11 @@ class Observation:
 
     features: Mapping[int, Tensor] = field(default_factory=dict)
     pooled: Mapping[int, Tensor] = field(default_factory=dict)
+    deviations: Mapping[int, Tensor] = field(default_factory=dict)
     adapted: Mapping[int, Tensor] = field(default_factory=dict)
     adapted_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     pooled_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    deviations_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     stage_logits: StageLogits = _NOT_REQUIRED
     exit_logits: StageLogits = _NOT_REQUIRED
     embeddings: Mapping[int, Tensor] = field(default_factory=dict)

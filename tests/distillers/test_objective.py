@@ -70,3 +70,20 @@ def test_means_of_a_linear_connector_are_those_of_the_full_map() -> None:
         model.objective.eval()
         values.append(losses_of(model)["scd"])
     torch.testing.assert_close(*values)
+
+
+def test_deviations_are_those_of_the_connected_map_at_the_stages_own_resolution() -> None:
+    model = build(recipe={"losses": {"scd": {**CHANNELS, "descriptor": "gaussian"}}})
+    of_teacher: list[Any] = []
+    for name in ("layer1", "layer2", "layer3"):
+        getattr(model.teachers["teacher"].model.backbone, name).register_forward_hook(
+            lambda _m, _a, out: of_teacher.append(out)
+        )
+    read, terms = connected(model)
+    assert [read[i][0].shape[-1] for i in (1, 2, 3)] == [16, 8, 4]
+    for i, feature in enumerate(of_teacher, 1):
+        expected = sum(
+            F.mse_loss(statistic(read[i][1]), statistic(feature))
+            for statistic in (lambda x: x.mean((2, 3)), lambda x: (x.var((2, 3)) + 1e-5).sqrt())
+        )
+        torch.testing.assert_close(terms[f"scd.stage{i}"], expected)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kd_mm import losses as L
 from kd_mm.losses import Loss, LossContext, MultiTeacherLoss, Observation, StageLogits
 from kd_mm.losses.crosskd_forward import DenseOutput
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import channel_deviations, full_precision
 from kd_mm.losses.mag import Codes
 from kd_mm.losses.observation import DenseAssignment
 
@@ -42,9 +42,11 @@ def of_logits(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Obs
 def of_maps(student: Tensor, teacher: Tensor, **more: Any) -> tuple[Observation, Observation]:
     """Return observations of one map of each network, under every name of a map."""
     own, pooled = ({1: full_precision(one).flatten(2).mean(2)} if one.ndim == 4 else {} for one in (student, teacher))
+    spread, spreads = ({1: channel_deviations(one)} if one.ndim == 4 else {} for one in (student, teacher))
+    maps = {"features": {1: student}, "adapted": {1: student}, "taps": {"tap": student}}
     return (
-        Observation(features={1: student}, adapted={1: student}, pooled=own, taps={"tap": student}, **more),
-        Observation(features={1: teacher}, pooled=pooled, taps={"tap": teacher}),
+        Observation(**maps, pooled=own, deviations=spread, **more),  # type: ignore[arg-type]
+        Observation(features={1: teacher}, pooled=pooled, deviations=spreads, taps={"tap": teacher}),
     )
 
 
@@ -341,6 +343,7 @@ CASES: dict[str, Case] = {
     "scd-gap_l2": _maps(lambda: scd(5, descriptor="gap_l2"), 5),
     "scd-se-l1": _maps(lambda: scd(5, descriptor="se", distance="l1"), 5),
     "scd-kl": _maps(lambda: scd(5, distance="kl", temperature=2.0), 5),
+    "scd-gaussian": _maps(lambda: scd(5, descriptor="gaussian"), 5),
     "fitnets": _maps(L.FitNetsLoss, 5),
     "at": _maps(L.ATLoss),
     "vid": _maps(vid),

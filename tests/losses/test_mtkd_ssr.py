@@ -24,7 +24,7 @@ from kd_mm.losses import (
 from kd_mm.losses.functional import kl_divergence
 from kd_mm.utils.costs import count_operators
 
-from ..helpers.losses import exit_task, of_logits, of_stages, scd
+from ..helpers.losses import exit_task, of_logits, of_maps, of_stages, scd
 from ..helpers.waves import wave
 
 LN3, LN7 = math.log(3), math.log(7)
@@ -72,6 +72,21 @@ def test_channels_depend_on_a_common_order_of_channels_alone() -> None:
     base = channel_value({1: student}, {1: teacher})
     assert channel_value({1: student[:, order]}, {1: teacher[:, order]}) == pytest.approx(base, rel=1e-12)
     assert channel_value({1: student[:, order]}, {1: teacher}) != pytest.approx(base, rel=1e-6)
+
+
+def test_gaussians_of_channels_by_hand_and_as_in_public_code() -> None:
+    with pytest.raises(ValueError, match="descriptor='gaussian' has distance='mse' alone, got 'l1'"):
+        scd(1, descriptor="gaussian", distance="l1")
+    # Means 2 and 5, unbiased variances 2 and 8.
+    one, other = (torch.tensor(values, dtype=torch.float64).view(1, 1, 1, 2) for values in ([1, 3], [3, 7]))
+    expected = 9 + (math.sqrt(2 + 1e-5) - math.sqrt(8 + 1e-5)) ** 2
+    assert float(scd(1, descriptor="gaussian")(*of_maps(one, other))) == pytest.approx(expected, abs=1e-9)
+    # WKD's code: the sum over the channels of mean and deviation, mean over the batch; ours is the channels' mean.
+    student, teacher = wave(3, 5, 4, 4, pace=0.9), wave(3, 5, 8, 8, pace=1.7)
+    distance = torch.zeros((), dtype=torch.float64)
+    for statistic in (lambda x: x.mean((2, 3)), lambda x: torch.sqrt(x.var((2, 3)) + 1e-5)):
+        distance += F.mse_loss(statistic(student), statistic(teacher), reduction="sum") / 3
+    assert float(scd(5, descriptor="gaussian")(*of_maps(student, teacher))) == pytest.approx(float(distance) / 5)
 
 
 # -- stage logits --------------------------------------------------------------------------------------------------
@@ -207,12 +222,13 @@ def test_number_of_operators_does_not_grow_with_the_stages(build: Callable[[], L
     assert operators(2) <= operators(3) == operators(4) == operators(7)  # one pair of stages needs no sum
 
 
-@pytest.mark.parametrize("options", [{}, {"descriptor": "se", "distance": "l1"}])
+@pytest.mark.parametrize("options", [{}, {"descriptor": "se", "distance": "l1"}, {"descriptor": "gaussian"}])
 def test_number_of_operators_of_the_channel_loss_does_not_grow_with_the_stages(options: dict) -> None:
     def operators(*widths: int) -> int:
         loss = scd(*widths, **options)
-        sides = wave(3, sum(widths), pace=0.9).requires_grad_(), wave(3, sum(widths), pace=1.7)
-        pair = [Observation(pooled=dict(enumerate(side.split(widths, dim=1), 1))) for side in sides]
+        fields = [wave(3, sum(widths), pace=pace).requires_grad_(pace < 1) for pace in (0.9, 0.7, 1.7, 1.3)]
+        pooled, deviations, *teacher = (dict(enumerate(field.split(widths, dim=1), 1)) for field in fields)
+        pair = Observation(pooled=pooled, deviations=deviations), Observation(pooled=teacher[0], deviations=teacher[1])
         return count_operators(lambda: loss(*pair).backward())
 
     assert operators(4, 6) == operators(4, 6, 8, 10)
