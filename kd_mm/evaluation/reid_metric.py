@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 
+from kd_mm.distillers.teacher import Teacher
 from kd_mm.evaluation.reid_distances import JUNK, Array, Images, check_metric
 from kd_mm.evaluation.reid_rank import evaluate_reid
 from kd_mm.evaluation.rerank import check_options
@@ -45,16 +49,27 @@ class ReIDMetric(BaseMetric):
 
     Reads from each data sample ``feature`` ``(D,)``, ``pid``, ``camid`` and ``role`` (``"query"`` or ``"gallery"``).
 
+    Asymmetric retrieval (Budnik and Avrithis, CVPR 2021, arXiv 2006.13108): with ``gallery_config`` the queries of the
+    evaluated network are searched for in a gallery that another network, usually the teacher, has embedded. It reads
+    the images as the test pipeline gives them and normalises them as its own config says. Both embeddings must have the
+    same length and directions that mean the same: a student that was trained without a loss that turns its embedding
+    towards the teacher's (:class:`kd_mm.losses.CosineLoss`) finds nothing.
+
     Args:
         metric: ``"cosine"`` or ``"euclidean"``.
         rerank: None, or options of :func:`kd_mm.evaluation.evaluate_reid`'s re-ranking; an empty dict: the paper's.
         max_rank: Longest rank of the CMC curve, at least 10.
         camera_rule: Leave out gallery images of the query's person from the query's camera. ``False`` for data without
             cameras, whose samples need no ``camid``.
-        **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``).
+        gallery_config: Config of the network that embeds the gallery; of a distillation its student. Default: the
+            evaluated network embeds both.
+        gallery_checkpoint: Its checkpoint; every weight must fit.
+        **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``). With a prefix
+            ``P`` the names begin with ``P/``, so that a config can list a symmetric and an asymmetric metric.
 
     Raises:
-        ValueError: An option is unknown or out of range.
+        ValueError: An option is unknown or out of range, one of ``gallery_config`` and ``gallery_checkpoint`` is
+            missing, or they do not fit each other.
     """
 
     default_prefix = ""
@@ -65,6 +80,8 @@ class ReIDMetric(BaseMetric):
         rerank: Mapping[str, Any] | None = None,
         max_rank: int = 50,
         camera_rule: bool = True,
+        gallery_config: str | dict[str, Any] | None = None,
+        gallery_checkpoint: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,12 +90,39 @@ class ReIDMetric(BaseMetric):
             raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
         self.metric, self.max_rank, self.camera_rule = metric, max_rank, camera_rule
         self.rerank = None if rerank is None else check_options(rerank)
+        if (gallery_config is None) != (gallery_checkpoint is None):
+            missing = "gallery_config" if gallery_config is None else "gallery_checkpoint"
+            raise ValueError(f"ReIDMetric: {missing} is missing: the network of the gallery needs both")
+        self._gallery: Any = None  # a BaseModel
+        if gallery_config is not None:
+            self._gallery = Teacher("gallery", gallery_config, gallery_checkpoint).model
         self._size: int | None = None
         self.results: list[Any]
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`."""
-        self.results.extend(read_samples(data_samples, self.camera_rule))
+        """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`.
+
+        Raises:
+            ValueError: The network of the gallery gives embeddings of another length.
+        """
+        images = read_samples(data_samples, self.camera_rule)
+        if self._gallery is not None and any(image.role == "gallery" for image in images):
+            images = self._embed_gallery(self._gallery, data_batch, images)
+        self.results.extend(images)
+
+    def _embed_gallery(self, network: BaseModel, batch: Any, images: list[ImageFeature]) -> list[ImageFeature]:
+        with torch.no_grad():  # its test_step writes into the samples
+            samples = network.to(get_device()).test_step(copy.deepcopy(batch))
+        found = read_samples([sample.to_dict() for sample in samples], self.camera_rule)
+        own, other = len(images[0].feature), len(found[0].feature)
+        if own != other:
+            raise ValueError(
+                f"ReIDMetric: the network of gallery_config gives embeddings of length {other}, the evaluated one of "
+                f"length {own}: give the student the same, e.g. neck=dict(type='mmpretrain.LinearNeck', gap_dim=2, "
+                f"in_channels=..., out_channels={other}) and head=dict(in_channels={other})"
+            )
+        pairs = zip(images, found, strict=True)
+        return [replace(image, feature=new.feature) if image.role == "gallery" else image for image, new in pairs]
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Return the measures of the images of all processes; ``size`` is the number of images in the data set."""
@@ -123,6 +167,7 @@ class ReIDMetric(BaseMetric):
             f"Re-ID on {name}: {counts['queries']:,} queries ({valid:,} valid), {counts['gallery']:,} gallery images "
             f"({counts['distractors']:,} distractors among them), {counts['junk']:,} junk left out; {self.metric} "
             f"distance, camera rule {'on' if self.camera_rule else 'off'}, "
+            + ("" if self._gallery is None else "gallery embedded by another network, ")
             + ("no re-ranking" if self.rerank is None else f"re-ranked with {self.rerank}")
         )
 

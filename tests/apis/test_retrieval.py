@@ -12,9 +12,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.retrieval import retrieve, select_queries
+from kd_mm.apis.evaluate import evaluate, plain_config
+from kd_mm.apis.retrieval import embed, retrieve, select_queries
 from kd_mm.apis.runner import read_config
+from kd_mm.distillers.teacher import Teacher
+from kd_mm.evaluation import evaluate_reid
 from kd_mm.evaluation.draw_retrieval import write_retrieval
 
 from ..helpers.market_folder import MarketFolder
@@ -149,3 +151,37 @@ def test_what_is_wrong_is_one_line() -> None:
         retrieve("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
     with pytest.raises(ValueError, match="teacher 'teacher' has no checkpoint"):
         retrieve("distil.py", "student.pth", options={"model.teacher.checkpoint": None})
+
+
+def test_the_students_queries_in_the_teachers_gallery() -> None:
+    """The second batch of eight has queries and gallery images."""
+    teacher = {"gallery_config": "teacher.py", "gallery_checkpoint": "teacher.pth"}
+    both = [{"type": "kd_mm.ReIDMetric"}, {"type": "kd_mm.ReIDMetric", "prefix": "asymmetric", **teacher}]
+    measured = evaluate("distil.py", "student.pth", {"test_evaluator": both})
+    plain = plain_config(read_config("student.py"))
+    networks = {name: Teacher(name, f"{name}.py", f"{name}.pth").model for name in ("student", "teacher")}
+    (query, own), (_, other) = embed(plain, networks, camera_rule=True).values()
+    for prefix, gallery in (("", own), ("asymmetric/", other)):
+        ids = query.pids, gallery.pids, query.camids, gallery.camids
+        expected = evaluate_reid(query.features, gallery.features, *ids)
+        assert measured[f"{prefix}reid/mAP"] == pytest.approx(100 * expected["mAP"], abs=1e-9)
+    assert measured["reid/mAP"] != measured["asymmetric/reid/mAP"]
+
+
+@pytest.mark.parametrize(
+    ("gallery", "message"),
+    [
+        (("wide.py", "wide.pth"), r"gives embeddings of length 64, the evaluated one of length 32: give the student"),
+        (("teacher.py", None), "ReIDMetric: gallery_checkpoint is missing: the network of the gallery needs both"),
+        (("teacher.py", "techer.pth"), "checkpoint techer.pth does not exist, did you mean"),
+        (("wide.py", "teacher.pth"), "teacher 'gallery': teacher.pth does not fit its config"),
+    ],
+)
+def test_a_gallery_that_cannot_be_searched(folder: Path, gallery: tuple[str, str | None], message: str) -> None:
+    wide = PLAIN.replace("base_channels=4", "base_channels=8").replace("in_channels=32", "in_channels=64")
+    (folder / "wide.py").write_text(wide.replace("SHIFT", "0"))
+    torch.save({"state_dict": Teacher("wide", "wide.py", random_weights=True).model.state_dict()}, folder / "wide.pth")
+    options = {"test_evaluator.gallery_config": gallery[0], "test_evaluator.gallery_checkpoint": gallery[1]}
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        evaluate("student.py", "student.pth", options)
+    assert "\n" not in str(caught.value)
