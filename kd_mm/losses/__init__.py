@@ -14,7 +14,9 @@ from kd_mm.losses.fgd import FGDLoss
 from kd_mm.losses.fitnets import FeatureLoss, FitNetsLoss
 from kd_mm.losses.gpac import GPACAttentionLoss
 from kd_mm.losses.kd import KDLoss, LogitsLoss
+from kd_mm.losses.ld import LDLoss
 from kd_mm.losses.mag import MAGLoss, MASLoss
+from kd_mm.losses.mgd import MGDLoss
 from kd_mm.losses.mtkd_ssr import ExitTaskLoss, StageChannelLoss, StageResponseLoss
 from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss
 from kd_mm.losses.observation import Observation, StageLogits
@@ -46,6 +48,7 @@ __all__ = [
     "FitNetsLoss",
     "GPACAttentionLoss",
     "KDLoss",
+    "LDLoss",
     "LearningSimplifier",
     "LinearRamp",
     "LogitsLoss",
@@ -53,6 +56,7 @@ __all__ = [
     "LossContext",
     "MAGLoss",
     "MASLoss",
+    "MGDLoss",
     "MultiTeacherFeatureLoss",
     "MultiTeacherKDLoss",
     "MultiTeacherLoss",

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import Loss, choice
-from kd_mm.losses.crosskd_forward import CrossHeadForward, DenseOutput, split_ahead_of_last
+from kd_mm.losses.crosskd_forward import CrossHeadForward, split_ahead_of_last
+from kd_mm.losses.dense_output import DenseOutput, bin_divergence, paired_overlaps
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
 _EPS = torch.finfo(torch.float32).eps
-#: Limit of box coordinates in pixels; keeps areas finite in float32.
-_FARTHEST = 1e8
 
 
 @MODELS.register_module()
@@ -136,13 +135,11 @@ class CrossKDLoss(Loss):
         binned = self.box == "kl" or (self.box == "auto" and target.reg.shape[-1] > 4)
         weight = (4.0 if binned else 1.0) if self.box_weight is None else self.box_weight
         if binned:
-            bins = (_bins(full_precision(output.reg)) / self.temperature for output in (crossed, target))
-            log_q, log_p = (F.log_softmax(one, dim=-1) for one in bins)
-            divergence = F.kl_div(log_q, log_p.detach(), reduction="none", log_target=True).sum(dim=(-2, -1))
-            total = (divergence * confidence).sum() * self.temperature**2 / 4
-            return weight * total / confidence.sum().clamp(min=_EPS)
+            _check_bins(target.reg)
+            divergence = bin_divergence(crossed.reg, target.reg, self.temperature)
+            return weight * (divergence * confidence).sum() / confidence.sum().clamp(min=_EPS)
         mode = "iou" if self.box == "iou" else "giou"
-        overlap = _paired_overlaps(crossed.boxes(), target.boxes().detach(), mode)
+        overlap = paired_overlaps(crossed.boxes(), target.boxes().detach(), mode)
         distance = -overlap.clamp(min=1e-6).log() if mode == "iou" else 1 - overlap
         return weight * (distance * confidence).sum() / count
 
@@ -159,19 +156,9 @@ class CrossKDLoss(Loss):
         return (cross * crossed.assignment.positive.to(cross)).sum()
 
 
-def _paired_overlaps(student: Tensor, teacher: Tensor, mode: str) -> Tensor:
-    """Return the IoU or GIoU ``(B, N)`` of boxes ``(B, N, 4)``, finite where a box regression diverges."""
-    from mmdet.structures.bbox import bbox_overlaps  # only detectors need mmdet
-
-    student, teacher = (boxes.clamp(-_FARTHEST, _FARTHEST) for boxes in (student, teacher))
-    overlaps: Tensor = bbox_overlaps(student, teacher, mode=mode, is_aligned=True)
-    return overlaps
-
-
-def _bins(reg: Tensor) -> Tensor:
+def _check_bins(reg: Tensor) -> None:
     if reg.shape[-1] <= 4 or reg.shape[-1] % 4:
         raise ValueError(
             f"CrossKDLoss: box='kl' compares distributions over bins (GFL), but this head gives {reg.shape[-1]} "
             "values a box; use box='giou'"
         )
-    return reg.unflatten(-1, (4, -1))

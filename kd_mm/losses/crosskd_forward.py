@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kd_mm.losses.dense_output import TOWERS, DenseHead, DenseOutput
 from kd_mm.losses.functional import full_precision, standardized_channels
 from kd_mm.losses.observation import DenseAssignment
-
-TOWERS = ("cls_convs", "reg_convs")
-#: mmdet's bases of heads whose box coder decodes their outputs; others (FoveaHead) transform them first.
-_BASES = frozenset({"AnchorHead", "FCOSHead"})
-
-
-@dataclass(frozen=True)
-class DenseOutput:
-    """Outputs of a dense head, all levels in one: shallow to deep, then rows, columns, anchors.
-
-    Attributes:
-        cls: Class logits ``(B, N, K)``.
-        reg: Raw box regression ``(B, N, D)``.
-        decode: Maps a raw regression to boxes; see :meth:`boxes`.
-        quality: Logits of centerness ``(B, N)``, where the head has one.
-        assignment: The student's targets, where they are known.
-    """
-
-    cls: Tensor
-    reg: Tensor
-    decode: Callable[[Tensor], Tensor]
-    quality: Tensor | None = None
-    assignment: DenseAssignment | None = None
-
-    def boxes(self) -> Tensor:
-        """Return ``(B, N, 4)``, x1, y1, x2, y2 in pixels of the padded batch, as the head's own coder decodes them."""
-        return self.decode(self.reg)
 
 
 class CrossHeadForward:
@@ -56,8 +28,7 @@ class CrossHeadForward:
     Attributes:
         tower_taps: Taps of the features behind the split in either detector: levels of classification, then of
             regression.
-        output_taps: Taps of the teacher's own head outputs: class maps by level, regression maps, centerness maps if
-            any.
+        outputs: The teacher's own head outputs: class maps by level, regression maps, centerness maps if any.
         teacher_taps: All taps of the teacher: its outputs, and its tower features where the student's are aligned.
 
     Raises:
@@ -65,14 +36,13 @@ class CrossHeadForward:
     """
 
     def __init__(self, head: nn.Module, split: int = 3, align: bool = True) -> None:
-        towers = [getattr(head, name, None) for name in TOWERS]
-        generator: Any = getattr(head, "prior_generator", None)
-        chains = [tower for tower in towers if isinstance(tower, nn.ModuleList) and len(tower)]
-        fits = _BASES & {base.__name__ for base in type(head).__mro__}
-        widths = [[getattr(conv, "out_channels", 0) for conv in tower] for tower in chains]
-        if not fits or generator is None or len(chains) < 2 or not all(all(tower) for tower in widths):
+        if not DenseHead.fits(head):
             raise _unfit(head)
-        shortest = min(len(tower) for tower in chains)
+        towers: list[Any] = [getattr(head, name) for name in TOWERS]
+        widths = [[getattr(conv, "out_channels", 0) for conv in tower] for tower in towers]
+        if not all(all(tower) for tower in widths):
+            raise _unfit(head)
+        shortest = min(len(tower) for tower in towers)
         if not 1 <= split <= shortest:
             raise ValueError(
                 f"CrossKD: split={split}, but the shorter tower of {type(head).__name__} has {shortest} convolutions; "
@@ -80,20 +50,21 @@ class CrossHeadForward:
             )
         self.head, self.split, self.align = head, split, align
         self.widths = [tower[split - 1] for tower in widths]
-        self.rectified = [isinstance(getattr(tower[split - 1], "activate", None), nn.ReLU) for tower in chains]
-        self.levels: int = generator.num_levels
-        levels, outputs = range(self.levels), range(self._count_outputs())
-        self.tower_taps = tuple(f"bbox_head.{tower}.{split - 1}#{level}" for tower in TOWERS for level in levels)
-        self.output_taps = tuple(f"bbox_head[{k}][{level}]" for k in outputs for level in levels)
-        self.teacher_taps = (*self.tower_taps, *self.output_taps) if align else self.output_taps
+        self.rectified = [isinstance(getattr(tower[split - 1], "activate", None), nn.ReLU) for tower in towers]
+        self.outputs = DenseHead(head)
+        self.levels = self.outputs.levels
+        self.outputs = DenseHead(head, self._count_outputs())
+        self.tower_taps = tuple(
+            f"bbox_head.{tower}.{split - 1}#{level}" for tower in TOWERS for level in range(self.levels)
+        )
+        self.teacher_taps = (*self.tower_taps, *self.outputs.taps) if align else self.outputs.taps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CrossHeadForward:
         return self  # a teacher is shared by copies of what learns from it
 
     def dense(self, teacher: Mapping[str, Tensor]) -> DenseOutput:
         """Return the teacher's own output, of the tensors of :attr:`teacher_taps`."""
-        maps = [teacher[tap] for tap in self.output_taps]
-        return self._output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)])
+        return self.outputs.read(teacher)
 
     def cross(
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], assignment: DenseAssignment | None = None
@@ -110,7 +81,7 @@ class CrossHeadForward:
         """
         entered = [self._entered(tap, k // self.levels, student, teacher) for k, tap in enumerate(self.tower_taps)]
         pairs = list(zip(entered[: self.levels], entered[self.levels :], strict=True))
-        return self._output(self._run(pairs), assignment)
+        return self.outputs.output(self._run(pairs), assignment)
 
     def _entered(self, tap: str, side: int, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
         feature = student[tap]
@@ -124,21 +95,6 @@ class CrossHeadForward:
         if self.align:
             feature = align_scale(feature, teacher[tap])
         return feature.relu() if self.align and self.rectified[side] else feature
-
-    def _output(self, outputs: Sequence[Sequence[Tensor]], assignment: DenseAssignment | None = None) -> DenseOutput:
-        head: Any = self.head
-        cls_maps, reg_maps = outputs[:2]
-        anchors = cls_maps[0].shape[1] // head.cls_out_channels
-        quality = None
-        if len(outputs) > 2 and outputs[2][0].shape[1] == anchors:
-            quality = flatten_levels(outputs[2], 1)[..., 0]
-        return DenseOutput(
-            cls=flatten_levels(cls_maps, head.cls_out_channels),
-            reg=flatten_levels(reg_maps, reg_maps[0].shape[1] // anchors),
-            decode=partial(decode_boxes, head, [(level.shape[2], level.shape[3]) for level in cls_maps]),
-            quality=quality,
-            assignment=assignment,
-        )
 
     def _run(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Sequence[Tensor]]:
         """Run the head on (classification, regression) features of each level that are behind the split.
@@ -163,7 +119,7 @@ class CrossHeadForward:
         try:
             with torch.no_grad():
                 outputs = self._run([(cls, reg)] * self.levels)
-                self._output(outputs).boxes()
+                self.outputs.output(outputs).boxes()
             if len(outputs) in (2, 3):
                 return len(outputs)
         except Exception as error:
@@ -186,35 +142,6 @@ def split_ahead_of_last(heads: Sequence[nn.Module]) -> int:
     """Return the split that leaves one convolution of the shortest tower of some heads to the teacher, at least 1."""
     towers = [getattr(head, name, None) for head in heads for name in TOWERS]
     return max(1, min((len(tower) for tower in towers if isinstance(tower, nn.ModuleList)), default=0) - 1)
-
-
-def flatten_levels(maps: Sequence[Tensor], width: int) -> Tensor:
-    """Return maps ``(B, A * width, H, W)`` of all levels as ``(B, N, width)``."""
-    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in maps], dim=1)
-
-
-def decode_boxes(head: Any, sizes: Sequence[tuple[int, int]], reg: Tensor) -> Tensor:
-    """Return the boxes ``(B, N, 4)`` in pixels that the head's own box coder decodes, at least float32.
-
-    Args:
-        head: A dense head with ``prior_generator`` and ``bbox_coder``; with ``integral`` where it regresses bins.
-        sizes: Height and width of the maps by level, in cells.
-        reg: ``(B, N, D)``.
-    """
-    from mmdet.structures.bbox import get_box_tensor
-
-    reg = full_precision(reg)
-    levels = head.prior_generator.grid_priors(list(sizes), dtype=reg.dtype, device=reg.device)
-    levels = [get_box_tensor(level) for level in levels]
-    priors = torch.cat(levels).repeat(len(reg), 1)
-    flat = reg.flatten(0, 1)
-    if hasattr(head, "integral"):
-        pairs = zip(levels, head.prior_generator.strides, strict=True)
-        strides = [level.new_full((len(level), 1), stride[0]) for level, stride in pairs]
-        flat = head.integral(flat) * torch.cat(strides).repeat(len(reg), 1)
-        priors = (priors[:, :2] + priors[:, 2:]) / 2
-    boxes = head.bbox_coder.decode(priors, flat)
-    return get_box_tensor(boxes).view(len(reg), -1, 4)
 
 
 def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:

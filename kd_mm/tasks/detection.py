@@ -13,12 +13,13 @@ from torchvision.ops import box_iou
 
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import DenseAssignment
+from kd_mm.losses.region_output import REGION_TAPS, region_tap
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Batch, Task
 from kd_mm.tasks.dense_targets import assigning, read_assignment
 from kd_mm.tasks.detector_heads import DetectorHeads
-from kd_mm.tasks.prediction_readers import REGION_TAPS, LogitsReader, region_tap
+from kd_mm.tasks.prediction_readers import LogitsReader
 from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, box_tensor, label_regions, make_regions, read_annotations
 from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from kd_mm.losses.region_output import first_of, is_cascade, num_maps, region_predictions, takes_regions
 from kd_mm.stages.tap import child
-from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, first_of, region_logits
+from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class DetectorHeads:
         """Read the heads of a detector."""
         roi, dense = child(model, "roi_head"), child(model, "bbox_head")
         two_stage, kind = roi is not None, type(dense or roi).__name__
-        num_classes, cascade = _num_classes(roi or model), isinstance(child(roi, "bbox_head"), nn.ModuleList)
+        num_classes, cascade = _num_classes(roi or model), is_cascade(roi)
         levels = 0
-        if not _takes_regions(roi, cascade):
+        if not takes_regions(roi):
             roi = None
-        elif child(model, "neck") is not None:
-            levels = int(first_of(roi.bbox_roi_extractor).num_inputs)
+        else:
+            levels = num_maps(model)
         generator = getattr(dense, "prior_generator", None)
         if generator is None or not hasattr(dense, "cls_out_channels"):
             dense = None
@@ -63,20 +63,8 @@ class DetectorHeads:
         if self.roi is not None:
             height, width = inputs.shape[-2:]
             regions = inputs.new_tensor([[i, 0.0, 0.0, width / 2, height / 2] for i in range(len(inputs))])
-            return region_logits(self.roi, features, regions, self.cascade)
+            return region_predictions(self.roi, features, regions, self.cascade)[0]
         return None if self.dense is None else self.dense(features)
-
-
-def _takes_regions(roi: Any, cascade: bool) -> bool:
-    """Return whether features and regions alone are enough for a RoI head.
-
-    Sparse R-CNN's also needs its queries, HTC's and SCNet's a semantic map or a context of the image.
-    """
-    if child(roi, "bbox_roi_extractor") is None or child(roi, "semantic_head") or child(roi, "glbctx_head"):
-        return False
-    forward = getattr(roi, "_bbox_forward", None)
-    asked = inspect.signature(forward).parameters.values() if forward else ()
-    return len([one for one in asked if one.default is one.empty]) == (3 if cascade else 2)
 
 
 def _num_classes(owner: nn.Module) -> int | None:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kd_mm.losses.region_output import map_taps, region_predictions, student_taps
+
 
 class LogitsReader:
     """One tensor as it is, e.g. a classifier's logits ``(B, K)``; the base of the readers.
@@ -78,12 +80,7 @@ class RoIReader(LogitsReader):
     unit = "region"
 
     def __init__(self, student: bool, levels: int, cascade: bool = False) -> None:
-        taps: tuple[str, ...]
-        if student:
-            taps = (f"roi_head.bbox_head{'.0' if cascade else ''}[0]", region_tap(cascade))
-        else:
-            taps = tuple(f"neck[{level}]" for level in range(levels)) if levels else ("backbone[0]",)
-        super().__init__(*taps)
+        super().__init__(*(student_taps(cascade)[::2] if student else map_taps(levels)))
         self.student, self.cascade = student, cascade
 
     @property
@@ -105,24 +102,5 @@ class RoIReader(LogitsReader):
             raise ValueError(f"{type(model).__name__} classifies regions that the student sampled, and there are none")
         network: Any = model
         features = [records[tap] for tap in self.taps]
-        return region_logits(network.roi_head, features, regions.detach().to(features[0].dtype), self.cascade)
-
-
-def region_logits(roi_head: Any, features: Any, regions: Tensor, cascade: bool) -> Tensor:
-    """Return the class logits ``(R, K + 1)`` of regions ``(R, 5)``; of a cascade those of its first stage."""
-    # mmdet has no public method that classifies given regions.
-    return roi_head._bbox_forward(*((0,) if cascade else ()), features, regions)["cls_score"]
-
-
-def region_tap(cascade: bool) -> str:
-    """Return the tap of the regions ``(R, 5)`` (image, x1, y1, x2, y2 in pixels) that a student's RoI head pools."""
-    return f"roi_head.bbox_roi_extractor{'.0' if cascade else ''}:in1"
-
-
-#: Taps of these regions, with and without a cascade.
-REGION_TAPS = (region_tap(False), region_tap(True))
-
-
-def first_of(part: Any) -> Any:
-    """Return the first of a cascade's modules, or the module itself."""
-    return part[0] if isinstance(part, nn.ModuleList) else part
+        regions = regions.detach().to(features[0].dtype)
+        return region_predictions(network.roi_head, features, regions, self.cascade)[0]

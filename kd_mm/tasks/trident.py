@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kd_mm.losses.region_output import REGION_TAPS
 from kd_mm.stages.tap import child
-from kd_mm.tasks.prediction_readers import REGION_TAPS
 
 
 def trident_test_branch(model: nn.Module) -> int | None:

@@ -129,6 +129,7 @@ MTKD = {
     },
 }
 KD = {"losses": {"kd": {"type": "kd_mm.DetKDLoss"}}}
+LD = {"losses": {"ld": {"type": "kd_mm.LDLoss"}}}
 ROI = {**MTKD, "exits": {"type": "kd_mm.RoIExit", "norm": "GN"}}
 
 

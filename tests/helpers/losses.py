@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd_mm import losses as L
 from kd_mm.losses import Loss, LossContext, MultiTeacherLoss, Observation, StageLogits
-from kd_mm.losses.crosskd_forward import DenseOutput
+from kd_mm.losses.dense_output import DenseOutput
 from kd_mm.losses.functional import channel_deviations, full_precision
 from kd_mm.losses.mag import Codes
 from kd_mm.losses.observation import DenseAssignment
@@ -98,6 +98,13 @@ def fgd(student: int = 4, teacher: int = 4, **options: float) -> L.FGDLoss:
     parts = [(student_block.conv_mask, 1.2), (student_block.channel_add_conv, 1.3), (block.align, 1.1)]
     for module, pace in [*parts, (teacher_block.conv_mask, 1.4), (teacher_block.channel_add_conv, 1.5)]:
         fill_with_waves(module, pace, size=0.5)
+    return loss
+
+
+def mgd(student: int = 3, teacher: int = 5, **options: Any) -> L.MGDLoss:
+    loss = L.MGDLoss(**options)
+    loss.setup(context((student, teacher)))
+    fill_with_waves(loss.double().blocks, 1.1, size=0.5)
     return loss
 
 
@@ -299,6 +306,22 @@ def _crosskd(loss: L.CrossKDLoss, student: Sequence[Tensor], teacher: Sequence[T
     return torch.stack(list(terms.values())).sum()
 
 
+def _ld(loss: L.LDLoss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    # The student's scores weight positions and are no part of the gradient.
+    positive = torch.tensor([[True, False, False], [False, False, True]])
+    counted = torch.tensor([[1, 1, 1], [1, 0, 1]]).to(full_precision(teacher[0]))
+    assignment = DenseAssignment(counted, positive, 3.0)
+    anchors = [torch.tensor([[20.0, 20.0, 52.0, 52.0], [30.0, 30.0, 62.0, 62.0], [44.0, 44.0, 76.0, 76.0]])]
+    own = DenseOutput(wave(2, 3, 3, pace=0.4).to(counted), student[1], full_precision, None, assignment)
+    target = DenseOutput(teacher[0], teacher[1], full_precision)
+    return torch.stack(list(loss.compare(own, target, anchors, [anchors[0][:1], anchors[0][2:]]).values())).sum()
+
+
+def _mgd(loss: L.MGDLoss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    torch.manual_seed(0)
+    return loss(*of_maps(student[0], teacher[0]))
+
+
 def _corners(pace: float) -> Tensor:
     centre, half = wave(2, 3, 2, pace=pace, size=20.0) + 40, wave(2, 3, 2, pace=pace + 0.4, size=6.0) + 12
     return torch.cat([centre - half, centre + half], dim=-1)
@@ -382,5 +405,9 @@ CASES: dict[str, Case] = {
     },
     "crosskd-giou": Case(lambda: L.CrossKDLoss(quality_weight=1.0), *_heads(False), _crosskd, 1e30),
     "crosskd-iou": Case(lambda: L.CrossKDLoss(box="iou"), *_heads(False), _crosskd, 1e30),
+    "ld-kl": Case(L.LDLoss, *_heads(True), _ld, 1e30),
+    "ld-giou": Case(lambda: L.LDLoss("giou"), *_heads(False), _ld, 1e30),
+    "ld-l1": Case(lambda: L.LDLoss("l1"), *_heads(False), _ld, 1e30),
+    "mgd": Case(mgd, (wave(2, 3, 4, 4, pace=0.9),), (wave(2, 5, 4, 4, pace=1.7),), _mgd),
     "crosskd-kl": Case(lambda: L.CrossKDLoss(), *_heads(True), _crosskd, 1e30),
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kd_mm.losses.crosskd import CrossKDLoss
-from kd_mm.losses.crosskd_forward import DenseOutput
+from kd_mm.losses.dense_output import DenseOutput
 from kd_mm.losses.observation import DenseAssignment
 
 from ..helpers.dense_heads import Detector

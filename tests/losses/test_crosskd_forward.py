@@ -1,4 +1,4 @@
-"""The student's features in the teacher's dense head, and the boxes that a head decodes."""
+"""The student's features in the teacher's dense head."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mmdet.registry import MODELS as DETECTION
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from kd_mm.losses.crosskd_forward import CrossHeadForward, align_scale, decode_boxes
+from kd_mm.losses.crosskd_forward import CrossHeadForward, align_scale
 from kd_mm.stages.recorder import Recorder
 
-from ..helpers.dense_heads import CLASSES, HEADS, SHAPE, STRIDES, Detector, pyramid
+from ..helpers.dense_heads import CLASSES, HEADS, STRIDES, Detector, pyramid
 
 
 def recorded(detector: Detector, taps: tuple[str, ...], levels: list[Tensor]) -> tuple[dict[str, Tensor], Any]:
@@ -131,22 +131,6 @@ def test_align_scale_by_numpy() -> None:
     single = align_scale(torch.ones(1, 3, 1, 1), teacher.float())
     torch.testing.assert_close(single[0, :, 0, 0], teacher.float().mean(dim=(0, 2, 3)))
     assert align_scale(1e4 * student.bfloat16(), teacher.bfloat16()).dtype == torch.bfloat16
-
-
-def test_boxes_by_hand() -> None:
-    sizes = [(SHAPE[0] // stride, SHAPE[1] // stride) for stride in STRIDES]
-    cells = sum(h * w for h, w in sizes)
-    retina = Detector("RetinaHead").bbox_head
-    anchors = torch.cat(retina.prior_generator.grid_priors(sizes, device="cpu"))
-    boxes = decode_boxes(retina, sizes, torch.zeros(2, 9 * cells, 4))
-    torch.testing.assert_close(boxes, anchors.expand(2, -1, -1))
-    # Every side one cell of the first level away from the first point, (4, 4).
-    fcos = decode_boxes(Detector("FCOSHead").bbox_head, sizes, torch.full((1, cells, 4), 8.0, dtype=torch.bfloat16))
-    torch.testing.assert_close(fcos[0, 0], torch.tensor([-4.0, -4.0, 12.0, 12.0]))
-    # Equal bins 0..5 mean 2.5 strides; the first anchor's centre is (0, 0), the last level's stride is 32.
-    gfl = decode_boxes(Detector("GFLHead").bbox_head, sizes, torch.zeros(1, cells, 24))
-    torch.testing.assert_close(gfl[0, 0], torch.tensor([-20.0, -20.0, 20.0, 20.0]))
-    torch.testing.assert_close(gfl[0, -1], torch.tensor([64.0 - 80, 32.0 - 80, 64.0 + 80, 32.0 + 80]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,246 @@
+"""Boxes compared where they matter (LD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou, distance_box_iou
+
+from kd_mm.losses.base import Loss, choice
+from kd_mm.losses.dense_output import DenseHead, DenseOutput, bin_divergence, paired_overlaps
+from kd_mm.losses.observation import Observation
+from kd_mm.losses.region_output import RegionHead, takes_regions
+from kd_mm.registry import MODELS
+from kd_mm.stages.tap import child
+
+_EPS = torch.finfo(torch.float32).eps
+#: Anchors nearest to an object that are looked at on each level, as ATSS does.
+_NEAREST = 9
+
+
+@MODELS.register_module()
+class LDLoss(Loss):
+    """Compare the boxes of student and teacher, position by position: localisation distillation.
+
+    LD (Zheng et al., CVPR 2022, arXiv 2102.12252, and TPAMI 2023) for heads that regress each side of a box as a
+    distribution over bins (GFL). With the student's and the teacher's logits z and t of position i,
+    ``d_i = T^2 / 4 sum_sides KL(softmax(t_i / T) || softmax(z_i / T))``, over two regions:
+
+    * ``main``: what the student's own targets count as objects, weighted by ``w_i = max_k sigmoid(c_ik)``, the
+      student's class score, a constant.
+    * ``vlr``, the valuable localisation region: the other anchors of ``gamma alpha <= DIoU < alpha`` with an object,
+      alpha being the object's threshold by ATSS, ``mean + deviation`` of the IoU of the nine nearest anchors of each
+      level; weighted by the IoU.
+
+    Heads that regress numbers (RetinaNet, FCOS, ATSS; the RoI head of Faster R-CNN on the student's sampled regions)
+    compare decoded boxes, ``d_i = 1 - GIoU_i`` or ``d_i = 1/4 sum_sides |b_s - b_t| / size``, size being width or
+    height of the teacher's box, at least a pixel. All positions count, by ``w_i = (teacher's largest class
+    score)^focus``, under the name ``confident``. That is our reading, after CrossKD's box term.
+
+    Public code: ``HikariTJU/LD`` and mmdet's ``LDHead``, which divide by the number of bins, and sum over positions:
+    the same numbers come of ``reduction="sum"`` and a weight of ``0.25 / bins`` (``vlr``: ``0.0625 / bins``). Here the
+    two regions do not overlap, as in the paper.
+
+    Args:
+        box: ``"kl"``, ``"giou"``, ``"l1"`` or ``"auto"``: ``"kl"`` where both heads regress the same bins, else
+            ``"giou"``. Default: ``"auto"``.
+        region: ``"assigned"`` (main and valuable region), ``"confident"`` or ``"auto"``: ``"assigned"`` with ``"kl"``.
+            Default: ``"auto"``.
+        main_weight: Weight of ``main`` or ``confident``. Default: 2.
+        vlr_weight: Weight of ``vlr``. Default: 0.5.
+        temperature: T > 0 of ``"kl"``, dimensionless. Default: 10.
+        gamma: Lower end of the valuable region as a share of alpha. Default: 0.25.
+        focus: Exponent of the teacher's score. Default: 2.
+        reduction: Of the weighted distances of a region: ``"mean"``, divided by the sum of the weights, which is our
+            reading, or ``"sum"``. Default: ``"mean"``.
+        **kwargs: See :class:`kd_mm.losses.base.Loss`.
+
+    Raises:
+        ValueError: For an unknown ``box``, ``region`` or ``reduction``; before training, for detectors whose positions
+            are not the same, or that predict boxes neither on a grid nor in regions; on use, for ``"kl"`` with heads
+            without equal bins, or ``"assigned"`` with a student whose targets cannot be read.
+    """
+
+    requires = frozenset({"student.taps", "student.assignment", "student.targets", "teacher.taps"})
+    tasks = frozenset({"detection"})
+    instead = "it compares boxes; take a loss on logits or maps (recipes kd, dkd, fitnets)"
+
+    def __init__(
+        self,
+        box: str = "auto",
+        region: str = "auto",
+        main_weight: float = 2.0,
+        vlr_weight: float = 0.5,
+        temperature: float = 10.0,
+        gamma: float = 0.25,
+        focus: float = 2.0,
+        reduction: str = "mean",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.box = choice("box", box, ("auto", "kl", "giou", "l1"))
+        self.region = choice("region", region, ("auto", "assigned", "confident"))
+        self.reduction = choice("reduction", reduction, ("mean", "sum"))
+        self.weights = {"main": main_weight, "confident": main_weight, "vlr": vlr_weight}
+        self.temperature, self.gamma, self.focus = temperature, gamma, focus
+        self._heads: _DenseHeads | _RegionHeads
+        self._background = False
+
+    def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the taps of both heads' outputs.
+
+        Raises:
+            ValueError: For detectors whose boxes cannot be compared position by position.
+        """
+        models = (student, teacher)
+        if all(DenseHead.fits(child(model, "bbox_head")) for model in models):
+            self._heads = _DenseHeads(student, teacher)
+        elif all(takes_regions(child(model, "roi_head")) for model in models):
+            self._heads = _RegionHeads(student, teacher)
+            self.runs_teacher = self._background = True
+        else:
+            names = " and ".join(type(model).__name__ for model in models)
+            raise ValueError(
+                f"LDLoss: {names} do not both have a dense head of two towers (RetinaNet, FCOS, ATSS, GFL) or both a "
+                "RoI head on regions (Faster R-CNN), so that no box of one belongs to a box of the other; take a loss "
+                "on maps (recipes pkd, mgd, fgd)"
+            )
+        return self._heads.taps
+
+    def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
+        """Return the weighted mean or sum of each region by name."""
+        own, target = self._heads.read(student, teacher)
+        anchors = self._heads.anchors(student) if self._by_assignment(own, target) else ()
+        return self.compare(own, target, anchors, student.targets.boxes)
+
+    def compare(
+        self, own: DenseOutput, target: DenseOutput, anchors: Sequence[Tensor] = (), objects: Sequence[Tensor] = ()
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms of two outputs.
+
+        Args:
+            own: The student's output.
+            target: The teacher's.
+            anchors: The student's anchors ``(N_level, 4)`` by level, in pixels; unused without a valuable region.
+            objects: Per image the boxes of its objects ``(n, 4)``, likewise.
+
+        Raises:
+            ValueError: If they have different positions, or not what ``box`` and ``region`` need.
+        """
+        if own.reg.shape[:2] != target.reg.shape[:2]:
+            raise ValueError(
+                f"LDLoss: the student has boxes at {tuple(own.reg.shape[:2])} positions (images, positions), the "
+                f"teacher at {tuple(target.reg.shape[:2])}; both need the same strides, anchors and input size"
+            )
+        if self._by_assignment(own, target):
+            weights = self._assigned(own, anchors, objects)
+        else:
+            counted = 1.0 if own.assignment is None else own.assignment.counted
+            weights = {"confident": target.confidence(self._background) ** self.focus * counted}
+        return {name: self.weights[name] * self._over(own, target, weight) for name, weight in weights.items()}
+
+    def _assigned(self, own: DenseOutput, anchors: Sequence[Tensor], objects: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the weights ``(B, N)`` of the positions of each region."""
+        assignment = own.assignment
+        if assignment is None:
+            raise ValueError("LDLoss: the targets of this student cannot be read; take region='confident'")
+        main = own.confidence() * assignment.positive
+        if not self.weights["vlr"]:
+            return {"main": main}
+        region = torch.stack([valuable_region(anchors, boxes, self.gamma) for boxes in objects])
+        return {"main": main, "vlr": region * assignment.counted * ~assignment.positive}
+
+    def _over(self, own: DenseOutput, target: DenseOutput, weight: Tensor) -> Tensor:
+        """Return the weighted mean or sum of the distances; positions of no weight are not compared."""
+        chosen = weight > 0
+        total = (self._distances(own, target, chosen) * weight[chosen]).sum()
+        return total if self.reduction == "sum" else total / weight.sum().clamp(min=_EPS)
+
+    def _distances(self, own: DenseOutput, target: DenseOutput, chosen: Tensor) -> Tensor:
+        """Return the distance of each chosen position, of a mask ``(B, N)``."""
+        if self._by_bins(own, target):
+            return bin_divergence(own.reg[chosen], target.reg[chosen], self.temperature)
+        boxes, others = own.boxes()[chosen], target.boxes().detach()[chosen]
+        if self.box == "l1":
+            size = (others[:, 2:] - others[:, :2]).clamp(min=1).repeat(1, 2)
+            return ((boxes - others).abs() / size).mean(dim=1)
+        return 1 - paired_overlaps(boxes, others)
+
+    def _by_assignment(self, own: DenseOutput, target: DenseOutput) -> bool:
+        by_bins = self._by_bins(own, target) and own.assignment is not None
+        return self.region == "assigned" or (self.region == "auto" and by_bins)
+
+    def _by_bins(self, own: DenseOutput, target: DenseOutput) -> bool:
+        bins = [output.reg.shape[-1] // 4 for output in (own, target)]
+        equal = bins[0] == bins[1] > 1
+        if self.box == "kl" and not equal:
+            raise ValueError(
+                f"LDLoss: box='kl' compares distributions over the same bins (GFL of one reg_max), but the student has "
+                f"{bins[0]} a side and the teacher {bins[1]}; take box='giou'"
+            )
+        return equal and self.box in ("auto", "kl")
+
+
+class _DenseHeads:
+    """The dense heads of student and teacher, over the same positions."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        self.student, self.teacher = (DenseHead(model.get_submodule("bbox_head")) for model in (student, teacher))
+        if self.student.grid != self.teacher.grid:
+            raise ValueError(
+                f"LDLoss: the student has levels of (stride, anchors) {self.student.grid}, the teacher "
+                f"{self.teacher.grid}; boxes are compared position by position, so take a loss on maps (recipes pkd, "
+                "mgd, fgd)"
+            )
+        self.taps = (self.student.taps, self.teacher.taps)
+
+    def read(self, student: Observation, teacher: Observation) -> tuple[DenseOutput, DenseOutput]:
+        return self.student.read(student.taps, student.assignment), self.teacher.read(teacher.taps)
+
+    def anchors(self, student: Observation) -> list[Tensor]:
+        return self.student.anchors(student.taps)
+
+
+class _RegionHeads:
+    """The RoI heads of student and teacher, on the regions that the student samples."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        self.student, self.teacher = RegionHead(student), RegionHead(teacher)
+        self.taps = (self.student.student_taps, self.teacher.teacher_taps)
+
+    def read(self, student: Observation, teacher: Observation) -> tuple[DenseOutput, DenseOutput]:
+        regions = student.taps[self.student.student_taps[-1]].detach()
+        target, labels = self.teacher.of_teacher(teacher.taps, regions)
+        return self.student.of_student(student.taps, labels), target
+
+    def anchors(self, student: Observation) -> list[Tensor]:
+        raise ValueError("LDLoss: region='assigned' needs a dense head; leave region out")
+
+
+def valuable_region(anchors: Sequence[Tensor], objects: Tensor, gamma: float = 0.25) -> Tensor:
+    """Return the weights ``(N,)`` of an image's anchors in the valuable localisation region, 0 outside of it.
+
+    Args:
+        anchors: ``(N_level, 4)`` by level, x1, y1, x2, y2 in pixels.
+        objects: ``(n, 4)``, likewise.
+        gamma: Lower end as a share of the threshold alpha. Default: 0.25.
+    """
+    every, objects = torch.cat(list(anchors)), objects.to(anchors[0])
+    if not len(objects):
+        return every.new_zeros(len(every))
+    overlaps = box_iou(every, objects)
+    distances = torch.cdist(_centres(every), _centres(objects))
+    sizes, nearest = [len(level) for level in anchors], []
+    for overlap, distance in zip(overlaps.split(sizes), distances.split(sizes), strict=True):
+        found = distance.topk(min(_NEAREST, len(distance)), dim=0, largest=False).indices
+        nearest.append(overlap.gather(0, found))
+    deviation, mean = torch.std_mean(torch.cat(nearest), dim=0)
+    upper, relation = mean + deviation, distance_box_iou(every, objects)
+    return (overlaps * ((relation < upper) & (relation >= gamma * upper))).amax(dim=1)
+
+
+def _centres(boxes: Tensor) -> Tensor:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
