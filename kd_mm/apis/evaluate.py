@@ -14,10 +14,21 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
+from kd_mm.apis.recipes import task_of
 from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import is_distillation
+
+#: Upstream's defaults: what merges the predictions for one image, and what a detector's samples tell of it.
+_TTA_MODELS: dict[str, dict[str, Any]] = {
+    "classification": {"type": "mmpretrain.AverageClsScoreTTA"},
+    "detection": {
+        "type": "DetTTAModel",
+        "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
+    },
+}
+_META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
 
 def plain_config(config: Config) -> Config:
@@ -136,14 +147,24 @@ def _pictures(config: Config, model: nn.Module, folder: str, number: int, score:
 
 
 def _add_tta(config: Config) -> None:
-    """Use the config's own augmentations, or average over the horizontal flip, as mmpretrain's test tool does."""
+    """Use the config's own augmentations, or average over the horizontal flip, as upstream's test tools do.
+
+    Raises:
+        ValueError: A re-ID config without augmentations of its own.
+    """
+    task = task_of(config)
+    if task == "reid" and not ("tta_model" in config and "tta_pipeline" in config):
+        raise ValueError("--tta merges class scores or boxes; for embeddings take --cfg-options model.flip_test=True")
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_pipeline" not in config:
         flips = [{"type": "RandomFlip", "prob": 1.0}, {"type": "RandomFlip", "prob": 0.0}]
-        augmented = {"type": "TestTimeAug", "transforms": [flips, [dataset.pipeline[-1]]]}
+        pack = dict(dataset.pipeline[-1])
+        if task == "detection":
+            pack["meta_keys"] = (*pack.get("meta_keys", _META_KEYS), "flip", "flip_direction")
+        augmented = {"type": "TestTimeAug", "transforms": [flips, [pack]]}
         config.tta_pipeline = [*dataset.pipeline[:-1], augmented]
-    tta_model = config.get("tta_model") or {"type": "mmpretrain.AverageClsScoreTTA"}
+    tta_model = config.get("tta_model") or _TTA_MODELS[task]
     config._cfg_dict["model"] = ConfigDict({**tta_model, "module": config.model})
     dataset.pipeline = config.tta_pipeline

@@ -57,7 +57,8 @@ class ReIDMetric(BaseMetric):
 
     Args:
         metric: ``"cosine"`` or ``"euclidean"``.
-        rerank: None, or options of :func:`kd_mm.evaluation.evaluate_reid`'s re-ranking; an empty dict: the paper's.
+        rerank: Whether to re-rank, with the paper's options; or options of :func:`kd_mm.evaluation.evaluate_reid`'s
+            re-ranking. Default: False.
         max_rank: Longest rank of the CMC curve, at least 10.
         camera_rule: Leave out gallery images of the query's person from the query's camera. ``False`` for data without
             cameras, whose samples need no ``camid``.
@@ -77,7 +78,7 @@ class ReIDMetric(BaseMetric):
     def __init__(
         self,
         metric: str = "cosine",
-        rerank: Mapping[str, Any] | None = None,
+        rerank: bool | Mapping[str, Any] | None = False,
         max_rank: int = 50,
         camera_rule: bool = True,
         gallery_config: str | dict[str, Any] | None = None,
@@ -89,7 +90,7 @@ class ReIDMetric(BaseMetric):
         if not isinstance(max_rank, int) or max_rank < max(_LOGGED_RANKS):
             raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
         self.metric, self.max_rank, self.camera_rule = metric, max_rank, camera_rule
-        self.rerank = None if rerank is None else check_options(rerank)
+        self.rerank = None if rerank is None or rerank is False else check_options({} if rerank is True else rerank)
         if (gallery_config is None) != (gallery_checkpoint is None):
             missing = "gallery_config" if gallery_config is None else "gallery_checkpoint"
             raise ValueError(f"ReIDMetric: {missing} is missing: the network of the gallery needs both")

@@ -21,7 +21,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A name is unknown, or a value out of range.
     """
     if not isinstance(options, Mapping):
-        raise ValueError(f"rerank={options!r}: give None, or a dict such as {DEFAULTS}")
+        raise ValueError(f"rerank={options!r}: give True, False or a dict such as {DEFAULTS}")
     for name in options:
         if name not in DEFAULTS:
             raise ValueError(f"rerank has no option {name!r}{nearest(str(name), DEFAULTS)}")

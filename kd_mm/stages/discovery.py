@@ -36,7 +36,7 @@ def discover_stages(
         model: A network with the backbone as a submodule, e.g. an ``ImageClassifier`` or a detector.
         inputs: A normalised batch ``(B, C, H, W)``; gives shape, dtype and device, its values are not looked at.
         names: Taps to measure instead of searching, in this order, e.g. ``["backbone.layer2", "backbone.layer4"]``.
-        backbone: Name of the backbone in ``model``.
+        backbone: Name of the backbone in ``model``. A wrapper around it, whose only child is ``module``, is opened.
         forward: Runs backbone and neck of ``model``; needed where ``names`` lie outside of the backbone.
 
     Raises:
@@ -51,6 +51,8 @@ def discover_stages(
         run = trace(_Features(model, forward), inputs)
         chosen = [_find_named(model, name, backbone, run) for name in names or ()]
         return _measure([candidate for _, candidate in chosen], [text for text, _ in chosen], run, inputs, 0)
+    while [name for name, _ in modules[backbone].named_children()] == ["module"]:
+        backbone += ".module"  # a wrapper: LoRA, an average of weights, DataParallel
     run = trace(modules[backbone], inputs)
     with last_stride_in_place(modules[backbone]) as put_back:
         unstrided = trace(modules[backbone], inputs) if put_back else run

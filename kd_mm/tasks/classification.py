@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Task
-from kd_mm.tasks.prediction_readers import LogitsReader
+from kd_mm.tasks.prediction_readers import LogitsReader, SumReader
 
 
 @TASKS.register_module()
@@ -24,6 +24,10 @@ class ClassificationTask(Task):
         Raises:
             ValueError: The network is not a classifier with logits.
         """
+        from mmpretrain.models.heads import ConformerHead
+
+        if isinstance(child(model, "head"), ConformerHead):
+            return SumReader("head[0]", "head[1]")
         for name in ("head", "model"):
             if child(model, name) is not None:
                 return LogitsReader(name)
@@ -80,7 +84,8 @@ class ClassificationTask(Task):
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
         """Run a network to its end in ``tensor`` mode: no losses, no post-processing."""
-        return model(inputs, mode="tensor")
+        logits = model(inputs, mode="tensor")
+        return sum(logits) if isinstance(logits, tuple) else logits
 
     def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
         """Return how many images of a batch a network classifies right, and how many there are."""

@@ -42,6 +42,16 @@ class LogitsReader:
         return records[self.taps[0]]
 
 
+class SumReader(LogitsReader):
+    """The sum of the logits ``(B, K)`` of several classifiers, as mmpretrain's ConformerHead predicts."""
+
+    def read(
+        self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
+    ) -> Tensor:
+        """Return the network's own logits; see the base class."""
+        return torch.stack([records[tap] for tap in self.taps]).sum(dim=0)
+
+
 class DenseReader(LogitsReader):
     """Class maps of a dense head, flattened to ``(B, N, K)``: levels shallow to deep, then rows, columns, anchors.
 

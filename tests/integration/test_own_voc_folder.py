@@ -103,6 +103,8 @@ def test_a_teacher_and_a_student_that_learns_from_it(tools: Tools, own: Own) -> 
 
     tested = tools.test(own.student, distilled / "epoch_1.pth", "--work-dir", own.folder / "tested")
     assert f"voc07/mAP: {scores['voc07/mAP']:.4f}" in tested.out
+    augmented = tools.test(own.student, distilled / "epoch_1.pth", "--tta", "--work-dir", own.folder / "tested")
+    assert "coco/mAP: " in augmented.out
 
 
 def test_class_names_that_are_not_in_the_folder(tools: Tools, own: Own) -> None:

@@ -312,6 +312,15 @@ def test_where_nothing_is_found_candidates_are_listed():
     assert "\n" not in str(error.value)
 
 
+def test_a_wrapped_backbone_is_looked_into():
+    vit = {"type": "VisionTransformer", "arch": "deit-tiny", "img_size": 64, "patch_size": 16}
+    lora = backbone(type="LoRAModel", module=vit, alpha=1, rank=1, targets=[{"type": "qkv"}])
+    stages = discover_stages(lora, image())
+    assert [stage.tap for stage in stages] == [f"backbone.module.layers.{i}" for i in (2, 5, 8, 11)]
+    parallel = discover_stages(Wrapper(nn.DataParallel(backbone(type="ResNet", depth=18).backbone)), image())
+    assert [stage.tap for stage in parallel] == [f"backbone.module.layer{i}" for i in (1, 2, 3, 4)]
+
+
 def test_a_missing_backbone_is_refused():
     with pytest.raises(ValueError, match="no module 'trunk'.*it has backbone"):
         discover_stages(backbone(type="ResNet", depth=18), image(), backbone="trunk")

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from mmpretrain.models import losses
+from mmpretrain.models import ImageClassifier, losses
 from torch import nn
 
+from kd_mm.stages.recorder import Recorder
 from kd_mm.tasks import ClassificationTask
 
 LABELS, SOFT = torch.tensor([0, 3, 3, 1, 2]), torch.softmax(torch.arange(20.0).view(5, 4).cos(), dim=1)
@@ -38,3 +39,20 @@ def test_exits_learn_by_the_students_own_loss_one_by_one(build: Any, targets: to
     torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
     gradients = [torch.autograd.grad(each.sum(), logits)[0] for each in (values, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_two_classifiers_of_one_network_are_summed_as_it_predicts() -> None:
+    arch = {"embed_dims": 48, "channel_ratio": 1, "num_heads": 2, "depths": 12}
+    head = {"type": "ConformerHead", "in_channels": [64, 48], "num_classes": 4, "init_cfg": None}
+    backbone = {"type": "Conformer", "arch": arch, "base_channels": 16, "patch_size": 16}
+    model = ImageClassifier(backbone, head=head).eval()
+    task, images = ClassificationTask(), torch.randn(2, 3, 32, 32)
+    reader = task.logits_reader(model, student=True)
+    recorder = Recorder(model, reader.taps)
+    with torch.no_grad(), recorder:
+        summed = task.forward(model, images)
+        logits = reader.read(recorder.take())
+    with torch.no_grad():
+        predicted = torch.stack([sample.pred_score for sample in model(images, mode="predict")])
+    torch.testing.assert_close(logits, summed, rtol=0, atol=0)
+    torch.testing.assert_close(logits.softmax(dim=1), predicted)
