@@ -22,23 +22,6 @@ rows = [
     dict(name="dkd", config=student, distiller="dkd", teacher_row="teacher"),
     dict(name="reviewkd", config=student, distiller="reviewkd", teacher_row="teacher"),
     dict(name="mtkd_ssr", config=student, distiller="mtkd_ssr", teacher_row="teacher"),
-    dict(
-        # Trained together with exits on its stages: of BYOT the exits' own task loss alone.
-        name="teacher_exits",
-        config=teacher,
-        seeds=[0],
-        distiller="byot",
-        cfg_options={
-            "model.recipe.losses.aux.loss_weight": 1.0,
-            "model.recipe.losses.review.loss_weight": 0.0,
-            "model.recipe.losses.exit_hint.loss_weight": 0.0,
-        },
-    ),
-    dict(
-        name="mtkd_ssr_joint_exits",
-        config=student,
-        distiller="mtkd_ssr",
-        teacher_row="teacher_exits",
-        cfg_options={"model.recipe.teacher_exits.mode": "joint"},
-    ),
+    dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),  # trained together with its exits
+    dict(name="mtkd_ssr_joint_exits", config=student, distiller="mtkd_ssr", teacher_row="teacher_exits"),
 ]

@@ -101,8 +101,8 @@ def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
         distiller: Distiller = MODELS.build({**model, "teacher": teachers, "recipe": recipe})
     if not len(distiller.objective.exits):
         raise ValueError(
-            f"--exits: the recipe of {origin} trains no exits of the student (mskd, mskd_final, byot and mtkd_ssr do); "
-            "export without"
+            f"--exits: the recipe of {origin} trains no exits of the student (mskd, mskd_final, byot, exits and "
+            "mtkd_ssr do); export without"
         )
     return distiller
 

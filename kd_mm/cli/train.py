@@ -20,7 +20,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-validate", action="store_true", help="train without validation")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
+    recipe = parser.add_mutually_exclusive_group()
+    recipe.add_argument(
         "--distiller",
         metavar="RECIPE",
         help="distil this plain config with a recipe of docs/methods, e.g. kd, dkd, mtkd_ssr (one that makes no sense "
@@ -28,6 +29,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "names joined by + make one recipe (mtkd_ssr+student_friendly); "
         "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
         "model.student, the recipe under model.recipe",
+    )
+    recipe.add_argument(
+        "--with-exits",
+        action="store_const",
+        dest="distiller",
+        const="exits",
+        help="train this plain config together with exits on its stages, in one run (short for --distiller exits): "
+        "mtkd_ssr and mskd then read the exits of their teacher from this checkpoint",
     )
     add_teacher(parser, "--distiller")
     add_device_data(parser)

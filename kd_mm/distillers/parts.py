@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd_mm.distillers.builder import Networks, is_online
+from kd_mm.distillers.joint_exits import load_joint_exits
 from kd_mm.distillers.objective import Objective
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.requirements import Reads
@@ -21,7 +22,6 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import Task
-from kd_mm.utils.checkpoint import distill_state_dict, read_checkpoint
 from kd_mm.utils.contexts import eval_mode, isolated_rng
 
 _LOGITS = frozenset({"teacher.logits", "teacher.stage_logits"})
@@ -83,9 +83,8 @@ def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss
 def _set_exits(teacher: Teacher, exits: nn.ModuleDict, recipe: Recipe) -> None:
     teacher.exits = exits.requires_grad_(False).eval()
     teacher.exits_ready = teacher.is_ema or not len(exits)
-    if recipe.exit_mode == "joint" and len(exits) and not teacher.is_ema:
-        stored = read_checkpoint(teacher.checkpoint) if teacher.checkpoint else {}
-        teacher.load_exits(distill_state_dict(stored, "exits."), f"joint training in {teacher.checkpoint}")
+    if recipe.exit_mode in ("joint", "auto") and not teacher.exits_ready:
+        load_joint_exits(teacher, recipe.exits, recipe.exit_mode == "joint")
 
 
 def _build_exits(

@@ -25,8 +25,9 @@ class Recipe:
         exit_on_last: Whether the last stage has an exit beside the network's logits; by default in detection.
         connectors: Config of the connectors.
         teacher_exits: How the teacher's exits come to be: ``mode`` is ``"pretrained"`` (frozen teacher, exits trained
-            first), ``"joint"`` (trained with the teacher, read from its checkpoint) or ``"online"`` (trained during
-            distillation on detached features); the other keys are for :class:`kd_mm.preparation.ExitTraining`.
+            first), ``"joint"`` (trained with the teacher, read from its checkpoint), ``"auto"`` (joint where the
+            checkpoint holds exits, else pretrained) or ``"online"`` (trained during distillation on detached features);
+            the other keys are for :class:`kd_mm.preparation.ExitTraining`.
         stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1.
         student_loss_weight: Factor of the student's own losses.
         stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or
@@ -41,7 +42,7 @@ class Recipe:
     exits: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.SepConvExit"})
     exit_on_last: bool = False
     connectors: dict[str, Any] = field(default_factory=lambda: {"type": "kd_mm.ConvConnector"})
-    teacher_exits: dict[str, Any] = field(default_factory=lambda: {"mode": "pretrained"})
+    teacher_exits: dict[str, Any] = field(default_factory=lambda: {"mode": "auto"})
     stage_align: str | Sequence[tuple[int, int]] = "from_deep"
     student_loss_weight: float = 1.0
     stage_source: str = "backbone"
@@ -79,14 +80,15 @@ class Recipe:
                 raise ValueError(f"recipe: loss name {name!r} clashes with the log key 'loss_{name}'; choose another")
         _check_transform(config.get("transform"), list(named))
         recipe = cls(**{"exit_on_last": exit_on_last, **config})
-        choice("recipe: teacher_exits mode", recipe.exit_mode, ("pretrained", "joint", "online"))
+        choice("recipe: teacher_exits mode", recipe.exit_mode, ("auto", "pretrained", "joint", "online"))
         choice("recipe: stage_source", recipe.stage_source, ("backbone", "neck"))
         return recipe
 
     @property
     def exit_mode(self) -> str:
-        """How the teachers' exits come to be."""
-        return self.teacher_exits.get("mode", "pretrained")
+        """How the teachers' exits come to be; a file of exits that the config names counts as ``"pretrained"``."""
+        mode = self.teacher_exits.get("mode", "auto")
+        return "pretrained" if mode == "auto" and self.teacher_exits.get("checkpoint") else mode
 
     @property
     def exit_type(self) -> type[Exit]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from kd_mm.distillers.joint_exits import JointExits
 from kd_mm.distillers.precision import DTYPES, HALF, computing_in, store_weights
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Reads
@@ -92,11 +93,13 @@ class Teacher:
         self._freeze(name, model)
         self._convert()
         self.dataset_meta = (stored.get("meta") or {}).get("dataset_meta") or {}
+        self.joint_exits = JointExits.of(stored)
 
     def _freeze(self, name: str, model: nn.Module) -> None:
         self.name, self.model = name, model.requires_grad_(False).eval()
         self.dataset_meta = {}
         self.exits = nn.ModuleDict()
+        self.joint_exits = JointExits()
         self.exits_ready = False
         self.score_text = ""
         self.identity = self._identity()

@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, find_distiller
+from kd_mm.distillers.joint_exits import describe_exits
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import Progress
@@ -95,11 +96,13 @@ class DistillHook(Hook):
             monitor.check()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Stop if a loss was not finite; add the identity of the teachers to the checkpoint."""
+        """Stop if a loss was not finite; add the teachers' identity and what the exits are."""
         distiller = find_distiller(runner)
         if distiller.monitor is not None:
             distiller.monitor.check()
         checkpoint["meta"]["teachers"] = {name: teacher.identity for name, teacher in distiller.teachers.items()}
+        objective, exits = distiller.objective, list(distiller.objective.exits)
+        checkpoint["meta"]["exits"] = describe_exits(distiller.recipe.exits, objective.stages, exits)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare the teachers with those of the run that is resumed.

@@ -26,9 +26,9 @@ class ExitProbeHook(Hook):
     bit for bit as without the hook.
 
     Logged beside the validation metrics: ``exit/student_stage1`` ... for the student's exits, ``exit/student_final``
-    for its own logits, and the same under the name of each teacher. With several processes, images that the sampler
-    repeats to fill the last batch count twice. In re-identification nothing is measured: the validation data have other
-    identities than the exits.
+    for its own logits, the same under the name of each teacher, and ``exit/chance``, the best accuracy of an exit that
+    always predicts the same. With several processes, images that the sampler repeats to fill the last batch count
+    twice. In re-identification nothing is measured: the validation data have other identities than the exits.
     """
 
     priority = "NORMAL"
@@ -36,7 +36,7 @@ class ExitProbeHook(Hook):
     def __init__(self) -> None:
         self._recording = contextlib.ExitStack()
         self._correct: dict[str, Tensor] = {}
-        self._count = 0
+        self._constant, self._count = torch.zeros(()), 0
         self._measured_teachers: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
@@ -53,7 +53,7 @@ class ExitProbeHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Reset the counts."""
-        self._correct, self._count = {}, 0
+        self._correct, self._constant, self._count = {}, torch.zeros(()), 0
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record the student's taps during this batch."""
@@ -77,6 +77,8 @@ class ExitProbeHook(Hook):
                 logits |= teacher_logits(distiller, name, inputs)
         for name, each in logits.items():
             self._correct[name] = self._correct.get(name, 0) + distiller.task.correct(each, targets).sum()
+        for each in list(logits.values())[:1]:  # all are as wide
+            self._constant = self._constant + distiller.task.constant_scores(targets, each.shape[-1]).cpu()
         self._count += len(targets)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -89,6 +91,9 @@ class ExitProbeHook(Hook):
         *correct, count = counts.tolist()
         for name, each in zip(self._correct, correct, strict=True):
             runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * each / count)
+        all_reduce(self._constant)
+        chance = float(self._constant.max(dim=1).values.sum())
+        runner.message_hub.update_scalar("val/exit/chance", 100.0 * chance / count)
         distiller = find_distiller(runner)
         frozen = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
         self._measured_teachers |= frozen - set(distiller.objective.teacher_exits)

@@ -37,6 +37,8 @@ class TeacherPreparation:
 
     #: Names its files, log lines and random state.
     kind: ClassVar[str]
+    #: What to do about scores at chance, for a warning.
+    remedy: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]]
 
     def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
@@ -59,7 +61,8 @@ class TeacherPreparation:
 
         Returns:
             ``state_dict`` (what :meth:`load` takes, readable by ``torch.load(weights_only=True)``), and for the log
-            ``scores`` (fractions by name) and ``metric`` (what they are).
+            ``scores`` (fractions by name) and ``metric`` (what they are); where there is such a thing ``chance``, the
+            score of guessing, and ``at_chance``, the names of the scores that are not above it.
         """
         raise NotImplementedError
 

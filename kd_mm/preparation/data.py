@@ -64,10 +64,19 @@ class TrainingData:
             epochs = max(1, round(fraction * self.runner.max_iters / len(self.runner.train_dataloader)))
         return epochs, [round(milestone * epochs) for milestone in milestones]
 
-    def loader(self, key: str = "train_dataloader", chosen: Sequence[int] | None = None) -> Any:
-        """Build a loader of the config, an epoch of which is one pass over its data, or the samples ``chosen``."""
+    def loader(self, key: str = "train_dataloader", chosen: Sequence[int] | None = None, shuffled: bool = False) -> Any:
+        """Build a loader of the config, an epoch of which is one pass over its data, or the samples ``chosen``.
+
+        Args:
+            key: Of the loader in the config.
+            chosen: Indices of samples.
+            shuffled: Whether the order is a fixed random one, without workers; by default it is the config's.
+        """
         config = copy.deepcopy(dict(self.config[key]))
         config["persistent_workers"] = False
+        if shuffled:
+            config["sampler"], config["num_workers"] = {"type": "DefaultSampler", "shuffle": True, "seed": 0}, 0
+            config.pop("prefetch_factor", None)
         if "InfiniteSampler" in str(config.get("sampler", {}).get("type")):
             config["sampler"] = {"type": "DefaultSampler", "shuffle": True}
         if chosen is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 from kd_mm.distillers import Distiller, Teacher
@@ -33,8 +33,12 @@ class ExitTraining(EpochTraining):
     """
 
     kind = "exits"
+    remedy = (
+        "train them longer or at another rate (model.recipe.teacher_exits.epochs, .lr), train the teacher with them "
+        "(kd-mm train TEACHER --with-exits), or leave these stages out (stages=[...] of the losses that read them)"
+    )
     defaults = {
-        "mode": "pretrained",
+        "mode": "auto",
         "loss": "ce",
         "temperature": 4.0,
         "epochs": None,
@@ -66,13 +70,26 @@ class ExitTraining(EpochTraining):
         """Train the exits and measure their accuracy; see the base class."""
         self.module.requires_grad_(True)
         self.train(data, partial)
+        return {"state_dict": self.module.state_dict(), **self.measure(data)}
+
+    def measure(self, data: TrainingData, images: int | None = None) -> dict[str, Any]:
+        """Measure the accuracy of each exit.
+
+        Args:
+            data: The training data.
+            images: So many random ones, up to a batch; by default all.
+
+        Returns:
+            ``scores`` and ``metric`` as :meth:`run`; ``chance``, the best accuracy of an exit that always predicts the
+            same, and ``at_chance``, the names of scores less than three standard deviations above it.
+        """
         # Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
         comparable = self.distiller.task.closed_set and not self.distiller.task.regional
         validated = data.config.get("val_dataloader") is not None and comparable
         split = "validation" if validated else "training"
-        scores = self.accuracy(data.loader("val_dataloader" if validated else "train_dataloader"))
-        metric = f"{self.distiller.task.metric} on the {split} data"
-        return {"state_dict": self.module.state_dict(), "scores": scores, "metric": metric}
+        loader = data.loader("val_dataloader" if validated else "train_dataloader", shuffled=images is not None)
+        some = "" if images is None else f"up to {images} images of "
+        return {"metric": f"{self.distiller.task.metric} on {some}the {split} data", **self.accuracy(loader, images)}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load the exits into the teacher and freeze them."""
@@ -92,18 +109,27 @@ class ExitTraining(EpochTraining):
         return {"loss": float(loss.detach())}
 
     @torch.no_grad()
-    def accuracy(self, loader: Any) -> dict[str, float]:
-        """Return the accuracy of each exit, a fraction."""
+    def accuracy(self, loader: Any, images: int | None = None) -> dict[str, Any]:
+        """Return ``scores``, ``chance`` and ``at_chance`` of :meth:`measure`."""
         self.module.eval()
-        count, correct = 0, torch.zeros(len(self.stages), dtype=torch.float64)
+        task, measured = self.distiller.task, 0
+        count, correct, constant = torch.zeros(()).double(), torch.zeros(()).double(), torch.zeros(()).double()
         for batch in loader:
             stage_logits, _, targets = self.forward(batch, training=False)
-            scores = [self.distiller.task.correct(logits, targets).sum() for logits in stage_logits]
-            correct, count = correct + torch.stack(scores).cpu(), count + len(targets)
-        totals = torch.cat([torch.tensor([count], dtype=torch.float64), correct])
-        all_reduce(totals)
-        rates = (totals[1:] / totals[0].clamp(min=1)).tolist()
-        return {f"stage {i}": rate for i, rate in zip(self.stages, rates, strict=True)}
+            correct = correct + torch.stack([task.correct(logits, targets).sum() for logits in stage_logits]).cpu()
+            constant = constant + task.constant_scores(targets, stage_logits.shape[-1]).cpu()
+            count, measured = count + len(targets), measured + len(batch["inputs"]) * get_world_size()
+            if images is not None and measured >= images:
+                break
+        for total in (count, correct, constant):
+            all_reduce(total)
+        rows = float(count.clamp(min=1))
+        chance = float(constant.max(dim=1).values.sum()) / rows
+        margin = 3 * (chance * (1 - chance) / (rows * len(constant))) ** 0.5
+        rates = zip(self.stages, (correct / rows).tolist(), strict=True)
+        scores = {f"stage {i}": rate for i, rate in rates}
+        at_chance = [name for name, score in scores.items() if score < chance + margin]
+        return {"scores": scores, "chance": chance, "at_chance": at_chance}
 
     def forward(self, batch: Any, training: bool) -> tuple[Tensor, Tensor | None, Any]:
         """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets."""

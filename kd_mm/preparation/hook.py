@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ NUM_SAMPLES = 50_000
 class PrepareTeachersHook(Hook):
     """Computes what exits and losses need of frozen teachers before training: exits, codes, probes.
 
-    The teachers' exits are trained as the recipe's ``teacher_exits`` says; a loss asks by
+    The teachers' exits are trained as the recipe's ``teacher_exits`` says, those that came with a teacher's checkpoint
+    are measured on 512 images; a loss asks by
     :meth:`kd_mm.losses.Loss.preparation`. Without either the hook does nothing.
 
     Each result is stored as ``teacher_<kind>_<teacher>_<hash>.pth``. The hash covers the teacher's weights and input,
@@ -57,6 +58,9 @@ class PrepareTeachersHook(Hook):
         """
         distiller = find_distiller(runner)
         data, folder = TrainingData(runner, distiller), Path(self.cache_dir or runner.work_dir)
+        for training in exit_trainings(distiller, ready=True):
+            with isolated_rng("exits of the teachers"):
+                log_scores(training, training.measure(data, images=512), data)
         for training in exit_trainings(distiller):
             given = training.options["checkpoint"]
             if given:
@@ -72,13 +76,13 @@ class PrepareTeachersHook(Hook):
         distiller.store_teachers(runner.optim_wrapper)
 
 
-def exit_trainings(distiller: Distiller) -> list[ExitTraining]:
-    """Return the training of the exits of every teacher whose exits are not trained."""
+def exit_trainings(distiller: Distiller, ready: bool = False) -> list[ExitTraining]:
+    """Return the training of the exits of every teacher whose exits are not trained, or are trained already."""
     options = distiller.recipe.teacher_exits
     return [
         ExitTraining(distiller, teacher, "recipe: teacher_exits", options)
         for teacher in distiller.teachers.values()
-        if not teacher.exits_ready
+        if teacher.exits_ready == ready and not teacher.is_ema and len(teacher.exits)
     ]
 
 
@@ -120,7 +124,7 @@ def share_preparations(config: Config, folder: Path) -> None:
 
 def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Path) -> Any:
     """Return the result of a preparation, from its file where there is one."""
-    teacher, kind, logger = preparation.teacher, preparation.kind, data.runner.logger
+    teacher, kind = preparation.teacher, preparation.kind
     parts = [teacher.identity, teacher.input_size, data.fingerprint(), preparation.fingerprint(data)]
     digest = hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
     file = folder / f"teacher_{kind}_{teacher.name}_{digest}.pth"
@@ -136,9 +140,19 @@ def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Pat
                 partial.unlink(missing_ok=True)
             barrier()
     stored = read_checkpoint(str(file))
-    scores = ", ".join(f"{name}: {score:.1%}" for name, score in stored["scores"].items())
-    logger.info(f"{kind} of teacher {teacher.name!r}, {stored['metric']}: {scores}")
+    log_scores(preparation, stored, data)
     return preparation.load(stored["state_dict"], str(file))
+
+
+def log_scores(preparation: TeacherPreparation, result: Mapping[str, Any], data: TrainingData) -> None:
+    """Log the scores of a result beside chance, and warn of those that are not above it."""
+    subject, logger = f"{preparation.kind} of teacher {preparation.teacher.name!r}", data.runner.logger
+    chance = f" (chance {result['chance']:.1%})" if "chance" in result else ""
+    scores = ", ".join(f"{name}: {score:.1%}{chance}" for name, score in result["scores"].items())
+    logger.info(f"{subject}, {result['metric']}: {scores}")
+    if result.get("at_chance"):
+        listed = ", ".join(result["at_chance"])
+        logger.warning(f"{subject} at {listed} know no more than chance and teach noise: {preparation.remedy}")
 
 
 @contextlib.contextmanager

@@ -195,6 +195,18 @@ class Task:
         """Return how right each row of logits is, ``(len(targets),)`` in [0, 1]."""
         raise NotImplementedError
 
+    def constant_scores(self, targets: Any, width: int) -> Tensor:
+        """Return the summed :meth:`correct` of exits that predict the same for every row.
+
+        Args:
+            targets: Of a batch.
+            width: Number of logits of an exit.
+
+        Returns:
+            ``(D, A)``: D independent decisions a row, A alternatives each.
+        """
+        raise NotImplementedError
+
     def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
         """Return how many predictions of a network on a validation batch are right, and how many there are."""
         raise NotImplementedError

@@ -79,8 +79,11 @@ class ClassificationTask(Task):
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return which of B rows of logits are right, ``(B,)``; a soft label counts as its largest class."""
-        hard = targets.argmax(dim=1) if targets.ndim == 2 else targets
-        return (logits.argmax(dim=1) == hard).float()
+        return (logits.argmax(dim=1) == _hard(targets)).float()
+
+    def constant_scores(self, targets: Tensor, width: int) -> Tensor:
+        """Return the number of images of each class, ``(1, K)``."""
+        return torch.bincount(_hard(targets), minlength=width)[None].float()
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
         """Run a network to its end in ``tensor`` mode: no losses, no post-processing."""
@@ -91,3 +94,7 @@ class ClassificationTask(Task):
         """Return how many images of a batch a network classifies right, and how many there are."""
         correct = self.correct(self.forward(model, inputs), self.targets(data_samples))
         return int(correct.sum()), len(correct)
+
+
+def _hard(targets: Tensor) -> Tensor:
+    return targets.argmax(dim=1) if targets.ndim == 2 else targets

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -169,6 +170,16 @@ class DetectionTask(Task):
             return (logits.argmax(dim=1) == targets.region_labels)[kept].float()
         right = (logits > 0) == (targets.present > 0)
         return (right * targets.valid).sum(dim=1) / targets.valid.sum(dim=1).clamp(min=1)
+
+    def constant_scores(self, targets: DetectionTargets, width: int) -> Tensor:
+        """Return the number of regions of each class ``(1, K + 1)``, or by class what "absent" and "present" would
+        score ``(K, 2)``."""
+        if targets.region_labels is not None:
+            kept = targets.region_labels[targets.region_labels != LEFT_OUT]
+            return torch.bincount(kept, minlength=width)[None].float()
+        share = targets.valid / targets.valid.sum(dim=1, keepdim=True).clamp(min=1)
+        present = targets.present > 0
+        return torch.stack([(share * ~present).sum(dim=0), (share * present).sum(dim=0)], dim=1)
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
         """Run backbone, neck and the heads whose logits can be read; no proposals, no post-processing.

@@ -25,7 +25,7 @@ from .test_reid import PEOPLE
 from .test_reid import network as person
 
 SAMPLES = 40
-ALONE = ("byot", "ema_teacher")
+ALONE = ("byot", "ema_teacher", "exits")
 TEAMS = ("multi_kd", "ca_mkd", "gpac")
 EMBEDDING = "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd)"
 POSITIONS = "compares one row of logits an image or region, this detector predicts at"

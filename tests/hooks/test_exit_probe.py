@@ -95,6 +95,9 @@ def test_numbers_are_those_of_an_independent_evaluation(run):
     assert list(student) == list(teacher) == ["stage1", "stage2", "final"]
     expected = {f"exit/student_{part}": value for part, value in student.items()}
     expected |= {f"exit/teacher_{part}": value for part, value in teacher.items()}
+    dataset = DATASETS.build({"type": "kd_mm.Digits", "split": "val", "indices": IMAGES})
+    classes = torch.tensor([dataset.get_data_info(i)["gt_label"] for i in range(IMAGES)]).bincount()
+    expected["exit/chance"] = 100 * int(classes.max()) / IMAGES
     assert logged(runner)[-1] == pytest.approx(expected, abs=1e-3)
     hub = runner.message_hub
     assert {key: hub.get_scalar(f"val/{key}").current() for key in expected} == pytest.approx(expected, abs=1e-3)
@@ -109,7 +112,7 @@ def test_the_students_own_logits_have_the_validation_accuracy(run):
 
 def test_every_validation_is_in_the_json_and_the_log(run):
     runner, _ = run
-    assert [len(record) for record in logged(runner)] == [6, 6]
+    assert [len(record) for record in logged(runner)] == [7, 7]
     text = run_log(runner)
     assert text.count("exit/student_stage1: ") == 2
 
@@ -139,4 +142,6 @@ def test_exits_that_are_still_learning_are_probed_each_time(tmp_path):
 
 def test_without_exits_the_networks_own_logits_are_logged(tmp_path):
     runner, _ = train(tmp_path, "kd")
-    assert [sorted(record) for record in logged(runner)] == [["exit/student_final", "exit/teacher_final"]] * 2
+    assert [sorted(record) for record in logged(runner)] == [
+        ["exit/chance", "exit/student_final", "exit/teacher_final"]
+    ] * 2

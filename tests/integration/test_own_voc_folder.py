@@ -107,6 +107,16 @@ def test_a_teacher_and_a_student_that_learns_from_it(tools: Tools, own: Own) -> 
     assert "coco/mAP: " in augmented.out
 
 
+def test_a_teacher_that_is_trained_with_its_exits(tools: Tools, own: Own) -> None:
+    teacher, distilled = own.folder / "with_exits", own.folder / "joint"
+    tools.train(own.teacher, "--with-exits", "--work-dir", teacher)
+    options = ["--distiller", "mtkd_ssr", "--teacher", own.teacher, "--teacher-checkpoint", teacher / "epoch_1.pth"]
+    unchecked = "default_hooks.teacher_check.min_score=0"
+    ended = tools.train(own.student, "--work-dir", distilled, *options, "--cfg-options", unchecked)
+    assert "exits of teacher 'teacher': loaded" in ended.out
+    assert re.search(r"of the validation data: stage 1: [\d.]+% \(chance [\d.]+%\), stage 2: ", ended.out)
+
+
 def test_class_names_that_are_not_in_the_folder(tools: Tools, own: Own) -> None:
     text = (own.folder / "cells_r18.py").read_text()
     (own.folder / "cells_wrong.py").write_text(text.replace(classes(), repr(tuple(map(str.title, COLORS)))))

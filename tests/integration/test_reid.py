@@ -126,6 +126,17 @@ def test_every_recipe_from_the_command_line(street: Street, tmp_path: Path, reci
     assert {key for key in stored if not key.startswith("distill.")} == plain
 
 
+def test_a_teacher_that_is_trained_with_its_exits(street: Street, tmp_path: Path) -> None:
+    short = ["--cfg-options", "train_cfg.max_epochs=2", "default_hooks.teacher_check.min_score=0"]
+    street.tools.train(street.teacher, "--with-exits", "--work-dir", tmp_path / "teacher", *short[:2])
+    options = ["--teacher", street.teacher, "--teacher-checkpoint", tmp_path / "teacher" / "epoch_2.pth"]
+    ended = street.tools.train(street.plain, "--distiller", "mtkd_ssr", *options, "--work-dir", tmp_path, *short)
+    assert "exits of teacher 'teacher': loaded" in ended.out
+    # Six identities as often as each other.
+    assert "identity accuracy on up to 512 images of the training data: stage 1: " in ended.out
+    assert "(chance 16.7%)" in ended.out
+
+
 @pytest.mark.parametrize("tools", PAIRS, indirect=True)
 def test_two_processes_that_were_killed_go_on_exactly(street: Street, tmp_path: Path) -> None:
     """Killed in the middle of an epoch, a step after a checkpoint, both processes."""

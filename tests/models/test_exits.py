@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -192,29 +191,11 @@ def test_online_exits_learn_from_labels_on_detached_features() -> None:
     assert all(p.grad is None or not p.grad.any() for p in model.objective.teacher_exits.parameters())
 
 
-def test_joint_exits_are_loaded_from_the_teachers_checkpoint(tmp_path: Path) -> None:
-    config = classifier(14, width=16)
-    losses = {"aux": {"type": "kd_mm.ExitTaskLoss"}}
-    trained = build(student=config, teacher=None, recipe={"losses": losses})
-    path = tmp_path / "teacher.pth"
-    torch.save({"state_dict": trained.state_dict(), "meta": {}}, path)
-    teacher = {"config": config, "checkpoint": str(path)}
-    model = build(ready=False, teacher=teacher, recipe=recipe(teacher_exits={"mode": "joint"}))
-    exits = model.teachers["teacher"].exits
-    assert all(torch.equal(v, trained.objective.exits.state_dict()[k]) for k, v in exits.state_dict().items())
-    plain = tmp_path / "plain.pth"
-    torch.save(trained.student.state_dict(), plain)
-    with pytest.raises(ValueError, match="exits of teacher 'teacher'.*does not fit.*missing"):
-        build(
-            ready=False, teacher={**teacher, "checkpoint": str(plain)}, recipe=recipe(teacher_exits={"mode": "joint"})
-        )
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"exists": {}}, "did you mean 'exits'"),
-        ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'pretrained', 'joint', 'online'"),
+        ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'auto', 'pretrained', 'joint', 'online'"),
         ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
         ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
     ],

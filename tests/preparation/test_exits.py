@@ -51,7 +51,7 @@ def test_the_teacher_gets_frozen_trained_exits(first: Runner) -> None:
     assert equal(untrained.model.state_dict(), teacher.model.state_dict())
     log = run_log(first)
     assert "training the exits of teacher 'teacher' for 2 epochs" in log
-    scores = ", ".join(f"{name}: {score:.1%}" for name, score in found["scores"].items())
+    scores = ", ".join(f"{name}: {score:.1%} (chance {found['chance']:.1%})" for name, score in found["scores"].items())
     assert f"exits of teacher 'teacher', accuracy on the validation data: {scores}" in log
     assert not list(Path(first.work_dir).glob("*.partial.pth"))
 

@@ -6,7 +6,7 @@ _base_ = ["./hooks.py"]
 mskd = dict(
     exits=dict(type="kd_mm.SepConvExit"),
     teacher_exits=dict(
-        mode="pretrained",
+        mode="auto",
         loss="ce",
         fraction=100 / 240,
         lr=0.05,

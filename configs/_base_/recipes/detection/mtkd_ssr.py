@@ -7,7 +7,7 @@ mtkd_ssr = dict(
     exits=dict(type="kd_mm.SepConvExit", norm="GN"),
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
     teacher_exits=dict(
-        mode="pretrained", loss="ce", fraction=1 / 3, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3 / 4]
+        mode="auto", loss="ce", fraction=1 / 3, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3 / 4]
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),

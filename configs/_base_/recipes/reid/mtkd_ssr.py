@@ -6,7 +6,7 @@ mtkd_ssr = dict(
     exits=dict(type="kd_mm.BNNeckExit"),
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
     teacher_exits=dict(
-        mode="pretrained",
+        mode="auto",
         loss="ce",
         fraction=1 / 2,
         lr=0.05,
