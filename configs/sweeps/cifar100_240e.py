@@ -21,6 +21,7 @@ rows = [
     dict(name="kd", config=student, distiller="kd", teacher_row="teacher"),
     dict(name="dkd", config=student, distiller="dkd", teacher_row="teacher"),
     dict(name="reviewkd", config=student, distiller="reviewkd", teacher_row="teacher"),
+    dict(name="wkd", config=student, distiller="wkd", teacher_row="teacher"),
     dict(name="mtkd_ssr", config=student, distiller="mtkd_ssr", teacher_row="teacher"),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),  # trained together with its exits
     dict(name="mtkd_ssr_joint_exits", config=student, distiller="mtkd_ssr", teacher_row="teacher_exits"),

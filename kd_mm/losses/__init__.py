@@ -25,16 +25,18 @@ from kd_mm.losses.pkd import PKDLoss
 from kd_mm.losses.review import CrossStageReviewLoss
 from kd_mm.losses.reviewkd import ReviewKDLoss
 from kd_mm.losses.rkd import RKDAngleLoss, RKDDistanceLoss
-from kd_mm.losses.schedules import LinearRamp, PiecewiseConstant, Progress, Schedule
+from kd_mm.losses.schedules import CosineDecay, LinearRamp, PiecewiseConstant, Progress, Schedule
 from kd_mm.losses.skd import LearningSimplifier
 from kd_mm.losses.sp import SPLoss
 from kd_mm.losses.vid import VIDLoss
+from kd_mm.losses.wkd import WKDFeatureLoss, WKDLogitsLoss
 
 __all__ = [
     "ATLoss",
     "BYOTHintLoss",
     "CRDLoss",
     "CWDLoss",
+    "CosineDecay",
     "CosineLoss",
     "CrossKDLoss",
     "CrossStageReviewLoss",
@@ -75,4 +77,6 @@ __all__ = [
     "StageResponseLoss",
     "StageTerms",
     "VIDLoss",
+    "WKDFeatureLoss",
+    "WKDLogitsLoss",
 ]

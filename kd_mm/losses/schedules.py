@@ -1,5 +1,6 @@
 """Schedules: how a loss weight changes over a run. Each maps :class:`Progress` to a factor."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,27 @@ class LinearRamp(Schedule):
         else:
             position, length = progress.iteration, (self.fraction or 0) * progress.max_iterations
         return 1.0 if length <= 0 else min(1.0, (position + 1) / length)
+
+
+@SCHEDULES.register_module()
+class CosineDecay(Schedule):
+    """``(1 + cos(pi (f - s) / (1 - s))) / 2`` from the fraction s of the run on, 1 before; f counts iterations.
+
+    Args:
+        start: s in [0, 1). Default: 0.
+
+    Raises:
+        ValueError: For another ``start``.
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        if not 0 <= start < 1:
+            raise ValueError(f"CosineDecay: start={start} is a part of the run, from 0 to below 1")
+        self.start = start
+
+    def __call__(self, progress: Progress) -> float:
+        done = progress.iteration / progress.max_iterations
+        return 0.5 * (1 + math.cos(math.pi * max(0.0, done - self.start) / (1 - self.start)))
 
 
 @SCHEDULES.register_module()

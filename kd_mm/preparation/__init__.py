@@ -1,11 +1,13 @@
-"""What is computed on frozen teachers before training: exits, codes, probes; one hook, one folder, one file format."""
+"""What is computed on frozen teachers before training: exits, codes, probes, relations; by one hook, in one format."""
 
 from kd_mm.preparation.codes import CodeTraining
 from kd_mm.preparation.exits import ExitTraining
 from kd_mm.preparation.hook import PrepareTeachersHook, share_preparations, skip_preparation
 from kd_mm.preparation.probes import Probing
+from kd_mm.preparation.relations import ClassRelations
 
 __all__ = [
+    "ClassRelations",
     "CodeTraining",
     "ExitTraining",
     "PrepareTeachersHook",

@@ -29,7 +29,7 @@ NUM_SAMPLES = 50_000
 
 @HOOKS.register_module()
 class PrepareTeachersHook(Hook):
-    """Computes what exits and losses need of frozen teachers before training: exits, codes, probes.
+    """Computes what exits and losses need of frozen teachers before training: exits, codes, probes, relations.
 
     The teachers' exits are trained as the recipe's ``teacher_exits`` says, those that came with a teacher's checkpoint
     are measured on 512 images; a loss asks by

@@ -43,6 +43,7 @@ DETECTION = {
     "mas_features": EMBEDDING,
     "mskd_final": "a detector classifies boxes, a stage the image; take target='same_stage' (recipes mskd, mtkd_ssr)",
     "rkd": EMBEDDING,
+    "wkd": "for detectors take kd_mm.WKDFeatureLoss (recipe wkd_features)",
     "sp": "it compares the images of a batch with each other, and a detector gets a few at a time; take a loss on maps",
 }
 REFUSED = {

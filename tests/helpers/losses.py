@@ -171,6 +171,14 @@ def scd(*widths: int, **options: Any) -> L.StageChannelLoss:
     return loss.double()
 
 
+def wkd_logits(classes: int, **options: Any) -> L.WKDLogitsLoss:
+    """Return the loss of classes that are related by a classifier of three features."""
+    loss = L.WKDLogitsLoss(**options)
+    rows = torch.nn.functional.normalize(wave(classes, 3, pace=1.1), dim=1)
+    loss.set_relations(rows @ rows.T)
+    return loss
+
+
 def det_kd(classes: int, **options: Any) -> L.DetKDLoss:
     loss = L.DetKDLoss(**options)
     loss.setup(LossContext(num_classes=classes))
@@ -376,6 +384,8 @@ CASES: dict[str, Case] = {
     "fgd": _maps(lambda: fgd(temperature=2.0), 4, 4, (6, 8)),
     "ofd": _maps(ofd),
     "reviewkd": _maps(lambda: reviewkd((3, 5))),
+    "wkd-logits": _logits(lambda: wkd_logits(4)),
+    "wkd-features": _maps(lambda: L.WKDFeatureLoss(grid=2), 5),
     "crd": Case(lambda: crd().double(), (wave(2, 3, 4, 4, pace=0.9),), (wave(2, 5, 4, 4, pace=1.7),), _crd),
     "byot": Case(L.BYOTHintLoss, (wave(2, 3, 4, 4, pace=0.9),), (wave(2, 3, 2, 2, pace=1.7),), _byot),
     "rkd-distance": _embeddings(lambda: embedding(L.RKDDistanceLoss)),

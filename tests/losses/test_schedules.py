@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_mm.losses import KDLoss, LinearRamp, PiecewiseConstant, Progress
+from kd_mm.losses import CosineDecay, KDLoss, LinearRamp, PiecewiseConstant, Progress
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 0.05), (18, 0.95), (19, 1.0), (200, 1.0)])
@@ -21,6 +21,14 @@ def test_ramp_by_iterations_and_by_fraction() -> None:
 def test_ramp_takes_one_length(lengths: dict) -> None:
     with pytest.raises(ValueError, match="one length"):
         LinearRamp(**lengths)
+
+
+def test_cosine_decay() -> None:
+    decay = CosineDecay(start=0.5)
+    found = [decay(Progress(iteration=i, max_iterations=8)) for i in (0, 4, 5, 6, 8)]
+    assert found == pytest.approx([1, 1, (1 + 0.5**0.5) / 2, 0.5, 0])
+    with pytest.raises(ValueError, match="CosineDecay: start=1"):
+        CosineDecay(start=1)
 
 
 def test_worked_levels() -> None:
