@@ -49,8 +49,8 @@ class LDLoss(Loss):
             ``"giou"``. Default: ``"auto"``.
         region: ``"assigned"`` (main and valuable region), ``"confident"`` or ``"auto"``: ``"assigned"`` with ``"kl"``.
             Default: ``"auto"``.
-        main_weight: Weight of ``main`` or ``confident``. Default: 2.
-        vlr_weight: Weight of ``vlr``. Default: 0.5.
+        main_weight: Weight of ``main`` or ``confident``. Default: 1.
+        vlr_weight: Weight of ``vlr``. Default: 0.25.
         temperature: T > 0 of ``"kl"``, dimensionless. Default: 10.
         gamma: Lower end of the valuable region as a share of alpha. Default: 0.25.
         focus: Exponent of the teacher's score. Default: 2.
@@ -72,8 +72,8 @@ class LDLoss(Loss):
         self,
         box: str = "auto",
         region: str = "auto",
-        main_weight: float = 2.0,
-        vlr_weight: float = 0.5,
+        main_weight: float = 1.0,
+        vlr_weight: float = 0.25,
         temperature: float = 10.0,
         gamma: float = 0.25,
         focus: float = 2.0,

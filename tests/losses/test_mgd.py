@@ -43,9 +43,9 @@ def test_agrees_with_the_public_formula(channels: int) -> None:
     feature = convolve(feature, weights["generate.2.weight"], weights["generate.2.bias"])
     squares = ((feature - teacher.numpy()) ** 2).sum()
     assert value == pytest.approx(squares / 2, rel=1e-9)
-    loss.reduction = "mean"
+    loss.reduction = "relative"
     torch.manual_seed(3)
-    assert float(loss(*of_maps(student, teacher))) == pytest.approx(squares / (2 * 5 * 4 * 6), rel=1e-9)
+    assert float(loss(*of_maps(student, teacher))) == pytest.approx(squares / (teacher**2).sum().item(), rel=1e-9)
 
 
 def test_a_copying_generator_by_hand() -> None:
@@ -55,8 +55,8 @@ def test_a_copying_generator_by_hand() -> None:
         torch.nn.init.zeros_(loss.blocks["stage1"]["generate"][k].bias)
     student = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.0]]]]).double()
     teacher = torch.tensor([[[[0.0, 1.0]], [[5.0, 0.0]]]]).double()
-    # The ReLU takes the -2 away: (1 + 1 + 4 + 0) / 4.
-    assert float(loss(*of_maps(student, teacher))) == pytest.approx(1.5)
+    # The ReLU takes the -2 away: (1 + 1 + 4 + 0) / (1 + 25).
+    assert float(loss(*of_maps(student, teacher))) == pytest.approx(6 / 26)
 
 
 def test_the_mask_has_its_share_and_differs_from_step_to_step() -> None:
@@ -66,9 +66,9 @@ def test_the_mask_has_its_share_and_differs_from_step_to_step() -> None:
         torch.nn.init.dirac_(loss.blocks["stage1"]["generate"][k].weight)
         torch.nn.init.zeros_(loss.blocks["stage1"]["generate"][k].bias)
     torch.manual_seed(0)
-    maps = of_maps(torch.ones(4, 1, 100, 100), torch.zeros(4, 1, 100, 100))
+    maps = of_maps(torch.ones(4, 1, 100, 100), torch.ones(4, 1, 100, 100))
     values = [float(loss(*maps)) for _ in range(2)]
-    assert values == pytest.approx([0.35, 0.35], abs=0.02)
+    assert values == pytest.approx([0.65, 0.65], abs=0.02)
     assert values[0] != values[1]
 
 

@@ -8,6 +8,6 @@ detection = dict(
     losses=dict(
         pkd=dict(type="kd_mm.PKDLoss", loss_weight=10.0),
         kd=dict(type="kd_mm.DetKDLoss", loss_weight=1.0, temperature=1.0),
-        ld=dict(type="kd_mm.LDLoss", main_weight=2.0, vlr_weight=0.5, temperature=10.0),
+        ld=dict(type="kd_mm.LDLoss", main_weight=1.0, vlr_weight=0.25, temperature=10.0),
     ),
 )

@@ -1,4 +1,4 @@
-# MGD (Yang et al. 2022) on all levels of the neck. The mean over positions and channels, and so the weight, is our
+# MGD (Yang et al. 2022) on all levels of the neck. Squares relative to the teacher's, and so the weight, are our
 # reading; the public code is reduction="sum", loss_weight=2e-5, for two-stage detectors 5e-7 with mask_ratio=0.45.
 _base_ = ["../hooks.py"]
 
