@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from kd_mm.apis.budget import set_epochs
 from kd_mm.apis.config_check import SECTIONS, check_config
 from kd_mm.apis.recipes import compose
 from kd_mm.apis.runner import override, read_config
@@ -20,7 +21,17 @@ from kd_mm.utils.suggest import nearest
 #: Keys that only a distillation has.
 _DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stages", "model.compile")
 #: Keys of a row in a sweep file.
-_ROW_KEYS = ("name", "config", "distiller", "teacher", "teacher_checkpoint", "teacher_row", "seeds", "cfg_options")
+_ROW_KEYS = (
+    "name",
+    "config",
+    "distiller",
+    "teacher",
+    "teacher_checkpoint",
+    "teacher_row",
+    "seeds",
+    "epochs",
+    "cfg_options",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,13 @@ class Sweep:
             if not given or len(set(given)) != len(given):
                 raise ValueError(f"give one or more {what}, each once; got {list(given)}")
 
+    @property
+    def baseline(self) -> str | None:
+        """The row of the student alone: the one plain config that trains no teacher, where there is one such row."""
+        teachers = {row.teacher_row for row in self.rows.values()}
+        plain = [name for name, row in self.rows.items() if name not in teachers and not is_distillation(row.config)]
+        return plain[0] if len(plain) == 1 and len(self.rows) > 1 else None
+
 
 def read_sweep(
     configs: Sequence[str],
@@ -71,9 +89,11 @@ def read_sweep(
 ) -> Sweep:
     """Return the sweep over configs, or the one that a sweep file describes.
 
-    A sweep file is a Python config with ``rows``, a list of dicts, and optionally ``seeds``, ``metrics`` and
-    ``cfg_options``. A row has ``config`` and optionally ``name``, ``distiller``, ``teacher``, ``teacher_checkpoint``,
-    ``cfg_options``, ``seeds``, or ``teacher_row``, the name of the row that trains its teacher.
+    A sweep file is a Python config with ``rows``, a list of dicts, and optionally ``seeds``, ``metrics``, ``epochs``
+    (the length of each training, its learning rate schedules in proportion) and ``cfg_options``. A row has ``config``
+    and optionally ``name``, ``distiller``, ``teacher``, ``teacher_checkpoint``, ``cfg_options``, ``seeds``, ``epochs``,
+    or ``teacher_row``, the name of the row that trains its teacher. A row without a name is called by its recipe, or
+    its config, and by what differs from other such rows: ``mtkd_ssr without review``, ``mtkd_ssr srd.temperature=2``.
 
     Args:
         configs: Paths; each config is a row under its file's name. Or the path of one sweep file.
@@ -130,14 +150,14 @@ def _config_rows(
     options: Mapping[str, Any],
     several: bool,
 ) -> dict[str, Row]:
-    name = Path(path.split("::")[-1]).stem
+    name = _stem(path)
     plain = read_config(path)
     rows = {name: Row(_with_options(plain, options))}
     for distiller in distillers:
         label = f"{distiller}_{name}" if several else distiller
         rows[label] = Row(compose(plain, distiller, teacher, checkpoint, options))
         for losses, ablated in _ablations(rows[label].config, ablate):
-            rows[f"{label}-{'-'.join(losses)}"] = Row(ablated)
+            rows[f"{label} without {', '.join(losses)}"] = Row(ablated)
     return rows
 
 
@@ -150,13 +170,16 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
         if unknown or "config" not in entry:
             wrong = f"unknown key {unknown!r}{nearest(unknown, _ROW_KEYS)}" if unknown else "a row needs config=..."
             raise ValueError(f"{path}: rows[{number}]: {wrong}")
-        name = entry.get("name") or Path(entry.config.split("::")[-1]).stem
+    for number, (name, entry) in enumerate(zip(_row_names(file.rows), file.rows, strict=True)):
         if name in rows:
             raise ValueError(f"{path}: rows[{number}]: there is a row {name!r} already")
         teacher_row = entry.get("teacher_row")
         if teacher_row is not None and teacher_row not in rows:
             raise ValueError(f"{path}: rows[{number}]: no row {teacher_row!r} above it{nearest(teacher_row, rows)}")
         config = read_config(entry.config)
+        epochs = entry.get("epochs", file.get("epochs"))
+        if epochs is not None:
+            set_epochs(config, epochs)
         own = {**common, **(entry.get("cfg_options") or {})}
         if "distiller" in entry:
             trained = (paths[teacher_row], "trained in this sweep") if teacher_row else (None, None)
@@ -172,6 +195,36 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
     return rows
 
 
+def _row_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of a sweep file's rows, those that have none by their recipe or config and what differs."""
+    bases = [entry.get("name") or entry.get("distiller") or _stem(entry["config"]) for entry in entries]
+    traits = [
+        {"config": _stem(entry["config"]), "teacher_row": entry.get("teacher_row"), **(entry.get("cfg_options") or {})}
+        for entry in entries
+    ]
+    names = []
+    for entry, base, own in zip(entries, bases, traits, strict=True):
+        alike = [other for name, other in zip(bases, traits, strict=True) if name == base]
+        differing = {key: value for key, value in own.items() if any(other.get(key) != value for other in alike)}
+        changes = [] if "name" in entry else [_change(key, value) for key, value in differing.items()]
+        names.append(" ".join([base, ", ".join(changes)]).strip())
+    return names
+
+
+def _change(key: str, value: Any) -> str:
+    """Return a short text on a key of the config that has another value than elsewhere."""
+    if key in ("config", "teacher_row"):
+        return f"from {value}" if key == "teacher_row" else str(value)
+    if not key.startswith("model.recipe.losses."):
+        return f"{key.rpartition('.')[2]}={value}"
+    loss, _, option = key.removeprefix("model.recipe.losses.").partition(".")
+    return f"without {loss}" if option == "loss_weight" and value == 0 else f"{loss}.{option}={value}"
+
+
+def _stem(config: str) -> str:
+    return Path(config.split("::")[-1]).stem
+
+
 def _with_options(config: Config, options: Mapping[str, Any]) -> Config:
     """Return a copy with overrides set; a plain config takes no keys of a distillation."""
     config = copy.deepcopy(config)
@@ -182,17 +235,17 @@ def _with_options(config: Config, options: Mapping[str, Any]) -> Config:
 
 
 def _ablations(config: Config, ablate: Sequence[str]) -> list[tuple[tuple[str, ...], Config]]:
-    """Return, for each loss alone and each pair, the losses that stay and the config without the others."""
+    """Return, for each loss alone and each pair, the losses that are left out and the config without them."""
     if not ablate or any(loss not in _losses(config) for loss in ablate):
         return []
     found = []
     for count in (1, 2):
         for active in itertools.combinations(ablate, count):
             if len(active) < len(ablate):
-                ablated = copy.deepcopy(config)
-                for loss in set(ablate) - set(active):
+                ablated, left_out = copy.deepcopy(config), tuple(loss for loss in ablate if loss not in active)
+                for loss in left_out:
                     ablated.model.recipe.losses[loss].loss_weight = 0.0
-                found.append((active, ablated))
+                found.append((left_out, ablated))
     return found
 
 
@@ -211,7 +264,7 @@ def _vary(rows: Mapping[str, Row], vary: Mapping[str, Any]) -> dict[str, Row]:
                 continue
             used.add(key)
             for value in given if isinstance(given, list) else [given]:
-                label = f"{name}-{key.rpartition('.')[2]}-{value}"
+                label = f"{name} {_change(key, value)}"
                 if label in varied:
                     raise ValueError(f"--vary {key}: row {label} comes twice; give each value once")
                 config = copy.deepcopy(row.config)

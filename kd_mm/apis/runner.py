@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from kd_mm.apis.checks import ClassCountHook, DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
 from kd_mm.apis.config_check import check_config, misspelt_keys
+from kd_mm.hooks.finite_loss import FiniteLossHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.config import import_custom_modules, is_distillation, load_config
 from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
@@ -147,7 +148,8 @@ def build_runner(config: Config, tested: bool = False) -> Runner:
     runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     for line in misspelt:
         print_log(line, logger="current", level=logging.WARNING)
-    for hook in (LeftOverWeightsHook(), ClassCountHook(), DataCheckHook(tested), MetricNamesHook(_judged_by(config))):
+    checks = (LeftOverWeightsHook(), ClassCountHook(), DataCheckHook(tested), MetricNamesHook(_judged_by(config)))
+    for hook in (*checks, FiniteLossHook()):
         runner.register_hook(hook)
     return runner
 
@@ -162,6 +164,7 @@ def train(config: Config) -> Runner:
 
     Raises:
         ValueError: The config is wrong; see :func:`build_runner`.
+        NonFiniteLossError: A loss was infinite or NaN.
         RuntimeError: A training step failed with an error that a config may cause before.
     """
     folder, steps = Path(config.work_dir).absolute(), StepHook()

@@ -5,37 +5,20 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import time
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
+from mmengine.registry import HOOKS
 
-from kd_mm.apis.checks import MetricNamesHook, require_metric
-from kd_mm.apis.evaluate import evaluate
+from kd_mm.apis.result_table import write_results
 from kd_mm.apis.rows import Row, Sweep
-from kd_mm.apis.runner import build_runner
-from kd_mm.apis.stages import config_input_size
-from kd_mm.datasets.identity_sampler import check_identity_batches
-from kd_mm.engine.jobs import Job, Result, fingerprint, run_jobs, stored_results
-from kd_mm.hooks.report import complexity
-from kd_mm.preparation import share_preparations
-from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.checkpoint import read_checkpoint
-from kd_mm.utils.config import is_distillation
-from kd_mm.utils.figures import to_png
-from kd_mm.utils.tables import Cell, Column, draw_comparison, group, write_tables
-
-COST_COLUMNS = (
-    Column("params", "parameters", ".3f", 1e-6, " M"),
-    Column("macs", "multiply-adds", ".1f", 1e-6, " M"),
-    Column("seconds", "seconds", ".0f"),
-)
+from kd_mm.apis.sweep_run import check_row, run_row
+from kd_mm.engine.jobs import Job, JobFailedError, Result, fingerprint, run_jobs, stored_results
+from kd_mm.preparation import PrepareTeachersHook, share_preparations
+from kd_mm.utils.tables import Cell
 
 
 def compare(
@@ -45,7 +28,7 @@ def compare(
     report: Callable[[str], object] = print,
     devices: Sequence[str] = (),
 ) -> str:
-    """Run a sweep; write ``table.md``, ``table.csv``, ``results.json`` (after each run) and ``table.png``.
+    """Check every row, run a sweep, and write what :func:`~kd_mm.apis.result_table.write_results` does after each run.
 
     Args:
         sweep: What is trained and tested.
@@ -58,19 +41,30 @@ def compare(
         The table as Markdown.
 
     Raises:
-        ValueError: There is no such device.
-        JobFailedError: A run failed; what is finished is kept.
+        ValueError: There is no such device, or a row cannot start; then none is trained.
+        JobFailedError: Runs failed; the others are finished, and the table names those that failed.
     """
     finished: list[Cell] = []
+    failed: list[Cell] = []
+    jobs = plan_jobs(sweep, work_dir.absolute())
+    check_rows(sweep, jobs, work_dir.absolute(), processes, devices)
 
-    def describe(cell: Cell, kept: bool) -> None:
+    def describe(job: Job, cell: Result, kept: bool) -> None:
         scores = ", ".join(f"{metric} {cell[metric]:.2f}" for metric in sweep.metrics)
         report(f"{cell['run']}: {scores}, {cell['seconds']:.0f} s{' (kept)' if kept else ''}")
         finished.append(cell)
-        _write(sweep, finished, work_dir)
+        write_results(sweep, finished, work_dir, failed)
 
-    run_sweep(sweep, work_dir, processes, describe, devices=devices)
-    return _write(sweep, finished, work_dir, picture=True)
+    def describe_failure(job: Job, why: str) -> None:
+        report(f"{job.name}: failed: {why}")
+        failed.append({**_names_of(sweep)[job.name], "failed": why})
+        write_results(sweep, finished, work_dir, failed)
+
+    try:
+        run_jobs(jobs, work_dir.absolute() / "runs", processes, describe, devices, describe_failure)
+    finally:
+        table = write_results(sweep, finished, work_dir, failed, picture=True) if finished else ""
+    return table
 
 
 def merge(sweep: Sweep, work_dir: Path) -> str:
@@ -83,31 +77,48 @@ def merge(sweep: Sweep, work_dir: Path) -> str:
     finished = list(stored_results(jobs, work_dir.absolute() / "runs").values())
     if not finished:
         raise ValueError(f"no run of this sweep is finished in {work_dir / 'runs'}")
-    return _write(sweep, finished, work_dir, picture=True)
+    return write_results(sweep, finished, work_dir, picture=True)
 
 
-def _write(sweep: Sweep, finished: Sequence[Cell], work_dir: Path, picture: bool = False) -> str:
-    order = list(sweep.rows)
-    rows = group(sorted(finished, key=lambda cell: (order.index(cell["row"]), cell["seed"])), "row")
-    on_test = all(row.config.get("val_dataloader") == row.config.test_dataloader for row in sweep.rows.values())
-    table = write_tables(rows, table_columns(sweep.metrics, on_test), "config", work_dir)
-    if picture:
-        scores = {row: [cell[sweep.metrics[0]] for cell in runs] for row, runs in rows.items()}
-        replace_file(work_dir / "table.png", to_png(draw_comparison(scores, sweep.metrics[0])))
-    return table
+def check_rows(sweep: Sweep, jobs: Sequence[Job], work_dir: Path, processes: int, devices: Sequence[str] = ()) -> None:
+    """Start one run of each row that is not finished, and end it before anything is prepared or trained.
 
+    A teacher that the sweep has yet to train is replaced by one of random weights. A row that has passed is not checked
+    again. What a check leaves is in ``checks/``.
 
-def table_columns(metrics: Sequence[str], on_test: bool = False) -> list[Column]:
-    """Return the columns of a comparison: each metric at the last epoch, then at the best one, then the costs.
-
-    Args:
-        metrics: Their names.
-        on_test: Whether the best epoch is that on the test data, as the validation data are the same.
+    Raises:
+        ValueError: Rows that cannot start, each with the reason.
     """
-    kind = "best epoch on the test data" if on_test else "best validation epoch"
-    last = [Column(metric, f"{metric}, last epoch", spread=True) for metric in metrics]
-    best = [Column(f"best/{metric}", f"{metric}, {kind}", spread=True) for metric in metrics]
-    return [*last, *best, *COST_COLUMNS]
+    open_jobs = {job.name: job for job in jobs if job.name not in stored_results(jobs, work_dir / "runs")}
+    checks: dict[str, Job] = {}
+    for run, name in _names_of(sweep).items():
+        if run in open_jobs and name["row"] not in checks:
+            row = sweep.rows[name["row"]]
+            config = _startable(_run_config(sweep, row, name["seed"], work_dir), sweep, row, work_dir / "checks")
+            work = functools.partial(check_row, config.to_dict(), tuple(sweep.metrics))
+            checks[name["row"]] = Job(run, work, open_jobs[run].fingerprint)
+    try:
+        run_jobs(list(checks.values()), work_dir / "checks", processes, lambda *_: None, devices)
+    except JobFailedError as error:
+        rows = {check.name: row for row, check in checks.items()}
+        wrong = "; ".join(f"row {rows[run]}: {why}" for run, why in error.failures.items())
+        raise ValueError(f"nothing was trained: {wrong}") from error
+
+
+def _startable(config: Config, sweep: Sweep, row: Row, folder: Path) -> Config:
+    hooks = config.get("default_hooks") or {}
+    kinds = {name: HOOKS.get(str(hook.get("type"))) for name, hook in hooks.items() if hook}
+    for name in [name for name, kind in kinds.items() if kind is PrepareTeachersHook]:
+        hooks.pop(name)
+    if row.teacher_row is not None and not Path(config.model.teacher.checkpoint).is_file():
+        file = folder / f"{_teacher_run(sweep, row.teacher_row)}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sweep.rows[row.teacher_row].config.dump(file)
+        config.model.teacher.update(config=str(file), checkpoint=None, random_weights=True)
+        exits = config.model.recipe.get("teacher_exits") or {}
+        config.model.recipe.teacher_exits = {**exits, "mode": "pretrained"}  # there are none to read yet
+        hooks.pop("teacher_check", None)
+    return config
 
 
 def run_sweep(
@@ -159,13 +170,11 @@ def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> l
                 raise ValueError(f"row {name}: a sweep trains by epochs; its train_cfg has no max_epochs=N")
             config = _run_config(sweep, row, seed, work_dir)
             needs = (_teacher_run(sweep, row.teacher_row),) if row.teacher_row is not None else ()
-            run = f"{name}_seed{seed}"
+            run = _run_name(name, seed)
             # The same in whichever folder.
             depends_on = [jobs[other].fingerprint for other in needs]
             digest = fingerprint(_run_config(sweep, row, seed, Path()), sweep.metrics, depends_on)
-            work = functools.partial(
-                _train_and_test_run, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions
-            )
+            work = functools.partial(run_row, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions)
             jobs[run] = Job(run, work, digest, needs)
     return list(jobs.values())
 
@@ -186,120 +195,15 @@ def _run_config(sweep: Sweep, row: Row, seed: int, work_dir: Path) -> Config:
 
 
 def _teacher_run(sweep: Sweep, row: str) -> str:
-    return f"{row}_seed{(sweep.rows[row].seeds or sweep.seeds)[0]}"
+    return _run_name(row, (sweep.rows[row].seeds or sweep.seeds)[0])
 
 
-def _train_and_test_run(
-    config: dict[str, Any], row: str, seed: int, metrics: Sequence[str], save_predictions: bool, home: Path
-) -> Result:
-    if config.get("custom_imports"):  # a spawned process has not read the config's file
-        import_modules_from_strings(**config["custom_imports"])
-    result = train_and_test(Config(config), metrics, home, save_predictions)
-    return {"row": row, "seed": seed, "run": home.name, **result}
+def _run_name(row: str, seed: int) -> str:
+    """Return the name of a run's folder: the row's name without what file systems and shells dislike."""
+    return f"{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', row)}_seed{seed}"
 
 
-def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_predictions: bool = False) -> Result:
-    """Train a config and evaluate its student on the test data; a training that was cut off is resumed.
-
-    Args:
-        config: A plain config or a distillation; trained by epochs. ``<home>/config.py`` keeps it.
-        metrics: Names of metrics, larger is better; of epochs that are equally good by the first metric, the first
-            counts as the best.
-        home: The work dir.
-        save_predictions: Keep what the last epoch predicts on the test data as ``<home>/predictions.pkl``.
-
-    Returns:
-        Each metric under its name (after the last epoch) and as ``best/<name>`` (of the best epoch on the validation
-        data), ``params`` and ``macs`` (multiply-adds of one image) of the network alone, ``seconds`` of training with
-        validation, and ``preparation_seconds`` before it.
-
-    Raises:
-        ValueError: The evaluation gives no such metric, or the batches are not those of their sampler.
-    """
-    check_identity_batches(config)
-    # The engine distinguishes the runners of one process by this name.
-    config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
-    written = home / "config.py"
-    config.dump(written)
-    config.resume = (home / "last_checkpoint").is_file()
-    hook = _RecordHook(metrics[0])
-    runner = build_runner(config, tested=True)
-    same_evaluator = config.get("test_evaluator") == config.get("val_evaluator")
-    for each in (hook, MetricNamesHook(metrics if same_evaluator else metrics[:1])):
-        runner.register_hook(each)
-    runner.train()
-    size = config_input_size(config) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
-    network = runner.model.student if is_distillation(config) else runner.model
-    params, macs = complexity(network, (size[0], size[1]))
-    record = hook.record
-    torch.save({"state_dict": record["weights"], "meta": {"epoch": record["epoch"]}}, home / "best.pth")
-
-    def test(part: str, checkpoint: Path, out: str | None = None) -> dict[str, float]:
-        options = {"experiment_name": f"{home.name}_{part}_{time.time_ns()}"}
-        found = evaluate(str(written), str(checkpoint), options, str(home / part), out)
-        return {name: require_metric(name, found, "the test") for name in metrics}
-
-    last = home / f"epoch_{runner.max_epochs}.pth"
-    scores = test("test", last, str(home / "predictions.pkl") if save_predictions else None)
-    # The last epoch is often the best.
-    best_scores = scores if hook.has_weights_of(last) else test("test_of_best", home / "best.pth")
-    scores = {**scores, **{f"best/{name}": score for name, score in best_scores.items()}}
-    seconds = {name: record[name] for name in ("seconds", "preparation_seconds")}
-    return {**scores, "params": params, "macs": macs, **seconds}
-
-
-class _RecordHook(Hook):
-    """Keeps what the result needs of a training, in memory and in its checkpoints.
-
-    The weights of the best epoch on the validation data are no checkpoint of their own, as writing it each time would
-    take longer than the epoch of a small network.
-
-    Attributes:
-        record: ``score``, ``epoch`` and ``weights`` of the best epoch; ``validated``, the last epoch that was; and
-            ``seconds`` of the training, ``preparation_seconds`` before it.
-    """
-
-    priority = "VERY_LOW"
-
-    def __init__(self, metric: str) -> None:
-        self.metric = metric
-        self.record: dict[str, Any] = {"score": float("-inf"), "epoch": 0, "weights": {}, "validated": 0}
-        self.record |= {"seconds": 0.0, "preparation_seconds": 0.0}
-        self._start = time.perf_counter()
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take over what was recorded before the training was cut off."""
-        self.record.update(checkpoint.pop("sweep", {}))
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Store what was recorded so far."""
-        self._add_seconds("seconds")
-        checkpoint["sweep"] = dict(self.record)
-
-    def before_train(self, runner: Runner) -> None:
-        """Note when everything is prepared and the training begins."""
-        self._add_seconds("preparation_seconds")
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the weights if they are the best."""
-        self.record["validated"] = runner.epoch
-        score = require_metric(self.metric, metrics or {}, "the validation")
-        if score > self.record["score"]:
-            weights = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}
-            self.record |= {"score": score, "epoch": runner.epoch, "weights": weights}
-
-    def after_train(self, runner: Runner) -> None:
-        """Validate the last epoch if the training was cut off right before that, and note when it ends."""
-        if self.record["validated"] < runner.epoch and runner.val_loop is not None:
-            runner.val_loop.run()
-        self._add_seconds("seconds")
-
-    def has_weights_of(self, checkpoint: Path) -> bool:
-        """Return whether a checkpoint holds the weights of the best epoch."""
-        best, stored = self.record["weights"], read_checkpoint(str(checkpoint))["state_dict"]
-        return best.keys() == stored.keys() and all(torch.equal(value, stored[key]) for key, value in best.items())
-
-    def _add_seconds(self, kind: str) -> None:
-        now = time.perf_counter()
-        self.record[kind] += now - self._start
-        self._start = now
+def _names_of(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """Return row, seed and run of each run, by its name."""
+    runs = [(name, seed) for name, row in sweep.rows.items() for seed in row.seeds or sweep.seeds]
+    return {_run_name(*run): {"row": run[0], "seed": run[1], "run": _run_name(*run)} for run in runs}

@@ -7,13 +7,18 @@ Examples:
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --ablate scd,srd,review --teacher ... (alone, in pairs)
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
 
-The same command goes on where it was cut off. Runs of several machines: copy their runs/ into one work dir, --merge.
+Every row is checked before the first is trained. The same command goes on where it was cut off; with further rows or
+seeds it trains those alone. --page docs/results/NAME.json keeps the results there and writes NAME.md and NAME.png from
+them; without configs it writes these two again, after a change of the texts in NAME.json.
+Runs of several machines: copy their runs/ into one work dir, --merge.
 A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +27,7 @@ from kd_mm.cli.options import Overrides, add_common, add_device_data, add_teache
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", help="config files, or package::path; each is a row; or one sweep file")
+    parser.add_argument("configs", nargs="*", help="config files, or package::path; each is a row; or one sweep file")
     parser.add_argument(
         "--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config"
     )
@@ -51,6 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side on each device (default 1)")
     parser.add_argument("--devices", nargs="+", default=[], metavar="cuda:N", help="each training is on one of them")
+    parser.add_argument("--page", type=Path, metavar="JSON", help="keep the results in this file, and write its page")
     parser.add_argument("--merge", action="store_true", help="train nothing: the table of what is finished")
     parser.add_argument(
         "--smoke", action="store_true", help="a trial: one epoch of two steps a row, on generated CIFAR-100 images"
@@ -78,10 +84,16 @@ def _jobs(text: str) -> int:
 
 
 def train_and_compare(args: argparse.Namespace) -> None:
+    from kd_mm.apis.result_table import write_page
     from kd_mm.apis.rows import read_sweep
     from kd_mm.apis.sweep import compare, merge
     from kd_mm.quickstart.smoke import shrink
 
+    if not args.configs:
+        if args.page is None:
+            raise ValueError("compare: give configs or a sweep file, or --page JSON alone to write its page again")
+        print(f"written: {write_page(args.page)}")
+        return
     sweep = read_sweep(
         args.configs,
         args.distillers,
@@ -95,13 +107,20 @@ def train_and_compare(args: argparse.Namespace) -> None:
     )
     if args.smoke:
         sweep = shrink(sweep, args.work_dir / "smoke_data")
-    if args.merge:
-        table = merge(sweep, args.work_dir)
-    else:
-        table = compare(sweep, args.work_dir, args.jobs, lambda line: print(line, flush=True), args.devices)
-    print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; the runs under runs/")
+    try:
+        if args.merge:
+            table = merge(sweep, args.work_dir)
+        else:
+            table = compare(sweep, args.work_dir, args.jobs, lambda line: print(line, flush=True), args.devices)
+        print(f"\n{table}\nFiles in {args.work_dir}: table.md, table.csv, table.png, results.json; runs under runs/")
+    finally:
+        if args.page is not None and (args.work_dir / "results.json").is_file():
+            print(f"written: {write_page(args.page, args.work_dir, args.command)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(train_and_compare, parse_args(argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parse_args(words)
+    args.command = shlex.join(["kd-mm", "compare", *words])
+    return run(train_and_compare, args)

@@ -65,16 +65,25 @@ class LossMonitor:
         for iteration, values in zip(self._steps, steps, strict=True):
             bad = [name for name, value in zip(self._names, values, strict=True) if not math.isfinite(value)]
             if bad:
-                raise NonFiniteLossError(_describe(bad, iteration))
+                raise NonFiniteLossError(describe_non_finite(bad, iteration))
         return steps
 
 
-def _describe(names: list[str], iteration: int) -> str:
+def describe_non_finite(names: list[str], iteration: int) -> str:
+    """Return one line on losses that are not finite, and what to do.
+
+    Args:
+        names: Of the terms in the log; a sum is named where none of its parts is there.
+        iteration: Zero-based, over the run.
+    """
     parts = [name for name in names if "." in name] or [name for name in names if name != "loss"] or names
     where = ", ".join(f"{name.split('.')[0]} at {name.split('.')[1]}" if "." in name else name for name in parts)
+    advice = "resume from the last one with a lower learning rate or loss weight, or clip the gradient"
+    if iteration == 0:  # nothing has been learnt that could have run away
+        advice = "look at the data of the first step (boxes without an area, wrong labels) and at the loss weights"
     return (
         f"iteration {iteration}: loss is not finite ({where}); training stops, no checkpoint of this state was "
-        "written: resume from the last one with a lower learning rate or loss weight, or clip the gradient"
+        f"written: {advice}"
     )
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,7 +30,18 @@ _KEPT = "what is finished is kept, the same command goes on from here"
 
 
 class JobFailedError(RuntimeError):
-    """A job failed; the message names its log."""
+    """Jobs failed; the message names their logs.
+
+    Attributes:
+        failures: What went wrong in each of them, by name.
+    """
+
+    def __init__(self, failures: Mapping[str, str], folder: Path, left: int = 0) -> None:
+        logs = {name: folder / name / "console.log" for name in failures}
+        parts = [f"{name} failed: {why} (see {logs[name]})" for name, why in failures.items()]
+        parts += [f"{left} more need what failed, and were not started"] if left else []
+        super().__init__("; ".join([*parts, _KEPT]))
+        self.failures = dict(failures)
 
 
 @dataclass(frozen=True)
@@ -69,12 +80,13 @@ def run_jobs(
     processes: int,
     report: Callable[[Job, Result, bool], object],
     devices: Sequence[str] = (),
+    report_failure: Callable[[Job, str], object] = lambda job, why: None,
 ) -> dict[str, Result]:
     """Run jobs side by side, one thread each, in an order that respects what they wait for.
 
     A job leaves ``<folder>/<name>/console.log`` and, once finished, ``result.json``; the result of an earlier call is
     reused where its fingerprint is the same. A job that was cut off finds its folder as it left it, unless its
-    fingerprint has changed. After a failure no further job is started, and those that run are finished.
+    fingerprint has changed. After a failure the jobs that need the failed one are not started; all others are finished.
 
     Args:
         jobs: All jobs.
@@ -82,13 +94,14 @@ def run_jobs(
         processes: How many run at a time, on each device.
         report: Called for each finished job with its result and whether it comes from an earlier call.
         devices: ``"cuda:0"`` ... or ``"cpu"``; each job sees one of them. By default all see all.
+        report_failure: Called for each job that fails, with the reason.
 
     Returns:
         Result by name, in the order of ``jobs``.
 
     Raises:
         ValueError: There is no such device.
-        JobFailedError: A job failed. What is finished is kept.
+        JobFailedError: Jobs failed. What is finished is kept.
         KeyboardInterrupt: With the same advice.
     """
     visible_devices: list[str | None] = [_visible_devices(device) for device in devices] or [None]
@@ -99,32 +112,35 @@ def run_jobs(
             report(job, results[job.name], True)
     waiting = [job for job in jobs if job.name not in results]
     running: dict[Connection, tuple[Job, multiprocessing.process.BaseProcess, str | None]] = {}
-    failure: JobFailedError | None = None
+    failures: dict[str, str] = {}
     try:
-        while running or (waiting and failure is None):
-            due = [job for job in waiting if failure is None and set(job.needs) <= set(results)]
+        while True:
+            due = [job for job in waiting if set(job.needs) <= set(results)]
             for job in due[: len(free)]:
                 waiting.remove(job)
                 visible = free.pop(0)
                 receiver, process = _start(job, folder, visible)
                 running[receiver] = job, process, visible
+            if not running:
+                break
             ready = wait(list(running))
             for receiver in [receiver for receiver in running if receiver in ready]:
                 job, process, visible = running.pop(receiver)
                 free.append(visible)
-                try:
-                    results[job.name] = _receive(receiver, job, process, folder)
-                except JobFailedError as error:
-                    failure = failure or error
+                result, error = _receive(receiver, process)
+                if error is None:
+                    results[job.name] = result
+                    report(job, result, False)
                 else:
-                    report(job, results[job.name], False)
+                    failures[job.name] = error
+                    report_failure(job, error)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_KEPT) from None
     finally:
         for _, process, _ in running.values():
             process.kill()
-    if failure is not None:
-        raise failure
+    if failures:
+        raise JobFailedError(failures, folder, left=len(waiting))
     return {job.name: results[job.name] for job in jobs}
 
 
@@ -182,16 +198,15 @@ def _start(job: Job, folder: Path, visible: str | None) -> tuple[Connection, mul
     return receiver, process
 
 
-def _receive(receiver: Connection, job: Job, process: multiprocessing.process.BaseProcess, folder: Path) -> Result:
+def _receive(receiver: Connection, process: multiprocessing.process.BaseProcess) -> tuple[Result, str | None]:
+    """Return the result of a job that has ended, or what went wrong."""
     try:
         result, error = receiver.recv()
     except EOFError:
         process.join()
         result, error = None, f"its process was terminated (exit code {process.exitcode})"
     process.join()
-    if error is not None:
-        raise JobFailedError(f"{job.name} failed: {error} (see {folder / job.name / 'console.log'}); {_KEPT}")
-    return dict(result)
+    return dict(result or {}), error
 
 
 def _execute(job: Job, folder: Path, sender: Connection, parent: int) -> None:

@@ -83,9 +83,7 @@ class ExitTraining(EpochTraining):
             ``scores`` and ``metric`` as :meth:`run`; ``chance``, the best accuracy of an exit that always predicts the
             same, and ``at_chance``, the names of scores less than three standard deviations above it.
         """
-        # Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
-        comparable = self.distiller.task.closed_set and not self.distiller.task.regional
-        validated = data.config.get("val_dataloader") is not None and comparable
+        validated = data.config.get("val_dataloader") is not None and self.distiller.task.scores_exits_on_validation
         split = "validation" if validated else "training"
         loader = data.loader("val_dataloader" if validated else "train_dataloader", shuffled=images is not None)
         some = "" if images is None else f"up to {images} images of "

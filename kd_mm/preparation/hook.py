@@ -118,7 +118,7 @@ def share_preparations(config: Config, folder: Path) -> None:
     Runs with the same folder may be started side by side: a lock makes the second wait for what the first prepares.
     """
     for hook in (config.get("default_hooks") or {}).values():
-        if hook and HOOKS.get(hook["type"]) is PrepareTeachersHook:
+        if hook and HOOKS.get(str(hook.get("type"))) is PrepareTeachersHook:
             hook.setdefault("cache_dir", str(folder))
 
 

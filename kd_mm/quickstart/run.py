@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config
-
+from kd_mm.apis.budget import set_epochs
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import run_sweep
@@ -19,8 +18,6 @@ from kd_mm.quickstart.curves import Records, read_scalars
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.tables import Cell, Column, group, write_tables
 
-#: Keys of learning rate schedules that count epochs.
-_SCHEDULE_LENGTHS = ("T_max", "total_steps", "begin", "end")
 #: The row that trains the teacher, once.
 TEACHER = "teacher"
 
@@ -54,7 +51,7 @@ class Quickstart:
         rows = {}
         for title, name in self.configs.items():
             config = read_config(f"kd_mm::quickstart/{name}.py")
-            factor = _stretch(config, epochs)
+            factor = 1.0 if epochs is None else set_epochs(config, epochs)
             if not is_distillation(config):
                 rows[name] = Row(config, seeds=(0,) if title == TEACHER else None)
                 continue
@@ -62,20 +59,6 @@ class Quickstart:
                 config.default_hooks.teacher_check.min_score = 0.0
             rows[name] = Row(config, teacher_row=self.configs[TEACHER])
         return Sweep(rows, self.seeds if seeds is None else tuple(seeds), self.metrics)
-
-
-def _stretch(config: Config, epochs: int | None) -> float:
-    """Give a training another length, its learning rate schedules in proportion; return new length over old."""
-    old = config.train_cfg.max_epochs
-    if epochs is None:
-        return 1.0
-    config.train_cfg.update(max_epochs=epochs, val_interval=min(config.train_cfg.val_interval, epochs))
-    schedules = config.param_scheduler
-    for schedule in schedules if isinstance(schedules, list) else [schedules]:
-        if schedule.get("by_epoch", True):
-            scaled = {key: round(schedule[key] * epochs / old) for key in _SCHEDULE_LENGTHS if key in schedule}
-            schedule.update({key: value if key == "begin" else max(1, value) for key, value in scaled.items()})
-    return float(epochs / old)
 
 
 def read_logs(homes: Sequence[Path]) -> list[Records]:

@@ -84,6 +84,14 @@ class Task:
             if self.name not in loss.tasks:
                 raise ValueError(f"loss {name!r} ({type(loss).__name__}) is not for {self.name}: {loss.instead}")
 
+    @property
+    def scores_exits_on_validation(self) -> bool:
+        """Whether the validation data have what exits predict; where not, exits are scored on training images.
+
+        Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
+        """
+        return self.closed_set and not self.regional
+
     # -- networks ------------------------------------------------------------------------------------------------
 
     def trunk(self, model: nn.Module) -> str:

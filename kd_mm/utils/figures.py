@@ -44,10 +44,16 @@ def legend_below(axes: Axes, columns: int = 2) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
 
 
-def to_png(figure: Figure, colors: int | None = None) -> bytes:
-    """Return a figure as the content of a PNG file, with at most so many colours (photographs take a fifth then)."""
+def to_png(figure: Figure, colors: int | None = None, description: str | None = None) -> bytes:
+    """Return a figure as the content of a PNG file.
+
+    Args:
+        figure: Any.
+        colors: At most so many colours (photographs take a fifth then).
+        description: Text that the file holds under ``Description``, where ``colors`` is not given.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Description": description} if description else None)
     if colors is not None:
         with Image.open(buffer) as image:
             # By coverage, not by count: the colours of thin lines stay.

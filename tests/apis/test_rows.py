@@ -11,6 +11,7 @@ from kd_mm.apis.rows import read_sweep
 
 STUDENT = "kd_mm::quickstart/student_digits.py"
 PAIRS = "kd_mm::sweeps/cifar100_pairs.py"
+FILE_TEACHER = {"teacher": ["kd_mm::quickstart/teacher_digits.py"], "teacher_checkpoint": ["t.pth"]}
 TEACHER = {"teacher": ["kd_mm::quickstart/teacher_digits.py"], "checkpoint": ["t.pth"]}
 
 
@@ -35,12 +36,12 @@ def test_ablations_are_each_loss_alone_and_in_pairs() -> None:
     kept = {name: active(row) for name, row in rows.items() if name.startswith("mtkd_ssr")}
     assert kept == {
         "mtkd_ssr": {"aux", "scd", "srd", "review"},
-        "mtkd_ssr-scd": {"aux", "scd"},
-        "mtkd_ssr-srd": {"aux", "srd"},
-        "mtkd_ssr-review": {"aux", "review"},
-        "mtkd_ssr-scd-srd": {"aux", "scd", "srd"},
-        "mtkd_ssr-scd-review": {"aux", "scd", "review"},
-        "mtkd_ssr-srd-review": {"aux", "srd", "review"},
+        "mtkd_ssr without srd, review": {"aux", "scd"},
+        "mtkd_ssr without scd, review": {"aux", "srd"},
+        "mtkd_ssr without scd, srd": {"aux", "review"},
+        "mtkd_ssr without review": {"aux", "scd", "srd"},
+        "mtkd_ssr without srd": {"aux", "scd", "review"},
+        "mtkd_ssr without scd": {"aux", "srd", "review"},
     }
     assert "kd" in rows
 
@@ -48,7 +49,7 @@ def test_ablations_are_each_loss_alone_and_in_pairs() -> None:
 def test_each_value_of_a_key_is_a_row_where_its_part_exists() -> None:
     vary = {"model.recipe.losses.review.direction": ["bidirectional", "ensemble"], "train_cfg.max_epochs": 7}
     rows = read_rows([STUDENT], ["kd", "mtkd_ssr"], **TEACHER, vary=vary)
-    directions = [f"mtkd_ssr-direction-{value}" for value in ("bidirectional", "ensemble")]
+    directions = [f"mtkd_ssr review.direction={value}" for value in ("bidirectional", "ensemble")]
     assert list(rows).index(directions[0]) == list(rows).index("mtkd_ssr") + 1
     assert [name for name in rows if "direction" in name] == directions
     assert [rows[name].model.recipe.losses.review.get("direction") for name in ("mtkd_ssr", *directions)] == [
@@ -58,7 +59,7 @@ def test_each_value_of_a_key_is_a_row_where_its_part_exists() -> None:
     ]
     assert rows[directions[0]].model.recipe.losses.srd == rows["mtkd_ssr"].model.recipe.losses.srd
     longer = {name for name, row in rows.items() if row.train_cfg.max_epochs == 7}
-    assert longer == {"student_digits-max_epochs-7", "kd-max_epochs-7", "mtkd_ssr-max_epochs-7"}
+    assert longer == {"student_digits max_epochs=7", "kd max_epochs=7", "mtkd_ssr max_epochs=7"}
 
 
 def test_recipes_of_several_configs_have_names_of_their_own(tmp_path: Path) -> None:
@@ -103,6 +104,28 @@ def test_the_shipped_sweep_has_each_pair_of_the_table() -> None:
     assert (row.teacher_row, row.seeds, sweep.rows["resnet56"].seeds) == ("resnet56", None, (0,))
     assert row.config.model.student.backbone == sweep.rows["resnet20"].config.model.backbone
     assert active(row.config) == {"aux", "scd", "srd", "review"}
+
+
+def test_rows_without_a_name_are_called_by_what_differs(tmp_path: Path) -> None:
+    mtkd = {"config": STUDENT, "distiller": "mtkd_ssr", **{k: v[0] for k, v in FILE_TEACHER.items()}}
+    shared, losses = {"model.recipe.teacher_exits.epochs": 1}, "model.recipe.losses"
+    entries = [
+        {"config": STUDENT},
+        {**mtkd, "distiller": "kd"},
+        {**mtkd, "cfg_options": shared},
+        {**mtkd, "cfg_options": {**shared, f"{losses}.review.loss_weight": 0}},
+        {**mtkd, "cfg_options": {**shared, f"{losses}.srd.temperature": 2, "train_cfg.val_interval": 2}, "epochs": 3},
+    ]
+    (tmp_path / "sweep.py").write_text(f"epochs = 10\nrows = {entries!r}\n")
+    rows = read_rows([str(tmp_path / "sweep.py")])
+    assert list(rows) == [
+        "student_digits",
+        "kd",
+        "mtkd_ssr",
+        "mtkd_ssr without review",
+        "mtkd_ssr srd.temperature=2, val_interval=2",
+    ]
+    assert [(row.train_cfg.max_epochs, row.param_scheduler.T_max) for row in rows.values()] == [(10, 10)] * 4 + [(3, 3)]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Sweeps: columns of several metrics, shared preparations, a teacher trained in the sweep, and what is refused."""
 
+import json
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from kd_mm.apis.checks import require_metric
+from kd_mm.apis.result_table import table_columns
 from kd_mm.apis.rows import Row, Sweep, read_sweep
 from kd_mm.apis.runner import read_config
-from kd_mm.apis.sweep import compare, plan_jobs, table_columns
+from kd_mm.apis.sweep import compare, plan_jobs
 
 TEACHER_ROW = """
 student = "kd_mm::quickstart/student_digits.py"
@@ -24,7 +27,7 @@ rows = [
 
 
 def test_every_metric_has_a_column_at_the_last_and_at_the_best_epoch():
-    columns = table_columns(["voc07/mAP", "coco/mAP"])
+    columns = table_columns({"metrics": ["voc07/mAP", "coco/mAP"], "baseline": None, "best_on_test": False})
     assert [column.key for column in columns][:4] == ["voc07/mAP", "coco/mAP", "best/voc07/mAP", "best/coco/mAP"]
     assert all(column.spread for column in columns[:4])
     assert [column.key for column in columns][4:] == ["params", "macs", "seconds"]
@@ -50,6 +53,76 @@ def test_nothing_and_the_same_twice_are_refused(wrong, message):
     arguments = {"rows": {"a": Row(Config())}, "seeds": (0,), **wrong}
     with pytest.raises(ValueError, match=message):
         Sweep(**arguments)
+
+
+SMALL_TABLE = """
+student = "kd_mm::quickstart/student_digits.py"
+seeds = {seeds}
+epochs = 1
+cfg_options = {{
+    "train_dataloader.dataset.indices": 64,
+    "val_dataloader.dataset.indices": 40,
+    "test_dataloader.dataset.indices": 40,
+}}
+random = {{"default_hooks.teacher_check.min_score": 0.0}}
+rows = [
+    dict(name="teacher", config="kd_mm::quickstart/teacher_digits.py", seeds=[0]),
+    dict(name="student", config=student),
+    dict(name="runs away", config=student, seeds=[0], cfg_options={{"optim_wrapper.optimizer.lr": 1e30}}),
+    dict(config=student, distiller="mtkd_ssr", teacher_row="teacher", cfg_options=random),
+    {more}
+]
+"""
+
+
+def test_a_table_names_failed_rows_and_is_extended(cpu_tools, tmp_path):
+    sweep, page = tmp_path / "sweep.py", tmp_path / "results" / "small.json"
+    command = ["compare", sweep, "--jobs", 2, "--work-dir", tmp_path / "table", "--page", page]
+    page.parent.mkdir()
+    sweep.write_text(SMALL_TABLE.format(seeds=[0], more=""))
+    ended = cpu_tools.run(*command)
+    assert ended.status == 2
+    assert "runs-away_seed0: failed: iteration " in ended.out
+    assert "error: runs-away_seed0 failed: iteration " in ended.err
+    assert "loss is not finite (loss); training stops" in ended.err
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("table/runs/*/result.json")}
+    assert {path.parent.name for path in first} == {"teacher_seed0", "student_seed0", "mtkd_ssr_seed0"}
+    results = json.loads(page.read_text())
+    assert [(cell["row"], cell["seed"]) for cell in results["failed"]] == [("runs away", 0)]
+    assert "\nFailed: runs away, seed 0: iteration " in page.with_suffix(".md").read_text()
+    scores = {key: value for key, value in results["runs"][-1].items() if key.startswith("exit/")}
+    assert scores["exit/metric"] == "accuracy on the validation data"
+    exits = {f"exit/{network}/{stage}" for network in ("student", "teacher") for stage in (1, 2, 3)}
+    assert scores.keys() == exits | {"exit/chance", "exit/metric"}
+    assert 10 <= scores["exit/chance"] < 25  # the most frequent of ten classes among 40 images
+
+    page.write_text(json.dumps({**results, "title": "Small digits", "findings": ["Nothing", "is learnt."]}))
+    more = """dict(config=student, distiller="mtkd_ssr", teacher_row="teacher",
+        cfg_options={**random, "model.recipe.losses.review.loss_weight": 0}),"""
+    sweep.write_text(SMALL_TABLE.format(seeds=[0, 1], more=more).replace("1e30", "0.01"))
+    assert cpu_tools.run(*command).status == 0
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    text = page.with_suffix(".md").read_text()
+    assert "# Small digits\n" in text
+    assert "Nothing\nis learnt.\n" in text
+    assert "Failed" not in text
+    heads = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    rows = ["teacher", "student", "runs away", "mtkd_ssr", "mtkd_ssr without review"]
+    assert heads == ["config", "-" * len(rows[-1]), *rows, "config", "-" * len(rows[-1]), *rows[-2:]]
+
+
+def test_every_row_is_checked_before_the_first_is_trained(cpu_tools, tmp_path):
+    """The check of a row starts it as a run does, with a random teacher where the sweep has yet to train it."""
+    wrong = """dict(config=student, distiller="pkd", teacher_row="teacher",
+        cfg_options={**random, "model.recipe.losses.pkd.stages": [7]}),
+    dict(name="no start", config=student, cfg_options={"load_from": "nowhere.pth"}),"""
+    (tmp_path / "sweep.py").write_text(SMALL_TABLE.format(seeds=[0, 1], more=wrong))
+    ended = cpu_tools.run("compare", tmp_path / "sweep.py", "--jobs", 2, "--work-dir", tmp_path / "table")
+    assert ended.status == 2
+    assert "nothing was trained: row " in ended.err
+    assert "row pkd: " in ended.err
+    assert "row no start: checkpoint nowhere.pth does not exist" in ended.err
+    assert not (tmp_path / "table" / "runs").exists()
 
 
 def test_what_runs_prepare_on_a_teacher_is_in_one_folder(tmp_path):

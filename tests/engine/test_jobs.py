@@ -33,11 +33,6 @@ def wait_for_ever(home: Path) -> dict:
     return {}
 
 
-def finish_after(log: Path, home: Path) -> dict:
-    until(lambda: log.is_file() and "Traceback" in log.read_text())
-    return {}
-
-
 def job(name: str, *needs: str, version: str = "a") -> Job:
     return Job(name, functools.partial(work, needs), version, needs)
 
@@ -75,12 +70,17 @@ def test_a_failed_job_is_named_with_its_log(tmp_path, broken, message):
     assert broken is die or "in fail" in (tmp_path / "bad" / "console.log").read_text()
 
 
-def test_jobs_that_run_beside_a_failed_one_are_finished_and_no_others_begin(tmp_path):
-    slow = functools.partial(finish_after, tmp_path / "bad" / "console.log")
-    jobs = [Job("slow", slow, ""), Job("bad", fail, ""), Job("next", functools.partial(work, ()), "", ("slow",))]
-    with pytest.raises(JobFailedError, match="bad failed"):
-        run_jobs(jobs, tmp_path, 2, lambda *_: None)
-    assert (tmp_path / "slow" / "result.json").is_file()
+def test_after_a_failure_all_are_finished_but_those_that_need_it(tmp_path):
+    def after(*needs):
+        return functools.partial(work, needs)
+
+    jobs = [Job("bad", fail, ""), Job("worse", die, ""), Job("next", after(), "", ("bad",)), Job("free", after(), "")]
+    failed = {}
+    with pytest.raises(JobFailedError, match="bad failed: .*; worse failed: .*; 1 more need what failed") as caught:
+        run_jobs(jobs, tmp_path, 1, lambda *_: None, report_failure=lambda job, why: failed.update({job.name: why}))
+    assert caught.value.failures == failed
+    assert failed["bad"] == "no such thing"
+    assert (tmp_path / "free" / "result.json").is_file()
     assert not (tmp_path / "next").exists()
 
 

@@ -110,6 +110,16 @@ def test_the_files_agree_with_the_table(done: Done) -> None:
     assert teacher["macs"] > done.case.teacher_cost * students[0]["macs"]
 
 
+def test_exits_of_student_and_teacher_are_scored_beside_chance(done: Done) -> None:
+    """By class; by region or identity on training images, as the validation data have none of these to compare with."""
+    cell = done.cells()["student, MTKD-SSR"]
+    networks = {key.split("/")[1] for key in cell if key.startswith("exit/") and key.count("/") == 2}
+    assert networks == {"student", "teacher"}
+    assert all(0 <= cell[key] <= 100 for key in cell if key.startswith("exit/") and key != "exit/metric")
+    split = "validation" if done.task == "classification" else "training"
+    assert cell["exit/metric"].endswith(f" on the {split} data")
+
+
 def test_the_picture_is_a_picture(done: Done) -> None:
     with Image.open(done.work_dir / "quickstart.png") as image:
         assert image.format == "PNG"
