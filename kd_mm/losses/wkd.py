@@ -38,15 +38,16 @@ class WKDLogitsLoss(LogitsLoss):
         temperature: T > 0, dimensionless, of ``others``; the target's is 1. Default: 8.
         gamma: Weight of ``others``. Default: 200.
         relation: ``"cka"`` or ``"classifier"``. Default: ``"cka"``.
-        max_images: Images of each class that ``"cka"`` reads at most. Default: 500.
+        max_images: Images of each class that ``"cka"`` reads at most, 2 or more. Default: 500.
         sharpness: How fast the cost grows with unlikeness. Default: 1.
         regularization: Above 0, in units of the cost. Default: 0.05.
         iterations: Of Sinkhorn. Default: 10.
         **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
 
     Raises:
-        ValueError: For an unknown ``relation``; on construction of the Distiller, for ``"classifier"`` and a teacher
-            without a linear layer to the classes; on use, for targets without a class for each row of logits.
+        ValueError: For an unknown ``relation``, or less than 2 ``max_images``; on construction of the Distiller, for
+            ``"classifier"`` and a teacher without a linear layer to the classes; on use, for targets without a class
+            for each row of logits.
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
@@ -67,6 +68,8 @@ class WKDLogitsLoss(LogitsLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if max_images < 2:
+            raise ValueError(f"WKDLogitsLoss: max_images={max_images} of a class must be 2 or more")
         self.relation = choice("relation", relation, ("cka", "classifier"))
         self.temperature, self.gamma, self.sharpness = temperature, gamma, sharpness
         self.max_images, self.regularization, self.iterations = max_images, regularization, iterations

@@ -52,6 +52,12 @@ class ClassRelations(TeacherPreparation):
 
         title = f"features of teacher {self.teacher.name}"
         found, labels = data.collect_over_dataset(read, title)
+        few = int((labels.bincount(minlength=self.num_classes) < 2).sum())
+        if few:
+            data.runner.logger.warning(
+                f"relations of teacher {self.teacher.name!r}: {few} of {self.num_classes} classes have less than 2 "
+                "training images, from which CKA relates them to no other; WKDLogitsLoss(relation='classifier') does"
+            )
         relations = class_relations(found["features"], labels, self.num_classes, self.options["max_images"])
         others = relations[~torch.eye(self.num_classes, dtype=torch.bool)]
         scores = {"mean": float(others.mean()), "largest": float(others.max())}
@@ -71,28 +77,22 @@ def class_relations(features: Tensor, labels: Tensor, num_classes: int, max_imag
 
     ``CKA_ij = <G_i, G_j> / (|G_i| |G_j|)`` with the Gram matrices ``G_i = X_i X_i^T`` of the centred features
     ``X_i``, ``(n, D)``, of n images of class i. Which image of one class goes with which of the other is their order in
-    the data, as in WKD's code. Every class has the n of the smallest one: our reading.
+    the data, as in WKD's code. n is the number of images of the largest class; a smaller one repeats its images, and
+    one with less than two is related to no other (0): our reading.
 
     Args:
         features: ``(N, D)``.
         labels: ``(N,)``.
         num_classes: K.
         max_images: Limit of n.
-
-    Raises:
-        ValueError: If a class has less than two images.
     """
     counts = labels.bincount(minlength=num_classes)
-    size = min(max_images, int(counts.min()))
-    if size < 2:
-        raise ValueError(
-            f"class {int(counts.argmin())} has {int(counts.min())} training images, and CKA needs 2 or more of each "
-            "class (max_images, too): set relation='classifier'"
-        )
-    grams = []
-    for k in range(num_classes):
-        own = features[labels == k][:size].float()
-        own = own - own.mean(dim=0)
-        grams.append(F.normalize((own @ own.T).flatten(), dim=0))
-    stacked = torch.stack(grams)
-    return stacked @ stacked.T
+    relations = torch.eye(num_classes)
+    enough = (counts >= 2).nonzero()[:, 0]
+    if len(enough):
+        order = torch.arange(min(max_images, int(counts.max())))
+        own = torch.stack([features[labels == k][order % counts[k]] for k in enough]).float()
+        own = own - own.mean(dim=1, keepdim=True)
+        grams = F.normalize((own @ own.mT).flatten(1), dim=1)
+        relations[enough[:, None], enough] = grams @ grams.T
+    return relations

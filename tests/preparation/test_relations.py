@@ -26,15 +26,19 @@ def test_relations_are_the_linear_cka_of_every_two_classes() -> None:
     public = [0.8965877674392198, 0.8546656941519521, 0.8961279745995495]  # JiamingLv/WKD
     assert [float(relations[pair]) for pair in ((0, 1), (0, 2), (1, 2))] == pytest.approx(public, abs=1e-5)
     assert relations.diagonal().tolist() == pytest.approx([1, 1, 1], abs=1e-6)
-    # The smallest class has three images here, and at most two are read there.
-    for kept, limit, count in ((11, 500, 3), (12, 2, 2)):
-        relations = class_relations(features.flatten(0, 1)[:kept], labels[:kept], 3, limit)
-        assert float(relations[0, 2]) == pytest.approx(cka(features[0, :count], features[2, :count]), abs=1e-5)
+    few = class_relations(features.flatten(0, 1), labels, 3, 3)
+    assert float(few[0, 2]) == pytest.approx(cka(features[0, :3], features[2, :3]), abs=1e-5)
+    # A smaller class repeats its images.
+    small = class_relations(features.flatten(0, 1)[:-1], labels[:-1], 3, 500)
+    assert float(small[0, 2]) == pytest.approx(cka(features[0], features[2, [0, 1, 2, 0]]), abs=1e-5)
 
 
-def test_a_class_of_one_image_has_no_relations() -> None:
-    with pytest.raises(ValueError, match=r"class 1 has 1 training images.*relation='classifier'"):
-        class_relations(wave(4, 5), torch.tensor([0, 0, 0, 1]), 2, 500)
+def test_a_class_of_one_image_is_related_to_no_other() -> None:
+    features, labels = wave(7, 5), torch.tensor([0, 0, 0, 2, 2, 2, 1])
+    relations = class_relations(features, labels, 4, 500)
+    assert float(relations[0, 2]) == pytest.approx(cka(features[:3], features[3:6]), abs=1e-5)
+    relations[0, 2] = relations[2, 0] = 0.0
+    torch.testing.assert_close(relations, torch.eye(4))
 
 
 def test_a_run_relates_the_classes_before_its_first_step_and_once(tmp_path: Path) -> None:

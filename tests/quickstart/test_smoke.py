@@ -13,7 +13,7 @@ from kd_mm.quickstart.smoke import shrink
 from ..helpers.tools import Tools
 
 TABLE = "kd_mm::sweeps/cifar100_240e.py"
-ROWS = ["teacher", "student", "kd", "dkd", "reviewkd", "mtkd_ssr", "teacher_exits", "mtkd_ssr_joint_exits"]
+ROWS = ["teacher", "student", "kd", "dkd", "reviewkd", "wkd", "mtkd_ssr", "teacher_exits", "mtkd_ssr_joint_exits"]
 
 
 def table_of(folder: Path) -> dict[str, dict[str, str]]:
