@@ -15,7 +15,7 @@ from kd_mm.cli.options import add_traceback, run
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("src", help="checkpoint of RepDistiller, of akamaster's CIFAR-10 ResNets, or of an OSNet")
+    parser.add_argument("src", help="checkpoint of torchvision, timm, RepDistiller, akamaster or deep-person-reid")
     parser.add_argument("config", help="plain config of the same network")
     parser.add_argument("dst", help="file to write")
     add_traceback(parser)

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kd_mm.utils.foreign_weights import FAMILIES, own_names
 from kd_mm.utils.safe_load import load_safely
 from kd_mm.utils.suggest import nearest_file
 
@@ -43,10 +44,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the plain network's weights of a checkpoint, whatever stood around them.
 
-    The weights are looked for under ``state_dict`` or ``model``; wrapper prefixes that all keys share are stripped,
-    what distillation owns is left out.
+    The weights are looked for under ``state_dict``, ``model`` and the like; wrapper prefixes that all keys share are
+    stripped, what distillation owns is left out.
     """
-    for key in ("state_dict", "model", "net"):
+    for key in ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema"):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
@@ -68,6 +69,9 @@ def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str) -> None:
     """Load ``weights`` into ``model``; every key and every shape must fit.
 
+    Where they do not, a prefix that all names share is taken off, or, for a backbone in
+    :data:`kd_mm.utils.foreign_weights.FAMILIES`, the names of another toolkit are translated.
+
     Args:
         model: The network to fill.
         weights: Its weights by name.
@@ -79,9 +83,30 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     """
     problem = mismatch(model.state_dict(), weights)
     if problem:
-        raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
+        try:
+            weights = _translated(model, weights)
+        except ValueError as error:
+            raise ValueError(f"{what}: {origin} does not fit its config: {error}") from error
+        if not weights:
+            raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
+        print_log(f"{what}: {origin} has the names of another toolkit; its tensors were matched in order", "current")
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
+
+
+def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights under the model's names; nothing where they are no other toolkit's.
+
+    Raises:
+        ValueError: They are, and do not fit.
+    """
+    prefix = next(iter(weights), "").partition(".")[0] + "."
+    if weights and all(key.startswith(prefix) for key in weights):
+        inner = {key.removeprefix(prefix): value for key, value in weights.items()}
+        return inner if not mismatch(model.state_dict(), inner) else _translated(model, inner)
+    trunk = dict(model.named_children()).get("backbone")
+    foreign = type(trunk).__name__ in FAMILIES and not any(key.startswith("backbone.") for key in weights)
+    return own_names(model, weights) if foreign else {}
 
 
 def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = True) -> str:
@@ -118,7 +143,10 @@ def rename_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> N
     given = {key[len(prefix) :]: state[key] for key in plain}
     problem = mismatch(module.student.state_dict(), given, extra=False)
     if problem:
-        raise ValueError(f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}")
+        raise ValueError(
+            f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}; to start from those "
+            "of its weights that fit, give the student init_cfg=dict(type='Pretrained', checkpoint=PATH)"
+        )
     own = module.distill.state_dict(prefix=prefix + OWN_PREFIX)
     shared = tuple(f"{prefix}{OWN_PREFIX}{part}." for part in ("exits", "connectors", "teacher_exits"))
     parts = {key: value for key, value in own.items() if key in state and key.startswith(shared)}

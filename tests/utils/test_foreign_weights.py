@@ -1,0 +1,113 @@
+"""Weights of torchvision's networks under mmpretrain's names: the same logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from mmengine.registry import DefaultScope
+from torch import nn
+from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.vision_transformer import VisionTransformer
+
+from kd_mm.registry import MODELS
+from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+
+VIT = {"embed_dims": 48, "num_layers": 3, "num_heads": 3, "feedforward_channels": 96}
+SWIN = {"embed_dims": 24, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
+EFFICIENT = {"type": "EfficientNet", "arch": "b0", "conv_cfg": None, "norm_cfg": {"type": "BN", "eps": 1e-5}}
+SMALL_V3 = {"type": "StackedLinearClsHead", "in_channels": 576, "mid_channels": [1024], "act_cfg": {"type": "HSwish"}}
+
+
+def linear(channels: int) -> dict[str, Any]:
+    return {"type": "LinearClsHead", "in_channels": channels}
+
+
+#: torchvision's network of ten classes, our backbone, neck and head.
+NETWORKS = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), {"type": "ResNet", "depth": 18}, linear(512)),
+    "resnet50": (lambda: torchvision.models.resnet50(num_classes=10), {"type": "ResNet", "depth": 50}, linear(2048)),
+    "mobilenet_v2": (
+        lambda: torchvision.models.mobilenet_v2(num_classes=10),
+        {"type": "MobileNetV2"},
+        linear(1280),
+    ),
+    "mobilenet_v3": (
+        lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
+        {"type": "MobileNetV3", "arch": "small"},
+        SMALL_V3,
+    ),
+    "efficientnet": (lambda: torchvision.models.efficientnet_b0(num_classes=10), EFFICIENT, linear(1280)),
+    "swin": (
+        lambda: SwinTransformer([4, 4], 24, [2, 2, 2, 2], [1, 2, 4, 8], [7, 7], num_classes=10),
+        {"type": "SwinTransformer", "arch": SWIN},
+        linear(192),
+    ),
+    "vit": (
+        lambda: VisionTransformer(64, 16, 3, 3, 48, 96, num_classes=10),
+        {
+            "type": "VisionTransformer",
+            "arch": VIT,
+            "img_size": 64,
+            "patch_size": 16,
+            "norm_cfg": {"type": "LN", "eps": 1e-6},
+        },
+        {"type": "VisionTransformerClsHead", "in_channels": 48},
+    ),
+}
+
+
+def pair(name: str) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    build, backbone, head = NETWORKS[name]
+    source = build().eval()
+    for module in source.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    for parameter in source.parameters():  # no layer is like another
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    neck = None if name == "vit" else {"type": "GlobalAveragePooling"}
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        parts = {"backbone": backbone, "neck": neck, "head": {**head, "num_classes": 10}}
+        own = MODELS.build({"type": "ImageClassifier", **parts})
+    return source, own.eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_those_of_torchvision(name: str) -> None:
+    source, own = pair(name)
+    fill(own, source.state_dict(), "teacher", "file.pth")
+    side = 224 if name == "swin" else 64  # by windows without padding, which the two toolkits mask differently
+    images = torch.randn(1, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(own(images), source(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("key", "prefix"), [("model_state_dict", "model."), ("state_dict_ema", "net.backbone.")])
+def test_other_layouts_of_a_file(key: str, prefix: str, tmp_path: Path) -> None:
+    source, own = pair("resnet18")
+    for what, state in (("foreign", source.state_dict()), ("own", own.state_dict())):
+        torch.save({"epoch": 3, key: {prefix + name: tensor for name, tensor in state.items()}}, tmp_path / what)
+        fill(own, student_state_dict(read_checkpoint(str(tmp_path / what))), "teacher", what)
+    with torch.no_grad():
+        images = torch.randn(1, 3, 64, 64)
+        torch.testing.assert_close(own(images), source(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_another_network_is_refused_by_its_names() -> None:
+    _, own = pair("resnet18")
+    deeper, _ = pair("resnet50")
+    before = own.state_dict()["head.fc.weight"].clone()
+    with pytest.raises(ValueError, match=r"teacher: r50.pth does not fit its config: missing: .* left over: layer1"):
+        fill(own, deeper.state_dict(), "teacher", "r50.pth")
+    assert torch.equal(own.state_dict()["head.fc.weight"], before)
+
+
+def test_tensors_sorted_by_name_are_refused() -> None:
+    source, own = pair("resnet18")
+    with pytest.raises(ValueError, match="sorted by name, so the order of the layers is lost"):
+        fill(own, dict(sorted(source.state_dict().items())), "teacher", "x.safetensors")
