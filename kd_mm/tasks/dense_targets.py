@@ -52,7 +52,7 @@ def read_assignment(head: Any, found: Sequence[Any], batch: int) -> DenseAssignm
         found: What its ``get_targets`` returned, as :func:`assigning` recorded it.
         batch: B, images.
     """
-    if len(found) == 2 and child(head, "conv_centerness") is not None:
+    if len(found) == 2 and child(head, "conv_centerness") is not None and found[0][0].ndim == 1:
         labels, boxes = (
             torch.cat([level.view(batch, -1, *level.shape[1:]) for level in levels], dim=1) for levels in found
         )
@@ -65,6 +65,8 @@ def read_assignment(head: Any, found: Sequence[Any], batch: int) -> DenseAssignm
     labels_at = 1 if with_anchors else 0
     if len(found) < 5 + labels_at or isinstance(found[4 + labels_at], list | tuple):
         return None
+    if any(level.ndim != 2 for levels in found[labels_at : labels_at + 2] for level in levels):
+        return None  # FSAF chooses positives anew, by its loss
     labels, counted = (torch.cat(list(levels), dim=1) for levels in found[labels_at : labels_at + 2])
     normalizer = torch.as_tensor(found[4 + labels_at], dtype=counted.dtype, device=counted.device)
     if with_anchors:

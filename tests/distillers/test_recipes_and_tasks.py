@@ -68,20 +68,29 @@ def dense(width: int) -> Any:
     return full
 
 
+def short(width: int) -> Any:
+    """A detector of three levels, whose towers are one convolution each."""
+    full = dense(width)
+    full.neck.num_outs = 3
+    full.bbox_head.stacked_convs = 1
+    full.bbox_head.anchor_generator.strides = [8, 16, 32]
+    return full
+
+
 def networks(kind: str) -> tuple[Any, Any]:
     """Student and teacher of a kind, small."""
     if kind == "classification":
         return classifier(), classifier(14, width=16)
     if kind == "reid":
         return person(), person(width=16, depth=14)
-    network = dense if kind == "dense" else detectors.faster
+    network = {"dense": dense, "short": short, "two_stage": detectors.faster}[kind]
     return network(8), network(12)
 
 
 def distiller(kind: str, name: str) -> Any:
     """What the command line would build, with teachers that are not read from files."""
     student, teacher = networks(kind)
-    scope = "mmdet" if kind in ("two_stage", "dense") else "mmpretrain"
+    scope = "mmpretrain" if kind in ("classification", "reid") else "mmdet"
     count = 2 if name in TEAMS else 1
     files = ([f"teacher.{end}"] * count for end in ("py", "pth")) if name not in ALONE else (None, None)
     plain = Config({"model": copy.deepcopy(student), "default_scope": scope})
@@ -107,7 +116,7 @@ def prepare(model: Any) -> None:
 
 
 def data_of(kind: str) -> dict[str, Any]:
-    if kind in ("two_stage", "dense"):
+    if kind not in ("classification", "reid"):
         return detectors.batch()
     data = batch(6, PEOPLE if kind == "reid" else CLASSES)
     for index, sample in enumerate(data["data_samples"]):
@@ -118,6 +127,20 @@ def data_of(kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("kind", "name"), CELLS)
 def test_it_trains(kind: str, name: str, device: str) -> None:
+    train_a_step(kind, name, device)
+
+
+@pytest.mark.parametrize(
+    "name", ["crosskd", "cwd", "detection", "fgd", "fitnets", "ld", "mgd", "pkd", "pkd+kd", "reviewkd"]
+)
+def test_it_trains_detectors_of_any_number_of_levels(name: str) -> None:
+    model = train_a_step("short", name)
+    stages = {len(pairs) for pairs in model.stage_pairs.values() if pairs}
+    assert stages == (set() if name in ("crosskd", "ld") else {3})
+
+
+def train_a_step(kind: str, name: str, device: str = "cpu") -> Any:
+    """Run one checked training step and return the model."""
     model = distiller(kind, name).to(device).train()
     prepare(model)
     model.check_next_step = True  # each loss is finite and reaches the student
@@ -133,6 +156,7 @@ def test_it_trains(kind: str, name: str, device: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert all(p.grad is not None for p in model.distill.parameters() if p.requires_grad)
     assert all(p.grad is None for teacher in model.teachers.values() for p in teacher.model.parameters())
+    return model
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -68,3 +68,6 @@ def test_images_without_objects_have_an_assignment(kind: str) -> None:
 def test_targets_of_an_unknown_form_are_no_assignment() -> None:
     head = Detector("RetinaHead").bbox_head
     assert read_assignment(head, ([torch.zeros(2, 3)], [torch.zeros(2, 3)]), batch=2) is None
+    # As AutoAssign gives them, and as FSAF leaves them behind.
+    assert read_assignment(Detector("FCOSHead").bbox_head, ([torch.zeros(6, 3)], [torch.zeros(6, 3)]), batch=2) is None
+    assert read_assignment(head, ([torch.zeros(6)], [torch.zeros(2, 3)], [], [], 1.0), batch=2) is None
