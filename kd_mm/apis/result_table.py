@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_mm.apis.result_index import write_index
 from kd_mm.apis.rows import Sweep
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import to_png
@@ -41,6 +42,7 @@ def write_results(
         "metrics": list(sweep.metrics),
         "best_on_test": all(each.get("val_dataloader") == each.test_dataloader for each in configs),
         "baseline": sweep.baseline,
+        "rows": {name: {"recipe": row.recipe, "config": row.source} for name, row in sweep.rows.items()},
         "runs": sorted(finished, key=lambda cell: (order.index(cell["row"]), cell["seed"])),
         "failed": list(failed),
     }
@@ -78,6 +80,8 @@ def table_columns(results: Results) -> list[Column]:
 def write_page(file: Path, work_dir: Path | None = None, command: str = "") -> Path:
     """Write a page of the docs, ``NAME.md`` and ``NAME.png``, from the results in ``NAME.json``.
 
+    Beside a ``metafile.yml`` the list of all pages and this file are written too (:mod:`kd_mm.apis.result_index`).
+
     Args:
         file: The JSON file; by hand one writes ``title``, ``text`` (above the table) and ``findings`` (below it) there.
         work_dir: Put the results of this sweep into it first, in place of those that it has.
@@ -97,6 +101,8 @@ def write_page(file: Path, work_dir: Path | None = None, command: str = "") -> P
     page = file.with_suffix(".md")
     replace_file(file.with_suffix(".png"), _picture(results))
     replace_file(page, render_page(results, file.stem).encode())
+    if (file.parent / "metafile.yml").is_file():
+        write_index(file.parent)
     return page
 
 

@@ -42,11 +42,15 @@ class Row:
         config: A plain config or a distillation, trained by epochs.
         teacher_row: The row that trains the teacher; the last checkpoint of its first seed is used.
         seeds: Its own seeds, in place of the sweep's.
+        recipe: That the config was composed with, if any.
+        source: Path of the config that it was read from.
     """
 
     config: Config
     teacher_row: str | None = None
     seeds: tuple[int, ...] | None = None
+    recipe: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,12 @@ def _config_rows(
 ) -> dict[str, Row]:
     name = _stem(path)
     plain = read_config(path)
-    rows = {name: Row(_with_options(plain, options))}
+    rows = {name: Row(_with_options(plain, options), source=path)}
     for distiller in distillers:
         label = f"{distiller}_{name}" if several else distiller
-        rows[label] = Row(compose(plain, distiller, teacher, checkpoint, options))
+        rows[label] = Row(compose(plain, distiller, teacher, checkpoint, options), recipe=distiller, source=path)
         for losses, ablated in _ablations(rows[label].config, ablate):
-            rows[f"{label} without {', '.join(losses)}"] = Row(ablated)
+            rows[f"{label} without {', '.join(losses)}"] = replace(rows[label], config=ablated)
     return rows
 
 
@@ -190,7 +194,8 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
         if teacher_row is not None and not is_distillation(config):
             raise ValueError(f"{path}: rows[{number}]: teacher_row is for a distillation; add distiller=...")
         seeds = entry.get("seeds")
-        rows[name] = Row(config, teacher_row, tuple(seeds) if seeds is not None else None)
+        own_seeds = tuple(seeds) if seeds is not None else None
+        rows[name] = Row(config, teacher_row, own_seeds, entry.get("distiller"), entry.config)
         paths[name] = entry.config
     return rows
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine import fileio
 from PIL import Image
 
+from kd_mm.apis.result_index import render_index, render_metafile
 from kd_mm.apis.result_table import fingerprint_of, render_page, write_page
 
 from ..helpers.tools import ROOT, Tools
@@ -63,6 +65,20 @@ def test_a_page_that_was_edited_or_is_behind_its_results_is_found(tmp_path: Path
     assert not is_of(page, better)
     page.write_text(page.read_text().replace("64.00", "66.00"))
     assert not is_of(page, RESULTS)
+
+
+def test_the_list_of_pages_and_the_metafile_are_those_of_the_results(tmp_path: Path) -> None:
+    folder = ROOT / "docs" / "results"
+    results = {file.stem: json.loads(file.read_text()) for file in PAGES}
+    assert (folder / "README.md").read_text() == render_index(results)
+    assert (folder / "metafile.yml").read_text() == render_metafile(results)
+    (tmp_path / "metafile.yml").touch()
+    (tmp_path / "two.json").write_text(json.dumps({**RESULTS, "rows": {"kd": {"recipe": "kd", "config": "a.py"}}}))
+    write_page(tmp_path / "two.json")
+    assert "| [Two rows](two.md) | 2 | 3 | kd | accuracy/top1 64.00 |" in (tmp_path / "README.md").read_text()
+    alone, distilled = fileio.load(tmp_path / "metafile.yml")["Models"]
+    assert (alone["In Collection"], distilled["In Collection"]) == ("plain training", "kd")
+    assert distilled["Results"] == [{"Dataset": "Two rows", "Metrics": {"accuracy/top1": 64.0}}]
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.stem)
