@@ -98,6 +98,7 @@ _READ_ELSEWHERE = {
     "find_unused_parameters",
     "model_wrapper_cfg",
     "runner_type",
+    "size_mismatch",
     "sync_bn",
     "tta_cfg",
     "tta_model",

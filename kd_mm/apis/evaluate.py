@@ -99,14 +99,16 @@ def evaluate(
     set_threads()
     source = read_config(config, options, work_dir)
     plain = plain_config(source)
-    weights = student_state_dict(read_checkpoint(checkpoint))
+    stored = read_checkpoint(checkpoint)
+    weights = student_state_dict(stored)
     if tta:
         _add_tta(plain)
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
     _add_detection_metric(plain)
     set_up_launcher(plain, launcher)
-    runner = build_runner(plain)
+    trained = stored.get("meta", {}).get("dataset_meta", {}).get("classes") or ()
+    runner = build_runner(plain, trained=trained)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model = model.module if isinstance(model, BaseTTAModel) else model
     fill(model, weights, "student", checkpoint)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from kd_mm.apis.checks import ClassCountHook, DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
+from kd_mm.apis.checks import DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
+from kd_mm.apis.class_checks import ClassListHook, explain_empty_sets
 from kd_mm.apis.config_check import check_config, misspelt_keys
+from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.hooks.finite_loss import FiniteLossHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.config import import_custom_modules, is_distillation, load_config
-from kd_mm.utils.safe_load import UnsafeCheckpointError, load_safely
+from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.suggest import nearest_file
 
 #: Errors that a config can cause.
@@ -118,7 +121,7 @@ def set_threads() -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
-def build_runner(config: Config, tested: bool = False) -> Runner:
+def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = ()) -> Runner:
     """Check a config and return its Runner; ``runner_type`` is honoured as upstream does.
 
     The log warns of top-level keys that look misspelt, and later of weights that a loaded file has too many and of test
@@ -127,12 +130,14 @@ def build_runner(config: Config, tested: bool = False) -> Runner:
     Args:
         config: Complete.
         tested: The training ends with a test, so that it stops before its first step where test data are not there.
+        trained: For a test: the classes that the checkpoint was trained on, where they are known.
 
     Raises:
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
         ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`).
     """
     misspelt = misspelt_keys(config)
+    clean_data_sets(config)
     try:
         check_config(config)
         _check_start(config.get("load_from"))
@@ -148,8 +153,13 @@ def build_runner(config: Config, tested: bool = False) -> Runner:
     runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     for line in misspelt:
         print_log(line, logger="current", level=logging.WARNING)
-    checks = (LeftOverWeightsHook(), ClassCountHook(), DataCheckHook(tested), MetricNamesHook(_judged_by(config)))
-    for hook in (*checks, FiniteLossHook()):
+    for hook in (
+        LeftOverWeightsHook(),
+        DataCheckHook(tested),
+        ClassListHook(trained),
+        MetricNamesHook(_judged_by(config)),
+        FiniteLossHook(),
+    ):
         runner.register_hook(hook)
     return runner
 
@@ -180,6 +190,8 @@ def train(config: Config) -> Runner:
                 _remove_start(folder, before, new_folders)
         if steps.under_way and isinstance(error, INPUT_ERRORS):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
+        if "need at least one array to concatenate" in str(error):
+            explain_empty_sets(config)
         if isinstance(error, FileNotFoundError) and error.filename:
             raise ValueError(_missing_file(str(error.filename), config)) from error
         raise
@@ -207,8 +219,14 @@ def _check_start(checkpoint: str | None) -> None:
     if not checkpoint or "://" in checkpoint:
         return
     path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        raise FileNotFoundError(f"checkpoint {checkpoint} is a folder; name a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} does not exist{nearest_file(Path(checkpoint))}")
+    if is_safetensors(path):
+        raise ValueError(
+            f"load_from={checkpoint} is a safetensors file, which the engine does not read: convert it first"
+        )
     with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
         load_safely(path)
 

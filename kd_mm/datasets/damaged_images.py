@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
 from kd_mm.datasets.utils import join_first
+from kd_mm.utils.samples import OneLineError
 
 _DAMAGE = re.compile(
     r"corrupt jpeg data|premature end of jpeg|invalid jpeg file structure|inconsistent progression|libpng error", re.I
@@ -28,15 +29,8 @@ _STRAY, _FEW = re.compile(r"(\d+) extraneous bytes before marker 0xd9"), 8
 _stderr_lock = threading.RLock()
 
 
-class DamagedImageError(ValueError):
-    """An image that cannot be decoded; its message stays one line when a data loader's worker raises it.
-
-    torch raises the error again in the main process with the worker's traceback as its message.
-    """
-
-    def __init__(self, message: str) -> None:
-        last = message.strip().splitlines()[-1]
-        super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__qualname__}: "))
+class DamagedImageError(OneLineError):
+    """An image that cannot be decoded."""
 
 
 def file_damage(path: str) -> str:
@@ -59,7 +53,8 @@ def file_damage(path: str) -> str:
         with Image.open(path) as image:
             image.load()
     except UnidentifiedImageError:
-        return "it is no image"
+        known = cv2.haveImageReader(path)  # e.g. a TIFF of 16 bits in three channels
+        return "" if known and cv2.imread(path, cv2.IMREAD_UNCHANGED) is not None else "it is no image"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""

@@ -189,7 +189,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             lists = sorted(item.name for item in path.parent.glob("*.txt"))
             near = difflib.get_close_matches(path.name, lists, n=1)
             raise FileNotFoundError(
-                f"list of images not found: looked for {path.absolute()}{f', did you mean {near[0]}?' if near else ''} "
+                f"list of images {'is a folder' if path.is_dir() else 'not found'}: looked for {path.absolute()}{f', did you mean {near[0]}?' if near else ''} "
                 f"(there {f'are: {join_first(lists)}' if lists else f'is no *.txt in {path.parent.absolute()}'}); set "
                 "ann_file to a text file with one image name a line"
             )

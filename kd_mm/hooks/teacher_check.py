@@ -14,6 +14,7 @@ from kd_mm.distillers import Distiller, Teacher, find_distiller
 from kd_mm.hooks.distill_hook import check_class_lists
 from kd_mm.registry import HOOKS
 from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.samples import name_errors
 
 
 @HOOKS.register_module()
@@ -63,6 +64,7 @@ class TeacherCheckHook(Hook):
         # The first images in a fixed random order: many sets are sorted by class.
         config["sampler"] = {"type": "DefaultSampler", "shuffle": True, "seed": 0}
         loader = runner.build_dataloader(config, seed=0)
+        name_errors("teacher check", loader.dataset)
         correct = count = images = 0
         for batch in loader:
             data = distiller.data_preprocessor(batch, False)

@@ -17,6 +17,7 @@ FIXES = {
     "mmdet.models.backbones.trident_resnet": "patch_trident_conv",
     "mmdet.models.task_modules.assigners.point_assigner": "patch_point_assigner",
     "mmpretrain.utils.dependency": "patch_multimodal",
+    "mmpretrain.datasets.custom": "patch_class_folders",
     "mmengine.runner.runner": "patch_collate",
 }
 #: Modules that print while they are imported.

@@ -13,6 +13,9 @@
 * ``mmengine.Config`` marks each component of a base ``package::path`` with its ``_scope_``, and ``mmengine.Runner``
   passes the ``_scope_`` of a ``collate_fn`` on to the function, which has no such argument (mmengine 0.10.12). It is
   left out.
+* ``mmpretrain.CustomDataset`` counts hidden folders (``.ipynb_checkpoints``) and those of archives and file servers as
+  classes, and moves all labels behind them (mmpretrain 1.3.6). They are none. Class folders without any image end in
+  one line that says what they hold, not in a ``RuntimeError``.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -94,3 +98,24 @@ def patch_collate(module: ModuleType) -> None:
         return original(dataloader, *args, **kwargs)
 
     runner.build_dataloader = staticmethod(build)
+
+
+def patch_class_folders(module: ModuleType) -> None:
+    """Let the functions of a module that look for class folders leave out what is none, and name what they lack."""
+    find, collect = module.find_folders, module.get_samples
+
+    @functools.wraps(find)
+    def find_folders(root: str, *args: Any, **kwargs: Any) -> tuple[list[str], dict[str, int]]:
+        folders = [name for name in find(root, *args, **kwargs)[0] if not name.startswith((".", "__MACOSX", "@eaDir"))]
+        return folders, {name: label for label, name in enumerate(folders)}
+
+    @functools.wraps(collect)
+    def get_samples(root: str, *args: Any, **kwargs: Any) -> tuple[list[Any], set[str] | None]:
+        samples, empty = collect(root, *args, **kwargs)
+        if not samples:
+            endings = sorted({file.suffix for file in Path(root).rglob("*") if file.is_file()})
+            found = f"files of {', '.join(endings[:4])}" if endings else "no file"
+            raise FileNotFoundError(f"{root} and its folders hold no image that is read, there is {found}")
+        return samples, empty
+
+    vars(module).update(find_folders=find_folders, get_samples=get_samples)

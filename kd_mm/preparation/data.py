@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from kd_mm.distillers import Distiller
 from kd_mm.engine import DeviceLoader
 from kd_mm.utils.atomic_files import replace_file
+from kd_mm.utils.samples import name_errors
 
 #: Options of a data loader that do not change what it loads.
 _SPEED_OPTIONS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
@@ -82,6 +83,7 @@ class TrainingData:
         if chosen is not None:
             config["dataset"] = Subset(self._build(config["dataset"]), list(chosen))
         built = self.runner.build_dataloader(config, seed=0)
+        name_errors(key, built.dataset)
         on_device = [hook.images for hook in self.runner.hooks if isinstance(hook, DeviceLoader)]
         return on_device[0].loader(built, chosen) if on_device and key == "train_dataloader" else built
 

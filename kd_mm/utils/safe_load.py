@@ -28,8 +28,13 @@ def load_safely(file: Path) -> Any:
 
     Raises:
         UnsafeCheckpointError: It holds objects that would have to be executed.
-        ValueError: The file is no checkpoint, or is cut short.
+        ValueError: The file is no checkpoint, or is cut short, or is a safetensors file and that package is missing.
     """
+    if is_safetensors(file):
+        try:
+            return importlib.import_module("safetensors.torch").load_file(file)
+        except ImportError as error:
+            raise ValueError(f"{file} is a safetensors file: install the package safetensors to read it") from error
     try:
         with _allowing(_logged_types()):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -43,6 +48,13 @@ def load_safely(file: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, ValueError) as error:
         raise ValueError(_INCOMPLETE.format(file)) from error
+
+
+def is_safetensors(file: Path) -> bool:
+    """Return whether a file, whatever its ending, begins with the length of a header and the header of safetensors."""
+    with file.open("rb") as opened:
+        head = opened.read(10)
+    return head[8:] in (b'{"', b"{ ", b"{}") and int.from_bytes(head[:8], "little") < file.stat().st_size
 
 
 def _logged_types() -> list[Any]:

@@ -93,8 +93,13 @@ class StepError(RuntimeError):
 
 def describe_error(error: Exception) -> str:
     """Return the message of an error; where it is nothing or the bare key of a KeyError, with the kind of error."""
-    if isinstance(error, KeyError) and error.args:
+    if isinstance(error, KeyError) and error.args and "DataLoader worker" not in str(error.args[0]):
         return str(error.args[0]) if " " in str(error.args[0]).strip() else f"KeyError: {error.args[0]!r}"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename} does not exist"
-    return str(error).strip() or type(error).__name__
+    if isinstance(error, IsADirectoryError) and error.filename:
+        return f"{error.filename} is a folder, not a file"
+    message = str(error).strip()
+    if message.startswith("Caught ") and " in DataLoader worker " in message.splitlines()[0]:
+        return f"in a worker of a data loader: {message.splitlines()[-1]}"
+    return message or type(error).__name__

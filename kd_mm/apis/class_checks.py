@@ -1,0 +1,265 @@
+"""Class lists of data sets, networks and checkpoints, compared by name and order before a run begins."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.datasets import BaseDataset as ClassificationDataset
+from mmpretrain.datasets import CustomDataset
+
+from kd_mm.datasets.utils import join_first
+from kd_mm.utils.samples import base_datasets
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
+    from mmdet.datasets import BaseDetDataset, CocoDataset
+
+#: Samples looked at for classes without any object; a larger set is not searched to its end.
+_LOOKED_AT = 20_000
+#: More than any list of categories takes in an annotation file.
+_LIST_BYTES = 4_000_000
+
+
+class ClassListHook(Hook):
+    """Compares the class lists of training, validation and test data, and those with the outputs of a plain network.
+
+    A wrong number would be called a wrong prediction: no later step notices. A Distiller compares its networks with the
+    training data by itself.
+
+    Args:
+        trained: Classes that the checkpoint of a test was trained on; empty where they are not known.
+    """
+
+    priority = "VERY_HIGH"  # before anything is prepared on a teacher
+
+    def __init__(self, trained: Sequence[str] = ()) -> None:
+        self.trained = list(trained)
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the data sets of the loops.
+
+        Raises:
+            ValueError: Two class lists differ, there are labels beyond the network's classes, or no object is of any.
+        """
+        training = runner.train_loop.dataloader.dataset
+        for dataset in base_datasets(training):
+            check_numbering("train_dataloader", dataset)
+            _check_outputs(runner, dataset)
+            _check_presence("train_dataloader", dataset)
+        if runner.val_loop is not None:
+            validation = runner.val_loop.dataloader.dataset
+            for dataset in base_datasets(validation):
+                check_numbering("val_dataloader", dataset)
+            compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
+
+    def before_test(self, runner: Runner) -> None:
+        """Compare the test data with the checkpoint.
+
+        Raises:
+            ValueError: The class lists differ.
+        """
+        dataset = runner.test_loop.dataloader.dataset
+        for part in base_datasets(dataset):
+            check_numbering("test_dataloader", part)
+        compare_classes("test_dataloader", class_list(dataset), self.trained, "the checkpoint's training data")
+
+
+def class_list(dataset: Any) -> list[str]:
+    """Return the classes of a data set, of the first one where several are joined; empty where it names none."""
+    return next((list(part.metainfo.get("classes") or ()) for part in base_datasets(dataset)), [])
+
+
+def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], where: str) -> None:
+    """Stop where the same label means two classes; warn where one list ends earlier or has other words.
+
+    Args:
+        key: The data set in the config, e.g. ``"val_dataloader"``.
+        classes: Its classes; nothing is compared where either list is empty.
+        others: Classes of other data.
+        where: What these are called.
+
+    Raises:
+        ValueError: Naming what differs, and what to do.
+    """
+    if not classes or not others or list(classes) == list(others):
+        return
+    lacking, added = ([name for name in a if name not in set(b)] for a, b in ((others, classes), (classes, others)))
+    pairs = [(number, *pair) for number, pair in enumerate(zip(classes, others, strict=False)) if pair[0] != pair[1]]
+    parts = []
+    if lacking:
+        parts.append(f"it lacks {join_first(list(map(repr, lacking)))}")
+    if added:
+        parts.append(f"it has {join_first(list(map(repr, added)))} besides")
+    if not lacking and not added:
+        parts.append("the order is another")
+    if pairs:
+        number, here, there = pairs[0]
+        parts.append(f"class {number} is {here!r} here and {there!r} there")
+    line = f"{key}: its {len(classes)} classes are not the {len(others)} of {where}: {', '.join(parts)}"
+    moved = any(name in set(others) for _, name, _ in pairs) or any(name in set(classes) for _, _, name in pairs)
+    if moved or (pairs and len(lacking) == len(others)):
+        raise ValueError(
+            f"{line}; give both the same list in the same order: metainfo=dict(classes=(...)), or for class folders "
+            "the same folders (an empty one for a class without images)"
+        )
+    print_log(line, "current", logging.WARNING)
+
+
+def check_numbering(key: str, dataset: BaseDataset) -> None:
+    """Stop where upstream numbers labels by the folders or the annotation file, and the class list says otherwise.
+
+    Raises:
+        ValueError: The class list has another order, or names classes before others that the data lack.
+    """
+    classes = list(dataset.metainfo.get("classes") or ())
+    if isinstance(dataset, CustomDataset) and not dataset.ann_file and dataset.with_label:
+        numbered, by = list(dataset.folder_to_idx), "class folders"
+    elif isinstance(dataset, CocoDataset) and type(dataset).load_data_list is CocoDataset.load_data_list:
+        numbered, by = [name for name in categories(dataset.ann_file) if name in classes], "categories"
+    else:
+        return
+    wrong = [name for label, name in enumerate(numbered) if name in classes and classes.index(name) != label]
+    if wrong:
+        raise ValueError(
+            f"{key}: {type(dataset).__name__} numbers its {by} in their own order ({join_first(numbered)}), the class "
+            f"list is {join_first(classes)}, so {wrong[0]!r} is labelled {classes[numbered.index(wrong[0])]!r}: give "
+            "metainfo=dict(classes=(...)) that order, without names that the data lack"
+        )
+
+
+def categories(file: str) -> list[str]:
+    """Return the names of the categories of a COCO annotation file, in its order, without reading the rest.
+
+    Returns:
+        The names; empty where the file is not on this disk or has another layout.
+    """
+    try:
+        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            begin = content.rfind(b'"categories"')
+            begin = content.find(b"[", begin)
+            text = content[begin : begin + _LIST_BYTES].decode("utf-8", "ignore")
+        return [str(category["name"]) for category in json.JSONDecoder().raw_decode(text)[0]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def labels(dataset: BaseDataset, index: int) -> list[int]:
+    """Return the labels of one sample: its class or classes, or those of its objects."""
+    info = dataset.get_data_info(index)
+    found = info.get("gt_label", [instance.get("bbox_label") for instance in info.get("instances") or ()])
+    found = found if isinstance(found, list | tuple) else getattr(found, "tolist", lambda: found)()
+    return [int(label) for label in (found if isinstance(found, list | tuple) else [found]) if label is not None]
+
+
+def _check_presence(key: str, dataset: BaseDataset) -> None:
+    """Stop where nothing is of the class list; warn of classes without anything."""
+    classes = list(dataset.metainfo.get("classes") or ())
+    if not classes or not len(dataset) or not isinstance(dataset, BaseDetDataset | ClassificationDataset):
+        return
+    missing, looked = set(range(len(classes))), 0
+    for index in _spread(len(dataset)):
+        missing -= set(labels(dataset, index))
+        looked += 1
+        if not missing or (looked >= _LOOKED_AT and len(missing) < len(classes)):
+            break
+    if isinstance(dataset, BaseDetDataset) and len(missing) == len(classes):
+        raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
+    if missing and looked == len(dataset):
+        names = join_first([classes[label] for label in sorted(missing)])
+        print_log(
+            f"{key}: {len(missing)} of {len(classes)} classes have no object: {names}", "current", logging.WARNING
+        )
+
+
+def no_object(dataset: BaseDataset, count: int) -> str:
+    """Return one line on a detection set of ``count`` images without any object of its class list."""
+    there = categories(dataset.ann_file)
+    found = f"; the annotations have {join_first(there)}" if there else ""
+    known = [name for name in there if name in dataset.metainfo["classes"]]
+    cause = f": are the boxes of {known[0]!r} in pixels?" if known else ""
+    return (
+        f"no object of {count} images is of the class list ({join_first(list(dataset.metainfo['classes']))}){found}"
+        f"{cause or ': set metainfo=dict(classes=(...)) of every data set and num_classes of the model'}"
+    )
+
+
+def _spread(count: int) -> Iterator[int]:
+    """Yield each index once, the first few thousand evenly spread: many sets are sorted by class."""
+    step = max(1, count // 5000)
+    for start in range(step):
+        yield from range(start, count, step)
+
+
+def _check_outputs(runner: Runner, dataset: BaseDataset) -> None:
+    """Compare the classes of the training data with the outputs of a plain network's head.
+
+    A classifier would stop in its loss, a detector would learn the class that it lacks as background.
+    """
+    classes, detects = list(dataset.metainfo.get("classes") or ()), isinstance(dataset, BaseDetDataset)
+    key, count = _class_count(runner.cfg.model, detects)
+    if count is None or not (detects or isinstance(dataset, ClassificationDataset)) or not len(dataset):
+        return
+    if detects:
+        beyond = len(classes) > count
+    else:  # a class list may be longer than what is labelled, such as ImageNet's over a part of it
+        looked_through = len(classes) != count and "gt_label" in dataset.get_data_info(0)
+        beyond = looked_through and any(max(labels(dataset, i), default=0) >= count for i in range(len(dataset)))
+    if beyond:
+        raise ValueError(
+            f"the training data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: "
+            f"set model.{key}"
+        )
+    if classes and len(classes) < count:
+        print_log(
+            f"the network predicts {count} classes, the training data set has {len(classes)} ({join_first(classes)}): "
+            f"set model.{key}={len(classes)} unless the others are meant to stay untrained",
+            "current",
+            logging.WARNING,
+        )
+
+
+def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | None]:
+    """Return the key of a plain config's number of classes below ``model``, and the number where it is given."""
+    names = ["bbox_head"] if detects else ["head"]
+    if detects and "roi_head" in model:
+        names = ["roi_head", "bbox_head"]
+    part: Any = model
+    for name in names:
+        part = part.get(name) or {} if isinstance(part, Mapping) else {}
+    part = part[0] if isinstance(part, Sequence) else part
+    return ".".join([*names, "num_classes"]), part.get("num_classes")
+
+
+def explain_empty_sets(config: Mapping[str, Any]) -> None:
+    """Explain why a detection set of upstream has no image left, of which upstream says "an array to concatenate".
+
+    Raises:
+        ValueError: None of its images has an object of its class list, or ``filter_cfg`` leaves none.
+    """
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for part in _filtered((config.get(key) or {}).get("dataset")):
+            with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+                dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True, "lazy_init": True})
+                samples = dataset.load_data_list()
+            if not any(sample["instances"] for sample in samples):
+                raise ValueError(f"{key}: {no_object(dataset, len(samples))}")
+
+
+def _filtered(part: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the configs of data sets with a filter in the config of a data set."""
+    if isinstance(part, Mapping):
+        if part.get("filter_cfg"):
+            yield part
+        part = list(part.values())
+    for item in part if isinstance(part, list | tuple) else ():
+        yield from _filtered(item)

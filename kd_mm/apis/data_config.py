@@ -1,0 +1,48 @@
+"""Class lists and file endings in the data sets of a config, as the data sets need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from kd_mm.datasets.image_files import IMAGE_SUFFIXES
+from kd_mm.datasets.text_files import read_lines
+
+
+def clean_data_sets(config: Config) -> None:
+    """Strip class names, read files of class names, and let class folders hold every format that is read.
+
+    Class names of a file often end in its line breaks, or begin with its byte order mark. mmpretrain's
+    ``CustomDataset`` leaves out WebP and ``.tiff`` in silence.
+
+    Args:
+        config: Its data loaders are changed in place.
+
+    Raises:
+        ValueError: A file of class names cannot be read.
+    """
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        _clean((config.get(key) or {}).get("dataset"))
+
+
+def _clean(part: Any) -> None:
+    if isinstance(part, dict):
+        if isinstance(part.get("metainfo"), dict):
+            _clean_classes(part["metainfo"])
+        if "type" in part:
+            _clean_classes(part)
+            if str(part["type"]).rpartition(".")[2] == "CustomDataset":
+                part.setdefault("extensions", (*IMAGE_SUFFIXES, ".ppm", ".pgm"))
+        part = list(part.values())
+    for item in part if isinstance(part, list | tuple) else ():
+        _clean(item)
+
+
+def _clean_classes(part: dict[str, Any]) -> None:
+    classes = part.get("classes")
+    if isinstance(classes, str) and Path(classes).is_file():
+        part["classes"] = tuple(read_lines(classes))
+    elif isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
+        part["classes"] = tuple(name.strip() for name in classes if name.strip())
