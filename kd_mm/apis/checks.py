@@ -122,6 +122,38 @@ class DataCheckHook(Hook):
         _check(runner, "test_dataloader", runner.test_loop.dataloader.dataset)
 
 
+class FlatBoxHook(Hook):
+    """Leaves boxes without width or height out of the training batches, and says so once.
+
+    Steps such as a resize that clips to the image can flatten a box. The logarithm of its width would make the loss
+    infinite.
+    """
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Look at the boxes of one batch."""
+        samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
+        for sample in samples if isinstance(samples, list | tuple) else ():
+            objects = sample.get("gt_instances")
+            boxes = None if objects is None else objects.get("bboxes")
+            if boxes is None or not len(boxes):
+                continue
+            corners = torch.as_tensor(getattr(boxes, "tensor", boxes))
+            sides = corners[:, 2:4] if corners.shape[1] > 4 else corners[:, 2:] - corners[:, :2]  # rotated: x, y, w, h
+            flat = ~(sides > 0).all(dim=1)
+            if not flat.any():
+                continue
+            sample.gt_instances = objects[~flat]
+            if not self._warned:
+                runner.logger.warning(
+                    f"{sample.get('img_path')}: {int(flat.sum())} boxes have no width or no height after the pipeline; "
+                    "such boxes are left out (the first image is named)"
+                )
+            self._warned = True
+
+
 class MetricNamesHook(Hook):
     """Evaluates the first and the last validation image before training, for the names of the metrics.
 

@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from kd_mm.apis.checks import DataCheckHook, LeftOverWeightsHook, MetricNamesHook, StepHook
+from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, MetricNamesHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_empty_sets
 from kd_mm.apis.config_check import check_config, misspelt_keys
 from kd_mm.apis.data_config import clean_data_sets
@@ -157,6 +157,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         LeftOverWeightsHook(),
         DataCheckHook(tested),
         ClassListHook(trained),
+        FlatBoxHook(),
         MetricNamesHook(_judged_by(config)),
         FiniteLossHook(),
     ):

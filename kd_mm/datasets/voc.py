@@ -188,10 +188,11 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         if self._local and not path.is_file():
             lists = sorted(item.name for item in path.parent.glob("*.txt"))
             near = difflib.get_close_matches(path.name, lists, n=1)
+            hint = f", did you mean {near[0]}?" if near else " (it is a folder)" if path.is_dir() else ""
+            there = f"are: {join_first(lists)}" if lists else f"is no *.txt in {path.parent.absolute()}"
             raise FileNotFoundError(
-                f"list of images {'is a folder' if path.is_dir() else 'not found'}: looked for {path.absolute()}{f', did you mean {near[0]}?' if near else ''} "
-                f"(there {f'are: {join_first(lists)}' if lists else f'is no *.txt in {path.parent.absolute()}'}); set "
-                "ann_file to a text file with one image name a line"
+                f"list of images not found: looked for {path.absolute()}{hint} (there {there}); set ann_file to a text "
+                "file with one image name a line"
             )
         lines = read_lines(self.ann_file, backend_args=self.backend_args)
         names = self._names(lines)

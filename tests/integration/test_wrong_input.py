@@ -95,7 +95,7 @@ OPTIONS = {
     ),
     "class order": (
         ["train_dataloader.dataset.classes=[red,green,blue]"],
-        ["another order", "class 0 is 'blue' for the teacher, 'red' in the data set"],
+        ["numbers its class folders in their own order (blue, green, red), the class list is red, green, blue"],
     ),
     "recipe key": (["model.recipe.loses.scd.loss_weight=1"], ["recipe: unknown key 'loses', did you mean 'losses'?"]),
     "name of a loss": (["model.recipe.losses.scdd.loss_weight=0"], ["loss 'scdd' has no type, did you mean 'scd'?"]),
@@ -220,7 +220,7 @@ def test_more_classes_in_the_data_than_in_the_network(tools: Tools, world: World
     ended = tools.run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", option)
     refused(ended, "data set has 4 classes, the student has 3", "model.student.head.num_classes")
     ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", option)
-    refused(ended, "data set has 4 classes, the network predicts 3", "model.head.num_classes")
+    refused(ended, "data set has 4 classes (", "), the network predicts 3: set model.head.num_classes")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,381 @@
+"""Data as people have them, through the command line: read as they mean it, or one line before the first step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ..helpers.tools import Ended, Tools
+from ..helpers.voc_folder import COLORS, VOCFolder, draw_shapes, xml
+from ..helpers.world import World
+
+#: A small detector on ``shapes/``, by the class and the options of a data set.
+CONFIG = """
+_base_ = "kd_mm::detection/bccd/retinanet_r18w4_bccd.py"
+pipelines = dict(
+    train=[
+        dict(type="LoadImageFromFile"),
+        dict(type="mmdet.LoadAnnotations", with_bbox=True),
+        dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True),
+        dict(type="mmdet.PackDetInputs"),
+    ],
+    val=[
+        dict(type="LoadImageFromFile"),
+        dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True),
+        dict(type="mmdet.LoadAnnotations", with_bbox=True),
+        dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+    ],
+)
+shapes = dict(_delete_=True, data_root="shapes/", metainfo=dict(classes=("square", "disc", "bar")), {data})
+train_dataloader = dict(
+    batch_size=4, num_workers={workers}, persistent_workers=False,
+    dataset=dict(**shapes, ann_file="{train}", pipeline=pipelines["train"]),
+)
+val_dataloader = dict(
+    batch_size=4, dataset=dict(**shapes, ann_file="{val}", test_mode=True, pipeline=pipelines["val"])
+)
+test_dataloader = val_dataloader
+param_scheduler = [dict(type="ConstantLR", factor=1.0, by_epoch=True)]
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(logger=dict(interval=1))
+"""
+VOC = 'type="kd_mm.VOCDataset", data_prefix=dict(sub_data_root="")'
+UPSTREAM_VOC = 'type="mmdet.VOCDataset", data_prefix=dict(sub_data_root="")'
+COCO = 'type="mmdet.CocoDataset", data_prefix=dict(img="JPEGImages/")'
+
+
+class Shapes:
+    """A folder with ``shapes/`` in the layout of Pascal VOC, the same as COCO files, and ``config.py``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.voc = folder, VOCFolder(folder, year="shapes")
+        draw_shapes(self.voc, "train", 8, seed=0)
+        draw_shapes(self.voc, "val", 4, seed=1)
+        self.coco()
+        self.config()
+
+    def config(self, data: str = VOC, workers: int = 0) -> None:
+        lists = [f"{split}.json" if "Coco" in data else f"ImageSets/Main/{split}.txt" for split in ("train", "val")]
+        text = CONFIG
+        for key, value in (("data", data), ("workers", str(workers)), ("train", lists[0]), ("val", lists[1])):
+            text = text.replace(f"{{{key}}}", value)
+        (self.root / "config.py").write_text(text)
+
+    def coco(self, names: tuple[str, ...] = tuple(COLORS), corner: int = 4, scale: float = 1.0) -> None:
+        """Write ``train.json`` and ``val.json`` with the categories ``names``."""
+        for split, count in (("train", 8), ("val", 4)):
+            images = [{"id": i, "file_name": f"{split}{i:03d}.jpg", "width": 64, "height": 64} for i in range(count)]
+            boxes = [
+                {
+                    "id": i,
+                    "image_id": i,
+                    "category_id": 1 + i % 3,
+                    "bbox": [x * scale for x in (corner, corner, 20, 20)],
+                }
+                for i in range(count)
+            ]
+            content = {
+                "images": images,
+                "annotations": [{**box, "area": 400 * scale * scale, "iscrowd": 0} for box in boxes],
+                "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+            }
+            (self.voc.folder / f"{split}.json").write_text(json.dumps(content))
+
+    def image(self, name: str) -> Path:
+        return self.voc.folder / "JPEGImages" / f"{name}.jpg"
+
+    def run(self, tools: Tools, *options: str, tool: str = "train") -> Ended:
+        words = ["config.py", "--work-dir", "run", *(["--cfg-options", *options] if options else [])]
+        return tools.run(tool, *words, cwd=self.root)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+    return Shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture
+def shapes(drawn: Shapes, tmp_path: Path) -> Shapes:
+    shutil.copytree(drawn.root, tmp_path / "here")
+    return Shapes(tmp_path / "here")
+
+
+def one_line(ended: Ended) -> str:
+    assert ended.status == 2, ended.out[-2000:] + ended.err[-2000:]
+    assert "Epoch(train)" not in ended.out
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def warning(ended: Ended, words: str) -> str:
+    assert ended.status == 0, ended.out[-2000:] + ended.err[-2000:]
+    return next(line for line in ended.out.splitlines() if "WARNING" in line and words in line)
+
+
+def shrink(shapes: Shapes) -> None:
+    for path in (shapes.voc.folder / "JPEGImages").iterdir():
+        Image.open(path).resize((48, 32)).save(path)
+
+
+def test_lists_images_and_annotations_as_people_write_them(tools: Tools, shapes: Shapes) -> None:
+    """All that is read as it was meant, in one run."""
+    folder = shapes.voc.folder
+    text = "".join(f"JPEGImages\\train{i:03d}.JPG  {(-1, 0, 1)[i % 3]}\r\n" for i in range(8))
+    shapes.voc.split("train", []).write_bytes(text.encode("utf-16"))
+    (folder / "classes.txt").write_bytes("\ufeffsquare \r\ndisc\r\nbar\r\n\r\n".encode())
+    for number, suffix in enumerate((".TIFF", ".Bmp", ".WEBP")):
+        path = shapes.image(f"train{number:03d}")
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
+    (folder / "Annotations" / "train003.xml").unlink()
+    names = (folder / "Annotations" / "train004.xml").read_text()
+    odd = names.replace("<annotation>", "<annotation xmlns='urn:x'>").replace(
+        "<name>", "<difficult>?</difficult><name>"
+    )
+    declared = f'<?xml version="1.0" encoding="gb2312"?><!-- 图 -->{odd}'
+    (folder / "Annotations" / "train004.xml").write_bytes(declared.encode("gb2312"))
+    classes = [f"{part}_dataloader.dataset.metainfo.classes=shapes/classes.txt" for part in ("train", "val", "test")]
+    ended = shapes.run(tools, "train_dataloader.dataset.negatives=True", *classes)
+    warning(
+        ended, "8 of 8 lines have more than the image's name: -1, 0 and 1 of a list of one class: all images are kept"
+    )
+    warning(ended, "<difficult> that is neither yes nor no is read as no: ? (")
+    assert "Epoch(train) [1][2/2]" in ended.out
+    assert "inf" not in ended.out.lower().replace("info", "")
+
+
+def test_images_made_smaller_after_labelling(tools: Tools, shapes: Shapes) -> None:
+    shrink(shapes)
+    line = one_line(shapes.run(tools))
+    assert (
+        "8 of 8 images are of another size than their <size>: train000 (64x64 in the XML, 48x32 in the image)" in line
+    )
+    policy = [f"{part}_dataloader.dataset.size_mismatch=rescale" for part in ("train", "val", "test")]
+    warning(shapes.run(tools, *policy), "48x32 in the image), train001")
+    for data in (COCO, UPSTREAM_VOC):
+        shapes.config(data)
+        line = one_line(shapes.run(tools))
+        assert "train_dataloader: 8 of 8 images looked at are of another size than their annotations say: " in line
+        assert "(64x64 in the annotations, 48x32 in the image)" in line
+        warning(shapes.run(tools, "size_mismatch=keep"), "the boxes are kept")
+
+
+def test_boxes_that_the_pipeline_flattens(tools: Tools, shapes: Shapes) -> None:
+    """They lie outside of images that were cropped after labelling."""
+    for path in (shapes.voc.folder / "JPEGImages").iterdir():
+        Image.open(path).crop((0, 0, 32, 32)).save(path)
+    shapes.config(COCO)
+    shapes.coco(corner=40)
+    ended = shapes.run(tools, "size_mismatch=keep")
+    assert "1 boxes have no width or no height after the pipeline; such boxes are left out" in warning(
+        ended, "boxes have"
+    )
+    assert "inf" not in ended.out.replace("INFO", "").replace("info", "")
+
+
+def test_photographs_turned_by_their_orientation(tools: Tools, shapes: Shapes) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    for path in (shapes.voc.folder / "JPEGImages").iterdir():
+        Image.open(path).resize((64, 40)).save(path, exif=exif)
+    assert "64x64 in the XML, 40x64 in the image" in one_line(shapes.run(tools))
+
+
+def noisy_depth(shapes: Shapes) -> None:
+    shutil.rmtree(shapes.voc.folder / "JPEGImages")
+    (shapes.voc.folder / "JPEGImages").mkdir()
+    for split, count in (("train", 8), ("val", 4)):
+        for number in range(count):
+            grey = np.random.RandomState(number).randint(0, 4096, (64, 64)).astype(np.uint16)
+            Image.fromarray(grey).save(shapes.voc.folder / "JPEGImages" / f"{split}{number:03d}.png")
+
+
+def test_camera_of_twelve_bits(tools: Tools, shapes: Shapes) -> None:
+    noisy_depth(shapes)
+    line = warning(shapes.run(tools), "train_dataloader: 8 of 8 images looked at have 16 bits")
+    assert "largest value in the first 4 is 15 of 255: nearly black" in line
+
+
+REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]] = {
+    "class list forgotten": (
+        COCO,
+        lambda shapes: None,
+        ["train_dataloader.dataset.metainfo.classes=[cat,dog]"],
+        ["no object of 8 images is of the class list (cat, dog); the annotations have square, disc, bar"],
+    ),
+    "class list forgotten, empty images filtered": (
+        COCO,
+        lambda shapes: None,
+        [
+            "train_dataloader.dataset.metainfo.classes=[cat,dog]",
+            "train_dataloader.dataset.filter_cfg.filter_empty_gt=True",
+        ],
+        ["no object of 8 images is of the class list (cat, dog); the annotations have square, disc, bar"],
+    ),
+    "fractions in a COCO file": (
+        COCO,
+        lambda shapes: shapes.coco(scale=1 / 64),
+        [],
+        ["no object of 8 images", "are the boxes of 'square' in pixels?"],
+    ),
+    "classes in another order than the categories": (
+        COCO,
+        lambda shapes: shapes.coco(names=("disc", "square", "bar")),
+        [],
+        ["CocoDataset numbers its categories in their own order (disc, square, bar)", "'disc' is labelled 'square'"],
+    ),
+    "categories that lack a class": (
+        COCO,
+        lambda shapes: shapes.coco(names=("disc", "bar", "star")),
+        [],
+        ["in their own order (disc, bar), the class list is square, disc, bar, so 'disc' is labelled 'square'"],
+    ),
+    "another order in validation": (
+        VOC,
+        lambda shapes: None,
+        ["val_dataloader.dataset.metainfo.classes=[disc,square,bar]"],
+        ["its 3 classes are not the 3 of the training data: the order is another, class 0 is 'disc' here"],
+    ),
+    "masks, in a worker": (
+        VOC,
+        lambda shapes: shapes.config(VOC, workers=1),
+        ["train_dataloader.dataset.pipeline.1.with_mask=True"],
+        [
+            "train_dataloader (VOCDataset): LoadAnnotations fails on ",
+            "train000.jpg: the data set has no 'mask', take with_m",
+        ],
+    ),
+    "a list that is a folder": (
+        VOC,
+        lambda shapes: None,
+        ["train_dataloader.dataset.ann_file=ImageSets/Main"],
+        ["list of images not found: looked for ", "(it is a folder)"],
+    ),
+    "a start from a folder": (
+        VOC,
+        lambda shapes: None,
+        ["load_from=shapes"],
+        ["checkpoint shapes is a folder; name a file"],
+    ),
+    "fractions in XML": (
+        VOC,
+        lambda shapes: [
+            path.write_text(xml([("disc", (0.1, 0.1, 0.5, 0.9))], size=""))
+            for path in (shapes.voc.folder / "Annotations").iterdir()
+        ],
+        [],
+        ["none of the 8 boxes of ", "fractions of the image?"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(tools: Tools, shapes: Shapes, case: str) -> None:
+    data, prepare, options, words = REFUSED[case]
+    shapes.config(data)
+    prepare(shapes)
+    line = one_line(shapes.run(tools, *options))
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_fails_later_is_named(tools: Tools, shapes: Shapes, workers: int) -> None:
+    shapes.config(UPSTREAM_VOC, workers)
+    shapes.image("train005").write_bytes(b"\xff\xd8 no more")
+    ended = shapes.run(tools)
+    assert ended.status == 2
+    line = ended.err.splitlines()[-1]
+    assert line.startswith("error: train_dataloader (VOCDataset): LoadImageFromFile fails on ")
+    assert "train005.jpg: AssertionError: failed to load image" in line
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_class_without_an_object_is_mentioned(tools: Tools, shapes: Shapes) -> None:
+    for path in (shapes.voc.folder / "Annotations").glob("train*"):
+        path.write_text(path.read_text().replace("bar", "disc"))
+    warning(shapes.run(tools), "train_dataloader: 1 of 3 classes have no object: bar")
+
+
+class Folders:
+    """The class folders of the small world, to be changed."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        shutil.copytree(world.folder / "data", folder / "data")
+        self.data, self.config = folder / "data", folder / "plain.py"
+        self.config.write_text(world.plain.read_text().replace(str(world.folder), str(folder)))
+
+    def train(self, tools: Tools, *options: str) -> Ended:
+        work_dir = ["--work-dir", self.data.parent / "run"]
+        return tools.run("train", self.config, *work_dir, "--cfg-options", "train_cfg.max_epochs=1", *options)
+
+
+@pytest.fixture
+def folders(world: World, tmp_path: Path) -> Folders:
+    return Folders(world, tmp_path)
+
+
+def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, folders: Folders) -> None:
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        shutil.copytree(folders.data / "train" / "red", folders.data / "train" / name)
+    for number, path in enumerate(sorted((folders.data / "train" / "red").iterdir())):
+        Image.open(path).save(path.with_suffix((".WEBP", ".TIFF", ".Png")[number % 3]))
+        path.unlink()
+    ended = folders.train(tools)
+    assert ended.status == 0, ended.err
+    assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
+
+
+def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
+    shutil.rmtree(folders.data / "val" / "blue")
+    line = one_line(folders.train(tools))
+    assert (
+        "val_dataloader: its 2 classes are not the 3 of the training data: it lacks 'blue', class 0 is 'green' here"
+        in line
+    )
+    (folders.data / "val" / "blue").mkdir()
+    assert folders.train(tools).status == 0
+    shutil.rmtree(folders.data / "val" / "blue")
+    shutil.copytree(folders.data / "val" / "green", folders.data / "val" / "Blue")
+    assert "it lacks 'blue', it has 'Blue' besides, class 0 is 'Blue' here and 'blue' there" in warning(
+        folders.train(tools), "val_dataloader"
+    )
+
+
+def test_class_folders_without_images(tools: Tools, folders: Folders) -> None:
+    for path in folders.data.rglob("*.png"):
+        path.rename(path.with_suffix(".heic"))
+    assert "/data/train and its folders hold no image that is read, there is files of .heic" in one_line(
+        folders.train(tools)
+    )
+
+
+def test_a_checkpoint_of_other_classes(tools: Tools, world: World, folders: Folders) -> None:
+    for part in ("train", "val"):
+        (folders.data / part / "blue").rename(folders.data / part / "zebra")
+    options = ["--work-dir", folders.data.parent / "test", "--cfg-options"]
+    options += [f"test_dataloader.dataset.data_root={folders.data}"]
+    ended = tools.run("test", world.teacher, world.checkpoint, *options)
+    line = one_line(ended)
+    assert "test_dataloader: its 3 classes are not the 3 of the checkpoint's training data: it lacks 'blue'" in line
+    assert "class 0 is 'green' here and 'blue' there" in line
+
+
+def test_a_teacher_as_safetensors(tools: Tools, world: World, tmp_path: Path) -> None:
+    header = json.dumps({"head.fc.bias": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    file = tmp_path / "teacher.pth"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    words = [world.plain, "--work-dir", tmp_path / "run", "--distiller", "kd", "--teacher", world.teacher]
+    line = one_line(tools.run("train", *words, "--teacher-checkpoint", file))
+    assert f"{file} is a safetensors file: install" in line or "missing" in line
+    line = one_line(
+        tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", f"load_from={file}")
+    )
+    assert "is a safetensors file, which the engine does not read" in line
