@@ -31,6 +31,7 @@ class DenseOutput:
         decode: Maps a raw regression to boxes; see :meth:`boxes`.
         quality: Logits of centerness ``(B, N)``, where the head has one.
         assignment: The student's targets, where they are known.
+        background: Whether the classes exclude each other and the last one is background.
     """
 
     cls: Tensor
@@ -38,6 +39,7 @@ class DenseOutput:
     decode: Callable[[Tensor], Tensor]
     quality: Tensor | None = None
     assignment: DenseAssignment | None = None
+    background: bool = False
 
     def boxes(self) -> Tensor:
         """Return ``(B, N, 4)``, x1, y1, x2, y2 in pixels of the padded batch, as the head's own coder decodes them.
@@ -46,14 +48,10 @@ class DenseOutput:
         """
         return self.decode(self.reg).clamp(-_FARTHEST, _FARTHEST)
 
-    def confidence(self, background: bool = False) -> Tensor:
-        """Return the largest class probability ``(B, N)``, at least float32 and without gradient.
-
-        Args:
-            background: Whether the classes exclude each other and the last one is background. Default: False.
-        """
+    def confidence(self) -> Tensor:
+        """Return the largest probability of an object's class ``(B, N)``, at least float32 and without gradient."""
         logits = full_precision(self.cls.detach())
-        return (logits.softmax(dim=-1)[..., :-1] if background else logits.sigmoid()).amax(dim=-1)
+        return (logits.softmax(dim=-1)[..., :-1] if self.background else logits.sigmoid()).amax(dim=-1)
 
 
 class DenseHead:
@@ -130,6 +128,7 @@ class DenseHead:
             decode=partial(decode_boxes, self.head, [(level.shape[2], level.shape[3]) for level in cls_maps]),
             quality=quality,
             assignment=assignment,
+            background=not getattr(self.head, "use_sigmoid_cls", True),
         )
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou, distance_box_iou
 
-from kd_mm.losses.base import Loss, choice
+from kd_mm.losses.base import Loss, LossContext, choice
 from kd_mm.losses.dense_output import DenseHead, DenseOutput, bin_divergence, paired_overlaps
 from kd_mm.losses.observation import Observation
-from kd_mm.losses.region_output import RegionHead, takes_regions
+from kd_mm.losses.region_output import RegionHead
 from kd_mm.registry import MODELS
 from kd_mm.stages.tap import child
 
@@ -87,7 +87,6 @@ class LDLoss(Loss):
         self.weights = {"main": main_weight, "confident": main_weight, "vlr": vlr_weight}
         self.temperature, self.gamma, self.focus = temperature, gamma, focus
         self._heads: _DenseHeads | _RegionHeads
-        self._background = False
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps of both heads' outputs.
@@ -98,17 +97,25 @@ class LDLoss(Loss):
         models = (student, teacher)
         if all(DenseHead.fits(child(model, "bbox_head")) for model in models):
             self._heads = _DenseHeads(student, teacher)
-        elif all(takes_regions(child(model, "roi_head")) for model in models):
+        elif all(RegionHead.fits(model) for model in models) and self.box != "kl" and self.region != "assigned":
             self._heads = _RegionHeads(student, teacher)
-            self.runs_teacher = self._background = True
+            self.runs_teacher = True
         else:
             names = " and ".join(type(model).__name__ for model in models)
             raise ValueError(
-                f"LDLoss: {names} do not both have a dense head of two towers (RetinaNet, FCOS, ATSS, GFL) or both a "
-                "RoI head on regions (Faster R-CNN), so that no box of one belongs to a box of the other; take a loss "
-                "on maps (recipes pkd, mgd, fgd)"
+                f"LDLoss: {names} do not both have a dense head of two towers (RetinaNet, FCOS, ATSS, GFL) or, but for "
+                "box='kl' and region='assigned', both a RoI head on regions (Faster R-CNN), so that no box of one "
+                "belongs to a box of the other; take a loss on maps (recipes pkd, mgd, fgd)"
             )
         return self._heads.taps
+
+    def setup(self, context: LossContext) -> None:
+        """Check before training that the heads' outputs, as measured, can be compared."""
+        sides = (context.student_taps, context.teacher_taps)
+        if not self.runs_teacher:
+            empty = [{tap: torch.empty(shape, device="meta") for tap, shape in side.items()} for side in sides]
+            own, target = self._heads.read(*(Observation(taps=taps) for taps in empty))
+            self._check(own, target)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
         """Return the weighted mean or sum of each region by name."""
@@ -130,16 +137,12 @@ class LDLoss(Loss):
         Raises:
             ValueError: If they have different positions, or not what ``box`` and ``region`` need.
         """
-        if own.reg.shape[:2] != target.reg.shape[:2]:
-            raise ValueError(
-                f"LDLoss: the student has boxes at {tuple(own.reg.shape[:2])} positions (images, positions), the "
-                f"teacher at {tuple(target.reg.shape[:2])}; both need the same strides, anchors and input size"
-            )
+        self._check(own, target)
         if self._by_assignment(own, target):
             weights = self._assigned(own, anchors, objects)
         else:
             counted = 1.0 if own.assignment is None else own.assignment.counted
-            weights = {"confident": target.confidence(self._background) ** self.focus * counted}
+            weights = {"confident": target.confidence() ** self.focus * counted}
         return {name: self.weights[name] * self._over(own, target, weight) for name, weight in weights.items()}
 
     def _assigned(self, own: DenseOutput, anchors: Sequence[Tensor], objects: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -174,14 +177,20 @@ class LDLoss(Loss):
         return self.region == "assigned" or (self.region == "auto" and by_bins)
 
     def _by_bins(self, own: DenseOutput, target: DenseOutput) -> bool:
-        bins = [output.reg.shape[-1] // 4 for output in (own, target)]
-        equal = bins[0] == bins[1] > 1
-        if self.box == "kl" and not equal:
+        return own.reg.shape[-1] == target.reg.shape[-1] > 4 and self.box in ("auto", "kl")
+
+    def _check(self, own: DenseOutput, target: DenseOutput) -> None:
+        if own.reg.shape[:2] != target.reg.shape[:2]:
+            raise ValueError(
+                f"LDLoss: the student has boxes at {tuple(own.reg.shape[:2])} positions (images, positions), the "
+                f"teacher at {tuple(target.reg.shape[:2])}; both need the same strides, anchors and input size"
+            )
+        if self.box == "kl" and not self._by_bins(own, target):
+            bins = [output.reg.shape[-1] // 4 for output in (own, target)]
             raise ValueError(
                 f"LDLoss: box='kl' compares distributions over the same bins (GFL of one reg_max), but the student has "
                 f"{bins[0]} a side and the teacher {bins[1]}; take box='giou'"
             )
-        return equal and self.box in ("auto", "kl")
 
 
 class _DenseHeads:
@@ -217,7 +226,7 @@ class _RegionHeads:
         return self.student.of_student(student.taps, labels), target
 
     def anchors(self, student: Observation) -> list[Tensor]:
-        raise ValueError("LDLoss: region='assigned' needs a dense head; leave region out")
+        return []
 
 
 def valuable_region(anchors: Sequence[Tensor], objects: Tensor, gamma: float = 0.25) -> Tensor:

@@ -34,6 +34,13 @@ class RegionHead:
         self.student_taps = student_taps(self.cascade)
         self.teacher_taps = map_taps(num_maps(detector))
 
+    @staticmethod
+    def fits(detector: nn.Module) -> bool:
+        """Return whether a detector has a RoI head on features and regions alone that regresses a box of each."""
+        roi_head = child(detector, "roi_head")
+        box_head = first_of(child(roi_head, "bbox_head"))
+        return takes_regions(roi_head) and isinstance(child(box_head, "fc_reg"), nn.Linear)
+
     def of_student(self, records: Mapping[str, Tensor], labels: Tensor) -> DenseOutput:
         """Return the student's output; see :meth:`output`."""
         logits, reg, regions = (records[tap] for tap in self.student_taps)
@@ -60,7 +67,7 @@ class RegionHead:
         if reg.shape[1] > 4:
             reg = reg.unflatten(1, (-1, 4))[torch.arange(len(reg), device=reg.device), labels]
         coder = (self.head.bbox_head[0] if self.cascade else self.head.bbox_head).bbox_coder
-        return DenseOutput(logits[None], reg[None], partial(_decode, coder, regions[:, 1:]))
+        return DenseOutput(logits[None], reg[None], partial(_decode, coder, regions[:, 1:]), background=True)
 
 
 def _decode(coder: Any, regions: Tensor, reg: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from kd_mm.losses import LDLoss
+from kd_mm.losses import LDLoss, LossContext
 from kd_mm.losses.dense_output import DenseHead, DenseOutput
 from kd_mm.losses.ld import valuable_region
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.tasks.dense_targets import assigning, read_assignment
 
+from ..distillers import detectors
 from ..helpers.dense_heads import CLASSES, HEADS, SHAPE, Detector, pyramid
 
 BINS = HEADS["GFLHead"]["reg_max"] + 1
@@ -175,5 +176,16 @@ def test_wrong_options_and_heads() -> None:
         LDLoss(region="assigned").compare(wide, wide)
     with pytest.raises(ValueError, match=r"\(stride, anchors\) \[\(8, 9\).*the teacher \[\(8, 1\)"):
         LDLoss().extra_taps(Detector("RetinaHead"), Detector("GFLHead"))
+    with pytest.raises(ValueError, match="FasterRCNN and FasterRCNN do not both have .* box='kl'"):
+        LDLoss("kl").extra_taps(*[detectors.plain(detectors.faster())] * 2)
+    loss = LDLoss("kl")
+    taps = loss.extra_taps(Detector("GFLHead"), Detector("GFLHead", reg_max=7))
+    shapes = [
+        {tap: tuple(one.shape) for tap, one in recorded(detector, pyramid()).items()}
+        for detector in (Detector("GFLHead"), Detector("GFLHead", reg_max=7))
+    ]
+    assert set(taps[0]) == set(shapes[0])
+    with pytest.raises(ValueError, match="the student has 6 a side and the teacher 8"):
+        loss.setup(LossContext(student_taps=shapes[0], teacher_taps=shapes[1]))
     with pytest.raises(ValueError, match="Linear and Linear do not both have a dense head"):
         LDLoss().extra_taps(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
