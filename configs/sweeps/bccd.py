@@ -1,5 +1,5 @@
-# Blood cells on a CPU, 256 x 192: ResNet-18 to a sixteenth of its width; MTKD-SSR with exits for the image and with
-# exits for regions.
+# Blood cells on a CPU, 256 x 192: ResNet-18 to a sixteenth of its width; MTKD-SSR with exits for cells, for the image
+# and for regions.
 # Run it with: python tools/compare.py configs/sweeps/bccd.py --jobs 2 --work-dir work_dirs/bccd
 student = "kd_mm::detection/bccd/retinanet_r18w4_bccd.py"
 exits = {"model.recipe.teacher_exits.fraction": 2 / 9}
@@ -12,9 +12,16 @@ rows = [
     dict(name="kd", config=student, distiller="kd", teacher_row="teacher"),
     dict(name="mtkd_ssr", config=student, distiller="mtkd_ssr", teacher_row="teacher", cfg_options=exits),
     dict(
+        name="mtkd_ssr_images",
+        config=student,
+        distiller="mtkd_ssr_images",
+        teacher_row="teacher",
+        cfg_options=exits,
+    ),
+    dict(
         name="mtkd_ssr_regions",
         config=student,
-        distiller="mtkd_ssr",
+        distiller="mtkd_ssr_images",
         teacher_row="teacher",
         cfg_options={**exits, "model.recipe.exits.type": "kd_mm.RoIExit"},
     ),

@@ -27,7 +27,7 @@ def exit_scores(runner: Runner) -> dict[str, Any]:
         runner: Of a distillation that is trained.
 
     Returns:
-        ``exit/student/1`` ... and the same for each teacher, accuracies in percent; ``exit/chance``, that of the best
+        ``exit/student/1`` ... and the same for each teacher, in percent; ``exit/chance``, that of the best
         constant prediction; ``exit/metric``, what is measured. Empty where no loss reads stage logits.
     """
     distiller = find_distiller(runner)
@@ -35,22 +35,22 @@ def exit_scores(runner: Runner) -> dict[str, Any]:
         return {}
     validated = runner.cfg.get("val_dataloader") is not None and distiller.task.scores_exits_on_validation
     split = "validation" if validated else "training"
-    correct: dict[str, float] = {}
-    count, images, constant = 0, 0, torch.zeros(())
+    tallies: dict[str, Tensor] = {}
+    images = 0
     with torch.no_grad(), eval_mode(distiller), isolated_rng("exit scores"):
         for data_batch in TrainingData(runner, distiller).loader("val_dataloader" if validated else "train_dataloader"):
             data = distiller.data_preprocessor(data_batch, False)
             with runner.optim_wrapper.optim_context(distiller):
                 logits, targets = _stage_logits(distiller, data["inputs"], data["data_samples"])
+                targets = distiller.task.validation_targets(data["data_samples"]) if validated else targets
             for name, each in logits.items():
-                correct[name] = correct.get(name, 0.0) + float(distiller.task.correct(each, targets).sum())
-            width = next(iter(logits.values())).shape[-1]
-            constant = constant + distiller.task.constant_scores(targets, width).cpu()
-            count, images = count + len(targets), images + len(data["data_samples"])
+                tallies[name] = tallies.get(name, 0.0) + distiller.task.tally(each, targets)
+            images += len(data["data_samples"])
             if not validated and images >= _IMAGES:
                 break
-    scores = {f"exit/{name}": 100 * value / count for name, value in correct.items()}
-    chance = float(constant.max(dim=1).values.sum()) / count
+    found = {name: distiller.task.measure(tally) for name, tally in tallies.items()}
+    scores = {f"exit/{name}": 100 * each.score for name, each in found.items()}
+    chance = next(iter(found.values())).chance
     return {**scores, "exit/chance": 100 * chance, "exit/metric": f"{distiller.task.metric} on the {split} data"}
 
 

@@ -117,7 +117,7 @@ def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
     exits: Any = distiller.objective.exits
     configs = []
     for name in sorted(exits, key=int):
-        deeper = distiller.stages[int(name) - 1 :]
+        deeper = distiller.exit_stages[int(name) - 1 :]
         config = {**distiller.recipe.exits, "stage": _stage_config(deeper[0]), "num_classes": exits[name].num_classes}
         config["widths"] = [stage.channels for stage in deeper]
         config["strides"] = [stage.stride for stage in deeper]

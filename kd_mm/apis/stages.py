@@ -84,7 +84,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     student = build_student(config)
     recipe = Recipe.read(settings.get("recipe"))
     task = build_task(settings.get("task"), student)
-    task.setup(student, recipe.exit_type.regional)
+    task.setup(student, recipe.exit_type.output)
     size = _size(config, student, input_size)
     inputs = torch.zeros(2, input_channels(student), *size)
     named = settings.get("stages")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.distillers.matching import dry_run_size, match_stages
+from kd_mm.distillers.matching import Matches, dry_run_size, match_stages
 from kd_mm.distillers.recipe import Recipe, reads_stages
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Requirements
@@ -33,8 +34,10 @@ class Networks:
     Attributes:
         losses: By name.
         teachers: Ready to run.
-        pairs: Matched (student, teacher) stages.
+        pairs: Matched (student, teacher) stages whose maps can be compared.
         matched: The student's matched stages.
+        exit_pairs: Matched (student, teacher) stages that can have exits; the same unless maps are those of necks.
+        exit_stages: The student's stages that can have exits.
         requirements: What the losses read.
         recorder: Records the student.
         reader: How the student's own logits are read, where a loss reads them.
@@ -49,6 +52,8 @@ class Networks:
     teachers: Mapping[str, Teacher]
     pairs: Pairs
     matched: Sequence[Stage]
+    exit_pairs: Pairs
+    exit_stages: Sequence[Stage]
     requirements: Requirements
     recorder: Recorder
     reader: LogitsReader | None
@@ -78,16 +83,18 @@ def build_networks(
         size = dry_run_size(student, input_size, task.default_size)
         inputs = torch.rand(2, input_channels(student), *size) * 2 - 1
         inputs = inputs.to(_device(student))
-        pairs: Pairs = {}
-        matched: Sequence[Stage] = ()
+        matches = with_exits = Matches()
         if reads_stages(losses):
-            pairs, matched = match_stages(student, teachers, task, recipe, stages, inputs)
+            matches, with_exits = match_stages(student, teachers, task, recipe, stages, inputs)
         for loss in losses.values():
-            loss.match(pairs.get(next(iter(loss.teacher_names), ""), ()), recipe.exit_on_last)
-        needs = Requirements.of(losses, len(matched), recipe.exit_on_last, task.comparable_logits)
+            read = with_exits if loss.reads_exits else matches
+            loss.match(read.pairs.get(next(iter(loss.teacher_names), ""), ()), recipe.exit_on_last)
+        counts = len(matches.student), len(with_exits.student)
+        needs = Requirements.of(losses, *counts, recipe.exit_on_last, task.comparable_logits)
         student_taps, teacher_taps = _extra_taps(losses, student, teachers)
         reader = task.logits_reader(student, True) if needs.student.logits else None
-        taps = [matched[i - 1].tap for i in needs.student_stages]
+        taps = [matches.student[i - 1].tap for i in needs.student_stages]
+        taps += [with_exits.student[i - 1].tap for i in sorted(needs.student.exits)]
         taps += reader.taps if reader else ()
         taps += task.extra_taps(student) if needs.student.exits else ()
         recorder = Recorder(student, [*taps, *student_taps])
@@ -96,19 +103,21 @@ def build_networks(
             recorder.calibrate()
         student_records, records = recorder.take(), {}
         for name, one in teachers.items():
-            of_teacher = [pair[1] for pair in pairs.get(name, ())]
-            _set_up_teacher(one, task, recipe, needs, of_teacher, teacher_taps[name])
+            own, own_exits = ([pair[1] for pair in each.pairs.get(name, ())] for each in (matches, with_exits))
+            _set_up_teacher(one, task, recipe, needs, own, own_exits, teacher_taps[name])
             with torch.no_grad(), one.recorder, one.precision(inputs.device):
                 task.forward(one.model, one.preprocess(inputs))
                 one.recorder.calibrate()
             records[name] = one.recorder.take()
         logits = _measured_logits(student, teachers, reader, task, student_records, records)
-        _set_classifiers(losses, teachers, task, pairs, records, logits)
+        _set_classifiers(losses, teachers, task, matches.pairs, records, logits)
     return Networks(
         losses=losses,
         teachers=teachers,
-        pairs=pairs,
-        matched=matched,
+        pairs=matches.pairs,
+        matched=matches.student,
+        exit_pairs=with_exits.pairs,
+        exit_stages=with_exits.student,
         requirements=needs,
         recorder=recorder,
         reader=reader,
@@ -163,6 +172,9 @@ def _build_losses_and_teachers(
                     f"teacher {name!r} takes images of {channels[1]} channels, the student of {channels[0]}: {way}"
                 )
             built.renormalize = Renormalize(student, built.model, channels[1])
+    losses = _without_incomparable(losses, teachers, student, task)
+    read = {name for loss in losses.values() for name in loss.teacher_names}
+    teachers = {name: one for name, one in teachers.items() if name in read}
     for name, loss in losses.items():
         averages = [one for one in loss.teacher_names if teachers[one].is_ema]
         if loss.frozen_teacher and averages:
@@ -171,6 +183,19 @@ def _build_losses_and_teachers(
                 f"{averages[0]!r} follows the student; take a loss on logits or maps (kd_mm.KDLoss, kd_mm.FitNetsLoss)"
             )
     return losses, teachers
+
+
+def _without_incomparable(
+    losses: dict[str, Loss], teachers: Mapping[str, Teacher], student: nn.Module, task: Task
+) -> dict[str, Loss]:
+    kept = {}
+    for name, loss in losses.items():
+        reasons = [task.incomparable(student, teachers[one].model) for one in loss.teacher_names if loss.optional]
+        if any(reasons):
+            print_log(f"loss {name!r} is left out: {next(filter(None, reasons))}", logger="current")
+        else:
+            kept[name] = loss
+    return kept
 
 
 def _build_teacher(name: str, configs: Mapping[str, Any], recipe: Recipe, student: nn.Module) -> Teacher:
@@ -199,7 +224,13 @@ def _extra_taps(
 
 
 def _set_up_teacher(
-    teacher: Teacher, task: Task, recipe: Recipe, needs: Requirements, stages: Sequence[Stage], taps: Sequence[str]
+    teacher: Teacher,
+    task: Task,
+    recipe: Recipe,
+    needs: Requirements,
+    stages: Sequence[Stage],
+    exit_stages: Sequence[Stage],
+    taps: Sequence[str],
 ) -> None:
     reads = needs.teachers[teacher.name]
     reader = task.logits_reader(teacher.model, False) if reads.logits else None
@@ -209,9 +240,8 @@ def _set_up_teacher(
             f"teacher {teacher.name!r}: input_size resizes the batch, and losses on regions compare pixels; leave it "
             "out"
         )
-    if is_online(recipe, teacher):  # the objective runs the exits, on maps
-        reads = replace(reads, features=reads.features | reads.exits, exits=frozenset())
-    teacher.setup(task, reads, stages, reader, 0 if recipe.exit_on_last else len(stages), taps)
+    last = 0 if recipe.exit_on_last else len(exit_stages)
+    teacher.setup(task, reads, stages, exit_stages, reader, last, taps, trained_exits=is_online(recipe, teacher))
 
 
 def is_online(recipe: Recipe, teacher: Teacher) -> bool:

@@ -76,10 +76,11 @@ class Distiller(BaseModel):
         self.task = build_task(task, self.student)
         self.compilation = Compilation.read(compile)
         self.recipe = Recipe.read(recipe, self.task.exit_on_last)
-        self.task.setup(self.student, self.recipe.exit_type.regional)
+        self.task.setup(self.student, self.recipe.exit_type.output)
         networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
-        self.stages, self.num_classes, self.input_size = networks.matched, networks.num_classes, networks.input_size
+        self.stages, self.exit_stages, self.exit_pairs = networks.matched, networks.exit_stages, networks.exit_pairs
+        self.num_classes, self.input_size = networks.num_classes, networks.input_size
         self.distill = build_objective(networks, self.student, self.task, self.recipe, seed)
         self.compilation.apply(self.student, self.teachers, self.distill, self.task)
         self.progress = Progress()

@@ -91,7 +91,7 @@ def load_joint_exits(teacher: Teacher, config: Mapping[str, Any], required: bool
                 "model.recipe.teacher_exits.mode=auto, which trains exits on the frozen teacher"
             )
         return
-    taps = {number: teacher.stages[int(number)].tap for number in teacher.exits}
+    taps = {number: teacher.exit_stages[int(number)].tap for number in teacher.exits}
     missing = [tap for tap in taps.values() if joint.taps and tap not in joint.taps.values()]
     weights, kind = joint.at(taps), str(config["type"]).rpartition(".")[2]
     if joint.type and joint.type != kind:

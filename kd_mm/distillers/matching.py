@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.logging import print_log
@@ -25,15 +25,49 @@ def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, d
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
+@dataclass(frozen=True)
+class Matches:
+    """Matched stages, counted from 1.
+
+    Attributes:
+        pairs: (student, teacher) stages by the teacher's name.
+        student: The student's stages.
+    """
+
+    pairs: Mapping[str, Sequence[tuple[Stage, Stage]]] = field(default_factory=dict)
+    student: Sequence[Stage] = ()
+
+
 def match_stages(
     student: nn.Module, teachers: Mapping[str, Teacher], task: Task, recipe: Recipe, stages: Any, inputs: Tensor
-) -> tuple[dict[str, list[tuple[Stage, Stage]]], list[Stage]]:
-    """Return the matched pairs by teacher and the student's matched stages, both counted from 1."""
+) -> tuple[Matches, Matches]:
+    """Return the matched stages whose maps can be compared, and those that can have exits.
 
+    They differ where the maps are those of the networks' necks.
+    """
+    of_backbone = _match(student, teachers, task, recipe, stages, inputs)
+    if stages is not None or recipe.stage_source != "neck":
+        return of_backbone, of_backbone
+    networks = [(student, inputs), *((teacher.model, teacher.preprocess(inputs)) for teacher in teachers.values())]
+    levels = [_neck_levels(model, view, task) for model, view in networks]
+    for (model, _), found in zip(networks, levels, strict=True):
+        if not found:
+            print_log(
+                f"{type(model).__name__} has no neck with several levels: maps are compared at the stages of the "
+                "backbones",
+                logger="current",
+            )
+            return of_backbone, of_backbone
+    own, *others = levels
+    named = {"student": own, **dict(zip(teachers, others, strict=True))}
+    return _match(student, teachers, task, recipe, named, inputs), of_backbone
+
+
+def _match(
+    student: nn.Module, teachers: Mapping[str, Teacher], task: Task, recipe: Recipe, stages: Any, inputs: Tensor
+) -> Matches:
     def discover(role: str, side: str, model: nn.Module, view: Tensor) -> list[Stage]:
         names = stages.get(side) if isinstance(stages, Mapping) else stages
-        if stages is None and recipe.stage_source == "neck":
-            names = _neck_levels(model, view, task)
         found = _discover(role, model, view, names, task)
         return _without_frozen(student, found) if model is student and names is None else found
 
@@ -47,23 +81,14 @@ def match_stages(
         found = found[-count:] if recipe.stage_align == "from_deep" else found[:count]
     pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in others.items()}
     first = next(iter(pairs.values()), None)
-    return pairs, [pair[0] for pair in first] if first else found
+    return Matches(pairs, [pair[0] for pair in first] if first else found)
 
 
 def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[str]:
-    """Return a tap for each map that the neck of a network gives.
-
-    Raises:
-        ValueError: It has no neck that gives several maps.
-    """
+    """Return a tap for each map that the neck of a network gives; none where it gives less than two."""
     with eval_mode(model):
         maps = () if child(model, "neck") is None else task.forward_features(model, inputs)
-    if len(maps) < 2:
-        raise ValueError(
-            f"recipe: stage_source='neck', but {type(model).__name__} has no neck with several levels; name stages of "
-            "its backbone: stages=[...]"
-        )
-    return [f"neck[{level}]" for level in range(len(maps))]
+    return [f"neck[{level}]" for level in range(len(maps))] if len(maps) > 1 else []
 
 
 def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:

@@ -27,7 +27,8 @@ class Objective(nn.Module):
     Args:
         requirements: What the losses read.
         losses: By name.
-        stages: The student's stages that are read, by number.
+        stages: The student's stages whose maps are read, by number.
+        exit_stages: The student's stages that have an exit, by number.
         reader: How the student's own logits are read, where a loss reads them.
         last: The stage whose stage logits are the network's own; 0 where it has an exit of its own.
         exits: Exits of the student, by stage.
@@ -42,6 +43,7 @@ class Objective(nn.Module):
         requirements: Requirements,
         losses: Mapping[str, Loss],
         stages: Mapping[int, Stage],
+        exit_stages: Mapping[int, Stage],
         reader: LogitsReader | None,
         last: int,
         exits: nn.ModuleDict,
@@ -51,7 +53,8 @@ class Objective(nn.Module):
         transform: nn.ModuleDict,
     ) -> None:
         super().__init__()
-        self.requirements, self.stages, self.reader, self.last = requirements, dict(stages), reader, last
+        self.requirements, self.reader, self.last = requirements, reader, last
+        self.stages, self.exit_stages = dict(stages), dict(exit_stages)
         self.exits, self.connectors, self.grids, self.teacher_exits = exits, connectors, grids, teacher_exits
         self.losses, self.transform = nn.ModuleDict(losses), transform
         self._evaluate: Callable[..., dict[str, tuple[Tensor, dict[str, Tensor]]]] = Objective.values
@@ -138,11 +141,12 @@ class Objective(nn.Module):
         embeddings: dict[int, Tensor] = {}
         stage_logits: dict[int, Tensor] = {}
         for i, layer in ((int(key), layer) for key, layer in exits.items() if int(key) in read):
+            feature = self.exit_stages[i].to_map(batch.records[self.exit_stages[i].tap])
             if i in needs.embeddings:
-                embeddings[i] = layer.embed(maps[i])
+                embeddings[i] = layer.embed(feature)
                 stage_logits[i] = layer.fc(embeddings[i])
             else:
-                stage_logits[i] = layer(maps[i], batch.regions)
+                stage_logits[i] = layer(feature, batch.regions)
         connected = {name: self._connect(name, maps, losses) for name in teachers if name in self.connectors}
         logits = self.reader.read(batch.records) if self.reader else None
         if logits is not None and self.last:
@@ -203,7 +207,7 @@ class Objective(nn.Module):
         exits: Any = self.teacher_exits[name]
         logits = StageLogits.of(
             {
-                int(i): layer(like_parameters(teacher.features[int(i)], layer), batch.regions)
+                int(i): layer(like_parameters(teacher.exit_maps[int(i)], layer), batch.regions)
                 for i, layer in exits.items()
             }
         )

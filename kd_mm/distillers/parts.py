@@ -33,10 +33,10 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
     classes = next(iter(networks.num_classes.values()), 0)
     build_exits = partial(_build_exits, recipe=recipe, num_classes=task.exit_width(classes), seed=seed)
     transform = _build_adapters(networks, task, recipe, seed)
-    exits = build_exits(student, networks.matched, needs.student.exits, networks.student_records, side="student")
+    exits = build_exits(student, networks.exit_stages, needs.student.exits, networks.student_records, side="student")
     connectors, online = nn.ModuleDict(), nn.ModuleDict()
     for name, teacher in networks.teachers.items():
-        stages = [pair[1] for pair in networks.pairs.get(name, ())]
+        stages = [pair[1] for pair in networks.exit_pairs.get(name, ())]
         of_teacher = needs.teachers[name]
         built = build_exits(teacher.model, stages, of_teacher.exits, networks.teacher_records[name], side=name)
         if len(built) and is_online(recipe, teacher):
@@ -56,8 +56,9 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
         requirements=replace(needs, reads=reads | extra),
         losses=losses,
         stages={i: networks.matched[i - 1] for i in needs.student_stages},
+        exit_stages={i: networks.exit_stages[i - 1] for i in needs.student.exits},
         reader=networks.reader,
-        last=0 if recipe.exit_on_last else len(networks.matched),
+        last=0 if recipe.exit_on_last else len(networks.exit_stages),
         exits=exits,
         connectors=connectors,
         grids=_build_grids(networks.matched, needs.student.connectors),
@@ -69,7 +70,7 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
 def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss, classes: int) -> LossContext:
     teacher = next(iter(loss.teacher_names), "")
     return LossContext(
-        pairs=networks.pairs.get(teacher, ()),
+        pairs=loss.matched,
         pairs_by_teacher=networks.pairs,
         num_classes=classes,
         multilabel=task.multilabel,
@@ -148,7 +149,7 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
     adapters = nn.ModuleDict()
     if not recipe.transform:
         return adapters
-    classes, last = next(iter(networks.num_classes.values()), 0), 0 if recipe.exit_on_last else len(networks.matched)
+    classes, num_exits = next(iter(networks.num_classes.values()), 0), len(networks.exit_stages)
     for name in networks.teachers:
         with isolated_rng(f"transform/{name}", seed):
             adapter: LearningSimplifier = MODELS.build(dict(recipe.transform))
@@ -156,7 +157,7 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
             readers = [loss for loss in served if name in loss.teacher_names and _LOGITS & loss.requires]
             if not readers:
                 continue
-            reads = Reads.of(readers, "teacher", len(networks.matched), recipe.exit_on_last)
+            reads = Reads.of(readers, "teacher", len(networks.matched), num_exits, recipe.exit_on_last)
             widths = {f"stage{i}": task.exit_width(classes) for i in reads.exits}
             sigmoids = set(widths) if task.multilabel else set()
             if reads.logits:
@@ -165,7 +166,7 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
                 if logits.ndim == 3 and logits.shape[-1] == classes:  # of a dense head without background
                     sigmoids.add("final")
             labelled = task.comparable_logits and not task.regional and not task.multilabel
-            adapter.setup(widths, frozenset(sigmoids), labelled, last)
+            adapter.setup(widths, frozenset(sigmoids), labelled, 0 if recipe.exit_on_last else num_exits)
         adapters[name] = adapter
     if networks.losses and not len(adapters):
         raise ValueError(

@@ -30,8 +30,9 @@ class Recipe:
             the other keys are for :class:`kd_mm.preparation.ExitTraining`.
         stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1.
         student_loss_weight: Factor of the student's own losses.
-        stage_source: What the stages are where the Distiller's ``stages`` does not name them: the ``"backbone"``'s, or
-            the levels that the ``"neck"`` of a detector gives.
+        stage_source: Whose maps losses on features compare where the Distiller's ``stages`` does not name any: the
+            stages of the ``"backbone"``, or the levels that the ``"neck"`` of a detector gives; those of the backbone
+            where a network has no neck with several levels. Exits are on stages of the backbone in both cases.
         transform: Config of a :class:`kd_mm.losses.LearningSimplifier` of the teachers' logits.
         teachers: Configs of teachers that the recipe itself brings, by the name under which its losses call them
             (:class:`kd_mm.distillers.EMATeacher`); a loss that names none means one of the Distiller's.

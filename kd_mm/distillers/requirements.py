@@ -37,16 +37,16 @@ class Reads:
     logits: bool = False
 
     @classmethod
-    def of(cls, losses: Collection[Loss], side: str, num_stages: int, exit_on_last: bool) -> Reads:
-        """Return what some losses read on one side, ``"student"`` or ``"teacher"``."""
+    def of(cls, losses: Collection[Loss], side: str, num_stages: int, num_exits: int, exit_on_last: bool) -> Reads:
+        """Return what some losses read on one side, ``"student"`` or ``"teacher"``; see :meth:`Requirements.of`."""
 
-        def stages(item: str) -> frozenset[int]:
+        def stages(item: str, count: int = num_stages) -> frozenset[int]:
             readers = [loss for loss in losses if item in loss.requires]
-            return frozenset(number for loss in readers for number in loss.stage_numbers(num_stages))
+            return frozenset(number for loss in readers for number in loss.stage_numbers(count))
 
         # Without an exit on the last stage its stage logits are the network's own logits.
-        own = _NONE if exit_on_last else frozenset({num_stages})
-        stage_logits, embeddings = stages(f"{side}.stage_logits"), stages(f"{side}.embeddings")
+        own = _NONE if exit_on_last else frozenset({num_exits})
+        stage_logits, embeddings = (stages(f"{side}.{item}", num_exits) for item in ("stage_logits", "embeddings"))
         items = {item for loss in losses for item in loss.requires}
         return cls(
             features=stages(f"{side}.features"),
@@ -81,19 +81,25 @@ class Requirements:
 
     @classmethod
     def of(
-        cls, losses: Mapping[str, Loss], num_stages: int, exit_on_last: bool, counts_classes: bool = True
+        cls,
+        losses: Mapping[str, Loss],
+        num_stages: int,
+        num_exits: int,
+        exit_on_last: bool,
+        counts_classes: bool = True,
     ) -> Requirements:
-        """Derive the requirements of some losses over ``num_stages`` matched stages.
+        """Derive the requirements of some losses over matched stages.
 
         Args:
             losses: By name.
-            num_stages: Number of matched stages.
+            num_stages: Number of matched stages whose maps can be compared.
+            num_exits: Number of matched stages that can have an exit.
             exit_on_last: Whether the last stage has an exit beside the network's own logits.
             counts_classes: Whether only the student's own logits tell how many classes its exits have.
         """
 
         def reads(chosen: Collection[Loss], side: str) -> Reads:
-            return Reads.of(chosen, side, num_stages, exit_on_last)
+            return Reads.of(chosen, side, num_stages, num_exits, exit_on_last)
 
         everything = list(losses.values())
         student = reads(everything, "student")
@@ -110,5 +116,5 @@ class Requirements:
 
     @property
     def student_stages(self) -> list[int]:
-        """The student's stages that are read, by exits and connectors too."""
-        return sorted(self.student.features | self.student.exits | self.student.connectors)
+        """The student's stages whose maps losses read, through connectors too."""
+        return sorted(self.student.features | self.student.connectors)

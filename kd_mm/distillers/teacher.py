@@ -117,27 +117,35 @@ class Teacher:
         task: Task,
         reads: Reads,
         stages: Sequence[Stage],
+        exit_stages: Sequence[Stage],
         reader: LogitsReader | None,
         last: int,
         taps: Sequence[str],
+        trained_exits: bool = False,
     ) -> None:
         """Fix what is read and how the network is run: no deeper than its deepest tap.
 
         Args:
             task: Runs the network.
             reads: What the losses read.
-            stages: The matched stages.
+            stages: The matched stages whose maps can be compared.
+            exit_stages: The matched stages that can have exits.
             reader: How the network's own logits are read, where a loss reads them.
             last: The stage whose stage logits are the network's own; 0 where there is none.
             taps: Further taps that losses read.
+            trained_exits: Whether the objective runs its exits and trains them.
         """
+        self.trained_exits = trained_exits
         self.task, self.reads, self.reader, self.last, self.taps = task, reads, reader, last, taps
-        #: The stages that are read in any way, by number.
-        self.stages = {i: stages[i - 1] for i in sorted(reads.exits | reads.features | reads.pooled | reads.deviations)}
+        #: The stages whose maps or means are read, by number.
+        self.stages = {i: stages[i - 1] for i in sorted(reads.features | reads.pooled | reads.deviations)}
+        #: The stages that have an exit, by number.
+        self.exit_stages = {i: exit_stages[i - 1] for i in sorted(reads.exits)}
         waits = reader is not None and reader.needs_regions
         #: Whether the logits wait for regions, which are known once the student has run.
         self.needs_regions = waits or (task.regional and bool(reads.exits))
-        recorded = [*(stage.tap for stage in self.stages.values()), *(reader.taps if reader else ()), *taps]
+        recorded = [stage.tap for stage in (*self.stages.values(), *self.exit_stages.values())]
+        recorded += [*(reader.taps if reader else ()), *taps]
         self.recorder = Recorder(self.model, recorded, stop_when_complete=reader is None or waits)
         self._observe: Callable[[Teacher, Tensor], dict[str, Any]] = Teacher._fields
 
@@ -248,6 +256,8 @@ class Teacher:
             "deviations": {i: channel_deviations(maps[i]) for i in sorted(self.reads.deviations)},
             "taps": records if self.taps or self.needs_regions else {},
         }
+        if self.trained_exits:
+            fields["exit_maps"] = {i: stage.to_map(records[stage.tap]) for i, stage in self.exit_stages.items()}
         return fields if self.needs_regions else {**fields, **self._logits(records)}
 
     @torch.no_grad()
@@ -268,7 +278,7 @@ class Teacher:
     ) -> dict[str, Any]:
         stage_logits: dict[int, Tensor] = {}
         for key, layer in self.exits.items():
-            stage = self.stages[int(key)]
+            stage = self.exit_stages[int(key)]
             stage_logits[int(key)] = layer(like_parameters(stage.to_map(records[stage.tap]), layer), regions)
         fields: dict[str, Any] = {}
         if self.reader is not None:

@@ -102,7 +102,7 @@ class DistillHook(Hook):
             distiller.monitor.check()
         checkpoint["meta"]["teachers"] = {name: teacher.identity for name, teacher in distiller.teachers.items()}
         objective, exits = distiller.objective, list(distiller.objective.exits)
-        checkpoint["meta"]["exits"] = describe_exits(distiller.recipe.exits, objective.stages, exits)
+        checkpoint["meta"]["exits"] = describe_exits(distiller.recipe.exits, objective.exit_stages, exits)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare the teachers with those of the run that is resumed.

@@ -1,4 +1,4 @@
-"""Measures the accuracy of every exit at each validation: the student's as they learn, the teachers' once."""
+"""Measures every exit at each validation: the student's as they learn, the teachers' once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kd_mm.stages.stage import Stage
 
 @HOOKS.register_module()
 class ExitProbeHook(Hook):
-    """Logs the accuracy of each exit on the validation data, in percent.
+    """Logs how good each exit is on the validation data, in percent: its accuracy, or average precision by cell.
 
     The student's taps are recorded during the engine's own validation, and only the exits run in addition. Teachers run
     at the first validation alone, unless their exits are still trained (``mode="online"``). The training is the same
     bit for bit as without the hook.
 
     Logged beside the validation metrics: ``exit/student_stage1`` ... for the student's exits, ``exit/student_final``
-    for its own logits, the same under the name of each teacher, and ``exit/chance``, the best accuracy of an exit that
+    for its own logits, the same under the name of each teacher, and ``exit/chance``, that of the best exit that
     always predicts the same. With several processes, images that the sampler repeats to fill the last batch count
     twice. In re-identification nothing is measured: the validation data have other identities than the exits.
     """
@@ -35,8 +35,7 @@ class ExitProbeHook(Hook):
 
     def __init__(self) -> None:
         self._recording = contextlib.ExitStack()
-        self._correct: dict[str, Tensor] = {}
-        self._constant, self._count = torch.zeros(()), 0
+        self._tallies: dict[str, Tensor] = {}
         self._measured_teachers: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
@@ -52,8 +51,8 @@ class ExitProbeHook(Hook):
             runner.logger.info("the validation data have other classes than the exits: exits are not measured")
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Reset the counts."""
-        self._correct, self._constant, self._count = {}, torch.zeros(()), 0
+        """Reset the statistics."""
+        self._tallies = {}
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record the student's taps during this batch."""
@@ -68,7 +67,7 @@ class ExitProbeHook(Hook):
         distiller = find_distiller(runner)
         if not distiller.task.closed_set:
             return
-        targets = distiller.task.targets(outputs)
+        targets = distiller.task.validation_targets(outputs)
         logits = student_logits(distiller)
         teachers = [name for name in distiller.teachers if name not in self._measured_teachers]
         if teachers:
@@ -76,25 +75,18 @@ class ExitProbeHook(Hook):
             for name in teachers:
                 logits |= teacher_logits(distiller, name, inputs)
         for name, each in logits.items():
-            self._correct[name] = self._correct.get(name, 0) + distiller.task.correct(each, targets).sum()
-        for each in list(logits.values())[:1]:  # all are as wide
-            self._constant = self._constant + distiller.task.constant_scores(targets, each.shape[-1]).cpu()
-        self._count += len(targets)
+            self._tallies[name] = self._tallies.get(name, 0) + distiller.task.tally(each, targets)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Log the accuracies."""
-        if not self._correct:
-            return
-        counts = torch.stack(list(self._correct.values()))
-        counts = torch.cat([counts, counts.new_tensor([self._count])])
-        all_reduce(counts)
-        *correct, count = counts.tolist()
-        for name, each in zip(self._correct, correct, strict=True):
-            runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * each / count)
-        all_reduce(self._constant)
-        chance = float(self._constant.max(dim=1).values.sum())
-        runner.message_hub.update_scalar("val/exit/chance", 100.0 * chance / count)
+        """Log how good the exits are."""
         distiller = find_distiller(runner)
+        for name, tally in self._tallies.items():
+            all_reduce(tally)
+            found = distiller.task.measure(tally)
+            runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * found.score)
+            runner.message_hub.update_scalar("val/exit/chance", 100.0 * found.chance)
+        if not self._tallies:
+            return
         frozen = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
         self._measured_teachers |= frozen - set(distiller.objective.teacher_exits)
 
@@ -102,7 +94,7 @@ class ExitProbeHook(Hook):
 def student_logits(distiller: Distiller) -> dict[str, Tensor]:
     """Return the logits ``(B, K)`` of the student's exits and its own, from the recorded tensors of a batch."""
     records, objective = distiller.recorder.take(), distiller.objective
-    logits = _exit_logits("student", objective.exits, objective.stages, records)
+    logits = _exit_logits("student", objective.exits, objective.exit_stages, records)
     if objective.reader is not None and distiller.task.comparable_logits:
         logits["student_final"] = objective.reader.read(records)
     return logits
@@ -114,7 +106,7 @@ def teacher_logits(distiller: Distiller, name: str, inputs: Tensor) -> dict[str,
     records = teacher.record(inputs)
     exits: Any = online.get(name, teacher.exits)
     with teacher.precision(inputs.device):
-        logits = _exit_logits(name, exits, teacher.stages, records)
+        logits = _exit_logits(name, exits, teacher.exit_stages, records)
     if distiller.task.comparable_logits:
         logits[f"{name}_final"] = teacher.logits(inputs, records)
     return logits

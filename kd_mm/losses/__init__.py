@@ -18,6 +18,7 @@ from kd_mm.losses.ld import LDLoss
 from kd_mm.losses.mag import MAGLoss, MASLoss
 from kd_mm.losses.mgd import MGDLoss
 from kd_mm.losses.mtkd_ssr import ExitTaskLoss, StageChannelLoss, StageResponseLoss
+from kd_mm.losses.mtkd_ssr_cells import CellResponseLoss, CellReviewLoss
 from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.ofd import OFDLoss
@@ -36,6 +37,8 @@ __all__ = [
     "BYOTHintLoss",
     "CRDLoss",
     "CWDLoss",
+    "CellResponseLoss",
+    "CellReviewLoss",
     "CosineDecay",
     "CosineLoss",
     "CrossKDLoss",

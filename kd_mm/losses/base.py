@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -54,7 +54,8 @@ class LossContext:
     """What is known before training; all of it measured.
 
     Attributes:
-        pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher.
+        pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher. For
+            a loss on exits those of the exits.
         pairs_by_teacher: The matched stages of every teacher, for losses that read several.
         num_classes: K, where a network states it.
         multilabel: Whether stage logits are independent sigmoids.
@@ -112,6 +113,10 @@ class Loss(nn.Module):
     runs_teacher: bool = False
     #: Whether the last stage alone is read by default, instead of all.
     reads_last_stage: bool = False
+    #: Whether it is left out, with a line in the log, where the networks' own logits cannot be compared.
+    optional: bool = False
+    #: What the exits that it reads may classify (:attr:`kd_mm.models.Exit.output`).
+    exit_outputs: frozenset[str] = frozenset({"image", "regions"})
     #: Whether a gradient reaches the student.
     trains_student: bool = True
 
@@ -150,6 +155,11 @@ class Loss(nn.Module):
         through_connectors = {"student.adapted", "student.pooled", "student.deviations"}
         return any(item.startswith("teacher.") or item in through_connectors for item in self.requires)
 
+    @property
+    def reads_exits(self) -> bool:
+        """Whether it counts the stages of the exits, not those of the feature maps."""
+        return bool({item.partition(".")[2] for item in self.requires} & {"stage_logits", "exit_logits", "embeddings"})
+
     def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
         """Settle which teachers are read.
 
@@ -187,6 +197,9 @@ class Loss(nn.Module):
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads as ``taps``."""
         return (), ()
+
+    def leave_out(self, stages: Collection[int]) -> None:
+        """Take note of stages whose exit of a teacher ranks cells no better than chance. The default compares them."""
 
     def setup(self, context: LossContext) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, LossContext
+from kd_mm.losses.base import Loss, LossContext, choice
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -22,18 +22,32 @@ class DetKDLoss(Loss):
     Dense heads: class maps ``(B, N, K)`` on equal grids,
     ``T^2 / sum_n w_n * sum_n w_n sum_k KL(sigmoid(z_t / T) || sigmoid(z_s / T))`` with ``w_n`` the teacher's largest
     class probability at that location, which is our reading. A head with a channel more than classes (SSD, background
-    last) uses the softmax KL.
+    last) uses the softmax KL. With ``weighting="quality"`` the divergences are weighted where the two networks differ,
+    ``max_k |p_t - p_s|^gamma`` (a constant), and divided by ``sum_n w_n``, at least 1: the quality focal weight of GFL
+    (Li et al. 2020, arXiv 2006.04388) between two predictions, our reading.
 
     Args:
         temperature: T > 0, dimensionless. Default: 1 (our reading for detection).
+        weighting: Weights of a dense head's positions: ``"teacher"`` or ``"quality"``. Default: ``"teacher"``.
+        gamma: Exponent of ``"quality"``. Default: 1.
+        optional: Leave the loss out, with a line in the log, where the heads of student and teacher cannot be compared.
+            Default: False, which is an error then.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
     """
 
     requires = frozenset({"student.logits", "teacher.logits"})
 
-    def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        weighting: str = "teacher",
+        gamma: float = 1.0,
+        optional: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.temperature = temperature
+        self.temperature, self.gamma, self.optional = temperature, gamma, optional
+        self.weighting = choice("weighting", weighting, ("teacher", "quality"))
         self.num_classes = 0
 
     def setup(self, context: LossContext) -> None:
@@ -49,12 +63,16 @@ class DetKDLoss(Loss):
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         z_s, z_t = student / self.temperature, teacher / self.temperature
         if 0 < self.num_classes == student.shape[-1] - 1:
-            weight = teacher.detach().softmax(dim=-1)[..., :-1].amax(dim=-1)
+            probabilities = [z.detach().softmax(dim=-1)[..., :-1] for z in (student, teacher)]
             log_q, log_p = F.log_softmax(z_s, dim=-1), F.log_softmax(z_t, dim=-1)
             divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
         else:
-            weight, p = teacher.detach().sigmoid().amax(dim=-1), z_t.sigmoid()
+            probabilities, p = [z.detach().sigmoid() for z in (student, teacher)], z_t.sigmoid()
             cross = F.binary_cross_entropy_with_logits(z_s, p, reduction="none")
             divergence = (cross - F.binary_cross_entropy_with_logits(z_t, p, reduction="none")).sum(dim=-1)
+        weight = probabilities[1].amax(dim=-1)
         scale = weight.sum().clamp(min=torch.finfo(weight.dtype).eps)
+        if self.weighting == "quality":
+            weight = (probabilities[1] - probabilities[0]).abs().amax(dim=-1).pow(self.gamma)
+            scale = scale.clamp(min=1)
         return self.temperature**2 * (weight * divergence).sum() / scale

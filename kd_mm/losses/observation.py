@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import adaptive_average, full_precision
 
 # Fields are typed as what ``requires`` promises; one that no loss requires is None or empty.
 _NOT_REQUIRED: Any = None
@@ -34,11 +34,11 @@ class DenseAssignment:
 class StageLogits(Mapping[int, Tensor]):
     """Logits of several stages as one tensor, so that a loss compares all stages in one call.
 
-    It is also a mapping from the number of a stage to its logits ``(B, K)``.
+    It is also a mapping from the number of a stage to its logits ``(B, K)``, or ``(B, K, h, w)`` by cell.
 
     Attributes:
         numbers: The stages, shallow to deep.
-        stacked: ``(N, B, K)``, at least float32; row n is stage ``numbers[n]``.
+        stacked: ``(N, B, K)``, or ``(N, B, K, h, w)`` by cell, at least float32; row n is stage ``numbers[n]``.
     """
 
     numbers: tuple[int, ...]
@@ -46,10 +46,13 @@ class StageLogits(Mapping[int, Tensor]):
 
     @classmethod
     def of(cls, logits: Mapping[int, Tensor]) -> StageLogits:
-        """Stack logits ``(B, K)`` by stage; every stage has the same shape."""
+        """Stack logits ``(B, K)`` by stage, all of one shape, or ``(B, K, h, w)``, brought to the last one's grid."""
         numbers = tuple(sorted(logits))
-        with torch.autocast(logits[numbers[0]].device.type, enabled=False):
-            return cls(numbers, full_precision(torch.stack([logits[i] for i in numbers])))
+        each = [logits[i] for i in numbers]
+        with torch.autocast(each[0].device.type, enabled=False):
+            if any(one.shape[2:] != each[-1].shape[2:] for one in each):
+                each = [adaptive_average(full_precision(one), each[-1].shape[2:]) for one in each]
+            return cls(numbers, full_precision(torch.stack(each)))
 
     def select(self, stages: Sequence[int]) -> Tensor:
         """Return the logits of some stages ``(len(stages), B, K)``; a view where they follow each other."""
@@ -60,7 +63,7 @@ class StageLogits(Mapping[int, Tensor]):
         if rows == list(range(first, first + count)):
             return self.stacked[first : first + count]
         if rows == [first] * count:
-            return self.stacked[first].expand(count, -1, -1)
+            return self.stacked[first].expand(count, *self.stacked.shape[1:])
         logits = self.stacked.unbind()
         return torch.stack([logits[row] for row in rows])
 
@@ -96,6 +99,7 @@ class Observation:
         deviations_by_teacher: Student only: likewise.
         stage_logits: Stage logits, ``None`` without any; the network's own logits are under the last stage, unless it
             has an exit of its own.
+        exit_maps: Teacher only: maps ``(B, C, H, W)`` of the stages whose exits are trained during the distillation.
         exit_logits: Teacher only: logits of exits that are trained during the distillation, with gradient into them.
         embeddings: Student only: pooled features ``(B, D)`` that the classifier of each exit reads, by stage.
         logits: The network's own logits ``(B, K)``; of a detector ``(R, K + 1)`` or ``(B, N, K)``.
@@ -116,6 +120,7 @@ class Observation:
     pooled_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     deviations_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
     stage_logits: StageLogits = _NOT_REQUIRED
+    exit_maps: Mapping[int, Tensor] = field(default_factory=dict)
     exit_logits: StageLogits = _NOT_REQUIRED
     embeddings: Mapping[int, Tensor] = field(default_factory=dict)
     logits: Tensor = _NOT_REQUIRED

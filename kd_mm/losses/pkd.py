@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kd_mm.losses.base import choice
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import standardized_channels
+from kd_mm.losses.functional import same_size, standardized_channels
 from kd_mm.registry import MODELS
 
 
@@ -21,9 +21,9 @@ class PKDLoss(FeatureLoss):
     a connector.
 
     Args:
-        resize: Which map is brought to the other's size (bilinear) where they differ: ``"student"`` or ``"teacher"``.
-            MMRazor's default is the student; it compares heights only, here the widths count too. Default:
-            ``"student"``.
+        resize: Which map is brought to the other's size where they differ: ``"student"`` or ``"teacher"`` (bilinear),
+            or the larger of the two to the ``"smaller"`` (adaptive average). MMRazor's default is the student; it
+            compares heights only, here the widths count too. Default: ``"student"``.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
@@ -32,12 +32,14 @@ class PKDLoss(FeatureLoss):
 
     def __init__(self, resize: str = "student", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.resize = choice("resize", resize, ("student", "teacher"))
+        self.resize = choice("resize", resize, ("student", "teacher", "smaller"))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
         """Return the distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
         if student.shape[2:] != teacher.shape[2:]:
-            if self.resize == "student":
+            if self.resize == "smaller":
+                student, teacher = same_size(student, teacher)
+            elif self.resize == "student":
                 student = F.interpolate(student, teacher.shape[2:], mode="bilinear")
             else:
                 teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear")

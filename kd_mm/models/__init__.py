@@ -1,6 +1,7 @@
 """Networks that upstream lacks, and the exits and connectors that distillation adds to a network."""
 
 from kd_mm.models import backbones, reid
+from kd_mm.models.cell_exit import CellExit
 from kd_mm.models.connectors import ConvConnector
 from kd_mm.models.exits import Exit, LinearExit, MirrorExit, SepConvExit
 from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
@@ -8,6 +9,7 @@ from kd_mm.models.reid_exit import BNNeckExit
 
 __all__ = [
     "BNNeckExit",
+    "CellExit",
     "ConvConnector",
     "Exit",
     "LinearExit",

@@ -27,8 +27,8 @@ class Exit(BaseModule):
 
     #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
     needs_rest: ClassVar[bool] = False
-    #: Whether it classifies regions, which ``forward`` then takes.
-    regional: ClassVar[bool] = False
+    #: What its logits classify: the ``"image"``, ``"regions"`` of it, which ``forward`` then takes, or ``"cells"``.
+    output: ClassVar[str] = "image"
 
     def __init__(
         self, widths: Sequence[int], num_classes: int, norm: str = "BN", strides: Sequence[float] | None = None
@@ -149,7 +149,7 @@ class RoIExit(Exit):
         **kwargs: See :class:`Exit`; of ``strides`` only the stage's own is used.
     """
 
-    regional = True
+    output = "regions"
 
     def __init__(
         self, widths: Sequence[int], num_classes: int, size: int = 7, hidden: int = 256, **kwargs: Any

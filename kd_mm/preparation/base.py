@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.functional import full_precision
 from kd_mm.preparation.data import TrainingData, save_atomically
+from kd_mm.stages.stage import Stage
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.suggest import nearest
@@ -74,13 +75,15 @@ class TeacherPreparation:
         """Return the result in the form that the loss takes; ``origin`` is for messages."""
         raise NotImplementedError
 
+    def judge(self, result: Mapping[str, Any]) -> None:
+        """Tell losses what follows from the scores of a result. The default tells nothing."""
+
     def summarize(self, name: str, loss: Any, results: Mapping[str, Any], data: TrainingData) -> None:
         """Log what the loss ``name`` makes of the results of all its teachers; the default does nothing."""
 
-    def stage_maps(self, records: Mapping[str, Tensor], numbers: Iterable[int]) -> dict[int, Tensor]:
-        """Return the feature maps ``(B, C, H, W)`` of the teacher's stages, at least float32."""
-        stages = self.teacher.stages
-        return {i: full_precision(stages[i].to_map(records[stages[i].tap])) for i in numbers}
+    def stage_maps(self, records: Mapping[str, Tensor], stages: Mapping[int, Stage]) -> dict[int, Tensor]:
+        """Return the feature maps ``(B, C, H, W)`` of stages of the teacher by number, at least float32."""
+        return {i: full_precision(stage.to_map(records[stage.tap])) for i, stage in stages.items()}
 
 
 class EpochTraining(TeacherPreparation):

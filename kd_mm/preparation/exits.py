@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import kl_divergence
+from kd_mm.losses.observation import StageLogits
 from kd_mm.preparation.base import EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
 from kd_mm.registry import PREPARATIONS
@@ -57,37 +58,37 @@ class ExitTraining(EpochTraining):
         if self.options["loss"] == "ce+kd" and not distiller.task.comparable_logits:
             raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
         self.module: nn.ModuleDict = teacher.exits
-        self.stages = sorted(distiller.requirements.teachers[teacher.name].exits)
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the schedule, the exits, their stages and the task loss."""
         shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}
-        taps = [self.teacher.stages[i].tap for i in self.stages]
+        taps = [stage.tap for stage in self.teacher.exit_stages.values()]
         loss = data.config.model.get("student", {}).get("head", {}).get("loss")
         return [*super().fingerprint(data), self.distiller.recipe.exits, shapes, taps, loss, vars(self.distiller.task)]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
-        """Train the exits and measure their accuracy; see the base class."""
+        """Train the exits and measure them; see the base class."""
         self.module.requires_grad_(True)
         self.train(data, partial)
         return {"state_dict": self.module.state_dict(), **self.measure(data)}
 
     def measure(self, data: TrainingData, images: int | None = None) -> dict[str, Any]:
-        """Measure the accuracy of each exit.
+        """Measure each exit.
 
         Args:
             data: The training data.
             images: So many random ones, up to a batch; by default all.
 
         Returns:
-            ``scores`` and ``metric`` as :meth:`run`; ``chance``, the best accuracy of an exit that always predicts the
-            same, and ``at_chance``, the names of scores less than three standard deviations above it.
+            ``scores`` and ``metric`` as :meth:`run`; ``chance``, the score of the best exit that always predicts the
+            same, and ``at_chance``, the names of scores that are not above it (:meth:`kd_mm.tasks.Task.measure`).
         """
         validated = data.config.get("val_dataloader") is not None and self.distiller.task.scores_exits_on_validation
         split = "validation" if validated else "training"
         loader = data.loader("val_dataloader" if validated else "train_dataloader", shuffled=images is not None)
         some = "" if images is None else f"up to {images} images of "
-        return {"metric": f"{self.distiller.task.metric} on {some}the {split} data", **self.accuracy(loader, images)}
+        metric = f"{self.distiller.task.metric} on {some}the {split} data"
+        return {"metric": metric, **self.scores(loader, validated, images)}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load the exits into the teacher and freeze them."""
@@ -107,35 +108,44 @@ class ExitTraining(EpochTraining):
         return {"loss": float(loss.detach())}
 
     @torch.no_grad()
-    def accuracy(self, loader: Any, images: int | None = None) -> dict[str, Any]:
+    def scores(self, loader: Any, validation: bool, images: int | None = None) -> dict[str, Any]:
         """Return ``scores``, ``chance`` and ``at_chance`` of :meth:`measure`."""
         self.module.eval()
-        task, measured = self.distiller.task, 0
-        count, correct, constant = torch.zeros(()).double(), torch.zeros(()).double(), torch.zeros(()).double()
+        task, measured, tallies = self.distiller.task, 0, torch.zeros(())
         for batch in loader:
-            stage_logits, _, targets = self.forward(batch, training=False)
-            correct = correct + torch.stack([task.correct(logits, targets).sum() for logits in stage_logits]).cpu()
-            constant = constant + task.constant_scores(targets, stage_logits.shape[-1]).cpu()
-            count, measured = count + len(targets), measured + len(batch["inputs"]) * get_world_size()
+            stage_logits, _, targets = self.forward(batch, training=False, validation=validation)
+            tallies = tallies + torch.stack([task.tally(logits, targets) for logits in stage_logits]).cpu()
+            measured += len(batch["inputs"]) * get_world_size()
             if images is not None and measured >= images:
                 break
-        for total in (count, correct, constant):
-            all_reduce(total)
-        rows = float(count.clamp(min=1))
-        chance = float(constant.max(dim=1).values.sum()) / rows
-        margin = 3 * (chance * (1 - chance) / (rows * len(constant))) ** 0.5
-        rates = zip(self.stages, (correct / rows).tolist(), strict=True)
-        scores = {f"stage {i}": rate for i, rate in rates}
-        at_chance = [name for name, score in scores.items() if score < chance + margin]
-        return {"scores": scores, "chance": chance, "at_chance": at_chance}
+        all_reduce(tallies)
+        found = {f"stage {i}": task.measure(tally) for i, tally in zip(self.teacher.exit_stages, tallies, strict=True)}
+        return {
+            "scores": {name: each.score for name, each in found.items()},
+            "chance": next(iter(found.values())).chance,
+            "at_chance": [name for name, each in found.items() if each.at_chance],
+        }
 
-    def forward(self, batch: Any, training: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets."""
-        data = self.distiller.data_preprocessor(batch, training)
+    def judge(self, result: Mapping[str, Any]) -> None:
+        """Have losses leave out the stages whose exit is at chance."""
+        stages = [int(name.removeprefix("stage ")) for name in result["at_chance"]]
+        for loss in self.distiller.losses.values():
+            if stages and loss.reads_exits:
+                loss.leave_out(stages)
+
+    def forward(self, batch: Any, training: bool, validation: bool = False) -> tuple[Tensor, Tensor | None, Any]:
+        """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets.
+
+        Args:
+            batch: Of the data loader.
+            training: Whether the data preprocessor augments it as in training.
+            validation: Whether its annotations are those of validation data.
+        """
+        data, task = self.distiller.data_preprocessor(batch, training), self.distiller.task
         records = self.teacher.record(data["inputs"])
-        targets = self.distiller.task.targets(data["data_samples"])
-        regions = targets.regions if self.distiller.task.regional else None
-        maps = self.stage_maps(records, self.stages)
-        stage_logits = torch.stack([self.module[str(i)](feature, regions) for i, feature in maps.items()])
+        targets = (task.validation_targets if validation else task.targets)(data["data_samples"])
+        regions = targets.regions if task.regional else None
+        maps = self.stage_maps(records, self.teacher.exit_stages)
+        stage_logits = StageLogits.of({i: self.module[str(i)](feature, regions) for i, feature in maps.items()}).stacked
         teacher_logits = self.teacher.logits(data["inputs"], records) if self.options["loss"] == "ce+kd" else None
         return stage_logits, teacher_logits, targets

@@ -60,7 +60,9 @@ class PrepareTeachersHook(Hook):
         data, folder = TrainingData(runner, distiller), Path(self.cache_dir or runner.work_dir)
         for training in exit_trainings(distiller, ready=True):
             with isolated_rng("exits of the teachers"):
-                log_scores(training, training.measure(data, images=512), data)
+                result = training.measure(data, images=512)
+            log_scores(training, result, data)
+            training.judge(result)
         for training in exit_trainings(distiller):
             given = training.options["checkpoint"]
             if given:
@@ -141,6 +143,7 @@ def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Pat
             barrier()
     stored = read_checkpoint(str(file))
     log_scores(preparation, stored, data)
+    preparation.judge(stored)
     return preparation.load(stored["state_dict"], str(file))
 
 

@@ -74,7 +74,7 @@ class Probing(TeacherPreparation):
 
         def read(inputs: Tensor) -> dict[str, Tensor]:
             records = self.teacher.record(inputs)
-            maps = self.stage_maps(records, self.stages)
+            maps = self.stage_maps(records, {i: self.teacher.stages[i] for i in self.stages})
             features = {f"stage{i}": pool_feature(feature, self.options["input"]) for i, feature in maps.items()}
             self._check_memory(sum(feature.shape[1] for feature in features.values()), images)
             return {**features, "final": self.teacher.logits(inputs, records).argmax(dim=-1)}

@@ -47,7 +47,7 @@ class ClassRelations(TeacherPreparation):
         """Read the features and relate them; see the base class."""
 
         def read(inputs: Tensor) -> dict[str, Tensor]:
-            maps = self.stage_maps(self.teacher.record(inputs), [self.stage])
+            maps = self.stage_maps(self.teacher.record(inputs), {self.stage: self.teacher.stages[self.stage]})
             return {"features": maps[self.stage].mean(dim=(2, 3))}
 
         title = f"features of teacher {self.teacher.name}"

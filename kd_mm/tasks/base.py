@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses import Loss
@@ -39,6 +40,20 @@ class Batch:
     sampled: Tensor | None = None
 
 
+class ExitScore(NamedTuple):
+    """How good an exit is.
+
+    Attributes:
+        score: A fraction.
+        chance: That of the best exit that always predicts the same.
+        at_chance: Whether the score is not above chance.
+    """
+
+    score: float
+    chance: float
+    at_chance: bool
+
+
 class Task:
     """How networks of a task are run and read; the defaults suit networks with one row of logits an image."""
 
@@ -65,14 +80,14 @@ class Task:
     #: Losses that need no common class list, for messages.
     free_losses = "feature losses (e.g. kd_mm.StageChannelLoss)"
 
-    def setup(self, student: nn.Module, regional: bool) -> None:
-        """Take note of the student and of whether its exits classify regions.
+    def setup(self, student: nn.Module, output: str) -> None:
+        """Take note of the student and of what its exits classify (:attr:`kd_mm.models.Exit.output`).
 
         Raises:
-            ValueError: They do, and the task has no regions.
+            ValueError: Not the image, and the task has nothing else.
         """
-        if regional:
-            raise ValueError(f"{type(self).__name__}: exits that classify regions belong to detection")
+        if output != "image":
+            raise ValueError(f"{type(self).__name__}: exits that classify {output} belong to detection")
 
     def check_losses(self, losses: Mapping[str, Loss]) -> None:
         """Refuse losses that make no sense for the task; called before any network is measured.
@@ -105,6 +120,10 @@ class Task:
             ValueError: The network has no logits that a loss could read.
         """
         raise NotImplementedError
+
+    def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
+        """Return why the own logits of two networks cannot be compared; empty where they can, as far as is known."""
+        return ""
 
     def classifier(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the map from a feature map ``(B, C, H, W)`` of the last stage to the network's logits ``(B, K)``.
@@ -214,6 +233,31 @@ class Task:
             ``(D, A)``: D independent decisions a row, A alternatives each.
         """
         raise NotImplementedError
+
+    def validation_targets(self, data_samples: Sequence[Any]) -> Any:
+        """Return the targets of a validation batch, whose annotations may be in pixels of the original images."""
+        return self.targets(data_samples)
+
+    def tally(self, logits: Tensor, targets: Any) -> Tensor:
+        """Return statistics of one exit's logits, which are added up over batches; see :meth:`measure`.
+
+        Here ``(1 + D, A)``: the sum of :meth:`correct` and the number of rows, below :meth:`constant_scores`.
+        """
+        constant = self.constant_scores(targets, logits.shape[-1]).double()
+        constant = F.pad(constant, (0, max(0, 2 - constant.shape[1])))
+        counts = torch.stack([self.correct(logits, targets).sum().double(), constant.new_tensor(len(targets))])
+        return torch.cat([F.pad(counts, (0, constant.shape[1] - 2))[None], constant])
+
+    def measure(self, tally: Tensor) -> ExitScore:
+        """Return how good an exit is; accuracies less than three standard deviations above chance are at chance.
+
+        Args:
+            tally: The sum of :meth:`tally` over the data.
+        """
+        right, rows = tally[0, 0].item(), max(tally[0, 1].item(), 1)
+        score, chance = right / rows, tally[1:].amax(dim=1).sum().item() / rows
+        margin = 3 * (chance * (1 - chance) / (rows * len(tally[1:]))) ** 0.5
+        return ExitScore(score, chance, score < chance + margin)
 
     def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
         """Return how many predictions of a network on a validation batch are right, and how many there are."""

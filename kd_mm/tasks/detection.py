@@ -12,28 +12,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.losses.region_output import REGION_TAPS, region_tap
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
-from kd_mm.tasks.base import Batch, Task
+from kd_mm.tasks.base import Batch, ExitScore, Task
+from kd_mm.tasks.cells import average_precision, focal_losses, score_histogram
 from kd_mm.tasks.dense_targets import assigning, read_assignment
 from kd_mm.tasks.detector_heads import DetectorHeads
 from kd_mm.tasks.prediction_readers import LogitsReader
 from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, box_tensor, label_regions, make_regions, read_annotations
 from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 
+_METRICS = {"image": "accuracy of presence", "regions": "accuracy by region", "cells": "average precision by cell"}
+
 
 @TASKS.register_module()
 class DetectionTask(Task):
     """Detection with any of mmdet's detectors.
 
-    Stage logits are those of the classes in the image: ``(B, K)`` independent sigmoids, the same
-    for every detector and free of anchors. With exits of type ``kd_mm.RoIExit`` they are those of regions instead:
+    With exits of type ``kd_mm.CellExit`` stage logits are those of the classes in the cells of a grid, ``(B, K, h, w)``
+    independent sigmoids, the same for every detector and free of anchors; with other exits of the classes in the image,
+    ``(B, K)``. With exits of type ``kd_mm.RoIExit`` they are those of regions:
     ``(R, K + 1)`` with background, on every ground-truth box, on ``extra_regions`` uniformly drawn boxes an image, and
     on the student's own sampled regions where asked for. MTKD-SSR (Gou et al., IJCV 2023) names Pascal VOC but neither
-    task nor stage logits; both forms are our reading. A detector's own logits are those of its (first) RoI head on the
+    task nor stage logits; all forms are our reading. A detector's own logits are those of its (first) RoI head on the
     student's sampled regions, or the class maps of a dense head.
 
     Classes that an image holds only as ignored or difficult objects count neither way. Boxes are those after
@@ -65,18 +70,18 @@ class DetectionTask(Task):
         self.classes = 0
         self._assigned: list[Any] = []
 
-    def setup(self, student: nn.Module, regional: bool) -> None:
-        """Take note of the student's classes and whether its exits classify regions.
+    def setup(self, student: nn.Module, output: str) -> None:
+        """Take note of the student's classes and of what its exits classify.
 
         Raises:
             ValueError: Sampled regions are asked for, but nothing samples any.
         """
-        self.regional, self.multilabel = regional, not regional
-        self.metric = "accuracy by region" if regional else "accuracy of presence"
+        self.output, self.regional, self.multilabel = output, output == "regions", output != "regions"
+        self.metric = _METRICS[output]
         heads = DetectorHeads.of(student)
         self.classes = heads.num_classes or 0
         self.classes_key = f"{'roi_head.' if heads.two_stage else ''}bbox_head.num_classes"
-        if self.sampled and not (regional and heads.two_stage):
+        if self.sampled and not (self.regional and heads.two_stage):
             raise ValueError(
                 "DetectionTask: sampled=True needs a two-stage student and exits of type kd_mm.RoIExit; "
                 f"the student is a {type(student).__name__}"
@@ -109,6 +114,10 @@ class DetectionTask(Task):
             )
         return reader
 
+    def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
+        """Return why the own logits of two detectors cannot be compared; see the base class."""
+        return DetectorHeads.of(student).incomparable(DetectorHeads.of(teacher))
+
     def batch(
         self,
         student: nn.Module,
@@ -125,7 +134,7 @@ class DetectionTask(Task):
         return Batch(
             records,
             targets=targets,
-            valid_classes=None if targets is None or self.regional else targets.valid,
+            valid_classes=targets.valid if targets is not None and self.output == "image" else None,
             assignment=self._assignment(student, len(inputs)) if "student.assignment" in reads else None,
             sample_indices=self.sample_indices(data_samples) if "student.sample_indices" in reads else None,
             regions=None if targets is None else targets.regions,
@@ -141,6 +150,11 @@ class DetectionTask(Task):
         regions = make_regions(targets, data_samples, self.extra_regions, sampled if self.sampled else None)
         return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
 
+    def validation_targets(self, data_samples: Sequence[Any]) -> DetectionTargets:
+        """Return the targets of a validation batch, whose boxes are in pixels of the original images."""
+        factors = [sample.metainfo.get("scale_factor", (1.0, 1.0))[:2] for sample in data_samples]
+        return self.targets(data_samples).scaled(factors)
+
     def _assignment(self, student: nn.Module, images: int) -> DenseAssignment | None:
         return read_assignment(child(student, "bbox_head"), self._assigned[-1], images) if self._assigned else None
 
@@ -152,8 +166,14 @@ class DetectionTask(Task):
             yield
 
     def exit_losses(self, model: nn.Module, logits: Tensor, targets: DetectionTargets) -> Tensor:
-        """Return binary cross-entropy, mean over images and classes, or cross-entropy, mean over regions."""
+        """Return the task loss of each exit.
+
+        By cell the focal loss, sum over cells and classes by positive cells; by image binary cross-entropy, mean over
+        images and classes; by region cross-entropy, mean over regions.
+        """
         logits = full_precision(logits)
+        if self.output == "cells":
+            return focal_losses(logits, targets.cells(logits.shape[-2:]))
         if targets.region_labels is not None:
             kept = (targets.region_labels != LEFT_OUT).sum().clamp(min=1)
             labels = targets.region_labels.expand(logits.shape[:2])
@@ -180,6 +200,31 @@ class DetectionTask(Task):
         share = targets.valid / targets.valid.sum(dim=1, keepdim=True).clamp(min=1)
         present = targets.present > 0
         return torch.stack([(share * ~present).sum(dim=0), (share * present).sum(dim=0)], dim=1)
+
+    def tally(self, logits: Tensor, targets: DetectionTargets) -> Tensor:
+        """Return a histogram of the logits of cells, else as the base class."""
+        if self.output == "cells":
+            return score_histogram(logits, targets.cells(logits.shape[-2:])).double()
+        return super().tally(logits, targets)
+
+    def measure(self, tally: Tensor) -> ExitScore:
+        """Return of cells the average precision and that of the classes' frequency; see the base class."""
+        if self.output != "cells":
+            return super().measure(tally)
+        score, chance = average_precision(tally)
+        return ExitScore(score, chance, score <= chance)
+
+    def check_losses(self, losses: Mapping[str, Loss]) -> None:
+        """Refuse losses that do not read the logits of such exits; see the base class for errors."""
+        super().check_losses(losses)
+        for name, loss in losses.items():
+            if loss.reads_exits and self.output not in loss.exit_outputs:
+                fitting = {True: "kd_mm.CellExit", False: "kd_mm.SepConvExit"}["cells" in loss.exit_outputs]
+                raise ValueError(
+                    f"loss {name!r} ({type(loss).__name__}) reads logits of {' or '.join(sorted(loss.exit_outputs))}, "
+                    f"and the exits classify {self.output}: take exits=dict(type={fitting!r}), or for cells the losses "
+                    "kd_mm.CellResponseLoss and kd_mm.CellReviewLoss"
+                )
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
         """Run backbone, neck and the heads whose logits can be read; no proposals, no post-processing.

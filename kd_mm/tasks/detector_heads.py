@@ -58,6 +58,25 @@ class DetectorHeads:
             return RoIReader(student, self.levels, self.cascade)
         return None if self.dense is None else DenseReader(self.levels, self.dense.cls_out_channels)
 
+    def incomparable(self, other: DetectorHeads) -> str:
+        """Return why the class logits of another detector's head are not those of the same regions or positions."""
+        own, others = self.reader(True), other.reader(False)
+        if own is None or others is None:
+            return f"{(self if own is None else other).kind} has no class logits on a grid or on regions"
+        if own.unit != others.unit:
+            return f"{self.kind} has one row of logits a {own.unit}, {other.kind} one a {others.unit}"
+        if self.num_classes != other.num_classes:
+            return f"{self.kind} has {self.num_classes} classes, {other.kind} {other.num_classes}"
+        if self.roi is None and self.grid != other.grid:
+            return f"{self.kind} and {other.kind} have other strides, anchors or kinds of logits"
+        return ""
+
+    @property
+    def grid(self) -> tuple[Any, ...]:
+        """Strides, anchors a position by level, and channels of an anchor of the dense head."""
+        generator = self.dense.prior_generator
+        return [tuple(stride) for stride in generator.strides], generator.num_base_priors, self.dense.cls_out_channels
+
     def run(self, features: Any, inputs: Tensor) -> Any:
         """Run the head whose logits are read; a RoI head on the upper left quarter of each image."""
         if self.roi is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
+
+from kd_mm.tasks.cells import CellTargets, assign_cells
 
 #: Label of a region that is left out: it lies on an ignored or difficult object.
 LEFT_OUT = -1
@@ -23,6 +25,7 @@ class DetectionTargets:
         valid: ``(B, K)``, 0 where it occurs only as ignored or difficult objects, else 1.
         boxes: Per image ``(n, 4)``, x1, y1, x2, y2.
         labels: Per image ``(n,)``, class indices.
+        ignored: Per image ``(m, 4)``, boxes of ignored or difficult objects.
         shape: Height and width of the padded batch.
         regions: ``(R, 5)``, image index and box, where exits classify regions.
         region_labels: ``(R,)``, class index, K for background, :data:`LEFT_OUT` for regions on ignored objects.
@@ -33,6 +36,7 @@ class DetectionTargets:
     valid: Tensor
     boxes: list[Tensor]
     labels: list[Tensor]
+    ignored: list[Tensor]
     shape: tuple[int, int]
     regions: Tensor | None = None
     region_labels: Tensor | None = None
@@ -44,6 +48,19 @@ class DetectionTargets:
         As a detector's own assigner labels them by default: ignored objects count as background.
         """
         return None if self.sampled is None else label_regions(self, self.sampled.detach())
+
+    def cells(self, grid: Sequence[int]) -> CellTargets:
+        """Return what the cells of a grid of h x w over the padded batch hold."""
+        classes = self.present.shape[1]
+        return assign_cells(self.boxes, self.labels, self.ignored, classes, self.shape, (grid[0], grid[1]))
+
+    def scaled(self, factors: Sequence[tuple[float, float]]) -> DetectionTargets:
+        """Return the same with the boxes of each image times its factors of width and height."""
+        scales = [each.new_tensor([*factor, *factor]) for each, factor in zip(self.boxes, factors, strict=True)]
+        boxes, ignored = (
+            [each * scale for each, scale in zip(part, scales, strict=True)] for part in (self.boxes, self.ignored)
+        )
+        return replace(self, boxes=boxes, ignored=ignored)
 
     def __len__(self) -> int:
         return len(self.present) if self.region_labels is None else int((self.region_labels != LEFT_OUT).sum())
@@ -58,7 +75,7 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
     device = data_samples[0].gt_instances.labels.device
     present = torch.zeros(len(data_samples), num_classes, device=device)
     ignored = torch.zeros(len(data_samples), num_classes + 1, device=device)
-    boxes, labels = [], []
+    boxes, labels, left_out = [], [], []
     for i, sample in enumerate(data_samples):
         boxes.append(box_tensor(sample.gt_instances.bboxes))
         labels.append(sample.gt_instances.labels)
@@ -70,6 +87,8 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
                 " set its num_classes to the data's"
             ) from error
         left = sample.get("ignored_instances")
+        has_boxes = left is not None and "bboxes" in left
+        left_out.append(box_tensor(left.bboxes) if has_boxes else boxes[-1].new_zeros(0, 4))
         if left is not None and "labels" in left:
             # Some data sets give ignored objects of no class of its own the label -1 (mmdet's CrowdHuman); they go into
             # a column of their own, because picking the others out would wait for the device.
@@ -78,7 +97,7 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
     valid = 1.0 - ignored[:, :num_classes] * (1.0 - present)
     meta = data_samples[0].metainfo
     height, width = meta.get("batch_input_shape", meta.get("img_shape"))[:2]
-    return DetectionTargets(present, valid, boxes, labels, (int(height), int(width)))
+    return DetectionTargets(present, valid, boxes, labels, left_out, (int(height), int(width)))
 
 
 def label_regions(

@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 import kd_mm
+from kd_mm.apis.recipes import read_recipe
 from kd_mm.registry import MODELS
 from kd_mm.utils.config import load_config
 
@@ -128,6 +129,8 @@ MTKD = {
         "review": {"type": "kd_mm.CrossStageReviewLoss", "loss_weight": 0.15, "temperature": 1.0},
     },
 }
+#: The shipped recipe: exits classify cells, maps are those of the necks.
+CELLS: dict[str, Any] = read_recipe("mtkd_ssr", "detection").mtkd_ssr.to_dict()
 KD = {"losses": {"kd": {"type": "kd_mm.DetKDLoss"}}}
 LD = {"losses": {"ld": {"type": "kd_mm.LDLoss"}}}
 ROI = {**MTKD, "exits": {"type": "kd_mm.RoIExit", "norm": "GN"}}

@@ -12,6 +12,7 @@ from tests.devices import DEVICES
 
 from .conftest import total
 from .detectors import (
+    CELLS,
     CLASSES,
     KD,
     batch,
@@ -173,9 +174,13 @@ def marked(names: Iterable[str]) -> list[Any]:
 @pytest.mark.parametrize("family", marked(FAMILIES))
 def test_every_family_trains_and_predicts(family: str, device: str) -> None:
     network, size = FAMILIES[family]
-    model = build(network(8), network(16), input_size=size)
+    model = build(network(8), network(16), CELLS, input_size=size)
     assert len(model.stages) >= 2
-    assert all(stage.tap.startswith("backbone.") for stage in model.stages)
+    assert len(model.exit_stages) >= 2
+    assert all(stage.tap.startswith("backbone.") for stage in model.exit_stages)
+    levels = {"backbone.layer3", "backbone.layer4"} if family == "Faster R-CNN C4" else {"neck[0]", "neck[1]"}
+    assert levels & {stage.tap for stage in model.stages}
+    assert ("own" in model.losses) == (family not in ("Sparse R-CNN", "Deformable DETR", "DINO"))
     trains_and_predicts(model.to(device), size)
 
 

@@ -47,8 +47,8 @@ DETECTION = {
     "sp": "it compares the images of a batch with each other, and a detector gets a few at a time; take a loss on maps",
 }
 REFUSED = {
-    "classification": dict.fromkeys(("crosskd", "detection", "fgd", "ld", "mgd"), FOR_DETECTORS),
-    "reid": dict.fromkeys(("crosskd", "detection", "fgd", "ld", "mgd"), FOR_DETECTORS),
+    "classification": dict.fromkeys(("crosskd", "detection", "fgd", "ld", "mgd", "mtkd_ssr_images"), FOR_DETECTORS),
+    "reid": dict.fromkeys(("crosskd", "detection", "fgd", "ld", "mgd", "mtkd_ssr_images"), FOR_DETECTORS),
     "two_stage": {**DETECTION, "crosskd": "FasterRCNN has no dense head; take the recipe kd"},
     "dense": {
         **DETECTION,

@@ -16,6 +16,7 @@ from kd_mm.losses.dense_output import DenseOutput
 from kd_mm.losses.functional import channel_deviations, full_precision
 from kd_mm.losses.mag import Codes
 from kd_mm.losses.observation import DenseAssignment
+from kd_mm.tasks.cells import CellTargets
 
 from .waves import fill_with_waves, wave
 
@@ -245,6 +246,22 @@ def _stages(build: Callable[[], Loss]) -> Case:
     return Case(build, student, teacher, value, 1e4, constant_teacher=False)
 
 
+def _cells(build: Callable[[], Loss]) -> Case:
+    present = torch.zeros(2, 4, 2, 2)
+    present[0, 1, 0, 0] = present[0, 2, 1] = 1
+    counted = torch.ones(2, 2, 2)
+    counted[1, 0, 1] = 0
+    targets = SimpleNamespace(cells=lambda grid: CellTargets(present, counted))
+
+    def value(loss: Loss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        return loss(of_stages(*student, targets=targets), of_stages(*teacher))
+
+    student, teacher = (
+        tuple(wave(2, 4, 2, 2, pace=pace, size=2.0) for pace in paces) for paces in ((0.9, 1.3), (1.7, 1.1))
+    )
+    return Case(build, student, teacher, value, 1e4)
+
+
 def _maps(build: Callable[[], Loss], width: int = 3, teacher_width: int = 5, size: tuple[int, int] = (4, 4)) -> Case:
     def value(loss: Loss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         more = {"targets": fgd_targets()} if isinstance(loss, L.FGDLoss) else {}
@@ -369,6 +386,9 @@ CASES: dict[str, Case] = {
     "review-right": _stages(
         lambda: L.CrossStageReviewLoss(direction="bidirectional", samples="right_and_surer", detach_target=False)
     ),
+    # Weights are constants, so that the gradient is not that of the value unless they are 1.
+    "srd-cells": _cells(lambda: L.CellResponseLoss(temperature=2.0, gamma=0.0)),
+    "review-cells": _cells(lambda: L.CellReviewLoss(gamma=0.0, detach_target=False)),
     "exit_task": _stages(lambda: exit_task(include_last=True)),
     "scd": _maps(lambda: scd(5), 5),
     "scd-gap_l2": _maps(lambda: scd(5, descriptor="gap_l2"), 5),

@@ -42,9 +42,9 @@ def detector(classes: int = K, **parts: Any) -> nn.Module:
     return model
 
 
-def bound(regional: bool = False, **options: Any) -> DetectionTask:
+def bound(output: str = "image", **options: Any) -> DetectionTask:
     task = DetectionTask(**options)
-    task.setup(detector(), regional)
+    task.setup(detector(), output)
     return task
 
 
@@ -162,7 +162,7 @@ def test_regions_are_objects_drawn_boxes_and_sampled_ones() -> None:
 
 
 def test_regional_targets_count_the_regions_that_count() -> None:
-    task = bound(regional=True, extra_regions=4)
+    task = bound("regions", extra_regions=4)
     targets = task.targets([sample(BOXES, [0, 2], BOXES[:1], [1])])
     assert targets.regions.shape == (6, 5)
     assert targets.region_labels[:2].tolist() == [0, 2]
@@ -175,7 +175,7 @@ def test_regional_targets_count_the_regions_that_count() -> None:
 
 def test_impossible_regions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"sampled=True needs a two-stage student .* is a Module"):
-        bound(regional=True, sampled=True)
+        bound("regions", sampled=True)
     with pytest.raises(ValueError, match=r"extra_regions=0 .* give 1 or more"):
         DetectionTask(extra_regions=0)
     with pytest.raises(ValueError, match="belong to detection"):
@@ -201,7 +201,7 @@ def test_exit_loss_is_binary_cross_entropy_over_all_images_and_classes() -> None
 
 
 def test_exit_loss_of_regions_is_cross_entropy_over_those_that_count() -> None:
-    task = bound(regional=True)
+    task = bound("regions")
     logits = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [5.0, 0, 0, 0]], dtype=torch.float64)
     targets = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT]))
     expected = (math.log(math.e + 3) - 1 + math.log(math.exp(2) + 3)) / 2
@@ -221,7 +221,7 @@ def test_correct_is_the_share_of_classes_predicted_right() -> None:
     assert bound().correct(logits, targets).tolist() == [0.5, 1.0, 0.0]
     regions = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT, 2]))
     predictions = nn.functional.one_hot(torch.tensor([0, 1, 0, 2]), K + 1).float()
-    assert bound(regional=True).correct(predictions, regions).tolist() == [1.0, 0.0, 1.0]
+    assert bound("regions").correct(predictions, regions).tolist() == [1.0, 0.0, 1.0]
 
 
 class Oracle(nn.Module):

@@ -1,23 +1,27 @@
-# MTKD-SSR (Gou et al., IJCV 2023) for detectors: the logits of a stage say which classes are in the image. The paper's
-# formulas and weights are not public: every number and option here is our reading, see the docstrings of the losses.
+# MTKD-SSR (Gou et al., IJCV 2023) for detectors: a channel is compared as the map that it is, on the levels of the
+# neck; a stage's logits say which classes are in which cell of a grid; the detector's own class logits are the last
+# stage. The paper's formulas and weights are not public: every number and option here is our reading, see the
+# docstrings of the losses and docs/methods/mtkd_ssr.md.
 _base_ = ["../hooks.py"]
 
 mtkd_ssr = dict(
+    stage_source="neck",
     # A device sees two images at a time: too few for the statistics of a batch.
-    exits=dict(type="kd_mm.SepConvExit", norm="GN"),
-    connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
+    exits=dict(type="kd_mm.CellExit", norm="GN"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
     teacher_exits=dict(
         mode="auto", loss="ce", fraction=1 / 3, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3 / 4]
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),
-        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=3.0, grid=False),
-        srd=dict(type="kd_mm.StageResponseLoss", loss_weight=0.5, temperature=1.0),
+        scd=dict(type="kd_mm.PKDLoss", loss_weight=6.0, resize="smaller"),
+        srd=dict(type="kd_mm.CellResponseLoss", loss_weight=1.0, temperature=1.0),
         review=dict(
-            type="kd_mm.CrossStageReviewLoss",
-            loss_weight=0.15,
+            type="kd_mm.CellReviewLoss",
+            loss_weight=0.3,
             temperature=1.0,
             schedule=dict(type="kd_mm.LinearRamp", fraction=0.1),
         ),
+        own=dict(type="kd_mm.DetKDLoss", loss_weight=1.0, temperature=1.0, weighting="quality", optional=True),
     ),
 )
