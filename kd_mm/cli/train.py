@@ -45,6 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    from mmengine.dist import is_main_process
     from mmengine.runner import find_latest_checkpoint
 
     from kd_mm.apis.recipes import compose, needs_teacher, recipe_names
@@ -91,6 +92,13 @@ def train(args: argparse.Namespace) -> None:
         stored = find_latest_checkpoint(config.work_dir)
         advice = f"{stored} is stored, --resume goes on from there" if stored else "no checkpoint is stored yet"
         raise KeyboardInterrupt(advice) from None
+    stored = find_latest_checkpoint(config.work_dir)
+    if is_distillation(config) and stored and is_main_process():
+        from kd_mm.apis.export import export_student
+
+        dumped, student = Path(config.work_dir) / Path(config.filename).name, Path(config.work_dir) / "student.pth"
+        export_student(str(dumped), stored, student)
+        print(f"{student}, {student.with_suffix('.py')}: the student alone, for upstream's tools")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

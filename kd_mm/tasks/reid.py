@@ -29,7 +29,11 @@ class ReIDTask(ClassificationTask):
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
         """Run a network up to its identity logits."""
         network: Any = model
-        return network.head(network.extract_feat(inputs))
+        return network.head(self.forward_features(network, inputs))
+
+    def forward_features(self, model: nn.Module, inputs: Tensor) -> Any:
+        """Run a network up to and including its neck."""
+        return model.extract_feat(inputs, stage="neck")  # type: ignore[operator]
 
 
 def is_reid_model(model: nn.Module) -> bool:

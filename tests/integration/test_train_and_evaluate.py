@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmpretrain import FeatureExtractor, init_model
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Ended, Tools
@@ -60,7 +61,8 @@ def test_the_log_shows_what_is_learned_from_whom(run: Run) -> None:
         assert re.search(rf" {loss} ", table), table
     found = re.search(r"exits of teacher 'teacher', accuracy on the validation data: (.*)", log)
     assert found
-    assert re.fullmatch(r"stage 1: [\d.]+%, stage 2: [\d.]+%", found[1])
+    chance = r"[\d.]+% \(chance 36.0%\)"
+    assert re.fullmatch(f"stage 1: {chance}, stage 2: {chance}", found[1])
     lines = [line for line in log.splitlines() if "Epoch(train)" in line]
     for term in ("loss_student", "loss_aux", "aux.stage1", "loss_review", "review.stage3to2", "loss_scd", "scd.stage3"):
         assert all(f" {term}: " in line for line in lines), term
@@ -93,6 +95,19 @@ def test_any_checkpoint_is_the_students(tools: Tools, run: Run, tmp_path: Path) 
     metrics = tmp_path / "metrics.json"
     tools.test(run.plain, run.checkpoint, "--work-dir", tmp_path, "--out", metrics)
     assert json.loads(metrics.read_text()) == {"accuracy/top1": accuracy(run.ended)}
+
+
+def test_a_distillation_ends_with_a_file_for_upstreams_tools(
+    run: Run, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = init_model(str(run.folder / "student.py"), str(run.folder / "student.pth"), device="cpu")
+    stored = {key: value for key, value in weights(run.checkpoint).items() if not key.startswith("distill.")}
+    assert differences(dict(model.state_dict()), stored) == []
+    printed = capsys.readouterr()
+    assert "distill." not in printed.out + printed.err
+    image = next((world.folder / "data" / "val").rglob("*.png"))
+    (feature,) = FeatureExtractor(model)(str(image))
+    assert feature[-1].shape == (64,)
 
 
 def test_no_checkpoint_holds_the_teacher(run: Run, world: World) -> None:

@@ -67,7 +67,8 @@ def test_embeddings_of_other_widths_and_other_class_lists(kind: str) -> None:
     teacher_model = distiller.teachers["teacher"].model
     with torch.no_grad():
         embeddings = [
-            network.head.pre_logits(network.extract_feat(inputs)) for network in (distiller.student, teacher_model)
+            network.head.pre_logits(network.extract_feat(inputs, stage="neck"))
+            for network in (distiller.student, teacher_model)
         ]
     assert embeddings[1].shape == (4, 12)
     torch.testing.assert_close(out["distance"], RKDDistanceLoss().compare(*embeddings))

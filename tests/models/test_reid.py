@@ -116,7 +116,7 @@ def test_predicted_feature_is_the_embedding_after_the_neck() -> None:
     inputs = torch.randn(2, 3, 32, 16)
     embedding = model(inputs)
     assert embedding.shape == (2, 32)
-    torch.testing.assert_close(embedding, model.head.bnneck(model.extract_feat(inputs)[-1]))
+    torch.testing.assert_close(embedding, model.head.bnneck(model.extract_feat(inputs, stage="neck")[-1]))
     marked = [DataSample(metainfo={"pid": 4}), DataSample(metainfo={"pid": 5})]
     predicted = model(inputs, marked, mode="predict")
     assert [sample.pid for sample in predicted] == [4, 5]
@@ -136,6 +136,7 @@ def test_flip_test_is_the_mean_of_both_embeddings() -> None:
     torch.testing.assert_close(found, mean)
     mirrored = torch.stack([sample.feature for sample in flipping(inputs.flip(3), mode="predict")])
     torch.testing.assert_close(found, mirrored)
+    torch.testing.assert_close(flipping.extract_feat(inputs), mean)  # what mmpretrain's FeatureExtractor calls
 
 
 BACKBONES = {

@@ -22,7 +22,7 @@ class ReIDModel(ImageClassifier):
         backbone: Config of any backbone.
         last_stride: 1 takes the last halving of resolution out of a convolutional backbone (see
             :func:`kd_mm.stages.last_stride.set_last_stride`); None (default) leaves it as it is.
-        flip_test: Whether :meth:`predict` takes the mean of image and mirror image before the batch norm of the head,
+        flip_test: Whether the embedding is of the mean of image and mirror image before the batch norm of the head,
             which is the mean of both embeddings. Doubles the time.
         **kwargs: As for ``ImageClassifier`` (``neck``, ``head``, ``data_preprocessor`` ...).
 
@@ -49,13 +49,32 @@ class ReIDModel(ImageClassifier):
             mode: ``"tensor"``, ``"predict"`` or ``"loss"``.
         """
         if mode == "tensor":
-            return self.extract_feat(inputs, stage="pre_logits")
+            return self.extract_feat(inputs)
         return super().forward(inputs, data_samples, mode)
+
+    def extract_feat(self, inputs: Tensor, stage: str = "pre_logits") -> Any:
+        """Return embeddings ``(B, D)``, which are what is evaluated, as mmpretrain's ``FeatureExtractor`` does.
+
+        Args:
+            inputs: ``(B, C, H, W)``, normalised.
+            stage: ``"pre_logits"``, or ``"backbone"`` or ``"neck"`` for their outputs.
+        """
+        if stage == "pre_logits":
+            return self.head.pre_logits(self._pooled(inputs))
+        return super().extract_feat(inputs, stage=stage)
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Return the losses of the head."""
+        losses: dict[str, Tensor] = self.head.loss(self.extract_feat(inputs, stage="neck"), data_samples)
+        return losses
 
     def predict(self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs: Any) -> list[DataSample]:
         """Return data samples with ``feature`` ``(D,)``."""
-        feats = self.extract_feat(inputs)
+        return self.head.predict(self._pooled(inputs), data_samples, **kwargs)
+
+    def _pooled(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        feats: tuple[Tensor, ...] = super().extract_feat(inputs)
         if self.flip_test:
-            mirrored = self.extract_feat(inputs.flip(-1))
+            mirrored = super().extract_feat(inputs.flip(-1))
             feats = tuple((one + other) / 2 for one, other in zip(feats, mirrored, strict=True))
-        return self.head.predict(feats, data_samples, **kwargs)
+        return feats
