@@ -151,6 +151,18 @@ def test_a_detector_gets_its_own_recipes_joined() -> None:
     assert "kd" not in recipe.losses
 
 
+def test_the_recipe_detection_is_its_terms_joined() -> None:
+    joined, _ = read_recipes("pkd+kd+ld", "detection")
+    recipe = read_recipe("detection", "detection").detection.to_dict()
+    assert {**recipe, "student_loss_weight": 1.0} == joined
+
+
+@pytest.mark.parametrize("names", ["mtkd_ssr+ld", "mtkd_ssr+ld+mgd", "pkd+mgd", "crosskd+ld", "cwd+kd", "fgd+ld+kd"])
+def test_recipes_of_detectors_can_be_joined(names: str) -> None:
+    joined, _ = read_recipes(names, "detection")
+    assert len(joined["losses"]) >= len(names.split("+"))
+
+
 def test_overrides_settle_what_recipes_disagree_about() -> None:
     plain = load_config(RESNET)
     with pytest.raises(ValueError, match="the recipes kd and dkd cannot be joined: student_loss_weight"):
