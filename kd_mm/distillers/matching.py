@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,7 +44,7 @@ def match_stages(
 ) -> tuple[Matches, Matches]:
     """Return the matched stages whose maps can be compared, and those that can have exits.
 
-    They differ where the maps are those of the networks' necks.
+    They differ where the maps are those of the networks' necks, of which the levels of equal stride are matched.
     """
     of_backbone = _match(student, teachers, task, recipe, stages, inputs)
     if stages is not None or recipe.stage_source != "neck":
@@ -58,7 +59,9 @@ def match_stages(
                 logger="current",
             )
             return of_backbone, of_backbone
-    own, *others = levels
+    if isinstance(recipe.stage_align, str):
+        levels = _of_equal_strides(levels)
+    own, *others = ([tap for tap, _ in found] for found in levels)
     named = {"student": own, **dict(zip(teachers, others, strict=True))}
     return _match(student, teachers, task, recipe, named, inputs), of_backbone
 
@@ -84,11 +87,18 @@ def _match(
     return Matches(pairs, [pair[0] for pair in first] if first else found)
 
 
-def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[str]:
-    """Return a tap for each map that the neck of a network gives; none where it gives less than two."""
+def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[tuple[str, int]]:
+    """Return tap and stride, as a power of two, of each map that the neck of a network gives; none of less than two."""
     with eval_mode(model):
         maps = () if child(model, "neck") is None else task.forward_features(model, inputs)
-    return [f"neck[{level}]" for level in range(len(maps))] if len(maps) > 1 else []
+    strides = [round(math.log2(inputs.shape[-2] / one.shape[-2])) for one in maps]
+    return [(f"neck[{level}]", stride) for level, stride in enumerate(strides)] if len(maps) > 1 else []
+
+
+def _of_equal_strides(levels: list[list[tuple[str, int]]]) -> list[list[tuple[str, int]]]:
+    """Return the levels of each neck whose stride all necks have; all levels where they have none in common."""
+    common = set.intersection(*({stride for _, stride in found} for found in levels))
+    return [[level for level in found if level[1] in common] for found in levels] if common else levels
 
 
 def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:

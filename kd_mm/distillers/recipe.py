@@ -28,7 +28,8 @@ class Recipe:
             first), ``"joint"`` (trained with the teacher, read from its checkpoint), ``"auto"`` (joint where the
             checkpoint holds exits, else pretrained) or ``"online"`` (trained during distillation on detached features);
             the other keys are for :class:`kd_mm.preparation.ExitTraining`.
-        stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1.
+        stage_align: ``"from_deep"``, ``"from_shallow"`` or pairs ``[(student, teacher), ...]``, from 1. Of necks the
+            levels of equal stride are paired, but for given pairs.
         student_loss_weight: Factor of the student's own losses.
         stage_source: Whose maps losses on features compare where the Distiller's ``stages`` does not name any: the
             stages of the ``"backbone"``, or the levels that the ``"neck"`` of a detector gives; those of the backbone

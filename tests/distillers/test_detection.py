@@ -193,6 +193,18 @@ def test_levels_of_the_neck_are_stages_by_name(network: Any) -> None:
     assert reached == {"backbone", "neck", "connectors"}
 
 
+@pytest.mark.parametrize("align", ["from_deep", "from_shallow"])
+def test_levels_of_equal_stride_are_matched(align: str) -> None:
+    """A student of the levels 3 to 5 with a teacher of 2 to 6, and the other way round."""
+    short = retina(8)
+    short.neck.num_outs, short.bbox_head.anchor_generator.strides = 3, [8, 16, 32]
+    recipe = {"stage_source": "neck", "stage_align": align, "losses": {"pkd": {"type": "kd_mm.PKDLoss"}}}
+    expected = [(f"neck[{level}]", f"neck[{level + 1}]") for level in range(3)]
+    for student, teacher, turned in ((short, faster(12), False), (faster(12), short, True)):
+        pairs = build(student, teacher, recipe).stage_pairs["teacher"]
+        assert [(a.tap, b.tap)[:: -1 if turned else 1] for a, b in pairs] == expected
+
+
 def test_connected_levels_are_what_the_neck_returned_at_the_last_resolution() -> None:
     model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
     recorded: dict[str, Any] = {}
