@@ -15,7 +15,7 @@ def clean_data_sets(config: Config) -> None:
     """Strip class names, read files of class names, and let class folders hold every format that is read.
 
     Class names of a file often end in its line breaks, or begin with its byte order mark. mmpretrain's
-    ``CustomDataset`` leaves out WebP and ``.tiff`` in silence.
+    ``CustomDataset`` and ``ImageNet`` leave out WebP and ``.tiff`` in silence.
 
     Args:
         config: Its data loaders are changed in place.
@@ -33,7 +33,7 @@ def _clean(part: Any) -> None:
             _clean_classes(part["metainfo"])
         if "type" in part:
             _clean_classes(part)
-            if str(part["type"]).rpartition(".")[2] == "CustomDataset":
+            if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):
                 part.setdefault("extensions", (*IMAGE_SUFFIXES, ".ppm", ".pgm"))
         part = list(part.values())
     for item in part if isinstance(part, list | tuple) else ():

@@ -103,7 +103,8 @@ class Market1501(DamagedImageCheck, BaseDataset):
         """Return the images of one folder, junk included, without other files and subfolders."""
         folder = Path(self.data_root) / FOLDERS[part]
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and is_image(e.name) and e.is_file())
+            files = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+        names = [name for name in files if is_image(name)]
         expected = self.expected_counts.get(part)
         if expected is not None and len(names) != expected:
             raise ValueError(
@@ -122,7 +123,11 @@ class Market1501(DamagedImageCheck, BaseDataset):
                 samples.append({"img_path": path, "pid": int(found[1]), "camid": int(found[2]), "role": part})
         self.report_unusable(unusable, len(names), str(folder.absolute()))
         if not samples:
-            raise ValueError(f"{folder.absolute()} holds no image that can be used")
+            others = sorted(
+                {os.path.splitext(name)[1] for name in files} - {os.path.splitext(name)[1] for name in names}
+            )
+            others_text = f", but files of {', '.join(others)}, which are not read" if others else ""
+            raise ValueError(f"{folder.absolute()} holds no image that can be used{others_text}")
         if part != "gallery" and any(sample["pid"] == DISTRACTOR for sample in samples):
             raise ValueError(
                 f"{folder.absolute()} has an identity numbered 0, which marks distractors of the gallery: number the "

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import codecs
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import get
+
+from kd_mm.datasets.image_files import ImageFolder, without_suffix
+from kd_mm.datasets.utils import join_first
+from kd_mm.ops.decoding import decode
 
 #: The second column of Pascal VOC's lists of one class: the image lacks it, has only difficult ones, has it.
 _MARK = re.compile(r"[\s,;]+(-1|0|1)")
 _BETWEEN = re.compile(r"[\s,;]+")
 
 
-def decode(content: bytes, origin: str | Path) -> str:
-    """Decode UTF-8 with or without a byte order mark, or UTF-16.
-
-    Args:
-        content: The bytes of the file.
-        origin: Its name, for the message.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    encoding = "utf-8-sig"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif 0 in content[:2]:
-        encoding = "utf-16-le" if content[0] else "utf-16-be"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{origin} is text neither of UTF-8 nor of UTF-16 ({error.reason}): save it as UTF-8"
-        ) from None
-
-
 def read_text(path: str | Path, backend_args: dict[str, Any] | None = None) -> str:
-    """Read a text file of any of :func:`decode`'s encodings, from the disk or from a storage of the engine.
+    """Read a UTF-8 or UTF-16 text file, from the disk or from a storage of the engine.
 
     Raises:
         ValueError: It has another encoding, or is a folder.
@@ -54,32 +35,50 @@ def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
     return [line.strip() for line in read_text(path, backend_args).splitlines() if line.strip()]
 
 
-def name_in_line(line: str, folder: str, exists: Callable[[str], bool]) -> tuple[str, str]:
-    """Return the image that a line of a list names, and what follows the name in it.
+def names_in_list(lines: list[str], images: ImageFolder) -> tuple[list[str], str]:
+    """Return the images that the lines of a list name, without their endings.
 
-    The line may name an image with or without quotes, its ending or folders before it, and may have further columns:
-    the longest beginning that names an existing image is taken.
+    A line may name an image with or without quotes, its ending or folders before it, and may have further columns: the
+    longest beginning that names an existing image is taken, or the line where none does. Other lines that begin with
+    ``#`` are comments.
 
     Args:
-        line: Without blanks at its ends.
-        folder: The folder of the images, whose own name may come before that of an image.
-        exists: Whether there is an image of a name, which may lack the ending.
+        lines: Without blanks at their ends.
+        images: The folder that they are in.
 
     Returns:
-        The name, and the rest; the line itself and nothing where no beginning names an image.
+        The names, and one line on further columns, empty where there are none.
     """
-    breaks = [(found.start(), found.end()) for found in _BETWEEN.finditer(line)]
-    for end, begin in [(len(line), len(line)), *reversed(breaks)]:
-        for name in _spellings(line[:end].strip("\"'"), folder):
-            if exists(name):
-                return name, line[begin:]
-    return line, ""
+    names, rests = [], []
+    for line in lines:
+        name, rest = _name_in_line(line, images)
+        found = images.find(name)
+        if found is None and line.startswith("#"):
+            continue
+        names.append(
+            name if found and name == without_suffix(os.path.relpath(found, images.root)) else without_suffix(name)
+        )
+        rests += [rest] if rest else []
+    if not rests:
+        return names, ""
+    marks = f"-1, 0 and 1 of a list of one class: all images are kept, those of -1 ({rests.count('-1')}) too"
+    columns = marks if set(rests) <= {"-1", "0", "1"} else f"not read ({join_first(list(dict.fromkeys(rests)))})"
+    return names, f"{len(rests)} of {len(lines)} lines have more than the image's name: {columns}"
 
 
 def without_marks(lines: list[str]) -> list[str]:
     """Return lines without a second column of -1, 0 and 1, where all of them have one."""
     ends = [next((found.start() for found in _MARK.finditer(line) if found.end() == len(line)), 0) for line in lines]
     return [line[:end] for line, end in zip(lines, ends, strict=True)] if all(ends) else lines
+
+
+def _name_in_line(line: str, images: ImageFolder) -> tuple[str, str]:
+    breaks = [(found.start(), found.end()) for found in _BETWEEN.finditer(line)]
+    for end, begin in [(len(line), len(line)), *reversed(breaks)]:
+        for name in _spellings(line[:end].strip("\"'"), images.root):
+            if images.find(name) is not None:
+                return name, line[begin:]
+    return line, ""
 
 
 def _spellings(path: str, folder: str) -> Iterator[str]:

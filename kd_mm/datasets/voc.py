@@ -15,9 +15,9 @@ from mmengine.logging import print_log
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
 from kd_mm.datasets.image_files import DecodedSize, ImageFolder, without_suffix
-from kd_mm.datasets.text_files import name_in_line, read_lines, without_marks
+from kd_mm.datasets.text_files import names_in_list, read_lines, without_marks
 from kd_mm.datasets.utils import join_first, require_layout
-from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
+from kd_mm.datasets.voc_annotation import TURNED, AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
 from kd_mm.registry import DATASETS
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
@@ -69,10 +69,9 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
     def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:
         loaded: dict[str, Any] = super()._load_metainfo(metainfo)
         classes = loaded["classes"]
-        if not isinstance(classes, str):
-            classes = loaded["classes"] = type(classes)(map(str.strip, classes))
-        else:
+        if isinstance(classes, str):
             raise ValueError(f"VOCDataset: classes must be a tuple of names; one class is written ({classes!r},)")
+        classes = loaded["classes"] = type(classes)(map(str.strip, classes))
         twice = sorted({name for name in classes if list(classes).count(name) > 1})
         if not classes or twice:
             raise ValueError(f"VOCDataset: classes {'names twice: ' + ', '.join(twice) if twice else 'is empty'}")
@@ -143,7 +142,12 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         if self._local:
             size = self._decoded_size(img_path)
             if annotation.size not in (None, size):
-                self._note_size(name, annotation.size, size)
+                pair = f"{annotation.size[0]}x{annotation.size[1]} in the XML, {size[0]}x{size[1]} in the image"
+                turned = annotation.size == size[::-1]
+                if turned and self.size_mismatch == "rescale":
+                    raise ValueError(f"{pair}, which scaling does not undo; {TURNED}")
+                self._report.turned |= turned
+                self._report.sizes.append(f"{name} ({pair})")
                 if self.size_mismatch == "skip":
                     return []
                 if self.size_mismatch == "rescale":
@@ -195,27 +199,13 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 "file with one image name a line"
             )
         lines = read_lines(self.ann_file, backend_args=self.backend_args)
-        names = self._names(lines)
-        if not names:
-            raise ValueError(f"{path.absolute()} is empty: it should hold one image name a line")
-        return names
-
-    def _names(self, lines: list[str]) -> list[str]:
-        """Return the names of the images in the lines of a list."""
         if not self._local:
             return [without_suffix(line) for line in without_marks(lines)]
-        names, rests = [], []
-        for line in lines:
-            name, rest = name_in_line(line, self._images.root, lambda name: self._images.find(name) is not None)
-            if self._images.find(name) is None and line.startswith("#"):
-                continue
-            names.append(name if os.path.isfile(self._annotation_path(name)) else without_suffix(name))
-            rests += [rest] if rest else []
-        if rests:
-            marks = set(rests) <= {"-1", "0", "1"}
-            what = f"-1, 0 and 1 of a list of one class: all images are kept, those of -1 ({rests.count('-1')}) too"
-            columns = what if marks else f"not read ({join_first(list(dict.fromkeys(rests)))})"
-            self._log(f"{len(rests)} of {len(lines)} lines have more than the image's name: {columns}")
+        names, columns = names_in_list(lines, self._images)
+        if columns:
+            self._log(columns)
+        if not names:
+            raise ValueError(f"{path.absolute()} is empty: it should hold one image name a line")
         return names
 
     def _find_image(self, name: str) -> str:
@@ -237,15 +227,9 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 return VOCAnnotation(None, [], [])
             raise ValueError(f"there is no {path}; negatives=True keeps images without one as background")
         try:
-            return parse_annotation(
-                Path(path).read_bytes() if self._local else get(path, backend_args=self.backend_args)
-            )
+            return parse_annotation(get(path, backend_args=self.backend_args))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-    def _note_size(self, name: str, declared: tuple[int, int], size: tuple[int, int]) -> None:
-        written = f"{name} ({declared[0]}x{declared[1]} in the XML, {size[0]}x{size[1]} in the image)"
-        self._report.sizes.append(written)
 
     def _instances(
         self, image: str, objects: list[VOCObject], size: tuple[int, int] | None, scale: tuple[float, float]
@@ -289,46 +273,11 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         if found.unusable and not samples and self.on_error == "skip":
             raise ValueError(f"none of the {listed} images of {lists} can be used: {join_first(found.unusable)}")
         self.report_unusable(found.unusable, listed, str(lists))
-        self._report_sizes(listed, bool(samples))
-        if found.foreign and not found.known:
-            names = ", ".join(name for name, _ in found.foreign.most_common())
-            raise ValueError(
-                f"no object in the annotations of {lists} is of the class list: the annotations have {names}; the "
-                f"class list is {', '.join(self.cat2label)}. Set metainfo=dict(classes=(...)) of every data set and "
-                "num_classes of the model"
-            )
-        areas = [box for sample in samples for box in map(_area, sample["instances"])]
-        if found.known and not any(areas):
-            fractions = f" (their largest number is {found.largest:g}: fractions of the image?)"
-            raise ValueError(
-                f"none of the {found.known.total()} boxes of {lists} has an area{fractions * (found.largest <= 1)}: "
-                "<bndbox> holds pixels, counted from 1"
-            )
-        for line in found.lines():
+        for line in (*found.size_lines(lists, listed, self.size_mismatch, bool(samples)), *found.lines()):
             self._log(line)
-
-    def _report_sizes(self, listed: int, any_left: bool) -> None:
-        """Stop at images of another size than their annotation has, or log them.
-
-        Raises:
-            ValueError: There are any under ``"stop"``, or none but them under ``"skip"``.
-        """
-        sizes = self._report.sizes
-        if not sizes:
-            return
-        counted = f"{len(sizes)} of {listed} images are of another size than their <size>: {join_first(sizes)}"
-        if self.size_mismatch == "stop" or not any_left:
-            raise ValueError(
-                f"{Path(self.ann_file).absolute()}: {counted}; size_mismatch='rescale' of the data set scales the "
-                "boxes from <size> to the image, 'skip' leaves these images out, 'keep' takes the boxes as they are"
-            )
-        done = {"rescale": "their boxes are scaled", "skip": "they are left out", "keep": "their boxes are kept"}
-        self._log(f"{counted}; {done[self.size_mismatch]}")
+        found.require_boxes(
+            lists, list(self.cat2label), [box["bbox"] for sample in samples for box in sample["instances"]]
+        )
 
     def _log(self, line: str) -> None:
         print_log(f"{Path(self.ann_file).absolute()}: {line}", "current", logging.WARNING)
-
-
-def _area(instance: dict[str, Any]) -> float:
-    left, top, right, bottom = instance["bbox"]
-    return float((right - left) * (bottom - top))

@@ -4,11 +4,14 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from xml.etree import ElementTree
 
 from kd_mm.datasets.utils import join_first
 
 _DECLARED = re.compile(rb"^<\?xml[^>]*?encoding=[\"']([\w.-]+)[\"'][^>]*\?>")
+#: What to do about boxes of a photograph before its EXIF orientation turned it.
+TURNED = "photographs labelled unturned are read so by LoadImageFromFile(color_type='color_ignore_orientation')"
 _YES, _NO = ("true", "yes", "y", "t", "difficult"), ("", "false", "no", "n", "f")
 
 
@@ -69,6 +72,7 @@ class AnnotationReport:
     Attributes:
         unusable: One entry an image that cannot be used, with the reason.
         sizes: One entry an image of another size than its annotation has, with both.
+        turned: Whether one of these is as wide as the annotation says it is high, and the other way round.
         boxes: Names of images by kind of problem, one entry for each box.
         known: Objects of the class list, by class.
         foreign: Objects of other classes, by class.
@@ -79,6 +83,7 @@ class AnnotationReport:
     def __init__(self) -> None:
         self.unusable: list[str] = []
         self.sizes: list[str] = []
+        self.turned = False
         self.boxes: dict[str, list[str]] = {}
         self.known: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
@@ -88,6 +93,57 @@ class AnnotationReport:
     def box(self, what: str, image: str) -> None:
         """Count a box with a problem."""
         self.boxes.setdefault(what, []).append(image)
+
+    def size_lines(self, lists: Path, listed: int, policy: str, any_left: bool) -> list[str]:
+        """Return one line on the images of another size than their annotation has, if there are any.
+
+        Args:
+            lists: The list of images.
+            listed: Their number.
+            policy: ``size_mismatch`` of the data set.
+            any_left: Whether it leaves any image.
+
+        Raises:
+            ValueError: There are any under ``"stop"``, or the policy leaves no image.
+        """
+        if not self.sizes:
+            return []
+        counted = (
+            f"{len(self.sizes)} of {listed} images are of another size than their <size>: {join_first(self.sizes)}"
+        )
+        if policy == "stop" or not any_left:
+            raise ValueError(
+                f"{lists}: {counted}; size_mismatch='rescale' of the data set scales the boxes from <size> to the "
+                "image, 'skip' leaves these images out, 'keep' takes the boxes as they are"
+                + (f"; {TURNED}" if self.turned else "")
+            )
+        done = {"rescale": "their boxes are scaled", "skip": "they are left out", "keep": "their boxes are kept"}
+        return [f"{counted}; {done[policy]}"]
+
+    def require_boxes(self, lists: Path, classes: list[str], boxes: list[list[float]]) -> None:
+        """Stop where nothing can be learned from the annotations.
+
+        Args:
+            lists: The list of images.
+            classes: The class list.
+            boxes: The boxes that are used, ``[x1, y1, x2, y2]``.
+
+        Raises:
+            ValueError: No object is of the class list, or no box has an area.
+        """
+        if self.foreign and not self.known:
+            names = ", ".join(name for name, _ in self.foreign.most_common())
+            raise ValueError(
+                f"no object in the annotations of {lists} is of the class list: the annotations have {names}; the "
+                f"class list is {', '.join(classes)}. Set metainfo=dict(classes=(...)) of every data set and "
+                "num_classes of the model"
+            )
+        if self.known and not any(right > left and bottom > top for left, top, right, bottom in boxes):
+            fractions = f" (their largest number is {self.largest:g}: fractions of the image?)"
+            raise ValueError(
+                f"none of the {self.known.total()} boxes of {lists} has an area{fractions * (self.largest <= 1)}: "
+                "<bndbox> holds pixels, counted from 1"
+            )
 
     def lines(self) -> list[str]:
         """Return one line for each kind of problem, without the unusable images and the sizes."""

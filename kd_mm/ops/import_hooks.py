@@ -19,6 +19,7 @@ FIXES = {
     "mmpretrain.utils.dependency": "patch_multimodal",
     "mmpretrain.datasets.custom": "patch_class_folders",
     "mmengine.runner.runner": "patch_collate",
+    "mmengine.fileio.parse": "patch_lists",
 }
 #: Modules that print while they are imported.
 NOISY = {"mmpretrain.datasets"}

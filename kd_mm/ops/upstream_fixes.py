@@ -15,7 +15,9 @@
   left out.
 * ``mmpretrain.CustomDataset`` counts hidden folders (``.ipynb_checkpoints``) and those of archives and file servers as
   classes, and moves all labels behind them (mmpretrain 1.3.6). They are none. Class folders without any image end in
-  one line that says what they hold, not in a ``RuntimeError``.
+  one line that says what they hold, not in a ``RuntimeError``. Its lists may have a tab or a comma before the label.
+* ``mmengine.list_from_file`` reads UTF-8 alone and takes a byte order mark for part of the first name (mmengine
+  0.10.12). It reads UTF-16 too, and leaves out the mark and blanks at the ends of lines.
 """
 
 from __future__ import annotations
@@ -23,12 +25,16 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmengine.fileio import get
 from torch import nn
+
+from kd_mm.ops.decoding import decode
 
 
 def patch_ssd_head(module: ModuleType) -> None:
@@ -118,4 +124,20 @@ def patch_class_folders(module: ModuleType) -> None:
             raise FileNotFoundError(f"{root} and its folders hold no image that is read, there is {found}")
         return samples, empty
 
-    vars(module).update(find_folders=find_folders, get_samples=get_samples)
+    read = module.list_from_file
+
+    def list_from_file(*args: Any, **kwargs: Any) -> list[str]:
+        return [re.sub(r"[\s,;]+(\d+)$", r" \1", line) for line in read(*args, **kwargs)]
+
+    vars(module).update(find_folders=find_folders, get_samples=get_samples, list_from_file=list_from_file)
+
+
+def patch_lists(module: ModuleType) -> None:
+    """Let the ``list_from_file`` of a module read what editors write."""
+
+    def get_text(path: str | Path, encoding: str = "utf-8", **options: Any) -> str:
+        content = get(path, **options)
+        text = decode(content, path) if encoding == "utf-8" else content.decode(encoding)
+        return "\n".join(line.rstrip() for line in text.splitlines())
+
+    vars(module)["get_text"] = get_text

@@ -48,22 +48,53 @@ class NamedPipeline(Compose):
         """
         sample = data.get("img_path") or f"sample {data.get('sample_idx')}"
         for step in self.transforms:
-            try:
-                data = step(data)
-            except OneLineError:
-                raise
-            except Exception as error:
-                what = " ".join(describe_error(error).split())
-                if isinstance(error, KeyError) and error.args[0] in _ASKED_BY:
-                    what = (
-                        f"the data set has no {error.args[0]!r}, take {_ASKED_BY[error.args[0]]}=True out of this step"
-                    )
-                elif type(error).__name__ not in what:
-                    what = f"{type(error).__name__}: {what}"
-                raise SampleError(f"{self.name}: {type(step).__name__} fails on {sample}: {what}") from error
+            data = run_step(step, data, self.name, sample)
             if data is None:
                 return None
         return data
+
+
+class NamedStep:
+    """A step of a data set that mixes images, whose errors name the data set, the sample and the step.
+
+    Everything but the call is the step's own: upstream asks steps for what they mix.
+    """
+
+    def __init__(self, step: Any, name: str) -> None:
+        self._step, self._name = step, name
+
+    def __call__(self, data: dict[str, Any]) -> Any:
+        """Run the step on one sample.
+
+        Raises:
+            SampleError: It failed.
+        """
+        return run_step(self._step, data, self._name, data.get("img_path") or "a sample")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # not there yet while a worker unpickles it
+            raise AttributeError(name)
+        return getattr(self._step, name)
+
+
+def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
+    """Run a step of a pipeline on one sample.
+
+    Raises:
+        SampleError: It failed; the line has the data set ``name`` and the ``sample``.
+    """
+    try:
+        return step(data)
+    except OneLineError:
+        raise
+    except Exception as error:
+        what = " ".join(describe_error(error).split())
+        if isinstance(error, KeyError) and error.args[0] in _ASKED_BY:
+            option = _ASKED_BY[error.args[0]]
+            what = f"the data set has no {error.args[0]!r}, take {option}=True out of this step"
+        elif type(error).__name__ not in what:
+            what = f"{type(error).__name__}: {what}"
+        raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
 
 
 def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
@@ -87,3 +118,9 @@ def name_errors(key: str, dataset: Any) -> None:
     for part in base_datasets(dataset):
         if not isinstance(part.pipeline, NamedPipeline):
             part.pipeline = NamedPipeline(part.pipeline, f"{key} ({type(part).__name__})")
+    while hasattr(dataset, "dataset"):
+        steps = vars(dataset).get("pipeline")
+        if isinstance(steps, list):  # mmdet's MultiImageMixDataset
+            name = f"{key} ({type(dataset).__name__})"
+            dataset.pipeline = [step if isinstance(step, NamedStep) else NamedStep(step, name) for step in steps]
+        dataset = dataset.dataset

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ..helpers.tools import Ended, Tools
@@ -185,7 +186,15 @@ def test_photographs_turned_by_their_orientation(tools: Tools, shapes: Shapes) -
     exif[274] = 6
     for path in (shapes.voc.folder / "JPEGImages").iterdir():
         Image.open(path).resize((64, 40)).save(path, exif=exif)
-    assert "64x64 in the XML, 40x64 in the image" in one_line(shapes.run(tools))
+    for path in (shapes.voc.folder / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<height>64<", "<height>40<"))
+    line = one_line(shapes.run(tools))
+    assert "64x40 in the XML, 40x64 in the image" in line
+    assert "are read so by LoadImageFromFile(color_type='color_ignore_orientation')" in line
+    parts = [f"{part}_dataloader.dataset" for part in ("train", "val", "test")]
+    assert "which scaling does not undo" in one_line(shapes.run(tools, *(f"{p}.size_mismatch=rescale" for p in parts)))
+    as_labelled = [f"{part}.pipeline.0.color_type=color_ignore_orientation" for part in parts]
+    assert shapes.run(tools, *as_labelled).status == 0
 
 
 def noisy_depth(shapes: Shapes) -> None:
@@ -304,6 +313,24 @@ def test_class_without_an_object_is_mentioned(tools: Tools, shapes: Shapes) -> N
     warning(shapes.run(tools), "train_dataloader: 1 of 3 classes have no object: bar")
 
 
+def test_an_error_in_a_step_that_mixes_images(tools: Tools, shapes: Shapes) -> None:
+    mixing = """
+inner = dict({data}, data_root="shapes/", ann_file="ImageSets/Main/train.txt", pipeline=pipelines["train"][:2],
+             metainfo=dict(classes=("square", "disc", "bar")))
+steps = [dict(type="mmdet.MixUp", img_scale=(64, 64)), dict(type="mmdet.LoadAnnotations", with_mask=True)]
+train_dataloader = dict(num_workers=1, dataset=dict(
+    _delete_=True, type="mmdet.MultiImageMixDataset", dataset=inner, pipeline=[*steps, *pipelines["train"][2:]]
+))
+"""
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(mixing.replace("{data}", VOC).replace("train_dataloader = dict(num", "train_dataloader.update(num"))
+    ended = shapes.run(tools)
+    assert ended.status == 2
+    assert "train_dataloader (MultiImageMixDataset): LoadAnnotations fails on " in ended.err
+    assert "take with_mask=True out of this step" in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
 class Folders:
     """The class folders of the small world, to be changed."""
 
@@ -347,6 +374,29 @@ def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
     assert "it lacks 'blue', it has 'Blue' besides, class 0 is 'Blue' here and 'blue' there" in warning(
         folders.train(tools), "val_dataloader"
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_lists_of_labels(tools: Tools, folders: Folders, encoding: str) -> None:
+    separator = {"utf-8-sig": "\t", "utf-16": "  ", "utf-8": ","}[encoding]
+    for split in ("train", "val"):
+        files = sorted((folders.data / split).rglob("*.png"))
+        labels = [
+            sorted(path.name for path in (folders.data / split).iterdir()).index(file.parent.name) for file in files
+        ]
+        lines = [
+            f"{file.relative_to(folders.data / split)}{separator}{label} \r\n"
+            for file, label in zip(files, labels, strict=True)
+        ]
+        (folders.data / f"{split}.txt").write_bytes("".join(lines).encode(encoding))
+    names = folders.data / "names.txt"
+    names.write_bytes("blue\r\ngreen \r\nred\r\n".encode(encoding))
+    lists = [f"{split}_dataloader.dataset.ann_file={split}.txt" for split in ("train", "val")]
+    names_of = [f"{split}_dataloader.dataset.metainfo.classes={names}" for split in ("train", "val", "test")]
+    ended = folders.train(tools, *lists, *names_of)
+    assert ended.status == 0, ended.err
+    stored = torch.load(folders.data.parent / "run" / "epoch_1.pth", weights_only=False)
+    assert stored["meta"]["dataset_meta"]["classes"] == ("blue", "green", "red")
 
 
 def test_class_folders_without_images(tools: Tools, folders: Folders) -> None:
