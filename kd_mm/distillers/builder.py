@@ -190,7 +190,8 @@ def _without_incomparable(
 ) -> dict[str, Loss]:
     kept = {}
     for name, loss in losses.items():
-        reasons = [task.incomparable(student, teachers[one].model) for one in loss.teacher_names if loss.optional]
+        models = [teachers[one].model for one in loss.teacher_names if loss.optional]
+        reasons = [task.incomparable(student, one) or loss.incomparable(student, one) for one in models]
         if any(reasons):
             print_log(f"loss {name!r} is left out: {next(filter(None, reasons))}", logger="current")
         else:

@@ -113,7 +113,7 @@ class Loss(nn.Module):
     runs_teacher: bool = False
     #: Whether the last stage alone is read by default, instead of all.
     reads_last_stage: bool = False
-    #: Whether it is left out, with a line in the log, where the networks' own logits cannot be compared.
+    #: Whether it is left out, with a line in the log, where the networks' own predictions cannot be compared.
     optional: bool = False
     #: What the exits that it reads may classify (:attr:`kd_mm.models.Exit.output`).
     exit_outputs: frozenset[str] = frozenset({"image", "regions"})
@@ -193,6 +193,10 @@ class Loss(nn.Module):
                 f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}"
             )
         return chosen
+
+    def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
+        """Return why what it reads of two networks cannot be compared, empty where it can; asked where optional."""
+        return ""
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads as ``taps``."""

@@ -56,6 +56,8 @@ class LDLoss(Loss):
         focus: Exponent of the teacher's score. Default: 2.
         reduction: Of the weighted distances of a region: ``"mean"``, divided by the sum of the weights, which is our
             reading, or ``"sum"``. Default: ``"mean"``.
+        optional: Leave the loss out, with a line in the log, where the boxes of student and teacher cannot be compared.
+            Default: False, which is an error then.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
@@ -78,6 +80,7 @@ class LDLoss(Loss):
         gamma: float = 0.25,
         focus: float = 2.0,
         reduction: str = "mean",
+        optional: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,6 +89,7 @@ class LDLoss(Loss):
         self.reduction = choice("reduction", reduction, ("mean", "sum"))
         self.weights = {"main": main_weight, "confident": main_weight, "vlr": vlr_weight}
         self.temperature, self.gamma, self.focus = temperature, gamma, focus
+        self.optional = optional
         self._heads: _DenseHeads | _RegionHeads
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
@@ -94,25 +98,35 @@ class LDLoss(Loss):
         Raises:
             ValueError: For detectors whose boxes cannot be compared position by position.
         """
+        self._heads = self._pair(student, teacher)
+        self.runs_teacher = not self._heads.dense
+        return self._heads.taps
+
+    def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
+        """Return why the boxes of two detectors cannot be compared; empty where they can."""
+        try:
+            self._pair(student, teacher)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _pair(self, student: nn.Module, teacher: nn.Module) -> _DenseHeads | _RegionHeads:
         models = (student, teacher)
         if all(DenseHead.fits(child(model, "bbox_head")) for model in models):
-            self._heads = _DenseHeads(student, teacher)
-        elif all(RegionHead.fits(model) for model in models) and self.box != "kl" and self.region != "assigned":
-            self._heads = _RegionHeads(student, teacher)
-            self.runs_teacher = True
-        else:
-            names = " and ".join(type(model).__name__ for model in models)
-            raise ValueError(
-                f"LDLoss: {names} do not both have a dense head of two towers (RetinaNet, FCOS, ATSS, GFL) or, but for "
-                "box='kl' and region='assigned', both a RoI head on regions (Faster R-CNN), so that no box of one "
-                "belongs to a box of the other; take a loss on maps (recipes pkd, mgd, fgd)"
-            )
-        return self._heads.taps
+            return _DenseHeads(student, teacher)
+        if all(RegionHead.fits(model) for model in models) and self.box != "kl" and self.region != "assigned":
+            return _RegionHeads(student, teacher)
+        names = " and ".join(type(model).__name__ for model in models)
+        raise ValueError(
+            f"LDLoss: {names} do not both have a dense head of two towers (RetinaNet, FCOS, ATSS, GFL) or, but for "
+            "box='kl' and region='assigned', both a RoI head on regions (Faster R-CNN), so that no box of one "
+            "belongs to a box of the other; take a loss on maps (recipes pkd, mgd, fgd)"
+        )
 
     def setup(self, context: LossContext) -> None:
         """Check before training that the heads' outputs, as measured, can be compared."""
         sides = (context.student_taps, context.teacher_taps)
-        if not self.runs_teacher:
+        if self._heads.dense:
             empty = [{tap: torch.empty(shape, device="meta") for tap, shape in side.items()} for side in sides]
             own, target = self._heads.read(*(Observation(taps=taps) for taps in empty))
             self._check(own, target)
@@ -196,6 +210,8 @@ class LDLoss(Loss):
 class _DenseHeads:
     """The dense heads of student and teacher, over the same positions."""
 
+    dense = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self.student, self.teacher = (DenseHead(model.get_submodule("bbox_head")) for model in (student, teacher))
         if self.student.grid != self.teacher.grid:
@@ -215,6 +231,8 @@ class _DenseHeads:
 
 class _RegionHeads:
     """The RoI heads of student and teacher, on the regions that the student samples."""
+
+    dense = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self.student, self.teacher = RegionHead(student), RegionHead(teacher)

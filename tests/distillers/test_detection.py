@@ -205,6 +205,18 @@ def test_levels_of_equal_stride_are_matched(align: str) -> None:
         assert [(a.tap, b.tap)[:: -1 if turned else 1] for a, b in pairs] == expected
 
 
+@pytest.mark.parametrize("optional", [False, True])
+def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bool) -> None:
+    recipe = {"losses": {"ld": {"type": "kd_mm.LDLoss", "optional": optional}, "pkd": {"type": "kd_mm.PKDLoss"}}}
+    other = retina(12)
+    other.bbox_head.anchor_generator.scales_per_octave = 1
+    if optional:
+        assert list(build(retina(8), other, recipe).losses) == ["pkd"]
+    else:
+        with pytest.raises(ValueError, match=r"levels of \(stride, anchors\) \[\(8, 9\)"):
+            build(retina(8), other, recipe)
+
+
 def test_connected_levels_are_what_the_neck_returned_at_the_last_resolution() -> None:
     model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
     recorded: dict[str, Any] = {}
