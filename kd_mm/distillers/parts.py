@@ -153,7 +153,12 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
     for name in networks.teachers:
         with isolated_rng(f"transform/{name}", seed):
             adapter: LearningSimplifier = MODELS.build(dict(recipe.transform))
-            served = [loss for key, loss in networks.losses.items() if adapter.serves(key)]
+            # Maps of logits by cell stay as they are: an adapter changes rows of logits.
+            served = [
+                loss
+                for key, loss in networks.losses.items()
+                if adapter.serves(key) and not (loss.reads_exits and task.output == "cells")
+            ]
             readers = [loss for loss in served if name in loss.teacher_names and _LOGITS & loss.requires]
             if not readers:
                 continue

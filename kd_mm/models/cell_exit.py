@@ -17,9 +17,11 @@ from kd_mm.registry import MODELS
 class CellExit(SepConvExit):
     """The layers of :class:`SepConvExit` without its pooling over the image, and a 1x1 convolution as classifier.
 
-    Its logits ``(B, K, h, w)`` are independent sigmoids on a grid that the exits of all stages share: the last matched
-    stage's resolution, or one of ``grid_stride``. They start at the probability ``prior``, as the classifier of a dense
-    head under the focal loss (Lin et al. 2017). Stage logits by cell are our reading of MTKD-SSR in detection.
+    The last stage's exit has the separable step, too: a linear classifier of single positions predicts less than the
+    exits of shallower stages. Logits ``(B, K, h, w)`` are independent sigmoids on a grid that the exits of all stages
+    share: the last matched stage's resolution, or one of ``grid_stride``. They start at the probability ``prior``, as
+    the classifier of a dense head under the focal loss (Lin et al. 2017). Stage logits by cell are our reading of
+    MTKD-SSR in detection.
 
     Args:
         widths: See :class:`Exit`.
@@ -32,6 +34,7 @@ class CellExit(SepConvExit):
     """
 
     output = "cells"
+    layers_on_last = True
 
     def __init__(
         self,

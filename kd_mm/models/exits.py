@@ -98,8 +98,11 @@ class SepConvExit(Exit):
         **kwargs: See :class:`Exit`.
     """
 
+    #: Whether the exit of the last stage has the separable step, too.
+    layers_on_last: ClassVar[bool] = False
+
     def __init__(self, widths: Sequence[int], num_classes: int, hidden: int | None = 512, **kwargs: Any) -> None:
-        deeper = len(widths) > 1
+        deeper = len(widths) > 1 or self.layers_on_last
         self.width = min(hidden or widths[-1], widths[-1]) if deeper else widths[-1]
         super().__init__([*widths[:-1], self.width], num_classes, **kwargs)
         ratio = stride_ratio(self.strides)

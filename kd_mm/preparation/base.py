@@ -87,7 +87,7 @@ class TeacherPreparation:
 
 
 class EpochTraining(TeacherPreparation):
-    """Trains modules on what a frozen teacher computes, by SGD with step decay on the training data.
+    """Trains modules on what a frozen teacher computes, by SGD or AdamW with step decay on the training data.
 
     Options: ``fraction`` (its length in epochs over that of the run) or ``epochs`` (its length as a number),
     ``milestones`` (fractions of this length), ``gamma``, ``lr``, ``momentum``, ``weight_decay``.
@@ -131,7 +131,10 @@ class EpochTraining(TeacherPreparation):
         options, name, logger = self.options, f"{self.kind} of teacher {self.teacher.name!r}", data.runner.logger
         epochs, milestones = data.epochs(options, self.source)
         momentum, decay = options["momentum"], options["weight_decay"]
-        optimizer = torch.optim.SGD(self.module.parameters(), options["lr"], momentum, weight_decay=decay)
+        if options.get("optimizer") == "AdamW":
+            optimizer: Any = torch.optim.AdamW(self.module.parameters(), options["lr"], weight_decay=decay)
+        else:
+            optimizer = torch.optim.SGD(self.module.parameters(), options["lr"], momentum, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, options["gamma"])
         start, scalars = 0, dict[str, float]()
         logger.info(f"training the {name} for {epochs} epochs")

@@ -26,8 +26,8 @@ class ExitTraining(EpochTraining):
     Data and augmentation are the student's. HSAKD (Yang et al., IJCAI 2021) trains its teacher's heads so; that
     MTKD-SSR does is our reading. The options come from the recipe's ``teacher_exits``: those of
     :class:`kd_mm.preparation.base.EpochTraining` (``fraction`` HSAKD's 100 of 240 epochs by default), ``loss``
-    (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``checkpoint`` (exits that were
-    trained elsewhere).
+    (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``optimizer`` (``"SGD"`` or
+    ``"AdamW"``, which takes no ``momentum``), ``checkpoint`` (exits that were trained elsewhere).
 
     Raises:
         ValueError: An unknown option or loss, or a network whose logits are not comparable with those of its exits.
@@ -44,6 +44,7 @@ class ExitTraining(EpochTraining):
         "temperature": 4.0,
         "epochs": None,
         "fraction": 5 / 12,
+        "optimizer": "SGD",
         "lr": 0.05,
         "momentum": 0.9,
         "weight_decay": 5e-4,
@@ -55,6 +56,7 @@ class ExitTraining(EpochTraining):
     def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
         super().__init__(distiller, teacher, source, options)
         choice(f"{source} loss", self.options["loss"], ("ce", "ce+kd"))
+        choice(f"{source} optimizer", self.options["optimizer"], ("SGD", "AdamW"))
         if self.options["loss"] == "ce+kd" and not distiller.task.comparable_logits:
             raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
         self.module: nn.ModuleDict = teacher.exits

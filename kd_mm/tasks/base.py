@@ -65,6 +65,8 @@ class Task:
     unit = "images"
     #: Whether the last stage gets an exit of its own beside the network's logits.
     exit_on_last = False
+    #: What the exits classify (:attr:`kd_mm.models.Exit.output`).
+    output = "image"
     #: Whether stage logits are independent sigmoids instead of a softmax.
     multilabel = False
     #: Whether exits classify regions of an image, and take them as a second argument.

@@ -17,6 +17,7 @@ from kd_mm.tasks.targets import LEFT_OUT, label_regions
 
 from .conftest import count_calls, gradients, same, total
 from .detectors import (
+    CELLS,
     KD,
     LD,
     MTKD,
@@ -446,3 +447,61 @@ def test_first_step_is_checked(network: Any) -> None:
     model.check_next_step = True
     with pytest.raises(RuntimeError, match="loss 'kd' is not finite"):
         losses_of(model)
+
+
+# -- stage logits by cell -------------------------------------------------------------------------------------------
+
+
+def test_exits_classify_cells_of_the_backbone_and_maps_are_those_of_the_neck(network: Any) -> None:
+    model = pair(network, CELLS)
+    assert [stage.tap for stage in model.exit_stages] == [f"backbone.layer{i}" for i in (1, 2, 3, 4)]
+    assert [stage.tap for stage in model.stages] == [f"neck[{i}]" for i in range(5)]
+    assert list(model.objective.exits) == list(model.teachers["teacher"].exits) == ["1", "2", "3", "4"]
+    assert not len(model.objective.connectors["teacher"]["1"].state_dict())  # both necks have the same width
+    recorded: dict[str, torch.Tensor] = {}
+    for i, each in model.objective.exits.items():
+        each.register_forward_hook(lambda _m, _a, out, i=i: recorded.update({i: out.detach().double()}))
+    losses = losses_of(model.train(), empty=True)
+    # Cells of 32 pixels: the centres of the two objects of the first image are in the middle above and below.
+    present = torch.zeros(2, 3, 3, 3).double()
+    present[0, 0, 0, 1] = present[0, 2, 2, 1] = 1
+    counted = torch.ones(2, 1, 3, 3).double()
+    counted[:, :, 0, 2] = 0  # ignored objects alone
+    expected = 0.0
+    for z in recorded.values():
+        p = z.sigmoid()
+        focal = -present * (1 - p) ** 2 * p.log() - (1 - present) * p**2 * (1 - p).log()
+        expected += float((focal * counted).sum() / 2)
+    assert float(losses["aux"]) == pytest.approx(expected, rel=1e-5)
+    total(losses).backward()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
+def test_equal_detectors_with_equal_exits_have_nothing_to_teach_each_other(network: Any) -> None:
+    student = network(8)
+    model = build(student, student, CELLS)
+    teacher = model.teachers["teacher"]
+    teacher.model.load_state_dict(model.student.state_dict())
+    teacher.exits.load_state_dict(model.objective.exits.state_dict())
+    for backbone in (model.student.backbone, teacher.model.backbone):
+        backbone.norm_eval = True  # both normalise alike
+    losses = losses_of(model.train())
+    for name in ("srd", "own"):
+        assert float(losses[name]) == pytest.approx(0.0, abs=1e-7)
+    assert float(losses["scd"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(losses["review"]) > 0
+
+
+def test_own_logits_are_left_out_where_heads_cannot_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    model = build(retina(8), faster(12), CELLS)
+    assert set(model.losses) == {"aux", "scd", "srd", "review"}
+    with pytest.raises(ValueError, match="one row of logits a grid position"):
+        build(retina(8), faster(12), {**CELLS, "losses": {"own": {"type": "kd_mm.DetKDLoss"}}})
+    assert torch.isfinite(total(losses_of(model.train())))
+
+
+def test_losses_fit_what_the_exits_classify() -> None:
+    with pytest.raises(ValueError, match=r"loss 'srd' \(StageResponseLoss\) reads logits of image or regions"):
+        pair(retina, {**only(MTKD, "srd"), "exits": CELLS["exits"]})
+    with pytest.raises(ValueError, match=r"loss 'review' \(CellReviewLoss\) reads logits of cells"):
+        pair(retina, {**CELLS, "exits": MTKD["exits"]})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd_mm.models import BNNeckExit
+from kd_mm.models import BNNeckExit, CellExit
 from kd_mm.models.connectors import ConvConnector
 from kd_mm.models.exits import LinearExit, SepConvExit, average_pool
 from kd_mm.stages import Stage
@@ -211,3 +211,16 @@ def test_different_class_counts_need_a_channel_loss() -> None:
         build(teacher=teacher)
     scd = {"scd": {"type": "kd_mm.StageChannelLoss"}}
     assert build(teacher=teacher, recipe={"losses": scd}).teachers
+
+
+@pytest.mark.parametrize(
+    ("grid_stride", "size"), [(None, (3, 4)), (32, (3, 4)), (16, (6, 8)), (8, (12, 16)), (64, (2, 2))]
+)
+def test_exits_on_cells_share_one_grid_and_start_at_their_prior(grid_stride: int | None, size: tuple[int, int]) -> None:
+    widths, strides = [6, 8, 12, 16], [4, 8, 16, 32]
+    for i, stride in enumerate(strides):
+        exit_ = CellExit(widths[i:], 5, strides=strides[i:], grid_stride=grid_stride, norm="GN")
+        exit_.init_weights()
+        found = exit_(torch.randn(2, widths[i], 96 // stride, 128 // stride))
+        assert found.shape == (2, 5, *size)
+        assert float(found.sigmoid().mean()) == pytest.approx(0.01, rel=0.1)

@@ -10,7 +10,7 @@ mtkd_ssr = dict(
     exits=dict(type="kd_mm.CellExit", norm="GN"),
     connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
     teacher_exits=dict(
-        mode="auto", loss="ce", fraction=1 / 3, lr=0.05, momentum=0.9, weight_decay=1e-4, milestones=[3 / 4]
+        mode="auto", loss="ce", fraction=1 / 3, optimizer="AdamW", lr=2e-3, weight_decay=1e-4, milestones=[3 / 4]
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=0.5),

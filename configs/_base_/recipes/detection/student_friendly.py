@@ -1,6 +1,6 @@
-# Student-friendly distillation of a detector's class logits (boxes are not simplified): regions attend to those of
-# their own image, on dense heads the best locations of an image to each other. All of it is our reading. Joined to
-# other recipes (mtkd_ssr+student_friendly) only the simplifier counts.
+# Student-friendly distillation of a detector's class logits (neither boxes nor logits by cell are simplified): regions
+# attend to those of their own image, on dense heads the best locations of an image to each other. All of it is our
+# reading. Joined to other recipes (mtkd_ssr+student_friendly) only the simplifier counts.
 _base_ = ["../hooks.py"]
 
 student_friendly = dict(
