@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
+from kd_mm.apis.annotation_files import categories, no_object
 from kd_mm.datasets.utils import join_first
 from kd_mm.utils.samples import base_datasets
 
@@ -26,8 +24,6 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
 
 #: Samples looked at for classes without any object; a larger set is not searched to its end.
 _LOOKED_AT = 20_000
-#: More than any list of categories takes in an annotation file.
-_LIST_BYTES = 4_000_000
 
 
 class ClassListHook(Hook):
@@ -60,6 +56,7 @@ class ClassListHook(Hook):
             validation = runner.val_loop.dataloader.dataset
             for dataset in base_datasets(validation):
                 check_numbering("val_dataloader", dataset)
+                _check_known("val_dataloader", dataset)
             compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
 
     def before_test(self, runner: Runner) -> None:
@@ -71,6 +68,7 @@ class ClassListHook(Hook):
         dataset = runner.test_loop.dataloader.dataset
         for part in base_datasets(dataset):
             check_numbering("test_dataloader", part)
+            _check_known("test_dataloader", part)
         compare_classes("test_dataloader", class_list(dataset), self.trained, "the checkpoint's training data")
 
 
@@ -137,22 +135,6 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
         )
 
 
-def categories(file: str) -> list[str]:
-    """Return the names of the categories of a COCO annotation file, in its order, without reading the rest.
-
-    Returns:
-        The names; empty where the file is not on this disk or has another layout.
-    """
-    try:
-        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            begin = content.rfind(b'"categories"')
-            begin = content.find(b"[", begin)
-            text = content[begin : begin + _LIST_BYTES].decode("utf-8", "ignore")
-        return [str(category["name"]) for category in json.JSONDecoder().raw_decode(text)[0]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def labels(dataset: BaseDataset, index: int) -> list[int]:
     """Return the labels of one sample: its class or classes, or those of its objects."""
     info = dataset.get_data_info(index)
@@ -181,16 +163,11 @@ def _check_presence(key: str, dataset: BaseDataset) -> None:
         )
 
 
-def no_object(dataset: BaseDataset, count: int) -> str:
-    """Return one line on a detection set of ``count`` images without any object of its class list."""
-    there = categories(dataset.ann_file)
-    found = f"; the annotations have {join_first(there)}" if there else ""
-    known = [name for name in there if name in dataset.metainfo["classes"]]
-    cause = f": are the boxes of {known[0]!r} in pixels?" if known else ""
-    return (
-        f"no object of {count} images is of the class list ({join_first(list(dataset.metainfo['classes']))}){found}"
-        f"{cause or ': set metainfo=dict(classes=(...)) of every data set and num_classes of the model'}"
-    )
+def _check_known(key: str, dataset: BaseDataset) -> None:
+    """Stop where an evaluation's annotations have categories, and none of them is in the class list."""
+    there = categories(dataset.ann_file) if isinstance(dataset, CocoDataset) else []
+    if there and not set(there) & set(dataset.metainfo.get("classes") or there):
+        raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
 
 
 def _spread(count: int) -> Iterator[int]:
@@ -209,11 +186,16 @@ def _check_outputs(runner: Runner, dataset: BaseDataset) -> None:
     key, count = _class_count(runner.cfg.model, detects)
     if count is None or not (detects or isinstance(dataset, ClassificationDataset)) or not len(dataset):
         return
-    if detects:
-        beyond = len(classes) > count
-    else:  # a class list may be longer than what is labelled, such as ImageNet's over a part of it
-        looked_through = len(classes) != count and "gt_label" in dataset.get_data_info(0)
-        beyond = looked_through and any(max(labels(dataset, i), default=0) >= count for i in range(len(dataset)))
+    beyond = detects and len(classes) > count
+    if not detects and len(classes) != count and "gt_label" in dataset.get_data_info(0):
+        # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
+        found = {label for index in range(len(dataset)) for label in labels(dataset, index)}
+        beyond = max(found, default=0) >= count
+        if not classes and (beyond or min(found, default=0) < 0):
+            raise ValueError(
+                f"the training data set has labels from {min(found)} to {max(found)}, the network predicts {count} "
+                f"classes, from 0 to {count - 1}: number the labels from 0, or set model.{key}"
+            )
     if beyond:
         raise ValueError(
             f"the training data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: "
@@ -238,28 +220,3 @@ def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | No
         part = part.get(name) or {} if isinstance(part, Mapping) else {}
     part = part[0] if isinstance(part, Sequence) else part
     return ".".join([*names, "num_classes"]), part.get("num_classes")
-
-
-def explain_empty_sets(config: Mapping[str, Any]) -> None:
-    """Explain why a detection set of upstream has no image left, of which upstream says "an array to concatenate".
-
-    Raises:
-        ValueError: None of its images has an object of its class list, or ``filter_cfg`` leaves none.
-    """
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        for part in _filtered((config.get(key) or {}).get("dataset")):
-            with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-                dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True, "lazy_init": True})
-                samples = dataset.load_data_list()
-            if not any(sample["instances"] for sample in samples):
-                raise ValueError(f"{key}: {no_object(dataset, len(samples))}")
-
-
-def _filtered(part: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the configs of data sets with a filter in the config of a data set."""
-    if isinstance(part, Mapping):
-        if part.get("filter_cfg"):
-            yield part
-        part = list(part.values())
-    for item in part if isinstance(part, list | tuple) else ():
-        yield from _filtered(item)

@@ -11,7 +11,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from kd_mm.datasets.image_files import DecodedSize, read_header
+from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header
 from kd_mm.datasets.utils import join_first
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import base_datasets, name_errors
@@ -20,6 +20,8 @@ from kd_mm.utils.samples import base_datasets, name_errors
 _LOOKED_AT = 1000
 #: Of these, images of 16 bits that are decoded.
 _DECODED = 4
+#: Samples that one step has to leave out before that counts as a fault.
+_TRIED = 20
 
 
 def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> None:
@@ -43,12 +45,18 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> None:
             _check_existence(key, samples)
             _check_sizes(key, samples, DecodedSize(part.pipeline.transforms), size_mismatch)
             _check_bits(key, samples, loader)
-        _check_sample(part)
+        _check_sample(key, part)
 
 
 def _check_existence(key: str, samples: list[dict[str, Any]]) -> None:
     missing = [sample["img_path"] for sample in samples if not os.path.isfile(sample["img_path"])]
     if missing:
+        there = ImageFolder(os.path.dirname(missing[0])).find(os.path.basename(missing[0]))
+        if there is not None:
+            raise FileNotFoundError(
+                f"{key}: {missing[0]} does not exist, but {there} does: name it so in the annotations, or rename the "
+                f"file ({len(missing)} of {len(samples)} images looked for are missing)"
+            )
         raise FileNotFoundError(
             f"{key}: {missing[0]} does not exist (missing are {len(missing)} of {len(samples)} images looked for): "
             "put the data there, or set data_root"
@@ -104,17 +112,18 @@ def _check_bits(key: str, samples: list[dict[str, Any]], loader: LoadImageFromFi
         )
 
 
-def _check_sample(dataset: BaseDataset) -> None:
+def _check_sample(key: str, dataset: BaseDataset) -> None:
     """Let one sample with objects pass a copy of the pipeline."""
-    for index in range(min(len(dataset), 100)):
-        sample = dataset.get_data_info(index)
-        if sample.get("instances", True):
-            break
-    else:
-        return
+    chosen = [i for i in range(min(len(dataset), 100)) if dataset.get_data_info(i).get("instances", True)][:_TRIED]
     pipeline, dataset.pipeline = dataset.pipeline, copy.deepcopy(dataset.pipeline)  # steps may keep samples
     try:
         with isolated_rng("first sample"):
-            dataset.prepare_data(index)
+            if not chosen or any(dataset.prepare_data(index) is not None for index in chosen):
+                return
+            step = dataset.pipeline.dropped_by
     finally:
         dataset.pipeline = pipeline
+    if step:
+        raise ValueError(
+            f"{key}: {step} of the pipeline leaves out each of the first {len(chosen)} samples with objects"
+        )

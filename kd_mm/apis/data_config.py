@@ -45,4 +45,4 @@ def _clean_classes(part: dict[str, Any]) -> None:
     if isinstance(classes, str) and Path(classes).is_file():
         part["classes"] = tuple(read_lines(classes))
     elif isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
-        part["classes"] = tuple(name.strip() for name in classes if name.strip())
+        part["classes"] = tuple(filter(None, (name.lstrip("\ufeff").strip() for name in classes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -19,8 +20,9 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from kd_mm.apis.annotation_files import explain_annotations
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, MetricNamesHook, StepHook
-from kd_mm.apis.class_checks import ClassListHook, explain_empty_sets
+from kd_mm.apis.class_checks import ClassListHook
 from kd_mm.apis.config_check import check_config, misspelt_keys
 from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.hooks.finite_loss import FiniteLossHook
@@ -191,8 +193,9 @@ def train(config: Config) -> Runner:
                 _remove_start(folder, before, new_folders)
         if steps.under_way and isinstance(error, INPUT_ERRORS):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
-        if "need at least one array to concatenate" in str(error):
-            explain_empty_sets(config)
+        unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
+        if not steps.begun and (unread or "need at least one array to concatenate" in str(error)):
+            explain_annotations(config)
         if isinstance(error, FileNotFoundError) and error.filename:
             raise ValueError(_missing_file(str(error.filename), config)) from error
         raise

@@ -7,6 +7,7 @@ from mmpretrain.datasets import CUB as UpstreamCUB
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets import ImageNet as UpstreamImageNet
 
+from kd_mm.datasets.image_files import is_image
 from kd_mm.datasets.text_files import read_lines, read_text
 from kd_mm.datasets.utils import require_layout
 from kd_mm.registry import DATASETS
@@ -109,11 +110,10 @@ class TinyImageNet(BaseDataset):
     def _training(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
         samples: list[dict[str, Any]] = []
         for wnid, label in label_of.items():
-            images = sorted((root / wnid / "images").glob("*.JPEG"))
+            folder = root / wnid / "images"
+            images = sorted(path for path in folder.glob("*") if is_image(path.name))
             if not images:
-                raise FileNotFoundError(
-                    f"Tiny ImageNet: no *.JPEG in {(root / wnid / 'images').absolute()}: unpack anew"
-                )
+                raise FileNotFoundError(f"Tiny ImageNet: no image in {folder.absolute()}: unpack anew")
             samples += [{"img_path": str(image), "gt_label": label} for image in images]
         return samples
 

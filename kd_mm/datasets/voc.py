@@ -46,7 +46,8 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         size_mismatch: What to do about images of another size than their ``<size>``: ``"stop"`` (default) before
             training; ``"rescale"`` the boxes from ``<size>`` to the image; ``"skip"`` these images; ``"keep"`` the
             boxes as they are. Counted in one line with both sizes.
-        negatives: Whether an image without an annotation file shows background alone; by default it cannot be used.
+        negatives: Whether an image without an annotation file, or with an empty one, shows background alone; by default
+            it cannot be used.
         on_error: ``"stop"`` or ``"skip"`` at images that are missing, damaged or listed twice, or whose annotation is
             missing or damaged, see :class:`~kd_mm.datasets.damaged_images.DamagedImageCheck`.
         **kwargs: As for mmdet's ``VOCDataset`` (``data_root``, ``ann_file``, ``data_prefix=dict(sub_data_root=...)``,
@@ -226,8 +227,11 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             if self.negatives:
                 return VOCAnnotation(None, [], [])
             raise ValueError(f"there is no {path}; negatives=True keeps images without one as background")
+        content = get(path, backend_args=self.backend_args)
+        if self.negatives and not content.strip():
+            return VOCAnnotation(None, [], [])
         try:
-            return parse_annotation(get(path, backend_args=self.backend_args))
+            return parse_annotation(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -12,6 +12,9 @@ from kd_mm.datasets.utils import join_first
 _DECLARED = re.compile(rb"^<\?xml[^>]*?encoding=[\"']([\w.-]+)[\"'][^>]*\?>")
 #: What to do about boxes of a photograph before its EXIF orientation turned it.
 TURNED = "photographs labelled unturned are read so by LoadImageFromFile(color_type='color_ignore_orientation')"
+#: Encodings by declared ones: the newer standard contains what files declared as the old ones hold, and a declaration
+#: that can be read byte by byte is not of UTF-16.
+_MEANT = {"gb2312": "gb18030", "gbk": "gb18030", "utf-16": "utf-8", "unicode": "utf-8"}
 _YES, _NO = ("true", "yes", "y", "t", "difficult"), ("", "false", "no", "n", "f")
 
 
@@ -165,10 +168,9 @@ def _parse(content: bytes) -> ElementTree.Element:
     """Parse XML of any encoding that Python knows: the parser itself knows few."""
     declared = _DECLARED.match(content)
     try:
-        if declared and declared[1].lower() not in (b"utf-8", b"utf-16"):
-            # The two newer standards contain what files declared as the old one often hold.
+        if declared and declared[1].lower() != b"utf-8":
             encoding = declared[1].decode().lower()
-            encoding = "gb18030" if encoding in ("gb2312", "gbk") else encoding
+            encoding = _MEANT.get(encoding, encoding)
             return ElementTree.fromstring(content[declared.end() :].decode(encoding))
         return ElementTree.fromstring(content)
     except UnicodeDecodeError as error:
@@ -220,7 +222,7 @@ def _difficult(item: ElementTree.Element) -> str:
 
 def _number(text: str | None) -> float | None:
     try:
-        value = float(text or "")
+        value = float((text or "").replace(",", "."))
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -34,11 +34,14 @@ class NamedPipeline(Compose):
     Args:
         pipeline: The pipeline.
         name: What the data set is called in a message.
+
+    Attributes:
+        dropped_by: The step that left out the last sample; empty where it passed.
     """
 
     def __init__(self, pipeline: Compose, name: str) -> None:
         self.transforms = pipeline.transforms
-        self.name = name
+        self.name, self.dropped_by = name, ""
 
     def __call__(self, data: dict[str, Any]) -> Any:
         """Run the steps on one sample.
@@ -49,6 +52,7 @@ class NamedPipeline(Compose):
         sample = data.get("img_path") or f"sample {data.get('sample_idx')}"
         for step in self.transforms:
             data = run_step(step, data, self.name, sample)
+            self.dropped_by = type(step).__name__ if data is None else ""
             if data is None:
                 return None
         return data

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,6 +213,26 @@ def test_camera_of_twelve_bits(tools: Tools, shapes: Shapes) -> None:
     assert "largest value in the first 4 is 15 of 255: nearly black" in line
 
 
+def rewrite(
+    shapes: Shapes, change: Callable[[dict[str, Any]], object], encoding: str = "utf-8", split: str = "train"
+) -> None:
+    path = shapes.voc.folder / f"{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content), encoding)
+
+
+def rename(content: dict[str, Any]) -> None:
+    for category, name in zip(content["categories"], "abc", strict=True):
+        category["name"] = name
+
+
+def leave_out_everything(shapes: Shapes) -> None:
+    config = shapes.root / "config.py"
+    step = 'dict(type="mmdet.FilterAnnotations", min_gt_bbox_wh=(99, 99)), dict(type="mmdet.PackDetInputs"),'
+    config.write_text(config.read_text().replace('dict(type="mmdet.PackDetInputs"),', step))
+
+
 REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]] = {
     "class list forgotten": (
         COCO,
@@ -227,6 +248,48 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
             "train_dataloader.dataset.filter_cfg.filter_empty_gt=True",
         ],
         ["no object of 8 images is of the class list (cat, dog); the annotations have square, disc, bar"],
+    ),
+    "a COCO file without areas": (
+        COCO,
+        lambda shapes: rewrite(shapes, lambda content: [box.pop("area") for box in content["annotations"]]),
+        [],
+        ["train_dataloader: shapes/train.json: 8 of its 8 annotations have no 'area', which is width times height"],
+    ),
+    "a COCO file without sizes": (
+        COCO,
+        lambda shapes: rewrite(shapes, lambda content: content["images"][0].pop("height")),
+        [],
+        ["shapes/train.json: 1 of its 8 images have no 'height'"],
+    ),
+    "a COCO file with a byte order mark": (
+        COCO,
+        lambda shapes: rewrite(shapes, lambda content: None, "utf-8-sig"),
+        [],
+        ["shapes/train.json: it begins with a byte order mark or is UTF-16: save it as UTF-8 without a mark"],
+    ),
+    "validation of other categories": (
+        COCO,
+        lambda shapes: [shapes.coco(), rewrite(shapes, rename, split="val")],
+        [],
+        ["no object of 4 images is of the class list (square, disc, bar); the annotations have a, b, c"],
+    ),
+    "names in another case, XML read by upstream": (
+        UPSTREAM_VOC,
+        lambda shapes: None,
+        ["train_dataloader.dataset.metainfo.classes=[Square,Disc,Bar]"],
+        ["no object of 8 images is of the class list (Square, Disc, Bar); the annotations have "],
+    ),
+    "images named in another case": (
+        COCO,
+        lambda shapes: [path.rename(path.with_suffix(".JPG")) for path in (shapes.image("x").parent).iterdir()],
+        [],
+        ["train000.jpg does not exist, but shapes/JPEGImages/train000.JPG does: name it so in the annotations"],
+    ),
+    "a step that leaves out everything": (
+        VOC,
+        leave_out_everything,
+        [],
+        ["train_dataloader: FilterAnnotations of the pipeline leaves out each of the first 8 samples with objects"],
     ),
     "fractions in a COCO file": (
         COCO,
@@ -397,6 +460,16 @@ def test_lists_of_labels(tools: Tools, folders: Folders, encoding: str) -> None:
     assert ended.status == 0, ended.err
     stored = torch.load(folders.data.parent / "run" / "epoch_1.pth", weights_only=False)
     assert stored["meta"]["dataset_meta"]["classes"] == ("blue", "green", "red")
+
+
+def test_labels_counted_from_one(tools: Tools, folders: Folders) -> None:
+    for split in ("train", "val"):
+        files = sorted((folders.data / split).rglob("*.png"))
+        lines = [f"{file.relative_to(folders.data / split)} {1 + number % 3}\n" for number, file in enumerate(files)]
+        (folders.data / f"{split}.txt").write_text("".join(lines))
+    lists = [f"{split}_dataloader.dataset.ann_file={split}.txt" for split in ("train", "val")]
+    line = one_line(folders.train(tools, *lists))
+    assert "labels from 1 to 3, the network predicts 3 classes, from 0 to 2: number the labels from 0" in line
 
 
 def test_class_folders_without_images(tools: Tools, folders: Folders) -> None:

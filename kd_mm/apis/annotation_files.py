@@ -1,0 +1,112 @@
+"""What is in annotation files of upstream's detection data sets, and why upstream cannot read one."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, DefaultScope
+
+from kd_mm.datasets.text_files import read_text
+from kd_mm.datasets.utils import join_first
+from kd_mm.datasets.voc_annotation import parse_annotation
+
+#: More bytes than any list of categories takes in an annotation file.
+_LIST_BYTES = 4_000_000
+#: What upstream reads of each entry of a COCO file.
+_NEEDED = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+    "categories": ("id", "name"),
+}
+
+
+def categories(file: str) -> list[str]:
+    """Return the names of the categories of a COCO annotation file, in its order, without reading the rest.
+
+    Returns:
+        The names; empty where the file is not on this disk or has another layout.
+    """
+    try:
+        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            begin = content.find(b"[", content.rfind(b'"categories"'))
+            text = content[begin : begin + _LIST_BYTES].decode("utf-8", "ignore")
+        return [str(category["name"]) for category in json.JSONDecoder().raw_decode(text)[0]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def no_object(dataset: BaseDataset, count: int) -> str:
+    """Return one line on a detection set of ``count`` images without any object of its class list."""
+    there = categories(dataset.ann_file) or _names_in_xml(dataset)
+    found = f"; the annotations have {join_first(there)}" if there else ""
+    known = [name for name in there if name in dataset.metainfo["classes"]]
+    cause = f": are the boxes of {known[0]!r} in pixels?" if known else ""
+    return (
+        f"no object of {count} images is of the class list ({join_first(list(dataset.metainfo['classes']))}){found}"
+        f"{cause or ': set metainfo=dict(classes=(...)) of every data set and num_classes of the model'}"
+    )
+
+
+def _names_in_xml(dataset: BaseDataset) -> list[str]:
+    names: dict[str, None] = {}
+    for index in range(min(len(dataset), 100)):
+        path = dataset.get_data_info(index).get("xml_path")
+        if path and os.path.isfile(path):
+            names.update((item.name, None) for item in parse_annotation(Path(path).read_bytes()).objects)
+    return list(names)
+
+
+def explain_annotations(config: Mapping[str, Any]) -> None:
+    """Look for what stops upstream from reading the annotations of a config's detection data sets.
+
+    Raises:
+        ValueError: A COCO file is no JSON or lacks what upstream reads, or a filter leaves no image of a data set
+            because none has an object of its class list (upstream: "need at least one array to concatenate").
+    """
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for part in _data_sets((config.get(key) or {}).get("dataset")):
+            file = os.path.join(part.get("data_root") or "", part["ann_file"])
+            if file.endswith(".json") and os.path.isfile(file) and (problem := _coco_problem(file)):
+                raise ValueError(f"{key}: {file}: {problem}")
+            if part.get("filter_cfg"):
+                with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+                    dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True})
+                if not any(dataset.get_data_info(index).get("instances", True) for index in range(len(dataset))):
+                    raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
+
+
+def _coco_problem(file: str) -> str:
+    """Return what is wrong with a COCO annotation file, empty if nothing."""
+    try:
+        content = json.loads(read_text(file))
+    except ValueError as error:
+        return f"it is not JSON ({error})"
+    with open(file, "rb") as opened:
+        if opened.read(1) not in (b"{", b"[", b" ", b"\n", b"\r", b"\t"):
+            return "it begins with a byte order mark or is UTF-16: save it as UTF-8 without a mark"
+    for table, keys in _NEEDED.items():
+        entries = content.get(table) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            return f"it has no list {table!r}, as a COCO file has"
+        for key in keys:
+            lacking = sum(key not in entry for entry in entries)
+            if lacking:
+                hint = ", which is width times height of the box where it is not measured" if key == "area" else ""
+                return f"{lacking} of its {len(entries)} {table} have no {key!r}{hint}"
+    return ""
+
+
+def _data_sets(part: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the configs of data sets with an annotation file in the config of a data set."""
+    if isinstance(part, Mapping):
+        if isinstance(part.get("ann_file"), str):
+            yield part
+        part = list(part.values())
+    for item in part if isinstance(part, list | tuple) else ():
+        yield from _data_sets(item)
