@@ -15,6 +15,7 @@ MODELS = Registry(
 )
 DATASETS = Registry("dataset", parent=engine.DATASETS, scope="kd_mm", locations=["kd_mm.datasets", "kd_mm.quickstart"])
 DATA_SAMPLERS = Registry("data sampler", parent=engine.DATA_SAMPLERS, scope="kd_mm", locations=["kd_mm.datasets"])
+TRANSFORMS = Registry("transform", parent=engine.TRANSFORMS, scope="kd_mm", locations=["kd_mm.datasets"])
 HOOKS = Registry(
     "hook", parent=engine.HOOKS, scope="kd_mm", locations=["kd_mm.hooks", "kd_mm.preparation", "kd_mm.engine"]
 )

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header
 from kd_mm.datasets.utils import join_first
+from kd_mm.datasets.voc_annotation import TURNED
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import base_datasets, name_errors
 
@@ -30,7 +31,8 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> None:
     Args:
         key: Where the config has it, e.g. ``"train_dataloader"``.
         dataset: Wrapped and joined ones are looked into.
-        size_mismatch: ``"stop"``, or ``"keep"`` the annotations of images of another size than these say.
+        size_mismatch: What to do about images of another size than the annotations say: ``"stop"``, ``"rescale"`` the
+            images (:class:`kd_mm.datasets.ScaleToAnnotation`), or ``"keep"`` both.
 
     Raises:
         FileNotFoundError: There are images missing.
@@ -64,7 +66,7 @@ def _check_existence(key: str, samples: list[dict[str, Any]]) -> None:
 
 
 def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, policy: str) -> None:
-    other = []
+    other, turned = [], False
     for sample in samples:
         declared, path = (sample.get("width"), sample.get("height")), sample["img_path"]
         if None in declared:
@@ -74,6 +76,7 @@ def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, 
         except ValueError:  # the damage is reported when it is decoded
             continue
         if declared != size:
+            turned |= declared == size[::-1]
             other.append(f"{path} ({declared[0]}x{declared[1]} in the annotations, {size[0]}x{size[1]} in the image)")
     if not other:
         return
@@ -81,12 +84,13 @@ def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, 
         f"{key}: {len(other)} of {len(samples)} images looked at are of another size than their annotations say: "
         f"{join_first(other)}"
     )
-    if policy != "keep":
+    if policy == "stop" or (policy == "rescale" and turned):
         raise ValueError(
-            f"{line}; correct width, height and the boxes in the annotations (kd_mm.VOCDataset can rescale), or "
-            "size_mismatch='keep' at the top of the config takes the boxes as they are"
+            f"{line}; size_mismatch='rescale' at the top of the config scales such images to their annotations, 'keep' "
+            f"takes both as they are{f'; {TURNED}' if turned else ''}"
         )
-    print_log(f"{line}; the boxes are kept", "current", logging.WARNING)
+    done = "the images are scaled" if policy == "rescale" else "both are taken as they are"
+    print_log(f"{line}; {done}", "current", logging.WARNING)
 
 
 def _check_bits(key: str, samples: list[dict[str, Any]], loader: LoadImageFromFile) -> None:

@@ -1,4 +1,4 @@
-"""Class lists and file endings in the data sets of a config, as the data sets need them."""
+"""Class lists, file endings and sizes of images in the data sets of a config, as the data sets need them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from mmengine.config import Config
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
 from kd_mm.datasets.text_files import read_lines
 
+#: What may be done about images of another size than their annotations say, ``size_mismatch`` at the top of a config.
+SIZE_POLICIES = ("stop", "rescale", "keep")
+
 
 def clean_data_sets(config: Config) -> None:
-    """Strip class names, read files of class names, and let class folders hold every format that is read.
+    """Strip class names, read files of them, let class folders hold every format, and scale images where that is asked.
 
     Class names of a file often end in its line breaks, or begin with its byte order mark. mmpretrain's
     ``CustomDataset`` and ``ImageNet`` leave out WebP and ``.tiff`` in silence.
@@ -21,10 +24,16 @@ def clean_data_sets(config: Config) -> None:
         config: Its data loaders are changed in place.
 
     Raises:
-        ValueError: A file of class names cannot be read.
+        ValueError: A file of class names cannot be read, or ``size_mismatch`` is unknown.
     """
+    policy = config.get("size_mismatch", "stop")
+    if policy not in SIZE_POLICIES:
+        raise ValueError(f"size_mismatch must be one of {', '.join(SIZE_POLICIES)}, got {policy!r}")
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        _clean((config.get(key) or {}).get("dataset"))
+        dataset = (config.get(key) or {}).get("dataset")
+        _clean(dataset)
+        if policy == "rescale":
+            _scale_images(dataset)
 
 
 def _clean(part: Any) -> None:
@@ -38,6 +47,19 @@ def _clean(part: Any) -> None:
         part = list(part.values())
     for item in part if isinstance(part, list | tuple) else ():
         _clean(item)
+
+
+def _scale_images(part: Any) -> None:
+    """Put the step that scales images to their annotations behind each loading step."""
+    if isinstance(part, dict):
+        part = list(part.values())
+    if not isinstance(part, list | tuple):
+        return
+    for number, item in enumerate(part):
+        _scale_images(item)
+        if isinstance(item, dict) and str(item.get("type")).endswith("LoadImageFromFile") and isinstance(part, list):
+            part.insert(number + 1, {"type": "kd_mm.ScaleToAnnotation"})
+            return
 
 
 def _clean_classes(part: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def test_classification(tools: Tools, world: World, tmp_path: Path) -> None:
     ended = tools.run("compare", world.plain, "--work-dir", tmp_path / "compared", "--seeds", 0, *one_epoch, nowhere)
     assert ended.status == 2
     assert "/nowhere/val" in ended.err
-    assert "Epoch(train)" not in (tmp_path / "compared/runs/plain_seed0/console.log").read_text()
+    assert "Epoch(train)" not in (tmp_path / "compared/checks/plain_seed0/console.log").read_text()
 
 
 def test_detection(tools: Tools, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:

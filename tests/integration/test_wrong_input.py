@@ -244,7 +244,7 @@ def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, 
     ended = tools.run("compare", world.plain, "--work-dir", tmp_path, "--seeds", 0, *metrics)
     assert ended.status == 2
     assert "gives no metric 'voc07/mAP' (there are: accuracy/top1)" in ended.err
-    assert "Epoch(train)" not in (tmp_path / "runs" / "plain_seed0" / "console.log").read_text()
+    assert "Epoch(train)" not in (tmp_path / "checks" / "plain_seed0" / "console.log").read_text()
 
 
 @pytest.mark.parametrize(
