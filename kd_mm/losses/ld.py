@@ -259,7 +259,8 @@ def valuable_region(anchors: Sequence[Tensor], objects: Tensor, gamma: float = 0
     if not len(objects):
         return every.new_zeros(len(every))
     overlaps = box_iou(every, objects)
-    distances = torch.cdist(_centres(every), _centres(objects))
+    exact = "donot_use_mm_for_euclid_dist"  # products lose the digits that tell neighbours apart
+    distances = torch.cdist(_centres(every), _centres(objects), compute_mode=exact)
     sizes, nearest = [len(level) for level in anchors], []
     for overlap, distance in zip(overlaps.split(sizes), distances.split(sizes), strict=True):
         found = distance.topk(min(_NEAREST, len(distance)), dim=0, largest=False).indices
