@@ -107,6 +107,10 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
             pairs = pair_stages(student_stages, teacher_stages[name], recipe.stage_align)
         rows = [(str(own.index), _describe(own), _describe(other)) for own, other in pairs]
         yield f"{title} ({recipe.stage_align})\n{aligned([('#', 'student', 'teacher'), *rows])}"
+        with_exits = networks.exit_pairs.get(name, pairs)
+        if with_exits != pairs:
+            rows = [(str(own.index), _describe(own), _describe(other)) for own, other in with_exits]
+            yield f"exits, {title} ({recipe.stage_align})\n{aligned([('#', 'student', 'teacher'), *rows])}"
 
 
 def module_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_mm.distillers import Distiller
+from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import child
 from kd_mm.tasks import build_task
 from kd_mm.utils.channels import input_channels
@@ -51,13 +52,12 @@ def distillation_report(distiller: Distiller) -> str:
         networks.add_row(_describe(model), role, _short(params), _short(macs), score)
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
-        stages = Table("stage", "student", "teacher", "exits", "connector", title=f"Stages matched with {_role(name)}")
         exits = {"student": needs.student.exits, "teacher": needs.teachers[name].exits}
-        for i, (student, teacher) in enumerate(pairs, 1):
-            sides = " and ".join(side for side, numbers in exits.items() if i in numbers)
-            connector = "yes" if i in needs.teachers[name].connectors else ""
-            stages.add_row(str(i), _shape(student), _shape(teacher), sides, connector)
-        tables.append(stages)
+        connectors, with_exits = needs.teachers[name].connectors, distiller.exit_pairs[name]
+        apart = with_exits != pairs
+        tables.append(_stages(f"Stages matched with {_role(name)}", pairs, {} if apart else exits, connectors))
+        if apart and any(exits.values()):
+            tables.append(_stages(f"Stages with exits, matched with {_role(name)}", with_exits, exits, frozenset()))
     losses = Table("loss", "type", "weight", "schedule", "options", title="Losses", show_lines=False)
     losses.add_row("(student's own)", _head_loss(distiller.student), f"{recipe.student_loss_weight:g}", "", "")
     if recipe.transform and len(distiller.objective.transform):
@@ -68,6 +68,19 @@ def distillation_report(distiller: Distiller) -> str:
         options = _options(recipe.losses.get(name, {}))
         losses.add_row(name, type(loss).__name__, f"{loss.loss_weight:g}", schedule, options)
     return render(*tables, losses)
+
+
+def _stages(
+    title: str,
+    pairs: Sequence[tuple[Stage, Stage]],
+    exits: Mapping[str, frozenset[int]],
+    connectors: frozenset[int],
+) -> Table:
+    stages = Table("stage", "student", "teacher", "exits", "connector", title=title)
+    for i, (student, teacher) in enumerate(pairs, 1):
+        sides = " and ".join(side for side, numbers in exits.items() if i in numbers)
+        stages.add_row(str(i), _shape(student), _shape(teacher), sides, "yes" if i in connectors else "")
+    return stages
 
 
 def _options(config: Mapping[str, Any]) -> str:

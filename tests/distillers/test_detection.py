@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kd_mm.engine import Bf16OptimWrapper
+from kd_mm.hooks.report import distillation_report
+from kd_mm.preparation import ExitTraining
 from kd_mm.tasks import DetectionTask
 from kd_mm.tasks.targets import LEFT_OUT, label_regions
 
@@ -490,6 +492,27 @@ def test_equal_detectors_with_equal_exits_have_nothing_to_teach_each_other(netwo
         assert float(losses[name]) == pytest.approx(0.0, abs=1e-7)
     assert float(losses["scd"]) == pytest.approx(0.0, abs=1e-5)
     assert float(losses["review"]) > 0
+
+
+def test_stages_whose_exit_of_the_teacher_is_at_chance_are_left_out() -> None:
+    model = pair(retina, CELLS)
+    training = ExitTraining(model, model.teachers["teacher"], "recipe: teacher_exits", model.recipe.teacher_exits)
+    training.judge({"at_chance": []})
+    parts = {"srd.stage1", "srd.stage2", "review.stage2to1", "review.stage3to2"}
+    assert parts < set(losses_of(model.train()))
+    training.judge({"at_chance": ["stage 2"]})
+    losses = losses_of(model.train())
+    assert not {name for name in losses if name.startswith(("srd", "review")) and "2" in name}
+    assert {"srd.stage1", "review.stage3to1", "aux.stage2"} < set(losses)
+
+
+def test_the_report_lists_maps_and_exits_apart() -> None:
+    report = distillation_report(pair(retina, CELLS))
+    maps, exits = report[report.index("Stages matched") : report.index("Losses")].split("Stages with exits")
+    assert "neck[4]" in maps
+    assert "student and teacher" not in maps
+    assert exits.count("student and teacher") == 4
+    assert "backbone.layer4" in exits
 
 
 def test_own_logits_are_left_out_where_heads_cannot_be_compared(capsys: pytest.CaptureFixture[str]) -> None:

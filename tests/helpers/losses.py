@@ -369,6 +369,7 @@ CASES: dict[str, Case] = {
     "dist-standardized": _logits(lambda: L.DISTLoss(standardize=True)),
     "det_kd-regions": _logits(lambda: L.DetKDLoss(temperature=2.0)),
     "det_kd-grid": _dense(lambda: L.DetKDLoss(temperature=2.0), 3),
+    "det_kd-quality": _dense(lambda: L.DetKDLoss(weighting="quality", gamma=0.0), 3),
     "det_kd-softmax": _dense(lambda: det_kd(3), 4),
     "srd": _stages(L.StageResponseLoss),
     "srd-standardized": _stages(lambda: L.StageResponseLoss(standardize=True)),

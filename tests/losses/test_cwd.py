@@ -26,6 +26,9 @@ def test_agrees_with_public_code(student: Tensor, teacher: Tensor, temperature: 
     assert float(value) == pytest.approx(expected, abs=1e-6)
 
 
-def test_different_sizes_are_refused() -> None:
+def test_different_sizes_are_compared_at_the_smaller_or_refused() -> None:
+    fine = STUDENT.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    for pair in ((fine, TEACHER), (STUDENT, TEACHER.repeat_interleave(3, dim=3))):
+        assert float(CWDLoss(resize=True)(*of_maps(*pair))) == pytest.approx(1.0171063631432486, abs=1e-6)
     with pytest.raises(ValueError, match=r"stage 1 has maps \(2, 3, 4, 5\) \(student\) and \(2, 3, 6, 7\) \(teacher\)"):
         CWDLoss()(*of_maps(STUDENT, wave(2, 3, 6, 7)))

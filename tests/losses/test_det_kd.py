@@ -72,6 +72,28 @@ def test_softmax_grid_by_hand(temperature: float) -> None:
     assert float(value(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_quality_weights_positions_by_the_largest_difference(gamma: float) -> None:
+    student, teacher = pair(2, 4, K)
+    total = mass = 0.0
+    for z_s, z_t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        mass += max(sigmoid(z) for z in z_t)
+        weight = max(abs(sigmoid(a) - sigmoid(b)) for a, b in zip(z_s, z_t, strict=True)) ** gamma
+        for a, b in zip(z_s, z_t, strict=True):
+            p, q = sigmoid(b), sigmoid(a)
+            total += weight * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    found = value(student, teacher, weighting="quality", gamma=gamma)
+    assert float(found) == pytest.approx(total / max(mass, 1), rel=1e-10)
+    # A teacher that sees nothing: the mass counts as 1.
+    background = torch.full_like(teacher, -9.0)
+    p, q = sigmoid(-9.0), sigmoid(-8.0)
+    divergence = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    expected = 2 * 4 * (q - p) ** gamma * K * divergence
+    assert float(value(background + 1, background, weighting="quality", gamma=gamma)) == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
 @pytest.mark.parametrize("shape", [(6, K + 1), (2, 3, K), (2, 3, K + 1)])
 def test_equal_logits_cost_nothing_and_the_target_may_be_trained(shape: tuple[int, ...]) -> None:
     student, teacher = (z.requires_grad_() for z in pair(*shape))

@@ -32,6 +32,12 @@ def test_agrees_with_public_code(student: Tensor, teacher: Tensor, resize: str, 
     assert float(PKDLoss(resize=resize)(*of_maps(student, teacher))) == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_larger_map_is_averaged_down_to_the_smaller() -> None:
+    fine = STUDENT.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    for pair in ((fine, TEACHER), (STUDENT, TEACHER.repeat_interleave(3, dim=3))):
+        assert float(PKDLoss(resize="smaller")(*of_maps(*pair))) == pytest.approx(0.9659171240796629, abs=1e-6)
+
+
 def test_is_one_minus_the_correlation_of_each_channel() -> None:
     count = STUDENT.numel() // 3
     student, teacher = (x.transpose(0, 1).reshape(3, -1).numpy() for x in (STUDENT, TEACHER))
