@@ -1,12 +1,23 @@
 # Runway debris on a CPU, 128 px: a GFL on a ResNet-18 of an eighth of its width, its teacher three times as wide.
 # Run it with: python tools/compare.py configs/sweeps/foda.py --jobs 2 --work-dir work_dirs/foda
-student = dict(config="kd_mm::detection/foda/gfl_r18w8_foda.py")
-recipes = ("kd", "pkd", "pkd+kd", "ld", "detection", "mgd", "cwd", "crosskd", "fgd")
+student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
+distilled = dict(config=student, teacher_row="teacher")
+once = dict(seeds=[0], **distilled)
+cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
+# CrossKD in place of the detector's own logits.
+own_off = {"model.recipe.losses.own.loss_weight": 0}
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 rows = [
     dict(name="teacher", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0]),
-    dict(name="student", **student),
-    *(dict(name=recipe, distiller=recipe, teacher_row="teacher", **student) for recipe in recipes),
+    dict(name="student", config=student),
+    dict(name="mtkd_ssr", distiller="mtkd_ssr", **distilled),
+    dict(name="pkd+kd", distiller="pkd+kd", **distilled),
+    dict(name="crosskd", distiller="crosskd", **distilled),
+    dict(name="pkd", distiller="pkd", **distilled),
+    dict(name="mtkd_ssr+crosskd", distiller="mtkd_ssr+crosskd", cfg_options=own_off, **distilled),
+    dict(name="pkd+crosskd", distiller="pkd+crosskd", **once),
+    dict(name="mtkd_ssr, scd and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **once),
+    *(dict(name=recipe, distiller=recipe, **once) for recipe in ("kd", "detection", "ld", "mgd", "cwd", "fgd")),
 ]

@@ -11,7 +11,7 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.04, begin=0, end=50, by_epoch=False),
-    dict(type="CosineAnnealingLR", T_max=5, by_epoch=True, convert_to_iter_based=True, eta_min=0.0),
+    dict(type="CosineAnnealingLR", T_max=3, by_epoch=True, convert_to_iter_based=True, eta_min=0.0),
 ]
-train_cfg = dict(max_epochs=5, val_interval=5)
-default_hooks = dict(checkpoint=dict(interval=5))
+train_cfg = dict(max_epochs=3, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=3))
