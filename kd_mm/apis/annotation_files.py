@@ -44,13 +44,16 @@ def categories(file: str) -> list[str]:
 def no_object(dataset: BaseDataset, count: int) -> str:
     """Return one line on a detection set of ``count`` images without any object of its class list."""
     there = categories(dataset.ann_file) or _names_in_xml(dataset)
-    found = f"; the annotations have {join_first(there)}" if there else ""
-    known = [name for name in there if name in dataset.metainfo["classes"]]
-    cause = f": are the boxes of {known[0]!r} in pixels?" if known else ""
-    return (
-        f"no object of {count} images is of the class list ({join_first(list(dataset.metainfo['classes']))}){found}"
-        f"{cause or ': set metainfo=dict(classes=(...)) of every data set and num_classes of the model'}"
-    )
+    if not there:
+        remedy = "; the annotations hold no object"
+    elif known := [name for name in there if name in dataset.metainfo["classes"]]:
+        remedy = f"; the annotations have {join_first(there)}: are the boxes of {known[0]!r} in pixels?"
+    else:
+        remedy = (
+            f"; the annotations have {join_first(there)}: set metainfo=dict(classes=(...)) of every data set and "
+            "num_classes of the model"
+        )
+    return f"no object of {count} images is of the class list ({join_first(list(dataset.metainfo['classes']))}){remedy}"
 
 
 def _names_in_xml(dataset: BaseDataset) -> list[str]:
@@ -72,7 +75,8 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for part in _data_sets((config.get(key) or {}).get("dataset")):
             file = os.path.join(part.get("data_root") or "", part["ann_file"])
-            if file.endswith(".json") and os.path.isfile(file) and (problem := _coco_problem(file)):
+            is_coco = file.endswith(".json") or "Coco" in str(part.get("type"))
+            if is_coco and os.path.isfile(file) and (problem := _coco_problem(file)):
                 raise ValueError(f"{key}: {file}: {problem}")
             if part.get("filter_cfg"):
                 with DefaultScope.overwrite_default_scope(config.get("default_scope")):

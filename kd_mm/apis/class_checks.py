@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
@@ -24,6 +25,10 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
 
 #: Samples looked at for classes without any object; a larger set is not searched to its end.
 _LOOKED_AT = 20_000
+_SAME_LIST = (
+    "give both the same list in the same order: metainfo=dict(classes=(...)), or for class folders the same folders "
+    "(an empty one for a class without images)"
+)
 
 
 class ClassListHook(Hook):
@@ -50,12 +55,13 @@ class ClassListHook(Hook):
         training = runner.train_loop.dataloader.dataset
         for dataset in base_datasets(training):
             check_numbering("train_dataloader", dataset)
-            _check_outputs(runner, dataset)
+            _check_outputs(runner, "train_dataloader", dataset)
             _check_presence("train_dataloader", dataset)
         if runner.val_loop is not None:
             validation = runner.val_loop.dataloader.dataset
             for dataset in base_datasets(validation):
                 check_numbering("val_dataloader", dataset)
+                _check_outputs(runner, "val_dataloader", dataset)
                 _check_known("val_dataloader", dataset)
             compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
 
@@ -91,8 +97,34 @@ def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], whe
     """
     if not classes or not others or list(classes) == list(others):
         return
+    line = f"{key}: its {len(classes)} classes are not the {len(others)} of {where}: {_difference(classes, others)}"
+    pairs = [pair for pair in zip(classes, others, strict=False) if pair[0] != pair[1]]
+    moved = any(here in others or there in classes for here, there in pairs)
+    if moved or (pairs and not set(classes) & set(others)):
+        raise ValueError(f"{line}; {_SAME_LIST}")
+    print_log(line, "current", logging.WARNING)
+
+
+def explain_joined_sets(config: Mapping[str, Any]) -> None:
+    """Name the classes in which data sets differ that a config joins, of which the engine says "meta information".
+
+    Raises:
+        ValueError: Two of them differ.
+    """
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        parts = ((config.get(key) or {}).get("dataset") or {}).get("datasets") or []
+        with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+            lists = [class_list(DATASETS.build(part)) for part in parts]
+        for number, classes in enumerate(lists):
+            if classes != lists[0]:
+                difference = _difference(classes, lists[0])
+                name = f"{key}.dataset.datasets.{number}"
+                raise ValueError(f"{name}: its classes are not the first one's: {difference}; {_SAME_LIST}")
+
+
+def _difference(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Return in which names two lists differ, and the first number that stands for two classes."""
     lacking, added = ([name for name in a if name not in set(b)] for a, b in ((others, classes), (classes, others)))
-    pairs = [(number, *pair) for number, pair in enumerate(zip(classes, others, strict=False)) if pair[0] != pair[1]]
     parts = []
     if lacking:
         parts.append(f"it lacks {join_first(list(map(repr, lacking)))}")
@@ -100,17 +132,11 @@ def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], whe
         parts.append(f"it has {join_first(list(map(repr, added)))} besides")
     if not lacking and not added:
         parts.append("the order is another")
-    if pairs:
-        number, here, there = pairs[0]
-        parts.append(f"class {number} is {here!r} here and {there!r} there")
-    line = f"{key}: its {len(classes)} classes are not the {len(others)} of {where}: {', '.join(parts)}"
-    moved = any(name in set(others) for _, name, _ in pairs) or any(name in set(classes) for _, _, name in pairs)
-    if moved or (pairs and len(lacking) == len(others)):
-        raise ValueError(
-            f"{line}; give both the same list in the same order: metainfo=dict(classes=(...)), or for class folders "
-            "the same folders (an empty one for a class without images)"
-        )
-    print_log(line, "current", logging.WARNING)
+    for number, (here, there) in enumerate(zip(classes, others, strict=False)):
+        if here != there:
+            parts.append(f"class {number} is {here!r} here and {there!r} there")
+            break
+    return ", ".join(parts)
 
 
 def check_numbering(key: str, dataset: BaseDataset) -> None:
@@ -177,13 +203,13 @@ def _spread(count: int) -> Iterator[int]:
         yield from range(start, count, step)
 
 
-def _check_outputs(runner: Runner, dataset: BaseDataset) -> None:
-    """Compare the classes of the training data with the outputs of a plain network's head.
+def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
+    """Compare the classes of a data set with the outputs of a plain network's head.
 
     A classifier would stop in its loss, a detector would learn the class that it lacks as background.
     """
     classes, detects = list(dataset.metainfo.get("classes") or ()), isinstance(dataset, BaseDetDataset)
-    key, count = _class_count(runner.cfg.model, detects)
+    option, count = _class_count(runner.cfg.model, detects)
     if count is None or not (detects or isinstance(dataset, ClassificationDataset)) or not len(dataset):
         return
     beyond = detects and len(classes) > count
@@ -193,18 +219,18 @@ def _check_outputs(runner: Runner, dataset: BaseDataset) -> None:
         beyond = max(found, default=0) >= count
         if not classes and (beyond or min(found, default=0) < 0):
             raise ValueError(
-                f"the training data set has labels from {min(found)} to {max(found)}, the network predicts {count} "
-                f"classes, from 0 to {count - 1}: number the labels from 0, or set model.{key}"
+                f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} "
+                f"classes, from 0 to {count - 1}: number the labels from 0, or set model.{option}"
             )
     if beyond:
         raise ValueError(
-            f"the training data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: "
-            f"set model.{key}"
+            f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: "
+            f"set model.{option}"
         )
-    if classes and len(classes) < count:
+    if classes and len(classes) < count and key == "train_dataloader":
         print_log(
             f"the network predicts {count} classes, the training data set has {len(classes)} ({join_first(classes)}): "
-            f"set model.{key}={len(classes)} unless the others are meant to stay untrained",
+            f"set model.{option}={len(classes)} unless the others are meant to stay untrained",
             "current",
             logging.WARNING,
         )

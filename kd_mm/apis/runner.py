@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 
 from kd_mm.apis.annotation_files import explain_annotations
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, MetricNamesHook, StepHook
-from kd_mm.apis.class_checks import ClassListHook
+from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config, misspelt_keys
 from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.hooks.finite_loss import FiniteLossHook
@@ -196,6 +196,8 @@ def train(config: Config) -> Runner:
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
         if not steps.begun and (unread or "need at least one array to concatenate" in str(error)):
             explain_annotations(config)
+        if "meta information" in str(error):
+            explain_joined_sets(config)
         if isinstance(error, FileNotFoundError) and error.filename:
             raise ValueError(_missing_file(str(error.filename), config)) from error
         raise

@@ -200,6 +200,11 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 "file with one image name a line"
             )
         lines = read_lines(self.ann_file, backend_args=self.backend_args)
+        if lines and lines[0].startswith(("{", "[{", "<")):
+            raise ValueError(
+                f"{path.absolute()} is no list of images (it begins with {lines[0][:20]!r}): set ann_file to a text "
+                "file with one image name a line"
+            )
         if not self._local:
             return [without_suffix(line) for line in without_marks(lines)]
         names, columns = names_in_list(lines, self._images)
@@ -277,11 +282,12 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         if found.unusable and not samples and self.on_error == "skip":
             raise ValueError(f"none of the {listed} images of {lists} can be used: {join_first(found.unusable)}")
         self.report_unusable(found.unusable, listed, str(lists))
-        for line in (*found.size_lines(lists, listed, self.size_mismatch, bool(samples)), *found.lines()):
-            self._log(line)
+        sizes = found.size_lines(lists, listed, self.size_mismatch, bool(samples))
         found.require_boxes(
             lists, list(self.cat2label), [box["bbox"] for sample in samples for box in sample["instances"]]
         )
+        for line in (*sizes, *found.lines()):
+            self._log(line)
 
     def _log(self, line: str) -> None:
         print_log(f"{Path(self.ann_file).absolute()}: {line}", "current", logging.WARNING)

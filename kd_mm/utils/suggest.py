@@ -99,6 +99,8 @@ def describe_error(error: Exception) -> str:
         return f"{error.filename} does not exist"
     if isinstance(error, IsADirectoryError) and error.filename:
         return f"{error.filename} is a folder, not a file"
+    if isinstance(error, NotADirectoryError) and error.filename:
+        return f"{error.filename} is a file, not a folder"
     message = str(error).strip()
     if message.startswith("Caught ") and " in DataLoader worker " in message.splitlines()[0]:
         return f"in a worker of a data loader: {message.splitlines()[-1]}"

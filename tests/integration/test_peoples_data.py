@@ -334,6 +334,24 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ["train_dataloader.dataset.ann_file=ImageSets/Main"],
         ["list of images not found: looked for ", "(it is a folder)"],
     ),
+    "a COCO file as the list of images": (
+        VOC,
+        lambda shapes: None,
+        ["train_dataloader.dataset.ann_file=train.json"],
+        ['train.json is no list of images (it begins with \'{"images": [{"id": 0\')'],
+    ),
+    "a list of images as the COCO file": (
+        COCO,
+        lambda shapes: None,
+        ["train_dataloader.dataset.ann_file=ImageSets/Main/train.txt"],
+        ["shapes/ImageSets/Main/train.txt: it is not JSON (Expecting value: line 1 column 1"],
+    ),
+    "no object at all": (
+        VOC,
+        lambda shapes: [path.unlink() for path in (shapes.voc.folder / "Annotations").glob("train*")],
+        ["train_dataloader.dataset.negatives=True"],
+        ["no object of 8 images is of the class list (square, disc, bar); the annotations hold no object"],
+    ),
     "a start from a folder": (
         VOC,
         lambda shapes: None,
@@ -440,6 +458,19 @@ def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
     shutil.copytree(folders.data / "val" / "green", folders.data / "val" / "Blue")
     assert "it lacks 'blue', it has 'Blue' besides, class 0 is 'Blue' here and 'blue' there" in warning(
         folders.train(tools), "val_dataloader"
+    )
+
+
+def test_joined_folders_of_other_classes(tools: Tools, folders: Folders) -> None:
+    (folders.data / "val" / "red").rename(folders.data / "val" / "rose")
+    with folders.config.open("a") as file:
+        part = f'dict(type="CustomDataset", data_root=r"{folders.data}", data_prefix=name, pipeline=train_pipeline)'
+        joined = f'dict(type="ConcatDataset", datasets=[{part} for name in ("train", "val")])'
+        file.write(f'\ntrain_dataloader["dataset"] = {joined}\n')
+    line = one_line(folders.train(tools))
+    assert (
+        "train_dataloader.dataset.datasets.1: its classes are not the first one's: it lacks 'red', it has 'rose'"
+        in line
     )
 
 
