@@ -202,8 +202,13 @@ class Loss(nn.Module):
         """Return the taps (:mod:`kd_mm.stages.tap`) of student and teacher that it reads as ``taps``."""
         return (), ()
 
-    def leave_out(self, stages: Collection[int]) -> None:
-        """Take note of stages whose exit of a teacher ranks cells no better than chance. The default compares them."""
+    def leave_out(self, stages: Collection[int]) -> bool:
+        """Take note of stages at which a teacher's exit is at chance.
+
+        Returns:
+            Whether it compares them no more; by default it does.
+        """
+        return False
 
     def setup(self, context: LossContext) -> None:
         """Build what depends on measured widths; called once, before the optimizer exists. The default has nothing."""

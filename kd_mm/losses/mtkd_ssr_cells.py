@@ -65,9 +65,10 @@ class CellLoss(Loss):
         self.temperature, self.gamma = temperature, gamma
         self.left_out: frozenset[int] = frozenset()
 
-    def leave_out(self, stages: Collection[int]) -> None:
-        """Compare these stages no more."""
+    def leave_out(self, stages: Collection[int]) -> bool:
+        """Compare these stages no more; see the base class."""
         self.left_out |= frozenset(stages)
+        return True
 
     def compared_stages(self, observation: Observation) -> list[int]:
         """Return the stages that are compared in a step."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.distillers import Distiller, Teacher
@@ -131,9 +132,9 @@ class ExitTraining(EpochTraining):
     def judge(self, result: Mapping[str, Any]) -> None:
         """Have losses leave out the stages whose exit is at chance."""
         stages = [int(name.removeprefix("stage ")) for name in result["at_chance"]]
-        for loss in self.distiller.losses.values():
-            if stages and loss.reads_exits:
-                loss.leave_out(stages)
+        leaving = [name for name, loss in self.distiller.losses.items() if loss.leave_out(stages)]
+        if stages and leaving:
+            print_log(f"{' and '.join(leaving)} leave out {', '.join(result['at_chance'])}", logger="current")
 
     def forward(self, batch: Any, training: bool, validation: bool = False) -> tuple[Tensor, Tensor | None, Any]:
         """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets.

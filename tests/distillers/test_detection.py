@@ -494,13 +494,15 @@ def test_equal_detectors_with_equal_exits_have_nothing_to_teach_each_other(netwo
     assert float(losses["review"]) > 0
 
 
-def test_stages_whose_exit_of_the_teacher_is_at_chance_are_left_out() -> None:
+def test_stages_whose_exit_of_the_teacher_is_at_chance_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     model = pair(retina, CELLS)
     training = ExitTraining(model, model.teachers["teacher"], "recipe: teacher_exits", model.recipe.teacher_exits)
     training.judge({"at_chance": []})
     parts = {"srd.stage1", "srd.stage2", "review.stage2to1", "review.stage3to2"}
     assert parts < set(losses_of(model.train()))
+    capsys.readouterr()
     training.judge({"at_chance": ["stage 2"]})
+    assert "review and srd leave out stage 2" in "".join(capsys.readouterr())
     losses = losses_of(model.train())
     assert not {name for name in losses if name.startswith(("srd", "review")) and "2" in name}
     assert {"srd.stage1", "review.stage3to1", "aux.stage2"} < set(losses)
