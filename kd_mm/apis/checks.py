@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -154,64 +153,9 @@ class FlatBoxHook(Hook):
             self._warned = True
 
 
-class MetricNamesHook(Hook):
-    """Evaluates the first and the last validation image before training, for the names of the metrics.
-
-    Where two images are too few to evaluate, as for a query without a match, nothing is checked.
-
-    Args:
-        metrics: Names that the validation has to give.
-    """
-
-    priority = "VERY_HIGH"  # before anything is prepared on a teacher
-
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self.metrics = metrics
-
-    def before_train(self, runner: Runner) -> None:
-        """Look for each name.
-
-        Raises:
-            ValueError: The validation gives no such metric.
-        """
-        if not self.metrics or runner.val_loop is None:
-            return
-        with isolated_rng("metric names"):
-            found = _evaluate_two(runner)
-        for name in self.metrics if found else ():
-            require_metric(name, found, "the validation")
-
-
-def require_metric(name: str, found: Mapping[str, float], where: str) -> float:
-    """Return a metric.
-
-    Raises:
-        ValueError: There is none of this name; the message has the closest.
-    """
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        raise ValueError(
-            f"{where} gives no metric {name!r}{f', did you mean {near[0]!r}?' if near else ''} "
-            f"(there are: {', '.join(sorted(found))})"
-        )
-    return found[name]
-
-
 def _model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _check(runner: Runner, key: str, dataset: Any) -> None:
     check_data(key, dataset, runner.cfg.get("size_mismatch", "stop"))
-
-
-def _evaluate_two(runner: Runner) -> dict[str, float]:
-    try:
-        loader, evaluator = runner.val_loop.dataloader, copy.deepcopy(runner.val_loop.evaluator)
-        batch = loader.collate_fn([loader.dataset[0], loader.dataset[len(loader.dataset) - 1]])
-        runner.model.eval()
-        with torch.no_grad():
-            evaluator.process(data_samples=runner.model.val_step(batch), data_batch=batch)
-        return dict(evaluator.evaluate(2))
-    except Exception:  # whatever an evaluator makes of two images
-        return {}

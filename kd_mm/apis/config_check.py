@@ -147,13 +147,17 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
             yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
 
 
+def known_keys() -> set[str]:
+    """Return the keys at the top of a config that something reads."""
+    return (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _READ_ELSEWHERE
+
+
 def misspelt_keys(config: Iterable[str]) -> list[str]:
     """Return one line for each key at the top of a config that nothing reads and that looks like one that is read.
 
     Configs may hold variables of any name, so only near matches are reported, and nothing is stopped.
     """
-    known = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _READ_ELSEWHERE
-    lines = []
+    known, lines = known_keys(), []
     for key in config:
         near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=_ALIKE)
         if key in known | _VARIABLES or not near or set(near[0].split("_")) < set(key.split("_")):
@@ -202,6 +206,8 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
             return  # a function does with its options what it likes
         popped |= words or frozenset()
     for name, value in part.items():
+        if kind is _MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
+            yield f"{key}.{name}: {value!r} is no number"
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, popped)
@@ -272,12 +278,13 @@ def _options(
     if component is CheckpointHook:  # hands what it does not know on to the runner, at the first save
         known = [*inspect.signature(CheckpointHook).parameters, *inspect.signature(Runner.save_checkpoint).parameters]
     name = "DataLoader" if kind is _LOADER else str(getattr(component, "__name__", component))
+    own = component.__module__.startswith("kd_mm.")
     for option, value in part.items():
         if option in ("type", "_scope_") or not isinstance(option, str):
             continue
         if known is not None and option not in (*known, *kind.extra, *popped):
             yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
-        elif kind.numbers and isinstance(value, str) and _is_number(component, option):
+        elif (kind.numbers or own) and isinstance(value, str) and _is_number(component, option, kind.numbers):
             yield f"{key}.{option}: {value!r} is no number"
 
 
@@ -291,11 +298,12 @@ def _words(component: Component) -> frozenset[str] | None:
     return frozenset(word for code in codes for word in code.co_consts if isinstance(word, str))
 
 
-def _is_number(component: Component, option: str) -> bool:
+def _is_number(component: Component, option: str, by_default: bool) -> bool:
+    """Return whether an option takes numbers alone: by its annotation, or by its default value."""
     for part in inspect.getmro(component) if inspect.isclass(component) else ():
         parameter = inspect.signature(part).parameters.get(option)
         if parameter is not None:
             default = parameter.default
-            number = isinstance(default, int | float) and not isinstance(default, bool)
+            number = by_default and isinstance(default, int | float) and not isinstance(default, bool)
             return number or parameter.annotation in (int, float, "int", "float")
     return False

@@ -13,8 +13,9 @@ from mmengine.config import Config
 
 from kd_mm.apis.budget import set_epochs
 from kd_mm.apis.config_check import SECTIONS, check_config
+from kd_mm.apis.overrides import override
 from kd_mm.apis.recipes import compose
-from kd_mm.apis.runner import override, read_config
+from kd_mm.apis.runner import read_config
 from kd_mm.utils.config import is_distillation, load_config
 from kd_mm.utils.suggest import nearest
 

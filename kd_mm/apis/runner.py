@@ -21,13 +21,17 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from kd_mm.apis.annotation_files import explain_annotations
-from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, MetricNamesHook, StepHook
+from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config, misspelt_keys
 from kd_mm.apis.data_config import clean_data_sets
+from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
+from kd_mm.apis.overrides import override
+from kd_mm.hooks.batch_size import BatchSizeHook, ScalingRunner
 from kd_mm.hooks.finite_loss import FiniteLossHook
+from kd_mm.hooks.resume_check import ResumeCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.config import import_custom_modules, is_distillation, load_config
+from kd_mm.utils.config import is_distillation, load_config
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.suggest import nearest_file
 
@@ -54,22 +58,6 @@ def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str 
     elif config.get("work_dir") is None:
         config.work_dir = str(Path("work_dirs") / Path(path.split("::")[-1]).stem)
     return config
-
-
-def override(config: Config, options: dict[str, Any] | None) -> None:
-    """Set dotted keys of a config; modules that ``custom_imports`` names only now are imported.
-
-    Raises:
-        ValueError: A key that the config's structure does not allow, or a module that cannot be imported.
-    """
-    for key, value in (options or {}).items():
-        try:
-            config.merge_from_dict({key: value})
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
-            what = error.args[0] if error.args else type(error).__name__
-            raise ValueError(f"override {key}={value}: {what}") from error
-    if any(key.split(".")[0] == "custom_imports" for key in options or {}):
-        import_custom_modules(config)
 
 
 def enable_amp(config: Config) -> None:
@@ -152,7 +140,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     _make_resumable(config)
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
-    runner: Runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
     for line in misspelt:
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (
@@ -160,8 +148,10 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         DataCheckHook(tested),
         ClassListHook(trained),
         FlatBoxHook(),
-        MetricNamesHook(_judged_by(config)),
+        MetricCheckHook(named_metrics(config)),
         FiniteLossHook(),
+        BatchSizeHook(),
+        ResumeCheckHook(),
     ):
         runner.register_hook(hook)
     return runner
@@ -235,12 +225,6 @@ def _check_start(checkpoint: str | None) -> None:
         )
     with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
         load_safely(path)
-
-
-def _judged_by(config: Config) -> list[str]:
-    """Return the metrics by which the best checkpoint is chosen."""
-    named = ((config.get("default_hooks") or {}).get("checkpoint") or {}).get("save_best") or []
-    return [name for name in ([named] if isinstance(named, str) else named) if name != "auto"]
 
 
 def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> None:

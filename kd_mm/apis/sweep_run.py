@@ -14,9 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from kd_mm.apis.checks import MetricNamesHook, require_metric
 from kd_mm.apis.evaluate import evaluate
 from kd_mm.apis.exit_scores import exit_scores
+from kd_mm.apis.metric_checks import MetricCheckHook, require_metric
 from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -98,7 +98,7 @@ def _build(config: Config, metrics: Sequence[str], home: Path) -> Runner:
     config.resume = (home / "last_checkpoint").is_file()
     runner = build_runner(config, tested=True)
     same_evaluator = config.get("test_evaluator") == config.get("val_evaluator")
-    runner.register_hook(MetricNamesHook(metrics if same_evaluator else metrics[:1]))
+    runner.register_hook(MetricCheckHook(dict.fromkeys(metrics if same_evaluator else metrics[:1], "--metric")))
     return runner
 
 

@@ -44,8 +44,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def time_step(args: argparse.Namespace) -> None:
     from kd_mm.apis.benchmark import benchmark, describe
     from kd_mm.apis.benchmark_training import benchmark_training, describe_training
+    from kd_mm.apis.overrides import override
     from kd_mm.apis.recipes import compose
-    from kd_mm.apis.runner import measure_at_data_size, override, read_config
+    from kd_mm.apis.runner import measure_at_data_size, read_config
 
     config = read_config(args.config)
     if args.distiller:

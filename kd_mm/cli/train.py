@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,8 +50,9 @@ def train(args: argparse.Namespace) -> None:
     from mmengine.dist import is_main_process
     from mmengine.runner import find_latest_checkpoint
 
+    from kd_mm.apis.overrides import override
     from kd_mm.apis.recipes import compose, needs_teacher, recipe_names
-    from kd_mm.apis.runner import enable_amp, override, read_config, set_threads, set_up_launcher
+    from kd_mm.apis.runner import enable_amp, read_config, set_threads, set_up_launcher
     from kd_mm.apis.runner import train as run_training
     from kd_mm.datasets.identity_sampler import check_identity_batches
     from kd_mm.utils.config import is_distillation
@@ -90,8 +93,9 @@ def train(args: argparse.Namespace) -> None:
         run_training(config)
     except KeyboardInterrupt:
         stored = find_latest_checkpoint(config.work_dir)
-        advice = f"{stored} is stored, --resume goes on from there" if stored else "no checkpoint is stored yet"
-        raise KeyboardInterrupt(advice) from None
+        saved = f"{stored} is saved, what came after it is not" if stored else "no checkpoint is saved yet"
+        resume = " --resume" if stored and "--resume" not in args.command else ""
+        raise KeyboardInterrupt(f"{saved}\ngo on with: {args.command}{resume}") from None
     stored = find_latest_checkpoint(config.work_dir)
     if is_distillation(config) and stored and is_main_process():
         from kd_mm.apis.export import export_student
@@ -103,4 +107,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(train, parse_args(argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parse_args(words)
+    args.command = shlex.join(["kd-mm", "train", *words])
+    return run(train, args)

@@ -17,7 +17,7 @@ from mmengine.model import BaseModel
 
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.evaluation.reid_distances import JUNK, Array, Images, check_metric
-from kd_mm.evaluation.reid_rank import evaluate_reid
+from kd_mm.evaluation.reid_rank import evaluate_reid, no_match
 from kd_mm.evaluation.rerank import check_options
 from kd_mm.registry import METRICS
 
@@ -99,6 +99,37 @@ class ReIDMetric(BaseMetric):
             self._gallery = Teacher("gallery", gallery_config, gallery_checkpoint).model
         self._size: int | None = None
         self.results: list[Any]
+
+    def check_data(self, samples: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Look for a query and a match of it, before anything is evaluated.
+
+        Args:
+            samples: All samples of the data set, before its pipeline.
+
+        Returns:
+            The positions of both; nothing where the samples do not tell.
+
+        Raises:
+            ValueError: No query has a match, or an identity or a camera is no integer of 64 bits.
+        """
+        needed = {"pid", "role", *(["camid"] if self.camera_rule else [])}
+        if not samples or not all(needed <= sample.keys() for sample in samples):
+            return []
+        labels = [_read_labels(sample, self.camera_rule) for sample in samples]
+        gallery: dict[int, list[int]] = {}
+        for position, (pid, _, role, _) in enumerate(labels):
+            if role == "gallery":
+                gallery.setdefault(pid, []).append(position)
+        queries = [position for position, label in enumerate(labels) if label[2] == "query"]
+        seen_by_others = False
+        for query in queries:
+            pid, camera, *_ = labels[query]
+            matches = gallery.get(pid, [])
+            elsewhere = [match for match in matches if camera is None or labels[match][1] != camera]
+            if elsewhere:
+                return [query, elsewhere[0]]
+            seen_by_others = seen_by_others or bool(matches)
+        raise ValueError(no_match(len(queries), self.camera_rule, seen_by_others))
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`.
@@ -185,6 +216,11 @@ def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> lis
     """
     if not samples:
         return []
+    for sample in samples:
+        if sample.get("feature") is None:
+            raise ValueError(
+                f"{_name(sample)}: no feature in the data sample: give the model a kd_mm.BNNeckHead, which predicts it"
+            )
     labels = [_read_labels(sample, camera_rule) for sample in samples]
     shapes = {tuple(sample["feature"].shape) for sample in samples}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
@@ -195,10 +231,7 @@ def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> lis
 
 
 def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int | None, str, str]:
-    path = str(sample.get("img_path") or "")
-    name = f"image {path or sample.get('sample_idx', '')}".rstrip()
-    if sample.get("feature") is None:
-        raise ValueError(f"{name}: no feature in the data sample: give the model a kd_mm.BNNeckHead, which predicts it")
+    name = _name(sample)
     for key in ("pid", "role", "camid") if camera_rule else ("pid", "role"):
         if sample.get(key) is None:
             hint = "; camera_rule=False measures without cameras" if key == "camid" else ""
@@ -207,7 +240,21 @@ def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int
             )
     if sample["role"] not in ("query", "gallery"):
         raise ValueError(f"{name}: role={sample['role']!r}: write 'query' or 'gallery'")
-    return int(sample["pid"]), int(sample["camid"]) if camera_rule else None, str(sample["role"]), path
+    camera = _integer(sample, "camid") if camera_rule else None
+    return _integer(sample, "pid"), camera, str(sample["role"]), str(sample.get("img_path") or "")
+
+
+def _integer(sample: Mapping[str, Any], key: str) -> int:
+    try:
+        return int(np.int64(sample[key]))
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(
+            f"{_name(sample)}: {key}={sample[key]!r} is no integer of 64 bits: number identities and cameras from 1"
+        ) from None
+
+
+def _name(sample: Mapping[str, Any]) -> str:
+    return f"image {sample.get('img_path') or sample.get('sample_idx', '')}".rstrip()
 
 
 def gather(images: Iterable[ImageFeature], role: str) -> Images:

@@ -172,15 +172,29 @@ def _ranks(distances: Array, right: Ids) -> Ids:
     return np.asarray(np.sort(before) + 1)
 
 
+def no_match(queries: int, cameras: bool, same_camera: bool) -> str:
+    """Return one line on queries none of which has a match.
+
+    Args:
+        queries: How many there are.
+        cameras: Whether images of the query's camera are left out.
+        same_camera: Whether there are matches among these.
+    """
+    line = f"none of the {queries} queries has an image of its person{' from another camera' if cameras else ''} in the"
+    if same_camera:
+        return f"{line} gallery, only images from its own, which are left out: camera_rule=False measures with these"
+    line += " gallery: are query and gallery of one data set"
+    return (
+        f"{line}, and are the camera ids right? (camera_rule=False measures without cameras)" if cameras else f"{line}?"
+    )
+
+
 def _measures(ranks: list[Ids], query: Images, max_rank: int) -> tuple[dict[str, Any], Array]:
     """Return all measures, and average precision ``(Q,)``, NaN for queries without right images."""
     counts = np.array([len(found) for found in ranks])
     valid, elsewhere = counts > 0, "" if query.camids is None else " from another camera"
     if not valid.any():
-        raise ValueError(
-            f"none of the {len(query)} queries has an image of its person{elsewhere} in the gallery: are query and "
-            "gallery of one data set" + ("?" if query.camids is None else ", and are the camera ids right?")
-        )
+        raise ValueError(no_match(len(query), query.camids is not None, same_camera=False))
     if not valid.all():
         text = f"{sum(~valid)} of {len(query)} queries have no image of their person{elsewhere} in the gallery"
         print_log(f"{text}: they do not count", logger="current", level=logging.WARNING)

@@ -50,7 +50,6 @@ class DistillHook(Hook):
         if replaced:
             runner.logger.info(f"taps attached to replaced modules: {', '.join(replaced)}")
         check_class_lists(distiller, runner)
-        _check_batch_size(runner)
         for hook in runner.hooks:
             if isinstance(hook, LoggerHook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
@@ -161,14 +160,3 @@ def count_samples(dataset: Any) -> int | None:
     while hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return None if hasattr(dataset, "datasets") or not isinstance(dataset, Sized) else len(dataset)
-
-
-def _check_batch_size(runner: Runner) -> None:
-    scaling = runner.cfg.get("auto_scale_lr") or {}
-    base, loader = scaling.get("base_batch_size"), runner.train_dataloader
-    batch_size = (loader.batch_size or loader.batch_sampler.batch_size) * runner.world_size
-    if base and batch_size != base and not scaling.get("enable", False):
-        runner.logger.warning(
-            f"the global batch is {batch_size}, the learning rate of this config is meant for {base}: scale it, or use "
-            "--auto-scale-lr"
-        )

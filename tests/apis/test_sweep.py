@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from kd_mm.apis.checks import require_metric
+from kd_mm.apis.metric_checks import require_metric
 from kd_mm.apis.result_table import table_columns
 from kd_mm.apis.rows import Row, Sweep, read_sweep
 from kd_mm.apis.runner import read_config

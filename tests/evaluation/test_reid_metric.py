@@ -158,6 +158,47 @@ def test_wrong_input_raises_one_line(given: list[DataSample], message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def shot(pid: Any, camid: Any, role: str) -> dict[str, Any]:
+    return {"pid": pid, "camid": camid, "role": role, "img_path": f"{role}.jpg"}
+
+
+def test_a_query_and_its_match_are_found_in_the_data() -> None:
+    data = [
+        shot(3, 1, "query"),
+        shot(5, 2, "query"),
+        shot(3, 1, "gallery"),
+        shot(5, 2, "gallery"),
+        shot(5, 1, "gallery"),
+    ]
+    assert ReIDMetric().check_data(data) == [1, 4]
+    assert ReIDMetric(camera_rule=False).check_data(data) == [0, 2]
+    assert ReIDMetric().check_data([{"pid": 3, "img_path": "a.jpg"}]) == []  # roles come from the pipeline
+
+
+@pytest.mark.parametrize(
+    ("gallery", "options", "message"),
+    [
+        (
+            shot(3, 1, "gallery"),
+            {},
+            "only images from its own, which are left out: camera_rule=False measures with these",
+        ),
+        (
+            shot(4, 2, "gallery"),
+            {},
+            "gallery of one data set, and are the camera ids right. .camera_rule=False measures",
+        ),
+        (shot(4, 1, "gallery"), {"camera_rule": False}, "has an image of its person in the gallery: are query and"),
+        (shot("ann", 2, "gallery"), {}, "image gallery.jpg: pid='ann' is no integer of 64 bits: number identities"),
+        (shot(2**63, 2, "gallery"), {}, "pid=9223372036854775808 is no integer of 64 bits"),
+        (shot(3, "left", "gallery"), {}, "camid='left' is no integer of 64 bits"),
+    ],
+)
+def test_data_that_can_never_be_evaluated(gallery: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReIDMetric(**options).check_data([shot(3, 1, "query"), gallery])
+
+
 def test_lengths_that_differ_between_batches() -> None:
     given = samples(random_images(0))
     for sample in given[-7:]:

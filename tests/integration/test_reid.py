@@ -126,6 +126,21 @@ def test_every_recipe_from_the_command_line(street: Street, tmp_path: Path, reci
     assert {key for key in stored if not key.startswith("distill.")} == plain
 
 
+def test_an_evaluation_that_can_never_be_valid_stops_before_the_first_step(street: Street, tmp_path: Path) -> None:
+    images = MarketFolder(tmp_path / "street").fill()
+    for path in [*images.root.glob("bounding_box_test/*"), *images.root.glob("query/*")]:
+        path.rename(path.with_name(path.name.replace("_c2", "_c1")))
+    data = ["--cfg-options", f"train_dataloader.dataset.data_root={images.root}"]
+    data += [f"{part}_dataloader.dataset.data_root={images.root}" for part in ("val", "test")]
+    line = refused(street, street.plain, "--work-dir", tmp_path / "run", *data)
+    assert line.startswith("error: val_evaluator: none of the 3 queries has an image of its person from another camera")
+    assert "camera_rule=False" in line
+    wrong = ["--cfg-options", "default_hooks.checkpoint.save_best=mAP"]
+    line = refused(street, street.plain, "--work-dir", tmp_path / "run", *wrong)
+    assert "default_hooks.checkpoint.save_best: the validation gives no metric 'mAP', did you mean 'reid/mAP'?" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_teacher_that_is_trained_with_its_exits(street: Street, tmp_path: Path) -> None:
     short = ["--cfg-options", "train_cfg.max_epochs=2", "default_hooks.teacher_check.min_score=0"]
     street.tools.train(street.teacher, "--with-exits", "--work-dir", tmp_path / "teacher", *short[:2])

@@ -1,0 +1,128 @@
+"""Metrics before training: they can be computed on the data at hand, and those that a config names exist."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from kd_mm.evaluation import ReIDMetric
+from kd_mm.utils.contexts import isolated_rng
+
+
+class MetricCheckHook(Hook):
+    """Compares the evaluators with their data, and evaluates two validation images for the names of the metrics.
+
+    The images are the first and the last one, of retrieval a query and a match of it. Where an evaluator fails on two
+    images, names are not checked.
+
+    Args:
+        names: Metrics that the validation has to give, and where each is asked for, as a dotted key or an option.
+    """
+
+    priority = "VERY_HIGH"  # before anything is prepared on a teacher
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the validation.
+
+        Raises:
+            ValueError: It gives no such metric, or an evaluator can never be computed on its data.
+        """
+        if runner.val_loop is None:
+            return
+        loop = runner.val_loop
+        chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
+        with isolated_rng("metric names"):
+            found = _evaluate(runner, chosen, bool(self.names))
+        for name, key in self.names.items() if found else ():
+            require_metric(name, found, f"{key}: the validation")
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the data of the test.
+
+        Raises:
+            ValueError: An evaluator can never be computed on them.
+        """
+        _check_data("test_evaluator", runner.test_loop.evaluator.metrics, runner.test_loop.dataloader.dataset)
+
+
+def require_metric(name: str, found: Mapping[str, float], where: str) -> float:
+    """Return a metric.
+
+    Raises:
+        ValueError: There is none of this name; the message has the closest.
+    """
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        near = near or [other for other in sorted(found) if other.rpartition("/")[2] == name][:1]
+        raise ValueError(
+            f"{where} gives no metric {name!r}{f', did you mean {near[0]!r}?' if near else ''} "
+            f"(there are: {', '.join(sorted(found))})"
+        )
+    return found[name]
+
+
+def named_metrics(config: Config) -> dict[str, str]:
+    """Return the validation's metrics that a config names, and the key of each: for the best checkpoint, for stopping
+    early, and for lowering the learning rate."""
+    hooks = {f"default_hooks.{name}": hook for name, hook in (config.get("default_hooks") or {}).items()}
+    hooks |= {f"custom_hooks.{number}": hook for number, hook in enumerate(config.get("custom_hooks") or [])}
+    schedules = config.get("param_scheduler") or []
+    for number, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
+        if str(schedule.get("type")).startswith("ReduceOnPlateau"):
+            hooks[f"param_scheduler.{number}"] = schedule
+    names: dict[str, str] = {}
+    for key, part in hooks.items():
+        for option in ("save_best", "monitor"):
+            given = (part or {}).get(option) or []
+            listed = [given] if isinstance(given, str) else given
+            names.update({name: f"{key}.{option}" for name in listed if name != "auto"})
+    return names
+
+
+def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
+    """Return the positions of images that the metrics can be computed on."""
+    chosen = [0, len(dataset) - 1]
+    for number, metric in enumerate(metrics):
+        if isinstance(metric, ReIDMetric):
+            where = key if len(metrics) == 1 else f"{key}.{number}"
+            try:
+                chosen = metric.check_data([dataset.get_data_info(i) for i in range(len(dataset))]) or chosen
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+    return chosen
+
+
+def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, float]:
+    loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
+    depth = max((max(topk) for metric in evaluator.metrics if (topk := vars(metric).get("topk"))), default=1)
+    if not named and depth == 1:
+        return {}
+    try:
+        batch = loader.collate_fn([loader.dataset[i] for i in chosen])
+        runner.model.eval()
+        with torch.no_grad():
+            predictions = runner.model.val_step(batch)
+        scores = predictions[0].get("pred_score")
+    except Exception:  # the validation itself says what is wrong
+        return {}
+    if scores is not None and depth > len(scores):
+        raise ValueError(
+            f"val_evaluator: topk={depth} of {len(scores)} classes is not defined: set val_evaluator.topk (and "
+            f"test_evaluator.topk) to at most {len(scores)}"
+        )
+    try:
+        evaluator = copy.deepcopy(evaluator)
+        evaluator.process(data_samples=predictions, data_batch=batch)
+        return dict(evaluator.evaluate(len(chosen))) if named else {}
+    except Exception:  # whatever an evaluator makes of two images
+        return {}

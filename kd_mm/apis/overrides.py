@@ -1,0 +1,60 @@
+"""Overrides of config keys from the command line, each checked against what reads the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from kd_mm.apis.config_check import known_keys
+from kd_mm.utils.config import import_custom_modules
+from kd_mm.utils.suggest import nearest
+
+
+def override(config: Config, options: Mapping[str, Any] | None) -> None:
+    """Set dotted keys of a config; modules that ``custom_imports`` names only now are imported.
+
+    Raises:
+        ValueError: A key that the config's structure does not allow or that nothing reads, a variable whose value was
+            copied to other keys when the config was read, or a module that cannot be imported.
+    """
+    for key, value in (options or {}).items():
+        try:
+            _check_is_read(config, key)
+            config.merge_from_dict({key: value})
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+            what = error.args[0] if error.args else type(error).__name__
+            raise ValueError(f"override {key}={value}: {what}") from error
+    if any(key.split(".")[0] == "custom_imports" for key in options or {}):
+        import_custom_modules(config)
+
+
+def _check_is_read(config: Config, key: str) -> None:
+    first, dot, rest = key.partition(".")
+    known = known_keys()
+    if first in known:
+        return
+    if first not in config:
+        raise ValueError(f"nothing reads the key {first!r}{nearest(first, [*known, *config])}")
+    parts = {name: part for name, part in config.items() if name in known}
+    copies = list(_places(parts, config[first], first))
+    if copies:
+        where = " or ".join(f"{copy}{dot}{rest}" for copy in copies[:3])
+        raise ValueError(f"nothing reads {first!r} any more, it was copied when the config was read: set {where}")
+
+
+def _places(part: Any, value: Any, name: str, path: str = "") -> Iterator[str]:
+    """Yield where a value lies in a config: numbers where the key contains the name, too."""
+    inner = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list | tuple) else ()
+    for key, each in inner:
+        here = f"{path}.{key}" if path else str(key)
+        if (
+            value
+            and type(each) is type(value)
+            and each == value
+            and (not isinstance(value, int | float) or name in here)
+        ):
+            yield here
+        else:
+            yield from _places(each, value, name, here)

@@ -1,0 +1,125 @@
+"""What a checkpoint and a config disagree about when a run is resumed: said, and the config followed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from kd_mm.hooks.batch_size import images_of_step
+
+_KEY = "images_of_step"
+#: What in the state of a schedule is no option.
+_PROGRESS = ("last_step", "base_values", "verbose")
+
+
+class ResumeCheckHook(Hook):
+    """Compares a resumed run with its config, warns of what differs, and follows the config.
+
+    The engine restores options of the optimizer and schedules as they are stored, whatever the config says by now.
+    Where the initial value of an option or the schedule is another one, the schedule is computed anew from the first
+    step on, so that the run goes on as if it had been planned so. A run with the config that it began with is not
+    touched. Schedules that depend on metrics go on as stored.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._reasons: list[str] = []
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Store how many images a step has."""
+        checkpoint["meta"][_KEY] = images_of_step(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare, and give the optimizer's options in the checkpoint the config's values, before they are restored.
+
+        Raises:
+            ValueError: The optimizer has other groups of parameters.
+        """
+        if not runner.cfg.get("resume") or not isinstance(runner.optim_wrapper, OptimWrapper):
+            return
+        stored = (checkpoint.get("optimizer") or {}).get("param_groups")
+        before, now = checkpoint["meta"].get(_KEY), images_of_step(runner)
+        if before not in (None, now):
+            runner.logger.warning(f"resume: a step had {before} images, and has {now} now")
+        if stored is None:
+            return
+        groups, schedules = runner.optim_wrapper.param_groups, runner.param_schedulers or []
+        _check_groups(stored, groups)
+        by_metrics = isinstance(schedules, Mapping) or any(vars(type(each)).get("need_val_args") for each in schedules)
+        if by_metrics:
+            return
+        self._reasons = _changed_options(stored, groups)
+        self._reasons += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
+
+    def before_train(self, runner: Runner) -> None:
+        """Compute the schedules anew where something differs."""
+        reasons, self._reasons = self._reasons, []
+        if not reasons:
+            return
+        _replay(runner)
+        rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(runner.optim_wrapper.get_lr()["lr"]))[:3])
+        runner.logger.warning(
+            f"resume: the config differs from the run so far: {'; '.join(reasons)}. The config is followed, the "
+            f"learning rate is {rates} now"
+        )
+
+
+def _check_groups(stored: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> None:
+    sizes = [[len(group["params"]) for group in each] for each in (stored, groups)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"resume: the checkpoint's optimizer has {len(stored)} groups with {sum(sizes[0])} parameters, the "
+            f"config's {len(groups)} with {sum(sizes[1])}: give paramwise_cfg and frozen parts as they were, or start "
+            "from the weights alone (load_from)"
+        )
+
+
+def _changed_options(stored: Sequence[dict[str, Any]], groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Give stored options the config's values, initial ones where a schedule changes them; return what differed."""
+    lines: dict[str, str] = {}
+    for before, now in zip(stored, groups, strict=True):
+        for option in [option for option in now if option != "params" and not option.startswith("initial_")]:
+            key = f"initial_{option}" if f"initial_{option}" in before else option
+            old, new = before.get(key), now.get(f"initial_{option}", now[option])
+            if old is not None and old != new:
+                before[key] = new
+                lines.setdefault(option, f"optimizer {option} was {old}, is {new}")
+    return list(lines.values())
+
+
+def _changed_schedules(stored: Sequence[Mapping[str, Any]], schedules: Sequence[Any]) -> list[str]:
+    """Return what differs between stored schedules and those of the config."""
+    if len(stored) != len(schedules):
+        return [f"there were {len(stored)} schedules, now {len(schedules)}"]
+    lines = []
+    for before, schedule in zip(stored, schedules, strict=True):
+        now, name = schedule.state_dict(), type(schedule).__name__
+        for option in [key for key in now if not key.startswith("_") and key not in _PROGRESS]:
+            if before.get(option) != now[option]:
+                lines.append(f"{name} {option} was {before.get(option)}, is {now[option]}")
+    return lines
+
+
+def _replay(runner: Runner) -> None:
+    """Build the schedules of the config anew and step them to where the run stands, as its training has."""
+    for group in runner.optim_wrapper.param_groups:
+        initial = {key.removeprefix("initial_"): value for key, value in group.items() if key.startswith("initial_")}
+        group.update(initial)
+    if not runner.param_schedulers:
+        return
+    runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+    length = runner.iter // runner.epoch if runner.epoch else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine expects a step of the optimizer between them
+        for iteration in range(1, runner.iter + 1):
+            ends_epoch = length > 0 and iteration % length == 0 and iteration // length <= runner.epoch
+            for schedule in runner.param_schedulers:
+                if not schedule.by_epoch or ends_epoch:
+                    schedule.step()

@@ -1,0 +1,61 @@
+"""A run that is resumed with another config: what differs is logged, and the config is followed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ..helpers.tools import Tools
+
+RUN = ["train", "kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=128"]
+RUN += ["val_dataloader.dataset.indices=20", "default_hooks.logger.interval=1", "optim_wrapper.optimizer.lr=0.1"]
+
+
+def options(epochs: int, *others: str) -> list[str]:
+    return [*RUN, f"train_cfg.max_epochs={epochs}", f"param_scheduler.T_max={epochs}", *others]
+
+
+def rates(folder: Path) -> list[float]:
+    """Return the learning rate of each epoch, of all runs in a folder."""
+    lines = [line for file in sorted(folder.glob("*/vis_data/scalars.json")) for line in file.read_text().splitlines()]
+    found = {record["epoch"]: record["lr"] for record in map(json.loads, lines) if "lr" in record}
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def cosine(epochs: int, first: float = 0.1) -> list[float]:
+    return [first * (1 + math.cos(math.pi * epoch / epochs)) / 2 for epoch in range(epochs)]
+
+
+def test_a_longer_schedule_goes_on_by_the_config(cpu_tools: Tools, tmp_path: Path) -> None:
+    cpu_tools.train(*options(2)[1:], "--work-dir", tmp_path)
+    ended = cpu_tools.train(*options(6)[1:], "--work-dir", tmp_path, "--resume")
+    assert "resume: the config differs from the run so far: CosineAnnealingLR T_max was 2, is 6" in ended.out
+    assert "The config is followed, the learning rate is 0.075 now" in ended.out
+    assert rates(tmp_path) == pytest.approx([*cosine(2), *cosine(6)[2:]], abs=1e-6)
+
+
+def test_other_options_of_the_optimizer_and_another_batch_are_said(cpu_tools: Tools, tmp_path: Path) -> None:
+    cpu_tools.train(*options(3, "train_cfg.max_epochs=1")[1:], "--work-dir", tmp_path)
+    others = [
+        "optim_wrapper.optimizer.lr=0.02",
+        "optim_wrapper.optimizer.weight_decay=0.5",
+        "train_dataloader.batch_size=16",
+    ]
+    ended = cpu_tools.train(*options(3, *others)[1:], "--work-dir", tmp_path, "--resume")
+    assert "optimizer lr was 0.1, is 0.02" in ended.out
+    assert "optimizer weight_decay was 0.0005, is 0.5" in ended.out
+    assert "resume: a step had 32 images, and has 16 now" in ended.out
+    assert rates(tmp_path)[1:] == pytest.approx(cosine(3, 0.02)[1:], abs=1e-6)
+
+
+def test_the_same_config_says_nothing_and_other_groups_are_refused(cpu_tools: Tools, tmp_path: Path) -> None:
+    kept = ["default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.max_keep_ckpts=2"]
+    cpu_tools.train(*options(2, *kept)[1:], "--work-dir", tmp_path)
+    resume = ["--work-dir", tmp_path / "again", "--resume", tmp_path / "epoch_1.pth"]
+    ended = cpu_tools.run(*options(2, "optim_wrapper.paramwise_cfg.norm_decay_mult=0.0"), *resume)
+    assert ended.status == 2
+    assert "error: resume: the checkpoint's optimizer has 1 groups with " in ended.err
+    assert "WARNING - resume: " not in cpu_tools.train(*options(2)[1:], *resume).out
