@@ -89,23 +89,6 @@ _TRIPLES = (
 )
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.
 _ALIKE = 0.85
-#: Keys at the top of a config that the engine and the tools read beside the Runner's own arguments.
-_READ_ELSEWHERE = {
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "runner_type",
-    "size_mismatch",
-    "sync_bn",
-    "tta_cfg",
-    "tta_model",
-    "tta_pipeline",
-}
-#: Variables of upstream's configs that look like such keys.
-_VARIABLES = {"train_pipeline", "test_pipeline", "val_pipeline"}
 
 
 def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
@@ -145,25 +128,6 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
         level = parts.get("log_level")
         if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
             yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
-
-
-def known_keys() -> set[str]:
-    """Return the keys at the top of a config that something reads."""
-    return (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _READ_ELSEWHERE
-
-
-def misspelt_keys(config: Iterable[str]) -> list[str]:
-    """Return one line for each key at the top of a config that nothing reads and that looks like one that is read.
-
-    Configs may hold variables of any name, so only near matches are reported, and nothing is stopped.
-    """
-    known, lines = known_keys(), []
-    for key in config:
-        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=_ALIKE)
-        if key in known | _VARIABLES or not near or set(near[0].split("_")) < set(key.split("_")):
-            continue
-        lines.append(f"config: nothing reads the key {key!r}, did you mean {near[0]!r}?")
-    return lines
 
 
 def _triples(parts: Mapping[str, Any]) -> Iterator[str]:

@@ -23,10 +23,10 @@ from mmengine.runner import Runner
 from kd_mm.apis.annotation_files import explain_annotations
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
-from kd_mm.apis.config_check import check_config, misspelt_keys
+from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
-from kd_mm.apis.overrides import override
+from kd_mm.apis.overrides import misspelt_keys, override
 from kd_mm.hooks.batch_size import BatchSizeHook, ScalingRunner
 from kd_mm.hooks.finite_loss import FiniteLossHook
 from kd_mm.hooks.resume_check import ResumeCheckHook
