@@ -26,12 +26,30 @@ __all__ = [
 ]
 
 
+#: Upstream's networks that no task fits, by the module of their class, and what to distil instead.
+WITHOUT_TASK = {
+    "mmdet.models.mot": "a tracker: distil its detector by itself (the config's model.detector)",
+    "mmdet.models.detectors.semi_base": "semi-supervised, with a teacher of its own: distil its detector by itself (the "
+    "config's model.detector)",
+    "mmpretrain.models.selfsup": "self-supervised, without labels: distil a classifier that starts from its weights",
+    "mmpretrain.models.multimodal": "multimodal: distil a classifier",
+    "mmpretrain.models.retrievers": "a retriever: distil an ImageClassifier, or a kd_mm.ReIDModel (configs/reid)",
+}
+
+
 def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:
     """Build the task that a config names, or the one that suits the student.
 
     That is detection for mmdet's detectors, and re-identification where the head has a ``bnneck``.
+
+    Raises:
+        ValueError: No task is named, and none suits the student.
     """
-    if any(kind.__module__.startswith("mmdet.models.detectors") for kind in type(student).__mro__):
+    modules = [kind.__module__ for kind in type(student).__mro__]
+    for prefix, reason in WITHOUT_TASK.items():
+        if config is None and any(module.startswith(prefix) for module in modules):
+            raise ValueError(f"{type(student).__name__} is {reason}; kd_mm distils classifiers, detectors and re-ID")
+    if any(module.startswith("mmdet.models.detectors") for module in modules):
         default = "DetectionTask"
     else:
         default = "ReIDTask" if is_reid_model(student) else "ClassificationTask"

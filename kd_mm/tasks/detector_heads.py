@@ -38,7 +38,9 @@ class DetectorHeads:
     def of(cls, model: nn.Module) -> DetectorHeads:
         """Read the heads of a detector."""
         roi, dense = child(model, "roi_head"), child(model, "bbox_head")
-        two_stage, kind = roi is not None, type(dense or roi).__name__
+        two_stage = roi is not None
+        heads = [child(model, name) for name in ("bbox_head", "roi_head", "mask_head", "panoptic_head", "rpn_head")]
+        kind = next((type(head).__name__ for head in heads if head is not None), "no head")
         num_classes, cascade = _num_classes(roi or model), is_cascade(roi)
         levels = 0
         if not takes_regions(roi):

@@ -15,12 +15,12 @@ from typing import Any
 
 import mmdet
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from torch import distributed, nn
 
 from kd_mm import ops
+from kd_mm.registry import MODELS
 
 from .detection_samples import SIZE, nodes, types
 from .mirrored_ops import Operator, wrapped_operators
@@ -52,8 +52,8 @@ def load(path: Path) -> Config:
     return Config.fromfile(FOLDER / path)
 
 
-def representatives(family: str) -> list[Path]:
-    """Configs that stand for a family: a small plain one, then one for each further operator that others bring in.
+def candidates(family: str) -> Iterator[tuple[Path, Config]]:
+    """Configs of a family that hold a model, a small plain one first; read one by one, since that takes long.
 
     Paths are relative to `FOLDER`. Four of upstream's 827 files name bases that do not exist; they are
     left out.
@@ -63,7 +63,6 @@ def representatives(family: str) -> list[Path]:
         small = re.search(r"r18|r50|tiny|nano|_s_", path.name)
         return path.name != CHOICE.get(family), not small, len(path.name), path.name
 
-    found: dict[Path, set[str]] = {}
     for path in sorted((FOLDER / family).rglob("*.py"), key=rank):
         short = path.relative_to(FOLDER)
         try:
@@ -71,10 +70,15 @@ def representatives(family: str) -> list[Path]:
         except FileNotFoundError:
             continue
         if "model" in config:
-            found[short] = types(config.model) & OPERATOR_TYPES
+            yield short, config
+
+
+def representatives(family: str) -> list[Path]:
+    """Configs that stand for a family: a small plain one, then one for each further operator that others bring in."""
     chosen: list[Path] = []
     covered: set[str] = set()
-    for path, operators in found.items():
+    for path, config in candidates(family):
+        operators = types(config.model) & OPERATOR_TYPES
         if not chosen or operators - covered:
             chosen.append(path)
             covered |= operators
@@ -107,8 +111,23 @@ def prepare(config: Config) -> Any:
     return model
 
 
+def lighten(model: Any) -> Any:
+    """A quarter of the width, narrow fully connected layers, few regions, fewer predictions."""
+    for node in nodes(model):
+        if str(node.get("type")).endswith("ResNet"):
+            node["base_channels"] = 16
+        if "in_channels" in node and isinstance(node["in_channels"], (list, tuple)):
+            node["in_channels"] = [channels // 4 for channels in node["in_channels"]]
+        narrow = {key: 64 for key, value in node.items() if key.endswith("channels") and value == 256}
+        node.update(narrow)
+        for key, most in (("fc_out_channels", 32), ("deform_fc_channels", 32), ("num", 16), ("max_per_img", 8)):
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], most)
+    return model
+
+
 def build(model: Any, data: dict[str, Any]) -> nn.Module:
-    """A detector with fresh weights, and batch statistics of its backbone that the pretrained ones would have held.
+    """A network with fresh weights, and batch statistics of its backbone that the pretrained ones would have held.
 
     Most configs never update them, and without them the activations of a deep backbone grow beyond all bounds.
     """
@@ -116,7 +135,7 @@ def build(model: Any, data: dict[str, Any]) -> nn.Module:
         # Its layers ask for their group when they are made.
         distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     torch.manual_seed(0)
-    detector = MODELS.build(model)
+    detector = MODELS.build(deepcopy(model))  # some write into their config
     detector.init_weights()
     detector.train()
     hub = MessageHub.get_current_instance()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mmdet.utils import register_all_modules
@@ -36,21 +35,6 @@ CASES = {
 }
 
 
-def lighten(model: Any) -> Any:
-    """A quarter of the width, narrow fully connected layers, few regions, fewer predictions."""
-    for node in samples.nodes(model):
-        if str(node.get("type")).endswith("ResNet"):
-            node["base_channels"] = 16
-        if "in_channels" in node and isinstance(node["in_channels"], (list, tuple)):
-            node["in_channels"] = [channels // 4 for channels in node["in_channels"]]
-        narrow = {key: 64 for key, value in node.items() if key.endswith("channels") and value == 256}
-        node.update(narrow)
-        for key, most in (("fc_out_channels", 32), ("deform_fc_channels", 32), ("num", 16), ("max_per_img", 8)):
-            if isinstance(node.get(key), int):
-                node[key] = min(node[key], most)
-    return model
-
-
 #: In the default run; `make test-families` runs the others.
 SAMPLE = ("carafe", "dcnv2", "tood")
 
@@ -62,7 +46,7 @@ SAMPLE = ("carafe", "dcnv2", "tood")
 )
 def test_family_trains_and_predicts(config: str, device: str) -> None:
     register_all_modules(init_default_scope=True)
-    model = lighten(families.prepare(families.load(Path(config))))
+    model = families.lighten(families.prepare(families.load(Path(config))))
     data = samples.batch(model)
     with families.called_operators() as called:
         detector = families.build(model, data).to(device)

@@ -1,11 +1,7 @@
 """Stage discovery on the families that upstream ships: the smallest variant of each, built from its config."""
 
-from pathlib import Path
-
-import mmpretrain
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
@@ -13,71 +9,7 @@ import kd_mm  # noqa: F401
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.recorder import Recorder
 
-CONFIGS = Path(mmpretrain.__file__).parent / ".mim" / "configs"
-
-REPMLP = {"channels": [24, 48, 96, 192], "depths": [2, 2, 3, 2], "sharesets_nums": [1, 4, 8, 32]}
-SAM = {"embed_dims": 96, "num_layers": 12, "num_heads": 3, "feedforward_channels": 384}
-SAM["global_attn_indexes"] = [2, 5, 8, 11]
-# config, input side in pixels, changes to the backbone that a small input needs, or a big network
-PYRAMIDS = [
-    ("resnet/resnet18_8xb16_cifar10", 32, {}),
-    ("resnet/resnetv1d50_8xb32_in1k", 64, {}),
-    ("resnext/resnext50-32x4d_8xb32_in1k", 64, {}),
-    ("wrn/wide-resnet50_8xb32_in1k", 64, {}),
-    ("seresnet/seresnet50_8xb32_in1k", 64, {}),
-    ("res2net/res2net50-w14-s8_8xb32_in1k", 64, {}),
-    ("resnest/resnest50_32xb64_in1k", 64, {}),
-    ("densenet/densenet121_4xb256_in1k", 64, {}),
-    ("regnet/regnetx-400mf_8xb128_in1k", 64, {}),
-    ("mobilenet_v3/mobilenet-v3-small_8xb128_in1k", 64, {}),
-    ("efficientnet/efficientnet-b0_8xb32_in1k", 64, {}),
-    ("efficientnet_v2/efficientnetv2-b0_8xb32_in1k", 64, {}),
-    ("shufflenet_v1/shufflenet-v1-1x_16xb64_in1k", 64, {}),
-    ("shufflenet_v2/shufflenet-v2-1x_16xb64_in1k", 64, {}),
-    ("convnext_v2/convnext-v2-atto_32xb32_in1k", 64, {}),
-    ("repvgg/repvgg-A0_8xb32_in1k", 64, {}),
-    ("repvgg/repvgg-A0_deploy_in1k", 64, {}),
-    ("mobileone/mobileone-s0_8xb32_in1k", 64, {}),
-    ("hrnet/hrnet-w18_4xb32_in1k", 64, {}),
-    ("inception_v3/inception-v3_8xb32_in1k", 128, {}),
-    ("cspnet/cspresnet50_8xb32_in1k", 64, {}),
-    ("cspnet/cspdarknet50_8xb32_in1k", 64, {}),
-    ("edgenext/edgenext-xxsmall_8xb256_in1k", 64, {}),
-    ("poolformer/poolformer-s12_32xb128_in1k", 64, {}),
-    ("riformer/riformer-s12_8xb128_in1k", 64, {}),
-    ("hornet/hornet-tiny_8xb128_in1k", 64, {}),
-    ("van/van-tiny_8xb128_in1k", 64, {}),
-    ("mobilevit/mobilevit-xxsmall_8xb128_in1k", 64, {}),
-    ("efficientformer/efficientformer-l1_8xb128_in1k", 224, {}),
-    ("levit/levit-128s_8xb256_in1k", 64, {"img_size": 64}),
-    ("tinyvit/tinyvit-5m_8xb256_in1k", 64, {"img_size": (64, 64)}),
-    ("swin_transformer_v2/swinv2-tiny-w8_16xb64_in1k-256px", 64, {"img_size": 64, "pad_small_map": True}),
-    ("davit/davit-tiny_4xb256_in1k", 64, {"pad_small_map": True}),
-    ("mvit/mvitv2-tiny_8xb256_in1k", 64, {"img_size": 64}),
-    ("twins/twins-pcpvt-small_8xb128_in1k", 64, {}),
-    ("twins/twins-svt-small_8xb128_in1k", 64, {}),
-    ("conformer/conformer-tiny-p16_8xb128_in1k", 64, {}),
-    ("vig/pvig-tiny_8xb128_in1k", 224, {}),
-    ("repmlp/repmlp-base_8xb64_in1k", 224, {"arch": REPMLP}),
-]
-CONSTANT = [
-    ("deit/deit-tiny_4xb256_in1k", 64, {"img_size": 64}, 1),
-    ("deit/deit-tiny-distilled_4xb256_in1k", 64, {"img_size": 64}, 2),
-    ("deit3/deit3-small-p16_64xb64_in1k", 64, {"img_size": 64}, 1),
-    ("beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k", 64, {"img_size": 64, "arch": "deit-tiny"}, 1),
-    ("eva02/eva02-tiny-p14_in1k", 56, {"img_size": 56}, 1),
-    ("dinov2/vit-small-p14_dinov2-pre_headless", 56, {"img_size": 56}, 1),
-    ("sam/vit-base-p16_sam_headless", 64, {"img_size": 64, "arch": SAM, "out_channels": 64}, 0),
-    ("revvit/revvit-small_8xb256_in1k", 64, {"img_size": 64}, 0),
-    ("xcit/xcit-nano-12-p16_8xb128_in1k", 64, {}, 0),
-    ("t2t_vit/t2t-vit-t-14_8xb64_in1k", 64, {"img_size": 64}, 1),
-    ("tnt/tnt-s-p16_16xb64_in1k", 64, {"img_size": 64}, 1),
-    ("hivit/hivit-tiny-p16_16xb64_in1k", 64, {"img_size": 64}, 0),
-    ("mlp_mixer/mlp-mixer-base-p16_64xb64_in1k", 64, {"img_size": 64, "arch": "small"}, 0),
-    ("convmixer/convmixer-768-32_10xb64_in1k", 56, {}, 0),
-    ("vig/vig-tiny_8xb128_in1k", 224, {}, 0),
-]
-
+from ..helpers.classifier_families import CONSTANT, PYRAMIDS, load
 
 #: Tried in every run: the kinds of layout that discovery tells apart. The others run by `make test-families`.
 SAMPLE = (
@@ -102,7 +34,7 @@ def cases(families):
 
 
 def build(config, changes=None):
-    model = Config.fromfile(CONFIGS / f"{config}.py").model
+    model = load(config).model
     model.backbone.update(changes or {})
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         return MODELS.build(model)
