@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import multiprocessing
+import resource
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from mmengine.logging import MMLogger
 
 from kd_mm.utils.atomic_files import replace_file
 
-from .helpers.classifier_families import without_classifier
+from .helpers import classifier_families, detector_families
 from .helpers.family_pairs import RECIPES, Family, classifiers, detectors, run
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -59,7 +60,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="these folders of upstream alone, or configs of mmpretrain",
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row after this time")
-    parser.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="longest time of a row")
+    parser.add_argument("--limit", type=int, default=300, metavar="SECONDS", help="longest CPU time of a row")
     parser.add_argument("--again", action="store_true", help="run rows that are there, too")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of families.json and families.md")
     return parser.parse_args(argv)
@@ -89,22 +90,22 @@ def _read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {task: {} for task in SOURCES}
 
 
-def _in_child(family: Family, limit: float) -> dict[str, Any]:
+def _in_child(family: Family, limit: int) -> dict[str, Any]:
     """Run a row in a process of its own, which may run out of time or of memory."""
     receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(family, sender))
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(family, limit, sender))
     process.start()
     sender.close()
     try:
-        row: dict[str, Any] = receiver.recv() if receiver.poll(limit) else {}
+        row: dict[str, Any] = receiver.recv()
     except EOFError:
-        row = {}
-    process.kill()
+        row = {"plain": f"fails: no result in {limit} seconds of CPU time, or killed", "recipes": {}}
     process.join()
-    return row or {"plain": f"fails: no result within {limit:g} seconds, or killed", "recipes": {}}
+    return row
 
 
-def _child(family: Family, sender: Connection) -> None:
+def _child(family: Family, limit: int, sender: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
     MMLogger.get_instance("families", log_level="ERROR")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,16 +115,17 @@ def _child(family: Family, sender: Connection) -> None:
 def render(results: dict[str, Any]) -> str:
     """Return the page of the docs: a table a task, and below it each line that refuses something, with its rows."""
     parts = [TEXT]
+    counts = {"classification": len(classifier_families.cases()), "detection": len(detector_families.names())}
     for task, package in (("classification", "mmpretrain"), ("detection", "mmdet")):
-        parts.append(f"\n## {package}: {task}\n\n{_table(results[task])}")
+        parts.append(f"\n## {package}: {task}\n\n{_table(results[task], counts[task])}")
     parts.append(
-        "\nmmpretrain's folders without a row hold self-supervised and multimodal networks, which give no class logits: "
-        f"{', '.join(without_classifier())}.\n"
+        "\nmmpretrain's folders without a row hold self-supervised and multimodal networks, which give no class "
+        f"logits: {', '.join(classifier_families.without_classifier())}.\n"
     )
     return "".join(parts)
 
 
-def _table(rows: dict[str, Any]) -> str:
+def _table(rows: dict[str, Any], count: int) -> str:
     trained = {config: row for config, row in sorted(rows.items()) if row["plain"] == "yes"}
     lines = [f"| config | {' | '.join(RECIPES)} |", f"|---|{'---|' * len(RECIPES)}"]
     reasons: dict[str, list[str]] = {}
@@ -136,7 +138,7 @@ def _table(rows: dict[str, Any]) -> str:
         if config not in trained:
             reasons.setdefault(f"plain training {row['plain']}", []).append(config)
     every = sum(set(row["recipes"].values()) == {"yes"} for row in trained.values())
-    head = f"{len(trained)} configs train plain; {every} of them distil with all three recipes.\n\n"
+    head = f"{len(rows)} of {count} rows run: {len(trained)} train plain, {every} distil with all three recipes.\n\n"
     notes = "".join(f"\n* {text}\n  {', '.join(names)}" for text, names in sorted(reasons.items()))
     return head + "\n".join(lines) + "\n" + (f"{notes}\n" if notes else "")
 

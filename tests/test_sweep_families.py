@@ -33,10 +33,6 @@ def test_families_distil_with_themselves_as_teacher(tmp_path: Path, capfd: pytes
     assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == ["xcit/xcit-nano-12-p16_8xb128_in1k"]
 
 
-def test_a_detector_without_comparable_logits_is_refused_in_one_line(tmp_path: Path) -> None:
-    pass
-
-
 def test_page_of_the_docs_is_that_of_the_results() -> None:
     results = json.loads((DOCS / "families.json").read_text())
     assert (DOCS / "families.md").read_text() == render(results)

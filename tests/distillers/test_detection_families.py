@@ -235,6 +235,21 @@ def test_logits_of_queries_are_refused(family: str, message: str) -> None:
         build(network(8), network(8), KD, input_size=size)
 
 
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"type": "QDTrack"}, r"QDTrack is a tracker: distil its detector"),
+        (
+            {"type": "SoftTeacher", "semi_train_cfg": {"freeze_teacher": True}},
+            r"SoftTeacher is semi-supervised, .*: distil its detector",
+        ),
+    ],
+)
+def test_what_trains_around_a_detector_is_refused(student: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build({**student, "detector": retina()}, retina())
+
+
 def test_a_region_head_that_needs_more_than_regions_is_refused() -> None:
     full = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
     full.roi_head.semantic_head.update(conv_out_channels=16)

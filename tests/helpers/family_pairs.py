@@ -17,7 +17,6 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import init_default_scope
 from torch import nn
 
-import kd_mm
 from kd_mm.apis.recipes import read_recipes
 from kd_mm.distillers import Distiller
 from kd_mm.utils.checkpoint import student_state_dict
