@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -29,6 +29,6 @@ class FiniteLossHook(Hook):
             NonFiniteLossError: Naming the losses and the iteration.
         """
         losses = {name: value for name, value in (outputs or {}).items() if "loss" in name}
-        bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
+        bad = [name for name, value in losses.items() if not torch.as_tensor(value).detach().isfinite()]
         if bad:
             raise NonFiniteLossError(describe_non_finite(bad, runner.iter))

@@ -43,7 +43,7 @@ def test_a_plain_config_with_mtkd_ssr(tools: Tools, world: World, tmp_path: Path
     options = ["--distiller", "mtkd_ssr", *teacher(world), "--cfg-options", *QUICK]
     tools.train(world.plain, "--work-dir", tmp_path / "composed", *options)
     composed = tmp_path / "composed" / "mtkd_ssr_plain.py"
-    assert list((tmp_path / "composed").glob("*.py")) == [composed]
+    assert sorted((tmp_path / "composed").glob("*.py")) == [composed, tmp_path / "composed" / "student.py"]
     config = Config.fromfile(composed)
     assert config.model.type == "kd_mm.Distiller"
     assert config.model.recipe.teacher_exits.epochs == 2
