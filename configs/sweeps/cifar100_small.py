@@ -68,26 +68,16 @@ rows = [
         for name, chosen in options.items()
     ),
     dict(
-        # Of BYOT the exits' own task loss alone.
         name="teacher with exits",
         config=network,
         seeds=[0],
-        distiller="byot",
+        distiller="exits",
         cfg_options={
             "model.student.backbone.depth": 14,
             "train_cfg.max_epochs": 30,
             "param_scheduler.T_max": 30,
-            f"{losses}.aux.loss_weight": 1.0,
-            f"{losses}.review.loss_weight": 0.0,
-            f"{losses}.exit_hint.loss_weight": 0.0,
         },
     ),
-    dict(
-        name="mtkd_ssr with joint exits",
-        config=network,
-        distiller="mtkd_ssr",
-        teacher_row="teacher with exits",
-        cfg_options={"model.recipe.teacher_exits.mode": "joint"},
-    ),
+    dict(name="mtkd_ssr with joint exits", config=network, distiller="mtkd_ssr", teacher_row="teacher with exits"),
     dict(name="reviewkd", distiller="reviewkd", **student),
 ]
