@@ -1,4 +1,4 @@
-# A ResNet-18 of a quarter of its width on 500 CIFAR-10 images a class (50 of them for validation) at 64 pixels: a student
+# A ResNet-18 of a quarter of its width on 500 CIFAR-10 images a class (50 of them for validation) at 48 pixels: a student
 # for teachers from ImageNet. data/cifar10-mini is a part of CIFAR-10 in the official layout.
 _base_ = [
     "mmpretrain::_base_/models/resnet18.py",
@@ -12,7 +12,7 @@ model = dict(
     head=dict(num_classes=10, in_channels=128),
 )
 
-enlarged = dict(type="Resize", scale=(64, 64))
+enlarged = dict(type="Resize", scale=(48, 48))
 test_pipeline = [enlarged, dict(type="PackInputs")]
 data = dict(data_root="data/cifar10-mini", allow_partial=True, val_size=500)
 train_dataloader = dict(
@@ -22,7 +22,7 @@ train_dataloader = dict(
         split="train",
         pipeline=[
             enlarged,
-            dict(type="RandomCrop", crop_size=64, padding=8),
+            dict(type="RandomCrop", crop_size=48, padding=6),
             dict(type="RandomFlip", prob=0.5, direction="horizontal"),
             dict(type="PackInputs"),
         ],
@@ -41,5 +41,5 @@ test_dataloader = dict(
     persistent_workers=False,
     dataset=dict(split="test", pipeline=test_pipeline, **data),
 )
-param_scheduler = dict(_delete_=True, type="mmengine.CosineAnnealingLR", T_max=6, by_epoch=True)
-train_cfg = dict(max_epochs=6, val_interval=3)
+param_scheduler = dict(_delete_=True, type="mmengine.CosineAnnealingLR", T_max=5, by_epoch=True)
+train_cfg = dict(max_epochs=5, val_interval=5)
