@@ -52,6 +52,12 @@ options = {
         f"{losses}.srd.temperature": 2.0,
         f"{losses}.srd.loss_weight": 9.0,
     },
+    "exits trained three times as long": {**no_review, "model.recipe.teacher_exits.fraction": 3 * 100 / 240},
+    "srd dkd, exits trained three times as long": {
+        **no_review,
+        f"{losses}.srd.form": "dkd",
+        "model.recipe.teacher_exits.fraction": 3 * 100 / 240,
+    },
     "scd gaussian": {**no_review, f"{losses}.scd.descriptor": "gaussian"},
 }
 rows = [
@@ -63,6 +69,7 @@ rows = [
     dict(name="ofd", distiller="ofd", **student),
     dict(name="dkd", distiller="dkd", **student),
     dict(name="dist", distiller="dist", **student),
+    dict(name="wkd", distiller="wkd", **student),
     *(
         dict(name=f"mtkd_ssr, {name}", distiller="mtkd_ssr", cfg_options=chosen, **student)
         for name, chosen in options.items()
