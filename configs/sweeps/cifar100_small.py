@@ -58,6 +58,8 @@ options = {
         f"{losses}.srd.form": "dkd",
         "model.recipe.teacher_exits.fraction": 3 * 100 / 240,
     },
+    "scd 24": {**no_review, f"{losses}.scd.loss_weight": 24.0},
+    "scd 24, aux 0.3": {**no_review, f"{losses}.scd.loss_weight": 24.0, f"{losses}.aux.loss_weight": 0.3},
     "scd gaussian": {**no_review, f"{losses}.scd.descriptor": "gaussian"},
 }
 rows = [

@@ -13,8 +13,8 @@ finetuned = {
     "optim_wrapper.type": "OptimWrapper",
     "optim_wrapper.optimizer.lr": 0.02,
     "optim_wrapper.optimizer.weight_decay": 1e-4,
-    "param_scheduler.T_max": 3,
-    "train_cfg.max_epochs": 3,
+    "param_scheduler.T_max": 2,
+    "train_cfg.max_epochs": 2,
 }
 # Strides 4, 8, 16 and 32, as the student's.
 stages = {

@@ -41,5 +41,5 @@ test_dataloader = dict(
     persistent_workers=False,
     dataset=dict(split="test", pipeline=test_pipeline, **data),
 )
-param_scheduler = dict(_delete_=True, type="mmengine.CosineAnnealingLR", T_max=5, by_epoch=True)
-train_cfg = dict(max_epochs=5, val_interval=5)
+param_scheduler = dict(_delete_=True, type="mmengine.CosineAnnealingLR", T_max=4, by_epoch=True)
+train_cfg = dict(max_epochs=4, val_interval=2)
