@@ -60,6 +60,13 @@ options = {
     },
     "scd 24": {**no_review, f"{losses}.scd.loss_weight": 24.0},
     "scd 24, aux 0.3": {**no_review, f"{losses}.scd.loss_weight": 24.0, f"{losses}.aux.loss_weight": 0.3},
+    "srd dkd, scd 24, aux 0.3, exits trained three times as long": {
+        **no_review,
+        f"{losses}.srd.form": "dkd",
+        f"{losses}.scd.loss_weight": 24.0,
+        f"{losses}.aux.loss_weight": 0.3,
+        "model.recipe.teacher_exits.fraction": 3 * 100 / 240,
+    },
     "scd gaussian": {**no_review, f"{losses}.scd.descriptor": "gaussian"},
 }
 rows = [

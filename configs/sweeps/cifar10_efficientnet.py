@@ -8,13 +8,14 @@ finetuned = {
         type="TIMMBackbone",
         model_name="tf_efficientnet_lite0",
         checkpoint_path="checkpoints/efficientnet_lite0.pth",
+        bn_momentum=0.1,
     ),
     "model.head.in_channels": 1280,
     "optim_wrapper.type": "OptimWrapper",
     "optim_wrapper.optimizer.lr": 0.02,
     "optim_wrapper.optimizer.weight_decay": 1e-4,
-    "param_scheduler.T_max": 2,
-    "train_cfg.max_epochs": 2,
+    "param_scheduler.T_max": 4,
+    "train_cfg.max_epochs": 4,
 }
 # Strides 4, 8, 16 and 32, as the student's.
 stages = {
