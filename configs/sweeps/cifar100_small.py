@@ -1,5 +1,5 @@
 # CIFAR-100 on one CPU core: ResNet-14 to ResNet-8 on images averaged down to 16 pixels. Teacher and student train
-# on the same 10,000 images, 100 a class of the 45,000 beside the validation split; the teacher 30 epochs, the student 6.
+# on the same 10,000 images, 100 a class of the 45,000 beside the validation split, for 30 epochs and 6.
 # Run it with: kd-mm compare configs/sweeps/cifar100_small.py --work-dir work_dirs/cifar100_small
 network = "kd_mm::classification/cifar100_small/resnet8_1xb128_cifar100-small.py"
 half_size = dict(type="Resize", scale=(16, 16), interpolation="area")
@@ -84,7 +84,7 @@ rows = [
         for name, chosen in options.items()
     ),
     dict(
-        name="teacher with exits",
+        name="teacher_exits",
         config=network,
         seeds=[0],
         distiller="exits",
@@ -94,6 +94,6 @@ rows = [
             "param_scheduler.T_max": 30,
         },
     ),
-    dict(name="mtkd_ssr with joint exits", config=network, distiller="mtkd_ssr", teacher_row="teacher with exits"),
+    dict(name="mtkd_ssr with joint exits", config=network, distiller="mtkd_ssr", teacher_row="teacher_exits"),
     dict(name="reviewkd", distiller="reviewkd", **student),
 ]

@@ -1,5 +1,5 @@
-# An EfficientNet-Lite0 from ImageNet, fine-tuned on 4,500 CIFAR-10 images at 48 pixels, to a quarter of a ResNet-18 from
-# nothing. Needs timm; docs/results/cifar10_efficientnet.md makes checkpoints/efficientnet_lite0.pth.
+# An EfficientNet-Lite0 from ImageNet, fine-tuned on 4,500 CIFAR-10 images at 48 pixels, to a quarter of a ResNet-18
+# from nothing. Needs timm; docs/results/cifar10_efficientnet.md makes checkpoints/efficientnet_lite0.pth.
 # Run it with: kd-mm compare configs/sweeps/cifar10_efficientnet.py --work-dir work_dirs/cifar10_efficientnet
 network = "kd_mm::classification/cifar10_mini/resnet18-quarter_1xb64_cifar10-mini.py"
 finetuned = {

@@ -1,5 +1,5 @@
-# A ResNet-18 of a quarter of its width on 500 CIFAR-10 images a class (50 of them for validation) at 48 pixels: a student
-# for teachers from ImageNet. data/cifar10-mini is a part of CIFAR-10 in the official layout.
+# A ResNet-18 of a quarter of its width on 500 CIFAR-10 images a class (50 of them for validation) at 48 pixels: a
+# student for teachers from ImageNet. data/cifar10-mini is a part of CIFAR-10 in the official layout.
 _base_ = [
     "mmpretrain::_base_/models/resnet18.py",
     "../../_base_/datasets/cifar10.py",
