@@ -1,6 +1,6 @@
-# What this toolkit recommends for detectors: maps of the neck (PKD), class logits (KD) and boxes (LD) in one recipe.
-# Each term has the weight of its own recipe; that they are added up as they are is our reading. Where logits or boxes
-# of two detectors cannot be compared, a line says so and the maps remain.
+# Maps of the neck (PKD), class logits (KD) and boxes (LD) in one recipe. Each term has the weight of its own recipe;
+# that they are added up as they are is our reading. Where logits or boxes of two detectors cannot be compared, a line
+# says so and the maps remain.
 _base_ = ["../hooks.py"]
 
 detection = dict(
