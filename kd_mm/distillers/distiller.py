@@ -130,6 +130,7 @@ class Distiller(BaseModel):
         if self.check_next_step:
             self.check_next_step = False
             check_first_step(terms, self.losses, batch.records, weights)
+        self.objective.balance.measure(self.student, losses, terms, weights)
         return self.with_terms(losses, terms, weights)
 
     def with_terms(

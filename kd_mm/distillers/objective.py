@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_mm.distillers.balance import Balance
 from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
 from kd_mm.losses.functional import channel_deviations, wide_dtype
@@ -36,6 +37,7 @@ class Objective(nn.Module):
         grids: What averages a stage's map down to the last stage's resolution, by stage; none where it has it.
         teacher_exits: Exits of teachers that are trained during the distillation (mode ``online``), likewise.
         transform: Adapters of teacher logits, by teacher.
+        balance: Measures and scales the losses.
     """
 
     def __init__(
@@ -51,18 +53,19 @@ class Objective(nn.Module):
         grids: nn.ModuleDict,
         teacher_exits: nn.ModuleDict,
         transform: nn.ModuleDict,
+        balance: Balance,
     ) -> None:
         super().__init__()
         self.requirements, self.reader, self.last = requirements, reader, last
         self.stages, self.exit_stages = dict(stages), dict(exit_stages)
         self.exits, self.connectors, self.grids, self.teacher_exits = exits, connectors, grids, teacher_exits
-        self.losses, self.transform = nn.ModuleDict(losses), transform
+        self.losses, self.transform, self.balance = nn.ModuleDict(losses), transform, balance
         self._evaluate: Callable[..., dict[str, tuple[Tensor, dict[str, Tensor]]]] = Objective.values
 
     @torch.compiler.disable  # changes from step to step
     def weights(self, progress: Progress) -> dict[str, float]:
         """Return the weights of the losses in force at this point of the run, by name; those at zero are left out."""
-        weights = {name: loss.weight(progress) for name, loss in self._losses()}
+        weights = {name: loss.weight(progress) * self.balance.scale(name) for name, loss in self._losses()}
         return {name: weight for name, weight in weights.items() if weight != 0}
 
     def teachers_of(self, names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kd_mm.distillers.balance import Balance
 from kd_mm.distillers.builder import Networks, is_online
 from kd_mm.distillers.joint_exits import load_joint_exits
 from kd_mm.distillers.objective import Objective
@@ -64,6 +65,7 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
         grids=_build_grids(networks.matched, needs.student.connectors),
         teacher_exits=online,
         transform=transform,
+        balance=Balance(losses, recipe.shares),
     )
 
 

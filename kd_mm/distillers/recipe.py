@@ -37,6 +37,9 @@ class Recipe:
         transform: Config of a :class:`kd_mm.losses.LearningSimplifier` of the teachers' logits.
         teachers: Configs of teachers that the recipe itself brings, by the name under which its losses call them
             (:class:`kd_mm.distillers.EMATeacher`); a loss that names none means one of the Distiller's.
+        balance: ``"gradnorm"`` scales losses once, by the norms of their gradients on the student
+            (:class:`kd_mm.distillers.balance.Balance`).
+        shares: By loss, its norm then over that of the student's own loss; losses without a share keep their weight.
         joined: Keys of the recipe that count where it is joined to others (``--distiller a+b``); all by default.
     """
 
@@ -50,6 +53,8 @@ class Recipe:
     stage_source: str = "backbone"
     transform: dict[str, Any] | None = None
     teachers: dict[str, Any] = field(default_factory=dict)
+    balance: str | None = None
+    shares: dict[str, float] = field(default_factory=dict)
     joined: Sequence[str] | None = None
 
     @classmethod
@@ -83,6 +88,10 @@ class Recipe:
         _check_transform(config.get("transform"), list(named))
         recipe = cls(**{"exit_on_last": exit_on_last, **config})
         choice("recipe: teacher_exits mode", recipe.exit_mode, ("auto", "pretrained", "joint", "online"))
+        if recipe.balance is not None:
+            choice("recipe: balance", recipe.balance, ("gradnorm",))
+        if bool(recipe.shares) != bool(recipe.balance):
+            raise ValueError("recipe: balance='gradnorm' and shares=dict(LOSS=0.5, ...) go together: give both or none")
         choice("recipe: stage_source", recipe.stage_source, ("backbone", "neck"))
         return recipe
 

@@ -55,11 +55,14 @@ class DistillHook(Hook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
         distiller.monitor = LossMonitor()
         distiller.check_next_step = True
+        distiller.objective.balance.start(resumed=runner.iter > 0)
         distiller.compilation.check_machine()
         if distiller.compilation.active or runner.cfg.get("compile"):
             # The check of the first step takes gradients more than once, which compiled functions do not allow.
             if not hasattr(torch.compiler, "set_stance"):
                 raise ValueError(f"compile needs torch 2.6 or newer, and this is {torch.__version__}: leave it out")
+            if distiller.recipe.balance:
+                raise ValueError("recipe: balance takes gradients in several steps, which no compiled step allows")
             torch.compiler.set_stance("force_eager")
             self._eager = True
         runner.logger.info("\n" + distillation_report(distiller))
@@ -83,7 +86,7 @@ class DistillHook(Hook):
         """Have new terms logged without smoothing: each is a mean over its interval already."""
         if self._eager:
             torch.compiler.set_stance("default")
-            self._eager = False
+            self._eager = find_distiller(runner).objective.balance.measuring = False
         new = [name for name in outputs or () if name not in self._logged_terms]
         self._logged_terms.update(new)
         runner.log_processor.custom_cfg.extend({"data_src": name, "method_name": "current"} for name in new)

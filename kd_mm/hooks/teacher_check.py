@@ -84,6 +84,6 @@ class TeacherCheckHook(Hook):
         if score < minimum:
             raise ValueError(
                 f"teacher {teacher.name!r} scores {score:.1%} on the first {count} {unit}, chance is {chance:.1%}: its "
-                f"checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong; "
-                "to train all the same set default_hooks.teacher_check.min_score=0"
+                f"checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong, or it was "
+                "trained too briefly; to train all the same set default_hooks.teacher_check.min_score=0"
             )

@@ -306,13 +306,15 @@ def choice(option: str, value: str, choices: Sequence[str]) -> str:
 
 
 def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:
-    if teacher is None and len(teachers) == 1:
-        return teachers[0]
-    if teacher is not None and teacher in teachers:
-        return teacher
     if not teachers:
         raise ValueError(
             f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)"
         )
-    near = difflib.get_close_matches(teacher or "", teachers, n=1) or list(teachers)
-    raise ValueError(f"loss {loss!r}: teacher={teacher!r} is not one of {list(teachers)}; did you mean {near[0]!r}?")
+    if teacher is not None:
+        return choice(f"loss {loss!r}: teacher", teacher, teachers)
+    if len(teachers) > 1:
+        raise ValueError(
+            f"loss {loss!r} reads one teacher, the config has {', '.join(teachers)}: name one by "
+            f"model.recipe.losses.{loss}.teacher={teachers[0]}, or take a recipe that reads several (multi_kd, ca_mkd)"
+        )
+    return teachers[0]

@@ -54,3 +54,12 @@ def test_losses_are_means_over_the_batch() -> None:
     for loss in (StageResponseLoss(), CrossStageReviewLoss(), scd(5), KDLoss()):
         halves = (value(loss, slice(0, 4)) + value(loss, slice(4, 8))) / 2
         assert value(loss, slice(None)) == pytest.approx(halves, abs=1e-9)
+
+
+def test_a_loss_of_one_teacher_asks_which_one_of_several() -> None:
+    with pytest.raises(
+        ValueError, match=r"loss 'kd' reads one teacher, the config has a, b: name one by model\.recipe\.los"
+    ):
+        KDLoss().choose_teachers("kd", ["a", "b"])
+    with pytest.raises(ValueError, match="loss 'kd': teacher='c' is unknown; choose one of 'a', 'b'"):
+        KDLoss(teacher="c").choose_teachers("kd", ["a", "b"])
