@@ -20,7 +20,7 @@ STAGES = ["backbone.layer1", "backbone.layer2", "backbone.layer3"]
 def save(model: Distiller, path: Path) -> str:
     """Write the checkpoint of a run, as its hooks do."""
     objective = model.objective
-    meta = {"exits": describe_exits(model.recipe.exits, objective.stages, list(objective.exits))}
+    meta = {"exits": describe_exits(model.recipe.exits, objective.exit_stages, list(objective.exits))}
     torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
     return str(path)
 
