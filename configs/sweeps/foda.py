@@ -16,8 +16,11 @@ rows = [
     dict(name="pkd+kd", distiller="pkd+kd", **distilled),
     dict(name="crosskd", distiller="crosskd", **distilled),
     dict(name="pkd", distiller="pkd", **distilled),
-    dict(name="mtkd_ssr+crosskd", distiller="mtkd_ssr+crosskd", cfg_options=own_off, **distilled),
+    dict(name="mtkd_ssr+crosskd", distiller="mtkd_ssr+crosskd", cfg_options=own_off, **once),
     dict(name="pkd+crosskd", distiller="pkd+crosskd", **once),
     dict(name="mtkd_ssr, scd and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **once),
-    *(dict(name=recipe, distiller=recipe, **once) for recipe in ("kd", "detection", "ld", "mgd", "cwd", "fgd")),
+    *(
+        dict(name=recipe, distiller=recipe, **once)
+        for recipe in ("kd", "detection", "ld", "mgd", "cwd", "fgd")
+    ),
 ]
