@@ -11,6 +11,6 @@ rows = [
     dict(name="student", **student),
     *(
         dict(name=recipe, distiller=recipe, **student, **teacher)
-        for recipe in ("kd", "pkd", "pkd+kd", "mtkd_ssr", "detection")
+        for recipe in ("kd", "pkd", "pkd+kd", "mtkd_ssr", "crosskd", "detection")
     ),
 ]
