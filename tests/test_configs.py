@@ -160,7 +160,7 @@ COMPOSED = [
     (f"{CIFAR}resnet8x4_1xb64_cifar100", "mtkd_ssr", f"{CIFAR}resnet32x4_1xb64_cifar100", {}, 3),
     (f"{CIFAR}mobilenetv2_1xb64_cifar100", "kd", f"{CIFAR}vgg13_1xb64_cifar100", {}, 0),
     ("classification/cub/resnet50_1xb32_cub", "mtkd_ssr", "classification/cub/resnet101_1xb32_cub", {}, 4),
-    (f"{VOC}faster-rcnn_mobilenetv2_fpn_1x_voc0712", "mtkd_ssr", f"{VOC}faster-rcnn_r50_fpn_1x_voc0712", {}, 4),
+    (f"{VOC}faster-rcnn_mobilenetv2_fpn_1x_voc0712", "mtkd_ssr", f"{VOC}faster-rcnn_r50_fpn_1x_voc0712", {}, 5),
     (f"{VOC}gfl_r50_fpn_1x_voc0712", "crosskd", f"{VOC}gfl_r101_fpn_1x_voc0712", {}, 0),
     (
         f"{VOC}faster-rcnn_r18_fpn_1x_voc0712",

@@ -90,7 +90,7 @@ class ReIDMetric(BaseMetric):
         if not isinstance(max_rank, int) or max_rank < max(_LOGGED_RANKS):
             raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
         self.metric, self.max_rank, self.camera_rule = metric, max_rank, camera_rule
-        self.rerank = None if rerank is None or rerank is False else check_options({} if rerank is True else rerank)
+        self.rerank = check_options(rerank)
         if (gallery_config is None) != (gallery_checkpoint is None):
             missing = "gallery_config" if gallery_config is None else "gallery_checkpoint"
             raise ValueError(f"ReIDMetric: {missing} is missing: the network of the gallery needs both")

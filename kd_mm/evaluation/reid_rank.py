@@ -24,7 +24,7 @@ def evaluate_reid(
     query_camids: Any,
     gallery_camids: Any,
     metric: str = "cosine",
-    rerank: Mapping[str, Any] | None = None,
+    rerank: bool | Mapping[str, Any] | None = None,
     max_rank: int = 50,
     chunk_size: int | None = None,
 ) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def evaluate_reid(
         query_camids: ``(Q,)`` integers; None, here and for the gallery, switches the camera rule off.
         gallery_camids: ``(G,)``.
         metric: ``"cosine"`` or ``"euclidean"``.
-        rerank: None, or options of k-reciprocal re-ranking: ``k1`` (default 20), ``k2`` (6), ``lambda_value`` (0.3);
-            see :func:`kd_mm.evaluation.rerank.reranked_distances`.
+        rerank: None, True, or options of k-reciprocal re-ranking: ``k1`` (default 20), ``k2`` (6), ``lambda_value``
+            (0.3); see :func:`kd_mm.evaluation.rerank.reranked_distances`.
         max_rank: Length of ``cmc``.
         chunk_size: Queries whose distances are held at once; default: as many as fit into 64 MiB, at least 64.
 
@@ -63,7 +63,7 @@ def evaluate_reid(
         raise ValueError(f"max_rank={max_rank}: give the length of the CMC curve, an integer of at least 1")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: give at least 1 query, or None")
-    options = None if rerank is None else check_options(rerank)
+    options = check_options(rerank)
     query, gallery = read_images(
         (query_features, query_pids, query_camids), (gallery_features, gallery_pids, gallery_camids), metric
     )
@@ -97,7 +97,7 @@ def top_images(
     gallery: Images,
     count: int = 10,
     metric: str = "cosine",
-    rerank: Mapping[str, Any] | None = None,
+    rerank: bool | Mapping[str, Any] | None = None,
     max_rank: int = 50,
 ) -> TopImages:
     """Rank a gallery for each query, as :func:`evaluate_reid` does.
@@ -115,7 +115,7 @@ def top_images(
     """
     sides = [(side.features, side.pids, side.camids) for side in (query, gallery)]
     query, gallery = read_images(sides[0], sides[1], metric)
-    options = None if rerank is None else check_options(rerank)
+    options = check_options(rerank)
     count = min(count, len(gallery))
     images, distances = np.empty((len(query), count), dtype=np.int64), np.empty((len(query), count))
     ranks: list[Ids] = []

@@ -14,12 +14,15 @@ from kd_mm.utils.suggest import nearest
 DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 
 
-def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``k1``, ``k2`` and ``lambda_value``, with the paper's values for what is not given.
+def check_options(options: bool | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return ``k1``, ``k2`` and ``lambda_value``, with the paper's values for what is not given; None for none.
 
     Raises:
         ValueError: A name is unknown, or a value out of range.
     """
+    if options is None or options is False:
+        return None
+    options = {} if options is True else options
     if not isinstance(options, Mapping):
         raise ValueError(f"rerank={options!r}: give True, False or a dict such as {DEFAULTS}")
     for name in options:

@@ -32,7 +32,6 @@ from types import ModuleType
 from typing import Any
 
 from mmengine.fileio import get
-from torch import nn
 
 from kd_mm.ops.decoding import decode
 
@@ -53,6 +52,8 @@ def patch_ssd_head(module: ModuleType) -> None:
 
 def patch_trident_conv(module: ModuleType) -> None:
     """Let the ``TridentConv`` of a module start from weights."""
+    from torch import nn  # not for the commands' help, which imports mmengine's readers of files
+
     conv: Any = module.TridentConv
     original = conv.__init__
 

@@ -161,7 +161,7 @@ def test_inputs_are_not_changed() -> None:
         np.testing.assert_array_equal(images[name], value)
 
 
-@pytest.mark.parametrize("rerank", [None, {}])
+@pytest.mark.parametrize("rerank", [None, True])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("form", FORMS)
 def test_size_of_the_chunks(form: str, metric: str, rerank: Any) -> None:
@@ -297,7 +297,7 @@ QUERY, GALLERY = IMAGES["query_features"], IMAGES["gallery_features"]
         ({"max_rank": 0}, "max_rank=0: give the length of the CMC curve, an integer of at least 1"),
         ({"max_rank": 2.5}, "max_rank=2.5: give the length of the CMC curve"),
         ({"chunk_size": 0}, "chunk_size=0: give at least 1 query, or None"),
-        ({"rerank": True}, "rerank=True: give None, or a dict such as {'k1': 20, 'k2': 6, 'lambda_value': 0.3}"),
+        ({"rerank": 3}, "rerank=3: give True, False or a dict such as {'k1': 20, 'k2': 6, 'lambda_value': 0.3}"),
         ({"rerank": {"lamda_value": 0.3}}, r"rerank has no option 'lamda_value', did you mean 'lambda_value'\?"),
         ({"rerank": {"x": 0.3}}, "rerank has no option 'x'; there are: k1, k2, lambda_value"),
         ({"rerank": {"k1": 0}}, "rerank: k1=0: give a number of neighbours, at least 1"),

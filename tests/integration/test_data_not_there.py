@@ -56,7 +56,7 @@ def test_detection(tools: Tools, tmp_path_factory: pytest.TempPathFactory, tmp_p
     work_dir = tmp_path / "run"
 
     def train(*options: str) -> Ended:
-        return tools.run("train", own.student, "--work-dir", work_dir, "--cfg-options", "seed=0", *options)
+        return tools.run("train", own.student, "--work-dir", work_dir, "--cfg-options", "randomness.seed=0", *options)
 
     missing = "list of images not found: looked for ", "/cells/ImageSets/Main/vall.txt, did you mean val.txt?"
     refused(train("val_dataloader.dataset.ann_file=ImageSets/Main/vall.txt"), work_dir, *missing)
