@@ -1,7 +1,8 @@
 _base_ = ["./retinanet_r18w8_bccd-320.py", "../../_base_/recipes/hooks.py"]
 
-# The recipe detection/mtkd_ssr whose exits classify regions: nearly every image of blood cells holds every class, so
-# which classes an image holds teaches next to nothing. The training of the teacher's exits is fitted to 205 images.
+# The recipe detection/mtkd_ssr_images with exits that classify regions: nearly every image of blood cells holds every
+# class, so which classes an image holds teaches next to nothing. The training of the teacher's exits is fitted to 205
+# images.
 mtkd_ssr = dict(
     exits=dict(type="kd_mm.RoIExit", norm="GN"),
     connectors=dict(type="kd_mm.ConvConnector", policy="always", act="auto"),
