@@ -23,7 +23,7 @@ def compared(
     if kill is not None:
         ended = tools.run(*command, "--cfg-options", *options, kill=kill)
         assert ended.status == 2, ended.out
-        assert "row plain: its process was terminated" in ended.err
+        assert "its process was terminated" in ended.err
     ended = tools.run(*command, "--cfg-options", *options)
     assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
     result: dict[str, Any] = json.loads((folder / "runs" / "plain_seed0" / "result.json").read_text())["result"]
