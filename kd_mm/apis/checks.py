@@ -139,7 +139,9 @@ class FlatBoxHook(Hook):
             boxes = None if objects is None else objects.get("bboxes")
             if boxes is None or not len(boxes):
                 continue
-            corners = torch.as_tensor(getattr(boxes, "tensor", boxes))
+            from mmdet.structures.bbox import get_box_tensor  # only a detector has boxes
+
+            corners = torch.as_tensor(get_box_tensor(boxes))
             sides = corners[:, 2:4] if corners.shape[1] > 4 else corners[:, 2:] - corners[:, :2]  # rotated: x, y, w, h
             flat = ~(sides > 0).all(dim=1)
             if not flat.any():

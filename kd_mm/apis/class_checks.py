@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -165,8 +166,8 @@ def labels(dataset: BaseDataset, index: int) -> list[int]:
     """Return the labels of one sample: its class or classes, or those of its objects."""
     info = dataset.get_data_info(index)
     found = info.get("gt_label", [instance.get("bbox_label") for instance in info.get("instances") or ()])
-    found = found if isinstance(found, list | tuple) else getattr(found, "tolist", lambda: found)()
-    return [int(label) for label in (found if isinstance(found, list | tuple) else [found]) if label is not None]
+    found = found if isinstance(found, list | tuple) else np.atleast_1d(found)
+    return [int(label) for label in found if label is not None]
 
 
 def _check_presence(key: str, dataset: BaseDataset) -> None:

@@ -87,10 +87,10 @@ def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, 
     if policy == "stop" or (policy == "rescale" and turned):
         raise ValueError(
             f"{line}; size_mismatch='rescale' at the top of the config scales such images to their annotations, 'keep' "
-            f"takes both as they are{f'; {TURNED}' if turned else ''}"
+            f"uses both as they are{f'; {TURNED}' if turned else ''}"
         )
-    done = "the images are scaled" if policy == "rescale" else "both are taken as they are"
-    print_log(f"{line}; {done}", "current", logging.WARNING)
+    outcome = "the images are scaled" if policy == "rescale" else "both are used as they are"
+    print_log(f"{line}; {outcome}", "current", logging.WARNING)
 
 
 def _check_bits(key: str, samples: list[dict[str, Any]], loader: LoadImageFromFile) -> None:

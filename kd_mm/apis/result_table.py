@@ -123,9 +123,9 @@ def render_page(results: Results, name: str) -> str:
 
 
 def fingerprint_of(results: Results) -> str:
-    """Return a hash of what the picture shows, which the PNG file holds as its description."""
-    shown = [results["metrics"][0], *([cell["row"], cell[results["metrics"][0]]] for cell in results["runs"])]
-    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+    """Return a hash of what the picture draws, which the PNG file holds as its description."""
+    drawn = [results["metrics"][0], *([cell["row"], cell[results["metrics"][0]]] for cell in results["runs"])]
+    return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
 
 
 def _rows(results: Results) -> dict[str, list[Cell]]:

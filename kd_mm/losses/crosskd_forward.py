@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kd_mm.losses.dense_output import TOWERS, DenseHead, DenseOutput
 from kd_mm.losses.functional import full_precision, standardized_channels
 from kd_mm.losses.observation import DenseAssignment
+from kd_mm.stages.tap import child
 
 
 class CrossHeadForward:
@@ -38,7 +39,7 @@ class CrossHeadForward:
     def __init__(self, head: nn.Module, split: int = 3, align: bool = True) -> None:
         if not DenseHead.fits(head):
             raise _unfit(head)
-        towers: list[Any] = [getattr(head, name) for name in TOWERS]
+        towers: list[Any] = [child(head, name) for name in TOWERS]
         widths = [[getattr(conv, "out_channels", 0) for conv in tower] for tower in towers]
         if not all(all(tower) for tower in widths):
             raise _unfit(head)
@@ -102,14 +103,14 @@ class CrossHeadForward:
         Its towers lose their first convolutions for the time of the call, which is past the hooks on the head.
         """
         head: Any = self.head
-        towers = {name: getattr(head, name) for name in TOWERS}
+        towers = {name: child(head, name) for name in TOWERS}
         try:
             for side, (name, tower) in enumerate(towers.items()):
-                setattr(head, name, nn.ModuleList([_Side(side), *tower[self.split :]]))
+                head.add_module(name, nn.ModuleList([_Side(side), *tower[self.split :]]))
             outputs: Sequence[Sequence[Tensor]] = head.forward(pairs)
         finally:
             for name, tower in towers.items():
-                setattr(head, name, tower)
+                head.add_module(name, tower)
         return outputs
 
     def _count_outputs(self) -> int:
@@ -140,7 +141,7 @@ class _Side(nn.Module):
 
 def split_ahead_of_last(heads: Sequence[nn.Module]) -> int:
     """Return the split that leaves one convolution of the shortest tower of some heads to the teacher, at least 1."""
-    towers = [getattr(head, name, None) for head in heads for name in TOWERS]
+    towers = [child(head, name) for head in heads for name in TOWERS]
     return max(1, min((len(tower) for tower in towers if isinstance(tower, nn.ModuleList)), default=0) - 1)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import DenseAssignment
+from kd_mm.stages.tap import child
 
 TOWERS = ("cls_convs", "reg_convs")
 #: mmdet's bases of heads whose box coder decodes their outputs; others (FoveaHead) transform them first.
@@ -78,7 +79,7 @@ class DenseHead:
     @staticmethod
     def fits(head: nn.Module | None) -> bool:
         """Return whether a head has two towers of convolutions and a coder that decodes what it gives."""
-        towers = [getattr(head, name, None) for name in TOWERS]
+        towers = [child(head, name) for name in TOWERS]
         chains = [tower for tower in towers if isinstance(tower, nn.ModuleList) and len(tower)]
         based = _BASES & {base.__name__ for base in type(head).__mro__}
         return bool(based) and len(chains) == len(TOWERS) and getattr(head, "prior_generator", None) is not None

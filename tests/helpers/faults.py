@@ -20,12 +20,12 @@ def arm(kill: Mapping[str, Any]) -> None:
 
     Args:
         kill: ``iteration``, and ``signal`` if not SIGKILL; or ``call`` of the module os, part of the target's ``name``,
-            and at the ``nth`` time.
+            at the ``nth`` time, and ``within`` which folder.
     """
     if "iteration" in kill:
         _before_iteration(kill["iteration"], kill.get("signal", signal.SIGKILL))
     else:
-        _in_file_operation(kill["call"], kill["name"], kill.get("nth", 1))
+        _in_file_operation(kill["call"], kill["name"], kill.get("nth", 1), kill.get("within", ""))
 
 
 def _before_iteration(iteration: int, number: int) -> None:
@@ -39,14 +39,15 @@ def _before_iteration(iteration: int, number: int) -> None:
     EpochBasedTrainLoop.run_iter = deadly
 
 
-def _in_file_operation(call: str, name: str, nth: int) -> None:
+def _in_file_operation(call: str, name: str, nth: int, within: str) -> None:
     original: Callable[..., Any] = getattr(os, call)
     left = [nth]
 
     def deadly(*args: Any) -> Any:
         by_handle = call == "fsync"
         names = [os.readlink(f"/proc/self/fd/{args[0]}")] if by_handle else [str(each) for each in args]
-        if any(name in os.path.basename(each) for each in names) and not os.path.isdir(names[0]):
+        meant = any(name in os.path.basename(each) and within in each for each in names)
+        if meant and not os.path.isdir(names[0]):
             left[0] -= 1
             if left[0] == 0:
                 if by_handle:

@@ -166,7 +166,7 @@ def test_images_made_smaller_after_labelling(tools: Tools, shapes: Shapes) -> No
         line = one_line(shapes.run(tools))
         assert "train_dataloader: 8 of 8 images looked at are of another size than their annotations say: " in line
         assert "(64x64 in the annotations, 48x32 in the image)" in line
-        assert warning(shapes.run(tools, "size_mismatch=keep"), "looked at").endswith("both are taken as they are")
+        assert warning(shapes.run(tools, "size_mismatch=keep"), "looked at").endswith("both are used as they are")
         assert warning(shapes.run(tools, "size_mismatch=rescale"), "looked at").endswith("the images are scaled")
     assert "size_mismatch must be one of stop, rescale, keep, got 'skip'" in one_line(
         shapes.run(tools, "size_mismatch=skip")
