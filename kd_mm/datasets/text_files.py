@@ -39,7 +39,7 @@ def names_in_list(lines: list[str], images: ImageFolder) -> tuple[list[str], str
     """Return the images that the lines of a list name, without their endings.
 
     A line may name an image with or without quotes, its ending or folders before it, and may have further columns: the
-    longest beginning that names an existing image is taken, or the line where none does. Other lines that begin with
+    longest beginning that names an existing image is used, or the line where none does. Other lines that begin with
     ``#`` are comments.
 
     Args:

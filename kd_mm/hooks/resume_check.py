@@ -1,4 +1,4 @@
-"""What a checkpoint and a config disagree about when a run is resumed: said, and the config followed."""
+"""What a checkpoint and a config disagree about when a run is resumed: logged, and the config followed."""
 
 from __future__ import annotations
 

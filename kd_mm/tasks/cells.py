@@ -116,8 +116,8 @@ def average_precision(histogram: Tensor) -> tuple[float, float]:
     descending = histogram.double().flip(-1)
     positives, total = descending[:, 1].sum(dim=-1), descending.sum(dim=(1, 2))
     occurs = positives > 0
-    found, seen = descending[:, 1].cumsum(dim=-1), descending.sum(dim=1).cumsum(dim=-1)
-    precision = found / seen.clamp(min=1)
+    found, counted = descending[:, 1].cumsum(dim=-1), descending.sum(dim=1).cumsum(dim=-1)
+    precision = found / counted.clamp(min=1)
     by_class = (precision * descending[:, 1]).sum(dim=-1) / positives.clamp(min=1)
     if not occurs.any():
         return 0.0, 0.0

@@ -69,7 +69,7 @@ def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str) -> None:
     """Load ``weights`` into ``model``; every key and every shape must fit.
 
-    Where they do not, a prefix that all names share is taken off, or, for a backbone in
+    Where they do not, a prefix that all names share is removed, or, for a backbone in
     :data:`kd_mm.utils.foreign_weights.FAMILIES`, the names of another toolkit are translated.
 
     Args:
