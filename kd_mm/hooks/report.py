@@ -53,7 +53,9 @@ def distillation_report(distiller: Distiller) -> str:
     tables = [networks]
     for name, pairs in distiller.stage_pairs.items():
         exits = {"student": needs.student.exits, "teacher": needs.teachers[name].exits}
-        connectors, with_exits = needs.teachers[name].connectors, distiller.exit_pairs[name]
+        built: Any = distiller.objective.connectors[name] if needs.teachers[name].connectors else {}
+        connectors = frozenset(int(i) for i, connector in built.items() if len(connector.state_dict()))
+        with_exits = distiller.exit_pairs[name]
         apart = with_exits != pairs
         tables.append(_stages(f"Stages matched with {_role(name)}", pairs, {} if apart else exits, connectors))
         if apart and any(exits.values()):

@@ -15,6 +15,7 @@ from torch import nn
 
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.engine import Bf16OptimWrapper
+from kd_mm.hooks.report import distillation_report
 from kd_mm.registry import MODELS
 from kd_mm.utils.costs import count_operators
 from tests.devices import DEVICES
@@ -282,6 +283,7 @@ def test_gradients_reach_only_what_they_should() -> None:
 def test_identical_networks_differ_in_nothing_but_their_stages() -> None:
     config = recipe(**{"connectors.policy": "on_mismatch"})
     model = build(teacher={"config": classifier(), "random_weights": True}, recipe=config).eval()
+    assert "yes" not in distillation_report(model)  # no connector has anything to do
     teacher = model.teachers["teacher"]
     teacher.model.load_state_dict(model.student.state_dict())
     teacher.exits.load_state_dict(model.objective.exits.state_dict())
