@@ -1,7 +1,5 @@
 """Imports kd_mm before a test module imports anything of upstream; lends the tools and the log to all tests."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import logging

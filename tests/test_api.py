@@ -1,7 +1,5 @@
 """The functions of kd_mm, on a small world of images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Every shipped config parses and its model builds without data; distillations change nothing but the model."""
 
-from __future__ import annotations
-
 import copy
 import re
 from functools import cache

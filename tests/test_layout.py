@@ -1,7 +1,5 @@
 """Imports of the package point down its layers, so that there is no circle."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every recipe has a page that says what it computes, whose it is and how it is run; the index lists all."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is imported when, in fresh interpreters: nothing heavy before it is used."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The page of symptoms holds the messages of the code, word by word."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

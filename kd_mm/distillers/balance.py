@@ -1,7 +1,5 @@
 """How strongly each loss of a recipe pulls at the student beside the student's own loss: measured, and set once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

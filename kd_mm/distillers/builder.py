@@ -1,7 +1,5 @@
 """Construction of a Distiller's networks: teachers, matched stages, taps; all measured in one dry run each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A teacher that is the moving average of the student itself: Mean Teacher."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Loss terms on the device, read once per logging interval, and the check of the first step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Finding the stages of student and teachers and matching them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The objective of a distillation: exits, connectors and losses as one module; recorded tensors in, loss terms out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

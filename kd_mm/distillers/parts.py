@@ -1,7 +1,5 @@
 """Construction of the objective: exits, connectors, adapters and losses of measured widths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The type that the weights of a frozen network are stored in and that it computes in."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """One normalisation for student, teachers and data: a teacher trained with another one gets its input re-normalised."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Matching of detections to objects as VOC and COCO define it, for all images and classes at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

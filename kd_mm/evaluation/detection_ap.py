@@ -1,7 +1,5 @@
 """Average precision of detections as VOC2007, VOC2010 to 2012 and COCO define it, from one matching of boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The registered metric of object detection."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence

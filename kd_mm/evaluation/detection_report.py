@@ -1,7 +1,5 @@
 """Detection results as a text table, as precision-recall pictures, and boxes as COCO's JSON files."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

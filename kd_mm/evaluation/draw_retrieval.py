@@ -1,7 +1,5 @@
 """Queries and what re-identification networks find for them, as one PNG or one HTML page with CMC curves."""
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The registered metric of person re-identification and of retrieval."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence

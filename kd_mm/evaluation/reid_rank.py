@@ -1,7 +1,5 @@
 """Measures of person re-identification, or of any retrieval, from features."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """k-reciprocal re-ranking with sparse matrices."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

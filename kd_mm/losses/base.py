@@ -1,7 +1,5 @@
 """The base of all losses: observations in, named scalars out."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

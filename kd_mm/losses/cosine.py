@@ -1,7 +1,5 @@
 """Embeddings of student and teacher compared, without a common class list."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

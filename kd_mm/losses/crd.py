@@ -1,7 +1,5 @@
 """Contrastive representation distillation (CRD) with a bank of embeddings."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

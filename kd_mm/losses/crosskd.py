@@ -1,7 +1,5 @@
 """Predictions of the student's features in the teacher's head (CrossKD)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attention transfer from the teachers that linear probes rate best at each stage (GPAC)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

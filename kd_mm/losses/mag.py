@@ -1,7 +1,5 @@
 """Multi-granularity distillation: codes of the teacher's feature (MAG), and logits decoded from them (MAS)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The response losses of MTKD-SSR on cells, for detectors: stage logits (SRD) and cross-stage review."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any
 

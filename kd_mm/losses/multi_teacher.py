@@ -1,7 +1,5 @@
 """Several teachers at once: logits and maps averaged, or weighted by confidence (CA-MKD) or by the student (GPAC)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Feature maps before the ReLU, compared where the ReLU passes them (OFD)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The (first) RoI head of a two-stage detector, on the regions that the student samples."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from functools import partial

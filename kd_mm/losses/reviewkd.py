@@ -1,7 +1,5 @@
 """Each teacher stage compared with all student stages up to it, fused (ReviewKD)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Student-friendly knowledge distillation: the teacher's logits are softened and simplified for the student."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple

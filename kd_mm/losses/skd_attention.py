@@ -1,7 +1,5 @@
 """Attention over a batch of logits, without biases, positions or dropout: the layers of the learning simplifier."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Wasserstein distances of logits, over the relations of the classes, and of Gaussians of features (WKD)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exits that classify the cells of a grid, for dense tasks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Exits: auxiliary heads that turn a stage's feature map into logits. Same types on student and teacher."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar

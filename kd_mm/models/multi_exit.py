@@ -1,7 +1,5 @@
 """An image classifier that predicts with the ensemble of its exits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """The exit of re-identification: a batch norm before a classifier without bias."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

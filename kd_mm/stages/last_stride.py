@@ -1,7 +1,5 @@
 """Taking the last halving of resolution out of a backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """What a stage's values are before the ReLU that ends it, and the batch norm that made them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack

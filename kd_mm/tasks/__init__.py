@@ -1,7 +1,5 @@
 """Tasks: what differs between classification, detection and re-identification."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

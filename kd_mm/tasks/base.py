@@ -1,7 +1,5 @@
 """The base of all tasks: what differs between classification, detection and re-identification."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Classes by cell: the targets and the measure of exits that classify the cells of a grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Image classification: logits once an image, labels as targets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

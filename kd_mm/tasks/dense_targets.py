@@ -1,7 +1,5 @@
 """The targets that a student's dense detection head assigns while it computes its own loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Object detection: stage logits of a detector, and how its own logits are read."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """How a network's own logits are read from the recorded tensors of its taps."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Re-identification: logits where the identities of the test are not those of the training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Detectors that run several branches over a batch in training and one in inference (TridentNet)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

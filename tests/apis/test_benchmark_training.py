@@ -1,7 +1,5 @@
 """The benchmark of a training: what it runs, and that its numbers fit together; no time is judged."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

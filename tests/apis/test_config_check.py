@@ -1,7 +1,5 @@
 """The check of a config before anything is built: what it finds, and what it leaves to the builders."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

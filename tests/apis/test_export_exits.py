@@ -1,7 +1,5 @@
 """A student exported with its exits: a plain classifier that tools/test.py runs, beside the clean student."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Recipes: which one a model gets, what composing and joining make of them, and one clear line where they disagree."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Pages of results: each is what its JSON file gives, and nobody has edited it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

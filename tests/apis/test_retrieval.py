@@ -1,7 +1,5 @@
 """``tools/visualize_ranking.py`` on a small made-up gallery: its page, its picture, its errors."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of a comparison: recipes on plain configs, ablations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Small networks and batches for the Distiller's contracts."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

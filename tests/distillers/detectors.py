@@ -1,7 +1,5 @@
 """Upstream's detectors made small, batches for them, and Distillers of two of them."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from typing import Any

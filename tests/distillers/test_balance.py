@@ -1,7 +1,5 @@
 """The gradient of each loss beside the student's own: measured right, warned of, scaled once, and exact on resume."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

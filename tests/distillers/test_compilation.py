@@ -1,7 +1,5 @@
 """Compiled teachers and objective against the same networks run eagerly."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterator

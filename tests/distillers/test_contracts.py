@@ -1,7 +1,5 @@
 """The contracts between a Distiller, its student, its teacher and the engine."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import random

@@ -1,7 +1,5 @@
 """The contracts of a Distiller between two detectors: a two-stage and a dense one, tiny."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

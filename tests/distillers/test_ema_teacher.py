@@ -1,7 +1,5 @@
 """A teacher that is the student's moving average: what it is, what it leaves alone, what refuses it."""
 
-from __future__ import annotations
-
 import copy
 from types import SimpleNamespace
 from typing import Any

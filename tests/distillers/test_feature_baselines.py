@@ -1,7 +1,5 @@
 """The recipes of the feature baselines train a CNN under a CNN and under a transformer, or say why not."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exits that came with a teacher's checkpoint: found, put at their stages, and refused where they do not fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

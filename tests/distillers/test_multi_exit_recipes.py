@@ -1,7 +1,5 @@
 """MSKD and BYOT in the Distiller: who learns from whom, and who does not."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from mmengine.config import Config

@@ -1,7 +1,5 @@
 """Connectors: which map each of them reads, and what losses get of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Every shipped recipe with every kind of student: it trains, or one line says why not and what to take instead."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Distiller around networks for re-identification."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A transform of the teachers' logits in a recipe: what it serves, what it trains, what it leaves alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Batched transforms against upstream's, one image at a time: the same pixels, equally often."""
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Training images on the device: the ordinary loader's batches, but for the draws, and what is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """VOC and COCO average precision against mmdet, the development kit's procedure and pycocotools."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

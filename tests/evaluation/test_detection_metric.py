@@ -1,7 +1,5 @@
 """The registered metric, as mmengine's evaluator runs it."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

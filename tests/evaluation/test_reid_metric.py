@@ -1,7 +1,5 @@
 """The registered metric of re-identification, as mmengine's evaluator runs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measures of retrieval against loops over the definitions; and what is refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Re-ranking against the dense algorithm, written from the equations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Boxes, and reference implementations of their average precision."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

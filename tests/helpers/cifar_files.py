@@ -1,7 +1,5 @@
 """Write small copies of the official CIFAR archives."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare what two runs leave."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Small dense heads of mmdet, and maps for them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Samples for training any detector of mmdet: images, boxes, masks, semantic maps, videos, lanes, persons."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Short distillations on the quickstart's digits, with teachers of random weights."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Faults for processes of their own: death before an iteration or in the middle of a file operation, a full disk."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Mapping

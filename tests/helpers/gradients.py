@@ -1,7 +1,5 @@
 """Compare gradients of an operator with central differences of its numpy reference."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Losses of every method with deterministic parameters, and the observations that they read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace

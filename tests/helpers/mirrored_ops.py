@@ -1,7 +1,5 @@
 """Wrappers around the operators of mmcv's extension: run them on a second device too, or record which ones run."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

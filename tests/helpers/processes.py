@@ -1,7 +1,5 @@
 """Functions in a group of processes, over gloo."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path

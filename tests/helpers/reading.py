@@ -1,7 +1,5 @@
 """Reading hundreds of configs that share their bases: what a shipped file comes to is worked out once in a process."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Parts that a config of these tests imports: hooks that write down what each process holds and sees; a schedule."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

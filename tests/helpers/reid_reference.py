@@ -1,7 +1,5 @@
 """Retrieval measured straight from the definitions, one image after the other; and features to measure on."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reference RoI pooling operators of mmcv: float64 numpy loops written from their definitions."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

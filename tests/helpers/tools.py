@@ -1,7 +1,5 @@
 """Run the tools as a user does: in this process, or in processes of their own where they are killed or are ranks."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """A tiny classifier that trains in a process of its own and can be killed; what tests ask of such a run."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

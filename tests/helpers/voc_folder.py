@@ -1,7 +1,5 @@
 """Write small folders in the layout of Pascal VOC, and read them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Deterministic test tensors."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A small world on disk: images in class folders, and the config files that a user would write for them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images of a step count accumulated batches, in the warning and where the learning rate is scaled; plain runs too."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Weights in channels_last: the same training up to rounding, and a killed one goes on bit by bit."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace

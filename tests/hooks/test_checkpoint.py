@@ -1,7 +1,5 @@
 """mmengine's CheckpointHook on the atomic backend: under a real SIGKILL, a full disk, and in ordinary runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

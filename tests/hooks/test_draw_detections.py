@@ -1,7 +1,5 @@
 """``tools/test.py`` on a detection config: the table, and pictures of student beside teacher."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The exit probe measures each exit and leaves no trace in training."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A plain run whose loss runs away ends at once, whatever the rest of its schedule."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Cosine distillation of embeddings, by hand and in a Distiller."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """CRD and its bank of embeddings. Public values: RepDistiller, float64."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """CrossKD's loss. Public values: jbwang1997/CrossKD and the mmdet losses in its configs, float64."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The student's features in the teacher's dense head."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """CWD. Public values: MMRazor, float64."""
 
-from __future__ import annotations
-
 import pytest
 from torch import Tensor
 

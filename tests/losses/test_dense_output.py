@@ -1,7 +1,5 @@
 """Outputs of dense heads, and the boxes that they mean."""
 
-from __future__ import annotations
-
 import torch
 
 from kd_mm.losses.dense_output import decode_boxes

@@ -1,7 +1,5 @@
 """KD on a detector's class logits, by hand."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

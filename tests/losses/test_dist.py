@@ -1,7 +1,5 @@
 """DIST. Public values: hunto/DIST_KD, float64."""
 
-from __future__ import annotations
-
 import pytest
 
 from kd_mm.losses import DISTLoss

@@ -1,7 +1,5 @@
 """DKD. Public values: mdistiller, float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

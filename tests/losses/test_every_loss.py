@@ -1,7 +1,5 @@
 """What holds for every loss: true gradients, a constant teacher, finite values in half precision."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.autograd import gradcheck

@@ -1,7 +1,5 @@
 """FGD. Public values: yzd-v/FGD, float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Arithmetic that losses share: worked numbers, and torch's pooling where runs are deterministic."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 The golden numbers come from szagoruyko/attention-transfer, run in float64 on the same waves.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """KD and logit standardisation. Public values: mdistiller with standardisation, CuriousAI/mean-teacher (T 1)."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """LD. Public values: mmdet's LDHead, run here, and the valuable region of HikariTJU/LD by NumPy."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

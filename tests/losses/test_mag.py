@@ -4,8 +4,6 @@ The public values come from shaoeric/multi-granularity-distillation (student_sta
 train_teacher_wrapper.py), run in float64 on the same waves.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """MGD. Public values: the formula of yzd-v/MGD, computed here by NumPy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

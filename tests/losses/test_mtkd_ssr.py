@@ -1,7 +1,5 @@
 """The losses of MTKD-SSR and MSKD against numbers worked out by hand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """SRD and review on cells: values by hand, what has no gradient, what is left out."""
 
-from __future__ import annotations
-
 from math import log
 from types import SimpleNamespace
 from typing import Any

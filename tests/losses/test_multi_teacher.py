@@ -3,8 +3,6 @@
 The CA-MKD values come from Rorozhl/CA-MKD, run in float64 on the same waves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

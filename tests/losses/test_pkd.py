@@ -1,7 +1,5 @@
 """PKD. Public values: MMRazor, float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The RoI heads of student and teacher on the same regions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Cross-stage review against numbers worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """RKD. Public values: RepDistiller and MMRazor; loops over pairs and triples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

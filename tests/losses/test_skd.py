@@ -1,7 +1,5 @@
 """The learning simplifier: numbers worked out by hand, gradients, invariances and its guard."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """WKD. Public values: JiamingLv/WKD, float64."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

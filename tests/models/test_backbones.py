@@ -1,7 +1,5 @@
 """Backbones for small images, OSNet and MobileNetV1: stages, a training step, wrong arguments."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

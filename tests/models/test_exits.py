@@ -1,7 +1,5 @@
 """Exits and connectors: shapes, widths, initialisation, errors, and the modes of a teacher's exits."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

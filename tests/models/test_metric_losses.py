@@ -1,7 +1,5 @@
 """Metric losses on the embeddings of a batch: by hand, by loops, by finite differences, in extreme ranges."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The multi-exit classifier and the ensemble of its exits."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any

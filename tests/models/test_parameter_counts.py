@@ -1,7 +1,5 @@
 """Parameter counts of the networks against the figures of the literature."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Re-identification baseline: pooling, batch norm neck, head, last stride, flip test."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Repeat on a GPU what the operators do on the CPU."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

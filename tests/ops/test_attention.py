@@ -1,7 +1,5 @@
 """Multi-scale deformable attention against loops in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction

@@ -1,7 +1,5 @@
 """CARAFE against loops in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Detectors of mmdet train and predict on the stand-ins."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

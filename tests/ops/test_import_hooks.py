@@ -1,7 +1,5 @@
 """Import hooks; a new interpreter shows their effect, one for all tests, as its imports take seconds."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess

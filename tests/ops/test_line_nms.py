@@ -1,7 +1,5 @@
 """Lane suppression against loops."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

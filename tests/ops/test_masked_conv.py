@@ -1,7 +1,5 @@
 """Masked convolution against a plain one."""
 
-from __future__ import annotations
-
 import torch
 from mmcv.ops import MaskedConv2d
 

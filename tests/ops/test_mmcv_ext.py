@@ -1,7 +1,5 @@
 """Registration of the stand-ins as `mmcv._ext`."""
 
-from __future__ import annotations
-
 import importlib.abc
 import importlib.util
 import sys

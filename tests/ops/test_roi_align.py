@@ -1,7 +1,5 @@
 """RoIAlign against loops in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """RoIPool against loops in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from mmcv.ops import RoIPool, roi_pool

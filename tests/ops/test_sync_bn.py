@@ -1,7 +1,5 @@
 """Synchronised batch normalisation against its definition."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

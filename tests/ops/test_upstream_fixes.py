@@ -1,7 +1,5 @@
 """Fixes of upstream's faults."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace

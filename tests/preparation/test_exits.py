@@ -1,7 +1,5 @@
 """The teachers' exits: trained once on a frozen teacher, stored, found again, and the same after a kill."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One hook for all preparations: lengths in epochs, runs side by side, losses without anything to prepare."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

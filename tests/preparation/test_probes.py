@@ -1,7 +1,5 @@
 """The teachers' probes: scored on held-out training images, stored, drawn; the teachers stay as they are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

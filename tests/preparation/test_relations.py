@@ -1,7 +1,5 @@
 """The relations of the classes in a teacher's features: computed once, stored, read by WKD."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Scenes of digits: a real VOC folder, always the same one, atomically."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.etree import ElementTree
 

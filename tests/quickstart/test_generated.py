@@ -1,7 +1,5 @@
 """Folders of generated data: written atomically and once, kept, never mixed with other data."""
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import time

@@ -1,7 +1,5 @@
 """Drawn people: a folder in the layout of Market-1501, always the same one, atomically."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

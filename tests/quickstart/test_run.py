@@ -1,7 +1,5 @@
 """The quickstarts as a user runs them, scaled down to one epoch, one seed and a few images."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The CIFAR-100 table of 240 epochs, two steps a row: all rows and columns, and the table of what is finished."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

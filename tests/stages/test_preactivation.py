@@ -1,7 +1,5 @@
 """Where a stage is read before its ReLU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

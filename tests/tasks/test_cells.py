@@ -1,7 +1,5 @@
 """Which cells an object covers, and how exits on cells are measured."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The targets that a student's dense head assigns."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The detection task by hand: targets, exit losses, measures."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Files and the file backend; kills are in tests/hooks/test_checkpoint.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The channels of the images that a network takes."""
 
-from __future__ import annotations
-
 import pytest
 from mmdet.utils import register_all_modules
 from mmpretrain.utils import register_all_modules as register_classifiers

@@ -1,7 +1,5 @@
 """Random states: read and set, and left alone by what runs apart."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

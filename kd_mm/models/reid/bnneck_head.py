@@ -1,7 +1,5 @@
 """The head of the strong re-identification baseline, and its batch norm."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

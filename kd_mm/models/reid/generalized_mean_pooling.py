@@ -1,7 +1,5 @@
 """Generalised mean pooling that stays finite."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Losses on the embeddings of a batch: batch-hard triplets, centres of identities, circle loss."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce

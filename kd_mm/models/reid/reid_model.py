@@ -1,7 +1,5 @@
 """A network for re-identification: an image classifier that is deployed without its classifier."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmpretrain.models.classifiers import ImageClassifier
