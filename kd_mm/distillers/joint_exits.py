@@ -1,4 +1,4 @@
-"""Exits that were trained together with a network: what its checkpoint says of them, and loading them."""
+"""Exits that were trained together with a network: their description in its checkpoint, and loading them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JointExits:
 
     Attributes:
         weights: As stored under ``distill.exits.``; none in the checkpoint of a plain network.
-        type: Name of their class, where the checkpoint says it.
+        type: Name of their class, where the checkpoint names it.
         taps: Tap of each exit's stage by the number that it has in ``weights``, likewise.
     """
 
@@ -62,7 +62,7 @@ class JointExits:
 
 
 def describe_exits(config: Mapping[str, Any], stages: Mapping[int, Stage], numbers: list[str]) -> dict[str, Any]:
-    """Return what a checkpoint says of the exits that it holds, in types that load safely.
+    """Return the description of the exits that a checkpoint holds, in types that load safely.
 
     Args:
         config: Of the exits, from the recipe.

@@ -28,7 +28,6 @@ class LossMonitor:
 
     def __init__(self) -> None:
         self.iteration, self.report = 0, True
-        self.report = True
         self._names: list[str] = []
         self._steps: dict[int, Tensor] = {}
 

@@ -71,7 +71,6 @@ def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss
     teacher = next(iter(loss.teacher_names), "")
     return LossContext(
         pairs=loss.matched,
-        pairs_by_teacher=networks.pairs,
         num_classes=classes,
         multilabel=task.multilabel,
         student_taps=_shapes(networks.student_records),

@@ -63,7 +63,7 @@ class Recipe:
 
         Args:
             config: The recipe.
-            exit_on_last: What counts where the recipe does not say it.
+            exit_on_last: What counts where the recipe leaves it out.
 
         Raises:
             ValueError: An unknown key, a loss name that the engine would misread, or an unknown teacher exit mode.

@@ -95,7 +95,7 @@ class Requirements:
             num_stages: Number of matched stages whose maps can be compared.
             num_exits: Number of matched stages that can have an exit.
             exit_on_last: Whether the last stage has an exit beside the network's own logits.
-            counts_classes: Whether only the student's own logits tell how many classes its exits have.
+            counts_classes: Whether only the student's own logits give the number of classes of its exits.
         """
 
         def reads(chosen: Collection[Loss], side: str) -> Reads:

@@ -56,7 +56,7 @@ class Teacher:
 
     #: Whether its weights are a moving average of the student's.
     is_ema: ClassVar[bool] = False
-    #: What the checkpoint tells of its data set, e.g. ``classes``.
+    #: What the checkpoint holds about its data set, e.g. ``classes``.
     dataset_meta: dict[str, Any]
     checkpoint: str | None = None
     input_size: tuple[int, int] | None = None

@@ -105,7 +105,7 @@ class ReIDMetric(BaseMetric):
             samples: All samples of the data set, before its pipeline.
 
         Returns:
-            The positions of both; nothing where the samples do not tell.
+            The positions of both; nothing where the samples do not hold what is needed.
 
         Raises:
             ValueError: No query has a match, or an identity or a camera is no integer of 64 bits.
@@ -119,15 +119,15 @@ class ReIDMetric(BaseMetric):
             if role == "gallery":
                 gallery.setdefault(pid, []).append(position)
         queries = [position for position, label in enumerate(labels) if label[2] == "query"]
-        seen_by_others = False
+        same_camera = False
         for query in queries:
             pid, camera, *_ = labels[query]
             matches = gallery.get(pid, [])
             elsewhere = [match for match in matches if camera is None or labels[match][1] != camera]
             if elsewhere:
                 return [query, elsewhere[0]]
-            seen_by_others = seen_by_others or bool(matches)
-        raise ValueError(no_match(len(queries), self.camera_rule, seen_by_others))
+            same_camera = same_camera or bool(matches)
+        raise ValueError(no_match(len(queries), self.camera_rule, same_camera))
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`.

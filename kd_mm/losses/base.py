@@ -54,7 +54,6 @@ class LossContext:
     Attributes:
         pairs: The matched (student, teacher) stages of the loss's teacher, stage 1 first; empty without a teacher. For
             a loss on exits those of the exits.
-        pairs_by_teacher: The matched stages of every teacher, for losses that read several.
         num_classes: K, where a network states it.
         multilabel: Whether stage logits are independent sigmoids.
         student_taps: Shapes of the extra taps with a batch of 2, tap text to shape.
@@ -64,7 +63,6 @@ class LossContext:
     """
 
     pairs: Sequence[tuple[Stage, Stage]] = ()
-    pairs_by_teacher: Mapping[str, Sequence[tuple[Stage, Stage]]] = field(default_factory=dict)
     num_classes: int = 0
     multilabel: bool = False
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -133,7 +133,11 @@ class CrossKDLoss(Loss):
         binned = self.box == "kl" or (self.box == "auto" and target.reg.shape[-1] > 4)
         weight = (4.0 if binned else 1.0) if self.box_weight is None else self.box_weight
         if binned:
-            _check_bins(target.reg)
+            if target.reg.shape[-1] <= 4 or target.reg.shape[-1] % 4:
+                raise ValueError(
+                    "CrossKDLoss: box='kl' compares distributions over bins (GFL), but this head gives "
+                    f"{target.reg.shape[-1]} values a box; use box='giou'"
+                )
             divergence = bin_divergence(crossed.reg, target.reg, self.temperature)
             return weight * (divergence * confidence).sum() / confidence.sum().clamp(min=_EPS)
         mode = "iou" if self.box == "iou" else "giou"
@@ -152,11 +156,3 @@ class CrossKDLoss(Loss):
         probability = full_precision(target.quality.detach()).sigmoid()
         cross = F.binary_cross_entropy_with_logits(full_precision(crossed.quality), probability, reduction="none")
         return (cross * crossed.assignment.positive.to(cross)).sum()
-
-
-def _check_bins(reg: Tensor) -> None:
-    if reg.shape[-1] <= 4 or reg.shape[-1] % 4:
-        raise ValueError(
-            f"CrossKDLoss: box='kl' compares distributions over bins (GFL), but this head gives {reg.shape[-1]} "
-            "values a box; use box='giou'"
-        )

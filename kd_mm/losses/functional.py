@@ -179,12 +179,11 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
-def standardized_channels(feature: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
+def standardized_channels(feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a map with mean 0 and deviation 1 by channel over batch and space, with its deviations and means.
 
     Args:
-        feature: ``(B, C, H, W)``, at least float32.
-        eps: Added to the (unbiased) deviation. Default: 1e-6.
+        feature: ``(B, C, H, W)``, at least float32; 1e-6 is added to the (unbiased) deviation.
 
     Returns:
         The map, and deviations and means ``(1, C, 1, 1)``.
@@ -192,4 +191,4 @@ def standardized_channels(feature: Tensor, eps: float = 1e-6) -> tuple[Tensor, T
     # A single value has no spread; the unbiased estimate of it would be 0 / 0.
     values = feature.numel() // feature.shape[1]
     std, mean = torch.std_mean(feature, dim=(0, 2, 3), correction=min(1, values - 1), keepdim=True)
-    return (feature - mean) / (std + eps), std, mean
+    return (feature - mean) / (std + 1e-6), std, mean

@@ -1,6 +1,6 @@
 """Connectors: trainable maps from a student stage's channels to the teacher's."""
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
 
 from kd_mm.registry import MODELS
@@ -41,7 +41,7 @@ class ConvConnector(BaseModule):
         """Kaiming normal (fan out) for the convolution, 1 and 0 for the norm."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                kaiming_init(module)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map ``(B, C_s, H, W)`` to ``(B, C_t, H, W)``."""

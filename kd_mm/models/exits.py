@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -49,9 +49,7 @@ class Exit(BaseModule):
         """Kaiming normal (fan out) for convolutions, 1 and 0 for norms; the classifier keeps PyTorch's default."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                kaiming_init(module)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return what the classifier reads of a stage map ``(B, C_i, H, W)``: pooled features ``(B, D)``."""

@@ -134,7 +134,7 @@ def _undo_dilation(groups: Sequence[list[ModuleCall]]) -> list[list[ModuleCall]]
     """Return the last group, one for each stage module where the network holds its last stages at one resolution.
 
     So do detectors with dilation and re-ID networks with last stride 1: ``layer3`` and ``layer4`` are two stages
-    there. Told by what comes before: each finer resolution is one such module (in a MobileNet it is many).
+    there. Recognised by what comes before: each finer resolution is one such module (in a MobileNet it is many).
     """
     last = [unit for unit in groups[-1] if _is_block(unit)]
     finer = [[unit for unit in group if _is_block(unit)] for group in groups[:-1]]

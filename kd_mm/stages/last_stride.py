@@ -55,7 +55,7 @@ def set_last_stride(backbone: nn.Module) -> list[str]:
 def last_stride_in_place(backbone: nn.Module) -> Iterator[bool]:
     """Put back for a while what :func:`set_last_stride` took out; gives whether anything was.
 
-    Where two stages ended up at one resolution, a dry run in here tells where the one ends and the other begins.
+    Where two stages ended up at one resolution, a dry run in here finds where the one ends and the other begins.
 
     Args:
         backbone: Any network.

@@ -119,7 +119,7 @@ class _Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        # Seen here are functional calls too, which leave no module call behind.
+        # Functional calls pass here too, which leave no module call behind.
         if getattr(func, "__name__", "") in _RELU_FUNCTIONS:
             self.relu_moments.append(self.clock)
         return func(*args, **(kwargs or {}))

@@ -202,7 +202,7 @@ class Task:
         """Return the position of each sample in the training data, ``(B,)`` int64 on the CPU.
 
         Raises:
-            ValueError: The data samples do not say it.
+            ValueError: The data samples do not hold it.
         """
         found = [sample.get("sample_idx") for sample in data_samples]
         if any(index is None for index in found):

@@ -104,7 +104,7 @@ def score_histogram(logits: Tensor, targets: CellTargets) -> Tensor:
 
 
 def average_precision(histogram: Tensor) -> tuple[float, float]:
-    """Return the average precision over cells, and that of always answering the class's frequency.
+    """Return the average precision over cells, and that of always predicting the class's frequency.
 
     Both are means over the classes that occur; 0 where none does. Logits of one bin count as equal.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Task
-from kd_mm.tasks.prediction_readers import LogitsReader, SumReader
+from kd_mm.tasks.prediction_readers import LogitsReader
 
 
 @TASKS.register_module()
@@ -25,7 +25,7 @@ class ClassificationTask(Task):
         from mmpretrain.models.heads import ConformerHead
 
         if isinstance(child(model, "head"), ConformerHead):
-            return SumReader("head[0]", "head[1]")
+            return LogitsReader("head[0]", "head[1]")
         for name in ("head", "model"):
             if child(model, name) is not None:
                 return LogitsReader(name)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kd_mm.losses.dense_output import flatten_levels
 from kd_mm.losses.region_output import map_taps, region_predictions, student_taps
 
 
@@ -13,7 +14,7 @@ class LogitsReader:
     """One tensor as it is, e.g. a classifier's logits ``(B, K)``; the base of the readers.
 
     Args:
-        *taps: Taps to record.
+        *taps: Taps to record; of several the sum is read, as mmpretrain's ConformerHead predicts.
     """
 
     #: What one row of the logits stands for, in messages.
@@ -37,17 +38,8 @@ class LogitsReader:
             model: The network, for a teacher that classifies regions.
             regions: ``(R, 5)``, the regions that the student sampled, for a teacher that classifies them.
         """
-        return records[self.taps[0]]
-
-
-class SumReader(LogitsReader):
-    """The sum of the logits ``(B, K)`` of several classifiers, as mmpretrain's ConformerHead predicts."""
-
-    def read(
-        self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
-    ) -> Tensor:
-        """Return the network's own logits; see the base class."""
-        return torch.stack([records[tap] for tap in self.taps]).sum(dim=0)
+        logits = [records[tap] for tap in self.taps]
+        return logits[0] if len(logits) == 1 else torch.stack(logits).sum(dim=0)
 
 
 class DenseReader(LogitsReader):
@@ -56,21 +48,19 @@ class DenseReader(LogitsReader):
     Args:
         levels: Number of levels.
         classes: Channels of an anchor, K (K + 1 for softmax heads).
-        head: Tap of the head, whose first output is the list of class maps ``(B, A * K, H, W)``.
     """
 
     unit = "grid position"
 
-    def __init__(self, levels: int, classes: int, head: str = "bbox_head") -> None:
-        super().__init__(*(f"{head}[0][{level}]" for level in range(levels)))
+    def __init__(self, levels: int, classes: int) -> None:
+        super().__init__(*(f"bbox_head[0][{level}]" for level in range(levels)))
         self.classes = classes
 
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
     ) -> Tensor:
         """Return the network's own logits; see the base class."""
-        maps = [records[tap].permute(0, 2, 3, 1).flatten(1) for tap in self.taps]
-        return torch.cat([level.reshape(len(level), -1, self.classes) for level in maps], dim=1)
+        return flatten_levels([records[tap] for tap in self.taps], self.classes)
 
 
 class RoIReader(LogitsReader):

@@ -100,13 +100,11 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
     return DetectionTargets(present, valid, boxes, labels, left_out, (int(height), int(width)))
 
 
-def label_regions(
-    targets: DetectionTargets, regions: Tensor, data_samples: Sequence[Any] = (), threshold: float = 0.5
-) -> Tensor:
-    """Return the class of each region ``(R, 5)``: that of the ground truth it overlaps most, if by ``threshold`` IoU.
+def label_regions(targets: DetectionTargets, regions: Tensor, data_samples: Sequence[Any] = ()) -> Tensor:
+    """Return the class of each region ``(R, 5)``: that of the ground truth it overlaps most, if by 0.5 IoU.
 
-    Others are background (K), or :data:`LEFT_OUT` where an ignored object is overlapped by ``threshold``. Without data
-    samples no object is ignored.
+    Others are background (K), or :data:`LEFT_OUT` where an ignored object is overlapped as much. Without data samples
+    no object is ignored.
     """
     background = targets.present.shape[1]
     found = torch.full((len(regions),), background, dtype=torch.long, device=regions.device)
@@ -114,11 +112,11 @@ def label_regions(
         inside = regions[:, 0] == i
         left = data_samples[i].get("ignored_instances") if data_samples else None
         if left is not None and len(left):
-            on_ignored = box_iou(regions[inside, 1:], box_tensor(left.bboxes)).amax(dim=1) >= threshold
+            on_ignored = box_iou(regions[inside, 1:], box_tensor(left.bboxes)).amax(dim=1) >= 0.5
             found[inside] = torch.where(on_ignored, LEFT_OUT, found[inside])
         if len(boxes):
             overlap, which = box_iou(regions[inside, 1:], boxes).max(dim=1)
-            found[inside] = torch.where(overlap >= threshold, targets.labels[i][which], found[inside])
+            found[inside] = torch.where(overlap >= 0.5, targets.labels[i][which], found[inside])
     return found
 
 

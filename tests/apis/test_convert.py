@@ -197,16 +197,12 @@ def osnet(net: Source, x: Tensor) -> Tensor:
     return net.linear("classifier", net.bn("fc.1", x).relu()[:, :, None, None], 1000)
 
 
-NARROW, X4 = (16, 16, 32, 64), (32, 64, 128, 256)
+NARROW = (16, 16, 32, 64)
 NETWORKS: dict[str, Callable[[Source, Tensor], Tensor]] = {
-    "resnet8": lambda net, x: resnet(net, x, 1, NARROW),
     "resnet20": lambda net, x: resnet(net, x, 3, NARROW),
-    "resnet8x4": lambda net, x: resnet(net, x, 1, X4),
     "resnet50": resnet50,
-    "wrn-40-1": lambda net, x: wide_resnet(net, x, 6, 1),
     "wrn-16-2": lambda net, x: wide_resnet(net, x, 2, 2),
     "vgg8": lambda net, x: vgg(net, x, (1, 1, 1, 1, 1)),
-    "vgg13": lambda net, x: vgg(net, x, (2, 2, 2, 2, 2)),
     "mobilenetv2": mobilenet_v2,
     "shufflenetv1": shufflenet_v1,
     "shufflenetv2": shufflenet_v2,

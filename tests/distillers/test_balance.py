@@ -80,12 +80,12 @@ def run(folder: Path, options: dict[str, Any], epochs: int = 3, **changes: Any) 
 
 def test_scales_are_stored_and_a_resumed_run_is_the_same(short: None, tmp_path: Path) -> None:
     """The first checkpoint is from the middle of what is measured."""
-    whole = run(tmp_path / "whole", SHARES)
-    assert "balance: from now on each of these losses is scaled by: scd " in run_log(whole)
+    uncut = run(tmp_path / "uncut", SHARES)
+    assert "balance: from now on each of these losses is scaled by: scd " in run_log(uncut)
     for epoch in (1, 2):
-        start = {"load_from": str(tmp_path / "whole" / f"epoch_{epoch}.pth"), "resume": True}
+        start = {"load_from": str(tmp_path / "uncut" / f"epoch_{epoch}.pth"), "resume": True}
         resumed = run(tmp_path / f"from_{epoch}", SHARES, **start)
-        for key, value in whole.model.state_dict().items():
+        for key, value in uncut.model.state_dict().items():
             assert torch.equal(value, resumed.model.state_dict()[key]), key
     plain = run(tmp_path / "plain", {})
     assert not [key for key in plain.model.state_dict() if "balance" in key]

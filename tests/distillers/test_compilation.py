@@ -1,13 +1,11 @@
 """Compiled teachers and objective against the same networks run eagerly."""
 
-import logging
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
@@ -18,7 +16,7 @@ from . import detectors
 from .conftest import batch, build, gradients, recipe, total
 from .test_reid import PEOPLE, network, recipe_of
 
-WHOLE = {"teacher": True, "objective": True, "backend": "aot_eager", "fullgraph": True}
+EVERYTHING = {"teacher": True, "objective": True, "backend": "aot_eager", "fullgraph": True}
 
 
 @pytest.fixture(autouse=True)
@@ -27,18 +25,6 @@ def _no_graphs_of_other_tests() -> Iterator[None]:
     counters.clear()
     yield
     torch.compiler.reset()
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """Lines that were warned of."""
-    lines: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def distil(task: str, name: str, compile_options: dict[str, Any] | None, **changes: Any) -> Any:
@@ -78,7 +64,7 @@ def graphs() -> int:
     ],
 )
 def test_compiled_whole_equals_eager_in_values_and_gradients(task: str, name: str) -> None:
-    eager, compiled = distil(task, name, None), distil(task, name, WHOLE)
+    eager, compiled = distil(task, name, None), distil(task, name, EVERYTHING)
     for _ in range(2):
         (losses, grads), (found, found_grads) = run(eager), run(compiled)
         assert losses.keys() == found.keys()
@@ -91,7 +77,7 @@ def test_compiled_whole_equals_eager_in_values_and_gradients(task: str, name: st
 
 def test_a_batch_of_another_size_is_compiled_once_and_a_weight_that_changes_not_at_all() -> None:
     ramp = {"type": "kd_mm.LinearRamp", "iterations": 100}
-    model = distil("classification", "kd", WHOLE, **{"losses.kd.schedule": ramp})
+    model = distil("classification", "kd", EVERYTHING, **{"losses.kd.schedule": ramp})
     found = []
     for i, size in enumerate((6, 6, 4, 6, 4)):
         model.progress = Progress(iteration=i)
@@ -102,7 +88,7 @@ def test_a_batch_of_another_size_is_compiled_once_and_a_weight_that_changes_not_
 
 
 def test_taps_fire_and_what_no_loss_reads_is_not_in_the_graph() -> None:
-    model = distil("classification", "fitnets", {**WHOLE, "objective": False}, **{"losses.hint.stages": [1]})
+    model = distil("classification", "fitnets", {**EVERYTHING, "objective": False}, **{"losses.hint.stages": [1]})
     teacher, inputs = model.teachers["teacher"], torch.zeros(2, 3, 16, 16)
     teacher.observe(inputs)
     with torch.profiler.profile() as profile:
@@ -136,7 +122,7 @@ def test_cuda_graphs_fall_back_with_a_line_that_says_why(warnings: list[str]) ->
 
 def test_a_detector_compiles_its_teachers_alone(warnings: list[str]) -> None:
     eager = detectors.build(detectors.retina(8), detectors.retina(12), detectors.MTKD)
-    compiled = detectors.build(detectors.retina(8), detectors.retina(12), detectors.MTKD, compile=WHOLE)
+    compiled = detectors.build(detectors.retina(8), detectors.retina(12), detectors.MTKD, compile=EVERYTHING)
     assert warnings == ["compile: objective=True is left out: a detector's boxes are lists of varying length"]
     losses, found = (detectors.losses_of(model.train()) for model in (eager, compiled))
     torch.testing.assert_close(found, losses)

@@ -5,21 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from .conftest import CLASSES, batch, build, classifier, recipe
-
-RECIPES = ["at", "crd", "cwd", "fitnets", "ofd", "pkd", "reviewkd", "vid"]
-NAMES = {
-    "at": "attention",
-    "crd": "contrast",
-    "cwd": "cwd",
-    "fitnets": "hint",
-    "ofd": "ofd",
-    "pkd": "pkd",
-    "reviewkd": "fusion",
-    "vid": "vid",
-}
 
 
 def transformer() -> dict[str, Any]:
@@ -59,14 +46,14 @@ def indexed_batch(seed: int = 0) -> dict[str, Any]:
     return data
 
 
-def steps(model: Any, *seeds: int, runner: nn.Module | None = None) -> list[dict[str, float]]:
+def steps(model: Any, *seeds: int) -> list[dict[str, float]]:
     """Train on some batches; return what the terms were."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     model.train()
     recorded = []
     for seed in seeds:
         torch.manual_seed(seed)
-        out = (runner or model)(**model.data_preprocessor(indexed_batch(seed), True), mode="loss")
+        out = model(**model.data_preprocessor(indexed_batch(seed), True), mode="loss")
         total, terms = model.parse_losses(out)
         optimizer.zero_grad()
         total.backward()
@@ -75,18 +62,21 @@ def steps(model: Any, *seeds: int, runner: nn.Module | None = None) -> list[dict
     return recorded
 
 
-UNDER = [("pre-activation", name) for name in RECIPES]
-UNDER += [("transformer", name) for name in RECIPES if name not in ("cwd", "ofd")]
-
-
-@pytest.mark.parametrize(("teacher", "name"), UNDER)
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [
+        *(("pre-activation", name) for name in ("ofd", "reviewkd")),
+        *(("transformer", name) for name in ("at", "crd", "fitnets", "pkd", "reviewkd", "vid")),
+    ],
+)
 def test_recipes_train_a_cnn(teacher: str, name: str) -> None:
     model = distiller(name, teacher)
     model.check_next_step = True
     before = copy.deepcopy(model.state_dict())
     first, second = steps(model, 0, 1)
     assert all(torch.isfinite(torch.tensor(list(terms.values()))).all() for terms in (first, second))
-    assert first[f"loss_{NAMES[name]}"] != second[f"loss_{NAMES[name]}"]
+    (term,) = model.losses
+    assert first[f"loss_{term}"] != second[f"loss_{term}"]
     # Every parameter has a gradient, so DDP needs to look for no unused ones.
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
     learned = model.state_dict()
@@ -147,15 +137,6 @@ def test_a_tap_before_the_relu_changes_neither_network() -> None:
     pair[1].model.load_state_dict(pair[0].model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(pair[0].model(data), pair[1].model(data))
-
-
-def test_several_baselines_share_one_recipe() -> None:
-    losses = {key: loss for name in RECIPES for key, loss in recipe(name)["losses"].items()}
-    losses["contrast"].update(num_negatives=16, num_samples=40)
-    model = build(recipe={"losses": losses})
-    out = steps(model, 0)[0]
-    assert {f"loss_{name}" for name in NAMES.values()} <= set(out)
-    assert set(model.objective.connectors["teacher"]) == {"1", "2", "3"}
 
 
 def test_data_samples_without_an_index_are_named() -> None:

@@ -1,12 +1,8 @@
 """MSKD and BYOT in the Distiller: who learns from whom, and who does not."""
 
-import pytest
 import torch
-from mmengine.config import Config
 
-from kd_mm.apis.recipes import compose
-
-from .conftest import build, classifier, losses_of, recipe
+from .conftest import build, losses_of, recipe
 
 
 def test_a_term_of_one_exit_reaches_no_other_head() -> None:
@@ -40,10 +36,3 @@ def test_byot_needs_no_teacher_and_moves_no_target() -> None:
     assert torch.autograd.grad(losses["loss_exit_hint"], [fc.weight], allow_unused=True, retain_graph=True) == (None,)
     model.parse_losses(losses)[0].backward()
     assert all(p.grad is not None for p in model.parameters())
-
-
-def test_byot_is_composed_without_a_teacher_and_others_are_not() -> None:
-    plain = Config({"model": classifier()})
-    assert compose(plain, "byot", None, None).model.teacher is None
-    with pytest.raises(ValueError, match="--distiller mskd needs --teacher CONFIG"):
-        compose(plain, "mskd", None, None)

@@ -19,11 +19,17 @@ def connected(model: Any, teacher: str = "teacher") -> tuple[dict[int, Any], dic
     return read, losses_of(model)
 
 
-def test_connectors_of_a_loss_on_means_read_maps_of_the_last_stages_resolution() -> None:
-    model = build(recipe={"losses": {"scd": CHANNELS}})
+def maps_of(network: Any) -> list[Any]:
+    """Return a list to which each stage adds its map, from now on."""
     maps: list[Any] = []
     for name in ("layer1", "layer2", "layer3"):
-        getattr(model.student.backbone, name).register_forward_hook(lambda _m, _a, out: maps.append(out))
+        getattr(network.backbone, name).register_forward_hook(lambda _m, _a, out: maps.append(out))
+    return maps
+
+
+def test_connectors_of_a_loss_on_means_read_maps_of_the_last_stages_resolution() -> None:
+    model = build(recipe={"losses": {"scd": CHANNELS}})
+    maps = maps_of(model.student)
     read, _ = connected(model)
     assert [feature.shape[-1] for feature in maps] == [16, 8, 4]
     torch.testing.assert_close(read[1][0], F.avg_pool2d(maps[0], 4))
@@ -39,11 +45,7 @@ def test_connectors_run_on_the_stages_own_maps_on_request() -> None:
 
 def test_a_loss_on_maps_gets_them_and_a_loss_on_means_those_of_the_same_maps() -> None:
     model = build(recipe=recipe(**{"losses.hint": HINT}))
-    of_teacher: list[Any] = []
-    for name in ("layer1", "layer2", "layer3"):
-        getattr(model.teachers["teacher"].model.backbone, name).register_forward_hook(
-            lambda _m, _a, out: of_teacher.append(out)
-        )
+    of_teacher = maps_of(model.teachers["teacher"].model)
     read, terms = connected(model)
     assert {i: source.shape[-1] for i, (source, _) in read.items()} == {1: 4, 2: 8, 3: 4}
     torch.testing.assert_close(terms["hint"], F.mse_loss(read[2][1], of_teacher[1]))
@@ -72,11 +74,7 @@ def test_means_of_a_linear_connector_are_those_of_the_full_map() -> None:
 
 def test_deviations_are_those_of_the_connected_map_at_the_stages_own_resolution() -> None:
     model = build(recipe={"losses": {"scd": {**CHANNELS, "descriptor": "gaussian"}}})
-    of_teacher: list[Any] = []
-    for name in ("layer1", "layer2", "layer3"):
-        getattr(model.teachers["teacher"].model.backbone, name).register_forward_hook(
-            lambda _m, _a, out: of_teacher.append(out)
-        )
+    of_teacher = maps_of(model.teachers["teacher"].model)
     read, terms = connected(model)
     assert [read[i][0].shape[-1] for i in (1, 2, 3)] == [16, 8, 4]
     for i, feature in enumerate(of_teacher, 1):

@@ -58,20 +58,13 @@ def test_exits_are_bnneck_exits_on_both_sides_and_the_head_classifies_the_last_s
             assert module.fc[1].bias is None
 
 
-def test_exits_learn_by_the_smoothed_identity_loss_alone(images: dict[str, Any]) -> None:
+def test_exits_learn_by_the_smoothed_identity_loss_alone() -> None:
     torch.manual_seed(0)
     model = distil()
     logits, labels = torch.randn(6, PEOPLE), torch.arange(6) % PEOPLE
     smooth = F.one_hot(labels, PEOPLE) * 0.9 + 0.1 / PEOPLE
     expected = -(smooth * F.log_softmax(logits, dim=1)).sum(1).mean()
     torch.testing.assert_close(model.task.exit_losses(model.student, logits[None], labels)[0], expected)
-    out = run(model, images)
-    assert {"loss_id", "loss_triplet", "loss_aux", "loss_scd", "loss_srd", "loss_review", "srd.stage3"} <= set(out)
-    total, _ = model.parse_losses(out)
-    total.backward()
-    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert unused == []
-    assert all(p.grad is None for p in model.teachers["teacher"].model.parameters())
 
 
 def test_kd_compares_the_identity_logits_of_the_heads(images: dict[str, Any]) -> None:
@@ -105,13 +98,3 @@ def test_what_is_deployed_is_the_plain_student(kind: str, images: dict[str, Any]
 def test_another_number_of_identities_is_refused_where_logits_are_compared(name: str) -> None:
     with pytest.raises(ValueError, match=r"has 3 classes, teacher 'teacher' has 5: .*embedding losses \(recipes rkd"):
         distil(name, classes=5)
-
-
-@pytest.mark.parametrize("name", ["rkd", "cosine"])
-def test_embeddings_are_compared_whatever_the_identities(name: str, images: dict[str, Any]) -> None:
-    model = distil(name, classes=5)
-    out = run(model, images)
-    total, _ = model.parse_losses(out)
-    total.backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    assert model.num_classes == {}

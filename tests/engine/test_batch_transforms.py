@@ -111,10 +111,10 @@ def test_erased_rectangles_are_distributed_as_upstreams(batched: Any, options: d
     (some, *found), (others, *expected) = boxes
     assert chi2_contingency([[some.sum(), 6000 - some.sum()], [others.sum(), 6001 - others.sum()]]).pvalue > 0.001
     found, expected = ([part[chosen] for part in box] for chosen, box in ((some, found), (others, expected)))
-    for mine, upstream in zip(found, expected, strict=True):
-        values = sorted(set(mine) & set(upstream))
-        table = [[(part == value).sum() for value in values] for part in (mine, upstream)]
-        assert sum(table[0]) > 0.999 * len(mine)
+    for own, upstream in zip(found, expected, strict=True):
+        values = sorted(set(own) & set(upstream))
+        table = [[(part == value).sum() for value in values] for part in (own, upstream)]
+        assert sum(table[0]) > 0.999 * len(own)
         assert chi2_contingency(table).pvalue > 0.001
     for measure in (lambda h, w, *_: h * w, lambda h, w, *_: h / w, lambda h, w, y, x: h + 24 * (y == 24 - h)):
         assert ks_2samp(measure(*found), measure(*expected)).pvalue > 0.001

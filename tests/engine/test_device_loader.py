@@ -53,9 +53,9 @@ def test_a_batch_is_the_ordinary_one_where_nothing_is_random(tmp_path: Path, dev
         assert found["inputs"].dtype == torch.uint8
         assert found["inputs"].shape[1:] == (3, 24, 20)
         assert found["inputs"].cpu().equal(expected["inputs"])
-        for mine, other in zip(found["data_samples"], expected["data_samples"], strict=True):
-            assert mine.metainfo == other.metainfo
-            assert mine.gt_label.cpu().equal(other.gt_label)
+        for own, other in zip(found["data_samples"], expected["data_samples"], strict=True):
+            assert own.metainfo == other.metainfo
+            assert own.gt_label.cpu().equal(other.gt_label)
         assert preprocess(found, True)["inputs"].equal(preprocess(expected, True)["inputs"])
 
 

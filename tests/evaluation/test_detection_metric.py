@@ -139,7 +139,6 @@ def broken(**changes: Any) -> Any:
     ("given", "classes", "message"),
     [
         ([broken()], None, r"the test data set has no class list: set metainfo=dict\(classes="),
-        ([broken()], (), r"the test data set has no class list"),
         (
             [broken(found=rows((0, 0, 9, 9, 0.5, 3)))],
             CLASSES,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.evaluation.functional import eval_map
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
@@ -58,25 +57,6 @@ def random_boxes(
 def _corners(random: np.random.Generator, count: int) -> NDArray[np.float64]:
     corner = random.uniform(0, 90, (count, 2))
     return np.hstack([corner, corner + random.uniform(1, 70, (count, 2)) * random.choice([0.3, 1, 2], (count, 1))])
-
-
-def mmdet_ap(detections: Boxes, objects: Boxes, classes: int, mode: str) -> tuple[float, NDArray[np.float64]]:
-    """Mean and per-class average precision of mmdet's VOC evaluation; NaN for a class without objects to find."""
-    split = [[image[image[:, 5] == label, :5] for label in range(classes)] for image in detections]
-    truth = []
-    for image in objects:
-        hard = image[:, 5] != 0
-        truth.append(
-            {
-                "bboxes": image[~hard, :4],
-                "labels": image[~hard, 4],
-                "bboxes_ignore": image[hard, :4],
-                "labels_ignore": image[hard, 4],
-            }
-        )
-    options = {"use_legacy_coordinate": True, "eval_mode": mode, "logger": "silent", "nproc": 1}
-    mean, results = eval_map(split, truth, iou_thr=0.5, **options)
-    return mean, np.array([result["ap"] if result["num_gts"] else np.nan for result in results], dtype=np.float64)
 
 
 def pycocotools_of(truth: Path, found: Path) -> COCOeval:

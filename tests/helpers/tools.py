@@ -172,8 +172,8 @@ def forked(
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if ranks > 1 else {}
     processes = []
     for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks} if ranks > 1 else {}
-        variables = {**group, **{name: str(value) for name, value in place.items()}, **(env or {})}
+        ranked = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks} if ranks > 1 else {}
+        variables = {**group, **{name: str(value) for name, value in ranked.items()}, **(env or {})}
         process = context.Process(target=_child, args=(target, arguments, rank, logs, cwd or logs, variables))
         process.start()
         processes.append(process)

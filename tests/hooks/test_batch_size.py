@@ -20,7 +20,6 @@ RUN += ["val_dataloader.dataset.indices=20", "train_dataloader.batch_size=8", "t
             "a step has 8 images (8 a batch, 1 accumulated, 1 at a time), the learning rate of this config",
             "0.5",
         ),
-        (4, 16, "a step has 32 images (8 a batch, 4 accumulated, 1 at a time), the learning rate of this", "2.0"),
     ],
 )
 def test_a_step_counts_accumulated_batches(

@@ -145,12 +145,6 @@ def test_an_interrupted_comparison_says_how_it_goes_on(tools: Tools, world: Worl
     )
 
 
-def test_the_default_work_dir_is_named_after_the_config(tools: Tools, world: World) -> None:
-    config = world.distil("somewhere.py", recipe="kd")
-    tools.train(config, "--cfg-options", "train_cfg.max_epochs=1")
-    assert (tools.folder / "work_dirs" / "somewhere" / "epoch_1.pth").is_file()
-
-
 def test_the_loss_of_the_readme(tools: Tools, tmp_path: Path) -> None:
     """Its blocks as they stand, with a teacher of one epoch."""
     section = (ROOT / "README.md").read_text().partition("## Add a loss")[2].partition("\n## ")[0]

@@ -104,7 +104,6 @@ TERMS = {
     "mtkd_ssr": ["loss_aux", "loss_scd", "loss_srd", "loss_review", "srd.stage4"],
     "kd": ["loss_kd"],
     "rkd": ["loss_rkd_distance", "loss_rkd_angle"],
-    "cosine": ["loss_cosine"],
     "crd": ["loss_contrast"],
 }
 

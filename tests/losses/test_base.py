@@ -1,38 +1,12 @@
-"""A loss of one's own, as the README has it: one class and one config line."""
+"""The base of all losses: requirements and options, means over the batch, which teacher is read."""
 
 import pytest
-import torch
-import torch.nn.functional as F
-from mmengine.registry import MODELS
 
 import kd_mm
 from kd_mm.losses import CrossStageReviewLoss, KDLoss, StageChannelLoss, StageResponseLoss
 
-from ..distillers.conftest import batch, build, recipe
 from ..helpers.losses import of_maps, of_stages, scd
 from ..helpers.waves import wave
-
-
-@MODELS.register_module()
-class StageTurnLoss(kd_mm.losses.Loss):
-    """One minus the cosine of the pooled channels."""
-
-    requires = frozenset({"student.pooled", "teacher.pooled"})
-
-    def terms(self, student, teacher):
-        return {
-            f"stage{i}": 1 - F.cosine_similarity(student.pooled[i], teacher.pooled[i]).mean()
-            for i in self.stage_numbers(max(student.pooled))
-        }
-
-
-def test_a_registered_loss_is_one_config_line() -> None:
-    model = build(recipe=recipe("mtkd_ssr", **{"losses.cosine": {"type": "StageTurnLoss", "loss_weight": 2.0}}))
-    out = model(**model.data_preprocessor(batch(), True), mode="loss")
-    assert {"loss_cosine", "cosine", "cosine.stage1", "cosine.stage3"} <= set(out)
-    torch.testing.assert_close(out["loss_cosine"].detach(), 2 * out["cosine"])
-    alone = build(recipe={"losses": {"cosine": {"type": "StageTurnLoss"}}})
-    assert {key.split(".")[0] for key in alone.objective.state_dict()} == {"connectors"}
 
 
 def test_unknown_requirements_and_options_name_the_choices() -> None:

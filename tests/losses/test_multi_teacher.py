@@ -191,14 +191,6 @@ def test_classifiers_read_the_last_stage_only() -> None:
         build(recipe=recipe("ca_mkd", **{"losses.kd": None}))
 
 
-def test_a_single_teacher_has_hints() -> None:
-    changes = {"losses.kd": None, "losses.hint.weights": "mean", "losses.hint.schedule": None}
-    found = step(build(recipe=recipe("ca_mkd", **changes)))
-    hint = {"type": "kd_mm.FitNetsLoss", "loss_weight": 50.0, "stages": [3]}
-    alone = step(build(recipe={"losses": {"hint": hint}, "connectors": recipe("ca_mkd")["connectors"]}))
-    torch.testing.assert_close(found["hint"], alone["hint"])
-
-
 def test_teachers_of_other_widths_and_types() -> None:
     team = {**TEAM, "big": {"config": {**classifier(14, width=16)}, "random_weights": True, "dtype": "bfloat16"}}
     assert torch.isfinite(step(build(teacher=team, recipe=recipe("ca_mkd")))["loss_hint"])

@@ -5,7 +5,6 @@ import torch
 
 from kd_mm.losses import SPLoss
 
-from ..distillers.conftest import batch, build, classifier, recipe
 from ..helpers.losses import of_maps
 from ..helpers.waves import wave
 
@@ -26,9 +25,3 @@ def test_depends_on_neither_scale_nor_channel_order_and_reads_the_last_stage() -
     assert float(SPLoss()(*of_maps(student, student.flatten(1)))) == pytest.approx(0.0, abs=1e-20)
     assert SPLoss().stage_numbers(3) == (3,)
     assert SPLoss(stages=[1, 2]).stage_numbers(3) == (1, 2)
-
-
-def test_pairs_networks_of_any_widths() -> None:
-    teacher = {"config": classifier(8), "random_weights": True}
-    model = build(student=classifier(8, width=4), teacher=teacher, recipe=recipe("sp"))
-    assert torch.isfinite(model(**model.data_preprocessor(batch(), True), mode="loss")["sp"])

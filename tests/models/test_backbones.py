@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from kd_mm.models.backbones import CIFARVGG, CIFARResNet, CIFARWideResNet
 from kd_mm.models.backbones.cifar_resnet import PadShortcut
-from kd_mm.models.backbones.staged_backbone import ChannelShuffle
 from kd_mm.stages.discovery import discover_stages
 
 # Backbone, its arguments, channels and sizes of the stages for 32 pixels.
@@ -90,10 +89,6 @@ def test_pad_shortcut_subsamples_and_pads_both_sides() -> None:
     assert out.shape == (1, 4, 2, 2)
     assert out[0, 1:3].tolist() == [[[0, 2], [8, 10]], [[16, 18], [24, 26]]]
     assert out[0, [0, 3]].abs().sum() == 0
-
-
-def test_channel_shuffle_interleaves_the_groups() -> None:
-    assert ChannelShuffle(3)(torch.arange(6.0).reshape(1, 6, 1, 1)).flatten().tolist() == [0, 2, 4, 1, 3, 5]
 
 
 def test_wrong_arguments_raise_one_line() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..devices import DEVICES
 from ..distillers.conftest import total
-from ..distillers.detectors import faster, losses_of, plain, predict, retina
+from ..distillers.detectors import faster, losses_of, plain, predict
 
 DTYPES = {"cpu": [torch.bfloat16], "cuda": [torch.bfloat16, torch.float16]}
 
@@ -40,14 +40,6 @@ def detects(model: nn.Module) -> None:
         assert result.bboxes.shape == (len(result.scores), 4)
         assert torch.isfinite(result.bboxes).all()
     assert sum(map(len, results)) > 0
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("config", [faster, retina])
-def test_detector_trains_and_predicts(config: Any, device: str) -> None:
-    model = plain(network(config())).to(device)
-    train_one_step(model)
-    detects(model)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [(d, t) for d in DEVICES for t in DTYPES[d]])

@@ -11,7 +11,6 @@ from mmdet.datasets import VOCDataset as UpstreamVOCDataset
 from kd_mm.datasets import VOCDataset
 from kd_mm.quickstart import scenes
 from kd_mm.quickstart.digit_scenes import SIZE, DigitScenes, write_digit_scenes
-from kd_mm.quickstart.digits import Digits
 from kd_mm.quickstart.scenes import draw_scene
 
 COUNTS = {"train": 60, "val": 5, "test": 40}
@@ -119,13 +118,6 @@ def test_the_data_set_reads_what_it_wrote(tmp_path):
         assert [item["ignore_flag"] for item in one["instances"]] == [
             item["ignore_flag"] for item in other["instances"]
         ]
-
-
-def test_digits_of_the_splits_are_disjoint():
-    images = {split: {sample["img"].tobytes() for sample in Digits(split, size=8)} for split in COUNTS}
-    assert not images["train"] & images["test"]
-    assert not images["train"] & images["val"]
-    assert not images["val"] & images["test"]
 
 
 def test_an_unknown_split_is_named(tmp_path):

@@ -4,8 +4,6 @@ import hashlib
 
 import numpy as np
 import pytest
-import torch
-from mmengine.registry import DefaultScope
 from sklearn.datasets import load_digits
 
 import kd_mm  # noqa: F401 - registers everything
@@ -67,15 +65,6 @@ def test_a_part_of_each_class_is_a_fixed_subset(splits):
     part, more = raw(build("train", size=8, samples_per_class=5)), raw(build("train", size=8, samples_per_class=20))
     assert np.bincount([label for _, label in part]).tolist() == [5] * 10
     assert set(part) < set(more) < set(splits["train"])
-
-
-def test_transforms_of_mmpretrain_apply():
-    pipeline = [{"type": "RandomCrop", "crop_size": 16, "padding": 2}, {"type": "PackInputs"}]
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        sample = build("train", pipeline=pipeline)[3]
-    assert sample["inputs"].shape == (3, 16, 16)
-    assert sample["inputs"].dtype == torch.uint8
-    assert 0 <= int(sample["data_samples"].gt_label) < 10
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,28 @@
 """The targets that a student's dense head assigns."""
 
-from typing import Any
-
 import pytest
 import torch
 from mmengine.structures import InstanceData
 
+from kd_mm.losses.observation import DenseAssignment
 from kd_mm.tasks.dense_targets import assigning, read_assignment
 
 from ..helpers.dense_heads import CLASSES, HEADS, SHAPE, STRIDES, Detector, pyramid
 
 
-def annotations(boxes: list[list[list[float]]]) -> tuple[list[InstanceData], list[dict[str, Any]]]:
-    truth = []
-    for image in boxes:
-        found = torch.tensor(image).view(-1, 4)
-        truth.append(InstanceData(bboxes=found, labels=torch.arange(len(found)) % CLASSES))
-    # The second image is smaller than the padded batch.
+def assigned(kind: str, boxes: list[list[list[float]]]) -> DenseAssignment:
+    """What a head assigns in the loss of two images, of which the second is smaller than the padded batch."""
+    head, found = Detector(kind).bbox_head, []
+    tensors = [torch.tensor(image).view(-1, 4) for image in boxes]
+    truth = [InstanceData(bboxes=one, labels=torch.arange(len(one)) % CLASSES) for one in tensors]
     metas = [{"img_shape": shape, "pad_shape": shape} for shape in (SHAPE, (40, 60))]
-    return truth, metas
+    with assigning(head, found):
+        head.loss_by_feat(*head(pyramid()), truth, metas)
+    assert "get_targets" not in vars(head)
+    assert len(found) == 1
+    assignment = read_assignment(head, found[0], batch=2)
+    assert assignment is not None
+    return assignment
 
 
 OBJECTS = [[[5.0, 5.0, 40.0, 37.0], [50.0, 10.0, 90.0, 60.0]], [[2.0, 3.0, 30.0, 33.0]]]
@@ -26,15 +30,7 @@ OBJECTS = [[[5.0, 5.0, 40.0, 37.0], [50.0, 10.0, 90.0, 60.0]], [[2.0, 3.0, 30.0,
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_assignment_is_the_students_own(kind: str) -> None:
-    head = Detector(kind).bbox_head
-    outputs, (truth, metas) = head(pyramid()), annotations(OBJECTS)
-    found: list[Any] = []
-    with assigning(head, found):
-        head.loss_by_feat(*outputs, truth, metas)
-    assert "get_targets" not in vars(head)
-    assert len(found) == 1
-    assignment = read_assignment(head, found[0], batch=2)
-    assert assignment is not None
+    assignment = assigned(kind, OBJECTS)
     anchors = 9 if kind == "RetinaHead" else 1
     count = anchors * sum((SHAPE[0] // stride) * (SHAPE[1] // stride) for stride in STRIDES)
     assert assignment.counted.shape == assignment.positive.shape == (2, count)
@@ -52,13 +48,7 @@ def test_the_assignment_is_the_students_own(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_images_without_objects_have_an_assignment(kind: str) -> None:
-    head = Detector(kind).bbox_head
-    outputs, (truth, metas) = head(pyramid()), annotations([[], []])
-    found: list[Any] = []
-    with assigning(head, found):
-        head.loss_by_feat(*outputs, truth, metas)
-    assignment = read_assignment(head, found[0], batch=2)
-    assert assignment is not None
+    assignment = assigned(kind, [[], []])
     assert not assignment.positive.any()
     assert float(assignment.normalizer) >= 1
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.models.backbones.staged_backbone import ChannelShuffle, ConvNorm, StagedBackbone
+from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
 
 STEM_CHANNELS = 24
@@ -26,7 +26,7 @@ class ShuffleUnitV1(nn.Module):
         # The few channels of the stem are not worth grouping (section 3.2 there).
         first_groups = 1 if in_channels == STEM_CHANNELS else groups
         self.reduce = ConvNorm(in_channels, hidden, 1, groups=first_groups)
-        self.shuffle = ChannelShuffle(first_groups)
+        self.shuffle = nn.ChannelShuffle(first_groups)
         self.depthwise = ConvNorm(hidden, hidden, 3, stride, groups=hidden)
         self.expand = ConvNorm(hidden, branch, 1, groups=groups, act=False)
         self.pool = nn.AvgPool2d(3, 2, 1) if stride == 2 else None
@@ -85,7 +85,7 @@ class ShuffleUnitV2(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.branch = _branch(channels // 2, channels // 2, 1)
-        self.shuffle = ChannelShuffle(2)
+        self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, channels, H, W)`` to the same shape."""
@@ -104,7 +104,7 @@ class ShuffleDownV2(nn.Module):
             ConvNorm(in_channels, half, 1),
         )
         self.branch = _branch(in_channels, half, 2)
-        self.shuffle = ChannelShuffle(2)
+        self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, channels, H / 2, W / 2)``."""

@@ -90,17 +90,3 @@ class ConvNorm(nn.Sequential):
         self.norm = nn.BatchNorm2d(out_channels)
         if act:
             self.act = nn.ReLU(inplace=True)
-
-
-class ChannelShuffle(nn.Module):
-    """Interleaves the channels of ``groups`` groups (Zhang et al., ShuffleNet, 2018, section 3.1)."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(B, C, H, W)`` whose channel ``j * groups + g`` is channel ``g * C / groups + j`` of ``x``."""
-        batch, channels, height, width = x.shape
-        grouped = x.reshape(batch, self.groups, channels // self.groups, height, width)
-        return grouped.transpose(1, 2).flatten(1, 2)
