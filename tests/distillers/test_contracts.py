@@ -178,25 +178,6 @@ def test_untrained_exits_are_refused() -> None:
         step(build(ready=False))
 
 
-def test_teacher_without_checkpoint_is_refused() -> None:
-    with pytest.raises(ValueError, match="has no checkpoint"):
-        build(teacher={"config": classifier(14)})
-
-
-def test_several_teachers() -> None:
-    losses = {"a": {"type": "kd_mm.KDLoss", "teacher": "big"}, "b": {"type": "kd_mm.KDLoss", "teacher": "small"}}
-    teachers = {
-        "big": {"config": classifier(14, width=16), "random_weights": True},
-        "small": {"config": classifier(8), "random_weights": True},
-    }
-    model = build(teacher=teachers, recipe={"losses": losses})
-    out = step(model)
-    assert {"loss_a", "loss_b"} <= set(out)
-    assert float(out["a"]) != float(out["b"])
-    with pytest.raises(ValueError, match="did you mean 'small'"):
-        build(teacher=teachers, recipe={"losses": {"a": {"type": "kd_mm.KDLoss", "teacher": "smal"}}})
-
-
 # -- one iteration --------------------------------------------------------------------------------------------------
 
 

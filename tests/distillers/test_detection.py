@@ -129,13 +129,6 @@ def test_teacher_runs_no_deeper_than_its_deepest_tap() -> None:
     assert calls_of_the_teacher(pair(retina, KD)) == {**BACKBONE, "neck": 1, "bbox_head": 1}
 
 
-def test_logit_losses_reach_the_head_of_these_logits(network: Any) -> None:
-    model = pair(network, KD)
-    losses_of(model.train())["loss_kd"].backward()
-    reached = {key.split(".")[1] for key, gradient in gradients(model).items() if gradient.any()}
-    assert reached == {"backbone", "neck", "roi_head" if network is faster else "bbox_head"}
-
-
 @pytest.mark.parametrize("normalised", [True, False])
 def test_input_is_renormalised_for_the_teacher(normalised: bool) -> None:
     reference = retina(12)
@@ -209,19 +202,6 @@ def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bo
             build(retina(8), other, recipe)
 
 
-def test_connected_levels_are_what_the_neck_returned_at_the_last_resolution() -> None:
-    model = pair(retina, only(MTKD, "scd"), stages=["neck[1]", "neck[3]"])
-    recorded: dict[str, Any] = {}
-    model.student.neck.register_forward_hook(lambda _m, _a, out: recorded.update(student=out))
-    connectors = model.objective.connectors["teacher"]
-    for i in ("1", "2"):
-        connectors[i].register_forward_pre_hook(lambda _m, args, i=i: recorded.update({i: args[0]}))
-    losses_of(model.train())
-    shallow, deep = recorded["student"][1], recorded["student"][3]
-    torch.testing.assert_close(recorded["1"], F.adaptive_avg_pool2d(shallow, deep.shape[2:]))
-    assert torch.equal(recorded["2"], deep)
-
-
 # -- stage logits by region --------------------------------------------------------------------------------------------
 
 
@@ -260,17 +240,6 @@ def test_exits_of_student_and_teacher_classify_the_same_regions(sampled: bool) -
         p, q = (recorded[f"{side}{i}"][1].double().softmax(dim=1) for side in ("teacher", "student"))
         divergence += float((p * (p / q).log()).sum() / len(regions))
     assert float(losses["srd"]) == pytest.approx(divergence, rel=1e-4)
-
-
-def test_image_logits_follow_the_annotations() -> None:
-    model = pair(retina)
-    recorded: dict[str, torch.Tensor] = {}
-    for i, each in model.objective.exits.items():
-        each.register_forward_hook(lambda _m, _a, out, i=i: recorded.update({i: out.detach().double()}))
-    losses = losses_of(model.train())
-    # Classes 0 and 2 are there, 1 only as an ignored object.
-    expected = sum((-F.logsigmoid(z[:, 0]) - F.logsigmoid(z[:, 2])).sum() / 6 for z in recorded.values())
-    assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_last_exit_alone_is_left_out() -> None:
@@ -401,11 +370,6 @@ def test_resized_teachers_do_not_classify_regions() -> None:
         with pytest.raises(ValueError, match="input_size resizes the batch"):
             pair(faster, recipe, options=options)
     assert torch.isfinite(total(losses_of(pair(faster, options=options).train())))
-
-
-def test_sampled_regions_need_a_student_that_samples() -> None:
-    with pytest.raises(ValueError, match="needs a two-stage student .* the student is a RetinaNet"):
-        pair(retina, ROI, task=SAMPLED)
 
 
 # -- the engine -----------------------------------------------------------------------------------------------------

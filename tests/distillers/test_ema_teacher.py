@@ -108,20 +108,6 @@ def test_its_exits_are_the_average_of_the_students() -> None:
             torch.testing.assert_close(now, expected)
 
 
-def test_its_state_goes_through_a_checkpoint() -> None:
-    model, other = trained(started()), started()
-    stored = model.teachers["ema"].stored()
-    assert all(key.startswith("distill.teachers.ema.") for key in stored)
-    state = {**model.state_dict(), **copy.deepcopy(stored)}
-    assert other.teachers["ema"].resume(state, "a file")
-    assert set(state) == set(model.state_dict())
-    again = other.teachers["ema"].stored()
-    assert set(again) == set(stored)
-    assert all(torch.equal(again[key], value) for key, value in stored.items())
-    assert other.teachers["ema"].updates == 3
-    assert not other.teachers["ema"].resume({}, "a file")
-
-
 def test_a_step_that_the_loss_scaler_skips_does_not_move_it() -> None:
     model = started()
     hook, optimizer = EMATeacherHook(), torch.optim.SGD(model.parameters(), lr=0.1)

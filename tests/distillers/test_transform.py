@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
@@ -75,19 +75,6 @@ def test_options_reach_it() -> None:
         "distill.transform.teacher.simplifiers.final.0.out.weight",
         *(f"distill.transform.teacher.simplifiers.final.0.{name}.weight" for name in "qkv"),
     }
-
-
-def test_it_has_its_own_rate_where_the_config_says_so() -> None:
-    model = build(recipe=recipe("student_friendly"))
-    config = {
-        "optimizer": {"type": "SGD", "lr": 0.1, "weight_decay": 1e-3},
-        "paramwise_cfg": {"custom_keys": {"distill.transform": {"lr_mult": 0.1, "decay_mult": 0.0}}},
-    }
-    groups = build_optim_wrapper(model, config).optimizer.param_groups
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        expected = (0.01, 0.0) if name.startswith("distill.transform.") else (0.1, 1e-3)
-        assert rates[id(parameter)] == pytest.approx(expected)
 
 
 # -- which losses and logits ---------------------------------------------------------------------------------------

@@ -101,13 +101,6 @@ def test_numbers_are_those_of_an_independent_evaluation(run):
     assert {key: hub.get_scalar(f"val/{key}").current() for key in expected} == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_students_own_logits_have_the_validation_accuracy(run):
-    hub = run[0].message_hub
-    finals = hub.get_scalar("val/exit/student_final").data[0]
-    assert len(finals) == 2
-    assert finals == pytest.approx(hub.get_scalar("val/accuracy/top1").data[0], abs=1e-3)
-
-
 def test_every_validation_is_in_the_json_and_the_log(run):
     runner, _ = run
     assert [len(record) for record in logged(runner)] == [7, 7]
