@@ -138,7 +138,10 @@ class Objective(nn.Module):
         """
         maps = {i: stage.to_map(batch.records[stage.tap]) for i, stage in self.stages.items()}
         exits: Any = self.exits
-        needs, read = self.requirements.student, self._exits_read(losses)
+        needs = self.requirements.student
+        read = needs.exits
+        if losses is not None:
+            read = frozenset().union(*(self.requirements.exits_of.get(name, ()) for name in losses))
         embeddings: dict[int, Tensor] = {}
         stage_logits: dict[int, Tensor] = {}
         for i, layer in ((int(key), layer) for key, layer in exits.items() if int(key) in read):
@@ -166,12 +169,6 @@ class Objective(nn.Module):
             sample_indices=batch.sample_indices,  # type: ignore[arg-type]
             taps=batch.records,
         )
-
-    def _exits_read(self, losses: Iterable[str] | None) -> frozenset[int]:
-        """Return the stages whose exits some losses read, all exits by default."""
-        if losses is None:
-            return self.requirements.student.exits
-        return frozenset().union(*(self.requirements.exits_of.get(name, ()) for name in losses))
 
     def _connect(
         self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None

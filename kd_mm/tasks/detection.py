@@ -12,7 +12,6 @@ from torchvision.ops import box_iou
 
 from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
-from kd_mm.losses.observation import DenseAssignment
 from kd_mm.losses.region_output import REGION_TAPS, region_tap
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
@@ -129,11 +128,14 @@ class DetectionTask(Task):
         on_regions = self.regional and bool({"student.stage_logits", "teacher.stage_logits"} & set(reads))
         needed = on_regions or bool({"student.targets", "student.valid_classes"} & set(reads))
         targets = self.targets(data_samples, records) if needed else None
+        assignment = None
+        if "student.assignment" in reads and self._assigned:
+            assignment = read_assignment(child(student, "bbox_head"), self._assigned[-1], len(inputs))
         return Batch(
             records,
             targets=targets,
             valid_classes=targets.valid if targets is not None and self.output == "image" else None,
-            assignment=self._assignment(student, len(inputs)) if "student.assignment" in reads else None,
+            assignment=assignment,
             sample_indices=self.sample_indices(data_samples) if "student.sample_indices" in reads else None,
             regions=None if targets is None else targets.regions,
             sampled=_sampled(records),
@@ -152,9 +154,6 @@ class DetectionTask(Task):
         """Return the targets of a validation batch, whose boxes are in pixels of the original images."""
         factors = [sample.metainfo.get("scale_factor", (1.0, 1.0))[:2] for sample in data_samples]
         return self.targets(data_samples).scaled(factors)
-
-    def _assignment(self, student: nn.Module, images: int) -> DenseAssignment | None:
-        return read_assignment(child(student, "bbox_head"), self._assigned[-1], images) if self._assigned else None
 
     @contextmanager
     def recording(self, student: nn.Module) -> Iterator[None]:

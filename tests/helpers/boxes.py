@@ -22,25 +22,15 @@ def rows(*given: tuple[float, ...]) -> NDArray[np.float32]:
 
 
 def random_boxes(
-    seed: int,
-    images: int = 6,
-    classes: int = 3,
-    most: int = 25,
-    objects: int = 8,
-    ties: bool = False,
-    integer: bool = False,
+    seed: int, images: int = 6, objects: int = 8, ties: bool = False, integer: bool = False
 ) -> tuple[Boxes, Boxes]:
-    """Detections and objects of images; many detections lie near objects, with ``ties`` many scores are equal."""
+    """Detections and objects of three classes; many detections lie near objects, and ``ties`` makes scores equal."""
     random = np.random.default_rng(seed)
     detections, truths = [], []
     for _ in range(images):
-        count, found = random.integers(0, objects + 1), random.integers(0, most + 1)
-        truth = np.hstack(
-            [_corners(random, count), random.integers(0, classes, (count, 1)), random.random((count, 1)) < 0.2]
-        )
-        found_boxes = np.hstack(
-            [_corners(random, found), random.random((found, 1)), random.integers(0, classes, (found, 1))]
-        )
+        count, found = random.integers(0, objects + 1), random.integers(0, 26)
+        truth = np.hstack([_corners(random, count), random.integers(0, 3, (count, 1)), random.random((count, 1)) < 0.2])
+        found_boxes = np.hstack([_corners(random, found), random.random((found, 1)), random.integers(0, 3, (found, 1))])
         if count:
             at, near = random.integers(0, count, found), random.random(found) < 0.6
             moved = truth[at, :4] + random.normal(0, 4, (found, 4))

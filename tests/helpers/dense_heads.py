@@ -69,6 +69,6 @@ class Detector(nn.Module):
         return self.bbox_head(levels)
 
 
-def pyramid(seed: int = 0, batch: int = 2) -> list[Tensor]:
+def pyramid(seed: int = 0) -> list[Tensor]:
     torch.manual_seed(seed)
-    return [torch.randn(batch, WIDTH, SHAPE[0] // stride, SHAPE[1] // stride) for stride in STRIDES]
+    return [torch.randn(2, WIDTH, SHAPE[0] // stride, SHAPE[1] // stride) for stride in STRIDES]

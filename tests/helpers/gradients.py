@@ -10,8 +10,6 @@ def check_value_and_gradients(
     operator: Callable[..., torch.Tensor],
     reference: Callable[..., np.ndarray],
     arrays: Sequence[np.ndarray],
-    step: float = 1e-6,
-    rng: np.random.Generator | None = None,
 ) -> None:
     """Compare values, and directional derivatives by each array, in float64.
 
@@ -19,10 +17,8 @@ def check_value_and_gradients(
         operator: Takes tensors, returns a tensor.
         reference: Takes arrays, returns an array.
         arrays: Inputs, each differentiable.
-        step: Half of the central difference.
-        rng: Source of directions.
     """
-    rng = rng or np.random.default_rng(0)
+    rng, step = np.random.default_rng(0), 1e-6
     tensors = [torch.from_numpy(array.copy()).requires_grad_() for array in arrays]
     output = operator(*tensors)
     expected = reference(*arrays)

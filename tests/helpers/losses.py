@@ -122,9 +122,9 @@ def crd(samples: int | None = 12, **options: Any) -> L.CRDLoss:
     return loss
 
 
-def codes(width: int = 8, dims: tuple[int, int] = (3, 7), classes: int = 5, seed: int = 0) -> Codes:
-    torch.manual_seed(seed)
-    return Codes(width, dims, classes).double()
+def codes() -> Codes:
+    torch.manual_seed(0)
+    return Codes(8, (3, 7), 5).double()
 
 
 def mag(**options: Any) -> L.MAGLoss:

@@ -118,19 +118,6 @@ def test_the_training_data_sets_the_size_of_the_bank() -> None:
     assert len(given.bank) == 12
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"temperature": 0}, "temperature=0"),
-        ({"momentum": 1.0}, "momentum=1.0"),
-        ({"stages": [1, 2]}, r"stages=\[1, 2\]; name one"),
-    ],
-)
-def test_wrong_options(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CRDLoss(**options)
-
-
 def test_a_small_temperature_stays_finite() -> None:
     loss, student = crd(temperature=1e-3), (1e4 * SMALL).bfloat16().requires_grad_()
     for _ in range(2):

@@ -134,12 +134,3 @@ def test_one_teacher_needs_no_probes() -> None:
     known = plain(**plain.data_preprocessor(batch(), True), mode="loss")
     torch.testing.assert_close(out["loss_instruction"], known["loss_kd"])
     torch.testing.assert_close(out["loss_attention"], known["loss_attention"])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"selection": "best"}, "choose one of 'argmax'"), ({"top": 0}, "top=0 must be 1 or more")],
-)
-def test_wrong_options(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GPACAttentionLoss(**options)

@@ -68,10 +68,3 @@ def test_the_mask_has_its_share_and_differs_from_step_to_step() -> None:
     values = [float(loss(*maps)) for _ in range(2)]
     assert values == pytest.approx([0.65, 0.65], abs=0.02)
     assert values[0] != values[1]
-
-
-def test_wrong_options() -> None:
-    with pytest.raises(ValueError, match=r"mask_ratio=1.0 is no share of positions"):
-        MGDLoss(mask_ratio=1.0)
-    with pytest.raises(ValueError, match="reduction='avg' is unknown"):
-        MGDLoss(reduction="avg")

@@ -108,18 +108,6 @@ def test_gradient_with_constant_weights() -> None:
     torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"weights": "near"}, "weights='near' is unknown; choose one of 'mean'"),
-        ({"kappa": 0}, "kappa=0 must be above 0"),
-    ],
-)
-def test_wrong_options(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MultiTeacherKDLoss(**options)
-
-
 # -- in a Distiller ------------------------------------------------------------------------------------------------
 
 

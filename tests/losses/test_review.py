@@ -44,13 +44,11 @@ def test_review_trains_the_learning_stages_alone() -> None:
         assert [z.grad is not None and bool(z.grad.any()) for z in logits] == expected
 
 
-def test_review_names_its_pairs_and_choices() -> None:
+def test_review_names_its_pairs() -> None:
     stages = of_stages([0, 0], [LN3, 0], [0, LN7])
     assert list(CrossStageReviewLoss().terms(stages, Observation()).names) == ["stage2to1", "stage3to2"]
     both = CrossStageReviewLoss(direction="bidirectional", pairs="to_final").terms(stages, Observation())
     assert set(both.names) == {"stage3to1", "stage3to2", "stage1to3", "stage2to3"}
-    with pytest.raises(ValueError, match="deep_to_shallow"):
-        CrossStageReviewLoss(direction="deep")
 
 
 # -- targets from means, and samples that count -----------------------------------------------------------------------

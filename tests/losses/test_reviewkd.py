@@ -49,5 +49,3 @@ def test_width_is_that_of_the_deepest_stage_up_to_a_limit() -> None:
     assert list(loss.blocks) == ["stage1", "stage3", "pooled"]
     assert loss.blocks["stage1"].reduce[0].weight.shape == (8, 3, 1, 1)
     assert loss.blocks["pooled"].attend is None
-    with pytest.raises(ValueError, match="teacher_maps='relu'"):
-        ReviewKDLoss(teacher_maps="relu")

@@ -23,5 +23,3 @@ def test_initial_variances(variance: float) -> None:
     assert [tuple(scale.shape) for scale in loss.scales.values()] == [(5,), (7,)]
     start = F.softplus(loss.scales["stage2"].double()) + 1e-5
     torch.testing.assert_close(start, torch.full_like(start, variance), rtol=1e-4, atol=0)
-    with pytest.raises(ValueError, match="initial_variance=0"):
-        VIDLoss(initial_variance=0)

@@ -79,8 +79,6 @@ def test_relations_have_to_be_prepared() -> None:
     pair = of_logits(wave(2, 4), wave(2, 4), torch.tensor([0, 3]))
     with pytest.raises(StepError, match="relations of the classes are not prepared"):
         WKDLogitsLoss()(*pair)
-    with pytest.raises(ValueError, match="choose one of 'cka', 'classifier'"):
-        WKDLogitsLoss(relation="cosine")
 
 
 @pytest.mark.parametrize(
