@@ -101,4 +101,4 @@ def write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(time_step, parse_args(argv))
+    return run("benchmark", time_step, parse_args, argv)

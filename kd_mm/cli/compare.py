@@ -17,8 +17,6 @@ A choice between settings belongs on the validation split: --cfg-options test_da
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,7 +118,4 @@ def train_and_compare(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parse_args(words)
-    args.command = shlex.join(["kd-mm", "compare", *words])
-    return run(train_and_compare, args)
+    return run("compare", train_and_compare, parse_args, argv)

@@ -31,4 +31,4 @@ def convert(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(convert, parse_args(argv))
+    return run("convert", convert, parse_args, argv)

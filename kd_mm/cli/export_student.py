@@ -73,4 +73,4 @@ def export(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(export, parse_args(argv))
+    return run("export", export, parse_args, argv)

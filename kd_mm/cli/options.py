@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.config import DictAction
@@ -68,25 +69,37 @@ def add_traceback(parser: ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
-def run(command: Callable[[Namespace], object], args: Namespace) -> int:
-    """Run a command; wrong input becomes one line on standard error.
+def run(
+    name: str,
+    command: Callable[[Namespace], object],
+    parse: Callable[[Sequence[str]], Namespace],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a command; wrong input becomes one line on standard error, an interruption two.
 
     An error of a training step is no wrong input and keeps its traceback (:func:`kd_mm.apis.runner.train`). The further
     lines of a message, such as a table of stages, go to standard output.
 
     Args:
-        command: Takes the parsed arguments.
-        args: With ``traceback`` every error passes as it is.
+        name: The subcommand of ``kd-mm``.
+        command: Takes the parsed arguments, and ``command``, the command line that goes on after an interruption. It
+            may raise ``KeyboardInterrupt`` with what is saved, and change ``command``.
+        parse: Parses the words; with its option ``traceback`` every error passes as it is.
+        argv: The words (default: those of the process).
 
     Returns:
         The exit status: 0, 2 for wrong input, or 130 where the user interrupted it.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parse(words)
+    args.command = shlex.join(["kd-mm", name, *words])
     try:
         command(args)
     except KeyboardInterrupt as interrupt:
         if args.traceback:
             raise
-        print(f"interrupted{f': {interrupt}' if interrupt.args else ''}", file=sys.stderr, flush=True)
+        saved = str(interrupt) or "no complete result is saved"
+        print(f"interrupted: {saved}\ngo on with: {args.command}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
         from kd_mm.utils.suggest import describe_error

@@ -39,6 +39,7 @@ def quickstart(args: argparse.Namespace) -> None:
 
     start = time.perf_counter()
     chosen = {"classification": DIGITS, "detection": SCENES, "reid": PEOPLE}[args.task]
+    args.command = args.command.replace(" --fresh", "")  # what goes on after an interruption
     work_dir = args.work_dir or Path("work_dirs") / chosen.name
     table = run_quickstart(
         chosen,
@@ -55,4 +56,4 @@ def quickstart(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(quickstart, parse_args(argv))
+    return run("quickstart", quickstart, parse_args, argv)

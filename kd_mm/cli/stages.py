@@ -39,4 +39,4 @@ def show_stages(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(show_stages, parse_args(argv))
+    return run("stages", show_stages, parse_args, argv)

@@ -55,4 +55,4 @@ def test(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(test, parse_args(argv))
+    return run("test", test, parse_args, argv)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kd_mm.cli.options import add_common, add_device_data, add_teacher, run
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,7 +50,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
-    from mmengine.dist import is_main_process
     from mmengine.runner import find_latest_checkpoint
 
     from kd_mm.apis.overrides import override
@@ -89,17 +91,30 @@ def train(args: argparse.Namespace) -> None:
         config.load_from = None if args.resume == "auto" else args.resume
     check_identity_batches(config)
     set_up_launcher(config, args.launcher)
+    started = time.time()
     try:
         run_training(config)
+        _write_student(config)
     except KeyboardInterrupt:
         stored = find_latest_checkpoint(config.work_dir)
-        saved = f"{stored} is saved, what came after it is not" if stored else "no checkpoint is saved yet"
-        resume = " --resume" if stored and "--resume" not in args.command else ""
-        raise KeyboardInterrupt(f"{saved}\ngo on with: {args.command}{resume}") from None
+        exists = stored and Path(stored).is_file()
+        if not exists or (args.resume != "auto" and Path(stored).stat().st_mtime < started):  # that of an earlier run
+            raise KeyboardInterrupt("no checkpoint is saved yet") from None
+        if args.resume != "auto":
+            args.command += " --resume"
+        raise KeyboardInterrupt(f"{stored} is saved, what came after it is not") from None
+
+
+def _write_student(config: Config) -> None:
+    """Write the student of a distillation alone, beside its last checkpoint."""
+    from mmengine.dist import is_main_process
+    from mmengine.runner import find_latest_checkpoint
+
+    from kd_mm.apis.export import export_student
+    from kd_mm.utils.config import is_distillation
+
     stored = find_latest_checkpoint(config.work_dir)
     if is_distillation(config) and stored and is_main_process():
-        from kd_mm.apis.export import export_student
-
         dumped, student = Path(config.work_dir) / Path(config.filename).name, Path(config.work_dir) / "student.pth"
         export_student(str(dumped), stored, student)
         print(f"{student}, {student.with_suffix('.py')}: the student alone, for upstream's tools")
@@ -107,7 +122,4 @@ def train(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parse_args(words)
-    args.command = shlex.join(["kd-mm", "train", *words])
-    return run(train, args)
+    return run("train", train, parse_args, argv)

@@ -59,4 +59,4 @@ def visualize(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    return run(visualize, parse_args(argv))
+    return run("retrieval", visualize, parse_args, argv)

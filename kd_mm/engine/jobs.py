@@ -102,7 +102,7 @@ def run_jobs(
     Raises:
         ValueError: There is no such device.
         JobFailedError: Jobs failed. What is finished is kept.
-        KeyboardInterrupt: With what is kept, and how to go on.
+        KeyboardInterrupt: With what is kept.
     """
     visible_devices: list[str | None] = [_visible_devices(device) for device in devices] or [None]
     free = visible_devices * processes
@@ -135,8 +135,7 @@ def run_jobs(
                     failures[job.name] = error
                     report_failure(job, error)
     except KeyboardInterrupt:
-        kept = f"{len(results)} of {len(jobs)} runs are finished, of the others the last checkpoint is saved"
-        raise KeyboardInterrupt(f"{kept}\ngo on with the same command") from None
+        raise KeyboardInterrupt("finished runs are kept, of the others the last checkpoint is saved") from None
     finally:
         for _, process, _ in running.values():
             process.kill()

@@ -17,13 +17,14 @@ def arm(kill: Mapping[str, Any]) -> None:
     """Die for real before a training iteration, or inside a file operation.
 
     Args:
-        kill: ``iteration``, and ``signal`` if not SIGKILL; or ``call`` of the module os, part of the target's ``name``,
-            at the ``nth`` time, and ``within`` which folder.
+        kill: ``iteration``; or ``call`` of the module os, part of the target's ``name``, at the ``nth`` time, and
+            ``within`` which folder; and ``signal`` if not SIGKILL.
     """
+    number = kill.get("signal", signal.SIGKILL)
     if "iteration" in kill:
-        _before_iteration(kill["iteration"], kill.get("signal", signal.SIGKILL))
+        _before_iteration(kill["iteration"], number)
     else:
-        _in_file_operation(kill["call"], kill["name"], kill.get("nth", 1), kill.get("within", ""))
+        _in_file_operation(kill["call"], kill["name"], kill.get("nth", 1), kill.get("within", ""), number)
 
 
 def _before_iteration(iteration: int, number: int) -> None:
@@ -37,7 +38,7 @@ def _before_iteration(iteration: int, number: int) -> None:
     EpochBasedTrainLoop.run_iter = deadly
 
 
-def _in_file_operation(call: str, name: str, nth: int, within: str) -> None:
+def _in_file_operation(call: str, name: str, nth: int, within: str, number: int) -> None:
     original: Callable[..., Any] = getattr(os, call)
     left = [nth]
 
@@ -50,7 +51,7 @@ def _in_file_operation(call: str, name: str, nth: int, within: str) -> None:
             if left[0] == 0:
                 if by_handle:
                     os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
-                die()
+                die(number)
         return original(*args)
 
     setattr(os, call, deadly)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -124,6 +125,30 @@ def test_an_interrupted_run_names_what_is_stored(
     assert second == f"go on with: kd-mm train {world.plain} --work-dir {tmp_path}/run{resume}"
 
 
+def test_what_an_earlier_run_saved_is_not_this_runs(tools: Tools, world: World, tmp_path: Path) -> None:
+    command = [world.plain, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1"]
+    tools.train(*command)
+    ended = tools.run("train", *command, kill={"iteration": 2, "signal": signal.SIGINT})
+    assert ended.err.splitlines() == [
+        "interrupted: no checkpoint is saved yet",
+        f"go on with: kd-mm train {shlex.join(map(str, command))}",
+    ]
+
+
+def test_other_interrupted_tools_name_the_command(tools: Tools, world: World, tmp_path: Path) -> None:
+    stop = {"call": "replace", "name": "out.", "signal": signal.SIGINT}
+    for tool, arguments in {
+        "export": [world.teacher, world.checkpoint, tmp_path / "out.pth"],
+        "test": [world.teacher, world.checkpoint, "--out", tmp_path / "out.json"],
+    }.items():
+        ended = tools.run({"export": "export_student"}.get(tool, tool), *arguments, kill=stop)
+        assert ended.status == 130
+        assert ended.err.splitlines() == [
+            "interrupted: no complete result is saved",
+            f"go on with: kd-mm {tool} {shlex.join(map(str, arguments))}",
+        ]
+
+
 def test_an_interrupted_comparison_says_how_it_goes_on(tools: Tools, world: World, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -140,8 +165,8 @@ def test_an_interrupted_comparison_says_how_it_goes_on(tools: Tools, world: Worl
     _, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert error == (
-        "interrupted: 0 of 3 runs are finished, of the others the last checkpoint is saved\n"
-        "go on with the same command\n"
+        "interrupted: finished runs are kept, of the others the last checkpoint is saved\n"
+        f"go on with: kd-mm compare {shlex.join(command[2:])}\n"
     )
 
 
