@@ -165,16 +165,13 @@ def _figure(path: str, text: str, kind: str) -> str:
 
 
 def _measures(tops: dict[str, TopImages]) -> str:
-    heads = "mAP", "mAP_trapz", "mINP", "Rank-1", "Rank-5", "Rank-10"
+    means, ranks = ("mAP", "mAP_trapz", "mINP"), (1, 5, 10)
     rows = []
     for name, top in tops.items():
-        measures = top.measures
-        values = [measures[key] for key in ("mAP", "mAP_trapz", "mINP")] + [
-            measures["cmc"][rank - 1] for rank in (1, 5, 10)
-        ]
+        values = [*(top.measures[key] for key in means), *(top.measures["cmc"][rank - 1] for rank in ranks)]
         cells = "".join(f"<td>{100 * value:.2f}</td>" for value in values)
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("%", *heads))
+    head = "".join(f"<th>{name}</th>" for name in ("%", *means, *(f"Rank-{rank}" for rank in ranks)))
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 

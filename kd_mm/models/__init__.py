@@ -5,7 +5,7 @@ from kd_mm.models.cell_exit import CellExit
 from kd_mm.models.connectors import ConvConnector
 from kd_mm.models.exits import Exit, LinearExit, MirrorExit, SepConvExit
 from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
-from kd_mm.models.reid_exit import BNNeckExit
+from kd_mm.models.reid.bnneck_head import BNNeckExit
 
 __all__ = [
     "BNNeckExit",

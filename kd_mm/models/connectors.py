@@ -3,6 +3,7 @@
 from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
 
+from kd_mm.losses.base import choice
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 
@@ -25,11 +26,8 @@ class ConvConnector(BaseModule):
 
     def __init__(self, student: Stage, teacher: Stage, policy: str = "always", act: str = "auto") -> None:
         super().__init__()
-        if policy not in ("always", "on_mismatch") or act not in ("auto", "relu", "none"):
-            raise ValueError(
-                f"ConvConnector: policy={policy!r}, act={act!r}; policy is 'always' or 'on_mismatch', act is 'auto', "
-                "'relu' or 'none'"
-            )
+        choice("ConvConnector: policy", policy, ("always", "on_mismatch"))
+        choice("ConvConnector: act", act, ("auto", "relu", "none"))
         self.body: nn.Module = nn.Identity()
         if policy == "always" or student.channels != teacher.channels:
             layers = [nn.Conv2d(student.channels, teacher.channels, 1, bias=False), nn.BatchNorm2d(teacher.channels)]

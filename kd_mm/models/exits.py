@@ -10,6 +10,7 @@ from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from kd_mm.losses.base import choice
 from kd_mm.registry import MODELS
 
 
@@ -32,9 +33,7 @@ class Exit(BaseModule):
         self, widths: Sequence[int], num_classes: int, norm: str = "BN", strides: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        if norm not in ("BN", "GN"):
-            raise ValueError(f"exit norm={norm!r} is unknown; choose 'BN' or 'GN'")
-        self.num_classes, self.norm = num_classes, norm
+        self.num_classes, self.norm = num_classes, choice("exit norm", norm, ("BN", "GN"))
         self.strides = [2.0**i for i in range(len(widths))] if strides is None else list(strides)
         self.body: nn.Module = nn.Identity()
         self.fc: nn.Module = nn.Linear(widths[-1], num_classes)

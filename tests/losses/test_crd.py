@@ -11,7 +11,7 @@ from kd_mm.losses import CRDLoss, Observation
 from ..helpers.losses import crd, of_maps
 from ..helpers.processes import in_group
 from ..helpers.waves import wave
-from .test_fitnets import SMALL, WIDE
+from .test_maps import SMALL, WIDE
 
 FIRST, SECOND = torch.tensor([3, 8]), torch.tensor([8, 0])
 NEGATIVES = torch.tensor([[0, 1, 2, 4, 5, 6], [1, 2, 9, 10, 11, 7]])

@@ -9,7 +9,7 @@ from kd_mm.losses.ofd import negative_mean, partial_distance
 
 from ..helpers.losses import MARGINS, ofd
 from ..helpers.waves import wave
-from .test_fitnets import LARGE, SMALL, WIDE
+from .test_maps import LARGE, SMALL, WIDE
 
 
 def norm(weight: list[float], bias: list[float]) -> nn.BatchNorm2d:

@@ -12,7 +12,7 @@ from kd_mm.utils.suggest import StepError
 
 from ..helpers.losses import context, of_logits, of_maps, wkd_logits
 from ..helpers.waves import wave
-from .test_kd import WAVES
+from .test_logits import WAVES
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_pad_shortcut_subsamples_and_pads_both_sides() -> None:
 def test_wrong_arguments_raise_one_line() -> None:
     for network, args, kwargs, message in (
         (CIFARResNet, (21,), {}, "6n \\+ 2"),
-        (CIFARResNet, (20,), {"shortcut": "a"}, "'conv' or 'pad'"),
+        (CIFARResNet, (20,), {"shortcut": "a"}, "choose one of 'conv', 'pad'"),
         (CIFARResNet, (20,), {"widths": (16, 32, 64)}, "four"),
         (CIFARResNet, (20,), {"out_indices": (3,)}, "0 to 2.*layer1, layer2, layer3"),
         (CIFARResNet, (20,), {"out_indices": ()}, "out_indices"),

@@ -101,9 +101,9 @@ def test_gradient_of_the_separable_exit(strides: list[int], norm: str) -> None:
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(ValueError, match="choose 'BN' or 'GN'"):
+    with pytest.raises(ValueError, match="exit norm='LN' is unknown; choose one of 'BN', 'GN'"):
         SepConvExit([8], 3, norm="LN")
-    with pytest.raises(ValueError, match="policy is 'always' or 'on_mismatch'"):
+    with pytest.raises(ValueError, match="policy='never' is unknown; choose one of 'always', 'on_mismatch'"):
         ConvConnector(STAGE, STAGE, policy="never")
 
 

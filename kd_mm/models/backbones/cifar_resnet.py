@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_mm.losses.base import choice
 from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
 
@@ -76,8 +77,7 @@ class CIFARResNet(StagedBackbone):
     ) -> None:
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"CIFARResNet: depth must be 6n + 2 (8, 14, 20, 32, 44, 56, 110 ...), got {depth}")
-        if shortcut not in ("conv", "pad"):
-            raise ValueError(f"CIFARResNet: shortcut must be 'conv' or 'pad', got {shortcut!r}")
+        choice("CIFARResNet: shortcut", shortcut, ("conv", "pad"))
         if len(widths) != 4:
             raise ValueError(f"CIFARResNet: widths must be four, of the stem and of three stages, got {widths}")
         blocks = (depth - 2) // 6

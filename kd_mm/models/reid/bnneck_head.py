@@ -1,4 +1,4 @@
-"""The head of the strong re-identification baseline, and its batch norm."""
+"""The head of the strong re-identification baseline, its batch norm, and an exit that ends as the head does."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from kd_mm.models.exits import SepConvExit
 from kd_mm.registry import MODELS
 
 ID_LOSS = {"type": "mmpretrain.LabelSmoothLoss", "label_smooth_val": 0.1, "mode": "original"}
@@ -125,3 +126,23 @@ class BNNeckHead(ClsHead):
         for sample, feature in zip(samples, features, strict=True):
             sample.set_field(feature, "feature")
         return samples
+
+
+@MODELS.register_module()
+class BNNeckExit(SepConvExit):
+    """:class:`SepConvExit` whose classifier is that of a BNNeck head: batch norm without shift, linear without bias.
+
+    Args:
+        widths: See :class:`kd_mm.models.exits.Exit`.
+        num_classes: K, training identities.
+        **kwargs: See :class:`kd_mm.models.exits.SepConvExit`.
+    """
+
+    def __init__(self, widths: Sequence[int], num_classes: int, **kwargs: Any) -> None:
+        super().__init__(widths, num_classes, **kwargs)
+        self.fc = nn.Sequential(BNNeck(self.width), nn.Linear(self.width, num_classes, bias=False))
+
+    def init_weights(self) -> None:
+        """As the base class; the classifier is normal with standard deviation 0.001, as the head's."""
+        super().init_weights()
+        nn.init.normal_(self.fc[1].weight, std=0.001)  # type: ignore[index]

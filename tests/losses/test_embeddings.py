@@ -1,4 +1,7 @@
-"""Cosine distillation of embeddings, by hand and in a Distiller."""
+"""Losses on embeddings: cosine and RKD, by hand and in a Distiller.
+
+Public values of RKD: RepDistiller and MMRazor.
+"""
 
 from typing import Any
 
@@ -11,8 +14,27 @@ from kd_mm.losses import CosineLoss, LossContext, RKDAngleLoss, RKDDistanceLoss
 
 from ..helpers.losses import embedding
 
+STUDENT = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.0, 2.0]])
+TEACHER = torch.tensor([[2.0, 1.0], [2.0, 3.0], [1.0, 1.0]])
 
-def test_by_hand() -> None:
+
+def test_rkd_agrees_with_public_code() -> None:
+    assert float(RKDDistanceLoss().compare(STUDENT, TEACHER)) == pytest.approx(0.006773, abs=5e-7)
+    assert float(RKDAngleLoss().compare(STUDENT, TEACHER)) == pytest.approx(0.039281, abs=5e-7)
+    normalized = RKDDistanceLoss(normalize=True).compare(STUDENT, TEACHER)
+    assert float(normalized) == pytest.approx(0.134285, abs=5e-7)
+
+
+@pytest.mark.parametrize("loss", [RKDDistanceLoss(), RKDAngleLoss(), RKDDistanceLoss(normalize=True)])
+def test_invariances_of_rkd(loss: Any) -> None:
+    """Rotating, moving and scaling all embeddings changes nothing; moving does where they are normalised."""
+    rotation, _ = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))
+    moved = 5 * TEACHER @ rotation.T + (0 if loss.normalize else 3)
+    assert float(loss.compare(moved, TEACHER)) == pytest.approx(0, abs=1e-6)
+    assert float(loss.compare(STUDENT, TEACHER)) > 0.005
+
+
+def test_cosine_by_hand() -> None:
     student, teacher = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, -1.0]])
     assert float(CosineLoss().compare(student, teacher)) == pytest.approx(1 - (2**-0.5 - 1) / 2, rel=1e-6)
 
