@@ -13,7 +13,7 @@ def gpus(monkeypatch, count, capability=(8, 0)):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    # As torch answers since 2.4: old GPUs emulate it.
+    # As in torch since 2.4: old GPUs emulate it.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: count > 0)
 
 

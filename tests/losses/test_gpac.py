@@ -74,7 +74,7 @@ def test_worked_attention() -> None:
     assert float(loss.compare(10 * student, teacher)) == pytest.approx(9 / 17, abs=1e-6)
     l1 = GPACAttentionLoss(distance="l1").compare(student, teacher)
     assert float(l1) == pytest.approx(3 / math.sqrt(17), abs=1e-6)
-    # Maps (1, 4) and (4, 1) in units of their mean 2.5; KL of a softmax over two places with gaps of 1.2.
+    # Maps (1, 4) and (4, 1) in units of their mean 2.5; KL of a softmax over two positions with gaps of 1.2.
     p = 1 / (1 + math.exp(-1.2))
     expected = (2 * p - 1) * math.log(p / (1 - p))
     assert float(GPACAttentionLoss(distance="kl").compare(student, teacher)) == pytest.approx(expected, abs=1e-6)

@@ -37,7 +37,7 @@ def build(**changes: Any) -> Any:
     }
     model = MODELS.build(copy.deepcopy(config)).train()
     with torch.no_grad():  # batch statistics of these images, so that logits differ from image to image
-        for _ in range(30):
+        for _ in range(10):
             model.exit_logits(images(24))
     return model.eval()
 
