@@ -17,7 +17,7 @@ from torch import nn
 from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
 from kd_mm.distillers import Distiller
-from kd_mm.utils.checkpoint import OWN_PREFIX
+from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.suggest import describe_error
 
@@ -47,15 +47,30 @@ class StepHook(Hook):
 
 
 class LeftOverWeightsHook(Hook):
-    """Warns in one line of weights in a loaded file that the model does not have.
+    """Finds the weights in a loaded file, and warns in one line of those that the model does not have.
 
     What distillation stores beside the student is left out by a plain config by intent.
     """
 
+    priority = "VERY_HIGH"  # before hooks that read them, such as EMAHook
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Have the loading that follows report what it left over, after whatever renaming the model does."""
+        """Have the loading that follows report what it left over, after whatever renaming the model does.
+
+        Raises:
+            ValueError: None of the file's weights has the name of one of the network's.
+        """
         model = _model(runner)
         origin = runner.cfg.get("load_from") or "the checkpoint"
+        own = (model.student if isinstance(model, Distiller) else model).state_dict()
+        if not own.keys() & checkpoint.get("state_dict", {}).keys():
+            checkpoint["state_dict"] = dict(below_prefix(own, student_state_dict(checkpoint)))
+            if not own.keys() & checkpoint["state_dict"].keys():
+                raise ValueError(
+                    f"{origin}: none of its weights ({', '.join([*checkpoint['state_dict']][:3])}, ...) has "
+                    "the name of one of the network's: kd-mm convert renames those of other toolkits, and a backbone "
+                    "alone goes into init_cfg=dict(type='Pretrained', checkpoint=PATH) of model.backbone"
+                )
 
         def warn(module: nn.Module, result: Any) -> None:
             handle.remove()

@@ -59,7 +59,7 @@ def convert_checkpoint(
     if network not in FAMILIES:
         raise ValueError(f"no other toolkit is known for the backbone {network}; known are {', '.join(FAMILIES)}")
     checkpoint = read_checkpoint(str(src))
-    weights = student_state_dict(checkpoint) if isinstance(checkpoint, Mapping) else {}
+    weights = student_state_dict(checkpoint)
     if not weights:
         raise ValueError(f"{src} holds no state dict, neither alone nor under 'model', 'state_dict' or 'net'")
     try:

@@ -221,7 +221,8 @@ def _check_start(checkpoint: str | None) -> None:
         raise FileNotFoundError(f"checkpoint {checkpoint} does not exist{nearest_file(Path(checkpoint))}")
     if is_safetensors(path):
         raise ValueError(
-            f"load_from={checkpoint} is a safetensors file, which the engine does not read: convert it first"
+            f"load_from={checkpoint} is a safetensors file, which the engine does not read: write it as another by "
+            "torch.save(safetensors.torch.load_file(PATH), NEW)"
         )
     with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
         load_safely(path)

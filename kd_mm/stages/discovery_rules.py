@@ -175,7 +175,7 @@ def _even_split(groups: Sequence[Sequence[ModuleCall]]) -> list[ModuleCall]:
     if not rows:
         return []
     row = max(rows.values(), key=lambda calls: (sum(call.weight_count() for call in calls), len(calls)))
-    return row if len(row) >= _SPLIT else []
+    return row if len(row) >= (_SPLIT if len(groups) > 1 else 2) else []  # beside other resolutions a few are no row
 
 
 def _last(group: Sequence[ModuleCall]) -> ModuleCall:

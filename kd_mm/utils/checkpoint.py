@@ -15,6 +15,8 @@ from kd_mm.utils.suggest import nearest_file
 
 #: Prefixes under which wrappers and other toolkits store a plain network.
 WRAPPER_PREFIXES = ("module.", "student.", "architecture.", "ema_")
+#: Keys of a file under which toolkits store weights, the most usual first.
+WEIGHT_KEYS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
 #: Prefix of everything that distillation owns in a checkpoint.
 OWN_PREFIX = "distill."
 
@@ -27,7 +29,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is no checkpoint, is cut short, or holds objects that would have to be executed.
+        ValueError: The file is no checkpoint, is cut short, holds no dict, or holds objects that would have to be
+            executed.
     """
     if "://" in path:
         from mmengine.runner import CheckpointLoader
@@ -38,25 +41,34 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint {file} is a folder; name a file in it")
     if not file.is_file():
         raise FileNotFoundError(f"checkpoint {file} does not exist{nearest_file(file)}")
-    return load_safely(file)
+    stored = load_safely(file)
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"{file} holds a {type(stored).__name__} and no dict of weights: save model.state_dict()")
+    return dict(stored)
 
 
 def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the plain network's weights of a checkpoint, whatever stood around them.
 
-    The weights are looked for under ``state_dict``, ``model`` and the like; wrapper prefixes that all keys share are
-    stripped, what distillation owns is left out.
+    The weights are looked for under :data:`WEIGHT_KEYS`, at the top, and under other keys; wrapper prefixes that all
+    keys share are stripped, what distillation owns is left out.
     """
-    for key in ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema"):
-        if isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-            break
-    weights = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    weights = _tensors(checkpoint)
     weights = {key: value for key, value in weights.items() if not key.startswith(OWN_PREFIX)}
     for prefix in WRAPPER_PREFIXES:
         if weights and all(key.startswith(prefix) for key in weights):
             weights = {key[len(prefix) :]: value for key, value in weights.items()}
     return weights
+
+
+def _tensors(stored: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the mapping that holds the weights, at whatever depth."""
+    usual = next((stored[key] for key in WEIGHT_KEYS if isinstance(stored.get(key), Mapping)), None)
+    if usual is not None:
+        return _tensors(usual)
+    found = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
+    inner = [_tensors(value) for value in stored.values() if isinstance(value, Mapping)]
+    return found or max(inner, key=len, default={})  # other mappings, such as an optimizer's, hold a few each
 
 
 def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
@@ -69,7 +81,7 @@ def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str) -> None:
     """Load ``weights`` into ``model``; every key and every shape must fit.
 
-    Where they do not, a prefix that all names share is removed, or, for a backbone in
+    Where they do not, the weights below a prefix are looked at (:func:`below_prefix`), or, for a backbone in
     :data:`kd_mm.utils.foreign_weights.FAMILIES`, the names of another toolkit are translated.
 
     Args:
@@ -81,17 +93,36 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     Raises:
         ValueError: Keys are missing, left over or of another shape; nothing was loaded.
     """
+    if not weights:
+        raise ValueError(f"{what}: {origin} holds no weights")
+    given, weights = weights, below_prefix(model.state_dict(), weights)
     problem = mismatch(model.state_dict(), weights)
     if problem:
         try:
-            weights = _translated(model, weights)
+            weights = _translated(model, given)
         except ValueError as error:
             raise ValueError(f"{what}: {origin} does not fit its config: {error}") from error
         if not weights:
             raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
         print_log(f"{what}: {origin} has the names of another toolkit; its tensors were matched in order", "current")
+    elif len(given) > len(weights):
+        print_log(f"{what}: {origin}: {len(given) - len(weights)} tensors beside the network's are left out", "current")
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
+
+
+def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors of ``given`` below the prefix under which the names of ``own`` are, without it.
+
+    A wrapper (DDP, Lightning, an average of weights, ``torch.compile``) gives the network a prefix and may store
+    tensors of its own beside it. Where no prefix fits, ``given`` comes back as it is.
+    """
+    first = next(iter(own), "")
+    for prefix in [name.removesuffix(first) for name in given if name.endswith(f".{first}")]:
+        inner = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+        if not mismatch(own, inner):
+            return inner
+    return given
 
 
 def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -101,9 +132,8 @@ def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str,
         ValueError: They are, and do not fit.
     """
     prefix = next(iter(weights), "").partition(".")[0] + "."
-    if weights and all(key.startswith(prefix) for key in weights):
-        inner = {key.removeprefix(prefix): value for key, value in weights.items()}
-        return inner if not mismatch(model.state_dict(), inner) else _translated(model, inner)
+    if all(key.startswith(prefix) for key in weights):
+        return _translated(model, {key.removeprefix(prefix): value for key, value in weights.items()})
     trunk = dict(model.named_children()).get("backbone")
     foreign = type(trunk).__name__ in FAMILIES and not any(key.startswith("backbone.") for key in weights)
     return own_names(model, weights) if foreign else {}
@@ -145,7 +175,7 @@ def rename_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> N
     if problem:
         raise ValueError(
             f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}; to start from those "
-            "of its weights that fit, give the student init_cfg=dict(type='Pretrained', checkpoint=PATH)"
+            "of its weights that fit, set model.student.init_cfg=dict(type='Pretrained', checkpoint=PATH), no load_from"
         )
     own = module.distill.state_dict(prefix=prefix + OWN_PREFIX)
     shared = tuple(f"{prefix}{OWN_PREFIX}{part}." for part in ("exits", "connectors", "teacher_exits"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -26,6 +27,12 @@ FAMILIES = (
     "VisionTransformer",
 )
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+#: Backbones of which torchvision's and timm's names tell the order of the layers, by number except for these words.
+_NUMBERED = ("EfficientNet", "MobileNetV2", "MobileNetV3", "ResNet", "SwinTransformer", "VisionTransformer")
+_FIRST = (
+    "cls_token class_token pos_embed conv_proj patch_embed conv_stem bn1 norm1 ln_1 attn self_attention norm2 ln_2 mlp"
+)
+_LAST = "norm classifier fc head heads"
 #: Follow from the network's sizes.
 _FIXED = ("relative_position_index", "attn_mask")
 
@@ -39,7 +46,7 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
     Args:
         model: A classifier with one of the backbones in :data:`FAMILIES`.
-        weights: Under the source's names, in the order of its ``state_dict``.
+        weights: Under the source's names, in the order of its ``state_dict``; or sorted by name, where that tells.
 
     Raises:
         ValueError: In one line, what is missing or left over.
@@ -47,8 +54,15 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(_FIXED)}
     given = [name for name in weights if not name.endswith(_FIXED)]
     floats = [name for name in given if weights[name].is_floating_point()]
+    trunk = type(dict(model.named_children()).get("backbone", model)).__name__
     if len(floats) > 2 and floats == sorted(floats):
-        raise ValueError("its tensors are sorted by name, so the order of the layers is lost: write it by torch.save")
+        # In a block of timm with squeeze-and-excite the order depends on the kind of the block.
+        if trunk not in _NUMBERED or any(".se." in name for name in given):
+            raise ValueError(
+                "its tensors are sorted by name, as in a safetensors file, so the order of the layers is lost: take "
+                "the .pth or .bin file of the same weights"
+            )
+        given.sort(key=_order)
     queues: dict[tuple, list[str]] = defaultdict(list)
     for name in given:
         queues[_kind(name, weights[name])].append(name)
@@ -66,10 +80,19 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     if missing or over:
         problems = (("missing", missing), ("left over", over))
         raise ValueError("; ".join(f"{what}: {_first(names)}" for what, names in problems if names))
-    trunk = dict(model.named_children()).get("backbone", model)
-    if type(trunk).__name__ == "SwinTransformer":
+    if trunk == "SwinTransformer":
         matched.update({name: _unfolded(tensor) for name, tensor in matched.items() if ".downsample." in name})
     return {name: matched.get(name, tensor) for name, tensor in model.state_dict().items()}
+
+
+def _order(name: str) -> list[tuple[int, list[str | int]]]:
+    """Return by what the names of a network's tensors are sorted into the order of its layers."""
+    first, last = _FIRST.split(), _LAST.split()
+    ranks = {**{word: i - len(first) for i, word in enumerate(first)}, **{word: i + 1 for i, word in enumerate(last)}}
+    return [
+        (ranks.get(part, 0), [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", part)])
+        for part in name.split(".")
+    ]
 
 
 def _kind(name: str, tensor: Tensor) -> tuple:

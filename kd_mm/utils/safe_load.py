@@ -32,9 +32,13 @@ def load_safely(file: Path) -> Any:
     """
     if is_safetensors(file):
         try:
-            return importlib.import_module("safetensors.torch").load_file(file)
+            safetensors = importlib.import_module("safetensors")
         except ImportError as error:
             raise ValueError(f"{file} is a safetensors file: install the package safetensors to read it") from error
+        try:
+            return importlib.import_module("safetensors.torch").load_file(file)
+        except safetensors.SafetensorError as error:
+            raise ValueError(_INCOMPLETE.format(file)) from error
     try:
         with _allowing(_logged_types()):
             return torch.load(file, map_location="cpu", weights_only=True)

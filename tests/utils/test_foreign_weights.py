@@ -80,11 +80,14 @@ def pair(name: str) -> tuple[nn.Module, Any]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_torchvision(name: str) -> None:
     source, own = pair(name)
-    fill(own, source.state_dict(), "teacher", "file.pth")
     side = 224 if name == "swin" else 64  # by windows without padding, which the two toolkits mask differently
     images = torch.randn(1, 3, side, side)
-    with torch.no_grad():
-        torch.testing.assert_close(own(images), source(images), rtol=1e-4, atol=1e-4)
+    for weights in (source.state_dict(), dict(sorted(source.state_dict().items()))):  # sorted, as in safetensors
+        for parameter in own.parameters():
+            parameter.data.zero_()
+        fill(own, weights, "teacher", "file.pth")
+        with torch.no_grad():
+            torch.testing.assert_close(own(images), source(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("key", "prefix"), [("model_state_dict", "model."), ("state_dict_ema", "net.backbone.")])
@@ -107,7 +110,64 @@ def test_a_file_of_another_network_is_refused_by_its_names() -> None:
     assert torch.equal(own.state_dict()["head.fc.weight"], before)
 
 
-def test_tensors_sorted_by_name_are_refused() -> None:
-    source, own = pair("resnet18")
-    with pytest.raises(ValueError, match="sorted by name, so the order of the layers is lost"):
-        fill(own, dict(sorted(source.state_dict().items())), "teacher", "x.safetensors")
+#: Of a Vision Transformer, mmpretrain's and timm's.
+TIMM = {
+    "backbone.": "",
+    "layers.": "blocks.",
+    "patch_embed.projection": "patch_embed.proj",
+    "ffn.blocks.0.0": "mlp.fc1",
+    "ffn.blocks.1": "mlp.fc2",
+    "head.blocks.": "",
+    "ln1": "norm1",
+    "ln2": "norm2",
+}
+
+
+def test_sorted_names_of_timm() -> None:
+    _, own = pair("vit")
+    weights = {key: value.clone() for key, value in own.state_dict().items()}
+    for before, after in TIMM.items():
+        weights = {key.replace(before, after): value for key, value in weights.items()}
+    weights = {("norm." + key.partition(".")[2] if key.startswith("norm1.") else key): weights[key] for key in weights}
+    before = {key: value.clone() for key, value in own.state_dict().items()}
+    own.load_state_dict({key: torch.zeros_like(value) for key, value in before.items()})
+    fill(own, dict(sorted(weights.items())), "teacher", "vit.safetensors")
+    assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
+
+
+def test_tensors_sorted_by_names_that_do_not_tell_the_order_are_refused() -> None:
+    source, own = pair("efficientnet")
+    weights = {key.replace("block.1", "block.se"): value for key, value in source.state_dict().items()}
+    with pytest.raises(ValueError, match="sorted by name, as in a safetensors file, so the order"):
+        fill(own, dict(sorted(weights.items())), "teacher", "x.safetensors")
+
+
+WRAPPED = {
+    "average": {"model_ema": {"n_averaged": torch.tensor(4)}},
+    "Lightning with a criterion": {"state_dict": {"criterion.weight": torch.ones(3)}, "optimizer_states": [{"x": 1}]},
+    "other keys": {"weights": {}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+    "nested": {"checkpoint": {"model": {}}},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_files_of_wrapped_networks(name: str, tmp_path: Path) -> None:
+    _, own = pair("vit")
+    before = {key: value.clone() for key, value in own.state_dict().items()}
+    stored = WRAPPED[name]
+    inner = next(iter(stored.values()))
+    inner = inner.get("model", inner)
+    inner.update({f"module.net.{key}": value for key, value in before.items()})
+    torch.save(stored, tmp_path / "file.pth")
+    own.load_state_dict({key: torch.zeros_like(value) for key, value in before.items()})
+    fill(own, student_state_dict(read_checkpoint(str(tmp_path / "file.pth"))), "teacher", "file.pth")
+    assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
+
+
+def test_files_without_weights(tmp_path: Path) -> None:
+    _, own = pair("vit")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="list.pth holds a list and no dict of weights"):
+        read_checkpoint(str(tmp_path / "list.pth"))
+    with pytest.raises(ValueError, match="teacher: x.pth holds no weights"):
+        fill(own, student_state_dict({"epoch": 3}), "teacher", "x.pth")
