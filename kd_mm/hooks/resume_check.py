@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.hooks.batch_size import images_of_step
 
@@ -40,7 +40,7 @@ class ResumeCheckHook(Hook):
         """Compare, and give the optimizer's options in the checkpoint the config's values, before they are restored.
 
         Raises:
-            ValueError: The optimizer has other groups of parameters.
+            ValueError: The optimizer is of another type or has other groups of parameters.
         """
         if not runner.cfg.get("resume") or not isinstance(runner.optim_wrapper, OptimWrapper):
             return
@@ -59,7 +59,13 @@ class ResumeCheckHook(Hook):
         self._reasons += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
 
     def before_train(self, runner: Runner) -> None:
-        """Compute the schedules anew where something differs."""
+        """Compute the schedules anew where something differs, and warn where nothing is left to train."""
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop) and 0 < loop.max_epochs <= loop.epoch:
+            runner.logger.warning(
+                f"resume: the checkpoint has {loop.epoch} epochs, train_cfg.max_epochs is {loop.max_epochs}: nothing "
+                "is left to train"
+            )
         reasons, self._reasons = self._reasons, []
         if not reasons:
             return
@@ -78,6 +84,13 @@ def _check_groups(stored: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[
             f"resume: the checkpoint's optimizer has {len(stored)} groups with {sum(sizes[0])} parameters, the "
             f"config's {len(groups)} with {sum(sizes[1])}: give paramwise_cfg and frozen parts as they were, or start "
             "from the weights alone (load_from)"
+        )
+    before, now = ({name for name in each[0] if not name.startswith("initial_")} for each in (stored, groups))
+    if before - now and now - before:  # one alone may be due to another version of torch
+        raise ValueError(
+            f"resume: the checkpoint's optimizer has the options {', '.join(sorted(before - now))}, the config's "
+            f"{', '.join(sorted(now - before))}: give optim_wrapper.optimizer.type as it was, or start from the "
+            "weights alone (load_from)"
         )
 
 

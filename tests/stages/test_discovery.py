@@ -321,6 +321,14 @@ def test_a_wrapped_backbone_is_looked_into():
     assert [stage.tap for stage in parallel] == [f"backbone.module.layer{i}" for i in (1, 2, 3, 4)]
 
 
+def test_a_transformer_of_few_layers_has_as_many_stages():
+    arch = {"embed_dims": 12, "num_layers": 3, "num_heads": 3, "feedforward_channels": 24}
+    vit = {"type": "VisionTransformer", "arch": arch, "img_size": 64, "patch_size": 16}
+    assert [stage.tap for stage in discover_stages(backbone(**vit), image())] == [
+        f"backbone.layers.{i}" for i in range(3)
+    ]
+
+
 def test_a_missing_backbone_is_refused():
     with pytest.raises(ValueError, match="no module 'trunk'.*it has backbone"):
         discover_stages(backbone(type="ResNet", depth=18), image(), backbone="trunk")
