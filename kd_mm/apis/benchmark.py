@@ -89,7 +89,7 @@ def benchmark(
         layout = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
         parts, size = build_parts(config, layout, amp, batch_size, terms and not compiled, compiled)
         wall, cpu = time_rounds(parts, device, steps, warmup)
-        # Operators are not seen inside of compiled code.
+        # Compiled code hides its operators.
         with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
             operators = {name: count_operators(part) for name, part in parts.items()}
             work = {
@@ -115,9 +115,7 @@ def benchmark(
 
 
 def summarize(
-    clocks: Mapping[str, Mapping[str, Sequence[float]]],
-    work: Mapping[str, Mapping[str, int]],
-    clock: str,
+    clocks: Mapping[str, Mapping[str, Sequence[float]]], work: Mapping[str, Mapping[str, int]], clock: str
 ) -> dict[str, Any]:
     """Return ``parts``, ``ratio`` and ``terms`` of :func:`benchmark`.
 
@@ -132,38 +130,24 @@ def summarize(
     paired = [step / least for step, least in zip(seconds[DISTILLATION], floor, strict=True)]
     low, _, high = statistics.quantiles(paired, n=4) if len(paired) > 1 else paired * 3
     terms = {}
-    for name in [name for name in seconds if name.startswith(WITHOUT)]:
+    for name in (name for name in seconds if name.startswith(WITHOUT)):
         added = [step - less for step, less in zip(seconds[DISTILLATION], seconds[name], strict=True)]
         cost, products = statistics.median(added), multiply_adds[DISTILLATION] - multiply_adds[name]
-        terms[name[len(WITHOUT) :]] = {
+        terms[name.removeprefix(WITHOUT)] = {
             "seconds": cost,
             "share": cost / statistics.median(floor),
             "multiply_adds": products,
             "multiply_adds_share": products / (multiply_adds[STUDENT] + multiply_adds[TEACHER]),
         }
-    return {
-        "parts": {
-            name: {
-                "median": medians[clock][name],
-                "min": min(values),
-                "max": max(values),
-                "wall": medians["wall"][name],
-                "cpu": medians["cpu"][name],
-                **{kind: counts[name] for kind, counts in work.items()},
-            }
-            for name, values in seconds.items()
-        },
-        "ratio": {
-            "of_medians": _ratio(medians[clock]),
-            "paired": statistics.median(paired),
-            "low": low,
-            "high": high,
-            "wall": _ratio(medians["wall"]),
-            "cpu": _ratio(medians["cpu"]),
-            **{kind: _ratio(counts) for kind, counts in work.items()},
-        },
-        "terms": terms,
+    costs = {**medians, **work}
+    parts = {
+        name: {"median": medians[clock][name], "min": min(values), "max": max(values)}
+        | {kind: cost[name] for kind, cost in costs.items()}
+        for name, values in seconds.items()
     }
+    ratio = {"of_medians": _ratio(medians[clock]), "paired": statistics.median(paired), "low": low, "high": high}
+    ratio |= {kind: _ratio(cost) for kind, cost in costs.items()}
+    return {"parts": parts, "ratio": ratio, "terms": terms}
 
 
 def _ratio(costs: Mapping[str, float]) -> float:
@@ -175,13 +159,9 @@ def describe(result: Mapping[str, Any]) -> str:
     """Return the result of :func:`benchmark` as text."""
     size = "x".join(str(side) for side in result["input_size"])
     setting = f"{result['device']}, {result['threads']} threads, batch {result['batch_size']}, {size} pixels"
-    setting += (
-        ", mixed precision" * result["amp"]
-        + ", channels_last" * result["channels_last"]
-        + ", compiled" * result["compiled"]
-    )
-    clock = {"cpu": "CPU ms", "wall": "wall ms"}[result["clock"]]
-    other = {"cpu": "wall", "wall": "cpu"}[result["clock"]]
+    for key, text in {"amp": "mixed precision", "channels_last": "channels_last", "compiled": "compiled"}.items():
+        setting += f", {text}" if result[key] else ""
+    clock, other = ("CPU ms", "wall") if result["clock"] == "cpu" else ("wall ms", "cpu")
     title = f"{result['steps']} rounds: {setting}"
     columns = ("part", f"median {clock}", "range", f"{other} ms", "G multiply-adds", "operators", "no optimizer", "MiB")
     parts = Table(*columns, title=title)
@@ -208,10 +188,7 @@ def describe(result: Mapping[str, Any]) -> str:
 
 def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, clock: str) -> None:
     if "model" not in config or not is_distillation(config):
-        raise ValueError(
-            "the benchmark takes a distillation apart: give --distiller RECIPE, or a config whose model is a "
-            "kd_mm.Distiller"
-        )
+        raise ValueError("give --distiller RECIPE, or a distillation config, whose model is a kd_mm.Distiller")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device {device} is unknown; choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from kd_mm.apis.stages import random_teacher_configs
 from kd_mm.distillers import Distiller, Teacher
-from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
 from kd_mm.stages.tap import child
 from kd_mm.utils.channels import input_channels
-from kd_mm.utils.config import plain_model_config
+from kd_mm.utils.config import build_network
 
 STUDENT, TEACHER, OBSERVED = "student step", "teacher forward", "teacher observed"
 DISTILLATION, WITHOUT = "distillation step", "without "
@@ -54,20 +53,27 @@ def build_parts(
         compile_part = functools.partial(torch.compile, backend=model.compile.backend)
     device, distiller = layout["device"], _distiller(model, layout)
     student_config = ConfigDict({"data_preprocessor": preprocessor, **model.student})
-    student = MODELS.build(student_config)
+    student: Any = MODELS.build(student_config)
     student.load_state_dict(distiller.student.state_dict())  # the time of a detector depends on what it proposes
     size, classes = distiller.input_size, _num_classes(distiller)
-    batch = noise_batch(distiller.task.name, batch_size, size, input_channels(distiller.student), classes, device)
-    parts = {STUDENT: _student_step(student.to(**layout), config, batch, compile_part)}
-    views = [
-        (compile_part(_to_deepest_tap(teacher, one.to(**layout), distiller)), _view(teacher, distiller, batch))
-        for name, teacher in distiller.teachers.items()
-        for one in [_plain(model.teacher.get(name, {"config": student_config}))]
-    ]
-    autocast = functools.partial(_forward, wrapper=config.optim_wrapper, amp=device if amp else None)
-    parts[TEACHER] = autocast(views)
+    batch = _noise_batch(distiller.task.name, batch_size, size, input_channels(distiller.student), classes, device)
+    optimizer = _frozen_optimizer(student.to(**layout), config)
+    parts: dict[str, Callable[[], Any]] = {
+        STUDENT: functools.partial(compile_part(student.train_step), batch, optimizer)
+    }
     inputs = distiller.data_preprocessor(batch, True)["inputs"]
-    parts[OBSERVED] = autocast([(teacher.observe, inputs) for teacher in distiller.teachers.values()])
+    plain_calls = []
+    for name, teacher in distiller.teachers.items():
+        plain = build_network(model.teacher.get(name, {"config": student_config})["config"])
+        plain.requires_grad_(False).eval().to(**layout)
+        # It gets what upstream would give it, whatever dtype and memory format the distillation chose.
+        prepared = teacher.preprocess(inputs).float().contiguous()
+        plain_calls.append((compile_part(_to_deepest_tap(teacher, plain, distiller)), prepared))
+    observed_calls = [(teacher.observe, inputs) for teacher in distiller.teachers.values()]
+    dtype = torch.float16 if config.optim_wrapper.get("type") == "AmpOptimWrapper" else torch.bfloat16
+    for part, calls in ((TEACHER, plain_calls), (OBSERVED, observed_calls)):
+        autocast = torch.autocast(device, dtype=dtype, enabled=amp)
+        parts[part] = functools.partial(_forward, calls, autocast)
     parts[DISTILLATION] = _distillation_step(distiller, config, batch, compile_part)
     for name in distiller.losses if terms else ():
         less = copy.deepcopy(model)
@@ -81,10 +87,7 @@ def build_parts(
 def without_files(config: ConfigDict) -> ConfigDict:
     """Return a model config in which every network starts from random weights."""
     config = copy.deepcopy(config)
-    config.teacher = {
-        name: {**teacher, "checkpoint": None, "random_weights": True}
-        for name, teacher in teacher_configs(config.get("teacher")).items()
-    }
+    config.teacher = random_teacher_configs(config)
     if config.get("recipe", {}).get("teacher_exits", {}).get("mode") == "joint":
         config.recipe.teacher_exits.mode = "pretrained"
     return config
@@ -119,36 +122,11 @@ def _to_deepest_tap(teacher: Teacher, plain: nn.Module, distiller: Distiller) ->
     return functools.partial(distiller.task.forward, plain)
 
 
-def _plain(teacher: Mapping[str, Any]) -> nn.Module:
-    config, scope = plain_model_config(teacher["config"])
-    with DefaultScope.overwrite_default_scope(scope):
-        plain: nn.Module = MODELS.build(config)
-    return plain.requires_grad_(False).eval()
-
-
-def _view(teacher: Any, distiller: Distiller, batch: dict[str, Any]) -> Tensor:
-    # The plain teacher gets what upstream would give it, whatever dtype and memory format the distillation chose.
-    return teacher.preprocess(distiller.data_preprocessor(batch, True)["inputs"]).float().contiguous()
-
-
-def _forward(
-    views: Sequence[tuple[Callable[[Tensor], Any], Tensor]], wrapper: Mapping[str, Any], amp: str | None
-) -> Callable[[], Any]:
-    dtype = torch.float16 if wrapper.get("type") == "AmpOptimWrapper" else torch.bfloat16
-
-    def run() -> None:
-        with torch.no_grad(), torch.autocast(amp or "cpu", dtype=dtype, enabled=amp is not None):
-            for network, inputs in views:
-                network(inputs)
-
-    return run
-
-
-def _student_step(
-    student: Any, config: Config, batch: dict[str, Any], compile_part: Callable[[Any], Any]
-) -> Callable[[], Any]:
-    wrapper = _frozen_optimizer(student, config)
-    return functools.partial(compile_part(student.train_step), batch, wrapper)
+@torch.no_grad()
+def _forward(calls: Sequence[tuple[Callable[[Tensor], Any], Tensor]], autocast: torch.autocast) -> None:
+    with autocast:
+        for network, inputs in calls:
+            network(inputs)
 
 
 def _distillation_step(
@@ -176,19 +154,10 @@ def _frozen_optimizer(model: nn.Module, config: Config) -> OptimWrapper:
     return wrapper
 
 
-def noise_batch(
+def _noise_batch(
     task: str, batch_size: int, size: tuple[int, int], channels: int, classes: int, device: str
 ) -> dict[str, Any]:
-    """Return a batch of noise as a data loader returns it, already on the device.
-
-    Args:
-        task: Name of the task.
-        batch_size: B, images.
-        size: Height and width in pixels.
-        channels: Of an image.
-        classes: K.
-        device: Of everything.
-    """
+    """Return a batch of noise as a data loader returns it, already on the device."""
     images = torch.randint(0, 256, (batch_size, channels, *size), dtype=torch.uint8, device=device)
     if task == "detection":
         samples = [_scene(size, classes).to(device) for _ in range(batch_size)]

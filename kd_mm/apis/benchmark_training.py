@@ -87,11 +87,11 @@ def benchmark_training(
     idle: dict[str, list[float]] = {name: [] for name in ENGINES}
     for _ in range(rounds):
         for name, hooks in LOADERS.items():
-            watch = _run(_with_hooks(config, hooks), True, [Stopwatch(seconds, warmup, iterations)])
+            watch = _run(config, _Stopwatch(seconds, warmup, iterations), hooks)
             speeds[name].append(watch.images / watch.total)
             shares[name].append(watch.waited / watch.total)
         for name, ours in ENGINES.items():
-            watch = _run(config, ours, [Stopwatch(seconds, 50, _IDLE_ITERATIONS), Idle()])
+            watch = _run(config, _Stopwatch(seconds, 50, _IDLE_ITERATIONS), idle=True, ours=ours)
             idle[name].append(1000 * watch.total / _IDLE_ITERATIONS)
     engine = {name: statistics.median(values) for name, values in idle.items()}
     return {
@@ -106,12 +106,8 @@ def benchmark_training(
         "rounds": rounds,
         "clock": clock,
         "loaders": {
-            name: {
-                "images_per_second": statistics.median(values),
-                "low": min(values),
-                "high": max(values),
-                "loader_share": statistics.median(shares[name]),
-            }
+            name: {"images_per_second": statistics.median(values), "low": min(values), "high": max(values)}
+            | {"loader_share": statistics.median(shares[name])}
             for name, values in speeds.items()
         },
         "speedup": [new / old for old, new in zip(*speeds.values(), strict=True)],
@@ -142,14 +138,8 @@ class _EndError(Exception):
     """Ends a run after its measured iterations."""
 
 
-class Stopwatch(Hook):
-    """Measures iterations of a run and ends it.
-
-    Attributes:
-        total: Seconds of the measured iterations.
-        waited: Seconds of them that the loop waited for batches.
-        images: How many they had.
-    """
+class _Stopwatch(Hook):
+    """Measures the seconds of iterations, those of them that the loop waited for batches, and images; ends the run."""
 
     priority = "LOWEST"
 
@@ -159,14 +149,10 @@ class Stopwatch(Hook):
         self.count = self.images = 0
 
     def loaded(self) -> None:
-        """Note that the loop has its batch."""
         if self.count > self.warmup:
             self.waited += self.seconds() - self.end
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Count the iteration, after all other hooks."""
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.count += 1
         measured = self.count - self.warmup - 1
         if measured > 0:
@@ -181,35 +167,19 @@ class Stopwatch(Hook):
         self.end = self.seconds()
 
 
-class _Loaded(Hook):
-    """Tells a stopwatch of each batch, before all other hooks."""
+class _LoadedHook(Hook):
+    """Notifies a stopwatch of each batch, before all other hooks."""
 
     priority = "HIGHEST"
 
-    def __init__(self, watch: Stopwatch) -> None:
+    def __init__(self, watch: _Stopwatch) -> None:
         self.watch = watch
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.watch.loaded()
 
 
-class Idle(Hook):
-    """Replaces model and data of a run by ones that do nothing."""
-
-    priority = "HIGHEST"  # before the loader is followed
-
-    def before_train(self, runner: Runner) -> None:
-        """Give the loop empty batches, and the model a step of four scalars."""
-        loop = runner.train_loop
-        loop.dataloader = DataLoader(_Nothing(), batch_size=1, collate_fn=_no_batch)
-        if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
-        scalars = {name: torch.zeros((), device=get_device()) for name in ("loss", "loss_cls", "loss_kd")}
-        model = runner.model
-        model.train_step = lambda data, optim_wrapper: model.parse_losses(scalars)[1]
-
-
-class _Nothing(Dataset):
+class _EmptyDataset(Dataset):
     metainfo: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -219,8 +189,19 @@ class _Nothing(Dataset):
         return None
 
 
-def _no_batch(samples: list[None]) -> dict[str, Any]:
-    return {"inputs": samples}
+class _IdleHook(Hook):
+    """Gives the loop empty batches, and the model a step of four scalars."""
+
+    priority = "HIGHEST"  # before the loader is followed
+
+    def before_train(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        loop.dataloader = DataLoader(_EmptyDataset(), batch_size=1, collate_fn=lambda samples: {"inputs": samples})
+        if isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+        scalars = {name: torch.zeros((), device=get_device()) for name in ("loss", "loss_cls", "loss_kd")}
+        model = runner.model
+        model.train_step = lambda data, optim_wrapper: model.parse_losses(scalars)[1]
 
 
 def _prepared(config: Config, amp: bool, batch_size: int | None) -> Config:
@@ -241,15 +222,12 @@ def _prepared(config: Config, amp: bool, batch_size: int | None) -> Config:
     return config
 
 
-def _with_hooks(config: Config, hooks: Mapping[str, Any]) -> Config:
-    config = copy.deepcopy(config)
-    config.default_hooks.update(hooks)
-    return config
-
-
-def _run(config: Config, ours: bool, hooks: list[Any]) -> Stopwatch:
+def _run(
+    config: Config, watch: _Stopwatch, hooks: Mapping[str, Any] | None = None, idle: bool = False, ours: bool = True
+) -> _Stopwatch:
     """Train by kd_mm's Runner or by mmengine's with the stock hooks alone, until the stopwatch ends it."""
     config = copy.deepcopy(config)
+    config.default_hooks.update(hooks or {})
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         config.work_dir, config.experiment_name = folder, Path(folder).name
         if ours:
@@ -260,8 +238,7 @@ def _run(config: Config, ours: bool, hooks: list[Any]) -> Stopwatch:
             runner = Runner.from_cfg(config)
         if is_distillation(config):
             skip_preparation(find_distiller(runner))
-        watch: Stopwatch = hooks[0]
-        for hook in (*hooks, _Loaded(watch)):
+        for hook in (watch, _LoadedHook(watch), *([_IdleHook()] if idle else [])):
             runner.register_hook(hook)
         with contextlib.suppress(_EndError):
             runner.train()

@@ -39,9 +39,7 @@ class StepHook(Hook):
         """Note the beginning of a step."""
         self.begun = self.under_way = True
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note the end of a step."""
         self.under_way = False
 
@@ -60,7 +58,7 @@ class LeftOverWeightsHook(Hook):
         Raises:
             ValueError: None of the file's weights has the name of one of the network's.
         """
-        model = _model(runner)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         origin = runner.cfg.get("load_from") or "the checkpoint"
         own = (model.student if isinstance(model, Distiller) else model).state_dict()
         if not own.keys() & checkpoint.get("state_dict", {}).keys():
@@ -137,7 +135,7 @@ class DataCheckHook(Hook):
 
 
 class FlatBoxHook(Hook):
-    """Leaves boxes without width or height out of the training batches, and says so once.
+    """Leaves boxes without width or height out of the training batches, and warns once.
 
     Steps such as a resize that clips to the image can flatten a box. The logarithm of its width would make the loss
     infinite.
@@ -168,10 +166,6 @@ class FlatBoxHook(Hook):
                     "such boxes are left out (the first image is named)"
                 )
             self._warned = True
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _check(runner: Runner, key: str, dataset: Any) -> None:

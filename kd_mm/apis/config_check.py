@@ -33,29 +33,18 @@ Component = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """What the engine builds from a part of a config.
+    """What the engine builds from a part of a config."""
 
-    Attributes:
-        registries: Where its ``type`` is looked up.
-        default: What is built where it has no ``type``; ``None``: nothing is known about such a part.
-        extra: Options that the engine reads before it builds the part.
-        typed: A part without a ``type`` is an error.
-        numbers: Words in place of numbers are errors.
-    """
-
-    registries: tuple[Registry, ...] = ()
-    default: Component | None = None
-    extra: frozenset[str] = frozenset()
-    typed: bool = False
-    numbers: bool = False
+    registries: tuple[Registry, ...] = ()  # where its type is looked up
+    default: Component | None = None  # what is built where it has no type; None: nothing is known about such a part
+    extra: tuple[str, ...] = ()  # options that the engine reads before it builds the part
+    typed: bool = False  # a part without a type is an error
+    numbers: bool = False  # words instead of numbers are errors
 
 
-_LOADER = Kind(
-    default=DataLoader,
-    extra=frozenset({"batch_sampler", "collate_fn", "dataset", "num_batch_per_epoch", "sampler", "worker_init_fn"}),
-    numbers=True,
-)
-_DATASET = Kind((engine.DATASETS,))
+_LOADER_EXTRA = ("batch_sampler", "collate_fn", "dataset", "num_batch_per_epoch", "sampler", "worker_init_fn")
+_LOADER = Kind(default=DataLoader, extra=_LOADER_EXTRA, numbers=True)
+_DATASET, _SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
 _TRANSFORM = Kind((engine.TRANSFORMS,))
 _MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
 #: What the engine builds from the keys at the top of a config.
@@ -68,14 +57,12 @@ SECTIONS = {
     "train_cfg": Kind((engine.LOOPS,), numbers=True),
     "val_cfg": Kind((engine.LOOPS,), ValLoop),
     "test_cfg": Kind((engine.LOOPS,), TestLoop),
-    "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, frozenset({"constructor", "paramwise_cfg"})),
-    "param_scheduler": Kind(
-        (engine.PARAM_SCHEDULERS,), extra=frozenset({"convert_to_iter_based"}), typed=True, numbers=True
-    ),
+    "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, ("constructor", "paramwise_cfg")),
+    "param_scheduler": Kind((engine.PARAM_SCHEDULERS,), extra=("convert_to_iter_based",), typed=True, numbers=True),
     "val_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
     "test_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
-    "default_hooks": Kind((engine.HOOKS,), extra=frozenset({"priority"}), typed=True),
-    "custom_hooks": Kind((engine.HOOKS,), extra=frozenset({"priority"}), typed=True),
+    "default_hooks": Kind((engine.HOOKS,), extra=("priority",), typed=True),
+    "custom_hooks": Kind((engine.HOOKS,), extra=("priority",), typed=True),
     "visualizer": Kind((engine.VISUALIZERS,), Visualizer),
     "log_processor": Kind((engine.LOG_PROCESSORS,), LogProcessor),
     "randomness": Kind(default=Runner.set_randomness),
@@ -116,21 +103,18 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
                 yield "train_cfg: give either type or by_epoch"
                 continue
             loop = EpochBasedTrainLoop if part.get("by_epoch") else IterBasedTrainLoop
-            yield from _part(part, key, Kind((engine.LOOPS,), loop, frozenset({"by_epoch"}), numbers=True), scope)
+            yield from _part(part, key, Kind((engine.LOOPS,), loop, ("by_epoch",), numbers=True), scope)
         elif key == "optim_wrapper" and isinstance(part, Mapping) and "optimizer" not in part:
             continue  # several of them, or one that its constructor makes
         elif key == "default_hooks" and isinstance(part, Mapping):
             yield from _hooks(part, scope)
         else:
             yield from _part(part, key, SECTIONS[key], scope)
-    if "train_cfg" in sections:
-        yield from _triples(parts)
-        level = parts.get("log_level")
-        if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
-            yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
-
-
-def _triples(parts: Mapping[str, Any]) -> Iterator[str]:
+    if "train_cfg" not in sections:
+        return
+    level = parts.get("log_level")
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
     for triple in _TRIPLES:
         missing = [key for key in triple if parts.get(key) is None]
         if missing and len(missing) < len(triple):
@@ -180,11 +164,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
     """Return what an option of a part is built to, or ``None`` where it is not certain."""
     if kind is _LOADER:
-        return {
-            "dataset": _DATASET,
-            "sampler": Kind((engine.DATA_SAMPLERS,)),
-            "batch_sampler": Kind((engine.DATA_SAMPLERS,)),
-        }.get(name)
+        return {"dataset": _DATASET, "sampler": _SAMPLER, "batch_sampler": _SAMPLER}.get(name)
     if kind is _DATASET:
         return {"dataset": _DATASET, "datasets": _DATASET, "pipeline": _TRANSFORM}.get(name)
     if kind is _TRANSFORM:  # others than the engine's build their parts in ways of their own

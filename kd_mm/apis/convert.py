@@ -9,16 +9,14 @@ normalisation).
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmpretrain.registry import DATASETS, MODELS
 
-from kd_mm.utils.atomic_files import replace_file
+from kd_mm.utils.atomic_files import save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
 from kd_mm.utils.config import load_config
 from kd_mm.utils.foreign_weights import FAMILIES, own_names
@@ -74,7 +72,5 @@ def convert_checkpoint(
     dataset = DATASETS.get(loader["dataset"]["type"]) if loader else None
     if dataset:  # all known sources use the official order of its classes
         meta["dataset_meta"] = dict(dataset.METAINFO)
-    buffer = io.BytesIO()
-    torch.save({"meta": meta, "state_dict": state}, buffer)
-    replace_file(os.fspath(dst), buffer.getvalue())
+    save_atomically({"meta": meta, "state_dict": state}, Path(dst))
     return meta

@@ -9,8 +9,9 @@ from mmengine.config import Config
 
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
 from kd_mm.datasets.text_files import read_lines
+from kd_mm.utils.config import parts_of
 
-#: What may be done about images of another size than their annotations say, ``size_mismatch`` at the top of a config.
+#: What may be done about images of another size than their annotations state, ``size_mismatch`` at the top of a config.
 SIZE_POLICIES = ("stop", "rescale", "keep")
 
 
@@ -30,36 +31,28 @@ def clean_data_sets(config: Config) -> None:
     if policy not in SIZE_POLICIES:
         raise ValueError(f"size_mismatch must be one of {', '.join(SIZE_POLICIES)}, got {policy!r}")
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        dataset = (config.get(key) or {}).get("dataset")
-        _clean(dataset)
-        if policy == "rescale":
-            _scale_images(dataset)
+        for _, part in parts_of({"dataset": (config.get(key) or {}).get("dataset")}):
+            if isinstance(part, dict):
+                _clean(part)
+            elif isinstance(part, list) and policy == "rescale":
+                _add_scaling(part)
 
 
-def _clean(part: Any) -> None:
-    if isinstance(part, dict):
-        if isinstance(part.get("metainfo"), dict):
-            _clean_classes(part["metainfo"])
-        if "type" in part:
-            _clean_classes(part)
-            if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):
-                part.setdefault("extensions", (*IMAGE_SUFFIXES, ".ppm", ".pgm"))
-        part = list(part.values())
-    for item in part if isinstance(part, list | tuple) else ():
-        _clean(item)
+def _clean(part: dict[str, Any]) -> None:
+    if isinstance(part.get("metainfo"), dict):
+        _clean_classes(part["metainfo"])
+    if "type" in part:
+        _clean_classes(part)
+        if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):
+            part.setdefault("extensions", (*IMAGE_SUFFIXES, ".ppm", ".pgm"))
 
 
-def _scale_images(part: Any) -> None:
-    """Put the step that scales images to their annotations behind each loading step."""
-    if isinstance(part, dict):
-        part = list(part.values())
-    if not isinstance(part, list | tuple):
-        return
-    for number, item in enumerate(part):
-        _scale_images(item)
-        if isinstance(item, dict) and str(item.get("type")).endswith("LoadImageFromFile") and isinstance(part, list):
-            part.insert(number + 1, {"type": "kd_mm.ScaleToAnnotation"})
-            return
+def _add_scaling(pipeline: list[Any]) -> None:
+    """Put the step that scales images to their annotations behind the loading step."""
+    types = [str(step.get("type")) if isinstance(step, dict) else "" for step in pipeline]
+    loading = next((number for number, name in enumerate(types) if name.endswith("LoadImageFromFile")), None)
+    if loading is not None:
+        pipeline.insert(loading + 1, {"type": "kd_mm.ScaleToAnnotation"})
 
 
 def _clean_classes(part: dict[str, Any]) -> None:

@@ -20,13 +20,11 @@ from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import is_distillation
 
-#: Upstream's defaults: what merges the predictions for one image, and what a detector's samples tell of it.
+#: Upstream's defaults: what merges the predictions for one image, and the metainfo of a detector's samples.
+_MERGED_BOXES = {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}
 _TTA_MODELS: dict[str, dict[str, Any]] = {
     "classification": {"type": "mmpretrain.AverageClsScoreTTA"},
-    "detection": {
-        "type": "DetTTAModel",
-        "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
-    },
+    "detection": {"type": "DetTTAModel", "tta_cfg": _MERGED_BOXES},
 }
 _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
@@ -90,7 +88,8 @@ def evaluate(
     Raises:
         ValueError: The checkpoint does not fit, ``out`` has another ending, or nothing can be drawn.
     """
-    if out is not None and Path(out).suffix not in (".json", ".pkl"):
+    suffix = Path(out).suffix if out is not None else None
+    if suffix not in (None, ".json", ".pkl"):
         raise ValueError(f"--out {out}: give a .json file for the metrics or a .pkl file for the predictions")
     if show_dir is not None and tta:
         raise ValueError("--show-dir draws single predictions: give it without --tta")
@@ -114,11 +113,11 @@ def evaluate(
     fill(model, weights, "student", checkpoint)
     if show_dir is not None:
         runner.register_hook(_pictures(source, model, show_dir, show_num, show_score))
-    if out is not None and out.endswith(".pkl"):
+    if suffix == ".pkl":
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp):
         metrics = runner.test()
-    if out is not None and out.endswith(".json") and runner.rank == 0:
+    if out is not None and suffix == ".json" and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
 
@@ -133,11 +132,7 @@ def _add_detection_metric(config: Config) -> None:
 
 
 def _pictures(config: Config, model: nn.Module, folder: str, number: int, score: float) -> Hook:
-    """Return the hook that draws a detector's predictions.
-
-    Raises:
-        ValueError: The network is no detector, or a teacher's checkpoint does not fit.
-    """
+    """Return the hook that draws a detector's predictions."""
     from mmdet.models.detectors.base import BaseDetector
 
     from kd_mm.hooks.draw_detections import DrawDetectionsHook, build_teachers
@@ -149,11 +144,7 @@ def _pictures(config: Config, model: nn.Module, folder: str, number: int, score:
 
 
 def _add_tta(config: Config) -> None:
-    """Use the config's own augmentations, or average over the horizontal flip, as upstream's test tools do.
-
-    Raises:
-        ValueError: A re-ID config without augmentations of its own.
-    """
+    """Use the config's own augmentations, or average over the horizontal flip, as upstream's test tools do."""
     task = task_of(config)
     if task == "reid" and not ("tta_model" in config and "tta_pipeline" in config):
         raise ValueError("--tta merges class scores or boxes; for embeddings take --cfg-options model.flip_test=True")

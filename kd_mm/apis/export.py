@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from torch import Tensor
 
 import kd_mm
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size
-from kd_mm.registry import MODELS
-from kd_mm.utils.atomic_files import replace_file
+from kd_mm.utils.atomic_files import replace_file, save_atomically
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import is_distillation, plain_model_config
+from kd_mm.utils.config import build_network, is_distillation, parts_of
 from kd_mm.utils.onnx import require_onnx, to_onnx
 from kd_mm.utils.suggest import nearest
 
@@ -105,10 +101,8 @@ def export_student(
     text = plain.pretty_text
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
-    model_config, scope = plain_model_config(plain)
     check_config(plain, ["model"])
-    with DefaultScope.overwrite_default_scope(scope):
-        model: nn.Module = MODELS.build(model_config)
+    model = build_network(plain)
     fill(model, student_state_dict(state), "student", checkpoint)
     beside = write_export(out, text, model.state_dict(), stored, checkpoint, kind)
     tensors = len(model.state_dict())
@@ -136,7 +130,10 @@ def exported_config(config: Config) -> Config:
     wrapper = plain.get("optim_wrapper") or {}
     if wrapper.get("type") == "kd_mm.Bf16OptimWrapper":
         wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
-    _remove_scope(list(plain.values()))
+    for _, part in parts_of(dict(plain.items())):
+        # mmengine's mark on what was inherited through kd_mm::, types there are written out.
+        if isinstance(part, dict) and part.get("_scope_") == "kd_mm":
+            del part["_scope_"]
     imports = [name for name in (config.get("custom_imports") or {}).get("imports", []) if name != "kd_mm"]
     if "kd_mm." in json.dumps(plain.to_dict(), default=str):
         imports.append("kd_mm")
@@ -144,17 +141,6 @@ def exported_config(config: Config) -> Config:
     if imports:
         plain.custom_imports = {"imports": imports, "allow_failed_imports": False}
     return plain
-
-
-def _remove_scope(part: Any) -> None:
-    """Remove the mark that mmengine leaves on what was inherited through ``kd_mm::``; types there are written out."""
-    if isinstance(part, dict):
-        if part.get("_scope_") == "kd_mm":
-            del part["_scope_"]
-        part = list(part.values())
-    if isinstance(part, list | tuple):
-        for item in part:
-            _remove_scope(item)
 
 
 def check_target(out: str | Path) -> Path:
@@ -172,11 +158,7 @@ def write_export(
     run = stored.get("meta") or {}
     meta = {key: _plain(run[key]) for key in ("dataset_meta", "CLASSES", "PALETTE", "epoch", "iter") if key in run}
     meta |= {"source": Path(origin).name, "weights": kind, "kd_mm_version": kd_mm.__version__}
-    buffer = io.BytesIO()
-    torch.save(
-        {"meta": meta, "state_dict": {key: value.detach().cpu().clone() for key, value in weights.items()}}, buffer
-    )
-    replace_file(out, buffer.getvalue())
+    save_atomically({"meta": meta, "state_dict": {k: v.detach().cpu().clone() for k, v in weights.items()}}, out)
     replace_file(out.with_suffix(".py"), config.encode())
     return out.with_suffix(".py")
 
@@ -223,12 +205,10 @@ def _teacher_weights(stored: Mapping[str, Any], teacher: str, ema: bool | None, 
 
 def _plain(value: Any) -> Any:
     """Return a value in types that ``torch.load(weights_only=True)`` reads everywhere."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else [*map(_plain, value)]
-    if isinstance(value, set | frozenset):
-        return sorted(map(_plain, value))
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+    def convert(part: Any) -> Any:
+        if isinstance(part, np.ndarray | np.generic):
+            return part.tolist()
+        return sorted(part) if isinstance(part, set | frozenset) else str(part)
+
+    return json.loads(json.dumps(value, default=convert))

@@ -5,27 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from torch import nn
 
 from kd_mm.apis.config_check import check_config
-from kd_mm.apis.export import (
-    Exported,
-    check_target,
-    choose_weights,
-    exported_config,
-    write_export,
-)
+from kd_mm.apis.export import Exported, check_target, choose_weights, exported_config, write_export
 from kd_mm.apis.runner import read_config
-from kd_mm.apis.stages import config_input_size
+from kd_mm.apis.stages import config_input_size, random_teacher_configs
 from kd_mm.distillers import Distiller
-from kd_mm.distillers.builder import teacher_configs
 from kd_mm.hooks.report import complexity
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import is_distillation
+from kd_mm.utils.config import build_network, is_distillation
 
 
 def export_exits(
@@ -63,8 +55,7 @@ def export_exits(
     fill(distiller.student, student_state_dict(state), "student", checkpoint)
     fill(exits, distill_state_dict(state, "exits."), "exits of the student", checkpoint)
     _set_multi_exit_model(plain, distiller)
-    with DefaultScope.overwrite_default_scope(plain.get("default_scope")):
-        model: nn.Module = MODELS.build({**_preprocessor(plain), **plain.model})
+    model = build_network(plain)
     weights = dict(distiller.student.state_dict())
     for index, name in enumerate(sorted(exits, key=int)):
         weights.update({f"exits.{index}.{key}": value for key, value in exits[name].state_dict().items()})
@@ -76,11 +67,7 @@ def export_exits(
 
 
 def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
-    """Build the Distiller of a run without its teachers' weights.
-
-    Raises:
-        ValueError: It has no exits, or its student is no ``ImageClassifier``.
-    """
+    """Build the Distiller of a run without its teachers' weights."""
     if not is_distillation(source):
         raise ValueError(f"--exits: {origin} is no distillation; give the config that the exits were trained with")
     kind = str(plain.model.type).rpartition(".")[2]
@@ -89,11 +76,10 @@ def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
             f"--exits: the student is a {kind}; only the exits of mmpretrain's ImageClassifier form an ensemble: "
             "export without"
         )
-    model = {**_preprocessor(source), **ConfigDict(source.model).to_dict()}
-    teachers = {
-        name: {**teacher, "checkpoint": None, "random_weights": True}
-        for name, teacher in teacher_configs(model.get("teacher")).items()
-    }
+    model = source.model.to_dict()
+    if source.get("data_preprocessor"):
+        model.setdefault("data_preprocessor", source.data_preprocessor)
+    teachers = random_teacher_configs(model)
     # The teacher's exits are not exported, and some modes would read them from its checkpoint.
     recipe = {**(model.get("recipe") or {}), "teacher_exits": {"mode": "online"}}
     check_config(source, ["model"])
@@ -107,23 +93,17 @@ def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
     return distiller
 
 
-def _preprocessor(config: Config) -> dict[str, Any]:
-    own = config.get("data_preprocessor")
-    return {"data_preprocessor": own} if own else {}
-
-
 def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
     """Replace the model of a plain config by the multi-exit classifier."""
     exits: Any = distiller.objective.exits
     configs = []
     for name in sorted(exits, key=int):
-        deeper = distiller.exit_stages[int(name) - 1 :]
-        config = {**distiller.recipe.exits, "stage": _stage_config(deeper[0]), "num_classes": exits[name].num_classes}
-        config["widths"] = [stage.channels for stage in deeper]
-        config["strides"] = [stage.stride for stage in deeper]
+        first, *others = deeper = distiller.exit_stages[int(name) - 1 :]
+        config = {key: value for key, value in distiller.recipe.exits.items() if key != "_scope_"}
+        config |= {"stage": _stage_config(first), "num_classes": exits[name].num_classes}
+        config |= {"widths": [stage.channels for stage in deeper], "strides": [stage.stride for stage in deeper]}
         if exits[name].needs_rest:
-            config["rest"] = [stage.tap for stage in deeper[1:]]
-        config.pop("_scope_", None)
+            config["rest"] = [stage.tap for stage in others]
         configs.append(config)
     options = {"exits": configs, "ensemble": "logit_mean", "weights": None, "depth": None}
     plain.model = {**plain.model.to_dict(), "type": "kd_mm.MultiExitClassifier", **options}

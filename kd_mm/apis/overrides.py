@@ -1,16 +1,16 @@
-"""The keys at the top of a config that something reads, and overrides of keys from the command line."""
+"""Overrides of a config: keys from the command line, another length of the training; and keys that nothing reads."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from kd_mm.utils.config import import_custom_modules
+from kd_mm.utils.config import import_custom_modules, parts_of
 from kd_mm.utils.suggest import nearest
 
 #: Keys at the top of a config that the engine and the tools read beside the Runner's own arguments.
@@ -32,6 +32,8 @@ _READ_ELSEWHERE = {
 _VARIABLES = {"train_pipeline", "test_pipeline", "val_pipeline"}
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.
 _ALIKE = 0.85
+#: Keys of learning rate schedules that count epochs.
+_LENGTHS = ("T_max", "total_steps", "begin", "end", "milestones")
 
 
 def override(config: Config, options: Mapping[str, Any] | None) -> None:
@@ -59,27 +61,17 @@ def _check_is_read(config: Config, key: str) -> None:
         return
     if first not in config:
         raise ValueError(f"nothing reads the key {first!r}{nearest(first, [*known, *config])}")
-    parts = {name: part for name, part in config.items() if name in known}
-    copies = list(_places(parts, config[first], first))
+    value = config[first]
+    copies = [
+        path
+        for path, part in parts_of({name: part for name, part in config.items() if name in known})
+        if value and type(part) is type(value) and part == value
+        # The same number elsewhere is a copy where the key contains the name.
+        if not isinstance(value, int | float) or first in path
+    ]
     if copies:
         where = " or ".join(f"{copy}{dot}{rest}" for copy in copies[:3])
         raise ValueError(f"nothing reads {first!r} any more, it was copied when the config was read: set {where}")
-
-
-def _places(part: Any, value: Any, name: str, path: str = "") -> Iterator[str]:
-    """Yield where a value lies in a config: numbers where the key contains the name, too."""
-    inner = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list | tuple) else ()
-    for key, each in inner:
-        here = f"{path}.{key}" if path else str(key)
-        if (
-            value
-            and type(each) is type(value)
-            and each == value
-            and (not isinstance(value, int | float) or name in here)
-        ):
-            yield here
-        else:
-            yield from _places(each, value, name, here)
 
 
 def known_keys() -> set[str]:
@@ -99,3 +91,22 @@ def misspelt_keys(config: Iterable[str]) -> list[str]:
             continue
         lines.append(f"config: nothing reads the key {key!r}, did you mean {near[0]!r}?")
     return lines
+
+
+def set_epochs(config: Config, epochs: int) -> float:
+    """Give a training by epochs another length, its learning rate schedules in proportion.
+
+    Returns:
+        The new length over the old one.
+    """
+    old = config.train_cfg.max_epochs
+    factor = epochs / old
+    config.train_cfg.update(max_epochs=epochs, val_interval=min(config.train_cfg.get("val_interval", 1), epochs))
+    schedules = config.get("param_scheduler") or []
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+        if schedule.get("by_epoch", True):
+            for key in [key for key in _LENGTHS if key in schedule]:
+                lengths = schedule[key] if isinstance(schedule[key], list) else [schedule[key]]
+                scaled = [max(0 if key == "begin" else 1, round(length * factor)) for length in lengths]
+                schedule[key] = scaled if isinstance(schedule[key], list) else scaled[0]
+    return float(factor)

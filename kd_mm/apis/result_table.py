@@ -1,4 +1,4 @@
-"""What a sweep leaves: the table as Markdown and CSV, results as JSON, a picture; and a page of the docs from them."""
+"""What a sweep writes: the table as Markdown and CSV, results as JSON, a picture; pages of the docs and their list."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_mm.apis.result_index import write_index
+from mmengine import fileio
+
 from kd_mm.apis.rows import Sweep
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import to_png
-from kd_mm.utils.tables import Cell, Column, comma_separated, draw_comparison, group, markdown
+from kd_mm.utils.tables import Cell, Column, Measure, comma_separated, draw_comparison, group, markdown
 
 Results = Mapping[str, Any]
 
@@ -23,6 +24,7 @@ COST_COLUMNS = (
 )
 #: What a page holds beside the results, in its JSON file: written by hand, a string or a list of lines, all optional.
 PAGE_TEXTS = ("title", "text", "findings")
+_WRITTEN = "Written by kd-mm compare --page from the JSON files beside it."
 
 
 def write_results(
@@ -80,11 +82,11 @@ def table_columns(results: Results) -> list[Column]:
 def write_page(file: Path, work_dir: Path | None = None, command: str = "") -> Path:
     """Write a page of the docs, ``NAME.md`` and ``NAME.png``, from the results in ``NAME.json``.
 
-    Beside a ``metafile.yml`` the list of all pages and this file are written too (:mod:`kd_mm.apis.result_index`).
+    Beside a ``metafile.yml`` the list of all pages and this file are written too.
 
     Args:
         file: The JSON file; by hand one writes ``title``, ``text`` (above the table) and ``findings`` (below it) there.
-        work_dir: Put the results of this sweep into it first, in place of those that it has.
+        work_dir: Put the results of this sweep into it first, instead of those that it has.
         command: That made them.
 
     Returns:
@@ -102,13 +104,16 @@ def write_page(file: Path, work_dir: Path | None = None, command: str = "") -> P
     replace_file(file.with_suffix(".png"), _picture(results))
     replace_file(page, render_page(results, file.stem).encode())
     if (file.parent / "metafile.yml").is_file():
-        write_index(file.parent)
+        pages = {each.stem: json.loads(each.read_text()) for each in sorted(file.parent.glob("*.json"))}
+        replace_file(file.parent / "README.md", render_index(pages).encode())
+        replace_file(file.parent / "metafile.yml", render_metafile(pages).encode())
     return page
 
 
 def render_page(results: Results, name: str) -> str:
     """Return the page of ``docs/results/<name>.json``."""
-    title, text, findings = (_joined(results.get(key, "")) for key in PAGE_TEXTS)
+    given = [results.get(key, "") for key in PAGE_TEXTS]
+    title, text, findings = ((part if isinstance(part, str) else "\n".join(part)).strip() for part in given)
     metric = results["metrics"][0]
     parts = [
         f"<!-- Written from {name}.json by kd-mm compare --page docs/results/{name}.json: change the texts there. -->",
@@ -120,6 +125,42 @@ def render_page(results: Results, name: str) -> str:
         f"```\n{results['command']}\n```" if results.get("command") else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_index(results: Mapping[str, Results]) -> str:
+    """Return the list of pages by name: what they compare, and the best row of each."""
+    lines = [f"<!-- {_WRITTEN} -->", "", "# Results", "", "| table | rows | runs | best row | its last epoch |"]
+    lines.append("|---|--:|--:|---|--:|")
+    for name, page in results.items():
+        metric, rows = page["metrics"][0], group(page["runs"], "row")
+        scores = {row: Measure.of([cell[metric] for cell in cells]) for row, cells in rows.items() if row != "teacher"}
+        best = max(scores, key=lambda row: scores[row].mean)
+        link, runs = f"[{page.get('title') or name}]({name}.md)", len(page["runs"])
+        lines.append(f"| {link} | {len(rows)} | {runs} | {best} | {metric} {scores[best].mean:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_metafile(results: Mapping[str, Results]) -> str:
+    """Return OpenMMLab's ``metafile.yml`` of all rows: recipes are collections, rows are models, figures are means."""
+    models = []
+    for name, page in results.items():
+        for row, cells in group(page["runs"], "row").items():
+            about = page.get("rows", {}).get(row, {})
+            metrics = {
+                metric: round(Measure.of([cell[metric] for cell in cells]).mean, 2) for metric in page["metrics"]
+            }
+            models.append(
+                {
+                    "Name": f"{name}: {row}",
+                    "In Collection": about.get("recipe") or "plain training",
+                    "Config": about.get("config", ""),
+                    "Metadata": {"Runs": len(cells), "Parameters": cells[0].get("params")},
+                    "Results": [{"Dataset": page.get("title") or name, "Metrics": metrics}],
+                }
+            )
+    collections = [{"Name": recipe} for recipe in sorted({model["In Collection"] for model in models})]
+    listed = {"Collections": collections, "Models": models}
+    return f"# {_WRITTEN}\n{fileio.dump(listed, file_format='yaml', sort_keys=False, allow_unicode=True)}"
 
 
 def fingerprint_of(results: Results) -> str:
@@ -142,8 +183,8 @@ def _rows(results: Results) -> dict[str, list[Cell]]:
 
 
 def _exit_columns(cells: Sequence[Cell]) -> list[Column]:
-    keys = {key: None for cell in cells for key in cell if key.startswith("exit/") and key != "exit/metric"}
-    keys = {key: None for key in keys if key != "exit/chance"} | {key: None for key in keys if key == "exit/chance"}
+    found = dict.fromkeys(key for cell in cells for key in cell if key.startswith("exit/") and key != "exit/metric")
+    keys = sorted(found, key=lambda key: key == "exit/chance")  # the last column
     return [Column(key, key.removeprefix("exit/").replace("/", ", stage "), ".1f") for key in keys]
 
 
@@ -164,10 +205,6 @@ def _read(file: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{file}: there is no {missing[0]!r} in it; kd-mm compare SWEEP --page {file} writes it")
     return {"baseline": None, "best_on_test": False, "failed": [], **results}
-
-
-def _joined(text: str | Sequence[str]) -> str:
-    return (text if isinstance(text, str) else "\n".join(text)).strip()
 
 
 def _to_json(results: Results) -> bytes:

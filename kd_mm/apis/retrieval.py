@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,8 @@ from kd_mm.evaluation.draw_retrieval import RetrievalResult
 from kd_mm.evaluation.reid_distances import JUNK, Images
 from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
-from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import is_distillation, plain_model_config
+from kd_mm.utils.config import build_network
 
 PICKS = ("even", "worst")
 
@@ -65,22 +64,36 @@ def retrieve(
     plain, metric = plain_config(loaded), metric_options(loaded)
     check_config(plain, ["model", "test_dataloader"])
     networks = {"student": _network(plain, checkpoint, "student")}
-    for name, given in _teachers(loaded, teacher).items():
+    teachers = teacher_configs(loaded.model.get("teacher"))
+    if teacher is not None:
+        teachers = {"teacher": {"config": teacher[0], "checkpoint": teacher[1]}}
+    for name, given in teachers.items():
         networks[name] = _network(given["config"], given.get("checkpoint"), f"teacher {name!r}")
     if len(networks) == 1:
         networks = {"network": networks["student"]}
     embedded = embed(plain, networks, metric["camera_rule"])
     settings = {"metric": metric["metric"], "rerank": metric["rerank"] if rerank is None else rerank}
-    tops = {
-        name: top_images(query, gallery, top, max_rank=metric["max_rank"], **settings)
-        for name, (query, gallery) in embedded.items()
-    }
-    first = next(iter(tops.values()))
-    query, gallery = next(iter(embedded.values()))
     setting = f"{settings['metric']} distance, camera rule {'on' if metric['camera_rule'] else 'off'}"
     setting += "" if settings["rerank"] is None else ", re-ranked"
-    selected = select_queries(first.average_precision, queries, pick)
-    return RetrievalResult(query, gallery, tops, selected, setting)
+    return rank(embedded, queries, pick, setting, count=top, max_rank=metric["max_rank"], **settings)
+
+
+def rank(
+    embedded: Mapping[str, tuple[Images, Images]], queries: int, pick: str, setting: str, **options: Any
+) -> RetrievalResult:
+    """Rank the gallery for each network; the first one decides which queries are selected.
+
+    Args:
+        embedded: Queries and gallery by network.
+        queries: How many, at most.
+        pick: One of ``PICKS``.
+        setting: Text on the ranking, for the picture.
+        **options: As for :func:`kd_mm.evaluation.reid_rank.top_images`.
+    """
+    tops = {name: top_images(query, gallery, **options) for name, (query, gallery) in embedded.items()}
+    first = next(iter(embedded))
+    selected = select_queries(tops[first].average_precision, queries, pick)
+    return RetrievalResult(*embedded[first], tops, selected, setting)
 
 
 def metric_options(config: Config) -> dict[str, Any]:
@@ -118,9 +131,13 @@ def embed(config: Config, networks: Mapping[str, BaseModel], camera_rule: bool) 
             with torch.no_grad():
                 samples = network.test_step(copy.deepcopy(batch))  # which writes into the samples
             images[name].extend(read_samples([sample.to_dict() for sample in samples], camera_rule))
-    # Junk is left out now, so that gallery numbers are the same with and without re-ranking.
-    kept = {name: [image for image in found if image.pid != JUNK] for name, found in images.items()}
-    return {name: (gather(found, "query"), gather(found, "gallery")) for name, found in kept.items()}
+    return {name: split_images(found) for name, found in images.items()}
+
+
+def split_images(images: Iterable[Any]) -> tuple[Images, Images]:
+    """Return queries and gallery; without junk, so that gallery numbers are the same with and without re-ranking."""
+    images = [image for image in images if image.pid != JUNK]
+    return gather(images, "query"), gather(images, "gallery")
 
 
 def select_queries(precision: Any, number: int, pick: str) -> list[int]:
@@ -137,16 +154,8 @@ def select_queries(precision: Any, number: int, pick: str) -> list[int]:
     return [int(valid[i]) for i in np.unique(np.linspace(0, len(valid) - 1, number).round().astype(int))]
 
 
-def _teachers(config: Config, teacher: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    if teacher is not None:
-        return {"teacher": {"config": teacher[0], "checkpoint": teacher[1]}}
-    return teacher_configs(config.model.get("teacher")) if is_distillation(config) else {}
-
-
 def _network(config: Any, checkpoint: str | None, name: str) -> BaseModel:
-    model_config, scope = plain_model_config(config)
-    with DefaultScope.overwrite_default_scope(scope):
-        network: BaseModel = MODELS.build(model_config)
+    network: Any = build_network(config)
     if checkpoint is None:
         raise ValueError(f"{name} has no checkpoint: give the one it was trained to")
     fill(network, student_state_dict(read_checkpoint(checkpoint)), name, checkpoint)

@@ -11,9 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.budget import set_epochs
 from kd_mm.apis.config_check import SECTIONS, check_config
-from kd_mm.apis.overrides import override
+from kd_mm.apis.overrides import override, set_epochs
 from kd_mm.apis.recipes import compose
 from kd_mm.apis.runner import read_config
 from kd_mm.utils.config import is_distillation, load_config
@@ -22,17 +21,8 @@ from kd_mm.utils.suggest import nearest
 #: Keys that only a distillation has.
 _DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stages", "model.compile")
 #: Keys of a row in a sweep file.
-_ROW_KEYS = (
-    "name",
-    "config",
-    "distiller",
-    "teacher",
-    "teacher_checkpoint",
-    "teacher_row",
-    "seeds",
-    "epochs",
-    "cfg_options",
-)
+_TEACHER_KEYS = ("teacher", "teacher_checkpoint", "teacher_row")
+_ROW_KEYS = ("name", "config", "distiller", *_TEACHER_KEYS, "seeds", "epochs", "cfg_options")
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Row:
     Attributes:
         config: A plain config or a distillation, trained by epochs.
         teacher_row: The row that trains the teacher; the last checkpoint of its first seed is used.
-        seeds: Its own seeds, in place of the sweep's.
+        seeds: Its own seeds, instead of the sweep's.
         recipe: That the config was composed with, if any.
         source: Path of the config that it was read from.
     """
@@ -110,8 +100,8 @@ def read_sweep(
         options: Overrides of config keys; those of a distillation are left out for plain configs.
         vary: A value or several by config key: for each row that has the part that holds the key a further row for each
             value, everything else as it is.
-        seeds: In place of the sweep file's, or 0, 1, 2.
-        metrics: In place of the sweep file's, or ``accuracy/top1``.
+        seeds: Instead of the sweep file's, or 0, 1, 2.
+        metrics: Instead of the sweep file's, or ``accuracy/top1``.
 
     Raises:
         ValueError: A config or a recipe twice, no such recipe, a loss to ablate that no recipe has, or a key to vary

@@ -31,7 +31,7 @@ from kd_mm.hooks.batch_size import BatchSizeHook, ScalingRunner
 from kd_mm.hooks.finite_loss import FiniteLossHook
 from kd_mm.hooks.resume_check import ResumeCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.config import is_distillation, load_config
+from kd_mm.utils.config import is_distillation, load_config, parts_of
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.suggest import nearest_file
 
@@ -195,7 +195,7 @@ def train(config: Config) -> Runner:
 
 
 def measure_at_data_size(config: Config) -> None:
-    """Let a distillation's dry run see images of the size that its data have, where the config says it."""
+    """Let a distillation's dry run have images of the size that its data have, where the config fixes it."""
     from kd_mm.apis.stages import config_input_size
 
     if is_distillation(config) and not config.model.get("input_size"):
@@ -245,13 +245,9 @@ def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> N
 
 def _missing_file(path: str, config: Config) -> str:
     """Return one line on a file that does not exist, with the key of the config that its path begins with."""
-    best: tuple[str, str] = ("", "")
-    parts: list[tuple[str, Any]] = list(config.items())
-    while parts:
-        key, value = parts.pop()
-        if isinstance(value, dict):
-            parts += [(f"{key}.{name}", part) for name, part in value.items()]
-        elif isinstance(value, str) and value and path.startswith(value) and len(value) >= len(best[1]):
-            best = (key, value)
-    hint = f": put the data there, or set {best[0]} (now {best[1]!r})" if best[0] else ""
+    roots = {
+        key: value for key, value in parts_of(dict(config.items())) if isinstance(value, str) and path.startswith(value)
+    }
+    key = max(roots, key=lambda key: len(roots[key]), default="")
+    hint = f": put the data there, or set {key} (now {roots[key]!r})" if key and roots[key] else ""
     return f"{path} does not exist{hint}"

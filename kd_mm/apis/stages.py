@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from kd_mm.apis.config_check import check_config
@@ -19,14 +18,13 @@ from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import build_networks, teacher_configs
 from kd_mm.distillers.matching import dry_run_size
 from kd_mm.distillers.recipe import Recipe
-from kd_mm.registry import MODELS
 from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.pairing import pair_stages
 from kd_mm.stages.stage import Stage, aligned, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
 from kd_mm.utils.channels import input_channels
-from kd_mm.utils.config import is_distillation, plain_model_config
+from kd_mm.utils.config import build_network, is_distillation
 from kd_mm.utils.contexts import eval_mode
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.
@@ -59,14 +57,11 @@ def config_input_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
 def _fixed_size(step: Mapping[str, Any]) -> tuple[int, int] | None:
     kind = str(step.get("type", "")).rpartition(".")[2]
     size = step.get("crop_size", step.get("scale"))
-    if kind not in (*_WIDTH_FIRST, *_HEIGHT_FIRST):
+    sides = [size, size] if isinstance(size, int) else size
+    fixed = isinstance(sides, list | tuple) and len(sides) == 2 and all(isinstance(n, int) and n > 0 for n in sides)
+    if not fixed or kind not in (*_WIDTH_FIRST, *_HEIGHT_FIRST):
         return None
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
-        first, second = size
-        return (second, first) if kind in _WIDTH_FIRST else (first, second)
-    return None
+    return (sides[1], sides[0]) if kind in _WIDTH_FIRST else (sides[0], sides[1])
 
 
 def stage_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:
@@ -90,7 +85,8 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     named = settings.get("stages")
     student_stages = _stages(student, inputs, task, named, "student")
     yield f"{_title('student' if settings else 'network', student, inputs)}\n{stage_table(student_stages)}"
-    teachers = _random_teachers(config)
+    teacher_options = random_teacher_configs(config.model, compile=False)
+    teachers = {name: Teacher(name, **options) for name, options in teacher_options.items()}
     teacher_stages = {}
     for name, teacher in teachers.items():
         prepared = teacher.preprocess(inputs)
@@ -99,18 +95,17 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
         yield f"{_title(f'teacher {name!r}', teacher.model, prepared)}\n{stage_table(teacher_stages[name])}"
     if not teachers:
         return
-    networks = build_networks(student, task, recipe, _random_teacher_configs(config), named, size, seed=0)
+    networks = build_networks(student, task, recipe, teacher_options, named, size, seed=0)
     for name in teachers:
         title, pairs = f"pairing with teacher {name!r}", networks.pairs.get(name)
         if pairs is None:
             title = f"no loss reads the stages of teacher {name!r}; a loss that does would pair them so"
             pairs = pair_stages(student_stages, teacher_stages[name], recipe.stage_align)
-        rows = [(str(own.index), _describe(own), _describe(other)) for own, other in pairs]
-        yield f"{title} ({recipe.stage_align})\n{aligned([('#', 'student', 'teacher'), *rows])}"
         with_exits = networks.exit_pairs.get(name, pairs)
-        if with_exits != pairs:
-            rows = [(str(own.index), _describe(own), _describe(other)) for own, other in with_exits]
-            yield f"exits, {title} ({recipe.stage_align})\n{aligned([('#', 'student', 'teacher'), *rows])}"
+        for label, listed in (("", pairs), ("exits, ", with_exits if with_exits != pairs else ())):
+            rows = [(str(own.index), _describe(own), _describe(other)) for own, other in listed]
+            if rows:
+                yield f"{label}{title} ({recipe.stage_align})\n{aligned([('#', 'student', 'teacher'), *rows])}"
 
 
 def module_sections(config: Config, input_size: tuple[int, int] | None = None) -> Iterator[str]:
@@ -123,27 +118,22 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
     student = build_student(config)
     inputs = torch.zeros(2, input_channels(student), *_size(config, student, input_size))
     yield _modules("student" if is_distillation(config) else "network", student, inputs)
-    for name, teacher in _random_teachers(config).items():
+    for name, options in random_teacher_configs(config.model, compile=False).items():
+        teacher = Teacher(name, **options)
         yield _modules(f"teacher {name!r}", teacher.model, teacher.preprocess(inputs))
 
 
 def build_student(config: Config) -> nn.Module:
     """Return the network of a plain config or the student of a distillation config, with random weights."""
     plain = plain_config(config)
-    model_config, scope = plain_model_config(plain)
     check_config(plain, ["model"])
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(model_config)
+    return build_network(plain)
 
 
-def _random_teacher_configs(config: Config) -> dict[str, dict[str, Any]]:
-    teachers = teacher_configs(config.model.get("teacher")) if is_distillation(config) else {}
-    options = {"checkpoint": None, "random_weights": True, "compile": False}
-    return {name: {**teacher, **options} for name, teacher in teachers.items()}
-
-
-def _random_teachers(config: Config) -> dict[str, Teacher]:
-    return {name: Teacher(name, **given) for name, given in _random_teacher_configs(config).items()}
+def random_teacher_configs(model: Mapping[str, Any], **options: Any) -> dict[str, dict[str, Any]]:
+    """Return the configs of a model's teachers by name, with random weights and other options."""
+    options = {"checkpoint": None, "random_weights": True, **options}
+    return {name: {**teacher, **options} for name, teacher in teacher_configs(model.get("teacher")).items()}
 
 
 def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> tuple[int, int]:

@@ -8,13 +8,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 
 from kd_mm.apis.result_table import write_results
-from kd_mm.apis.rows import Row, Sweep
+from kd_mm.apis.rows import Sweep
 from kd_mm.apis.sweep_run import check_row, run_row
 from kd_mm.engine.jobs import Job, JobFailedError, Result, fingerprint, run_jobs, stored_results
 from kd_mm.preparation import PrepareTeachersHook, share_preparations
@@ -49,15 +48,16 @@ def compare(
     jobs = plan_jobs(sweep, work_dir.absolute())
     check_rows(sweep, jobs, work_dir.absolute(), processes, devices)
 
-    def describe(job: Job, cell: Result, kept: bool) -> None:
+    def describe(job: Job, cell: Result, stored: bool) -> None:
         scores = ", ".join(f"{metric} {cell[metric]:.2f}" for metric in sweep.metrics)
-        report(f"{cell['run']}: {scores}, {cell['seconds']:.0f} s{' (kept)' if kept else ''}")
+        report(f"{cell['run']}: {scores}, {cell['seconds']:.0f} s{' (kept)' if stored else ''}")
         finished.append(cell)
         write_results(sweep, finished, work_dir, failed)
 
     def describe_failure(job: Job, why: str) -> None:
         report(f"{job.name}: failed: {why}")
-        failed.append({**_names_of(sweep)[job.name], "failed": why})
+        row, seed = _runs(sweep)[job.name]
+        failed.append({"row": row, "seed": seed, "run": job.name, "failed": why})
         write_results(sweep, finished, work_dir, failed)
 
     try:
@@ -91,67 +91,32 @@ def check_rows(sweep: Sweep, jobs: Sequence[Job], work_dir: Path, processes: int
     """
     open_jobs = {job.name: job for job in jobs if job.name not in stored_results(jobs, work_dir / "runs")}
     checks: dict[str, Job] = {}
-    for run, name in _names_of(sweep).items():
-        if run in open_jobs and name["row"] not in checks:
-            row = sweep.rows[name["row"]]
-            config = _startable(_run_config(sweep, row, name["seed"], work_dir), sweep, row, work_dir / "checks")
+    for run, (name, seed) in _runs(sweep).items():
+        if run in open_jobs and name not in checks:
+            config = _startable(_run_config(sweep, name, seed, work_dir), sweep, name, work_dir / "checks")
             work = functools.partial(check_row, config.to_dict(), tuple(sweep.metrics))
-            checks[name["row"]] = Job(run, work, open_jobs[run].fingerprint)
+            checks[name] = Job(run, work, open_jobs[run].fingerprint)
     try:
         run_jobs(list(checks.values()), work_dir / "checks", processes, lambda *_: None, devices)
     except JobFailedError as error:
-        rows = {check.name: row for row, check in checks.items()}
-        wrong = "; ".join(f"row {rows[run]}: {why}" for run, why in error.failures.items())
+        wrong = "; ".join(f"row {_runs(sweep)[run][0]}: {why}" for run, why in error.failures.items())
         raise ValueError(f"nothing was trained: {wrong}") from error
 
 
-def _startable(config: Config, sweep: Sweep, row: Row, folder: Path) -> Config:
-    hooks = config.get("default_hooks") or {}
-    kinds = {name: HOOKS.get(str(hook.get("type"))) for name, hook in hooks.items() if hook}
-    for name in [name for name, kind in kinds.items() if kind is PrepareTeachersHook]:
-        hooks.pop(name)
-    if row.teacher_row is not None and not Path(config.model.teacher.checkpoint).is_file():
-        file = folder / f"{_teacher_run(sweep, row.teacher_row)}.py"
+def _startable(config: Config, sweep: Sweep, name: str, folder: Path) -> Config:
+    hooks, teacher_row = config.get("default_hooks") or {}, sweep.rows[name].teacher_row
+    for key, hook in list(hooks.items()):
+        if hook and HOOKS.get(str(hook.get("type"))) is PrepareTeachersHook:
+            hooks.pop(key)
+    if teacher_row is not None and not Path(config.model.teacher.checkpoint).is_file():
+        file = folder / f"{_teacher_run(sweep, teacher_row)}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
-        sweep.rows[row.teacher_row].config.dump(file)
+        sweep.rows[teacher_row].config.dump(file)
         config.model.teacher.update(config=str(file), checkpoint=None, random_weights=True)
         exits = config.model.recipe.get("teacher_exits") or {}
         config.model.recipe.teacher_exits = {**exits, "mode": "pretrained"}  # there are none to read yet
         hooks.pop("teacher_check", None)
     return config
-
-
-def run_sweep(
-    sweep: Sweep,
-    work_dir: Path,
-    processes: int,
-    report: Callable[[Cell, bool], object],
-    save_predictions: bool = False,
-    devices: Sequence[str] = (),
-) -> list[Result]:
-    """Train and test every row under every seed.
-
-    Each run trains by its own config, with the seed set, and is tested with the plain config of its student. What is
-    prepared on the teachers (exits, codes, probes) is prepared once and shared. Finished runs of an earlier call are
-    kept; one that was cut off is resumed from its last checkpoint, of which a run saves ten.
-
-    Args:
-        sweep: What is trained and tested.
-        work_dir: Where everything is written; the runs are in ``runs/<row>_seed<seed>``.
-        processes: Runs side by side on each device, one thread each.
-        report: Takes the result of each finished run and whether it was kept from an earlier call.
-        save_predictions: Keep what the last epoch predicts on the test data, as ``predictions.pkl``.
-        devices: See :func:`compare`.
-
-    Returns:
-        Results of :func:`train_and_test`, each with ``row``, ``seed`` and ``run``, the name of its folder.
-
-    Raises:
-        ValueError: There is no such device.
-        JobFailedError: A run failed; what is finished is kept.
-    """
-    jobs, folder = plan_jobs(sweep, work_dir.absolute(), save_predictions), work_dir.absolute() / "runs"
-    return list(run_jobs(jobs, folder, processes, lambda _, result, kept: report(result, kept), devices).values())
 
 
 def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> list[Job]:
@@ -164,22 +129,22 @@ def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> l
         ValueError: A row is not trained by epochs.
     """
     jobs: dict[str, Job] = {}
-    for name, row in sweep.rows.items():
-        for seed in row.seeds or sweep.seeds:
-            if not isinstance((row.config.get("train_cfg") or {}).get("max_epochs"), int):
-                raise ValueError(f"row {name}: a sweep trains by epochs; its train_cfg has no max_epochs=N")
-            config = _run_config(sweep, row, seed, work_dir)
-            needs = (_teacher_run(sweep, row.teacher_row),) if row.teacher_row is not None else ()
-            run = _run_name(name, seed)
-            # The same in whichever folder.
-            depends_on = [jobs[other].fingerprint for other in needs]
-            digest = fingerprint(_run_config(sweep, row, seed, Path()), sweep.metrics, depends_on)
-            work = functools.partial(run_row, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions)
-            jobs[run] = Job(run, work, digest, needs)
+    for run, (name, seed) in _runs(sweep).items():
+        row = sweep.rows[name]
+        if not isinstance((row.config.get("train_cfg") or {}).get("max_epochs"), int):
+            raise ValueError(f"row {name}: a sweep trains by epochs; its train_cfg has no max_epochs=N")
+        config = _run_config(sweep, name, seed, work_dir)
+        needs = (_teacher_run(sweep, row.teacher_row),) if row.teacher_row is not None else ()
+        # The same in whichever folder.
+        depends_on = [jobs[other].fingerprint for other in needs]
+        digest = fingerprint(_run_config(sweep, name, seed, Path()), sweep.metrics, depends_on)
+        work = functools.partial(run_row, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions)
+        jobs[run] = Job(run, work, digest, needs)
     return list(jobs.values())
 
 
-def _run_config(sweep: Sweep, row: Row, seed: int, work_dir: Path) -> Config:
+def _run_config(sweep: Sweep, name: str, seed: int, work_dir: Path) -> Config:
+    row = sweep.rows[name]
     config = copy.deepcopy(row.config)
     config.randomness = {**(config.get("randomness") or {}), "seed": seed}
     config.pop("work_dir", None)
@@ -203,7 +168,7 @@ def _run_name(row: str, seed: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', row)}_seed{seed}"
 
 
-def _names_of(sweep: Sweep) -> dict[str, dict[str, Any]]:
-    """Return row, seed and run of each run, by its name."""
+def _runs(sweep: Sweep) -> dict[str, tuple[str, int]]:
+    """Return row and seed of each run, by its name."""
     runs = [(name, seed) for name, row in sweep.rows.items() for seed in row.seeds or sweep.seeds]
-    return {_run_name(*run): {"row": run[0], "seed": run[1], "run": _run_name(*run)} for run in runs}
+    return {_run_name(*run): run for run in runs}

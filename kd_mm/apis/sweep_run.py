@@ -1,10 +1,10 @@
-"""One run of a sweep: a config trained, resumed where it was cut off, and its student tested; its exits scored."""
+"""One run of a sweep: a config trained, or resumed, its student tested, its exits scored beside chance."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +13,60 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
+from torch import Tensor
 
 from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.exit_scores import exit_scores
 from kd_mm.apis.metric_checks import MetricCheckHook, require_metric
 from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
+from kd_mm.distillers import Distiller, find_distiller
 from kd_mm.engine.jobs import Result
 from kd_mm.hooks.report import complexity
+from kd_mm.preparation.data import TrainingData
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation
+from kd_mm.utils.contexts import eval_mode, isolated_rng
+
+#: Images of the training data that are scored where the validation data do not serve.
+_IMAGES = 2000
 
 
 def run_row(
     config: dict[str, Any], row: str, seed: int, metrics: Sequence[str], save_predictions: bool, home: Path
 ) -> Result:
-    """Train and test a row under one seed, in a process of its own; see :func:`train_and_test`."""
-    _import_modules(config)
-    result = train_and_test(Config(config), metrics, home, save_predictions)
-    return {"row": row, "seed": seed, "run": home.name, **result}
-
-
-def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_predictions: bool = False) -> Result:
-    """Train a config and evaluate its student on the test data; a training that was cut off is resumed.
+    """Train a config, in a process of its own, and evaluate its student on the test data; resume what was cut off.
 
     Args:
-        config: A plain config or a distillation; trained by epochs. ``<home>/config.py`` keeps it.
+        config: A plain config or a distillation, trained by epochs. It is written to ``<home>/config.py``.
+        row: Name of the row in the table.
+        seed: That the config has.
         metrics: Names of metrics, larger is better; of epochs that are equally good by the first metric, the first
             counts as the best.
+        save_predictions: Write what the last epoch predicts on the test data to ``<home>/predictions.pkl``.
         home: The work dir.
-        save_predictions: Keep what the last epoch predicts on the test data as ``<home>/predictions.pkl``.
 
     Returns:
         Each metric under its name (after the last epoch) and as ``best/<name>`` (of the best epoch on the validation
         data), ``params`` and ``macs`` (multiply-adds of one image) of the network alone, ``seconds`` of training with
-        validation, ``preparation_seconds`` before it, and what :func:`~kd_mm.apis.exit_scores.exit_scores` returns.
+        validation, ``preparation_seconds`` before it, what :func:`exit_scores` returns, ``row``, ``seed`` and ``run``.
 
     Raises:
         ValueError: The evaluation gives no such metric, or the batches are not those of their sampler.
     """
-    written = home / "config.py"
     hook = _RecordHook(metrics[0])
     runner = _build(config, metrics, home)
     runner.register_hook(hook)
     runner.train()
-    size = config_input_size(config) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
-    network = runner.model.student if is_distillation(config) else runner.model
-    params, macs = complexity(network, (size[0], size[1]))
-    exits = exit_scores(runner) if is_distillation(config) else {}
-    record = hook.record
+    size = config_input_size(runner.cfg) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
+    distilled, record = is_distillation(runner.cfg), hook.record
+    params, macs = complexity(runner.model.student if distilled else runner.model, (size[0], size[1]))
+    exits = exit_scores(runner) if distilled else {}
     torch.save({"state_dict": record["weights"], "meta": {"epoch": record["epoch"]}}, home / "best.pth")
 
     def test(part: str, checkpoint: Path, out: str | None = None) -> dict[str, float]:
         options = {"experiment_name": f"{home.name}_{part}_{time.time_ns()}"}
-        found = evaluate(str(written), str(checkpoint), options, str(home / part), out)
+        found = evaluate(str(home / "config.py"), str(checkpoint), options, str(home / part), out)
         return {name: require_metric(name, found, "the test") for name in metrics}
 
     last = home / f"epoch_{runner.max_epochs}.pth"
@@ -76,21 +75,78 @@ def train_and_test(config: Config, metrics: Sequence[str], home: Path, save_pred
     best_scores = scores if hook.has_weights_of(last) else test("test_of_best", home / "best.pth")
     scores = {**scores, **{f"best/{name}": score for name, score in best_scores.items()}}
     seconds = {name: record[name] for name in ("seconds", "preparation_seconds")}
-    return {**scores, "params": params, "macs": macs, **seconds, **exits}
+    about = {"row": row, "seed": seed, "run": home.name}
+    return {**about, **scores, "params": params, "macs": macs, **seconds, **exits}
+
+
+def exit_scores(runner: Runner) -> dict[str, Any]:
+    """Score each exit on the validation data, or on training images where only these have what it predicts.
+
+    A stage whose logits are the network's own counts as an exit. In re-identification the validation data have other
+    identities; regions are those of the training pipeline.
+
+    Args:
+        runner: Of a distillation that is trained.
+
+    Returns:
+        ``exit/student/1`` ... and the same for each teacher, in percent; ``exit/chance``, that of the best
+        constant prediction; ``exit/metric``, what is measured. Empty where no loss reads stage logits.
+    """
+    distiller = find_distiller(runner)
+    if "student.stage_logits" not in distiller.requirements.reads:
+        return {}
+    validated = runner.cfg.get("val_dataloader") is not None and distiller.task.scores_exits_on_validation
+    split = "validation" if validated else "training"
+    tallies: dict[str, Tensor] = {}
+    images = 0
+    with torch.no_grad(), eval_mode(distiller), isolated_rng("exit scores"):
+        for data_batch in TrainingData(runner, distiller).loader("val_dataloader" if validated else "train_dataloader"):
+            data = distiller.data_preprocessor(data_batch, False)
+            with runner.optim_wrapper.optim_context(distiller):
+                logits, targets = _stage_logits(distiller, data["inputs"], data["data_samples"])
+                targets = distiller.task.validation_targets(data["data_samples"]) if validated else targets
+            for name, each in logits.items():
+                tallies[name] = tallies.get(name, 0.0) + distiller.task.tally(each, targets)
+            images += len(data["data_samples"])
+            if not validated and images >= _IMAGES:
+                break
+    found = {name: distiller.task.measure(tally) for name, tally in tallies.items()}
+    scores = {f"exit/{name}": 100 * each.score for name, each in found.items()}
+    chance = next(iter(found.values())).chance
+    return {**scores, "exit/chance": 100 * chance, "exit/metric": f"{distiller.task.metric} on the {split} data"}
+
+
+def _stage_logits(distiller: Distiller, inputs: Any, data_samples: Any) -> tuple[dict[str, Tensor], Any]:
+    """Return the logits of each exit on a batch by network and stage, ``student/1``, and the targets."""
+    objective = distiller.objective
+    with distiller.recorder, distiller.task.recording(distiller.student):
+        distiller.student(inputs, data_samples, mode="loss")  # as in training: regions are sampled here
+    records = distiller.recorder.take()
+    batch = distiller.task.batch(
+        distiller.student, inputs, data_samples, records, distiller.requirements.reads | {"student.targets"}
+    )
+    logits: dict[str, Mapping[int, Tensor]] = {"student": objective.observe(batch).stage_logits or {}}
+    for name in objective.teachers_of(distiller.losses):
+        teacher = distiller.teachers[name]
+        logits[name] = teacher.finish(teacher.observe(inputs), batch).stage_logits or {}
+    named = {f"{name}/{stage}": each for name, stages in logits.items() for stage, each in stages.items()}
+    return named, batch.targets
 
 
 def check_row(config: dict[str, Any], metrics: Sequence[str], home: Path) -> Result:
-    """Start a run as :func:`train_and_test` does and end it before its first step; every wrong input is found so."""
-    _import_modules(config)
-    runner = _build(Config(config), metrics, home)
+    """Start a run as :func:`run_row` does and end it before its first step; every wrong input is found so."""
+    runner = _build(config, metrics, home)
     runner.register_hook(_EndHook())
     with contextlib.suppress(_EndError):
         runner.train()
     return {}
 
 
-def _build(config: Config, metrics: Sequence[str], home: Path) -> Runner:
-    """Return the Runner of a row; ``<home>/config.py`` keeps its config."""
+def _build(given: dict[str, Any], metrics: Sequence[str], home: Path) -> Runner:
+    """Return the Runner of a row; its config is written to ``<home>/config.py``."""
+    if given.get("custom_imports"):  # a spawned process has not read the config's file
+        import_modules_from_strings(**given["custom_imports"])
+    config = Config(given)
     check_identity_batches(config)
     # The engine distinguishes the runners of one process by this name.
     config.experiment_name, config.work_dir = f"{home.name}_{time.time_ns()}", str(home)
@@ -100,11 +156,6 @@ def _build(config: Config, metrics: Sequence[str], home: Path) -> Runner:
     same_evaluator = config.get("test_evaluator") == config.get("val_evaluator")
     runner.register_hook(MetricCheckHook(dict.fromkeys(metrics if same_evaluator else metrics[:1], "--metric")))
     return runner
-
-
-def _import_modules(config: dict[str, Any]) -> None:
-    if config.get("custom_imports"):  # a spawned process has not read the config's file
-        import_modules_from_strings(**config["custom_imports"])
 
 
 class _EndError(Exception):
@@ -121,7 +172,7 @@ class _EndHook(Hook):
 
 
 class _RecordHook(Hook):
-    """Keeps what the result needs of a training, in memory and in its checkpoints.
+    """Records what the result needs of a training, in memory and in its checkpoints.
 
     The weights of the best epoch on the validation data are no checkpoint of their own, as writing it each time would
     take longer than the epoch of a small network.
@@ -153,7 +204,7 @@ class _RecordHook(Hook):
         self._add_seconds("preparation_seconds")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the weights if they are the best."""
+        """Store the weights if they are the best."""
         self.record["validated"] = runner.epoch
         score = require_metric(self.metric, metrics or {}, "the validation")
         if score > self.record["score"]:

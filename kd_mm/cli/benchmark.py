@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,22 @@ from kd_mm.cli.options import add_common, run
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "config", help="distillation config, or with --distiller a plain one; no file is read beside it"
-    )
-    parser.add_argument("--distiller", metavar="RECIPE", help="distil this plain config, as tools/train.py --distiller")
-    parser.add_argument("--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher, or several")
-    parser.add_argument("--training", action="store_true", help="run any config on its data, on the engine's device")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--amp", action="store_true", help="mixed precision, as tools/train.py --amp")
-    parser.add_argument("--channels-last", action="store_true", help="channels_last memory format for every part")
-    parser.add_argument("--compile", action="store_true", help="torch.compile for every part; no time of each loss")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the config's)")
-    parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the Distiller's)")
-    parser.add_argument(
-        "--rounds", "--steps", dest="steps", type=int, default=30, metavar="N", help="measured rounds (default 30)"
-    )
-    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="rounds before these (default 5)")
-    parser.add_argument("--clock", choices=["auto", "wall", "cpu"], default="auto", help="auto: CPU time on one thread")
-    parser.add_argument("--no-terms", action="store_true", help="do not time the step without each loss")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="JSON to FILE, or instead of the table")
+    add = parser.add_argument
+    add("config", help="distillation config, or with --distiller a plain one; no file is read beside it")
+    add("--distiller", metavar="RECIPE", help="distil this plain config, as tools/train.py --distiller")
+    add("--teacher", nargs="+", metavar="CONFIG", help="with --distiller: the teacher, or several")
+    add("--training", action="store_true", help="run any config on its data, on the engine's device")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--amp", action="store_true", help="mixed precision, as tools/train.py --amp")
+    add("--channels-last", action="store_true", help="channels_last memory format for every part")
+    add("--compile", action="store_true", help="torch.compile for every part; no time of each loss")
+    add("--batch-size", type=int, metavar="N", help="images a step (default: the config's)")
+    add("--input-size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the Distiller's)")
+    add("--rounds", "--steps", dest="steps", type=int, default=30, metavar="N", help="measured rounds (default 30)")
+    add("--warmup", type=int, default=5, metavar="N", help="rounds before these (default 5)")
+    add("--clock", choices=["auto", "wall", "cpu"], default="auto", help="auto: CPU time on one thread")
+    add("--no-terms", action="store_true", help="do not time the step without each loss")
+    add("--json", nargs="?", const="-", metavar="FILE", help="JSON to FILE, or instead of the table")
     add_common(parser)
     return parser.parse_args(argv)
 
@@ -78,11 +76,9 @@ def time_step(args: argparse.Namespace) -> None:
 def check_training(args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
-    step = {"--channels-last": args.channels_last, "--input-size": args.input_size, "--no-terms": args.no_terms}
-    step["--compile"] = args.compile
-    for option, value in step.items():
-        if value:
-            raise ValueError(f"{option} is of the benchmark of a step: drop it, or --training")
+    for option in ("channels_last", "input_size", "no_terms", "compile"):
+        if vars(args)[option]:
+            raise ValueError(f"--{option.replace('_', '-')} is of the benchmark of a step: drop it, or --training")
     here = get_device()
     if args.device != here:
         raise ValueError(
@@ -99,6 +95,4 @@ def write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
         sys.stdout.write(table + "\n")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("benchmark", time_step, parse_args, argv)
+main = partial(run, "benchmark", time_step, parse_args)

@@ -34,60 +34,38 @@ _IMPORTS = {
 _OMITTED = ("sys.platform", "Python", "numpy_random_seed", "PyTorch compiling details")
 
 
-@dataclass(frozen=True)
 class Layout:
     """Where a data set is looked for and what its official layout holds.
 
-    Attributes:
-        folders: Below the data root; the first is the one that the configs name.
-        expected: Files and folders in it; a folder ends with a slash.
+    Args:
+        folders: Below the data root, separated by spaces; the first is the one that the configs name.
+        expected: Files and folders in it, separated by spaces; a folder ends with a slash.
         source: Where the data set is to be had.
     """
 
-    folders: tuple[str, ...]
-    expected: tuple[str, ...]
-    source: str
+    def __init__(self, folders: str, expected: str, source: str) -> None:
+        self.folders, self.expected, self.source = folders.split(), expected.split(), source
 
 
+_CIFAR, _VOC = "https://www.cs.toronto.edu/~kriz/cifar.html", "http://host.robots.ox.ac.uk/pascal/VOC"
+_CIFAR10_FILES = "data_batch_1 data_batch_2 data_batch_3 data_batch_4 data_batch_5 test_batch batches.meta"
+_CUB_FILES = "images.txt image_class_labels.txt train_test_split.txt images/"
+_TINY_FILES = "wnids.txt words.txt train/ val/val_annotations.txt val/images/"
+_VOC_FILES = "Annotations/ ImageSets/Main/ JPEGImages/"
+_MARKET = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (Market-1501-v15.09.15.zip)"
 DATA_SETS = {
-    "CIFAR-10": Layout(
-        ("cifar10/cifar-10-batches-py",),
-        (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
-        "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-10-python.tar.gz)",
-    ),
-    "CIFAR-100": Layout(
-        ("cifar100/cifar-100-python",),
-        ("train", "test", "meta"),
-        "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-100-python.tar.gz)",
-    ),
+    "CIFAR-10": Layout("cifar10/cifar-10-batches-py", _CIFAR10_FILES, f"{_CIFAR} (cifar-10-python.tar.gz)"),
+    "CIFAR-100": Layout("cifar100/cifar-100-python", "train test meta", f"{_CIFAR} (cifar-100-python.tar.gz)"),
     "CUB-200-2011": Layout(
-        ("CUB_200_2011",),
-        ("images.txt", "image_class_labels.txt", "train_test_split.txt", "images/"),
-        "https://data.caltech.edu/records/65de6-vp158 (CUB_200_2011.tgz)",
+        "CUB_200_2011", _CUB_FILES, "https://data.caltech.edu/records/65de6-vp158 (CUB_200_2011.tgz)"
     ),
     "ImageNet-1k": Layout(
-        ("imagenet",), ("train/", "val/"), "https://image-net.org/download-images.php (ILSVRC 2012, one folder a class)"
+        "imagenet", "train/ val/", "https://image-net.org/download-images.php (ILSVRC 2012, one folder a class)"
     ),
-    "Tiny ImageNet": Layout(
-        ("tiny-imagenet-200",),
-        ("wnids.txt", "words.txt", "train/", "val/val_annotations.txt", "val/images/"),
-        "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    ),
-    "Pascal VOC 2007": Layout(
-        ("VOCdevkit/VOC2007",),
-        ("Annotations/", "ImageSets/Main/", "JPEGImages/"),
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/ (trainval and test)",
-    ),
-    "Pascal VOC 2012": Layout(
-        ("VOCdevkit/VOC2012",),
-        ("Annotations/", "ImageSets/Main/", "JPEGImages/"),
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (trainval)",
-    ),
-    "Market-1501": Layout(
-        ("market1501", "Market-1501-v15.09.15"),
-        ("bounding_box_train/", "bounding_box_test/", "query/"),
-        "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (Market-1501-v15.09.15.zip)",
-    ),
+    "Tiny ImageNet": Layout("tiny-imagenet-200", _TINY_FILES, "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+    "Pascal VOC 2007": Layout("VOCdevkit/VOC2007", _VOC_FILES, f"{_VOC}/voc2007/ (trainval and test)"),
+    "Pascal VOC 2012": Layout("VOCdevkit/VOC2012", _VOC_FILES, f"{_VOC}/voc2012/ (trainval)"),
+    "Market-1501": Layout("market1501 Market-1501-v15.09.15", "bounding_box_train/ bounding_box_test/ query/", _MARKET),
 }
 
 

@@ -8,7 +8,7 @@ Examples:
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
 
 Every row is checked before the first is trained. The same command goes on where it was cut off; with further rows or
-seeds it trains those alone. --page docs/results/NAME.json keeps the results there and writes NAME.md and NAME.png from
+seeds it trains those alone. --page docs/results/NAME.json stores the results there and writes NAME.md and NAME.png from
 them; without configs it writes these two again, after a change of the texts in NAME.json.
 Runs of several machines: copy their runs/ into one work dir, --merge.
 A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kd_mm.cli.options import Overrides, add_common, add_device_data, add_teacher, run
@@ -25,40 +26,27 @@ from kd_mm.cli.options import Overrides, add_common, add_device_data, add_teache
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", help="config files, or package::path; each is a row; or one sweep file")
-    parser.add_argument(
-        "--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config"
-    )
+    add = parser.add_argument
+    add("configs", nargs="*", help="config files, or package::path; each is a row; or one sweep file")
+    add("--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config")
     add_teacher(parser, "--distillers")
-    parser.add_argument(
-        "--ablate",
-        type=_words,
-        default=[],
-        metavar="LOSS,LOSS",
-        help="losses of the recipes: further rows with each of them alone and in pairs, other losses as they are",
-    )
-    parser.add_argument(
-        "--vary",
-        nargs="+",
-        action=Overrides,
-        metavar="KEY=A,B",
-        help="config keys: further rows with each of these values, everything else as it is",
-    )
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
-    parser.add_argument("--seeds", type=_seeds, nargs="+", metavar="N", help="default: the sweep file's, or 0,1,2")
-    parser.add_argument(
+    ablate = "losses of the recipes: further rows with each of them alone and in pairs, other losses as they are"
+    add("--ablate", type=_words, default=[], metavar="LOSS,LOSS", help=ablate)
+    vary = "config keys: further rows with each of these values, everything else as it is"
+    add("--vary", nargs="+", action=Overrides, metavar="KEY=A,B", help=vary)
+    add("--work-dir", type=Path, default=Path("work_dirs/compare"), help="default: %(default)s")
+    add("--seeds", type=_seeds, nargs="+", metavar="N", help="default: the sweep file's, or 0,1,2")
+    add(
         "--metric",
         nargs="+",
         help="columns of the table, larger is better; the first chooses the best epoch (default: the sweep file's, or "
         "accuracy/top1; detection has voc07/mAP, voc12/mAP and coco/mAP)",
     )
-    parser.add_argument("--jobs", type=_jobs, default=1, help="trainings side by side on each device (default 1)")
-    parser.add_argument("--devices", nargs="+", default=[], metavar="cuda:N", help="each training is on one of them")
-    parser.add_argument("--page", type=Path, metavar="JSON", help="keep the results in this file, and write its page")
-    parser.add_argument("--merge", action="store_true", help="train nothing: the table of what is finished")
-    parser.add_argument(
-        "--smoke", action="store_true", help="a trial: one epoch of two steps a row, on generated CIFAR-100 images"
-    )
+    add("--jobs", type=_jobs, default=1, help="trainings side by side on each device (default 1)")
+    add("--devices", nargs="+", default=[], metavar="cuda:N", help="each training is on one of them")
+    add("--page", type=Path, metavar="JSON", help="store the results in this file, and write its page")
+    add("--merge", action="store_true", help="train nothing: the table of what is finished")
+    add("--smoke", action="store_true", help="a trial: one epoch of two steps a row, on generated CIFAR-100 images")
     add_device_data(parser)
     add_common(parser)
     return parser.parse_args(argv)
@@ -116,6 +104,4 @@ def train_and_compare(args: argparse.Namespace) -> None:
             print(f"written: {write_page(args.page, args.work_dir, args.command)}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("compare", train_and_compare, parse_args, argv)
+main = partial(run, "compare", train_and_compare, parse_args)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from kd_mm.cli.options import add_traceback, run
 
@@ -29,6 +30,4 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{meta['source']} ({meta['network']}) -> {args.dst}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("convert", convert, parse_args, argv)
+main = partial(run, "convert", convert, parse_args)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kd_mm.cli.options import add_common, run
@@ -20,27 +21,21 @@ from kd_mm.cli.options import add_common, run
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="distillation config or plain config: a file, or package::path")
-    parser.add_argument("checkpoint", help="any checkpoint of a run")
-    parser.add_argument("out", help="checkpoint to write (.pth); the config is written beside it as .py")
-    parser.add_argument("--onnx", nargs="?", const="", metavar="FILE", help="write ONNX, too (default: beside, .onnx)")
-    parser.add_argument(
-        "--exits",
-        nargs="?",
-        const="",
-        metavar="FILE",
-        help="write the multi-exit classifier, too: checkpoint and config (default: beside, OUT_exits.pth)",
-    )
-    parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX and for costs")
-    parser.add_argument(
+    add = parser.add_argument
+    add("config", help="distillation config or plain config: a file, or package::path")
+    add("checkpoint", help="any checkpoint of a run")
+    add("out", help="checkpoint to write (.pth); the config is written beside it as .py")
+    add("--onnx", nargs="?", const="", metavar="FILE", help="write ONNX, too (default: beside, .onnx)")
+    exits = "write the multi-exit classifier, too: checkpoint and config (default: beside, OUT_exits.pth)"
+    add("--exits", nargs="?", const="", metavar="FILE", help=exits)
+    add("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX and for costs")
+    add(
         "--ema",
         action=argparse.BooleanOptionalAction,
         help="--ema insists on averaged weights, --no-ema takes the raw ones of a run with an EMA hook "
         "(default: what the checkpoint stores for evaluation, which is the average where there was a hook)",
     )
-    parser.add_argument(
-        "--teacher", metavar="NAME", help="in place of the student its average, e.g. ema after --distiller ema_teacher"
-    )
+    add("--teacher", metavar="NAME", help="instead of the student its average, e.g. ema after --distiller ema_teacher")
     add_common(parser)
     return parser.parse_args(argv)
 
@@ -71,6 +66,4 @@ def export(args: argparse.Namespace) -> None:
             print(f"  {name:<15}{parameters:>15,} parameters {macs:>17,} multiply-adds")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("export", export, parse_args, argv)
+main = partial(run, "export", export, parse_args)

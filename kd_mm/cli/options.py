@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from argparse import Action, ArgumentParser, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +39,12 @@ def add_common(parser: ArgumentParser) -> None:
     add_traceback(parser)
 
 
+def add_launcher(parser: ArgumentParser) -> None:
+    """Add the options by which several processes are started."""
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=SUPPRESS)
+
+
 def add_teacher(parser: ArgumentParser, recipes: str) -> None:
     """Add the options that name the teacher of the recipes that another option names."""
     for option, word, what in (("--teacher", "CONFIG", "config"), ("--teacher-checkpoint", "PTH", "checkpoint")):
@@ -47,7 +53,7 @@ def add_teacher(parser: ArgumentParser, recipes: str) -> None:
 
 
 class _DeviceData(Action):
-    """Overrides the config by the hook that keeps the training images on the device."""
+    """Overrides the config by the hook that holds the training images on the device."""
 
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
         overrides = {"default_hooks.device_loader.type": "kd_mm.DeviceLoader"}
@@ -56,16 +62,12 @@ class _DeviceData(Action):
 
 def add_device_data(parser: ArgumentParser) -> None:
     """Add the option of tools that train; :func:`add_common` adds what it sets."""
-    parser.add_argument(
-        "--device-data",
-        nargs=0,
-        action=_DeviceData,
-        help="keep the training images on the device and augment them there, in batches (kd_mm.DeviceLoader)",
-    )
+    text = "hold the training images on the device and augment them there, in batches (kd_mm.DeviceLoader)"
+    parser.add_argument("--device-data", nargs=0, action=_DeviceData, help=text)
 
 
 def add_traceback(parser: ArgumentParser) -> None:
-    """Add the option that :func:`run` reads."""
+    """Add the option that shows the traceback of every error."""
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
@@ -73,11 +75,11 @@ def run(
     name: str,
     command: Callable[[Namespace], object],
     parse: Callable[[Sequence[str]], Namespace],
-    argv: Sequence[str] | None,
+    argv: Sequence[str] | None = None,
 ) -> int:
     """Run a command; wrong input becomes one line on standard error, an interruption two.
 
-    An error of a training step is no wrong input and keeps its traceback (:func:`kd_mm.apis.runner.train`). The further
+    An error of a training step is no wrong input and has its traceback (:func:`kd_mm.apis.runner.train`). The further
     lines of a message, such as a table of stages, go to standard output.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kd_mm.cli.options import add_traceback, run
@@ -15,18 +16,13 @@ from kd_mm.cli.options import add_traceback, run
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "task",
-        nargs="?",
-        choices=["classification", "detection", "reid"],
-        default="classification",
-        help="default: classification",
-    )
-    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/quickstart, with -detection or -reid")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; for detection and reid 0 1 2")
-    parser.add_argument("--epochs", type=int, help="length of each training, schedules scaled along (default: configs)")
-    parser.add_argument("--processes", type=int, default=2, help="trainings side by side, one thread each (default 2)")
-    parser.add_argument("--fresh", action="store_true", help="train again what an earlier call finished")
+    add, tasks = parser.add_argument, ["classification", "detection", "reid"]
+    add("task", nargs="?", choices=tasks, default="classification", help="default: classification")
+    add("--work-dir", type=Path, help="default: work_dirs/quickstart, with -detection or -reid")
+    add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; for detection and reid 0 1 2")
+    add("--epochs", type=int, help="length of each training, schedules scaled along (default: configs)")
+    add("--processes", type=int, default=2, help="trainings side by side, one thread each (default 2)")
+    add("--fresh", action="store_true", help="train again what an earlier call finished")
     add_traceback(parser)
     return parser.parse_args(argv)
 
@@ -41,19 +37,10 @@ def quickstart(args: argparse.Namespace) -> None:
     chosen = {"classification": DIGITS, "detection": SCENES, "reid": PEOPLE}[args.task]
     args.command = args.command.replace(" --fresh", "")  # what goes on after an interruption
     work_dir = args.work_dir or Path("work_dirs") / chosen.name
-    table = run_quickstart(
-        chosen,
-        work_dir,
-        args.seeds,
-        args.epochs,
-        args.processes,
-        args.fresh,
-        lambda line: print(line, flush=True),
-    )
+    report = partial(print, flush=True)
+    table = run_quickstart(chosen, work_dir, args.seeds, args.epochs, args.processes, args.fresh, report)
     print(f"\n{table}\n{time.perf_counter() - start:.0f} s in all. Files in {work_dir}:")
     print("quickstart.png, table.md, table.csv, results.json, and the logs and checkpoints under runs/")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("quickstart", quickstart, parse_args, argv)
+main = partial(run, "quickstart", quickstart, parse_args)

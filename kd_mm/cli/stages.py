@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from kd_mm.cli.options import add_common, run
 
@@ -37,6 +38,4 @@ def show_stages(args: argparse.Namespace) -> None:
         print(("\n" if number else "") + section, flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("stages", show_stages, parse_args, argv)
+main = partial(run, "stages", show_stages, parse_args)

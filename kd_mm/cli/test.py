@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
-from kd_mm.cli.options import add_common, run
+from kd_mm.cli.options import add_common, add_launcher, run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--work-dir", help="folder for logs (default work_dirs/<config>)")
-    parser.add_argument(
-        "--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl"
-    )
-    parser.add_argument(
-        "--tta", action="store_true", help="test-time augmentation, where the config or upstream has it"
-    )
-    parser.add_argument("--amp", action="store_true", help="predict under bfloat16 autocast")
-    parser.add_argument(
-        "--show-dir",
-        metavar="DIR",
-        help="draw what a detector finds, beside the ground truth and a distillation's teachers, into this folder",
-    )
-    parser.add_argument("--show-num", type=int, default=20, metavar="N", help="images to draw (default 20)")
-    parser.add_argument(
-        "--show-score", type=float, default=0.3, metavar="S", help="draw detections from this score on (default 0.3)"
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("config", help="config file, or package::path")
+    add("checkpoint", help="checkpoint file")
+    add("--work-dir", help="folder for logs (default work_dirs/<config>)")
+    add("--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl")
+    add("--tta", action="store_true", help="test-time augmentation, where the config or upstream has it")
+    add("--amp", action="store_true", help="predict under bfloat16 autocast")
+    add("--show-dir", metavar="DIR", help="draw detections beside the ground truth and the teachers' into this folder")
+    add("--show-num", type=int, default=20, metavar="N", help="images to draw (default 20)")
+    add("--show-score", type=float, default=0.3, metavar="S", help="draw detections from this score on (default 0.3)")
+    add_launcher(parser)
     add_common(parser)
     return parser.parse_args(argv)
 
@@ -53,6 +44,4 @@ def test(args: argparse.Namespace) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("test", test, parse_args, argv)
+main = partial(run, "test", test, parse_args)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_mm.cli.options import add_common, add_device_data, add_teacher, run
+from kd_mm.cli.options import add_common, add_device_data, add_launcher, add_teacher, run
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -16,24 +17,22 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default work_dirs/<config>)")
-    parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from the last checkpoint")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on old GPUs")
-    parser.add_argument("--compile", action="store_true", help="compile teacher and objective of a distillation")
-    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
-    parser.add_argument("--no-validate", action="store_true", help="train without validation")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("config", help="config file, or package::path")
+    add("--work-dir", help="folder for logs and checkpoints (default work_dirs/<config>)")
+    add("--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from the last checkpoint")
+    add("--amp", action="store_true", help="mixed precision: bfloat16, or float16 on old GPUs")
+    add("--compile", action="store_true", help="compile teacher and objective of a distillation")
+    add("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    add("--no-validate", action="store_true", help="train without validation")
+    add_launcher(parser)
     recipe = parser.add_mutually_exclusive_group()
     recipe.add_argument(
         "--distiller",
         metavar="RECIPE",
-        help="distil this plain config with a recipe of docs/methods, e.g. kd, dkd, mtkd_ssr (one that makes no sense "
-        "for the model names what to take instead); "
-        "names joined by + make one recipe (mtkd_ssr+student_friendly); "
-        "the composed config is written to the work dir, and --cfg-options are set in it: the student is under "
-        "model.student, the recipe under model.recipe",
+        help="distil this plain config with a recipe of docs/methods, e.g. kd, dkd, mtkd_ssr; names joined by + make "
+        "one recipe (mtkd_ssr+student_friendly); the composed config is written to the work dir, and --cfg-options are "
+        "set in it: the student is under model.student, the recipe under model.recipe",
     )
     recipe.add_argument(
         "--with-exits",
@@ -120,6 +119,4 @@ def _write_student(config: Config) -> None:
         print(f"{student}, {student.with_suffix('.py')}: the student alone, for upstream's tools")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("train", train, parse_args, argv)
+main = partial(run, "train", train, parse_args)

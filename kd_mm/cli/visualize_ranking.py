@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from kd_mm.cli.options import add_common, run
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument(
-        "--teacher", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="stand beside it (default: the config's teachers)"
-    )
-    parser.add_argument(
-        "--out", nargs="+", default=["ranking.html"], metavar="FILE", help=".html or .png (default: ranking.html)"
-    )
-    parser.add_argument("--queries", type=int, default=8, metavar="N", help="queries to show (default: 8)")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="gallery images of each (default: 10)")
-    parser.add_argument(
-        "--pick", choices=["even", "worst"], default="even", help="which queries (default: evenly spread ones)"
-    )
-    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking, as in the paper")
+    add = parser.add_argument
+    add("config", help="config file, or package::path")
+    add("checkpoint", help="checkpoint file")
+    add("--teacher", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="drawn beside it (default: the config's teachers)")
+    add("--out", nargs="+", default=["ranking.html"], metavar="FILE", help=".html or .png (default: ranking.html)")
+    add("--queries", type=int, default=8, metavar="N", help="queries to show (default: 8)")
+    add("--top", type=int, default=10, metavar="N", help="gallery images of each (default: 10)")
+    add("--pick", choices=["even", "worst"], default="even", help="which queries (default: evenly spread ones)")
+    add("--rerank", action="store_true", help="k-reciprocal re-ranking, as in the paper")
     add_common(parser)
     return parser.parse_args(argv)
 
@@ -39,16 +35,8 @@ def visualize(args: argparse.Namespace) -> None:
     from kd_mm.evaluation.draw_retrieval import check_endings, write_retrieval
 
     check_endings(args.out)
-    result = retrieve(
-        args.config,
-        args.checkpoint,
-        teacher=args.teacher,
-        queries=args.queries,
-        top=args.top,
-        pick=args.pick,
-        rerank={} if args.rerank else None,
-        options=args.cfg_options,
-    )
+    drawn = (args.teacher, args.queries, args.top, args.pick)
+    result = retrieve(args.config, args.checkpoint, *drawn, {} if args.rerank else None, args.cfg_options)
     for path in args.out:
         write_retrieval(result, path, f"{args.config} with {args.checkpoint}")
     for name, top in result.tops.items():
@@ -57,6 +45,4 @@ def visualize(args: argparse.Namespace) -> None:
     print(f"wrote {' and '.join(args.out)}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    return run("retrieval", visualize, parse_args, argv)
+main = partial(run, "retrieval", visualize, parse_args)

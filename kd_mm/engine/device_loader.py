@@ -51,7 +51,7 @@ class DeviceLoader(Hook):
         images: The images, from the beginning of the training on.
     """
 
-    images: DeviceImages
+    images: DeviceImages | None = None
     priority = "HIGH"  # after the check for missing images, before anything is prepared on a teacher
 
     def __init__(self, memory_fraction: float = 0.5) -> None:
@@ -64,21 +64,21 @@ class DeviceLoader(Hook):
             ValueError: A pipeline that cannot be reproduced, images of several sizes, or too little memory.
         """
         loop, begin = runner.train_loop, time.perf_counter()
-        for hook in runner.hooks:
-            if type(hook).__name__ in _SWITCHES:
-                raise ValueError(
-                    f"device data: {type(hook).__name__} changes the pipeline on the way, so it cannot be used with it"
-                )
+        for name in (type(hook).__name__ for hook in runner.hooks):
+            if name in _SWITCHES:
+                raise ValueError(f"device data: {name} changes the pipeline on the way, so it cannot be used with it")
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         # Preprocessors that make soft labels write them into the samples.
         soft = bool(getattr(model.data_preprocessor, "to_onehot", False))
-        self.images = DeviceImages(loop.dataloader.dataset, torch.device(get_device()), self.memory_fraction, soft)
-        loop.dataloader = self.images.loader(loop.dataloader)
+        images = DeviceImages(loop.dataloader.dataset, torch.device(get_device()), self.memory_fraction, soft)
+        self.images = images
+        loop.dataloader = images.loader(loop.dataloader)
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
-        tensor, seconds = self.images.images, time.perf_counter() - begin
-        size = tensor.nbytes / 2**20
-        runner.logger.info(f"{len(tensor)} images, {size:.1f} MiB, are on {tensor.device} after {seconds:.1f} s.")
+        tensor, seconds = images.images, time.perf_counter() - begin
+        runner.logger.info(
+            f"{len(tensor)} images, {tensor.nbytes / 2**20:.1f} MiB, are on {tensor.device} after {seconds:.1f} s."
+        )
 
 
 class DeviceImages(Dataset):
@@ -103,8 +103,7 @@ class DeviceImages(Dataset):
             self.transforms = self._transforms(random, first.to(device)[None])
             _require_memory(len(plain) * first.nbytes, device, memory_fraction)
             images, packed = torch.empty(len(plain), *first.shape, dtype=torch.uint8), []
-            for index in range(len(plain)):
-                sample = plain[index]
+            for index, sample in enumerate(plain):
                 if sample["inputs"].shape != first.shape:
                     raise ValueError(
                         f"device data: image 0 has {_size(first)} pixels, image {index} {_size(sample['inputs'])}: "
@@ -141,11 +140,8 @@ class DeviceImages(Dataset):
         images = self.images.index_select(0, torch.tensor(indices).to(self.images.device, non_blocking=True))
         for transform in self.transforms:
             images = transform(images, self.generator)
-        samples = self.samples
-        return {
-            "inputs": images,
-            "data_samples": [self._sample(index) if samples is None else samples[index] for index in indices],
-        }
+        samples = [self.samples[index] if self.samples else self._sample(index) for index in indices]
+        return {"inputs": images, "data_samples": samples}
 
     def _transforms(self, transforms: Sequence[Any], images: Tensor) -> list[BatchTransform]:
         if images.dtype != torch.uint8:
@@ -169,11 +165,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _split_pipeline(dataset: Any) -> tuple[Any, list[Any]]:
-    """Return a data set without the random transforms of its pipeline, and these.
-
-    Raises:
-        ValueError: Naming the first transform that is in the way.
-    """
+    """Return a data set without the random transforms of its pipeline, and these."""
     if not isinstance(dataset, BaseDataset):
         raise ValueError(f"device data: {type(dataset).__name__} has no pipeline of its own; give its data set alone")
     steps, random = dataset.pipeline.transforms, []

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, several at a time on each device; a finished job is kept and not run again."""
+"""Jobs in processes of their own, several at a time on each device; a finished job is stored and not run again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from kd_mm.utils.atomic_files import replace_file
 
 Result = dict[str, Any]
 
-_KEPT = "what is finished is kept, the same command goes on from here"
+#: File in a job's folder with the reason why it failed.
+_FAILURE = "failure.txt"
 
 
 class JobFailedError(RuntimeError):
@@ -40,7 +41,7 @@ class JobFailedError(RuntimeError):
         logs = {name: folder / name / "console.log" for name in failures}
         parts = [f"{name} failed: {why} (see {logs[name]})" for name, why in failures.items()]
         parts += [f"{left} more need what failed, and were not started"] if left else []
-        super().__init__("; ".join([*parts, _KEPT]))
+        super().__init__("; ".join([*parts, "what is finished is kept, the same command goes on from here"]))
         self.failures = dict(failures)
 
 
@@ -70,8 +71,13 @@ def fingerprint(*parts: Any) -> str:
 
 def stored_results(jobs: Sequence[Job], folder: Path) -> dict[str, Result]:
     """Return the results of the jobs that are finished under the same fingerprint, by name."""
-    results = {job.name: _stored_result(job, folder) for job in jobs}
-    return {name: result for name, result in results.items() if result is not None}
+    results = {}
+    for job in jobs:
+        with contextlib.suppress(OSError, ValueError):
+            stored = json.loads((folder / job.name / "result.json").read_text())
+            if stored.get("fingerprint") == job.fingerprint:
+                results[job.name] = stored["result"]
+    return results
 
 
 def run_jobs(
@@ -101,8 +107,8 @@ def run_jobs(
 
     Raises:
         ValueError: There is no such device.
-        JobFailedError: Jobs failed. What is finished is kept.
-        KeyboardInterrupt: With what is kept.
+        JobFailedError: Jobs failed. What is finished is stored.
+        KeyboardInterrupt: With what is stored.
     """
     visible_devices: list[str | None] = [_visible_devices(device) for device in devices] or [None]
     free = visible_devices * processes
@@ -111,7 +117,7 @@ def run_jobs(
         if job.name in results:
             report(job, results[job.name], True)
     waiting = [job for job in jobs if job.name not in results]
-    running: dict[Connection, tuple[Job, multiprocessing.process.BaseProcess, str | None]] = {}
+    running: dict[Any, tuple[Job, multiprocessing.process.BaseProcess, str | None]] = {}
     failures: dict[str, str] = {}
     try:
         while True:
@@ -119,21 +125,22 @@ def run_jobs(
             for job in due[: len(free)]:
                 waiting.remove(job)
                 visible = free.pop(0)
-                receiver, process = _start(job, folder, visible)
-                running[receiver] = job, process, visible
+                process = _start(job, folder, visible)
+                running[process.sentinel] = job, process, visible
             if not running:
                 break
-            ready = wait(list(running))
-            for receiver in [receiver for receiver in running if receiver in ready]:
-                job, process, visible = running.pop(receiver)
+            for sentinel in wait(list(running)):
+                job, process, visible = running.pop(sentinel)
+                process.join()
                 free.append(visible)
-                result, error = _receive(receiver, process)
-                if error is None:
-                    results[job.name] = result
-                    report(job, result, False)
+                results |= stored_results([job], folder)
+                if job.name in results:
+                    report(job, results[job.name], False)
                 else:
-                    failures[job.name] = error
-                    report_failure(job, error)
+                    file = folder / job.name / _FAILURE
+                    terminated = f"its process was terminated (exit code {process.exitcode})"
+                    failures[job.name] = file.read_text() if file.is_file() else terminated
+                    report_failure(job, failures[job.name])
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished runs are kept, of the others the last checkpoint is saved") from None
     finally:
@@ -144,20 +151,8 @@ def run_jobs(
     return {job.name: results[job.name] for job in jobs}
 
 
-def _stored_result(job: Job, folder: Path) -> Result | None:
-    try:
-        stored = json.loads((folder / job.name / "result.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return stored["result"] if stored.get("fingerprint") == job.fingerprint else None
-
-
 def _visible_devices(device: str) -> str:
-    """Return ``CUDA_VISIBLE_DEVICES`` of a process that sees one device.
-
-    Raises:
-        ValueError: There is no such device.
-    """
+    """Return ``CUDA_VISIBLE_DEVICES`` of a process that sees one device."""
     if device == "cpu":
         return ""
     kind, _, index = device.partition(":")
@@ -182,34 +177,19 @@ def _environment(visible: str | None) -> Iterator[None]:
         os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
 
 
-def _start(job: Job, folder: Path, visible: str | None) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+def _start(job: Job, folder: Path, visible: str | None) -> multiprocessing.process.BaseProcess:
     # A forked process has the imports already; one that has looked for CUDA, except through NVML, must not be forked,
     # nor one that is to see another device.
-    untouched = not torch.cuda.is_available() or (
-        os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1" and visible is None
-    )
-    fork = sys.platform == "linux" and untouched and not torch.cuda.is_initialized()
-    context: Any = multiprocessing.get_context("fork" if fork else "spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_execute, args=(job, folder, sender, os.getpid()))
+    nvml_alone = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1" and visible is None
+    untouched = (nvml_alone or not torch.cuda.is_available()) and not torch.cuda.is_initialized()
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" and untouched else "spawn")
+    process: multiprocessing.process.BaseProcess = context.Process(target=_execute, args=(job, folder, os.getpid()))
     with _environment(visible):
         process.start()
-    sender.close()
-    return receiver, process
+    return process
 
 
-def _receive(receiver: Connection, process: multiprocessing.process.BaseProcess) -> tuple[Result, str | None]:
-    """Return the result of a job that has ended, or what went wrong."""
-    try:
-        result, error = receiver.recv()
-    except EOFError:
-        process.join()
-        result, error = None, f"its process was terminated (exit code {process.exitcode})"
-    process.join()
-    return dict(result or {}), error
-
-
-def _execute(job: Job, folder: Path, sender: Connection, parent: int) -> None:
+def _execute(job: Job, folder: Path, parent: int) -> None:
     """Run one job in this process, its console written to a file."""
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
@@ -220,18 +200,17 @@ def _execute(job: Job, folder: Path, sender: Connection, parent: int) -> None:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
         replace_file(started, job.fingerprint.encode())
+    (home / _FAILURE).unlink(missing_ok=True)
     with open(home / "console.log", "a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
         try:
-            result = job.run(home)
-            content = {"fingerprint": job.fingerprint, "result": result}
+            content = {"fingerprint": job.fingerprint, "result": job.run(home)}
             replace_file(home / "result.json", json.dumps(content, indent=2).encode())
-            sender.send((result, None))
         except BaseException as error:
             traceback.print_exc()
-            sender.send((None, " ".join(str(error).split()) or type(error).__name__))
+            replace_file(home / _FAILURE, (" ".join(str(error).split()) or type(error).__name__).encode())
         log.flush()
         os._exit(0)  # nothing of a forked parent is to be flushed or cleaned up here
 

@@ -23,7 +23,7 @@ class ResumableLoader(DataLoader):
 
     Args:
         loader: A loader over an indexable data set, with a batch sampler.
-        seed: What tells this process's random numbers from others': numbers from 0.
+        seed: What distinguishes this process's random numbers from others': numbers from 0.
     """
 
     batch_sampler: Any

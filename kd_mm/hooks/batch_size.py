@@ -15,9 +15,10 @@ class BatchSizeHook(Hook):
         scaling = runner.cfg.get("auto_scale_lr") or {}
         base, images = scaling.get("base_batch_size"), images_of_step(runner)
         if base and images != base and not scaling.get("enable", False):
+            parts = f"{_batch(runner)} a batch, {_accumulated(runner)} accumulated, {runner.world_size} at a time"
             runner.logger.warning(
-                f"a step has {images} images ({describe_step(runner)}), the learning rate of this config is meant for "
-                f"{base}: scale it, or use --auto-scale-lr"
+                f"a step has {images} images ({parts}), the learning rate of this config is meant for {base}: scale "
+                "it, or use --auto-scale-lr"
             )
 
 
@@ -39,11 +40,6 @@ class ScalingRunner(Runner):
 def images_of_step(runner: Runner) -> int:
     """Return the images of one step of the optimizer: batch, accumulated batches and processes."""
     return _batch(runner) * _accumulated(runner) * int(runner.world_size)
-
-
-def describe_step(runner: Runner) -> str:
-    """Return how they come about."""
-    return f"{_batch(runner)} a batch, {_accumulated(runner)} accumulated, {runner.world_size} at a time"
 
 
 def _batch(runner: Runner) -> int:

@@ -80,9 +80,7 @@ class DistillHook(Hook):
         at_end = batch_idx + 1 == length and (not self._ignore_last or length <= self._interval)
         distiller.monitor.report = self.every_n_inner_iters(batch_idx, self._interval) or at_end
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Have new terms logged without smoothing: each is a mean over its interval already."""
         if self._eager:
             torch.compiler.set_stance("default")

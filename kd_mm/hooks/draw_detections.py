@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.config import is_distillation
 
 if TYPE_CHECKING:
     from mmdet.structures import DetDataSample
@@ -36,8 +35,6 @@ def build_teachers(config: Config) -> dict[str, Any]:
     Raises:
         ValueError: A checkpoint that does not fit.
     """
-    if not is_distillation(config):
-        return {}
     return {
         name: Teacher(name, **{key: value for key, value in given.items() if key in _TEACHER_OPTIONS}).model
         for name, given in teacher_configs(config.model.get("teacher")).items()

@@ -41,9 +41,7 @@ class EMATeacherHook(Hook):
             if not teacher.started:
                 teacher.start(distiller.student, distiller.objective.exits)
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Update the teachers, if the optimizer has stepped."""
         if self._stepped:
             self._stepped = False

@@ -102,9 +102,7 @@ class ExactResumeHook(Hook):
         """Forget what belongs to the last iteration."""
         self._validated, self._gathered = False, None
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Gather the states of all processes where a checkpoint is due."""
         hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)
         if any(hook.is_last_train_iter(runner) or hook.every_n_train_iters(runner, hook.interval) for hook in hooks):

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers import Distiller, find_distiller
+from kd_mm.distillers import find_distiller
 from kd_mm.registry import HOOKS
 from kd_mm.stages.stage import Stage
 
@@ -22,8 +22,8 @@ class ExitProbeHook(Hook):
     """Logs how good each exit is on the validation data, in percent: its accuracy, or average precision by cell.
 
     The student's taps are recorded during the engine's own validation, and only the exits run in addition. Teachers run
-    at the first validation alone, unless their exits are still trained (``mode="online"``). The training is the same
-    bit for bit as without the hook.
+    at the first validation alone, unless their exits are still trained (``mode="online"``). The training is bit for
+    bit that without the hook.
 
     Logged beside the validation metrics: ``exit/student_stage1`` ... for the student's exits, ``exit/student_final``
     for its own logits, the same under the name of each teacher, and ``exit/chance``, that of the best exit that
@@ -67,13 +67,21 @@ class ExitProbeHook(Hook):
         distiller = find_distiller(runner)
         if not distiller.task.closed_set:
             return
+        objective, own_logits = distiller.objective, distiller.task.comparable_logits
+        records = distiller.recorder.take()
+        logits = _exit_logits("student", objective.exits, objective.exit_stages, records)
+        if objective.reader is not None and own_logits:
+            logits["student_final"] = objective.reader.read(records)
+        teachers = [teacher for name, teacher in distiller.teachers.items() if name not in self._measured_teachers]
+        inputs: Any = distiller.data_preprocessor(data_batch, False)["inputs"] if teachers else None
+        for teacher in teachers:
+            name, records = teacher.name, teacher.record(inputs)
+            exits: Any = dict(objective.teacher_exits.items()).get(name, teacher.exits)
+            with teacher.precision(inputs.device):
+                logits |= _exit_logits(name, exits, teacher.exit_stages, records)
+            if own_logits:
+                logits[f"{name}_final"] = teacher.logits(inputs, records)
         targets = distiller.task.validation_targets(outputs)
-        logits = student_logits(distiller)
-        teachers = [name for name in distiller.teachers if name not in self._measured_teachers]
-        if teachers:
-            inputs = distiller.data_preprocessor(data_batch, False)["inputs"]
-            for name in teachers:
-                logits |= teacher_logits(distiller, name, inputs)
         for name, each in logits.items():
             self._tallies[name] = self._tallies.get(name, 0) + distiller.task.tally(each, targets)
 
@@ -85,31 +93,9 @@ class ExitProbeHook(Hook):
             found = distiller.task.measure(tally)
             runner.message_hub.update_scalar(f"val/exit/{name}", 100.0 * found.score)
             runner.message_hub.update_scalar("val/exit/chance", 100.0 * found.chance)
-        if not self._tallies:
-            return
-        frozen = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
-        self._measured_teachers |= frozen - set(distiller.objective.teacher_exits)
-
-
-def student_logits(distiller: Distiller) -> dict[str, Tensor]:
-    """Return the logits ``(B, K)`` of the student's exits and its own, from the recorded tensors of a batch."""
-    records, objective = distiller.recorder.take(), distiller.objective
-    logits = _exit_logits("student", objective.exits, objective.exit_stages, records)
-    if objective.reader is not None and distiller.task.comparable_logits:
-        logits["student_final"] = objective.reader.read(records)
-    return logits
-
-
-def teacher_logits(distiller: Distiller, name: str, inputs: Tensor) -> dict[str, Tensor]:
-    """Return the logits ``(B, K)`` of a teacher's exits and its own on a preprocessed batch."""
-    teacher, online = distiller.teachers[name], dict(distiller.objective.teacher_exits.items())
-    records = teacher.record(inputs)
-    exits: Any = online.get(name, teacher.exits)
-    with teacher.precision(inputs.device):
-        logits = _exit_logits(name, exits, teacher.exit_stages, records)
-    if distiller.task.comparable_logits:
-        logits[f"{name}_final"] = teacher.logits(inputs, records)
-    return logits
+        if self._tallies:
+            frozen = {name for name, teacher in distiller.teachers.items() if not teacher.is_ema}
+            self._measured_teachers |= frozen - set(distiller.objective.teacher_exits)
 
 
 def _exit_logits(

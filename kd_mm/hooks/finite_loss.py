@@ -20,9 +20,7 @@ class FiniteLossHook(Hook):
 
     priority = "HIGHEST"
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Look at the losses of the step.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, Teacher, find_distiller
 from kd_mm.hooks.distill_hook import check_class_lists
+from kd_mm.preparation.data import TrainingData
 from kd_mm.registry import HOOKS
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.samples import name_errors
 
 
 @HOOKS.register_module()
@@ -54,17 +54,11 @@ class TeacherCheckHook(Hook):
             classes = num_classes.get(name) or task.num_classes(teacher.model, None)
             if classes is not None and classes == num_classes.get("student", classes):
                 with isolated_rng("teacher check"):
-                    correct, count = self._score(runner, distiller, teacher, runner.cfg[key])
+                    loader = TrainingData(runner, distiller).loader(key, shuffled=True)  # many sets are sorted by class
+                    correct, count = self._score(distiller, teacher, loader)
                 self._judge(teacher, correct, count, f"{split} {task.unit}", task.chance(classes))
 
-    def _score(self, runner: Runner, distiller: Distiller, teacher: Teacher, config: Any) -> tuple[int, int]:
-        config = copy.deepcopy(dict(config))
-        config.update(num_workers=0, persistent_workers=False)
-        config.pop("prefetch_factor", None)
-        # The first images in a fixed random order: many sets are sorted by class.
-        config["sampler"] = {"type": "DefaultSampler", "shuffle": True, "seed": 0}
-        loader = runner.build_dataloader(config, seed=0)
-        name_errors("teacher check", loader.dataset)
+    def _score(self, distiller: Distiller, teacher: Teacher, loader: Iterable[Any]) -> tuple[int, int]:
         correct = count = images = 0
         for batch in loader:
             data = distiller.data_preprocessor(batch, False)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.functional import full_precision
-from kd_mm.preparation.data import TrainingData, save_atomically
+from kd_mm.preparation.data import TrainingData
 from kd_mm.stages.stage import Stage
+from kd_mm.utils.atomic_files import save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.suggest import nearest

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,6 @@ from torch.utils.data import DataLoader, Subset
 
 from kd_mm.distillers import Distiller
 from kd_mm.engine import DeviceLoader
-from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.samples import name_errors
 
 #: Options of a data loader that do not change what it loads.
@@ -84,8 +81,10 @@ class TrainingData:
             config["dataset"] = Subset(self._build(config["dataset"]), list(chosen))
         built = self.runner.build_dataloader(config, seed=0)
         name_errors(key, built.dataset)
-        on_device = [hook.images for hook in self.runner.hooks if isinstance(hook, DeviceLoader)]
-        return on_device[0].loader(built, chosen) if on_device and key == "train_dataloader" else built
+        for hook in self.runner.hooks if key == "train_dataloader" else ():
+            if isinstance(hook, DeviceLoader) and hook.images is not None:
+                return hook.images.loader(built, chosen)
+        return built
 
     def plain_dataset(self) -> tuple[dict[str, Any], bool]:
         """Return the config of the training data set with the pipeline of the validation data, and whether that fits.
@@ -144,13 +143,6 @@ class TrainingData:
 def progress(loader: Any, title: str) -> Any:
     """Iterate over ``loader`` with a progress bar on the main process."""
     return track(loader, title, total=len(loader), transient=True, disable=not is_main_process())
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """Write what ``torch.load(weights_only=True)`` reads, complete or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    replace_file(path, buffer.getvalue())
 
 
 def _innermost(config: Any) -> Any:

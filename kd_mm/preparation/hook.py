@@ -17,9 +17,10 @@ from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, find_distiller
 from kd_mm.preparation.base import TeacherPreparation
-from kd_mm.preparation.data import TrainingData, save_atomically
+from kd_mm.preparation.data import TrainingData
 from kd_mm.preparation.exits import ExitTraining
 from kd_mm.registry import HOOKS, PREPARATIONS
+from kd_mm.utils.atomic_files import save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
 

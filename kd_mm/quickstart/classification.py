@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_mm.quickstart.curves import (
-    REFERENCE,
-    TERMS,
-    draw_curve,
-    draw_losses,
-    draw_student_exits,
-    draw_teacher_exits,
-    seeds_text,
-)
-from kd_mm.quickstart.run import Quickstart, read_logs
+from kd_mm.quickstart.curves import REFERENCE, TERMS, draw_curve, draw_exits, draw_losses, read_logs, seeds_text
+from kd_mm.quickstart.run import Quickstart
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import legend_below, new_figure, to_png
-from kd_mm.utils.tables import Column
 
 METRIC = "accuracy/top1"
 
@@ -29,9 +20,8 @@ def draw(homes: Mapping[str, Sequence[Path]], path: Path) -> None:
     figure, (losses, exits) = new_figure(2, "MTKD-SSR on handwritten digits: the review at work")
     draw_losses(losses, reviewed, TERMS)
     losses.set_title(f"Loss terms, unweighted ({seeds})", fontsize=11)
-    draw_student_exits(exits, reviewed)
+    draw_exits(exits, reviewed)
     draw_curve(exits, alone, METRIC, "student trained alone", color=REFERENCE, linewidth=1.6)
-    draw_teacher_exits(exits, reviewed)
     exits.set_title(f"Accuracy of each exit ({seeds})", fontsize=11)
     legend_below(losses, 1)
     legend_below(exits, 2)
@@ -48,13 +38,7 @@ DIGITS = Quickstart(
     },
     metrics=(METRIC,),
     metric_title="test accuracy",
-    columns=(
-        Column(METRIC, "test accuracy (%), last epoch", spread=True),
-        Column(f"best/{METRIC}", "at best validation epoch", spread=True),
-        Column("params", "parameters", ".1f", 1e-3, " k"),
-        Column("macs", "multiply-adds", ".2f", 1e-6, " M"),
-        Column("seconds", "seconds", ".1f"),
-    ),
+    columns={METRIC: "test accuracy (%), last epoch", f"best/{METRIC}": "at best validation epoch"},
     seeds=(0, 1, 2, 3, 4),
     draw=draw,
 )

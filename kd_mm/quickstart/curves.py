@@ -26,25 +26,25 @@ TERMS = {
 }
 
 
-def read_scalars(run: str | Path) -> list[dict[str, Any]]:
-    """Return what a run logged, one dict a line of its newest ``vis_data/scalars.json``.
+def read_logs(work_dirs: Sequence[Path]) -> list[Records]:
+    """Return what each run logged, one dict a line of its newest ``vis_data/scalars.json``.
 
     Raises:
-        FileNotFoundError: The work dir holds none.
+        FileNotFoundError: A work dir holds none.
     """
-    files = sorted(Path(run).glob("*/vis_data/scalars.json"))
-    if not files:
-        raise FileNotFoundError(f"{run} holds no */vis_data/scalars.json: no run has logged there")
-    return [json.loads(line) for line in files[-1].read_text().splitlines() if line.strip()]
+    logs: list[Records] = []
+    for work_dir in work_dirs:
+        files = sorted(work_dir.glob("*/vis_data/scalars.json"))
+        if not files:
+            raise FileNotFoundError(f"{work_dir} holds no */vis_data/scalars.json: no run has logged there")
+        logs.append([json.loads(line) for line in files[-1].read_text().splitlines()])
+    return logs
 
 
 def curve(runs: Sequence[Records], key: str, x: str = "step") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the positions ``(P,)`` at which every run has the scalar ``key``, and its values ``(R, P)``.
+    """Return the positions ``(P,)`` at which all R runs have the scalar ``key``, and its values ``(R, P)``.
 
-    Args:
-        runs: The records of R runs.
-        key: The scalar.
-        x: What gives the position: ``"step"`` (the epoch in validation records), ``"epoch"`` or ``"iter"``.
+    Positions are those of the scalar ``x``; ``"step"`` is the epoch in validation records.
     """
     series = [{record[x]: record[key] for record in run if key in record and x in record} for run in runs]
     shared = sorted(set.intersection(*map(set, series))) if series else []
@@ -64,42 +64,25 @@ def draw_curve(axes: Axes, runs: Sequence[Records], key: str, label: str, x: str
 
 
 def draw_losses(axes: Axes, runs: Sequence[Records], terms: Mapping[str, str]) -> None:
-    """Draw loss terms over the epochs on a logarithmic scale.
-
-    Args:
-        axes: Where to draw.
-        runs: The records of runs that differ in their seed.
-        terms: Label by scalar; a scalar that was not logged is left out.
-    """
+    """Draw loss terms, given by scalar and label, over the epochs on a logarithmic scale, those that were logged."""
     for color, (key, label) in zip((FINAL, *COLORS), terms.items(), strict=False):
         draw_curve(axes, runs, key, label, x="epoch", color=color, linewidth=1.6)
     axes.set(yscale="log", xlabel="epoch", ylabel="loss (mean over the epoch)")
 
 
-def draw_student_exits(axes: Axes, runs: Sequence[Records]) -> None:
-    """Draw the accuracy of each exit of the student, and of its own logits, per epoch.
-
-    Args:
-        axes: Where to draw.
-        runs: The records of runs with a :class:`kd_mm.hooks.ExitProbeHook`.
-    """
+def draw_exits(axes: Axes, runs: Sequence[Records]) -> None:
+    """Draw what a :class:`kd_mm.hooks.ExitProbeHook` logged: the student's exits per epoch, the teacher's dashed."""
     for part, label, color in _parts(runs, "student"):
         draw_curve(axes, runs, f"exit/student_{part}", f"student, {label}", color=color, linewidth=1.6)
+    for part, label, color in _parts(runs, "teacher"):
+        draw_last(axes, runs, f"exit/teacher_{part}", f"teacher, {label}", color)
     axes.set(xlabel="epoch", ylabel="accuracy on the validation images (%)")
 
 
-def draw_teacher_exits(axes: Axes, runs: Sequence[Records], teacher: str = "teacher") -> None:
-    """Draw the accuracy of each exit of a frozen teacher, and of its own logits, as dashed lines in the same colours.
-
-    Args:
-        axes: Where to draw.
-        runs: The records of runs with a :class:`kd_mm.hooks.ExitProbeHook`.
-        teacher: Name of the teacher.
-    """
-    for part, label, color in _parts(runs, teacher):
-        height = float(curve(runs, f"exit/{teacher}_{part}")[1][:, -1].mean())
-        name = f"{teacher}, {label} ({height:.1f})"
-        axes.axhline(height, color=color, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+def draw_last(axes: Axes, runs: Sequence[Records], key: str, label: str, color: str) -> None:
+    """Draw the mean of the last values of a scalar as a dashed line."""
+    height = float(curve(runs, key)[1][:, -1].mean())
+    axes.axhline(height, color=color, linestyle=(0, (4, 3)), linewidth=1.2, label=f"{label} ({height:.1f})")
 
 
 def _parts(runs: Sequence[Records], side: str) -> list[tuple[str, str, str]]:

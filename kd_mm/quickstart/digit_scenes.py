@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
-from xml.etree import ElementTree
 
 import mmcv
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from kd_mm.datasets.voc import VOCDataset
 from kd_mm.quickstart.digits import Digits
 from kd_mm.quickstart.generated import write_once
-from kd_mm.quickstart.scenes import Image, SceneObject, draw_scene
+from kd_mm.quickstart.scenes import SceneObject, draw_scene
 from kd_mm.registry import DATASETS
 
 #: Scenes by split. The digits of a split occur in no other.
@@ -23,6 +22,22 @@ SIZE = (96, 128)
 #: Changes whenever the same arguments would draw other scenes.
 _EDITION = 2
 _NOTE = "scenes.json"
+_ANNOTATION = """<annotation>
+  <folder>VOC2007</folder>
+  <filename>{name}.jpg</filename>
+  <size><height>{height}</height><width>{width}</width><depth>3</depth></size>
+  <segmented>0</segmented>{objects}
+</annotation>
+"""
+_OBJECT = """
+  <object>
+    <name>{item.name}</name>
+    <pose>Unspecified</pose>
+    <truncated>{item.truncated:d}</truncated>
+    <occluded>{item.occluded:d}</occluded>
+    <difficult>{item.difficult:d}</difficult>
+    <bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>
+  </object>"""
 
 
 @DATASETS.register_module()
@@ -71,7 +86,7 @@ class DigitScenes(VOCDataset):
 def write_digit_scenes(devkit: Path, seed: int = 0, counts: Mapping[str, int] = COUNTS) -> Path:
     """Write ``<devkit>/VOC2007`` with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``, atomically.
 
-    The same arguments always give the same scenes. Scenes that are there are kept; several processes may ask at once.
+    The same arguments always give the same scenes. Existing ones stay; several processes may ask at once.
 
     Args:
         devkit: The folder that holds ``VOC2007``; it is made if missing.
@@ -90,49 +105,24 @@ def write_digit_scenes(devkit: Path, seed: int = 0, counts: Mapping[str, int] = 
 
 
 def _fill(part: Path, seed: int, counts: Mapping[str, int]) -> None:
-    for index, (split, count) in enumerate(counts.items()):
-        _write_split(part, split, [seed, index], count)
-
-
-def _write_split(root: Path, split: str, seed: Sequence[int], count: int) -> None:
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    source = Digits(split, size=8)
-    samples = [source[i] for i in range(len(source))]
-    digits = [sample["img"][..., 0] for sample in samples]
-    labels = [sample["gt_label"] for sample in samples]
-    names = [f"{split}_{number:05d}" for number in range(count)]
-    for number, name in enumerate(names):
-        image, objects = draw_scene(np.random.default_rng([*seed, number]), digits, labels, SIZE)
-        mmcv.imwrite(image, str(root / "JPEGImages" / f"{name}.jpg"))
-        (root / "Annotations" / f"{name}.xml").write_bytes(annotation(name, image, objects))
-    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        (part / name).mkdir(parents=True)
+    for index, (split, count) in enumerate(counts.items()):
+        samples = list(Digits(split, size=8))
+        digits, labels = [sample["img"][..., 0] for sample in samples], [sample["gt_label"] for sample in samples]
+        names = [f"{split}_{number:05d}" for number in range(count)]
+        for number, name in enumerate(names):
+            image, objects = draw_scene(np.random.default_rng([seed, index, number]), digits, labels, SIZE)
+            mmcv.imwrite(image, str(part / "JPEGImages" / f"{name}.jpg"))
+            (part / "Annotations" / f"{name}.xml").write_text(_annotation(name, objects))
+        (part / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
-def annotation(name: str, image: Image, objects: Sequence[SceneObject]) -> bytes:
+def _annotation(name: str, objects: Sequence[SceneObject]) -> str:
     """Return the VOC annotation of a scene; coordinates count from 1 and include the last pixel, as VOC's do."""
-    root = ElementTree.Element("annotation")
-    _add(root, {"folder": "VOC2007", "filename": f"{name}.jpg"})
-    _add(root, {"size": dict(zip(("height", "width", "depth"), image.shape, strict=True)), "segmented": 0})
-    for item in objects:
-        left, top, right, bottom = item.box
-        fields = {
-            "name": item.name,
-            "pose": "Unspecified",
-            "truncated": int(item.truncated),
-            "occluded": int(item.occluded),
-            "difficult": int(item.difficult),
-            "bndbox": {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom},
-        }
-        _add(root, {"object": fields})
-    ElementTree.indent(root)
-    return bytes(ElementTree.tostring(root))
+    return _ANNOTATION.format(name=name, height=SIZE[0], width=SIZE[1], objects="".join(map(_object, objects)))
 
 
-def _add(parent: ElementTree.Element, fields: Mapping[str, Any]) -> None:
-    for key, value in fields.items():
-        child = ElementTree.SubElement(parent, key)
-        if isinstance(value, Mapping):
-            _add(child, value)
-        else:
-            child.text = str(value)
+def _object(item: SceneObject) -> str:
+    left, top, right, bottom = item.box
+    return _OBJECT.format(item=item, left=left + 1, top=top + 1, right=right, bottom=bottom)

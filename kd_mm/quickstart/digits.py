@@ -74,7 +74,7 @@ class Digits(BaseDataset):
         return np.repeat(grey[:, :, None], 3, axis=2)
 
     def _mask(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Mark the images of the split that are kept."""
+        """Mark the chosen images of the split."""
         order = stable_order(images, seed=0)
         test = take_per_class(order, labels, TEST_PER_CLASS)
         val = take_per_class(order[~test[order]], labels, VAL_PER_CLASS)

@@ -1,4 +1,4 @@
-"""Folders of generated data: written atomically, kept where they are, never mixed with other data."""
+"""Folders of generated data: written atomically and once, never mixed with other data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def write_once(folder: Path, note: str, made_by: Mapping[str, Any], what: str, fill: Callable[[Path], object]) -> Path:
-    """Write a folder unless it is there; several processes may ask at once.
+    """Write a folder unless it exists; several processes may ask at once.
 
     Args:
         folder: The folder; the one that holds it is made if missing.
@@ -26,37 +26,32 @@ def write_once(folder: Path, note: str, made_by: Mapping[str, Any], what: str, f
         ``folder``.
 
     Raises:
-        ValueError: The folder is there and was made by something else.
+        ValueError: The folder exists and was made by something else.
         OSError: It could not be written.
     """
     text = json.dumps(dict(made_by), sort_keys=True)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder.parent):
-            if not folder.exists():  # else another process was faster
-                _write(folder, note, text, fill)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.parent):
+        if not folder.exists():
+            part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            try:
+                part.chmod(0o755)
+                fill(part)
+                (part / note).write_text(text)
+                part.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was faster, where there are no locks
+                    raise
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     if not (folder / note).is_file() or (folder / note).read_text() != text:
         raise ValueError(f"{folder} holds other data than {what}; remove it or give another data_root")
     return folder
 
 
-def _write(folder: Path, note: str, text: str, fill: Callable[[Path], object]) -> None:
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        part.chmod(0o755)
-        fill(part)
-        (part / note).write_text(text)
-        part.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process was faster, where there are no locks
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other processes that are in here with the same folder; where there are no locks, nobody waits."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, where the file system has locks."""
     with contextlib.ExitStack() as ends:
         with contextlib.suppress(ImportError, OSError):
             import fcntl

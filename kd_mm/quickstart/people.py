@@ -11,8 +11,7 @@ from PIL import Image
 
 from kd_mm.datasets.market1501 import DISTRACTOR, FOLDERS, JUNK, Market1501
 from kd_mm.quickstart.generated import write_once
-from kd_mm.quickstart.people_cast import Camera, Person, random_camera, random_person
-from kd_mm.quickstart.people_drawing import SIZE, render_image
+from kd_mm.quickstart.people_drawing import SIZE, Camera, Person, render_image
 from kd_mm.registry import DATASETS
 
 #: Identities by split; nobody is in two splits.
@@ -31,8 +30,9 @@ _NOTE, _VALIDATION = "people.json", "validation"
 class People(Market1501):
     """Drawn people in the layout of Market-1501, written at the first use and read as any folder in that layout.
 
-    Synthetic: good for trying out, not for telling which method is best on photographs. A person keeps clothes, build
-    and bag; a camera has its light, viewpoint, floor and sharpness; pose, position, cover and noise vary by image.
+    Synthetic: good for trying out, not for judging which method is best on photographs. A person has the same clothes,
+    build and bag in all images; a camera has its light, viewpoint, floor and sharpness; pose, position, cover and noise
+    vary by image.
     The validation split is a folder of its own, ``<data_root>/validation``, with people of whom none is in training or
     test.
 
@@ -64,7 +64,7 @@ class People(Market1501):
 def write_people(folder: Path, seed: int = 0, identities: Mapping[str, int] = IDENTITIES) -> Path:
     """Write ``bounding_box_train``, ``query``, ``bounding_box_test`` and ``validation``, atomically.
 
-    The same arguments always give the same images. A folder that is there is kept; several processes may ask at once.
+    The same arguments always give the same images. An existing folder stays; several processes may ask at once.
 
     Args:
         folder: The folder.
@@ -75,7 +75,7 @@ def write_people(folder: Path, seed: int = 0, identities: Mapping[str, int] = ID
         The folder.
 
     Raises:
-        ValueError: It is there and was not written by this function with these arguments.
+        ValueError: It exists and was not written by this function with these arguments.
         OSError: It could not be written.
     """
     made_by = {"edition": _EDITION, "seed": seed, "identities": dict(identities), "size": SIZE}
@@ -83,48 +83,42 @@ def write_people(folder: Path, seed: int = 0, identities: Mapping[str, int] = ID
 
 
 def _fill(root: Path, seed: int, identities: Mapping[str, int]) -> None:
-    cameras = [random_camera(np.random.default_rng([seed, 0, number]), number) for number in range(CAMERAS)]
+    cameras = [Camera(np.random.default_rng([seed, 0, number]), number) for number in range(CAMERAS)]
     first = 1
-    for number, (split, count) in enumerate((split, identities[split]) for split in ("train", "val", "test")):
+    for number, split in enumerate(("train", "val", "test")):
         home = root / _VALIDATION if split == "val" else root
-        numbers = range(first, first + count)
-        first += count
-        writers = {part: _Folder(home / name, cameras) for part, name in FOLDERS.items() if _has(split, part)}
-        for pid in numbers:
-            _write_person(np.random.default_rng([seed, 1, pid]), pid, writers)
+        parts = ("train",) if split == "train" else ("query", "gallery")
+        folders = {part: _Folder(home / FOLDERS[part], cameras) for part in parts}
+        last = first + identities[split]
+        for pid in range(first, last):
+            _write_person(np.random.default_rng([seed, 1, pid]), pid, folders)
+        first = last
         if split != "train":
-            _write_others(np.random.default_rng([seed, 2, number]), writers["gallery"])
-
-
-def _has(split: str, part: str) -> bool:
-    return (part == "train") == (split == "train")
+            _write_others(np.random.default_rng([seed, 2, number]), folders["gallery"])
 
 
 def _write_person(rng: np.random.Generator, pid: int, folders: Mapping[str, _Folder]) -> None:
     """Write a person's images: one to three from each camera that sees them, of which the first is a query."""
-    person = random_person(rng)
+    person = Person(rng)
     always = rng.permutation(CAMERAS)[:2]
     for camera in range(CAMERAS):
         if camera not in always and rng.random() >= _SEEN:
             continue
-        if "train" in folders:
-            count = int(rng.integers(1, 4))
-            for _ in range(count):
-                folders["train"].write(rng, person, pid, camera)
-        else:
+        if "query" in folders:
             folders["query"].write(rng, person, pid, camera)
-            for _ in range(int(rng.integers(1, 3))):
-                folders["gallery"].write(rng, person, pid, camera)
+        folder, most = (folders["gallery"], 2) if "query" in folders else (folders["train"], 3)
+        for _ in range(int(rng.integers(1, most + 1))):
+            folder.write(rng, person, pid, camera)
 
 
 def _write_others(rng: np.random.Generator, gallery: _Folder) -> None:
     """Write distractors, strangers or nobody, and junk, people that the detector has missed by far."""
     images = gallery.count
     for _ in range(round(_DISTRACTORS * images)):
-        person = random_person(rng) if rng.random() < 0.8 else None
+        person = Person(rng) if rng.random() < 0.8 else None
         gallery.write(rng, person, DISTRACTOR, int(rng.integers(CAMERAS)))
     for _ in range(round(_JUNK * images)):
-        gallery.write(rng, random_person(rng), JUNK, int(rng.integers(CAMERAS)), shift=0.45)
+        gallery.write(rng, Person(rng), JUNK, int(rng.integers(CAMERAS)), shift=0.45)
 
 
 class _Folder:

@@ -10,16 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_mm.apis.budget import set_epochs
+from kd_mm.apis.overrides import set_epochs
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import read_config
-from kd_mm.apis.sweep import run_sweep
-from kd_mm.quickstart.curves import Records, read_scalars
+from kd_mm.apis.sweep import plan_jobs
+from kd_mm.engine.jobs import Job, Result, run_jobs
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.tables import Cell, Column, group, write_tables
 
 #: The row that trains the teacher, once.
 TEACHER = "teacher"
+_COSTS = (
+    Column("params", "parameters", ".1f", 1e-3, " k"),
+    Column("macs", "multiply-adds", ".2f", 1e-6, " M"),
+    Column("seconds", "seconds", ".1f"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +36,17 @@ class Quickstart:
         configs: Name of the shipped config by title of its row; the first row is :data:`TEACHER`.
         metrics: Test metrics, larger is better; the first is reported while it runs.
         metric_title: What the first metric is called.
-        columns: Of the table.
+        columns: Heads of the table's columns by what they hold, before those of the costs.
         seeds: Seeds of the students where none are given.
         draw: Writes the picture to a path; takes the work dirs of each row's runs by the row's title.
-        save_predictions: Whether each run keeps what it predicts on the test data, as ``predictions.pkl``.
+        save_predictions: Whether each run writes its predictions on the test data, ``predictions.pkl``.
     """
 
     name: str
     configs: Mapping[str, str]
     metrics: tuple[str, ...]
     metric_title: str
-    columns: Sequence[Column]
+    columns: Mapping[str, str]
     seeds: tuple[int, ...]
     draw: Callable[[Mapping[str, Sequence[Path]], Path], None]
     save_predictions: bool = False
@@ -61,11 +66,6 @@ class Quickstart:
         return Sweep(rows, self.seeds if seeds is None else tuple(seeds), self.metrics)
 
 
-def read_logs(homes: Sequence[Path]) -> list[Records]:
-    """Return what each run of a row logged."""
-    return [read_scalars(home) for home in homes]
-
-
 def run_quickstart(
     quickstart: Quickstart,
     work_dir: Path,
@@ -77,14 +77,13 @@ def run_quickstart(
 ) -> str:
     """Run a comparison and write ``table.md``, ``table.csv``, ``results.json`` and ``quickstart.png``.
 
-    Finished runs of an earlier call are kept; one that was cut off goes on from its last
-    checkpoint.
+    Finished runs of an earlier call are used again; one that was cut off goes on from its last checkpoint.
 
     Args:
         quickstart: What is compared.
         work_dir: Where everything is written; the runs are in ``runs/``.
         seeds: Seeds of the students, default the quickstart's own.
-        epochs: Length of each training, default as the configs say.
+        epochs: Length of each training, default that of the configs.
         processes: Trainings side by side, one thread each.
         fresh: Delete the runs of earlier calls first.
         report: Takes a line for each finished run.
@@ -102,30 +101,28 @@ def run_quickstart(
     if fresh:
         shutil.rmtree(work_dir / "runs", ignore_errors=True)
     titles = {name: title for title, name in quickstart.configs.items()}
-    total = sum(len(row.seeds or sweep.seeds) for row in sweep.rows.values())
-    finished = 0
+    jobs = plan_jobs(sweep, work_dir.absolute(), quickstart.save_predictions)
+    cells: list[Result] = []
 
-    def describe(cell: Cell, kept: bool) -> None:
-        nonlocal finished
-        finished += 1
+    def describe(job: Job, cell: Result, stored: bool) -> None:
+        cells.append(cell)
         score = f"{quickstart.metric_title} {cell[quickstart.metrics[0]]:6.2f} %"
-        duration = "kept from before" if kept else f"{cell['seconds']:.1f} s"
+        duration = "kept from before" if stored else f"{cell['seconds']:.1f} s"
         run = f"{titles[cell['row']]}, seed {cell['seed']}"
-        report(f"[{finished:2d}/{total}] {run:<26} {score}   {duration}")
+        report(f"[{len(cells):2d}/{len(jobs)}] {run:<26} {score}   {duration}")
 
-    cells = run_sweep(sweep, work_dir, processes, describe, quickstart.save_predictions)
-    rows = group([{**cell, "row": titles[cell["row"]]} for cell in cells], "row")
-    table = write_tables(rows, quickstart.columns, "network", work_dir, _note(rows))
+    results = run_jobs(jobs, work_dir.absolute() / "runs", processes, describe)
+    rows = group([{**cell, "row": titles[cell["row"]]} for cell in results.values()], "row")
+    columns = [*(Column(key, head, spread=True) for key, head in quickstart.columns.items()), *_COSTS]
+    table = write_tables(rows, columns, "network", work_dir, _note(rows))
     homes = {title: [work_dir / "runs" / cell["run"] for cell in runs] for title, runs in rows.items()}
     quickstart.draw(homes, work_dir / "quickstart.png")
     return table
 
 
 def _note(rows: Mapping[str, Sequence[Cell]]) -> str:
-    seconds = {row: max(cell["preparation_seconds"] for cell in cells) for row, cells in rows.items()}
-    longest = max(seconds, key=seconds.__getitem__)
+    seconds, row = max((cell["preparation_seconds"], row) for row, cells in rows.items() for cell in cells)
     return (
         "Mean ± standard deviation over the runs. Seconds are those of one training, validation included, on one\n"
-        f"thread; the teacher's exits, trained once before {longest.rpartition(', ')[2]}, took "
-        f"{seconds[longest]:.1f} s more."
+        f"thread; the teacher's exits, trained once before {row.rpartition(', ')[2]}, took {seconds:.1f} s more."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,19 +27,12 @@ _TRIALS = 30
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a scene.
+    """One object of a scene."""
 
-    Attributes:
-        name: Its class.
-        box: x and y of the first visible pixel, and of the first behind the last, counted from 0.
-        truncated: The border of the image cuts it.
-        occluded: Something covers a part of it.
-    """
-
-    name: str
-    box: Box
-    truncated: bool = False
-    occluded: bool = False
+    name: str  # its class
+    box: Box  # x and y of the first visible pixel, and of the first behind the last, counted from 0
+    truncated: bool  # the border of the image cuts it
+    occluded: bool  # something covers a part of it
 
     @property
     def difficult(self) -> bool:
@@ -112,12 +106,14 @@ def _put_digit(
     truncated, occluded = kind < TRUNCATED, TRUNCATED <= kind < TRUNCATED + OCCLUDED
     for _ in range(_TRIALS):
         x, y = _position(rng, ink.shape, scene.shape, truncated)
-        box, visible = _visible(ink, x, y, scene.shape)
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + ink.shape[1], scene.shape[1]), min(y + ink.shape[0], scene.shape[0])
+        box = left, top, right, bottom
         if any(_touch(box, other.box) for other in others):
             continue
+        visible = ink[top - y : bottom - y, left - x : right - x]
         if occluded:
             visible = _covered(rng, visible)
-        left, top, right, bottom = box
         region = scene[top:bottom, left:right]
         color = region.mean(axis=(0, 1)) + _contrast(rng)
         region += visible[..., None] * (color.astype(np.float32) - region)
@@ -127,16 +123,21 @@ def _put_digit(
 
 def _enlarged(rng: np.random.Generator, digit: Image, height: float) -> Plane:
     """Return how much ink covers each pixel, 0 to 1, cut to the ink."""
-    rows, columns = (np.flatnonzero(digit.max(axis=axis) > 255 * _INK) for axis in (1, 0))
-    cut = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32) / 255
+    plane = digit.astype(np.float32) / 255
+    rows, columns = _inked(plane)
+    cut = plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = height / cut.shape[0]
     wide = max(4.0, scale * cut.shape[1] * rng.uniform(0.85, 1.2))
     padded = np.pad(cut, 1)
     large = cv2.resize(padded, None, fx=wide / cut.shape[1], fy=scale, interpolation=cv2.INTER_CUBIC)
     ink = np.clip(large, 0, 1, dtype=np.float32)
-    rows, columns = (np.flatnonzero(ink.max(axis=axis) > _INK) for axis in (1, 0))
-    cut_out: Plane = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return cut_out
+    rows, columns = _inked(ink)
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _inked(ink: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and the columns with pixels that belong to a digit."""
+    return np.flatnonzero(ink.max(axis=1) > _INK), np.flatnonzero(ink.max(axis=0) > _INK)
 
 
 def _position(
@@ -151,12 +152,6 @@ def _position(
     return at[1], at[0]
 
 
-def _visible(ink: Plane, x: int, y: int, scene: tuple[int, ...]) -> tuple[Box, Plane]:
-    """Return the box of the part inside the scene, and its ink."""
-    box = max(x, 0), max(y, 0), min(x + ink.shape[1], scene[1]), min(y + ink.shape[0], scene[0])
-    return box, ink[box[1] - y : box[3] - y, box[0] - x : box[2] - x]
-
-
 def _covered(rng: np.random.Generator, ink: Plane) -> Plane:
     """Return the ink that is left when something covers 40 to 60 % of it from one side."""
     axis, share = int(rng.integers(2)), rng.uniform(0.4, 0.6)
@@ -169,12 +164,12 @@ def _covered(rng: np.random.Generator, ink: Plane) -> Plane:
 
 def _shrunk(box: Box, ink: Plane) -> Box:
     """Return the box around what is visible of the ink; all of the box where nothing of it stands out."""
-    rows, columns = (np.flatnonzero(ink.max(axis=axis) > _INK) for axis in (1, 0))
+    rows, columns = _inked(ink)
     if not len(rows) or not len(columns):
         return box
     x, y = box[:2]
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
 
 
-def _touch(one: Box, other: Box, margin: int = 2) -> bool:
-    return all(one[i] < other[i + 2] + margin and other[i] < one[i + 2] + margin for i in (0, 1))
+def _touch(one: Box, other: Box) -> bool:
+    return all(one[i] < other[i + 2] + 2 and other[i] < one[i + 2] + 2 for i in (0, 1))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 
 ATOMIC_BACKEND = "kd_mm.AtomicLocalBackend"
@@ -37,6 +39,13 @@ def replace_file(path: str | Path, content: bytes) -> None:
         reason = f"cannot write {path} ({len(content) / 2**20:.1f} MiB): {error.strerror or error}"
         advice = "The earlier files are unchanged: free some space or change the folder, then resume."
         raise OSError(error.errno, f"{reason}. {advice}") from error
+
+
+def save_atomically(state: Any, path: str | Path) -> None:
+    """Write what ``torch.load(weights_only=True)`` reads, complete or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    replace_file(path, buffer.getvalue())
 
 
 class AtomicLocalBackend(LocalBackend):

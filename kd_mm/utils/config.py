@@ -8,12 +8,16 @@ import importlib.util
 import pkgutil
 import re
 import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import DefaultScope
+from torch import nn
 
+from kd_mm.registry import MODELS
 from kd_mm.utils.suggest import nearest, nearest_file
 
 
@@ -126,3 +130,23 @@ def plain_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | 
     if "data_preprocessor" not in model and source.get("data_preprocessor"):
         model["data_preprocessor"] = source["data_preprocessor"]
     return model, scope
+
+
+def build_network(config: str | dict[str, Any]) -> nn.Module:
+    """Return the plain network of a config (see :func:`plain_model_config`) with its initial weights."""
+    model, scope = plain_model_config(config)
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(model)
+
+
+def parts_of(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value inside a part of a config with its dotted key, each before the values inside of it."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(config, Mapping):
+        items = config.items()
+    elif isinstance(config, list | tuple):
+        items = enumerate(config)
+    for name, value in items:
+        path = f"{key}.{name}" if key else str(name)
+        yield path, value
+        yield from parts_of(value, path)

@@ -8,8 +8,7 @@ import pytest
 from mmengine import fileio
 from PIL import Image
 
-from kd_mm.apis.result_index import render_index, render_metafile
-from kd_mm.apis.result_table import fingerprint_of, render_page, write_page
+from kd_mm.apis.result_table import fingerprint_of, render_index, render_metafile, render_page, write_page
 
 from ..helpers.tools import ROOT, Tools
 
