@@ -36,11 +36,9 @@ class StepHook(Hook):
         self.begun = self.under_way = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note the beginning of a step."""
         self.begun = self.under_way = True
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note the end of a step."""
         self.under_way = False
 
 

@@ -210,29 +210,22 @@ def _join(parts: Mapping[str, Mapping[str, Any]], overridden: Collection[str] = 
     """Return one mapping with the keys of several, given by the recipe's name; see :func:`join_recipes`."""
     joined: dict[str, Any] = {}
     owners: dict[str, str] = {}
+
+    def merge(into: dict[str, Any], given: Mapping[str, Any], recipe: str, prefix: str = "") -> None:
+        # The type first, since other options follow from it; a loss is merged as one.
+        for key in sorted(given, key=lambda key: key != "type"):
+            path, value, new = f"{prefix}{key}", given[key], key not in into
+            owners.setdefault(path, recipe)
+            if isinstance(value, Mapping) and prefix != "losses." and (new or isinstance(into[key], dict)):
+                merge(into.setdefault(key, {}), value, recipe, f"{path}.")
+            elif new:
+                into[key] = copy.deepcopy(value)
+            elif into[key] != value and not any(f"{path}.".startswith(f"{done}.") for done in overridden):
+                raise ValueError(_disagreement(path, into[key], value, owners[path], recipe))
+
     for name, given in parts.items():
-        _merge(joined, given, name, "", owners, overridden)
+        merge(joined, given, name)
     return joined
-
-
-def _merge(
-    into: dict[str, Any],
-    given: Mapping[str, Any],
-    recipe: str,
-    prefix: str,
-    owners: dict[str, str],
-    overridden: Collection[str],
-) -> None:
-    """Merge ``given`` into a part, the type first, since other options follow from it; a loss is merged as one."""
-    for key in sorted(given, key=lambda key: key != "type"):
-        path, value, new = f"{prefix}{key}", given[key], key not in into
-        owners.setdefault(path, recipe)
-        if isinstance(value, Mapping) and prefix != "losses." and (new or isinstance(into[key], dict)):
-            _merge(into.setdefault(key, {}), value, recipe, f"{path}.", owners, overridden)
-        elif new:
-            into[key] = copy.deepcopy(value)
-        elif into[key] != value and not any(path == done or path.startswith(f"{done}.") for done in overridden):
-            raise ValueError(_disagreement(path, into[key], value, owners[path], recipe))
 
 
 def _disagreement(path: str, first: Any, second: Any, first_recipe: str, second_recipe: str) -> str:

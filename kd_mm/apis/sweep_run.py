@@ -191,20 +191,16 @@ class _RecordHook(Hook):
         self._start = time.perf_counter()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take over what was recorded before the training was cut off."""
         self.record.update(checkpoint.pop("sweep", {}))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Store what was recorded so far."""
         self._add_seconds("seconds")
         checkpoint["sweep"] = dict(self.record)
 
     def before_train(self, runner: Runner) -> None:
-        """Note when everything is prepared and the training begins."""
         self._add_seconds("preparation_seconds")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Store the weights if they are the best."""
         self.record["validated"] = runner.epoch
         score = require_metric(self.metric, metrics or {}, "the validation")
         if score > self.record["score"]:

@@ -50,7 +50,6 @@ class EMATeacherHook(Hook):
                 teacher.update(distiller.student, distiller.objective.exits)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the teachers to the checkpoint."""
         for teacher in ema_teachers(find_distiller(runner)).values():
             checkpoint["state_dict"].update(teacher.stored())
 

@@ -99,7 +99,6 @@ class ExactResumeHook(Hook):
     after_train = before_train_epoch  # no epoch follows the last checkpoint
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Forget what belongs to the last iteration."""
         self._validated, self._gathered = False, None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -109,7 +108,6 @@ class ExactResumeHook(Hook):
             self._gather(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Gather the states of all processes."""
         self._gather(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

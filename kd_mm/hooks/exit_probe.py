@@ -51,7 +51,6 @@ class ExitProbeHook(Hook):
             runner.logger.info("the validation data have other classes than the exits: exits are not measured")
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Reset the statistics."""
         self._tallies = {}
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
