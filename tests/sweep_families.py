@@ -2,8 +2,8 @@
 
     python -m tests.sweep_families [--task detection] [--only NAME ...] [--minutes 30] [--again]
 
-Each family runs in a process of its own. After each row docs/families.json is written, and docs/families.md from it; a
-row that is there, of the same config and versions of upstream, is not run again.
+Each family runs in a process of its own. After each row docs/families.json is written, and from it docs/families.md and
+a table of docs/detectors.md; a row that is there, of the same config and versions of upstream, is not run again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import argparse
 import json
 import logging
 import multiprocessing
+import re
 import resource
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -62,7 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row after this time")
     parser.add_argument("--limit", type=int, default=300, metavar="SECONDS", help="longest CPU time of a row")
     parser.add_argument("--again", action="store_true", help="run rows that are there, too")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of families.json and families.md")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the three files")
     return parser.parse_args(argv)
 
 
@@ -83,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results[family.task][family.config] = {"family": family.name, "fingerprint": mark, **row}
         replace_file(file, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
         replace_file(args.docs / "families.md", render(results).encode())
+        page = args.docs / "detectors.md"
+        replace_file(page, with_table(page.read_text(), results["detection"]).encode())
     return 0
 
 
@@ -123,6 +127,18 @@ def render(results: dict[str, Any]) -> str:
         f"logits: {', '.join(classifier_families.without_classifier())}.\n"
     )
     return "".join(parts)
+
+
+def with_table(page: str, rows: dict[str, Any]) -> str:
+    """Return docs/detectors.md with the table of the families that distil, by what ended in steps."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for row in rows.values():
+        ends = [f"{name} {row['recipes'][name].partition(':')[0]}" for name in RECIPES if name in row["recipes"]]
+        groups[", ".join(ends) or "does not train plain"].append(row["family"])
+    groups["not run"] = sorted(set(detector_families.names()) - {row["family"] for row in rows.values()})
+    lines = [f"| {ends} | {len(names)} | {', '.join(sorted(names))} |\n" for ends, names in groups.items()]
+    table = "".join(["| distilled, itself as teacher | families | |\n| --- | --: | --- |\n", *sorted(lines)])
+    return re.sub(r"(?s)(?<=<!-- sweep-families -->\n).*?(?=<!-- end -->)", lambda _: table, page)
 
 
 def _table(rows: dict[str, Any], count: int) -> str:

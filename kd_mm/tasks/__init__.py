@@ -27,6 +27,8 @@ __all__ = [
 #: Upstream's networks that no task fits, by the module of their class, and what to distil instead.
 WITHOUT_TASK = {
     "mmdet.models.mot": "a tracker: distil its detector by itself (the config's model.detector)",
+    "mmdet.models.reid": "a tracker's re-ID network, whose head gives an embedding and no logits: distil a "
+    "kd_mm.ReIDModel (configs/reid)",
     "mmdet.models.detectors.semi_base": "semi-supervised, with a teacher of its own: distil its detector by itself "
     "(the config's model.detector)",
     "mmpretrain.models.selfsup": "self-supervised, without labels: distil a classifier that starts from its weights",

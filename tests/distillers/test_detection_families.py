@@ -250,6 +250,18 @@ def test_what_trains_around_a_detector_is_refused(student: dict[str, Any], messa
         build({**student, "detector": retina()}, retina())
 
 
+def test_embeddings_of_a_trackers_reid_network_are_not_taken_for_logits() -> None:
+    head = {"type": "LinearReIDHead", "num_fcs": 1, "in_channels": 512, "fc_channels": 64, "out_channels": 32}
+    head |= {"num_classes": 4, "loss_cls": {"type": "mmpretrain.CrossEntropyLoss"}}
+    network = {"type": "BaseReID", "backbone": {"type": "mmpretrain.ResNet", "depth": 18}, "head": head}
+    network |= {
+        "neck": {"type": "mmpretrain.GlobalAveragePooling"},
+        "data_preprocessor": {"type": "ReIDDataPreprocessor"},
+    }
+    with pytest.raises(ValueError, match=r"BaseReID is a tracker's re-ID network, .* no logits: distil a kd_mm\.ReID"):
+        build(network, network, KD)
+
+
 def test_a_region_head_that_needs_more_than_regions_is_refused() -> None:
     full = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
     full.roi_head.semantic_head.update(conv_out_channels=16)
