@@ -410,6 +410,20 @@ def test_weights_to_start_from_must_fill_the_student(tools, world, checkpoints, 
     refused(evaluated, "student:", "teacher.pth does not fit", "left over")
 
 
+def test_weights_to_start_from_in_another_layout(tools: Tools, world: World, tmp_path: Path) -> None:
+    stored = torch.load(world.checkpoint, weights_only=False)["state_dict"]
+    torch.save({"model": {f"module.model.{key}": value for key, value in stored.items()}}, tmp_path / "wrapped.pth")
+    torch.save({"conv1.weight": torch.zeros(3), "fc.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
+    command = [world.teacher, "--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
+    command += ["optim_wrapper.optimizer.lr=0.0"]
+    tools.train(*command, f"load_from={tmp_path}/wrapped.pth")
+    assert torch.equal(weights(tmp_path / "run" / "epoch_1.pth")["head.fc.weight"], stored["head.fc.weight"])
+    ended = tools.run("train", *command, f"load_from={tmp_path}/foreign.pth")
+    refused(
+        ended, "foreign.pth: none of its weights (conv1.weight, fc.weight, ...) has the name of one of the network's"
+    )
+
+
 def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoints, config, tmp_path) -> None:
     """Misspelt keys of a config, and weights that nobody takes: one line each, and the run goes on."""
 
