@@ -90,8 +90,9 @@ class TeacherPreparation:
 class EpochTraining(TeacherPreparation):
     """Trains modules on what a frozen teacher computes, by SGD or AdamW with step decay on the training data.
 
-    Options: ``fraction`` (its length in epochs over that of the run) or ``epochs`` (its length as a number),
-    ``milestones`` (fractions of this length), ``gamma``, ``lr``, ``momentum``, ``weight_decay``.
+    Options: ``fraction`` (its length in epochs over that of the run), with ``min_epochs`` (but no shorter than this,
+    or than the run where that is shorter still), or ``epochs`` (its length as a number), ``milestones`` (fractions of
+    this length), ``gamma``, ``lr``, ``momentum``, ``weight_decay``.
 
     After each epoch the state is written to the partial file. Each epoch has a random state of its own, so that a
     killed training continues from there with the same result.
@@ -109,7 +110,7 @@ class EpochTraining(TeacherPreparation):
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the schedule and the other options."""
-        options = {key: value for key, value in self.options.items() if key not in ("fraction", "mode", "checkpoint")}
+        options = {key: value for key, value in self.options.items() if key not in ("fraction", "min_epochs", "mode", "checkpoint")}
         return [options, *data.epochs(self.options, self.source)]
 
     def untrained(self) -> dict[str, Tensor]:

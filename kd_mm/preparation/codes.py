@@ -49,6 +49,7 @@ class CodeTraining(EpochTraining):
     defaults = {
         "epochs": None,
         "fraction": 1 / 4,
+        "min_epochs": 1,
         "lr": 0.01,
         "momentum": 0.9,
         "weight_decay": 5e-4,

@@ -44,8 +44,8 @@ class TrainingData:
     def epochs(self, options: Mapping[str, Any], source: str) -> tuple[int, list[int]]:
         """Return the length of a training, at least 1, and its milestones, all in epochs.
 
-        ``options["epochs"]`` is a number, or ``None`` for ``fraction`` of the run; ``milestones`` are fractions of the
-        training; ``source`` is for messages.
+        ``options["epochs"]`` is a number, or ``None`` for ``fraction`` of the run, at least ``min_epochs`` or the run's
+        length where that is shorter; ``milestones`` are fractions of the training; ``source`` is for messages.
 
         Raises:
             ValueError: A length below 1 epoch, a fraction that is not above 0, or milestones that are no fractions.
@@ -59,7 +59,8 @@ class TrainingData:
                 "[0.3, 0.6, 0.9]"
             )
         if epochs is None:
-            epochs = max(1, round(fraction * self.runner.max_iters / len(self.runner.train_dataloader)))
+            run = self.runner.max_iters / len(self.runner.train_dataloader)
+            epochs = max(1, round(fraction * run), min(options["min_epochs"], round(run)))
         return epochs, [round(milestone * epochs) for milestone in milestones]
 
     def loader(self, key: str = "train_dataloader", chosen: Sequence[int] | None = None, shuffled: bool = False) -> Any:

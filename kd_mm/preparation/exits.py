@@ -26,8 +26,8 @@ class ExitTraining(EpochTraining):
 
     Data and augmentation are the student's. HSAKD (Yang et al., IJCAI 2021) trains its teacher's heads so; that
     MTKD-SSR does is our reading. The options come from the recipe's ``teacher_exits``: those of
-    :class:`kd_mm.preparation.base.EpochTraining` (``fraction`` HSAKD's 100 of 240 epochs by default), ``loss``
-    (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``optimizer`` (``"SGD"`` or
+    :class:`kd_mm.preparation.base.EpochTraining` (``fraction`` HSAKD's 100 of 240 epochs by default, ``min_epochs`` 6),
+    ``loss`` (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``optimizer`` (``"SGD"`` or
     ``"AdamW"``, which takes no ``momentum``), ``checkpoint`` (exits that were trained elsewhere).
 
     Raises:
@@ -45,6 +45,7 @@ class ExitTraining(EpochTraining):
         "temperature": 4.0,
         "epochs": None,
         "fraction": 5 / 12,
+        "min_epochs": 6,
         "optimizer": "SGD",
         "lr": 0.05,
         "momentum": 0.9,
