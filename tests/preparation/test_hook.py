@@ -79,17 +79,18 @@ def test_without_preparation_every_loss_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "fraction", "milestones", "expected"),
+    ("run", "epochs", "fraction", "milestones", "expected"),
     [
-        (None, 100 / 240, [0.3, 0.6, 0.9], (100, [30, 60, 90])),
-        (None, 1 / 1000, [0.5], (1, [0])),
-        (8, 100 / 240, [0.3, 0.6, 0.9], (8, [2, 5, 7])),
+        (240, None, 100 / 240, [0.3, 0.6, 0.9], (100, [30, 60, 90])),
+        (240, None, 1 / 1000, [0.5], (6, [3])),
+        (3, None, 100 / 240, [0.5], (3, [2])),
+        (240, 8, 100 / 240, [0.3, 0.6, 0.9], (8, [2, 5, 7])),
     ],
 )
 def test_lengths_are_fractions_of_the_run(
-    epochs: int | None, fraction: float, milestones: list[float], expected: tuple[int, list[int]]
+    run: int, epochs: int | None, fraction: float, milestones: list[float], expected: tuple[int, list[int]]
 ) -> None:
-    runner: Any = SimpleNamespace(max_iters=1200, train_dataloader=range(5), cfg=None)  # 240 epochs, by either loop
+    runner: Any = SimpleNamespace(max_iters=5 * run, train_dataloader=range(5), cfg=None)  # by either loop
     data, distiller = TrainingData, build(recipe=recipe("kd"))
-    options = {"epochs": epochs, "fraction": fraction, "milestones": milestones}
+    options = {"epochs": epochs, "fraction": fraction, "min_epochs": 6, "milestones": milestones}
     assert data(runner, distiller).epochs(options, "exits") == expected
