@@ -6,8 +6,9 @@ _base_ = ["../hooks.py"]
 
 mtkd_ssr = dict(
     stage_source="neck",
-    # A device sees two images at a time: too few for the statistics of a batch.
-    exits=dict(type="kd_mm.CellExit", norm="GN"),
+    # A device sees two images at a time: too few for the statistics of a batch. Cells of 16 pixels, so that a box
+    # covers several of them in a small image, too.
+    exits=dict(type="kd_mm.CellExit", norm="GN", grid_stride=16),
     connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
     teacher_exits=dict(
         mode="auto", loss="ce", fraction=1 / 3, optimizer="AdamW", lr=2e-3, weight_decay=1e-4, milestones=[3 / 4]
