@@ -12,5 +12,5 @@ rows = [
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
         for recipe in ("kd", "pkd", "pkd+kd", "mtkd_ssr")
     ),
-    *(dict(name=recipe, distiller=recipe, **once) for recipe in ("cwd", "ld", "mgd", "fgd", "mtkd_ssr_images")),
+    *(dict(name=recipe, distiller=recipe, **once) for recipe in ("mtkd_ssr_images",)),
 ]

@@ -16,8 +16,8 @@ mtkd_ssr = dict(
     ),
     losses=dict(
         aux=dict(type="kd_mm.ExitTaskLoss", loss_weight=1.0),
-        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=6.0),
-        srd=dict(type="kd_mm.StageResponseLoss", loss_weight=1.0, temperature=4.0),
+        scd=dict(type="kd_mm.StageChannelLoss", loss_weight=24.0),
+        srd=dict(type="kd_mm.StageResponseLoss", loss_weight=3.0, temperature=4.0),
         review=dict(
             type="kd_mm.CrossStageReviewLoss",
             loss_weight=0.3,
