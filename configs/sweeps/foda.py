@@ -4,8 +4,7 @@ student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
 distilled = dict(config=student, teacher_row="teacher")
 once = dict(seeds=[0], **distilled)
 cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
-# CrossKD in place of the detector's own logits.
-own_off = {"model.recipe.losses.own.loss_weight": 0}
+no_review = {"model.recipe.losses.review.loss_weight": 0}
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
@@ -13,12 +12,14 @@ rows = [
     dict(name="teacher", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0]),
     dict(name="student", config=student),
     dict(name="mtkd_ssr", distiller="mtkd_ssr", **distilled),
+    dict(name="mtkd_ssr without review", distiller="mtkd_ssr", cfg_options=no_review, **distilled),
+    dict(name="mtkd_ssr, scd and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **distilled),
+    dict(name="teacher_exits", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0], distiller="exits"),
+    dict(name="mtkd_ssr with joint exits", config=student, distiller="mtkd_ssr", teacher_row="teacher_exits"),
     dict(name="pkd+kd", distiller="pkd+kd", **distilled),
     dict(name="crosskd", distiller="crosskd", **distilled),
     dict(name="pkd", distiller="pkd", **distilled),
-    dict(name="mtkd_ssr+crosskd", distiller="mtkd_ssr+crosskd", cfg_options=own_off, **once),
     dict(name="pkd+crosskd", distiller="pkd+crosskd", **once),
-    dict(name="mtkd_ssr, scd and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **once),
     *(
         dict(name=recipe, distiller=recipe, **once)
         for recipe in ("kd", "detection", "ld", "mgd", "cwd", "fgd")
