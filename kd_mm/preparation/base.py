@@ -110,7 +110,11 @@ class EpochTraining(TeacherPreparation):
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return the schedule and the other options."""
-        options = {key: value for key, value in self.options.items() if key not in ("fraction", "min_epochs", "mode", "checkpoint")}
+        options = {
+            key: value
+            for key, value in self.options.items()
+            if key not in ("fraction", "min_epochs", "mode", "checkpoint")
+        }
         return [options, *data.epochs(self.options, self.source)]
 
     def untrained(self) -> dict[str, Tensor]:

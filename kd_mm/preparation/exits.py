@@ -26,9 +26,9 @@ class ExitTraining(EpochTraining):
 
     Data and augmentation are the student's. HSAKD (Yang et al., IJCAI 2021) trains its teacher's heads so; that
     MTKD-SSR does is our reading. The options come from the recipe's ``teacher_exits``: those of
-    :class:`kd_mm.preparation.base.EpochTraining` (``fraction`` HSAKD's 100 of 240 epochs by default, ``min_epochs`` 6),
-    ``loss`` (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``optimizer`` (``"SGD"`` or
-    ``"AdamW"``, which takes no ``momentum``), ``checkpoint`` (exits that were trained elsewhere).
+    :class:`kd_mm.preparation.base.EpochTraining` (``fraction`` HSAKD's 100 of 240 epochs by default, ``min_epochs``
+    6), ``loss`` (``"ce"``, or ``"ce+kd"`` with the teacher's own logits as target), ``temperature``, ``optimizer``
+    (``"SGD"`` or ``"AdamW"``, which takes no ``momentum``), ``checkpoint`` (exits that were trained elsewhere).
 
     Raises:
         ValueError: An unknown option or loss, or a network whose logits are not comparable with those of its exits.
