@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -14,32 +15,62 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
+from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
 from kd_mm.distillers import Distiller
 from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.samples import name_errors
 from kd_mm.utils.suggest import describe_error
 
 
 class StepHook(Hook):
-    """Knows whether training has begun, and whether a step is under way.
+    """Knows whether training has begun, whether a step is under way, and its batch.
 
     Attributes:
         begun: The first step has begun.
         under_way: A step has begun and not ended; an error now is not one of the config.
+        key: Where the config has the data of the batch.
+        batch: The batch of a step of training, validation or test that has begun and not ended.
     """
 
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
         self.begun = self.under_way = False
+        self.key, self.batch = "", None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.begun = self.under_way = True
+        self.key, self.batch = "train_dataloader", data_batch
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.under_way = False
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Note the end of a step."""
+        self.under_way, self.batch = False, None
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note the batch."""
+        self.key, self.batch = "val_dataloader", data_batch
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note the batch."""
+        self.key, self.batch = "test_dataloader", data_batch
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Forget the batch."""
+        self.batch = None
+
+    def explain(self, runner: Runner, error: Exception) -> None:
+        """Look for what failed in the images of the batch.
+
+        Raises:
+            SampleError: See :func:`kd_mm.apis.batch_checks.explain_step`.
+        """
+        if self.batch is not None:
+            explain_step(self.key, self.batch, _model(runner), error)
 
 
 class LeftOverWeightsHook(Hook):
@@ -103,10 +134,11 @@ class DataCheckHook(Hook):
             FileNotFoundError: There are images missing.
             ValueError: See :func:`kd_mm.apis.data_checks.check_data`.
         """
-        training = runner.train_loop.dataloader.dataset
-        _check(runner, "train_dataloader", training)
+        loader = runner.train_loop.dataloader
+        training = loader.dataset
+        _check_loader(runner, "train_dataloader", loader)
         if runner.val_loop is not None:
-            _check(runner, "val_dataloader", runner.val_loop.dataloader.dataset)
+            _check_loader(runner, "val_dataloader", runner.val_loop.dataloader)
         validation, test = (runner.cfg.get(f"{part}_dataloader") or {} for part in ("val", "test"))
         if not test or test.get("dataset") == validation.get("dataset") or not is_main_process():
             return
@@ -129,7 +161,7 @@ class DataCheckHook(Hook):
             FileNotFoundError: There are images missing.
             ValueError: See :func:`kd_mm.apis.data_checks.check_data`.
         """
-        _check(runner, "test_dataloader", runner.test_loop.dataloader.dataset)
+        _check_loader(runner, "test_dataloader", runner.test_loop.dataloader)
 
 
 class FlatBoxHook(Hook):
@@ -166,5 +198,22 @@ class FlatBoxHook(Hook):
             self._warned = True
 
 
-def _check(runner: Runner, key: str, dataset: Any) -> None:
-    check_data(key, dataset, runner.cfg.get("size_mismatch", "stop"))
+def _model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:
+    return check_data(key, dataset, runner.cfg.get("size_mismatch", "stop"))
+
+
+def _check_loader(runner: Runner, key: str, loader: Any) -> None:
+    """Check a data set, and a batch of it; let errors in making batches name it."""
+    samples, model = _check(runner, key, loader.dataset), _model(runner)
+    with contextlib.suppress(TypeError):  # an iterable data set has no length
+        if not len(loader):
+            raise ValueError(
+                f"{key}: {len(loader.dataset)} samples make no batch of {loader.batch_size}: set a smaller batch_size, "
+                "or drop_last=False"
+            )
+    name_errors(key, loader)
+    check_batch(key, samples, loader.collate_fn, model, model.student if isinstance(model, Distiller) else model)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,15 @@ from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
 from kd_mm.apis.annotation_files import categories, no_object
-from kd_mm.datasets.utils import join_first
+from kd_mm.utils.config import is_distillation
 from kd_mm.utils.samples import base_datasets
+from kd_mm.utils.suggest import join_first
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
     from mmdet.datasets import BaseDetDataset, CocoDataset
 
+#: Samples looked at for labels that a network does not predict.
+_LABELS = 200_000
 #: Samples looked at for classes without any object; a larger set is not searched to its end.
 _LOOKED_AT = 20_000
 _SAME_LIST = (
@@ -56,14 +61,16 @@ class ClassListHook(Hook):
         training = runner.train_loop.dataloader.dataset
         for dataset in base_datasets(training):
             check_numbering("train_dataloader", dataset)
+            _check_labels(runner, "train_dataloader", dataset)
             _check_outputs(runner, "train_dataloader", dataset)
             _check_presence("train_dataloader", dataset)
         if runner.val_loop is not None:
             validation = runner.val_loop.dataloader.dataset
             for dataset in base_datasets(validation):
                 check_numbering("val_dataloader", dataset)
+                _check_labels(runner, "val_dataloader", dataset)
                 _check_outputs(runner, "val_dataloader", dataset)
-                _check_known("val_dataloader", dataset)
+                _check_any_object("val_dataloader", dataset)
             compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
 
     def before_test(self, runner: Runner) -> None:
@@ -144,13 +151,19 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
     """Stop where upstream numbers labels by the folders or the annotation file, and the class list says otherwise.
 
     Raises:
-        ValueError: The class list has another order, or names classes before others that the data lack.
+        ValueError: The class list has another order, names a class twice, or names classes before others that the data
+            lack.
     """
     classes = list(dataset.metainfo.get("classes") or ())
+    own = classes != list(type(dataset).METAINFO.get("classes") or ())  # two of ImageNet's share a name
+    if twice := _twice(classes) if own or isinstance(dataset, BaseDetDataset) else []:
+        raise ValueError(f"{key}: the class list names {join_first(twice)} twice ({join_first(classes)})")
     if isinstance(dataset, CustomDataset) and not dataset.ann_file and dataset.with_label:
         numbered, by = list(dataset.folder_to_idx), "class folders"
     elif isinstance(dataset, CocoDataset) and type(dataset).load_data_list is CocoDataset.load_data_list:
         numbered, by = [name for name in categories(dataset.ann_file) if name in classes], "categories"
+        if twice := _twice(numbered):
+            raise ValueError(f"{key}: {dataset.ann_file} has two categories of the name {twice[0]!r}: make them one")
     else:
         return
     wrong = [name for label, name in enumerate(numbered) if name in classes and classes.index(name) != label]
@@ -160,6 +173,10 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
             f"list is {join_first(classes)}, so {wrong[0]!r} is labelled {classes[numbered.index(wrong[0])]!r}: give "
             "metainfo=dict(classes=(...)) that order, without names that the data lack"
         )
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def labels(dataset: BaseDataset, index: int) -> list[int]:
@@ -197,11 +214,34 @@ def _check_known(key: str, dataset: BaseDataset) -> None:
         raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
 
 
+def _check_any_object(key: str, dataset: BaseDataset) -> None:
+    """Stop where a detector would be validated on images without any object."""
+    if isinstance(dataset, BaseDetDataset) and not any(labels(dataset, index) for index in _spread(len(dataset))):
+        raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
+
+
 def _spread(count: int) -> Iterator[int]:
     """Yield each index once, the first few thousand evenly spread: many sets are sorted by class."""
     step = max(1, count // 5000)
     for start in range(step):
         yield from range(start, count, step)
+
+
+def _check_labels(runner: Runner, key: str, dataset: BaseDataset) -> None:
+    """Stop at labels of a list that a classifier has no output for: class folders have none."""
+    model = runner.cfg.model
+    where, model = ("model.student", model.student) if is_distillation(runner.cfg) else ("model", model)
+    option, count = _class_count(model, detects=False)
+    listed = isinstance(dataset, ClassificationDataset) and (not isinstance(dataset, CustomDataset) or dataset.ann_file)
+    if count is None or not listed or not len(dataset) or "gt_label" not in dataset.get_data_info(0):
+        return
+    found = {label for index in islice(_spread(len(dataset)), _LABELS) for label in labels(dataset, index)}
+    # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
+    if found and (min(found) < 0 or max(found) >= count) and len(class_list(dataset)) <= count:
+        raise ValueError(
+            f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} classes, "
+            f"from 0 to {count - 1}: number the labels from 0, or set {where}.{option}"
+        )
 
 
 def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
@@ -218,15 +258,15 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
         # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
         found = {label for index in range(len(dataset)) for label in labels(dataset, index)}
         beyond = max(found, default=0) >= count
-        if not classes and (beyond or min(found, default=0) < 0):
-            raise ValueError(
-                f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} "
-                f"classes, from 0 to {count - 1}: number the labels from 0, or set model.{option}"
-            )
     if beyond:
         raise ValueError(
             f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: "
             f"set model.{option}"
+        )
+    if not detects and len(classes) == 1 and count > 1 and key == "train_dataloader":
+        raise ValueError(
+            f"{key}: the data set has one class ({classes[0]}), the network predicts {count}: data_root and "
+            "data_prefix name the folder that holds the folders of the classes"
         )
     if classes and len(classes) < count and key == "train_dataloader":
         print_log(

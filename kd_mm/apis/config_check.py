@@ -23,6 +23,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
 from mmengine.visualization import Visualizer
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
@@ -74,6 +75,11 @@ _TRIPLES = (
     ("val_dataloader", "val_cfg", "val_evaluator"),
     ("test_dataloader", "test_cfg", "test_evaluator"),
 )
+#: Options of keys at the top of a config, which are not those of a component.
+_READ_BY_THE_ENGINE = {
+    "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
+    "auto_scale_lr": ("base_batch_size", "enable"),
+}
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.
 _ALIKE = 0.85
 
@@ -104,7 +110,13 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
                 continue
             loop = EpochBasedTrainLoop if part.get("by_epoch") else IterBasedTrainLoop
             yield from _part(part, key, Kind((engine.LOOPS,), loop, ("by_epoch",), numbers=True), scope)
-        elif key == "optim_wrapper" and isinstance(part, Mapping) and "optimizer" not in part:
+            for option, least in (("max_epochs", 1), ("max_iters", 1), ("val_interval", 1)):
+                if isinstance(value := part.get(option), int) and value < least:
+                    yield f"train_cfg.{option}: {value} is less than {least}"
+        elif key == "optim_wrapper" and isinstance(part, Mapping):
+            yield from _clipping(part.get("clip_grad"))
+            if "optimizer" in part:
+                yield from _part(part, key, SECTIONS[key], scope)
             continue  # several of them, or one that its constructor makes
         elif key == "default_hooks" and isinstance(part, Mapping):
             yield from _hooks(part, scope)
@@ -112,6 +124,13 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
             yield from _part(part, key, SECTIONS[key], scope)
     if "train_cfg" not in sections:
         return
+    for key, known in _READ_BY_THE_ENGINE.items():
+        for option in parts.get(key) or {}:
+            if option not in known and difflib.get_close_matches(option, known, n=1):
+                yield f"{key}.{option}: nothing reads {option!r}{nearest(option, known)}"
+    seed = (parts.get("randomness") or {}).get("seed")
+    if isinstance(seed, str | float):
+        yield f"randomness.seed: {seed!r} is no integer"
     level = parts.get("log_level")
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
@@ -120,6 +139,14 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
         if missing and len(missing) < len(triple):
             given = " and ".join(key for key in triple if key not in missing)
             yield f"{given} without {' and '.join(missing)}: give all three, or set all three to None"
+
+
+def _clipping(part: Any) -> Iterator[str]:
+    """Check the options of gradient clipping, which the engine hands to torch."""
+    functions: dict[str, Component] = {"norm": clip_grad_norm_, "value": clip_grad_value_}
+    function = functions.get(part.get("type", "norm")) if isinstance(part, Mapping) else None
+    if function is not None:
+        yield from _options(part, "optim_wrapper.clip_grad", Kind(numbers=True), function, frozenset())
 
 
 def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
@@ -156,6 +183,9 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
     for name, value in part.items():
         if kind is _MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
             yield f"{key}.{name}: {value!r} is no number"
+        classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
+        if kind is _MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
+            yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, popped)
@@ -228,8 +258,14 @@ def _options(
             continue
         if known is not None and option not in (*known, *kind.extra, *popped):
             yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
-        elif (kind.numbers or own) and isinstance(value, str) and _is_number(component, option, kind.numbers):
+        elif _is_no_number(value, own) and _is_number(component, option, kind.numbers):
             yield f"{key}.{option}: {value!r} is no number"
+        elif isinstance(value, str) and _annotated(component, option, ("bool",)):
+            yield f"{key}.{option}: {value!r} is neither True nor False"
+        elif kind.numbers and isinstance(value, list | tuple):
+            for number, item in enumerate(value):
+                if isinstance(item, str) and item.replace(".", "", 1).isdigit():
+                    yield f"{key}.{option}.{number}: {item!r} is no number"
 
 
 def _words(component: Component) -> frozenset[str] | None:
@@ -242,12 +278,31 @@ def _words(component: Component) -> frozenset[str] | None:
     return frozenset(word for code in codes for word in code.co_consts if isinstance(word, str))
 
 
+def _is_no_number(value: Any, own: bool) -> bool:
+    """Return whether a value stands for no number: components of others may take lists, dicts and None for one."""
+    return isinstance(value, str) or (own and not isinstance(value, int | float))
+
+
 def _is_number(component: Component, option: str, by_default: bool) -> bool:
     """Return whether an option takes numbers alone: by its annotation, or by its default value."""
-    for part in inspect.getmro(component) if inspect.isclass(component) else ():
-        parameter = inspect.signature(part).parameters.get(option)
-        if parameter is not None:
-            default = parameter.default
-            number = by_default and isinstance(default, int | float) and not isinstance(default, bool)
-            return number or parameter.annotation in (int, float, "int", "float")
-    return False
+    parameter = _parameter(component, option)
+    default = None if parameter is None else parameter.default
+    number = by_default and isinstance(default, int | float) and not isinstance(default, bool)
+    return number or _annotated(component, option, ("int", "float"))
+
+
+def _annotated(component: Component, option: str, types: tuple[str, ...]) -> bool:
+    """Return whether an option's annotation is one of some types, and no more."""
+    parameter = _parameter(component, option)
+    annotation = None if parameter is None else parameter.annotation
+    return annotation in types or (inspect.isclass(annotation) and annotation.__name__ in types)
+
+
+def _parameter(component: Component, option: str) -> inspect.Parameter | None:
+    """Return the parameter of a component, or of the first of its base classes that has it."""
+    for part in inspect.getmro(component) if inspect.isclass(component) else (component,):
+        with contextlib.suppress(ValueError, TypeError):  # a builtin
+            parameter = inspect.signature(part).parameters.get(option)
+            if parameter is not None:
+                return parameter
+    return None

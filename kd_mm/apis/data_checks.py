@@ -5,28 +5,42 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from typing import Any
+import stat
+from itertools import islice
+from typing import Any, NamedTuple
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header
-from kd_mm.datasets.utils import join_first
-from kd_mm.datasets.voc_annotation import TURNED
+from kd_mm.datasets.damaged_images import file_damage
+from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.samples import base_datasets, name_errors
+from kd_mm.utils.samples import base_datasets, mixing_datasets, name_pipelines, run_step
+from kd_mm.utils.suggest import join_first
 
-#: Images looked at in a data set, evenly spread: enough to miss a folder, few enough for the largest list.
-_LOOKED_AT = 1000
+#: Images looked at in a data set, evenly spread: all of COCO, whose headers take 7 s; few enough for the largest list.
+_LOOKED_AT = 200_000
+#: Of these, files of which both ends are read.
+_READ = 1000
 #: Of these, images of 16 bits that are decoded.
 _DECODED = 4
 #: Samples that one step has to leave out before that counts as a fault.
 _TRIED = 20
+#: Of these, samples that make a batch.
+_PASSED = 2
 
 
-def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> None:
-    """Check the images of a data set, and one sample through its pipeline, whose errors will name the data set.
+class _Listed(NamedTuple):
+    """An image as a data set lists it: its path, width and height, and the number of boxes that reach out of it."""
+
+    path: str
+    size: tuple[Any, Any]
+    outside: int
+
+
+def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]:
+    """Check the images of a data set, and samples through its pipeline, whose errors will name the data set.
 
     Args:
         key: Where the config has it, e.g. ``"train_dataloader"``.
@@ -34,25 +48,57 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> None:
         size_mismatch: What to do about images of another size than the annotations say: ``"stop"``, ``"rescale"`` the
             images (:class:`kd_mm.datasets.ScaleToAnnotation`), or ``"keep"`` both.
 
+    Returns:
+        A few samples after the pipeline, of each data set that is joined; none where steps mix images afterwards.
+
     Raises:
         FileNotFoundError: There are images missing.
-        ValueError: Images are of another size than the annotations say, or a sample does not pass the pipeline.
+        ValueError: Images are damaged or of another size than the annotations say, or a sample does not pass the
+            pipeline.
     """
-    name_errors(key, dataset)
+    name_pipelines(key, dataset)
+    passed = []
     for part in base_datasets(dataset):
         loader = next((step for step in part.pipeline.transforms if isinstance(step, LoadImageFromFile)), None)
         if loader is not None and not (loader.backend_args or loader.file_client_args):  # it opens the path itself
-            samples = [part.get_data_info(i) for i in range(0, len(part), -(-len(part) // _LOOKED_AT) or 1)]
-            samples = [sample for sample in samples if "://" not in str(sample.get("img_path", "://"))]
-            _check_existence(key, samples)
+            every = -(-len(part) // _LOOKED_AT) or 1
+            samples = [_listed(part.get_data_info(i)) for i in range(0, len(part), every)]
+            samples = [sample for sample in samples if "://" not in sample.path]
+            _check_files(key, samples)
             _check_sizes(key, samples, DecodedSize(part.pipeline.transforms), size_mismatch)
-            _check_bits(key, samples, loader)
-        _check_sample(key, part)
+            _check_bits(key, _spread(samples), loader)
+        passed += _check_samples(key, part)
+    return [] if any(mixing_datasets(dataset)) else passed
 
 
-def _check_existence(key: str, samples: list[dict[str, Any]]) -> None:
-    missing = [sample["img_path"] for sample in samples if not os.path.isfile(sample["img_path"])]
+def _listed(sample: dict[str, Any]) -> _Listed:
+    width, height, outside = sample.get("width"), sample.get("height"), 0
+    if isinstance(width, int | float) and isinstance(height, int | float):
+        for item in sample.get("instances") or ():
+            box = list(item.get("bbox") or [])
+            if len(box) == 4:  # counted from 0 or from 1
+                outside += min(box[0], box[1]) < -1 or box[2] > width + 1 or box[3] > height + 1
+    return _Listed(str(sample.get("img_path", "://")), (width, height), outside)
+
+
+def _spread(samples: list[_Listed]) -> list[_Listed]:
+    return samples[:: -(-len(samples) // _READ) or 1]
+
+
+def _check_files(key: str, samples: list[_Listed]) -> None:
+    """Stop at files that are missing, empty or, of a few, damaged; warn of boxes outside of their images."""
+    sizes = [(sample.path, _file_size(sample.path)) for sample in samples]
+    missing = [path for path, size in sizes if size is None]
     if missing:
+        if os.path.isdir(missing[0]):
+            raise FileNotFoundError(
+                f"{key}: {missing[0]} is a folder, not an image ({len(missing)} of {len(samples)} images looked for)"
+            )
+        if "\\" in missing[0] and os.sep == "/":
+            raise FileNotFoundError(
+                f"{key}: {missing[0]} does not exist: write / for the backslashes in the annotations "
+                f"({len(missing)} of {len(samples)} images looked for are missing)"
+            )
         there = ImageFolder(os.path.dirname(missing[0])).find(os.path.basename(missing[0]))
         if there is not None:
             raise FileNotFoundError(
@@ -63,12 +109,36 @@ def _check_existence(key: str, samples: list[dict[str, Any]]) -> None:
             f"{key}: {missing[0]} does not exist (missing are {len(missing)} of {len(samples)} images looked for): "
             "put the data there, or set data_root"
         )
+    damaged = [f"{path} (it is empty)" for path, size in sizes if not size]
+    damaged += [] if damaged else [f"{x.path} ({reason})" for x in _spread(samples) if (reason := file_damage(x.path))]
+    if damaged:
+        raise ValueError(
+            f"{key}: {len(damaged)} of {len(samples)} images looked at are damaged: {join_first(damaged)}; repair them "
+            "or take them out of the annotations"
+        )
+    outside = [each for each in samples if each.outside]
+    if outside:
+        print_log(
+            f"{key}: {sum(each.outside for each in outside)} boxes of {len(outside)} of {len(samples)} images looked "
+            f"at reach out of their image ({join_first([each.path for each in outside])}): are they written as the "
+            "data set reads them? (COCO: left, top, width, height)",
+            "current",
+            logging.WARNING,
+        )
 
 
-def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, policy: str) -> None:
-    other, turned = [], False
-    for sample in samples:
-        declared, path = (sample.get("width"), sample.get("height")), sample["img_path"]
+def _file_size(path: str) -> int | None:
+    """Return the bytes of a file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy: str) -> None:
+    other, turned = [], ""
+    for path, declared, _ in samples:
         if None in declared:
             continue
         try:
@@ -76,7 +146,7 @@ def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, 
         except ValueError:  # the damage is reported when it is decoded
             continue
         if declared != size:
-            turned |= declared == size[::-1]
+            turned = turned or (turning(read_header(path)) if declared == size[::-1] else "")
             other.append(f"{path} ({declared[0]}x{declared[1]} in the annotations, {size[0]}x{size[1]} in the image)")
     if not other:
         return
@@ -87,24 +157,24 @@ def _check_sizes(key: str, samples: list[dict[str, Any]], decoded: DecodedSize, 
     if policy == "stop" or (policy == "rescale" and turned):
         raise ValueError(
             f"{line}; size_mismatch='rescale' at the top of the config scales such images to their annotations, 'keep' "
-            f"uses both as they are{f'; {TURNED}' if turned else ''}"
+            f"uses both as they are{turned and f'; {turned}'}"
         )
     outcome = "the images are scaled" if policy == "rescale" else "both are used as they are"
     print_log(f"{line}; {outcome}", "current", logging.WARNING)
 
 
-def _check_bits(key: str, samples: list[dict[str, Any]], loader: LoadImageFromFile) -> None:
+def _check_bits(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> None:
     """Warn of images of 16 bits that the pipeline cuts to 8."""
     deep = []
     for sample in samples:
         try:
-            if read_header(sample["img_path"]).bits > 8:
-                deep.append(sample["img_path"])
+            if read_header(sample.path).bits > 8:
+                deep.append(sample.path)
         except ValueError:
             continue
     if not deep:
         return
-    images = [loader({"img_path": path})["img"] for path in deep[:_DECODED]]
+    images = [run_step(loader, {"img_path": path}, key, path)["img"] for path in deep[:_DECODED]]
     if any(image.dtype.itemsize == 1 for image in images):
         largest = max(int(image.max()) for image in images)
         dark = ": nearly black, store them as 8 bits, scaled to their range" if largest < 64 else ""
@@ -116,18 +186,19 @@ def _check_bits(key: str, samples: list[dict[str, Any]], loader: LoadImageFromFi
         )
 
 
-def _check_sample(key: str, dataset: BaseDataset) -> None:
-    """Let one sample with objects pass a copy of the pipeline."""
+def _check_samples(key: str, dataset: BaseDataset) -> list[Any]:
+    """Let a few samples with objects pass a copy of the pipeline."""
     chosen = [i for i in range(min(len(dataset), 100)) if dataset.get_data_info(i).get("instances", True)][:_TRIED]
     pipeline, dataset.pipeline = dataset.pipeline, copy.deepcopy(dataset.pipeline)  # steps may keep samples
     try:
         with isolated_rng("first sample"):
-            if not chosen or any(dataset.prepare_data(index) is not None for index in chosen):
-                return
+            prepared = (dataset.prepare_data(index) for index in chosen)
+            passed = list(islice((sample for sample in prepared if sample is not None), _PASSED))
             step = dataset.pipeline.dropped_by
     finally:
         dataset.pipeline = pipeline
-    if step:
+    if not passed and step:
         raise ValueError(
             f"{key}: {step} of the pipeline leaves out each of the first {len(chosen)} samples with objects"
         )
+    return passed

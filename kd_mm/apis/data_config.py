@@ -10,6 +10,7 @@ from mmengine.config import Config
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
 from kd_mm.datasets.text_files import read_lines
 from kd_mm.utils.config import parts_of
+from kd_mm.utils.suggest import nearest_file
 
 #: What may be done about images of another size than their annotations state, ``size_mismatch`` at the top of a config.
 SIZE_POLICIES = ("stop", "rescale", "keep")
@@ -25,7 +26,8 @@ def clean_data_sets(config: Config) -> None:
         config: Its data loaders are changed in place.
 
     Raises:
-        ValueError: A file of class names cannot be read, or ``size_mismatch`` is unknown.
+        FileNotFoundError: There is no such file of class names.
+        ValueError: It cannot be read, a class list is a dict, or ``size_mismatch`` is unknown.
     """
     policy = config.get("size_mismatch", "stop")
     if policy not in SIZE_POLICIES:
@@ -57,7 +59,18 @@ def _add_scaling(pipeline: list[Any]) -> None:
 
 def _clean_classes(part: dict[str, Any]) -> None:
     classes = part.get("classes")
-    if isinstance(classes, str) and Path(classes).is_file():
-        part["classes"] = tuple(read_lines(classes))
-    elif isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
-        part["classes"] = tuple(filter(None, (name.lstrip("\ufeff").strip() for name in classes)))
+    if isinstance(classes, dict):
+        raise ValueError(f"classes is a dict ({classes}): write the names in their order, as classes=('cat', 'dog')")
+    if isinstance(classes, str) and (Path(classes).is_file() or Path(classes).suffix or "/" in classes):
+        file = Path(classes)
+        if not file.is_file():
+            raise FileNotFoundError(f"the file of class names {classes!r} does not exist{nearest_file(file)}")
+        part["classes"] = tuple(map(_without_quotes, read_lines(classes)))
+    elif isinstance(classes, list | tuple):
+        part["classes"] = tuple(filter(None, (str(name).lstrip("\ufeff").strip() for name in classes)))
+
+
+def _without_quotes(line: str) -> str:
+    """Return a name without quotes around it, and without a comma behind those."""
+    name = line.rstrip(",")
+    return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else line

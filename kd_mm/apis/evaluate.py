@@ -91,6 +91,8 @@ def evaluate(
     suffix = Path(out).suffix if out is not None else None
     if suffix not in (None, ".json", ".pkl"):
         raise ValueError(f"--out {out}: give a .json file for the metrics or a .pkl file for the predictions")
+    if out is not None and Path(out).is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file in it")
     if show_dir is not None and tta:
         raise ValueError("--show-dir draws single predictions: give it without --tta")
     if show_num < 1:

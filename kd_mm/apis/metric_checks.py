@@ -14,13 +14,14 @@ from mmengine.runner import Runner
 
 from kd_mm.evaluation import ReIDMetric
 from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.samples import describe_failure, files
 
 
 class MetricCheckHook(Hook):
     """Compares the evaluators with their data, and evaluates two validation images for the names of the metrics.
 
-    The images are the first and the last one, of retrieval a query and a match of it. Where an evaluator fails on two
-    images, names are not checked.
+    The images are the first and the last one, of retrieval a query and a match of it. Where the measures of two images
+    cannot be computed, names are not checked.
 
     Args:
         names: Metrics that the validation has to give, and where each is asked for, as a dotted key or an option.
@@ -35,7 +36,8 @@ class MetricCheckHook(Hook):
         """Check the validation.
 
         Raises:
-            ValueError: It gives no such metric, or an evaluator can never be computed on its data.
+            ValueError: It gives no such metric, or an evaluator can never be computed on its data or does not take what
+                the network predicts for two images.
         """
         if runner.val_loop is None:
             return
@@ -43,7 +45,14 @@ class MetricCheckHook(Hook):
         chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
         with isolated_rng("metric names"):
             found = _evaluate(runner, chosen, bool(self.names))
-        for name, key in self.names.items() if found else ():
+        if found is None:
+            return
+        for name, key in self.names.items() if not found else ():
+            kinds = ", ".join(type(metric).__name__ for metric in loop.evaluator.metrics)
+            raise ValueError(
+                f"{key}: the validation gives no metric {name!r}, and no other: see the log for what {kinds} lacks"
+            )
+        for name, key in self.names.items():
             require_metric(name, found, f"{key}: the validation")
 
     def before_test(self, runner: Runner) -> None:
@@ -102,11 +111,11 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
     return chosen
 
 
-def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, float]:
+def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, float] | None:
+    """Return the metrics of a few images; None where they are not asked for or cannot be computed."""
     loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
-    depth = max((max(topk) for metric in evaluator.metrics if (topk := vars(metric).get("topk"))), default=1)
-    if not named and depth == 1:
-        return {}
+    depths = [vars(metric).get("topk") for metric in evaluator.metrics]
+    depth = max((max(depth) for depth in depths if isinstance(depth, list | tuple)), default=1)
     try:
         batch = loader.collate_fn([loader.dataset[i] for i in chosen])
         runner.model.eval()
@@ -114,15 +123,20 @@ def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, f
             predictions = runner.model.val_step(batch)
         scores = predictions[0].get("pred_score")
     except Exception:  # the validation itself says what is wrong
-        return {}
+        return None
     if scores is not None and depth > len(scores):
         raise ValueError(
             f"val_evaluator: topk={depth} of {len(scores)} classes is not defined: set val_evaluator.topk (and "
             f"test_evaluator.topk) to at most {len(scores)}"
         )
+    evaluator = copy.deepcopy(evaluator)
     try:
-        evaluator = copy.deepcopy(evaluator)
         evaluator.process(data_samples=predictions, data_batch=batch)
-        return dict(evaluator.evaluate(len(chosen))) if named else {}
+    except Exception as error:
+        raise ValueError(
+            f"val_evaluator: {files(predictions)} cannot be evaluated: {describe_failure(error)}"
+        ) from error
+    try:
+        return dict(evaluator.evaluate(len(chosen))) if named else None
     except Exception:  # whatever an evaluator makes of two images
-        return {}
+        return None

@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from kd_mm.apis.annotation_files import explain_annotations
+from kd_mm.apis.annotation_files import explain_annotations, explain_steps
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config
@@ -35,6 +35,8 @@ from kd_mm.utils.config import is_distillation, load_config, parts_of
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.suggest import nearest_file
 
+#: What upstream says of annotations that it cannot read.
+_UNREAD = ("need at least one array to concatenate", "invalid literal for int()", "values to unpack")
 #: Errors that a config can cause.
 INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
 
@@ -168,9 +170,12 @@ def train(config: Config) -> Runner:
     Raises:
         ValueError: The config is wrong; see :func:`build_runner`.
         NonFiniteLossError: A loss was infinite or NaN.
+        SampleError: A data pipeline, the collate function or the data preprocessor failed on images.
         RuntimeError: A training step failed with an error that a config may cause before.
     """
     folder, steps = Path(config.work_dir).absolute(), StepHook()
+    if folder.is_file():
+        raise ValueError(f"work dir {config.work_dir} is a file, not a folder")
     new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
@@ -181,11 +186,15 @@ def train(config: Config) -> Runner:
         if not steps.begun and is_main_process():
             with contextlib.suppress(OSError):
                 _remove_start(folder, before, new_folders)
+        if steps.key:  # there is a runner
+            steps.explain(runner, error)
         if steps.under_way and isinstance(error, INPUT_ERRORS):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
-        if not steps.begun and (unread or "need at least one array to concatenate" in str(error)):
+        if not steps.begun and (unread or any(words in str(error) for words in _UNREAD)):
             explain_annotations(config)
+        if not steps.begun and isinstance(error, AssertionError) and not error.args:
+            explain_steps(config)
         if "meta information" in str(error):
             explain_joined_sets(config)
         if isinstance(error, FileNotFoundError) and error.filename:

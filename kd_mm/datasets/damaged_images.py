@@ -18,8 +18,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
-from kd_mm.datasets.utils import join_first
 from kd_mm.utils.samples import OneLineError
+from kd_mm.utils.suggest import join_first
 
 _DAMAGE = re.compile(
     r"corrupt jpeg data|premature end of jpeg|invalid jpeg file structure|inconsistent progression|libpng error", re.I

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unicodedata import normalize
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
@@ -30,6 +31,8 @@ def without_suffix(name: str) -> str:
 class ImageFolder:
     """The images of a folder and those below it by name, whatever the case of their ending.
 
+    Letters with accents may be one character or two in a name: file systems and editors differ.
+
     Args:
         root: The folder.
     """
@@ -49,7 +52,7 @@ class ImageFolder:
         """
         for candidate in (name, without_suffix(name)):
             folder, stem = os.path.split(candidate)
-            files = [file for file in self._files(folder).get(stem, ()) if is_image(file)]
+            files = [file for file in self._files(folder).get(normalize("NFC", stem), ()) if is_image(file)]
             if files:
                 best = min(files, key=lambda file: IMAGE_SUFFIXES.index(os.path.splitext(file)[1].lower()))
                 return os.path.join(self.root, folder, best)
@@ -59,7 +62,7 @@ class ImageFolder:
         """Return why there is no image of a name: what else there is, or that there is nothing."""
         folder, stem = os.path.split(without_suffix(name))
         path = os.path.join(self.root, folder, stem)
-        others = self._files(folder).get(stem)
+        others = self._files(folder).get(normalize("NFC", stem))
         if others:
             is_folder = os.path.isdir(os.path.join(self.root, folder, others[0]))
             what = "is a folder" if is_folder else f"is not read: convert it to one of {', '.join(IMAGE_SUFFIXES)}"
@@ -74,7 +77,7 @@ class ImageFolder:
             except OSError:
                 names = []
             for name in names:
-                listed.setdefault(os.path.splitext(name)[0], []).append(name)
+                listed.setdefault(normalize("NFC", os.path.splitext(name)[0]), []).append(name)
             self._listed[folder] = listed
         return self._listed[folder]
 
@@ -124,6 +127,13 @@ def _read_header(path: str, modified: int) -> ImageHeader:
         if pixels is None:
             raise
         return ImageHeader((pixels.shape[1], pixels.shape[0]), False, 8 * pixels.itemsize)
+
+
+def turning(header: ImageHeader) -> str:
+    """Return what to do about an image whose annotation has its width for its height."""
+    if header.sideways:
+        return "photographs labelled unturned are read so by LoadImageFromFile(color_type='color_ignore_orientation')"
+    return "their width and height are exchanged, which 'keep' is for if the boxes fit the images"
 
 
 class DecodedSize:

@@ -15,8 +15,9 @@ from mmpretrain.datasets import BaseDataset
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
 from kd_mm.datasets.image_files import is_image
-from kd_mm.datasets.utils import add_metainfo, join_first, require_layout
+from kd_mm.datasets.utils import add_metainfo, require_layout
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import join_first
 
 #: Folders by the part that they hold, and how many images the official ones have.
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -126,8 +127,10 @@ class Market1501(DamagedImageCheck, BaseDataset):
             others = sorted(
                 {os.path.splitext(name)[1] for name in files} - {os.path.splitext(name)[1] for name in names}
             )
-            others_text = f", but files of {', '.join(others)}, which are not read" if others else ""
-            raise ValueError(f"{folder.absolute()} holds no image that can be used{others_text}")
+            folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            there = f", but folders ({join_first(folders)}), which are not looked into" if folders else ""
+            there = f", but files of {', '.join(others)}, which are not read" if others else there
+            raise ValueError(f"{folder.absolute()} holds no image that can be used{there}")
         if part != "gallery" and any(sample["pid"] == DISTRACTOR for sample in samples):
             raise ValueError(
                 f"{folder.absolute()} has an identity numbered 0, which marks distractors of the gallery: number the "

@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.fileio import get
 
 from kd_mm.datasets.image_files import ImageFolder, without_suffix
-from kd_mm.datasets.utils import join_first
 from kd_mm.ops.decoding import decode
+from kd_mm.utils.suggest import join_first
 
 #: The second column of Pascal VOC's lists of one class: the image lacks it, has only difficult ones, has it.
 _MARK = re.compile(r"[\s,;]+(-1|0|1)")
@@ -35,29 +35,28 @@ def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
     return [line.strip() for line in read_text(path, backend_args).splitlines() if line.strip()]
 
 
-def names_in_list(lines: list[str], images: ImageFolder) -> tuple[list[str], str]:
+def names_in_list(lines: list[str], images: ImageFolder, annotations: str) -> tuple[list[str], str]:
     """Return the images that the lines of a list name, without their endings.
 
-    A line may name an image with or without quotes, its ending or folders before it, and may have further columns: the
-    longest beginning that names an existing image is used, or the line where none does. Other lines that begin with
-    ``#`` are comments.
+    A line may name an image with or without quotes, its ending or folders before it, or its annotation file, and may
+    have further columns: the longest beginning that names an existing image is used, or the line where none does. Other
+    lines that begin with ``#`` are comments.
 
     Args:
         lines: Without blanks at their ends.
         images: The folder that they are in.
+        annotations: The name of the folder of their annotation files.
 
     Returns:
         The names, and one line on further columns, empty where there are none.
     """
     names, rests = [], []
     for line in lines:
-        name, rest = _name_in_line(line, images)
+        name, rest = _name_in_line(line, images, annotations)
         found = images.find(name)
         if found is None and line.startswith("#"):
             continue
-        names.append(
-            name if found and name == without_suffix(os.path.relpath(found, images.root)) else without_suffix(name)
-        )
+        names.append(without_suffix(os.path.relpath(found, images.root) if found else name))
         rests += [rest] if rest else []
     if not rests:
         return names, ""
@@ -72,20 +71,22 @@ def without_marks(lines: list[str]) -> list[str]:
     return [line[:end] for line, end in zip(lines, ends, strict=True)] if all(ends) else lines
 
 
-def _name_in_line(line: str, images: ImageFolder) -> tuple[str, str]:
+def _name_in_line(line: str, images: ImageFolder, annotations: str) -> tuple[str, str]:
     breaks = [(found.start(), found.end()) for found in _BETWEEN.finditer(line)]
     for end, begin in [(len(line), len(line)), *reversed(breaks)]:
-        for name in _spellings(line[:end].strip("\"'"), images.root):
+        for name in _spellings(line[:end].strip("\"'"), images.root, annotations):
             if images.find(name) is not None:
                 return name, line[begin:]
     return line, ""
 
 
-def _spellings(path: str, folder: str) -> Iterator[str]:
+def _spellings(path: str, folder: str, annotations: str) -> Iterator[str]:
     """Yield the names that a path may mean: itself, and without the folders before it that lead to the images."""
     yield path
     path = path.replace("\\", "/").removeprefix("./")
     yield path
+    if path.endswith(".xml"):
+        yield path[:-4].removeprefix(f"{annotations}/")
     parts, images = path.split("/"), Path(folder).absolute().parts
     absolute = path.startswith("/") or parts[0].endswith(":")  # perhaps of another machine
     for number in range(1, len(parts)):

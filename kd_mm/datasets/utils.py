@@ -5,22 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-
-#: Number of items that a message names before it counts the others.
-NAMED = 4
-
-
-def join_first(items: Sequence[str]) -> str:
-    """Join the first few items for a message and count the others."""
-    more = len(items) - NAMED
-    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def require_layout(name: str, folder: str | Path, expected: Iterable[str], source: str) -> None:
@@ -39,7 +30,8 @@ def require_layout(name: str, folder: str | Path, expected: Iterable[str], sourc
     expected = list(expected)
     lacking = [entry for entry in expected if not (root / entry).exists()]
     if lacking:
-        found = "no such folder" if not root.is_dir() else f"it lacks {', '.join(lacking)}"
+        found = f"it lacks {', '.join(lacking)}" if root.is_dir() else "no such folder"
+        found = "it is a file, not a folder (unpack an archive)" if root.is_file() else found
         raise FileNotFoundError(
             f"{name} not found: looked in {root} for {', '.join(expected)}, but {found}. Nothing is downloaded: get it "
             f"from {source} and put it there, or set data_root."

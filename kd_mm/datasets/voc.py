@@ -14,11 +14,12 @@ from mmengine.fileio import get
 from mmengine.logging import print_log
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
-from kd_mm.datasets.image_files import DecodedSize, ImageFolder, without_suffix
+from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning, without_suffix
 from kd_mm.datasets.text_files import names_in_list, read_lines, without_marks
-from kd_mm.datasets.utils import join_first, require_layout
-from kd_mm.datasets.voc_annotation import TURNED, AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
+from kd_mm.datasets.utils import require_layout
+from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import join_first
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
     from mmdet.datasets import VOCDataset as UpstreamVOCDataset
@@ -144,10 +145,10 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             size = self._decoded_size(img_path)
             if annotation.size not in (None, size):
                 pair = f"{annotation.size[0]}x{annotation.size[1]} in the XML, {size[0]}x{size[1]} in the image"
-                turned = annotation.size == size[::-1]
+                turned = turning(read_header(img_path)) if annotation.size == size[::-1] else ""
                 if turned and self.size_mismatch == "rescale":
-                    raise ValueError(f"{pair}, which scaling does not undo; {TURNED}")
-                self._report.turned |= turned
+                    raise ValueError(f"{pair}, which scaling does not undo; {turned}")
+                self._report.turned = self._report.turned or turned
                 self._report.sizes.append(f"{name} ({pair})")
                 if self.size_mismatch == "skip":
                     return []
@@ -207,7 +208,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             )
         if not self._local:
             return [without_suffix(line) for line in without_marks(lines)]
-        names, columns = names_in_list(lines, self._images)
+        names, columns = names_in_list(lines, self._images, self.ann_subdir)
         if columns:
             self._log(columns)
         if not names:

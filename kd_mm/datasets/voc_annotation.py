@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from kd_mm.datasets.utils import join_first
+from kd_mm.utils.suggest import join_first
 
 _DECLARED = re.compile(rb"^<\?xml[^>]*?encoding=[\"']([\w.-]+)[\"'][^>]*\?>")
-#: What to do about boxes of a photograph before its EXIF orientation turned it.
-TURNED = "photographs labelled unturned are read so by LoadImageFromFile(color_type='color_ignore_orientation')"
 #: Encodings by declared ones: the newer standard contains what files declared as the old ones hold, and a declaration
 #: that can be read byte by byte is not of UTF-16.
 _MEANT = {"gb2312": "gb18030", "gbk": "gb18030", "utf-16": "utf-8", "unicode": "utf-8"}
@@ -75,7 +73,8 @@ class AnnotationReport:
     Attributes:
         unusable: One entry an image that cannot be used, with the reason.
         sizes: One entry an image of another size than its annotation has, with both.
-        turned: Whether one of these is as wide as the annotation says it is high, and the other way round.
+        turned: What to do about those that are as wide as the annotation says they are high, and the other way round;
+            empty where there are none.
         boxes: Names of images by kind of problem, one entry for each box.
         known: Objects of the class list, by class.
         foreign: Objects of other classes, by class.
@@ -86,7 +85,7 @@ class AnnotationReport:
     def __init__(self) -> None:
         self.unusable: list[str] = []
         self.sizes: list[str] = []
-        self.turned = False
+        self.turned = ""
         self.boxes: dict[str, list[str]] = {}
         self.known: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
@@ -118,7 +117,7 @@ class AnnotationReport:
             raise ValueError(
                 f"{lists}: {counted}; size_mismatch='rescale' of the data set scales the boxes from <size> to the "
                 "image, 'skip' leaves these images out, 'keep' takes the boxes as they are"
-                + (f"; {TURNED}" if self.turned else "")
+                + (self.turned and f"; {self.turned}")
             )
         done = {"rescale": "their boxes are scaled", "skip": "they are left out", "keep": "their boxes are kept"}
         return [f"{counted}; {done[policy]}"]

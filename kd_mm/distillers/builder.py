@@ -18,7 +18,7 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import LogitsReader, Task
-from kd_mm.utils.channels import input_channels
+from kd_mm.utils.channels import explained_channels, input_channels
 from kd_mm.utils.contexts import eval_mode, isolated_rng
 from kd_mm.utils.suggest import check_options
 
@@ -77,7 +77,7 @@ def build_networks(
         ValueError: Class counts that differ where a loss compares logits, stages that do not fit, and so on.
     """
     losses, teachers = _build_losses_and_teachers(student, task, recipe, teacher, seed)
-    with isolated_rng("dry run", seed):
+    with isolated_rng("dry run", seed), explained_channels():
         size = dry_run_size(student, input_size, task.default_size)
         inputs = torch.rand(2, input_channels(student), *size) * 2 - 1
         inputs = inputs.to(_device(student))

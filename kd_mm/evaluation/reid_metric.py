@@ -237,7 +237,9 @@ def _read_labels(sample: Mapping[str, Any], camera_rule: bool) -> tuple[int, int
                 f"{name}: no {key} in the data sample: add {key!r} to meta_keys of PackInputs in test_pipeline{hint}"
             )
     if sample["role"] not in ("query", "gallery"):
-        raise ValueError(f"{name}: role={sample['role']!r}: write 'query' or 'gallery'")
+        raise ValueError(
+            f"{name}: role={sample['role']!r}: write 'query' or 'gallery' (kd_mm.Market1501: split='test')"
+        )
     camera = _integer(sample, "camid") if camera_rule else None
     return _integer(sample, "pid"), camera, str(sample["role"]), str(sample.get("img_path") or "")
 

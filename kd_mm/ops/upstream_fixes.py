@@ -120,6 +120,11 @@ def patch_class_folders(module: ModuleType) -> None:
     def get_samples(root: str, *args: Any, **kwargs: Any) -> tuple[list[Any], set[str] | None]:
         samples, empty = collect(root, *args, **kwargs)
         if not samples:
+            if loose := [file.name for file in Path(root).iterdir() if kwargs["is_valid_file"](file.name)]:
+                raise FileNotFoundError(
+                    f"the images of {root} are in no folder ({loose[0]} and so on): make one for each class, or give a "
+                    "list of images and labels as ann_file"
+                )
             endings = sorted({file.suffix for file in Path(root).rglob("*") if file.is_file()})
             found = f"files of {', '.join(endings[:4])}" if endings else "no file"
             raise FileNotFoundError(f"{root} and its folders hold no image that is read, there is {found}")

@@ -81,7 +81,7 @@ class TrainingData:
         if chosen is not None:
             config["dataset"] = Subset(self._build(config["dataset"]), list(chosen))
         built = self.runner.build_dataloader(config, seed=0)
-        name_errors(key, built.dataset)
+        name_errors(key, built)
         for hook in self.runner.hooks if key == "train_dataloader" else ():
             if isinstance(hook, DeviceLoader) and hook.images is not None:
                 return hook.images.loader(built, chosen)

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
+
 from torch import nn
 
 #: Input channels of a first convolution over rearranged 2 x 2 pixels (YOLOX, YOLOv5), to those of the image.
 _REARRANGED = {12: 3}
+
+
+#: Of torch: what a convolution says of images of another number of channels.
+_WRONG = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+) channels")
+
+
+def wrong_channels(error: Exception) -> tuple[int, int] | None:
+    """Return the channels that a convolution takes and those that it was given, where that is what failed."""
+    found = _WRONG.search(str(error))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+@contextlib.contextmanager
+def explained_channels() -> Iterator[None]:
+    """Explain a dry run that fails because a network does not take what its data preprocessor gives.
+
+    Raises:
+        ValueError: It does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = wrong_channels(error)
+        if found is None:
+            raise
+        raise ValueError(
+            f"dry run: the first layer of a network takes {found[0]} channels, the mean of its data_preprocessor has "
+            f"{found[1]}: set in_channels of its backbone, or mean and std of the data_preprocessor"
+        ) from error
 
 
 def input_channels(model: nn.Module) -> int:

@@ -38,6 +38,8 @@ def load_config(path: str) -> Config:
         raise FileNotFoundError(f"config {path!r} is a folder; name a file in it")
     if not file.is_file():
         raise FileNotFoundError(f"config {path!r} does not exist{nearest_file(file)}")
+    if file.suffix not in (".py", ".yml", ".yaml", ".json"):
+        raise ValueError(f"config {path!r} is no config but a {file.suffix or 'text'} file: give a .py file")
     try:
         config = Config.fromfile(file, import_custom_modules=False)
     except FileNotFoundError as error:

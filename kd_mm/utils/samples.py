@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import BaseDataset, Compose, ConcatDataset
 
-from kd_mm.utils.suggest import describe_error
+from kd_mm.utils.suggest import describe_error, join_first
 
 #: Options of a loading step by what the samples of a data set lack.
 _ASKED_BY = {"mask": "with_mask", "bbox": "with_bbox", "seg_map_path": "with_seg", "keypoints": "with_keypoints"}
@@ -92,13 +92,54 @@ def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
     except OneLineError:
         raise
     except Exception as error:
-        what = " ".join(describe_error(error).split())
+        what = describe_failure(error)
         if isinstance(error, KeyError) and error.args[0] in _ASKED_BY:
             option = _ASKED_BY[error.args[0]]
             what = f"the data set has no {error.args[0]!r}, take {option}=True out of this step"
-        elif type(error).__name__ not in what:
-            what = f"{type(error).__name__}: {what}"
         raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
+
+
+class NamedCollate:
+    """A collate function whose errors name the data set and the files of the batch.
+
+    Args:
+        collate: The function.
+        key: What the data set is called in a message.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any], key: str) -> None:
+        self.collate, self.key = collate, key
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Make a batch of samples.
+
+        Raises:
+            SampleError: They do not make one.
+        """
+        try:
+            return self.collate(samples)
+        except OneLineError:
+            raise
+        except Exception as error:
+            what = describe_failure(error)
+            hint = "; let the pipeline resize all images to one size" if "equal size" in what else ""
+            raise SampleError(f"{self.key}: {files(samples)} do not make a batch: {what}{hint}") from error
+
+
+def files(batch: Any) -> str:
+    """Return the first files of a batch, or of the samples of one, for a message."""
+    samples = batch.get("data_samples") if isinstance(batch, Mapping) else batch
+    names = []
+    for sample in samples if isinstance(samples, Sequence) else ():
+        packed = sample.get("data_samples", sample) if isinstance(sample, Mapping) else sample
+        names.append(str(packed.get("img_path", "a sample without a file")) if packed is not None else "nothing")
+    return join_first(names) or "a batch of unknown files"
+
+
+def describe_failure(error: Exception) -> str:
+    """Return one line on an error, with its kind."""
+    what, kind = " ".join(describe_error(error).split()), type(error).__name__
+    return what if kind in what else f"{kind}: {what}"
 
 
 def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
@@ -112,19 +153,35 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
         yield from base_datasets(dataset.dataset)
 
 
-def name_errors(key: str, dataset: Any) -> None:
-    """Let errors inside of a data set's pipelines name it.
+def name_errors(key: str, loader: Any) -> None:
+    """Let errors inside of the pipelines of a loader's data set, and in making batches, name it.
 
     Args:
         key: Where the config has it, e.g. ``"train_dataloader"``.
+        loader: Its data set may be wrapped and joined.
+    """
+    loader.collate_fn = NamedCollate(loader.collate_fn, key)
+    name_pipelines(key, loader.dataset)
+
+
+def name_pipelines(key: str, dataset: Any) -> None:
+    """Let errors inside of a data set's pipelines name it.
+
+    Args:
+        key: Where the config has it.
         dataset: Wrapped and joined ones are looked into.
     """
     for part in base_datasets(dataset):
         if not isinstance(part.pipeline, NamedPipeline):
             part.pipeline = NamedPipeline(part.pipeline, f"{key} ({type(part).__name__})")
+    for mixing in mixing_datasets(dataset):
+        name = f"{key} ({type(mixing).__name__})"
+        mixing.pipeline = [step if isinstance(step, NamedStep) else NamedStep(step, name) for step in mixing.pipeline]
+
+
+def mixing_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the wrappers of a data set that have steps of their own, such as mmdet's ``MultiImageMixDataset``."""
     while hasattr(dataset, "dataset"):
-        steps = vars(dataset).get("pipeline")
-        if isinstance(steps, list):  # mmdet's MultiImageMixDataset
-            name = f"{key} ({type(dataset).__name__})"
-            dataset.pipeline = [step if isinstance(step, NamedStep) else NamedStep(step, name) for step in steps]
+        if isinstance(vars(dataset).get("pipeline"), list):
+            yield dataset
         dataset = dataset.dataset

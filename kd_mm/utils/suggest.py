@@ -6,10 +6,13 @@ import ast
 import difflib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+#: Number of items that a message names before it counts the others.
+NAMED = 4
 
 
 @cache
@@ -51,6 +54,12 @@ def _only_hands_on(maker: Callable[..., Any], further: str) -> bool:
         if option.arg is None
     ]
     return all(node in handed for node in used)
+
+
+def join_first(items: Sequence[str]) -> str:
+    """Join the first few items for a message and count the others."""
+    more = len(items) - NAMED
+    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -99,6 +108,8 @@ def describe_error(error: Exception) -> str:
         return f"{error.filename} does not exist"
     if isinstance(error, IsADirectoryError) and error.filename:
         return f"{error.filename} is a folder, not a file"
+    if isinstance(error, FileExistsError) and error.filename:
+        return f"{error.filename} is a file, not a folder"
     if isinstance(error, NotADirectoryError) and error.filename:
         return f"{error.filename} is a file, not a folder"
     message = str(error).strip()

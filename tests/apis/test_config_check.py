@@ -55,6 +55,25 @@ def read(**changes: Any) -> Config:
             r"train_dataloader\.dataset\.pipeline\.1\.probe: RandomFlip .* did you mean 'prob'\?",
         ),
         ({"train_dataloader.sampler.shufle": True}, r"train_dataloader\.sampler\.shufle: DefaultSampler .* 'shuffle'"),
+        (
+            {"optim_wrapper.clip_grad": {"maxnorm": 9}},
+            r"optim_wrapper\.clip_grad\.maxnorm: .* did you mean 'max_norm'\?",
+        ),
+        ({"optim_wrapper.clip_grad": {"max_norm": "9"}}, r"optim_wrapper\.clip_grad\.max_norm: '9' is no number"),
+        ({"param_scheduler.milestones": ["1", "2"]}, r"param_scheduler\.milestones\.0: '1' is no number"),
+        ({"train_cfg.val_interval": 0}, r"train_cfg\.val_interval: 0 is less than 1"),
+        ({"env_cfg.cudnn_bench": True}, r"env_cfg\.cudnn_bench: nothing reads .* did you mean 'cudnn_benchmark'\?"),
+        ({"auto_scale_lr.base_batchsize": 8}, r"auto_scale_lr\.base_batchsize: .* did you mean 'base_batch_size'\?"),
+        ({"randomness.seed": "lucky"}, r"randomness\.seed: 'lucky' is no integer"),
+        ({"model.head.num_classes": "10"}, r"model\.head\.num_classes: '10' is no number"),
+        (
+            {"model.head.topk": (1, 50), "model.head.cal_acc": True},
+            r"model\.head\.topk: 50 of 10 classes is not defined",
+        ),
+        (
+            {"train_dataloader.dataset.test_mode": "flase"},
+            r"train_dataloader\.dataset\.test_mode: 'flase' is neither True nor False",
+        ),
         ({"val_evaluator.topks": 1}, r"val_evaluator\.topks: Accuracy has no option 'topks', did you mean 'topk'\?"),
         (
             {"custom_hooks": [{"type": "EMAHok"}]},

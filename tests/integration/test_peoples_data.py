@@ -226,6 +226,19 @@ def rewrite(
     path.write_text(json.dumps(content), encoding)
 
 
+def many_images(shapes: Shapes) -> None:
+    def repeat(content: dict[str, Any]) -> None:
+        (image, *_), (box, *_) = content["images"], content["annotations"]
+        content["images"] = [{**image, "id": i, "file_name": f"c{i}.jpg"} for i in range(1200)]
+        content["annotations"] = [{**box, "id": i, "image_id": i, "category_id": 1 + i % 3} for i in range(1200)]
+
+    rewrite(shapes, repeat)
+    for number in range(1200):
+        (shapes.image(f"c{number}")).hardlink_to(shapes.image("train000"))
+    shapes.image("c901").unlink()
+    Image.open(shapes.image("train000")).resize((32, 32)).save(shapes.image("c901"))
+
+
 def rename(content: dict[str, Any]) -> None:
     for category, name in zip(content["categories"], "abc", strict=True):
         category["name"] = name
@@ -358,6 +371,54 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ["load_from=shapes"],
         ["checkpoint shapes is a folder; name a file"],
     ),
+    "images of one channel for a network of three": (
+        VOC,
+        lambda shapes: None,
+        ["train_dataloader.dataset.pipeline.0.color_type=grayscale"],
+        [
+            "train_dataloader: DetDataPreprocessor fails on shapes/JPEGImages/train000.jpg: AssertionError: ",
+            "do the images have as many channels as its mean?",
+        ],
+    ),
+    "samples packed for a classifier": (
+        UPSTREAM_VOC,
+        lambda shapes: None,
+        ["train_dataloader.dataset.pipeline.3.type=mmpretrain.PackInputs"],
+        ["train001.jpg are of DataSample: let the pipeline end in dict(type='mmdet.Pack"],
+    ),
+    "a validation without scale_factor": (
+        COCO,
+        lambda shapes: None,
+        ["val_dataloader.dataset.pipeline.3.meta_keys=[img_id,img_path,ori_shape,img_shape]"],
+        ["val_dataloader: the samples of shapes/JPEGImages/val000.jpg", " have no scale_factor, by which boxes return"],
+    ),
+    "a validation without any object": (
+        COCO,
+        lambda shapes: rewrite(shapes, lambda content: content.update(annotations=[]), split="val"),
+        [],
+        ["val_dataloader: no object of 4 images is of the class list", "; the annotations hold no object"],
+    ),
+    "one image of another size, late in the list": (
+        COCO,
+        lambda shapes: many_images(shapes),
+        [],
+        ["1 of 1200 images looked at are of another size than", "c901.jpg (64x64 in the annotations, 32x32 in the ima"],
+    ),
+    "width and height exchanged": (
+        VOC,
+        lambda shapes: (
+            [Image.open(p).resize((80, 64)).save(p) for p in shapes.image("x").parent.iterdir()]
+            and [
+                p.write_text(p.read_text().replace("<height>64<", "<height>80<"))
+                for p in (shapes.voc.folder / "Annotations").iterdir()
+            ]
+        ),
+        [],
+        [
+            "(64x80 in the XML, 80x64 in the image)",
+            "their width and height are exchanged, which 'keep' is for if the bo",
+        ],
+    ),
     "fractions in XML": (
         VOC,
         lambda shapes: [
@@ -383,7 +444,7 @@ def test_refused_in_one_line(tools: Tools, shapes: Shapes, case: str) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_fails_later_is_named(tools: Tools, shapes: Shapes, workers: int) -> None:
     shapes.config(UPSTREAM_VOC, workers)
-    shapes.image("train005").write_bytes(b"\xff\xd8 no more")
+    shapes.image("train005").write_bytes(b"\xff\xd8 nothing between\xff\xd9")
     ended = shapes.run(tools)
     assert ended.status == 2
     line = ended.err.splitlines()[-1]
@@ -495,6 +556,72 @@ def test_lists_of_labels(tools: Tools, folders: Folders, encoding: str) -> None:
     assert ended.status == 0, ended.err
     stored = torch.load(folders.data.parent / "run" / "epoch_1.pth", weights_only=False)
     assert stored["meta"]["dataset_meta"]["classes"] == ("blue", "green", "red")
+
+
+def test_one_image_of_four_channels_late_in_an_epoch(tools: Tools, folders: Folders) -> None:
+    load = "[dict(type='LoadImageFromFile', color_type='unchanged'), dict(type='PackInputs')]"
+    with folders.config.open("a") as file:
+        file.write(f"\ntrain_dataloader['dataset']['pipeline'] = {load}\n")
+    path = folders.data / "train" / "red" / "008.png"
+    Image.open(path).convert("RGBA").save(path)
+    ended = folders.train(tools)
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"error: train_dataloader: ClsDataPreprocessor fails on {path}: RuntimeError: ")
+    Image.open(path).convert("RGB").resize((31, 27)).save(path)
+    stacked = ["train_dataloader.collate_fn.type=default_collate", "train_dataloader.num_workers=1"]
+    ended = folders.train(tools, *stacked)
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert " do not make a batch: RuntimeError: stack expects each tensor to be equal size" in line
+    assert "; let the pipeline resize all images" in line
+
+
+def test_a_network_of_other_channels_than_its_images(tools: Tools, world: World, folders: Folders) -> None:
+    four = "model.backbone.in_channels=4"
+    line = one_line(folders.train(tools, four))
+    assert " and 8 more have 3 channels, the network takes 4: set in_channels of its backbone" in line
+    words = ["--distiller", "kd", "--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+    options = [
+        "--work-dir",
+        folders.data.parent / "run",
+        *words,
+        "--cfg-options",
+        "model.student.backbone.in_channels=4",
+    ]
+    line = one_line(tools.run("train", folders.config, *options))
+    assert "dry run: the first layer of a network takes 4 channels, the mean of its data_preprocessor has 3" in line
+
+
+def test_labels_that_a_distilled_student_has_not(tools: Tools, world: World, folders: Folders) -> None:
+    files = sorted((folders.data / "train").rglob("*.png"))
+    lines = [f"{file.relative_to(folders.data / 'train')} {number % 3 - 1}\n" for number, file in enumerate(files)]
+    (folders.data / "train.txt").write_text("".join(lines))
+    words = ["--distiller", "kd", "--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+    options = ["--work-dir", folders.data.parent / "run", *words]
+    options += ["--cfg-options", "train_dataloader.dataset.ann_file=train.txt"]
+    line = one_line(tools.run("train", folders.config, *options))
+    assert "train_dataloader: the data set has labels from -1 to 1, the network predicts 3 classes, from 0 to 2" in line
+    assert "or set model.student.head.num_classes" in line
+
+
+def test_folders_of_classes_in_the_wrong_depth(tools: Tools, folders: Folders) -> None:
+    for part in ("train", "val"):
+        (folders.data / part).rename(folders.data / "images")
+        (folders.data / part).mkdir()
+        (folders.data / "images").rename(folders.data / part / "images")
+    line = one_line(folders.train(tools))
+    assert (
+        "the data set has one class (images), the network predicts 3: data_root and data_prefix name the fold" in line
+    )
+    for path in list(folders.data.rglob("*.png")):
+        path.rename(folders.data / path.relative_to(folders.data).parts[0] / f"{path.parent.name}{path.name}")
+    assert "/data/train are in no folder (" in one_line(folders.train(tools))
+
+
+def test_more_images_a_batch_than_there_are(tools: Tools, folders: Folders) -> None:
+    line = one_line(folders.train(tools, "train_dataloader.batch_size=99", "train_dataloader.drop_last=True"))
+    assert "train_dataloader: 60 samples make no batch of 99: set a smaller batch_size, or drop_last=False" in line
 
 
 def test_labels_counted_from_one(tools: Tools, folders: Folders) -> None:

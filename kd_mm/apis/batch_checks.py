@@ -1,0 +1,101 @@
+"""Batches that cannot be made or normalised: one line that names the data set and the files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmpretrain.models import ImageClassifier
+from torch import nn
+
+from kd_mm.utils.channels import wrong_channels
+from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.samples import NamedCollate, SampleError, describe_failure, files
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
+    from mmdet.models.detectors.base import BaseDetector
+    from mmdet.structures import DetDataSample
+
+
+def check_batch(key: str, samples: Sequence[Any], collate: NamedCollate, model: nn.Module, student: nn.Module) -> None:
+    """Make a batch of samples, let it pass the data preprocessor, and look for what the network needs of it.
+
+    Args:
+        key: Where the config has the data set, e.g. ``"train_dataloader"``.
+        samples: Some, after their pipeline; nothing is checked without any.
+        collate: Of the data loader.
+        model: With the ``data_preprocessor``.
+        student: The network that is trained.
+
+    Raises:
+        SampleError: One of these fails.
+    """
+    if not samples:
+        return
+    if not isinstance(samples[0], Mapping) or "inputs" not in samples[0]:
+        pack = "mmdet.PackDetInputs" if isinstance(student, BaseDetector) else "mmpretrain.PackInputs"
+        raise SampleError(f"{key}: its pipeline does not end in a step that packs samples: add dict(type={pack!r})")
+    batch = collate(samples)
+    with isolated_rng("first batch"):
+        explain_preprocessor(key, batch, model)
+    lacking = _lacking(samples[0].get("data_samples"), student, key == "train_dataloader")
+    if lacking:
+        raise SampleError(f"{key}: the samples of {files(samples)} {lacking}")
+
+
+def explain_preprocessor(key: str, batch: Any, model: nn.Module) -> None:
+    """Let a batch pass the data preprocessor.
+
+    Raises:
+        SampleError: It fails.
+    """
+    preprocessor: Any = model.data_preprocessor
+    tried = [batch]
+    if isinstance(batch, Mapping) and all(isinstance(part, list) for part in batch.values()):
+        count = min(map(len, batch.values()))  # first each image by itself
+        tried = [*({name: part[i : i + 1] for name, part in batch.items()} for i in range(count)), batch]
+    try:
+        with torch.no_grad():
+            for images in tried:
+                preprocessor(images, False)
+    except Exception as error:
+        what = f"{type(preprocessor).__name__} fails on {files(images)}: {describe_failure(error)}"
+        hint = "do the images have as many channels as its mean? (color_type of LoadImageFromFile)"
+        raise SampleError(f"{key}: {what}; {hint}") from error
+
+
+def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> None:
+    """Look for the part of a step that failed in the images of its batch.
+
+    Raises:
+        SampleError: The data preprocessor does not take them, or the network wants another number of channels.
+    """
+    explain_preprocessor(key, batch, model)
+    found = wrong_channels(error)
+    inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
+    channels = {len(image) for image in inputs if isinstance(image, torch.Tensor)} if inputs is not None else set()
+    if found and found[1] in channels:
+        raise SampleError(
+            f"{key}: the images of {files(batch)} have {found[1]} channels, the network takes {found[0]}: set "
+            "in_channels of its backbone, or color_type of LoadImageFromFile"
+        ) from error
+
+
+def _lacking(sample: Any, student: nn.Module, trained: bool) -> str:
+    """Return what a detector or a classifier needs of a packed sample and does not find, empty if nothing."""
+    if isinstance(student, BaseDetector):
+        if not isinstance(sample, DetDataSample):
+            return f"are of {type(sample).__name__}: let the pipeline end in dict(type='mmdet.PackDetInputs')"
+        if trained and "gt_instances" in sample and "bboxes" not in sample.gt_instances:
+            return "have no boxes: add dict(type='mmdet.LoadAnnotations', with_bbox=True) to its pipeline"
+        if not trained and "scale_factor" not in sample:
+            return (
+                "have no scale_factor, by which boxes return to the size of the image: add a step dict(type="
+                "'mmdet.Resize', ...), and the word to meta_keys of PackDetInputs where these are given"
+            )
+    if trained and isinstance(student, ImageClassifier) and not {"gt_label", "gt_score"} & set(sample.keys()):
+        return "have no label: does the data set give one, and does the pipeline keep it?"
+    return ""

@@ -1,0 +1,94 @@
+"""What is found in the images of a data set before a run begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from kd_mm.apis import data_checks
+from kd_mm.apis.annotation_files import no_object
+from kd_mm.apis.class_checks import check_numbering
+from kd_mm.apis.data_checks import check_data
+
+
+def read(
+    folder: Path,
+    name: str = "a.png",
+    categories: tuple[str, ...] = ("cat",),
+    classes: tuple[str, ...] = ("cat",),
+    **box: Any,
+) -> CocoDataset:
+    """A COCO data set of one image of 64 x 48 pixels with one box."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "a.png").exists():
+        Image.new("RGB", (64, 48)).save(folder / "a.png")
+    content = {
+        "images": [{"id": 0, "file_name": name, "width": 64, "height": 48}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400, **box}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(categories, 1)],
+    }
+    (folder / "a.json").write_text(json.dumps(content))
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations", "with_bbox": True},
+        {"type": "PackDetInputs"},
+    ]
+    files = {"ann_file": str(folder / "a.json"), "data_prefix": {"img": str(folder)}}
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return CocoDataset(**files, metainfo={"classes": classes}, pipeline=pipeline)
+
+
+def test_boxes_out_of_their_image(tmp_path: Path) -> None:
+    """Corners for widths and heights, or boxes of another image."""
+    with mock.patch.object(data_checks, "print_log") as log:
+        assert len(check_data("train_dataloader", read(tmp_path))) == 1
+        log.assert_not_called()
+        check_data("train_dataloader", read(tmp_path, bbox=[30, 20, 60, 40]))
+    assert "1 boxes of 1 of 1 images looked at reach out of their image" in log.call_args.args[0]
+    assert "(COCO: left, top, width, height)" in log.call_args.args[0]
+
+
+def test_files_that_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"b\.png is a folder, not an image \(1 of 1"):
+        check_data("train_dataloader", read(tmp_path, "b.png"))
+    with pytest.raises(FileNotFoundError, match="write / for the backslashes in the annotations"):
+        check_data("train_dataloader", read(tmp_path, "images\\c.png"))
+    content = (tmp_path / "a.png").read_bytes()
+    for damage, words in (
+        (b"", "it is empty"),
+        (content[: len(content) // 2], "truncated|incomplete"),
+        (b"<html>", "no image"),
+    ):
+        (tmp_path / "a.png").write_bytes(damage)
+        with pytest.raises(
+            ValueError, match=f"train_dataloader: 1 of 1 images looked at are damaged: .*a.png .*({words})"
+        ):
+            check_data("train_dataloader", read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_id": "0"}, "has the id of one of its images: image_id is '0' and so on, the images have 0"),
+        ({"category_id": 7}, "has the id of one of its categories: category_id is 7 and so on, the categories have 1"),
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "the annotations have cat: are the boxes of 'cat' in pixels?"),
+        ({"categories": ("cat ",)}, "names in the annotations have blanks at their ends ('cat '): remove them"),
+    ],
+)
+def test_annotations_without_an_object(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    assert words in no_object(read(tmp_path, **changes), 1)
+
+
+def test_names_that_are_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train: the class list names dog twice \(cat, dog, dog\)"):
+        check_numbering("train", read(tmp_path, classes=("cat", "dog", "dog")))
+    with pytest.raises(ValueError, match=r"a\.json has two categories of the name 'cat': make them one"):
+        check_numbering("train", read(tmp_path, categories=("cat", "cat")))
