@@ -95,7 +95,7 @@ def exit_scores(runner: Runner) -> dict[str, Any]:
     distiller = find_distiller(runner)
     if "student.stage_logits" not in distiller.requirements.reads:
         return {}
-    validated = runner.cfg.get("val_dataloader") is not None and distiller.task.scores_exits_on_validation
+    validated = runner.cfg.get("val_dataloader") is not None and distiller.task.closed_set
     split = "validation" if validated else "training"
     tallies: dict[str, Tensor] = {}
     images = 0

@@ -233,8 +233,7 @@ def _set_up_teacher(
 ) -> None:
     reads = needs.teachers[teacher.name]
     reader = task.logits_reader(teacher.model, False) if reads.logits else None
-    on_regions = (task.regional and reads.exits) or (reader is not None and reader.needs_regions)
-    if on_regions and teacher.input_size:
+    if reader is not None and reader.needs_regions and teacher.input_size:
         raise ValueError(
             f"teacher {teacher.name!r}: input_size resizes the batch, and losses on regions compare pixels; leave it "
             "out"

@@ -150,7 +150,7 @@ class Objective(nn.Module):
                 embeddings[i] = layer.embed(feature)
                 stage_logits[i] = layer.fc(embeddings[i])
             else:
-                stage_logits[i] = layer(feature, batch.regions)
+                stage_logits[i] = layer(feature)
         connected = {name: self._connect(name, maps, losses) for name in teachers if name in self.connectors}
         logits = self.reader.read(batch.records) if self.reader else None
         if logits is not None and self.last:
@@ -204,10 +204,7 @@ class Objective(nn.Module):
             return teacher
         exits: Any = self.teacher_exits[name]
         logits = StageLogits.of(
-            {
-                int(i): layer(like_parameters(teacher.exit_maps[int(i)], layer), batch.regions)
-                for i, layer in exits.items()
-            }
+            {int(i): layer(like_parameters(teacher.exit_maps[int(i)], layer)) for i, layer in exits.items()}
         )
         constant = {i: one.detach() for i, one in logits.items()}
         return replace(
@@ -230,8 +227,6 @@ class Objective(nn.Module):
             served = [key for key in served if key in weights]
             if name not in teachers or not served:
                 continue
-            if batch.regions is not None:
-                images.update({key: batch.regions[:, 0] for key in adapter.names if key != "final"})
             changed, logged, penalty = adapter.adapt(teachers[name], progress, batch.targets, images)
             label = self._label(name)
             terms.update({f"{label}.{term}": value.detach() for term, value in logged.items()})

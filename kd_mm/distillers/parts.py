@@ -169,7 +169,7 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
                 widths["final"] = logits.shape[-1]
                 if logits.ndim == 3 and logits.shape[-1] == classes:  # of a dense head without background
                     sigmoids.add("final")
-            labelled = task.comparable_logits and not task.regional and not task.multilabel
+            labelled = task.comparable_logits and not task.multilabel
             adapter.setup(widths, frozenset(sigmoids), labelled, 0 if recipe.exit_on_last else num_exits)
         adapters[name] = adapter
     if networks.losses and not len(adapters):

@@ -143,7 +143,7 @@ class Teacher:
         self.exit_stages = {i: exit_stages[i - 1] for i in sorted(reads.exits)}
         waits = reader is not None and reader.needs_regions
         #: Whether the logits wait for regions, which are known once the student has run.
-        self.needs_regions = waits or (task.regional and bool(reads.exits))
+        self.needs_regions = waits
         recorded = [stage.tap for stage in (*self.stages.values(), *self.exit_stages.values())]
         recorded += [*(reader.taps if reader else ()), *taps]
         self.recorder = Recorder(self.model, recorded, stop_when_complete=reader is None or waits)
@@ -271,15 +271,13 @@ class Teacher:
         if not self.needs_regions:
             return observation
         with self.precision(next(iter(observation.taps.values())).device):
-            return replace(observation, **self._logits(observation.taps, batch.regions, batch.sampled))
+            return replace(observation, **self._logits(observation.taps, batch.sampled))
 
-    def _logits(
-        self, records: Mapping[str, Tensor], regions: Tensor | None = None, sampled: Tensor | None = None
-    ) -> dict[str, Any]:
+    def _logits(self, records: Mapping[str, Tensor], sampled: Tensor | None = None) -> dict[str, Any]:
         stage_logits: dict[int, Tensor] = {}
         for key, layer in self.exits.items():
             stage = self.exit_stages[int(key)]
-            stage_logits[int(key)] = layer(like_parameters(stage.to_map(records[stage.tap]), layer), regions)
+            stage_logits[int(key)] = layer(like_parameters(stage.to_map(records[stage.tap]), layer))
         fields: dict[str, Any] = {}
         if self.reader is not None:
             logits = fields["logits"] = self.reader.read(records, self.model, sampled)

@@ -112,7 +112,7 @@ class Loss(nn.Module):
     #: Whether it is left out, with a line in the log, where the networks' own predictions cannot be compared.
     optional: bool = False
     #: What the exits that it reads may classify (:attr:`kd_mm.models.Exit.output`).
-    exit_outputs: frozenset[str] = frozenset({"image", "regions"})
+    exit_outputs: frozenset[str] = frozenset({"image"})
     #: Whether a gradient reaches the student.
     trains_student: bool = True
 

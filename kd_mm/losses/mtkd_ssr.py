@@ -225,7 +225,7 @@ class ExitTaskLoss(Loss):
     """
 
     requires = frozenset({"student.stage_logits", "student.targets"})
-    exit_outputs = frozenset({"image", "regions", "cells"})
+    exit_outputs = frozenset({"image", "cells"})
     exit_losses: Callable[[Tensor, Any], Tensor]
 
     def __init__(self, include_last: bool = False, stage_weights: Sequence[float] | None = None, **kwargs: Any) -> None:
@@ -258,7 +258,7 @@ class TeacherExitLoss(Loss):
     """
 
     requires = frozenset({"teacher.exit_logits", "student.targets"})
-    exit_outputs = frozenset({"image", "regions", "cells"})
+    exit_outputs = frozenset({"image", "cells"})
     trains_student = False
     exit_losses: Callable[[Tensor, Any], Tensor]
 

@@ -59,7 +59,7 @@ class CellExit(SepConvExit):
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.constant_(self.fc.bias, math.log(self.prior / (1 - self.prior)))  # type: ignore[arg-type]
 
-    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         """Return logits ``(B, K, h, w)`` of a stage map ``(B, C_i, H, W)``."""
         logits = self.fc(self.average(self.body(feature)))
         if self.enlarge > 1:

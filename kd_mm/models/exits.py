@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from kd_mm.losses.base import choice
 from kd_mm.registry import MODELS
@@ -26,7 +24,7 @@ class Exit(BaseModule):
 
     #: Whether ``rest`` (the modules of the deeper stages) is handed to the constructor.
     needs_rest: ClassVar[bool] = False
-    #: What its logits classify: the ``"image"``, ``"regions"`` of it, which ``forward`` then takes, or ``"cells"``.
+    #: What its logits classify: the ``"image"`` or ``"cells"`` of it.
     output: ClassVar[str] = "image"
 
     def __init__(
@@ -54,8 +52,8 @@ class Exit(BaseModule):
         """Return what the classifier reads of a stage map ``(B, C_i, H, W)``: pooled features ``(B, D)``."""
         return self.body(feature).mean(dim=(2, 3))
 
-    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
-        """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``; ``regions`` are for regional exits."""
+    def forward(self, feature: Tensor) -> Tensor:
+        """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``."""
         return self.fc(self.embed(feature))
 
 
@@ -131,42 +129,6 @@ class MirrorExit(Exit):
     def __init__(self, widths: Sequence[int], num_classes: int, rest: Sequence[nn.Module] = (), **kwargs: Any) -> None:
         super().__init__(widths, num_classes, **kwargs)
         self.body = nn.Sequential(*(_fresh_copy(module) for module in rest))
-
-
-@MODELS.register_module()
-class RoIExit(Exit):
-    """Classifies regions of the image from one stage: 1x1 convolution, RoIAlign, one weight a cell, a linear layer.
-
-    Our reading of stage logits in detection, beside those of an image: K + 1 softmax classes a region.
-
-    Args:
-        widths: See :class:`Exit`; only the stage's own is used.
-        num_classes: K + 1, background last.
-        size: Cells of a pooled region, in height and width.
-        hidden: Channels that are pooled; the stage's own where it has fewer.
-        **kwargs: See :class:`Exit`; of ``strides`` only the stage's own is used.
-    """
-
-    output = "regions"
-
-    def __init__(
-        self, widths: Sequence[int], num_classes: int, size: int = 7, hidden: int = 256, **kwargs: Any
-    ) -> None:
-        width = min(hidden, widths[0])
-        super().__init__([width], num_classes, **kwargs)
-        self.size = size
-        self.body = nn.Sequential(
-            nn.Conv2d(widths[0], width, 1, bias=False), self.norm_layer(width), nn.ReLU(inplace=True)
-        )
-        self.cells = nn.Conv2d(width, width, size, groups=width)
-
-    def forward(self, feature: Tensor, regions: Tensor | None = None) -> Tensor:
-        """Return logits ``(R, K + 1)`` of ``regions`` ``(R, 5)``: index in the batch, x1, y1, x2, y2 in pixels."""
-        if regions is None:
-            raise ValueError("RoIExit classifies regions, and the task has none; use it with kd_mm.DetectionTask")
-        feature = self.body(feature)
-        pooled = roi_align(feature, regions.to(feature.dtype), self.size, 1.0 / self.strides[0], 2, True)
-        return self.fc(F.relu(self.cells(pooled).flatten(1)))
 
 
 def stride_ratio(strides: Sequence[float]) -> int:

@@ -87,7 +87,7 @@ class ExitTraining(EpochTraining):
             ``scores`` and ``metric`` as :meth:`run`; ``chance``, the score of the best exit that always predicts the
             same, and ``at_chance``, the names of scores that are not above it (:meth:`kd_mm.tasks.Task.measure`).
         """
-        validated = data.config.get("val_dataloader") is not None and self.distiller.task.scores_exits_on_validation
+        validated = data.config.get("val_dataloader") is not None and self.distiller.task.closed_set
         split = "validation" if validated else "training"
         loader = data.loader("val_dataloader" if validated else "train_dataloader", shuffled=images is not None)
         some = "" if images is None else f"up to {images} images of "
@@ -148,8 +148,7 @@ class ExitTraining(EpochTraining):
         data, task = self.distiller.data_preprocessor(batch, training), self.distiller.task
         records = self.teacher.record(data["inputs"])
         targets = (task.validation_targets if validation else task.targets)(data["data_samples"])
-        regions = targets.regions if task.regional else None
         maps = self.stage_maps(records, self.teacher.exit_stages)
-        stage_logits = StageLogits.of({i: self.module[str(i)](feature, regions) for i, feature in maps.items()}).stacked
+        stage_logits = StageLogits.of({i: self.module[str(i)](feature) for i, feature in maps.items()}).stacked
         teacher_logits = self.teacher.logits(data["inputs"], records) if self.options["loss"] == "ce+kd" else None
         return stage_logits, teacher_logits, targets

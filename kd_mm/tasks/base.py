@@ -25,8 +25,7 @@ class Batch:
         valid_classes: See :attr:`kd_mm.losses.Observation.valid_classes`.
         assignment: See :attr:`kd_mm.losses.Observation.assignment`.
         sample_indices: See :attr:`kd_mm.losses.Observation.sample_indices`.
-        regions: ``(R, 5)``, image index and box in pixels: what regional exits classify.
-        sampled: ``(S, 5)``, likewise: what a two-stage student's own logits classify.
+        sampled: ``(S, 5)``, image index and box in pixels: what a two-stage student's own logits classify.
     """
 
     records: Mapping[str, Tensor]
@@ -34,7 +33,6 @@ class Batch:
     valid_classes: Tensor | None = None
     assignment: DenseAssignment | None = None
     sample_indices: Tensor | None = None
-    regions: Tensor | None = None
     sampled: Tensor | None = None
 
 
@@ -67,8 +65,6 @@ class Task:
     output = "image"
     #: Whether stage logits are independent sigmoids instead of a softmax.
     multilabel = False
-    #: Whether exits classify regions of an image, and take them as a second argument.
-    regional = False
     #: Whether the network's own logits are comparable with the targets of the exits.
     comparable_logits = True
     #: Height and width in pixels of the dry run where nothing else sets it.
@@ -98,14 +94,6 @@ class Task:
         for name, loss in losses.items():
             if self.name not in loss.tasks:
                 raise ValueError(f"loss {name!r} ({type(loss).__name__}) is not for {self.name}: {loss.instead}")
-
-    @property
-    def scores_exits_on_validation(self) -> bool:
-        """Whether the validation data have what exits predict; where not, exits are scored on training images.
-
-        Regions of validation images would need boxes in pixels of the resized image, which test pipelines lack.
-        """
-        return self.closed_set and not self.regional
 
     # -- networks ------------------------------------------------------------------------------------------------
 

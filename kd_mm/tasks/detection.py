@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from kd_mm.losses import Loss
 from kd_mm.losses.functional import full_precision
-from kd_mm.losses.region_output import REGION_TAPS, region_tap
+from kd_mm.losses.region_output import REGION_TAPS
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Batch, ExitScore, Task
@@ -20,10 +20,10 @@ from kd_mm.tasks.cells import average_precision, focal_losses, score_histogram
 from kd_mm.tasks.dense_targets import assigning, read_assignment
 from kd_mm.tasks.detector_heads import DetectorHeads
 from kd_mm.tasks.prediction_readers import LogitsReader
-from kd_mm.tasks.targets import LEFT_OUT, DetectionTargets, box_tensor, label_regions, make_regions, read_annotations
+from kd_mm.tasks.targets import DetectionTargets, box_tensor, read_annotations
 from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 
-_METRICS = {"image": "accuracy of presence", "regions": "accuracy by region", "cells": "average precision by cell"}
+_METRICS = {"image": "accuracy of presence", "cells": "average precision by cell"}
 
 
 @TASKS.register_module()
@@ -32,69 +32,37 @@ class DetectionTask(Task):
 
     With exits of type ``kd_mm.CellExit`` stage logits are those of the classes in the cells of a grid, ``(B, K, h, w)``
     independent sigmoids, the same for every detector and free of anchors; with other exits of the classes in the image,
-    ``(B, K)``. With exits of type ``kd_mm.RoIExit`` they are those of regions:
-    ``(R, K + 1)`` with background, on every ground-truth box, on ``extra_regions`` uniformly drawn boxes an image, and
-    on the student's own sampled regions where asked for. MTKD-SSR (Gou et al., IJCV 2023) names Pascal VOC but neither
-    task nor stage logits; all forms are our reading. A detector's own logits are those of its (first) RoI head on the
-    student's sampled regions, or the class maps of a dense head.
+    ``(B, K)``. MTKD-SSR (Gou et al., IJCV 2023) names Pascal VOC but neither task nor stage logits; both forms are our
+    reading. A detector's own logits are those of its (first) RoI head on the student's sampled regions, or the class
+    maps of a dense head.
 
     Classes that an image holds only as ignored or difficult objects count neither way. Boxes are those after
     augmentation. Teachers see the student's padded batch; where they normalise otherwise, its padding is the student's
     mean colour instead of the teacher's.
-
-    Args:
-        sampled: Region exits also classify the regions that a two-stage student samples for its own loss.
-        extra_regions: Uniformly drawn boxes an image for region exits, so that background is learnt.
-
-    Raises:
-        ValueError: No region at all would be looked at in images without objects.
     """
 
     name = "detection"
     unit = "objects"
     exit_on_last = True
+    multilabel = True
     comparable_logits = False
     # A multiple of every pyramid's coarsest stride, and enough for the valid convolutions at the end of SSD.
     default_size = 320
 
-    def __init__(self, sampled: bool = False, extra_regions: int = 16) -> None:
-        if extra_regions < (0 if sampled else 1):
-            raise ValueError(
-                f"DetectionTask: extra_regions={extra_regions} leaves images without objects without a region; give 1 "
-                "or more"
-            )
-        self.sampled, self.extra_regions = sampled, extra_regions
+    def __init__(self) -> None:
         self.classes = 0
         self._assigned: list[Any] = []
 
     def setup(self, student: nn.Module, output: str) -> None:
-        """Take note of the student's classes and of what its exits classify.
-
-        Raises:
-            ValueError: Sampled regions are asked for, but nothing samples any.
-        """
-        self.output, self.regional, self.multilabel = output, output == "regions", output != "regions"
-        self.metric = _METRICS[output]
+        """Take note of the student's classes and of what its exits classify."""
+        self.output, self.metric = output, _METRICS[output]
         heads = DetectorHeads.of(student)
         self.classes = heads.num_classes or 0
         self.classes_key = f"{'roi_head.' if heads.two_stage else ''}bbox_head.num_classes"
-        if self.sampled and not (self.regional and heads.two_stage):
-            raise ValueError(
-                "DetectionTask: sampled=True needs a two-stage student and exits of type kd_mm.RoIExit; "
-                f"the student is a {type(student).__name__}"
-            )
-
-    def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
-        """Return the tap of the student's sampled regions where exits classify them."""
-        return (region_tap(DetectorHeads.of(model).cascade),) if self.regional and self.sampled else ()
 
     def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
         """Return K, the number of foreground classes that the detector's head was built for."""
         return DetectorHeads.of(model).num_classes
-
-    def exit_width(self, num_classes: int) -> int:
-        """Return K, or K + 1 for regions."""
-        return num_classes + 1 if self.regional else num_classes
 
     def logits_reader(self, model: nn.Module, student: bool) -> LogitsReader:
         """Return how the detector's own class logits are read.
@@ -125,8 +93,7 @@ class DetectionTask(Task):
     ) -> Batch:
         """Return a batch after the student's forward pass; see the base class."""
         records = keep_deployed_branch(student, records, len(inputs))
-        on_regions = self.regional and bool({"student.stage_logits", "teacher.stage_logits"} & set(reads))
-        needed = on_regions or bool({"student.targets", "student.valid_classes"} & set(reads))
+        needed = bool({"student.targets", "student.valid_classes"} & set(reads))
         targets = self.targets(data_samples, records) if needed else None
         assignment = None
         if "student.assignment" in reads and self._assigned:
@@ -137,18 +104,12 @@ class DetectionTask(Task):
             valid_classes=targets.valid if targets is not None and self.output == "image" else None,
             assignment=assignment,
             sample_indices=self.sample_indices(data_samples) if "student.sample_indices" in reads else None,
-            regions=None if targets is None else targets.regions,
             sampled=_sampled(records),
         )
 
     def targets(self, data_samples: Sequence[Any], records: Mapping[str, Tensor] | None = None) -> DetectionTargets:
-        """Return the targets of a batch; regions too where exits classify them."""
-        sampled = _sampled(records or {})
-        targets = replace(read_annotations(data_samples, self.classes), sampled=sampled)
-        if not self.regional:
-            return targets
-        regions = make_regions(targets, data_samples, self.extra_regions, sampled if self.sampled else None)
-        return replace(targets, regions=regions, region_labels=label_regions(targets, regions, data_samples))
+        """Return the targets of a batch."""
+        return replace(read_annotations(data_samples, self.classes), sampled=_sampled(records or {}))
 
     def validation_targets(self, data_samples: Sequence[Any]) -> DetectionTargets:
         """Return the targets of a validation batch, whose boxes are in pixels of the original images."""
@@ -166,34 +127,22 @@ class DetectionTask(Task):
         """Return the task loss of each exit.
 
         By cell the focal loss, sum over cells and classes by positive cells; by image binary cross-entropy, mean over
-        images and classes; by region cross-entropy, mean over regions.
+        images and classes.
         """
         logits = full_precision(logits)
         if self.output == "cells":
             return focal_losses(logits, targets.cells(logits.shape[-2:]))
-        if targets.region_labels is not None:
-            kept = (targets.region_labels != LEFT_OUT).sum().clamp(min=1)
-            labels = targets.region_labels.expand(logits.shape[:2])
-            losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=LEFT_OUT, reduction="none")
-            return losses.sum(dim=1) / kept
         present = targets.present.to(logits.dtype).expand_as(logits)
         loss = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
         return (loss * targets.valid.to(logits.dtype)).mean(dim=(1, 2))
 
     def correct(self, logits: Tensor, targets: DetectionTargets) -> Tensor:
-        """Return by image the share of classes whose presence is predicted right ``(B,)``; by region 0 or 1."""
-        if targets.region_labels is not None:
-            kept = targets.region_labels != LEFT_OUT
-            return (logits.argmax(dim=1) == targets.region_labels)[kept].float()
+        """Return by image the share of classes whose presence is predicted right ``(B,)``."""
         right = (logits > 0) == (targets.present > 0)
         return (right * targets.valid).sum(dim=1) / targets.valid.sum(dim=1).clamp(min=1)
 
     def constant_scores(self, targets: DetectionTargets, width: int) -> Tensor:
-        """Return the number of regions of each class ``(1, K + 1)``, or by class what "absent" and "present" would
-        score ``(K, 2)``."""
-        if targets.region_labels is not None:
-            kept = targets.region_labels[targets.region_labels != LEFT_OUT]
-            return torch.bincount(kept, minlength=width)[None].float()
+        """Return by class what "absent" and "present" would score ``(K, 2)``."""
         share = targets.valid / targets.valid.sum(dim=1, keepdim=True).clamp(min=1)
         present = targets.present > 0
         return torch.stack([(share * ~present).sum(dim=0), (share * present).sum(dim=0)], dim=1)

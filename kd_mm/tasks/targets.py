@@ -12,9 +12,6 @@ from torchvision.ops import box_iou
 
 from kd_mm.tasks.cells import CellTargets, assign_cells
 
-#: Label of a region that is left out: it lies on an ignored or difficult object.
-LEFT_OUT = -1
-
 
 @dataclass(frozen=True)
 class DetectionTargets:
@@ -27,9 +24,8 @@ class DetectionTargets:
         labels: Per image ``(n,)``, class indices.
         ignored: Per image ``(m, 4)``, boxes of ignored or difficult objects.
         shape: Height and width of the padded batch.
-        regions: ``(R, 5)``, image index and box, where exits classify regions.
-        region_labels: ``(R,)``, class index, K for background, :data:`LEFT_OUT` for regions on ignored objects.
-        sampled: ``(S, 5)``, the regions that a two-stage student classifies in this step, where they are known.
+        sampled: ``(S, 5)``, image index and box: the regions that a two-stage student classifies in this step, where
+            they are known.
     """
 
     present: Tensor
@@ -38,8 +34,6 @@ class DetectionTargets:
     labels: list[Tensor]
     ignored: list[Tensor]
     shape: tuple[int, int]
-    regions: Tensor | None = None
-    region_labels: Tensor | None = None
     sampled: Tensor | None = None
 
     def sampled_labels(self) -> Tensor | None:
@@ -63,7 +57,7 @@ class DetectionTargets:
         return replace(self, boxes=boxes, ignored=ignored)
 
     def __len__(self) -> int:
-        return len(self.present) if self.region_labels is None else int((self.region_labels != LEFT_OUT).sum())
+        return len(self.present)
 
 
 def read_annotations(data_samples: Sequence[Any], num_classes: int) -> DetectionTargets:
@@ -100,39 +94,19 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int) -> Detection
     return DetectionTargets(present, valid, boxes, labels, left_out, (int(height), int(width)))
 
 
-def label_regions(targets: DetectionTargets, regions: Tensor, data_samples: Sequence[Any] = ()) -> Tensor:
+def label_regions(targets: DetectionTargets, regions: Tensor) -> Tensor:
     """Return the class of each region ``(R, 5)``: that of the ground truth it overlaps most, if by 0.5 IoU.
 
-    Others are background (K), or :data:`LEFT_OUT` where an ignored object is overlapped as much. Without data samples
-    no object is ignored.
+    Others are background (K).
     """
     background = targets.present.shape[1]
     found = torch.full((len(regions),), background, dtype=torch.long, device=regions.device)
     for i, boxes in enumerate(targets.boxes):
         inside = regions[:, 0] == i
-        left = data_samples[i].get("ignored_instances") if data_samples else None
-        if left is not None and len(left):
-            on_ignored = box_iou(regions[inside, 1:], box_tensor(left.bboxes)).amax(dim=1) >= 0.5
-            found[inside] = torch.where(on_ignored, LEFT_OUT, found[inside])
         if len(boxes):
             overlap, which = box_iou(regions[inside, 1:], boxes).max(dim=1)
             found[inside] = torch.where(overlap >= 0.5, targets.labels[i][which], found[inside])
     return found
-
-
-def make_regions(targets: DetectionTargets, data_samples: Sequence[Any], extra: int, sampled: Tensor | None) -> Tensor:
-    """Return regions ``(R, 5)``: every ground-truth box, ``extra`` uniformly drawn boxes an image, and ``sampled``."""
-    parts = []
-    for i, sample in enumerate(data_samples):
-        height, width = sample.metainfo["img_shape"][:2]
-        boxes = targets.boxes[i]
-        corners = torch.rand(extra, 2, 2, device=boxes.device) * boxes.new_tensor([width, height])
-        drawn = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
-        both = torch.cat([boxes, drawn])
-        parts.append(torch.cat([both.new_full((len(both), 1), i), both], dim=1))
-    if sampled is not None:
-        parts.append(sampled.detach().to(parts[0].dtype))
-    return torch.cat(parts)
 
 
 def box_tensor(boxes: Any) -> Tensor:

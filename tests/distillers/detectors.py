@@ -131,7 +131,6 @@ MTKD = {
 CELLS: dict[str, Any] = read_recipe("mtkd_ssr", "detection").mtkd_ssr.to_dict()
 KD = {"losses": {"kd": {"type": "kd_mm.DetKDLoss"}}}
 LD = {"losses": {"ld": {"type": "kd_mm.LDLoss"}}}
-ROI = {**MTKD, "exits": {"type": "kd_mm.RoIExit", "norm": "GN"}}
 
 
 def only(recipe: dict, *names: str) -> dict:

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from kd_mm.engine import Bf16OptimWrapper
 from kd_mm.hooks.report import distillation_report
 from kd_mm.preparation import ExitTraining
 from kd_mm.tasks import DetectionTask
-from kd_mm.tasks.targets import LEFT_OUT, label_regions
 
 from .conftest import count_calls, gradients, same, total
 from .detectors import (
@@ -21,7 +19,6 @@ from .detectors import (
     KD,
     LD,
     MTKD,
-    ROI,
     batch,
     build,
     cascade,
@@ -34,7 +31,6 @@ from .detectors import (
 )
 
 NETWORKS = {"faster": faster, "retina": retina}
-SAMPLED = {"type": "kd_mm.DetectionTask", "sampled": True}
 
 
 @pytest.fixture(params=list(NETWORKS))
@@ -202,44 +198,7 @@ def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bo
             build(retina(8), other, recipe)
 
 
-# -- stage logits by region --------------------------------------------------------------------------------------------
-
-
-def watched(model: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Regions and logits of every exit, the student's and the teacher's, from now on."""
-    recorded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    sides = {"student": model.objective.exits, "teacher": model.teachers["teacher"].exits}
-    for side, exits in sides.items():
-        for i, each in exits.items():
-            each.register_forward_hook(
-                lambda _m, args, out, key=f"{side}{i}": recorded.update({key: (args[1], out.detach())})
-            )
-    return recorded
-
-
-@pytest.mark.parametrize("sampled", [False, True])
-def test_exits_of_student_and_teacher_classify_the_same_regions(sampled: bool) -> None:
-    model = pair(faster, ROI, task={**SAMPLED, "sampled": sampled, "extra_regions": 5})
-    recorded, pooled = watched(model), {}
-    model.student.roi_head.bbox_roi_extractor.register_forward_hook(lambda _m, a, _o: pooled.update(rois=a[1]))
-    data = model.data_preprocessor(batch(), True)
-    losses = model.train()(**data, mode="loss")
-    assert set(recorded) == {f"{side}{i}" for side in ("student", "teacher") for i in (1, 2, 3, 4)}
-    regions = recorded["student1"][0]
-    for where, _ in recorded.values():
-        assert where is regions
-    assert len(regions) == 2 * (2 + 5) + (len(pooled["rois"]) if sampled else 0)
-    if sampled:
-        assert torch.equal(regions[14:], pooled["rois"])
-    samples = data["data_samples"]
-    labels = label_regions(model.task.targets(samples), regions, samples)
-    expected = sum(F.cross_entropy(recorded[f"student{i}"][1], labels, ignore_index=LEFT_OUT) for i in (1, 2, 3, 4))
-    assert float(losses["aux"]) == pytest.approx(float(expected), rel=1e-5)
-    divergence = 0.0
-    for i in (1, 2, 3, 4):
-        p, q = (recorded[f"{side}{i}"][1].double().softmax(dim=1) for side in ("teacher", "student"))
-        divergence += float((p * (p / q).log()).sum() / len(regions))
-    assert float(losses["srd"]) == pytest.approx(divergence, rel=1e-4)
+# -- stage logits of the image ----------------------------------------------------------------------------------------
 
 
 def test_the_last_exit_alone_is_left_out() -> None:
@@ -251,7 +210,7 @@ def test_the_last_exit_alone_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("network", "recipe", "task"),
-    [(faster, MTKD, None), (retina, MTKD, None), (retina, ROI, None), (faster, ROI, SAMPLED), (faster, KD, None)],
+    [(faster, MTKD, None), (retina, MTKD, None), (faster, KD, None)],
 )
 def test_images_without_objects(network: Any, recipe: Any, task: Any) -> None:
     model = pair(network, recipe, task=task)
@@ -333,7 +292,7 @@ def classes(network: Any, count: int) -> Any:
     return full
 
 
-@pytest.mark.parametrize("recipe", [MTKD, ROI, KD], ids=["mtkd", "roi", "kd"])
+@pytest.mark.parametrize("recipe", [MTKD, KD], ids=["mtkd", "kd"])
 def test_unequal_classes_are_refused(network: Any, recipe: Any) -> None:
     with pytest.raises(ValueError, match=r"3 classes.*(over|has) 5") as caught:
         build(network(8), classes(network, 5), recipe)
@@ -366,16 +325,15 @@ def test_logits_of_different_kinds_are_refused() -> None:
 
 def test_resized_teachers_do_not_classify_regions() -> None:
     options = {"input_size": (64, 64)}
-    for recipe in (KD, ROI):
-        with pytest.raises(ValueError, match="input_size resizes the batch"):
-            pair(faster, recipe, options=options)
+    with pytest.raises(ValueError, match="input_size resizes the batch"):
+        pair(faster, KD, options=options)
     assert torch.isfinite(total(losses_of(pair(faster, options=options).train())))
 
 
 # -- the engine -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("network", "recipe", "task"), [(faster, ROI, SAMPLED), (retina, KD, None)])
+@pytest.mark.parametrize(("network", "recipe", "task"), [(faster, MTKD, None), (retina, KD, None)])
 def test_bf16_autocast_on_the_cpu(network: Any, recipe: Any, task: Any) -> None:
     model = pair(network, recipe, task=task)
     wrapper = Bf16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
@@ -479,7 +437,7 @@ def test_own_logits_are_left_out_where_heads_cannot_be_compared(capsys: pytest.C
 
 
 def test_losses_fit_what_the_exits_classify() -> None:
-    with pytest.raises(ValueError, match=r"loss 'srd' \(StageResponseLoss\) reads logits of image or regions"):
+    with pytest.raises(ValueError, match=r"loss 'srd' \(StageResponseLoss\) reads logits of image"):
         pair(retina, {**only(MTKD, "srd"), "exits": CELLS["exits"]})
     with pytest.raises(ValueError, match=r"loss 'review' \(CellReviewLoss\) reads logits of cells"):
         pair(retina, {**CELLS, "exits": MTKD["exits"]})

@@ -1,7 +1,6 @@
 """The detection task by hand: targets, exit losses, measures."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from kd_mm.tasks import ClassificationTask, DetectionTask
-from kd_mm.tasks.targets import LEFT_OUT, label_regions, make_regions, read_annotations
+from kd_mm.tasks.targets import label_regions, read_annotations
 
 K = 3
 
@@ -66,7 +65,6 @@ def test_a_class_is_present_absent_or_left_out() -> None:
     assert [len(boxes) for boxes in targets.boxes] == [2, 1, 0, 0]
     assert [labels.tolist() for labels in targets.labels] == [[0, 0], [1], [], []]
     assert len(targets) == 4
-    assert targets.regions is targets.region_labels is None
 
 
 def test_annotations_without_ignored_instances_and_before_padding() -> None:
@@ -110,7 +108,7 @@ def test_box_structures_and_tensors_read_alike() -> None:
     assert type(second.boxes[0]) is Tensor
     assert torch.equal(first.boxes[0], second.boxes[0])
     regions = torch.tensor([[0.0, 0, 0, 20, 20], [0, 0, 0, 1, 1]])
-    assert torch.equal(label_regions(first, regions, plain), label_regions(second, regions, wrapped))
+    assert torch.equal(label_regions(first, regions), label_regions(second, regions))
 
 
 # -- regions --------------------------------------------------------------------------------------------------------
@@ -136,46 +134,13 @@ def test_regions_take_the_class_of_the_object_they_lie_on() -> None:
         ]
     )
     targets = read_annotations(samples, K)
-    found = label_regions(targets, regions, samples)
-    assert found.tolist() == [0, 0, K, 2, LEFT_OUT, LEFT_OUT, K, 1, K]
+    found = label_regions(targets, regions)
+    assert found.tolist() == [0, 0, K, 2, K, K, K, 1, K]
     shuffled = torch.randperm(len(regions), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(label_regions(targets, regions[shuffled], samples), found[shuffled])
+    assert torch.equal(label_regions(targets, regions[shuffled]), found[shuffled])
 
 
-def test_regions_are_objects_drawn_boxes_and_sampled_ones() -> None:
-    samples = [sample(BOXES, [0, 2]), sample([], [])]
-    targets = read_annotations(samples, K)
-    torch.manual_seed(0)
-    regions = make_regions(targets, samples, 50, torch.tensor([[1.0, 2, 3, 4, 5]], dtype=torch.float64))
-    assert regions.shape == (2 + 50 + 50 + 1, 5)
-    assert regions[:, 0].tolist() == [0.0] * 52 + [1.0] * 51
-    assert torch.equal(regions[:2, 1:], torch.tensor(BOXES))
-    assert regions[-1].tolist() == [1, 2, 3, 4, 5]
-    drawn = torch.cat([regions[2:52], regions[52:102]])[:, 1:]
-    assert (drawn[:, 2:] >= drawn[:, :2]).all()
-    assert (drawn >= 0).all()
-    assert (drawn[:, 0::2] <= 60).all()  # within the image, not in its padding
-    assert (drawn[:, 1::2] <= 40).all()
-    assert drawn[:, 2].max() > 50
-
-
-def test_regional_targets_count_the_regions_that_count() -> None:
-    task = bound("regions", extra_regions=4)
-    targets = task.targets([sample(BOXES, [0, 2], BOXES[:1], [1])])
-    assert targets.regions.shape == (6, 5)
-    assert targets.region_labels[:2].tolist() == [0, 2]
-    assert len(targets) == int((targets.region_labels != LEFT_OUT).sum())
-    assert task.exit_width(K) == K + 1
-    assert not task.multilabel
-    assert bound().multilabel
-    assert bound().exit_width(K) == K
-
-
-def test_impossible_regions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"sampled=True needs a two-stage student .* is a Module"):
-        bound("regions", sampled=True)
-    with pytest.raises(ValueError, match=r"extra_regions=0 .* give 1 or more"):
-        DetectionTask(extra_regions=0)
+def test_exits_of_cells_are_refused_outside_of_detection() -> None:
     with pytest.raises(ValueError, match="belong to detection"):
         ClassificationTask().setup(detector(), True)
 
@@ -198,16 +163,6 @@ def test_exit_loss_is_binary_cross_entropy_over_all_images_and_classes() -> None
     assert half.dtype == torch.float32
 
 
-def test_exit_loss_of_regions_is_cross_entropy_over_those_that_count() -> None:
-    task = bound("regions")
-    logits = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [5.0, 0, 0, 0]], dtype=torch.float64)
-    targets = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT]))
-    expected = (math.log(math.e + 3) - 1 + math.log(math.exp(2) + 3)) / 2
-    assert float(task.exit_losses(detector(), logits[None], targets)) == pytest.approx(expected, rel=1e-12)
-    nothing = SimpleNamespace(region_labels=torch.full((3,), LEFT_OUT))
-    assert float(task.exit_losses(detector(), logits[None], nothing)) == 0.0
-
-
 # -- measures -------------------------------------------------------------------------------------------------------
 
 
@@ -217,9 +172,6 @@ def test_correct_is_the_share_of_classes_predicted_right() -> None:
     )
     logits = torch.tensor([[1.0, 1.0, 9.0], [-1.0, 1.0, -1.0], [4.0, 4.0, 4.0]])
     assert bound().correct(logits, targets).tolist() == [0.5, 1.0, 0.0]
-    regions = SimpleNamespace(region_labels=torch.tensor([0, K, LEFT_OUT, 2]))
-    predictions = nn.functional.one_hot(torch.tensor([0, 1, 0, 2]), K + 1).float()
-    assert bound("regions").correct(predictions, regions).tolist() == [1.0, 0.0, 1.0]
 
 
 class Oracle(nn.Module):

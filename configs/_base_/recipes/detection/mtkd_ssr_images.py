@@ -1,5 +1,5 @@
 # The first reading of MTKD-SSR for detectors: pooled channels, and exits for the image, whose logits say which classes
-# it holds; with exits.type="kd_mm.RoIExit" for regions of it. mtkd_ssr has replaced it: see docs/methods/mtkd_ssr.md.
+# it holds. mtkd_ssr has replaced it: see docs/methods/mtkd_ssr.md.
 _base_ = ["../hooks.py"]
 
 mtkd_ssr_images = dict(
