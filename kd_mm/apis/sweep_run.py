@@ -83,7 +83,7 @@ def exit_scores(runner: Runner) -> dict[str, Any]:
     """Score each exit on the validation data, or on training images where only these have what it predicts.
 
     A stage whose logits are the network's own counts as an exit. In re-identification the validation data have other
-    identities; regions are those of the training pipeline.
+    identities.
 
     Args:
         runner: Of a distillation that is trained.

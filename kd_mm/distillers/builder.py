@@ -94,7 +94,6 @@ def build_networks(
         taps = [matches.student[i - 1].tap for i in needs.student_stages]
         taps += [with_exits.student[i - 1].tap for i in sorted(needs.student.exits)]
         taps += reader.taps if reader else ()
-        taps += task.extra_taps(student) if needs.student.exits else ()
         recorder = Recorder(student, [*taps, *student_taps])
         with eval_mode(student), recorder:
             task.forward(student, inputs)

@@ -175,7 +175,8 @@ def _even_split(groups: Sequence[Sequence[ModuleCall]]) -> list[ModuleCall]:
     if not rows:
         return []
     row = max(rows.values(), key=lambda calls: (sum(call.weight_count() for call in calls), len(calls)))
-    return row if len(row) >= (_SPLIT if len(groups) > 1 else 2) else []  # beside other resolutions a few are no row
+    few = len(groups) == 1 and len(row) > 1 and all(map(_is_block, row))  # beside other resolutions a few are no row
+    return row if few or len(row) >= _SPLIT else []
 
 
 def _last(group: Sequence[ModuleCall]) -> ModuleCall:

@@ -146,10 +146,6 @@ class Task:
 
     # -- a training step -----------------------------------------------------------------------------------------
 
-    def extra_taps(self, model: nn.Module) -> tuple[str, ...]:
-        """Return taps of the student that the targets of its exits need."""
-        return ()
-
     def recording(self, student: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the student computes its own losses, for what no tap records."""
         return nullcontext()

@@ -366,7 +366,7 @@ def test_first_step_is_checked(network: Any) -> None:
 
 
 def test_exits_classify_cells_of_the_backbone_and_maps_are_those_of_the_neck(network: Any) -> None:
-    model = pair(network, CELLS)
+    model = pair(network, {**CELLS, "exits": {**CELLS["exits"], "grid_stride": 32}})
     assert [stage.tap for stage in model.exit_stages] == [f"backbone.layer{i}" for i in (1, 2, 3, 4)]
     assert [stage.tap for stage in model.stages] == [f"neck[{i}]" for i in range(5)]
     assert list(model.objective.exits) == list(model.teachers["teacher"].exits) == ["1", "2", "3", "4"]
