@@ -228,24 +228,30 @@ def _spread(count: int) -> Iterator[int]:
 
 
 def _check_labels(runner: Runner, key: str, dataset: BaseDataset) -> None:
-    """Stop at labels of a list that a classifier has no output for: class folders have none."""
-    model = runner.cfg.model
-    where, model = ("model.student", model.student) if is_distillation(runner.cfg) else ("model", model)
+    """Compare the labels of a classifier's data, up to 200,000, with its outputs; class folders number themselves."""
+    plain = not is_distillation(runner.cfg)
+    model = runner.cfg.model if plain else runner.cfg.model.student
     option, count = _class_count(model, detects=False)
-    listed = isinstance(dataset, ClassificationDataset) and (not isinstance(dataset, CustomDataset) or dataset.ann_file)
-    if count is None or not listed or not len(dataset) or "gt_label" not in dataset.get_data_info(0):
+    classes = class_list(dataset)
+    listed = not isinstance(dataset, CustomDataset) or dataset.ann_file or len(classes) > (count or 0)
+    if count is None or not (isinstance(dataset, ClassificationDataset) and listed and len(dataset)):
         return
+    if "gt_label" not in dataset.get_data_info(0):
+        return
+    option = f"model.{option}" if plain else f"model.student.{option}"
     found = {label for index in islice(_spread(len(dataset)), _LABELS) for label in labels(dataset, index)}
     # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
-    if found and (min(found) < 0 or max(found) >= count) and len(class_list(dataset)) <= count:
+    if len(classes) > count and plain and max(found, default=0) >= count:
+        raise ValueError(_too_many(key, classes, count, option))
+    if len(classes) <= count and found and (min(found) < 0 or max(found) >= count):
         raise ValueError(
             f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} classes, "
-            f"from 0 to {count - 1}: number the labels from 0, or set {where}.{option}"
+            f"from 0 to {count - 1}: number the labels from 0, or set {option}"
         )
 
 
 def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
-    """Compare the classes of a data set with the outputs of a plain network's head.
+    """Compare the class list of a data set with the outputs of a plain network's head.
 
     A classifier would stop in its loss, a detector would learn the class that it lacks as background.
     """
@@ -253,28 +259,29 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
     option, count = _class_count(runner.cfg.model, detects)
     if count is None or not (detects or isinstance(dataset, ClassificationDataset)) or not len(dataset):
         return
-    beyond = detects and len(classes) > count
-    if not detects and len(classes) != count and "gt_label" in dataset.get_data_info(0):
-        # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
-        found = {label for index in range(len(dataset)) for label in labels(dataset, index)}
-        beyond = max(found, default=0) >= count
-    if beyond:
-        raise ValueError(
-            f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: "
-            f"set model.{option}"
-        )
-    if not detects and len(classes) == 1 and count > 1 and key == "train_dataloader":
+    if detects and len(classes) > count:
+        raise ValueError(_too_many(key, classes, count, f"model.{option}"))
+    if key != "train_dataloader" or not classes:
+        return
+    if not detects and len(classes) == 1 and count > 1:
         raise ValueError(
             f"{key}: the data set has one class ({classes[0]}), the network predicts {count}: data_root and "
             "data_prefix name the folder that holds the folders of the classes"
         )
-    if classes and len(classes) < count and key == "train_dataloader":
+    if len(classes) < count:
         print_log(
             f"the network predicts {count} classes, the training data set has {len(classes)} ({join_first(classes)}): "
             f"set model.{option}={len(classes)} unless the others are meant to stay untrained",
             "current",
             logging.WARNING,
         )
+
+
+def _too_many(key: str, classes: Sequence[str], count: int, option: str) -> str:
+    return (
+        f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: set "
+        f"{option}"
+    )
 
 
 def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | None]:

@@ -10,8 +10,6 @@ from torch import nn
 
 #: Input channels of a first convolution over rearranged 2 x 2 pixels (YOLOX, YOLOv5), to those of the image.
 _REARRANGED = {12: 3}
-
-
 #: Of torch: what a convolution says of images of another number of channels.
 _WRONG = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+) channels")
 
