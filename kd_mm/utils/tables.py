@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,13 +152,15 @@ def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure
         scores: Scores of the runs by row.
         title: Name of the score.
     """
-    figure = Figure(figsize=(7.0, 1.2 + 0.35 * len(scores)), layout="constrained")
+    names = [textwrap.fill(row, 36) for row in scores]  # the longest leave the plot its width
+    lines = sum(max(1, 0.6 * (name.count("\n") + 1)) for name in names)
+    figure = Figure(figsize=(7.0, 1.2 + 0.35 * lines), layout="constrained")
     axes = plain_axes(figure.add_subplot())
     for position, runs in enumerate(scores.values()):
         spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
         axes.errorbar([float(np.mean(runs))], [position], xerr=[spread], fmt="o", capsize=4, color="C0")
         axes.plot(list(runs), [position] * len(runs), ".", color="0.6", zorder=0)
-    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_yticks(range(len(scores)), names)
     axes.invert_yaxis()
     axes.set_xlabel(f"{title}: mean, standard deviation, single runs")
     return figure
