@@ -25,6 +25,6 @@ rows = [
     dict(name="student", config=student, cfg_options=plain),
     *(
         dict(name=recipe, config=student, distiller=recipe, cfg_options=distilled, **teacher)
-        for recipe in ("kd", "cosine", "rkd+cosine", "mtkd_ssr", "mtkd_ssr+rkd+cosine")
+        for recipe in ("kd", "rkd", "cosine", "rkd+cosine", "mtkd_ssr", "mtkd_ssr+rkd+cosine")
     ),
 ]
