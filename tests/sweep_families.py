@@ -103,7 +103,7 @@ def _in_child(family: Family, limit: int) -> dict[str, Any]:
     try:
         row: dict[str, Any] = receiver.recv()
     except EOFError:
-        row = {"plain": f"fails: no result in {limit} seconds of CPU time, or killed", "recipes": {}}
+        row = {"plain": f"fails: no result in {limit} seconds of CPU time, or the process died", "recipes": {}}
     process.join()
     return row
 
@@ -135,7 +135,9 @@ def with_table(page: str, rows: dict[str, Any]) -> str:
     for row in rows.values():
         ends = [f"{name} {row['recipes'][name].partition(':')[0]}" for name in RECIPES if name in row["recipes"]]
         groups[", ".join(ends) or "does not train plain"].append(row["family"])
-    groups["not run"] = sorted(set(detector_families.names()) - {row["family"] for row in rows.values()})
+    groups["not run, or settings alone"] = sorted(
+        set(detector_families.names()) - {row["family"] for row in rows.values()}
+    )
     lines = [f"| {ends} | {len(names)} | {', '.join(sorted(names))} |\n" for ends, names in groups.items()]
     table = "".join(["| distilled, itself as teacher | families | |\n| --- | --: | --- |\n", *sorted(lines)])
     return re.sub(r"(?s)(?<=<!-- sweep-families -->\n).*?(?=<!-- end -->)", lambda _: table, page)

@@ -131,7 +131,7 @@ def check_class_lists(distiller: Distiller, runner: Runner) -> None:
     dataset = runner.train_dataloader.dataset
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     count = distiller.num_classes.get("student")
-    if classes and count is not None and len(classes) != count:
+    if classes and count is not None and len(classes) != count and not distiller.task.class_agnostic:
         raise ValueError(
             f"the training data set has {len(classes)} classes, the student has {count}: set "
             f"model.student.{distiller.task.classes_key}"

@@ -247,6 +247,8 @@ class ExitTaskLoss(Loss):
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         """Return the task loss of each exit, times its stage weight."""
         stages = self.stage_numbers(max(student.stage_logits))
+        if not stages:  # a network of one stage, whose exit is its own classifier
+            return StageTerms.none(student.stage_logits.stacked)
         values = self.exit_losses(student.stage_logits.select(stages), student.targets)
         return _stage_terms(stages, values, self.stage_weights)
 

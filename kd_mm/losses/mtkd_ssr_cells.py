@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -105,7 +104,7 @@ class CellResponseLoss(CellLoss):
         """Return the divergence of each stage."""
         stages = self.compared_stages(student)
         if not stages:
-            return _nothing(student)
+            return StageTerms.none(student.stage_logits.stacked)
         logits, target = student.stage_logits.select(stages), teacher.stage_logits.select(stages).detach()
         return StageTerms([f"stage{i}" for i in stages], self.divergences(logits, target, student.targets))
 
@@ -133,12 +132,8 @@ class CellReviewLoss(CellLoss):
         """Return the divergence of each pair of stages, e.g. ``stage2to1``."""
         stages = self.compared_stages(student)
         if len(stages) < 2:
-            return _nothing(student)
+            return StageTerms.none(student.stage_logits.stacked)
         logits = student.stage_logits.select(stages)
         target = logits[1:].detach() if self.detach_target else logits[1:]
         names: Sequence[str] = [f"stage{j}to{i}" for i, j in zip(stages[:-1], stages[1:], strict=True)]
         return StageTerms(names, self.divergences(logits[:-1], target, student.targets))
-
-
-def _nothing(student: Observation) -> StageTerms:
-    return StageTerms(["none"], torch.zeros_like(student.stage_logits.stacked[:1]).sum(dim=(1, 2, 3, 4)))

@@ -100,7 +100,7 @@ class CrossStageReviewLoss(Loss):
         logits = student.stage_logits
         stages = self.stage_numbers(max(logits))
         if len(stages) < 2:
-            return StageTerms(["none"], logits[stages[-1]].sum().reshape(1) * 0.0)
+            return StageTerms.none(logits[stages[-1]])
         if self.direction == "ensemble":
             learners = logits.select(stages)
             targets, names = learners.mean(dim=0).expand_as(learners), [f"stage{i}" for i in stages]

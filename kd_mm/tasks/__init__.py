@@ -31,6 +31,8 @@ WITHOUT_TASK = {
     "kd_mm.ReIDModel (configs/reid)",
     "mmdet.models.detectors.semi_base": "semi-supervised, with a teacher of its own: distil its detector by itself "
     "(the config's model.detector)",
+    "mmdet.models.detectors.kd_one_stage": "a distillation of upstream's, with a teacher of its own: distil its "
+    "student, a config without teacher_config",
     "mmpretrain.models.selfsup": "self-supervised, without labels: distil a classifier that starts from its weights",
     "mmpretrain.models.multimodal": "multimodal: distil a classifier",
     "mmpretrain.models.retrievers": "a retriever: distil an ImageClassifier, or a kd_mm.ReIDModel (configs/reid)",

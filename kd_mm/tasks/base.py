@@ -73,6 +73,8 @@ class Task:
     classes_key = "head.num_classes"
     #: Whether validation data have the classes of the training data, so that exits can be scored on them.
     closed_set = True
+    #: Whether all classes of the data are one to the networks (region proposal networks).
+    class_agnostic = False
     #: Losses that need no common class list, for messages.
     free_losses = "feature losses (e.g. kd_mm.StageChannelLoss)"
 

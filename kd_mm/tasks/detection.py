@@ -56,8 +56,11 @@ class DetectionTask(Task):
     def setup(self, student: nn.Module, output: str) -> None:
         """Take note of the student's classes and of what its exits classify."""
         self.output, self.metric = output, _METRICS[output]
+        from mmdet.models.detectors import RPN  # not where no detector is trained
+
         heads = DetectorHeads.of(student)
         self.classes = heads.num_classes or 0
+        self.class_agnostic = isinstance(student, RPN)
         self.classes_key = f"{'roi_head.' if heads.two_stage else ''}bbox_head.num_classes"
 
     def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
@@ -109,7 +112,9 @@ class DetectionTask(Task):
 
     def targets(self, data_samples: Sequence[Any], records: Mapping[str, Tensor] | None = None) -> DetectionTargets:
         """Return the targets of a batch."""
-        return replace(read_annotations(data_samples, self.classes), sampled=_sampled(records or {}))
+        return replace(
+            read_annotations(data_samples, self.classes, self.class_agnostic), sampled=_sampled(records or {})
+        )
 
     def validation_targets(self, data_samples: Sequence[Any]) -> DetectionTargets:
         """Return the targets of a validation batch, whose boxes are in pixels of the original images."""
@@ -202,7 +207,9 @@ class DetectionTask(Task):
             best = best[best.scores.argsort(descending=True)[: len(truth)]]
             if len(truth) and len(best):
                 hits = box_iou(box_tensor(truth.bboxes), best.bboxes) >= 0.5
-                found += int((hits & (truth.labels[:, None] == best.labels)).any(dim=1).sum())
+                if not self.class_agnostic:
+                    hits &= truth.labels[:, None] == best.labels
+                found += int(hits.any(dim=1).sum())
         return found, total
 
     def chance(self, num_classes: int) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from kd_mm.tasks.cells import CellTargets, assign_cells
+from kd_mm.utils.suggest import StepError
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,28 @@ class DetectionTargets:
         return len(self.present)
 
 
-def read_annotations(data_samples: Sequence[Any], num_classes: int) -> DetectionTargets:
+def read_annotations(data_samples: Sequence[Any], num_classes: int, class_agnostic: bool = False) -> DetectionTargets:
     """Return the targets of mmdet's data samples: ground truth, ignored instances, shape of the padded batch.
 
+    Args:
+        data_samples: Those of the batch, after augmentation.
+        num_classes: K, foreground classes of the student.
+        class_agnostic: Whether objects of all classes are of class 0, as for a region proposal network.
+
     Raises:
+        StepError: The samples hold no objects, but lanes, say.
         ValueError: An object is of a class that the student does not have.
     """
+    if "gt_instances" not in data_samples[0]:
+        raise StepError("the samples have no boxes of objects (gt_instances) for the exits to learn: take pkd or cwd")
     device = data_samples[0].gt_instances.labels.device
     present = torch.zeros(len(data_samples), num_classes, device=device)
     ignored = torch.zeros(len(data_samples), num_classes + 1, device=device)
     boxes, labels, left_out = [], [], []
     for i, sample in enumerate(data_samples):
         boxes.append(box_tensor(sample.gt_instances.bboxes))
-        labels.append(sample.gt_instances.labels)
+        of_image = sample.gt_instances.labels
+        labels.append(torch.zeros_like(of_image) if class_agnostic else of_image)
         try:
             present[i, labels[-1]] = 1.0
         except IndexError as error:

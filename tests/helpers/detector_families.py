@@ -158,6 +158,8 @@ def build(model: Any, data: dict[str, Any]) -> nn.Module:
             for norm, momentum, eps, training in norms:
                 norm.momentum, norm.eps = momentum, eps
                 norm.train(training)
+                if norm.running_var is not None:  # two images whose maps are one pixel vary by almost nothing
+                    norm.running_var.clamp_(min=0.1)
     return detector
 
 

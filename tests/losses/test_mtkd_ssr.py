@@ -168,6 +168,7 @@ def test_exits_of_their_own_learn_the_label() -> None:
     assert loss.stage_numbers(3) == (1, 2)
     assert float(loss(student)) == pytest.approx(math.log(2) + math.log(4 / 3), abs=1e-6)
     assert float(exit_task(include_last=True)(student)) == pytest.approx(1.114361, abs=1e-6)
+    assert float(loss(of_stages([LN7, 0], targets=LABEL))) == 0  # its exit would be the network's own classifier
     with pytest.raises(ValueError, match=r"^ExitTaskLoss: 2 stage_weights for stages \[1, 2, 3\]$"):
         exit_task(include_last=True, stage_weights=[1.0, 1.0])(student)
 

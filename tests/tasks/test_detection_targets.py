@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd_mm.tasks import ClassificationTask, DetectionTask
 from kd_mm.tasks.targets import label_regions, read_annotations
+from kd_mm.utils.suggest import StepError
 
 K = 3
 
@@ -209,3 +210,16 @@ def test_score_counts_the_objects_among_the_best_detections(predicted: list, fou
     samples = [sample(BOXES, [0, 2], wrap=wrap), sample([], [])]
     model = Oracle([predicted, [(BOXES[0], 0, 1.0)]])
     assert bound().score(model, torch.zeros(2, 3, 64, 64), samples) == (found, 2)
+
+
+def test_objects_of_a_region_proposal_network_are_of_one_class() -> None:
+    objects = [sample([[0, 0, 20, 20]], [2])]
+    targets = read_annotations(objects, num_classes=1, class_agnostic=True)
+    assert (targets.present.tolist(), targets.labels[0].tolist()) == ([[1.0]], [0])
+    with pytest.raises(ValueError, match="^an annotated object is of class 2, but the student has 1 classes"):
+        read_annotations(objects, num_classes=1)
+
+
+def test_samples_without_objects_have_a_line() -> None:
+    with pytest.raises(StepError, match="^the samples have no boxes of objects"):
+        read_annotations([DetDataSample()], num_classes=1)  # lanes, e.g.
