@@ -27,12 +27,10 @@ from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
-from kd_mm.hooks.batch_size import BatchSizeHook, ScalingRunner
-from kd_mm.hooks.finite_loss import FiniteLossHook
-from kd_mm.hooks.resume_check import ResumeCheckHook
+from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
+from kd_mm.utils.checkpoint import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.config import is_distillation, load_config, parts_of
-from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.suggest import nearest_file
 
 #: What upstream says of annotations that it cannot read.

@@ -1,22 +1,28 @@
 """Networks that upstream lacks, and the exits and connectors that distillation adds to a network."""
 
-from kd_mm.models import backbones, reid
-from kd_mm.models.cell_exit import CellExit
+from kd_mm.models import backbones
 from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exits import Exit, LinearExit, MirrorExit, SepConvExit
+from kd_mm.models.exits import CellExit, Exit, LinearExit, MirrorExit, SepConvExit
+from kd_mm.models.metric_losses import CenterLoss, CircleLoss, TripletLoss
 from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
-from kd_mm.models.reid.bnneck_head import BNNeckExit
+from kd_mm.models.reid import BNNeck, BNNeckExit, BNNeckHead, GeneralizedMeanPooling, ReIDModel
 
 __all__ = [
+    "BNNeck",
     "BNNeckExit",
+    "BNNeckHead",
     "CellExit",
+    "CenterLoss",
+    "CircleLoss",
     "ConvConnector",
     "Exit",
+    "GeneralizedMeanPooling",
     "LinearExit",
     "MirrorExit",
     "MultiExitClassifier",
+    "ReIDModel",
     "SepConvExit",
+    "TripletLoss",
     "backbones",
     "combine_exits",
-    "reid",
 ]

@@ -2,9 +2,8 @@
 
 from kd_mm.preparation.codes import CodeTraining
 from kd_mm.preparation.exits import ExitTraining
+from kd_mm.preparation.features import ClassRelations, Probing
 from kd_mm.preparation.hook import PrepareTeachersHook, share_preparations, skip_preparation
-from kd_mm.preparation.probes import Probing
-from kd_mm.preparation.relations import ClassRelations
 
 __all__ = [
     "ClassRelations",

@@ -16,7 +16,7 @@ from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.mag import BRANCHES, Codes
 from kd_mm.preparation.base import EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
-from kd_mm.preparation.probes import held_out_splits
+from kd_mm.preparation.features import held_out_splits
 from kd_mm.registry import PREPARATIONS
 from kd_mm.utils.contexts import isolated_rng
 

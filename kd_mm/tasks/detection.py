@@ -16,11 +16,17 @@ from kd_mm.losses.region_output import REGION_TAPS
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Batch, ExitScore, Task
-from kd_mm.tasks.cells import average_precision, focal_losses, score_histogram
 from kd_mm.tasks.dense_targets import assigning, read_assignment
 from kd_mm.tasks.detector_heads import DetectorHeads
 from kd_mm.tasks.prediction_readers import LogitsReader
-from kd_mm.tasks.targets import DetectionTargets, box_tensor, read_annotations
+from kd_mm.tasks.targets import (
+    DetectionTargets,
+    average_precision,
+    box_tensor,
+    focal_losses,
+    read_annotations,
+    score_histogram,
+)
 from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 
 _METRICS = {"image": "accuracy of presence", "cells": "average precision by cell"}

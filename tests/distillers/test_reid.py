@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kd_mm.apis.recipes import read_recipe
-from kd_mm.models import BNNeckExit
-from kd_mm.models.reid import BNNeck
+from kd_mm.models import BNNeck, BNNeckExit
 from kd_mm.registry import MODELS
 from kd_mm.tasks import ReIDTask
 

@@ -14,7 +14,7 @@ from kd_mm.losses.dense_output import DenseOutput
 from kd_mm.losses.functional import channel_deviations, full_precision
 from kd_mm.losses.mag import Codes
 from kd_mm.losses.observation import DenseAssignment
-from kd_mm.tasks.cells import CellTargets
+from kd_mm.tasks.targets import CellTargets
 
 from .waves import fill_with_waves, wave
 

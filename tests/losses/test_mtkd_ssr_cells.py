@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_mm.losses import CellResponseLoss, CellReviewLoss, Observation
-from kd_mm.tasks.cells import CellTargets
+from kd_mm.tasks.targets import CellTargets
 
 from ..helpers.losses import of_stages
 from ..helpers.waves import wave

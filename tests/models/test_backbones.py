@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from kd_mm.models.backbones import CIFARVGG, CIFARResNet, CIFARWideResNet
-from kd_mm.models.backbones.cifar_resnet import PadShortcut
+from kd_mm.models.backbones.cifar import PadShortcut
 from kd_mm.stages.discovery import discover_stages
 
 # Backbone, its arguments, channels and sizes of the stages for 32 pixels.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.models.reid import CenterLoss, CircleLoss, TripletLoss
+from kd_mm.models import CenterLoss, CircleLoss, TripletLoss
 
 #: Two identities with two images each, in the plane.
 POINTS = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0], [6.0, 8.0]])

@@ -10,7 +10,7 @@ from mmpretrain.models.necks import GeneralizedMeanPooling as UpstreamPooling
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from kd_mm.models.reid import BNNeck, BNNeckHead, GeneralizedMeanPooling
+from kd_mm.models import BNNeck, BNNeckHead, GeneralizedMeanPooling
 from kd_mm.registry import MODELS
 
 

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from kd_mm.preparation import Probing
-from kd_mm.preparation.probes import held_out_splits, pool_feature, probe_score
+from kd_mm.preparation.features import held_out_splits, pool_feature, probe_score
 from kd_mm.registry import DATASETS
 
 from ..helpers.digits import digits_run, run_log

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_mm.preparation.relations import class_relations
+from kd_mm.preparation.features import class_relations
 
 from ..helpers.digits import digits_run, run_log
 from ..helpers.waves import wave

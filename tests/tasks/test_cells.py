@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from kd_mm.tasks.cells import CellTargets, assign_cells, average_precision, focal_losses, score_histogram
+from kd_mm.tasks.targets import CellTargets, assign_cells, average_precision, focal_losses, score_histogram
 
 K, SHAPE, GRID = 3, (96, 128), (3, 4)
 

@@ -1,10 +1,7 @@
 """Backbones that upstream lacks."""
 
-from kd_mm.models.backbones.cifar_resnet import CIFARResNet
-from kd_mm.models.backbones.cifar_shufflenet import CIFARShuffleNetV1, CIFARShuffleNetV2
-from kd_mm.models.backbones.cifar_vgg import CIFARVGG
-from kd_mm.models.backbones.cifar_wide_resnet import CIFARWideResNet
-from kd_mm.models.backbones.mobilenet import CIFARMobileNetV2, MobileNetV1
+from kd_mm.models.backbones.cifar import CIFARVGG, CIFARResNet, CIFARWideResNet
+from kd_mm.models.backbones.mobile import CIFARMobileNetV2, CIFARShuffleNetV1, CIFARShuffleNetV2, MobileNetV1
 from kd_mm.models.backbones.osnet import OSNet
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a checkpoint and a config disagree about when a run is resumed: logged, and the config followed."""
+"""What any training is checked for: finite losses, the batch size its rate is meant for, its config on resuming."""
 
 from __future__ import annotations
 
@@ -7,11 +7,78 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from kd_mm.hooks.batch_size import images_of_step
+from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
+
+
+class FiniteLossHook(Hook):
+    """Ends any run at the first iteration that logs a loss which is infinite or NaN, before anything is saved.
+
+    The engine reads each logged value in each iteration, so looking at it costs no further wait for the device. A
+    Distiller hands out its terms once per logging interval and checks them itself at each.
+    """
+
+    priority = "HIGHEST"
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look at the losses of the step.
+
+        Raises:
+            NonFiniteLossError: Naming the losses and the iteration.
+        """
+        losses = {name: value for name, value in (outputs or {}).items() if "loss" in name}
+        bad = [name for name, value in losses.items() if not torch.as_tensor(value).detach().isfinite()]
+        if bad:
+            raise NonFiniteLossError(describe_non_finite(bad, runner.iter))
+
+
+class BatchSizeHook(Hook):
+    """Warns where a step has another number of images than the config's ``auto_scale_lr.base_batch_size``."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare both, unless the learning rate is scaled."""
+        scaling = runner.cfg.get("auto_scale_lr") or {}
+        base, images = scaling.get("base_batch_size"), images_of_step(runner)
+        if base and images != base and not scaling.get("enable", False):
+            parts = f"{_batch(runner)} a batch, {_accumulated(runner)} accumulated, {runner.world_size} at a time"
+            runner.logger.warning(
+                f"a step has {images} images ({parts}), the learning rate of this config is meant for {base}: scale "
+                "it, or use --auto-scale-lr"
+            )
+
+
+class ScalingRunner(Runner):
+    """mmengine's Runner whose ``auto_scale_lr`` counts the batches that are accumulated for a step."""
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rates by images a step over ``base_batch_size``; see the engine."""
+        accumulated = _accumulated(self)
+        if auto_scale_lr and auto_scale_lr.get("enable") and auto_scale_lr.get("base_batch_size") and accumulated > 1:
+            base = auto_scale_lr["base_batch_size"]
+            auto_scale_lr = {**auto_scale_lr, "base_batch_size": base / accumulated}
+            self.logger.info(
+                f"{accumulated} batches make a step: base_batch_size={base} means {base / accumulated:g} each"
+            )
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+
+
+def images_of_step(runner: Runner) -> int:
+    """Return the images of one step of the optimizer: batch, accumulated batches and processes."""
+    return _batch(runner) * _accumulated(runner) * int(runner.world_size)
+
+
+def _batch(runner: Runner) -> int:
+    loader = runner.train_dataloader
+    return int(loader.batch_size or loader.batch_sampler.batch_size)
+
+
+def _accumulated(runner: Runner) -> int:
+    return int((runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts") or 1)
+
 
 _KEY = "images_of_step"
 #: What in the state of a schedule is no option.

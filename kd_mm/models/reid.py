@@ -1,15 +1,54 @@
-"""The head of the strong re-identification baseline, its batch norm, and an exit that ends as the head does."""
+"""Re-identification networks: pooling, batch norm neck, head, an exit that ends as the head does, the classifier."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.models.heads import ClsHead
+from mmpretrain.models.necks import GeneralizedMeanPooling as UpstreamGeneralizedMeanPooling
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from kd_mm.models.exits import SepConvExit
 from kd_mm.registry import MODELS
+from kd_mm.stages.last_stride import set_last_stride
+
+
+@MODELS.register_module()
+class GeneralizedMeanPooling(UpstreamGeneralizedMeanPooling):
+    """``(mean_{h,w} max(x, eps)^p)^(1/p)`` of each channel, with one p that is learnt (Radenovic et al., TPAMI 2019).
+
+    p = 1 is average pooling, a large p approaches max pooling. mmpretrain's neck raises to the power p in the precision
+    of its input, where ``40^3`` overflows float16; here it is a log-mean-exp in float32, finite for any p and input.
+
+    Args:
+        p: Start value, at least 1. Default 3.
+        eps: Smallest value that counts, greater than 0.
+        p_trainable: Whether p is learnt.
+
+    Raises:
+        ValueError: p is below 1, or eps not positive.
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6, p_trainable: bool = True) -> None:
+        if p < 1 or eps <= 0:
+            raise ValueError(f"GeneralizedMeanPooling: p={p}, eps={eps}: p must be 1 or more, eps greater than 0")
+        super().__init__(p=p, eps=eps, clamp=True, p_trainable=p_trainable)
+
+    def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        """Return ``(B, C)`` of a map ``(B, C, H, W)``, or a tuple of these; float32 (float64 for float64)."""
+        return tuple(map(self.pool, inputs)) if isinstance(inputs, tuple) else self.pool(inputs)
+
+    def pool(self, feature: Tensor) -> Tensor:
+        """Return ``(B, C)`` of one map ``(B, C, H, W)``."""
+        with torch.autocast(feature.device.type, enabled=False):
+            dtype = torch.promote_types(feature.dtype, torch.float32)
+            logs = feature.to(dtype).flatten(2).clamp(min=self.eps).log()
+            p = self.p.to(dtype)
+            return torch.exp((torch.logsumexp(p * logs, dim=2) - math.log(logs.shape[2])) / p)
+
 
 ID_LOSS = {"type": "mmpretrain.LabelSmoothLoss", "label_smooth_val": 0.1, "mode": "original"}
 METRIC_LOSSES = {"triplet": {"type": "kd_mm.TripletLoss", "margin": 0.3}}
@@ -146,3 +185,71 @@ class BNNeckExit(SepConvExit):
         """As the base class; the classifier is normal with standard deviation 0.001, as the head's."""
         super().init_weights()
         nn.init.normal_(self.fc[1].weight, std=0.001)  # type: ignore[index]
+
+
+@MODELS.register_module()
+class ReIDModel(ImageClassifier):
+    """mmpretrain's ``ImageClassifier`` with two tricks of re-identification; its head is a :class:`BNNeckHead`.
+
+    In ``tensor`` mode it gives the embedding that is deployed, ``(B, D)``, not logits.
+
+    Args:
+        backbone: Config of any backbone.
+        last_stride: 1 takes the last halving of resolution out of a convolutional backbone (see
+            :func:`kd_mm.stages.last_stride.set_last_stride`); None (default) leaves it as it is.
+        flip_test: Whether the embedding is of the mean of image and mirror image before the batch norm of the head,
+            which is the mean of both embeddings. Doubles the time.
+        **kwargs: As for ``ImageClassifier`` (``neck``, ``head``, ``data_preprocessor`` ...).
+
+    Raises:
+        ValueError: ``last_stride`` is neither 1 nor None, or cannot be had for this backbone.
+    """
+
+    def __init__(
+        self, backbone: dict[str, Any], last_stride: int | None = None, flip_test: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if last_stride not in (1, None):
+            raise ValueError(f"ReIDModel: last_stride must be 1 or None (as the backbone has it), got {last_stride!r}")
+        if last_stride == 1:
+            set_last_stride(self.backbone)
+        self.flip_test = flip_test
+
+    def forward(self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = "tensor") -> Any:
+        """Return embeddings ``(B, D)`` in ``tensor`` mode; losses or data samples otherwise.
+
+        Args:
+            inputs: ``(B, C, H, W)``, normalised.
+            data_samples: Annotations.
+            mode: ``"tensor"``, ``"predict"`` or ``"loss"``.
+        """
+        if mode == "tensor":
+            return self.extract_feat(inputs)
+        return super().forward(inputs, data_samples, mode)
+
+    def extract_feat(self, inputs: Tensor, stage: str = "pre_logits") -> Any:
+        """Return embeddings ``(B, D)``, which are what is evaluated, as mmpretrain's ``FeatureExtractor`` does.
+
+        Args:
+            inputs: ``(B, C, H, W)``, normalised.
+            stage: ``"pre_logits"``, or ``"backbone"`` or ``"neck"`` for their outputs.
+        """
+        if stage == "pre_logits":
+            return self.head.pre_logits(self._pooled(inputs))
+        return super().extract_feat(inputs, stage=stage)
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Return the losses of the head."""
+        losses: dict[str, Tensor] = self.head.loss(self.extract_feat(inputs, stage="neck"), data_samples)
+        return losses
+
+    def predict(self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs: Any) -> list[DataSample]:
+        """Return data samples with ``feature`` ``(D,)``."""
+        return self.head.predict(self._pooled(inputs), data_samples, **kwargs)
+
+    def _pooled(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        feats: tuple[Tensor, ...] = super().extract_feat(inputs)
+        if self.flip_test:
+            mirrored = super().extract_feat(inputs.flip(-1))
+            feats = tuple((one + other) / 2 for one, other in zip(feats, mirrored, strict=True))
+        return feats
