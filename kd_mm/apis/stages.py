@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.distillers import Teacher
-from kd_mm.distillers.builder import build_networks, teacher_configs
+from kd_mm.distillers.builder import Networks, teacher_configs
 from kd_mm.distillers.matching import dry_run_size
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.stages.discovery import discover_stages
@@ -95,7 +95,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
         yield f"{_title(f'teacher {name!r}', teacher.model, prepared)}\n{stage_table(teacher_stages[name])}"
     if not teachers:
         return
-    networks = build_networks(student, task, recipe, teacher_options, named, size, seed=0)
+    networks = Networks(student, task, recipe, teacher_options, named, size, seed=0)
     for name in teachers:
         title, pairs = f"pairing with teacher {name!r}", networks.pairs.get(name)
         if pairs is None:

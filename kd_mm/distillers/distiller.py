@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers.builder import build_networks
+from kd_mm.distillers.builder import Networks
 from kd_mm.distillers.compilation import Compilation
 from kd_mm.distillers.loss_monitor import LossMonitor, check_first_step
 from kd_mm.distillers.objective import Objective
@@ -77,11 +77,11 @@ class Distiller(BaseModel):
         self.compilation = Compilation.read(compile)
         self.recipe = Recipe.read(recipe, self.task.exit_on_last)
         self.task.setup(self.student, self.recipe.exit_type.output)
-        networks = build_networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
+        networks = Networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.stages, self.exit_stages, self.exit_pairs = networks.matched, networks.exit_stages, networks.exit_pairs
         self.num_classes, self.input_size = networks.num_classes, networks.input_size
-        self.distill = build_objective(networks, self.student, self.task, self.recipe, seed)
+        self.distill = build_objective(networks)
         self.compilation.apply(self.student, self.teachers, self.distill, self.task)
         self.progress = Progress()
         self.monitor: LossMonitor | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd_mm.distillers.balance import Balance
-from kd_mm.distillers.builder import Networks, is_online
+from kd_mm.distillers.builder import Networks
 from kd_mm.distillers.joint_exits import load_joint_exits
 from kd_mm.distillers.objective import Objective
 from kd_mm.distillers.recipe import Recipe
@@ -20,35 +20,34 @@ from kd_mm.models.exits import average_pool, is_sequential, stride_ratio
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
-from kd_mm.tasks import Task
 from kd_mm.utils.contexts import eval_mode, isolated_rng
 
 _LOGITS = frozenset({"teacher.logits", "teacher.stage_logits"})
 
 
-def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: Recipe, seed: int) -> Objective:
+def build_objective(networks: Networks) -> Objective:
     """Build exits, connectors and losses, each under a random state of its own name."""
-    needs, losses = networks.requirements, dict(networks.losses)
-    classes = next(iter(networks.num_classes.values()), 0)
-    build_exits = partial(_build_exits, recipe=recipe, num_classes=task.exit_width(classes), seed=seed)
-    transform = _build_adapters(networks, task, recipe, seed)
-    exits = build_exits(student, networks.exit_stages, needs.student.exits, networks.student_records, side="student")
+    needs, losses, recipe = networks.requirements, dict(networks.losses), networks.recipe
+    transform = _build_adapters(networks)
+    exits = _build_exits(
+        networks, "student", networks.student, networks.exit_stages, needs.student.exits, networks.student_records
+    )
     connectors, online = nn.ModuleDict(), nn.ModuleDict()
     for name, teacher in networks.teachers.items():
-        stages = [pair[1] for pair in networks.exit_pairs.get(name, ())]
-        of_teacher = needs.teachers[name]
-        built = build_exits(teacher.model, stages, of_teacher.exits, networks.teacher_records[name], side=name)
-        if len(built) and is_online(recipe, teacher):
+        stages, of_teacher = [pair[1] for pair in networks.exit_pairs.get(name, ())], needs.teachers[name]
+        records = networks.teacher_records[name]
+        built = _build_exits(networks, name, teacher.model, stages, of_teacher.exits, records)
+        if len(built) and networks.is_online(teacher):
             online[name] = built
             exit_loss = TeacherExitLoss(teacher=name, stages=sorted(of_teacher.exits))
             exit_loss.choose_teachers(f"exits_of_{name}", [name])
             losses[f"exits_of_{name}"] = exit_loss
         _set_exits(teacher, nn.ModuleDict() if name in online else built, recipe)
         if of_teacher.connectors:
-            connectors[name] = _build_connectors(name, networks.pairs[name], of_teacher.connectors, recipe, seed)
+            connectors[name] = _build_connectors(networks, name, of_teacher.connectors)
     for name, loss in losses.items():
-        with isolated_rng(f"loss/{name}/parts", seed):
-            loss.setup(_loss_context(networks, student, task, loss, classes))
+        with isolated_rng(f"loss/{name}/parts", networks.seed):
+            loss.setup(_loss_context(networks, loss))
     extra = {"student.targets"} if any(adapter.needs_targets for adapter in transform.values()) else set()
     reads = frozenset(item for loss in losses.values() for item in loss.requires)
     return Objective(
@@ -57,7 +56,7 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
         stages={i: networks.matched[i - 1] for i in needs.student_stages},
         exit_stages={i: networks.exit_stages[i - 1] for i in needs.student.exits},
         reader=networks.reader,
-        last=0 if recipe.exit_on_last else len(networks.exit_stages),
+        last=networks.last,
         exits=exits,
         connectors=connectors,
         grids=_build_grids(networks.matched, needs.student.connectors),
@@ -67,16 +66,20 @@ def build_objective(networks: Networks, student: nn.Module, task: Task, recipe: 
     )
 
 
-def _loss_context(networks: Networks, student: nn.Module, task: Task, loss: Loss, classes: int) -> LossContext:
+def _num_classes(networks: Networks) -> int:
+    return next(iter(networks.num_classes.values()), 0)
+
+
+def _loss_context(networks: Networks, loss: Loss) -> LossContext:
     teacher = next(iter(loss.teacher_names), "")
     return LossContext(
         pairs=loss.matched,
-        num_classes=classes,
-        multilabel=task.multilabel,
+        num_classes=_num_classes(networks),
+        multilabel=networks.task.multilabel,
         student_taps=_shapes(networks.student_records),
         teacher_taps=_shapes(networks.teacher_records.get(teacher, {})),
         logits_shape=tuple(networks.logits["student"].shape) if "student" in networks.logits else (),
-        exit_losses=partial(task.exit_losses, student),
+        exit_losses=partial(networks.task.exit_losses, networks.student),
     )
 
 
@@ -88,24 +91,21 @@ def _set_exits(teacher: Teacher, exits: nn.ModuleDict, recipe: Recipe) -> None:
 
 
 def _build_exits(
+    networks: Networks,
+    side: str,
     model: nn.Module,
     stages: Sequence[Stage],
     wanted: frozenset[int],
     records: Mapping[str, Tensor],
-    recipe: Recipe,
-    num_classes: int,
-    side: str,
-    seed: int,
 ) -> nn.ModuleDict:
-    exits = nn.ModuleDict()
-    kind = recipe.exit_type
+    exits, recipe = nn.ModuleDict(), networks.recipe
     for i in sorted(wanted):
-        config: dict[str, Any] = {**recipe.exits, "num_classes": num_classes}
+        config = {**recipe.exits, "num_classes": networks.task.exit_width(_num_classes(networks))}
         config["widths"] = [stage.channels for stage in stages[i - 1 :]]
         config["strides"] = [stage.stride for stage in stages[i - 1 :]]
-        if kind.needs_rest:
+        if recipe.exit_type.needs_rest:
             config["rest"] = _rest(model, stages[i - 1 :], records)
-        with isolated_rng(f"exit/{side}/{i}", seed):
+        with isolated_rng(f"exit/{side}/{i}", networks.seed):
             exits[str(i)] = _initialised(config)
     return exits
 
@@ -123,14 +123,12 @@ def _rest(model: nn.Module, stages: Sequence[Stage], records: Mapping[str, Tenso
     return rest
 
 
-def _build_connectors(
-    name: str, pairs: Sequence[tuple[Stage, Stage]], wanted: frozenset[int], recipe: Recipe, seed: int
-) -> nn.ModuleDict:
+def _build_connectors(networks: Networks, name: str, wanted: frozenset[int]) -> nn.ModuleDict:
     connectors = nn.ModuleDict()
     for i in sorted(wanted):
-        student, teacher = pairs[i - 1]
-        with isolated_rng(f"connector/{name}/{i}", seed):
-            connectors[str(i)] = _initialised({**recipe.connectors, "student": student, "teacher": teacher})
+        student, teacher = networks.pairs[name][i - 1]
+        with isolated_rng(f"connector/{name}/{i}", networks.seed):
+            connectors[str(i)] = _initialised({**networks.recipe.connectors, "student": student, "teacher": teacher})
     return connectors
 
 
@@ -139,18 +137,18 @@ def _build_grids(stages: Sequence[Stage], wanted: frozenset[int]) -> nn.ModuleDi
     return nn.ModuleDict({str(i): average_pool(ratio) for i, ratio in cells.items() if ratio > 1})
 
 
-def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -> nn.ModuleDict:
+def _build_adapters(networks: Networks) -> nn.ModuleDict:
     """Build the adapter of each teacher whose logits are read by losses that it serves.
 
     Raises:
         ValueError: No loss of the recipe reads a teacher's logits.
     """
-    adapters = nn.ModuleDict()
+    adapters, task, recipe = nn.ModuleDict(), networks.task, networks.recipe
     if not recipe.transform:
         return adapters
-    classes, num_exits = next(iter(networks.num_classes.values()), 0), len(networks.exit_stages)
+    classes, num_exits = _num_classes(networks), len(networks.exit_stages)
     for name in networks.teachers:
-        with isolated_rng(f"transform/{name}", seed):
+        with isolated_rng(f"transform/{name}", networks.seed):
             adapter: LearningSimplifier = MODELS.build(dict(recipe.transform))
             # Maps of logits by cell stay as they are: an adapter changes rows of logits.
             served = [
@@ -170,7 +168,7 @@ def _build_adapters(networks: Networks, task: Task, recipe: Recipe, seed: int) -
                 if logits.ndim == 3 and logits.shape[-1] == classes:  # of a dense head without background
                     sigmoids.add("final")
             labelled = task.comparable_logits and not task.multilabel
-            adapter.setup(widths, frozenset(sigmoids), labelled, 0 if recipe.exit_on_last else num_exits)
+            adapter.setup(widths, frozenset(sigmoids), labelled, networks.last)
         adapters[name] = adapter
     if networks.losses and not len(adapters):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Distillation losses, one file a method. They know nothing of runners."""
 
-from kd_mm.losses.base import Loss, LossContext, MultiTeacherLoss, StageTerms
+from kd_mm.losses.base import Loss, LossContext, StageTerms
 from kd_mm.losses.crd import CRDLoss
 from kd_mm.losses.crosskd import CrossKDLoss
 from kd_mm.losses.embeddings import CosineLoss, EmbeddingLoss, RKDAngleLoss, RKDDistanceLoss
@@ -12,7 +12,7 @@ from kd_mm.losses.mag import MAGLoss, MASLoss
 from kd_mm.losses.maps import ATLoss, CWDLoss, FeatureLoss, FitNetsLoss, MGDLoss, PKDLoss, SPLoss, VIDLoss
 from kd_mm.losses.mtkd_ssr import ExitTaskLoss, StageChannelLoss, StageResponseLoss
 from kd_mm.losses.mtkd_ssr_cells import CellResponseLoss, CellReviewLoss
-from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss
+from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss, MultiTeacherLoss
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.ofd import OFDLoss
 from kd_mm.losses.review import BYOTHintLoss, CrossStageReviewLoss

@@ -268,31 +268,6 @@ class Loss(nn.Module):
         return total, dict(zip(names, values.detach().unbind(), strict=True))
 
 
-class MultiTeacherLoss(Loss):
-    """Base of losses that read all teachers of the config at once; see :class:`Loss`."""
-
-    def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
-        """Read every teacher of the config; see the base class for errors.
-
-        Raises:
-            ValueError: The config of the loss names a teacher.
-        """
-        if self.teacher is not None:
-            raise ValueError(
-                f"loss {name!r} reads all teachers ({', '.join(teachers)}); leave teacher={self.teacher!r} out"
-            )
-        self.teacher_names = tuple(teachers) or (_which_teacher(name, None, teachers),)
-
-    def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the unweighted scalars; what each connector gave is in ``adapted_by_teacher`` of the student."""
-        raise TypeError(f"{type(self).__name__} defines no terms()")
-
-    def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the unweighted loss and its terms; see the base class."""
-        with torch.autocast(student.device_type, enabled=False):
-            return self._reduced(self.terms(student, {name: teachers[name] for name in self.teacher_names}))
-
-
 def choice(option: str, value: str, choices: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 

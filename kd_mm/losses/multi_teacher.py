@@ -1,7 +1,7 @@
 """Several teachers at once: logits and maps averaged, or weighted by confidence (CA-MKD) or by the student (GPAC)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
 
-from kd_mm.losses.base import ALL_TASKS, LossContext, MultiTeacherLoss, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
 from kd_mm.losses.functional import confidence_weights, full_precision, same_size
 from kd_mm.losses.logits import LogitsLoss
 from kd_mm.losses.observation import Observation
@@ -18,6 +18,32 @@ from kd_mm.registry import MODELS
 WEIGHTS = ("mean", "ca_mkd", "softmax", "inverse", "cosine")
 #: Lower limit of a divergence that divides.
 _TINY = 1e-8
+
+
+class MultiTeacherLoss(Loss):
+    """Base of losses that read all teachers of the config at once; see :class:`Loss`."""
+
+    def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
+        """Read every teacher of the config; see the base class for errors.
+
+        Raises:
+            ValueError: The config of the loss names a teacher.
+        """
+        if self.teacher is not None:
+            raise ValueError(
+                f"loss {name!r} reads all teachers ({', '.join(teachers)}); leave teacher={self.teacher!r} out"
+            )
+        super().choose_teachers(name, teachers[:1])
+        self.teacher_names = tuple(teachers)
+
+    def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the unweighted scalars; what each connector gave is in ``adapted_by_teacher`` of the student."""
+        raise TypeError(f"{type(self).__name__} defines no terms()")
+
+    def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the unweighted loss and its terms; see the base class."""
+        with torch.autocast(student.device_type, enabled=False):
+            return self._reduced(self.terms(student, {name: teachers[name] for name in self.teacher_names}))
 
 
 @MODELS.register_module()
