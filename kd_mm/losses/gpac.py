@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_mm.losses.at import ATLoss
 from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation, choice
 from kd_mm.losses.functional import full_precision, same_size
-from kd_mm.losses.maps import ATLoss
 from kd_mm.losses.multi_teacher import MultiTeacherLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, Preparation, choice
-from kd_mm.losses.embeddings import NO_EMBEDDING, EmbeddingLoss, embedding_tap, embedding_width
+from kd_mm.losses.cosine import NO_EMBEDDING, EmbeddingLoss, embedding_tap, embedding_width
 from kd_mm.losses.functional import full_precision, kl_divergence
-from kd_mm.losses.logits import LogitsLoss
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 from kd_mm.utils.suggest import StepError
@@ -187,7 +187,7 @@ class MASLoss(CodeReader, LogitsLoss):
         stable_weights: Shares of the teacher's own logits, the low- and the high-dimensional ones; they add up to 1.
             Default: 1/3 each.
         teacher_tap: Where the teacher's feature is read; see :class:`kd_mm.losses.EmbeddingLoss`.
-        **kwargs: See :class:`CodeReader` and :class:`kd_mm.losses.logits.LogitsLoss`.
+        **kwargs: See :class:`CodeReader` and :class:`kd_mm.losses.kd.LogitsLoss`.
 
     Raises:
         ValueError: For an unknown space, or weights that are no shares.

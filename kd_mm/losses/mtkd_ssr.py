@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms, choice
+from kd_mm.losses.dist import relation_distances
+from kd_mm.losses.dkd import decoupled_divergence, labelled_classes
 from kd_mm.losses.functional import class_divergence, kl_divergence
-from kd_mm.losses.logits import LogitsLoss, decoupled_divergence, labelled_classes, relation_distances
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
@@ -127,7 +129,7 @@ class StageResponseLoss(LogitsLoss):
         form_weights: Of the two parts of ``"dkd"`` (labelled class, others; default: 1, 8) or ``"dist"`` (within a
             sample, within a class; default: 1, 1).
         multilabel: Use independent sigmoids instead of a softmax. Default: as the task's stage logits are.
-        **kwargs: See :class:`kd_mm.losses.logits.LogitsLoss`.
+        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
 
     Raises:
         ValueError: For an unknown option; on construction of the Distiller, for ``"dkd"`` or ``"dist"`` of multi-label

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
 from kd_mm.losses.functional import confidence_weights, full_precision, same_size
-from kd_mm.losses.logits import LogitsLoss
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
@@ -74,7 +74,7 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
             ``"sample"``.
         detach: Whether the weights are constants. Otherwise the student also lowers the loss by moving towards the
             teacher that costs least. Default: True.
-        **kwargs: See :class:`kd_mm.losses.logits.LogitsLoss`; without ``teacher``.
+        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`; without ``teacher``.
 
     Raises:
         ValueError: For an unknown rule or granularity, or a ``kappa`` that is not above 0; on use, for ``"ca_mkd"``

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation, choice
+from kd_mm.losses.dkd import labelled_classes
+from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import channel_deviations
-from kd_mm.losses.logits import LogitsLoss, labelled_classes
-from kd_mm.losses.maps import FeatureLoss
+from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 from kd_mm.utils.suggest import StepError
@@ -39,7 +40,7 @@ class WKDLogitsLoss(LogitsLoss):
         sharpness: How fast the cost grows with unlikeness. Default: 1.
         regularization: Above 0, in units of the cost. Default: 0.05.
         iterations: Of Sinkhorn. Default: 10.
-        **kwargs: See :class:`kd_mm.losses.logits.LogitsLoss`.
+        **kwargs: See :class:`kd_mm.losses.kd.LogitsLoss`.
 
     Raises:
         ValueError: For an unknown ``relation``, or less than 2 ``max_images``; on construction of the Distiller, for
