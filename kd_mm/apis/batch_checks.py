@@ -20,7 +20,14 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
     from mmdet.structures import DetDataSample
 
 
-def check_batch(key: str, samples: Sequence[Any], collate: NamedCollate, model: nn.Module, student: nn.Module) -> None:
+def check_batch(
+    key: str,
+    samples: Sequence[Any],
+    collate: NamedCollate,
+    model: nn.Module,
+    student: nn.Module,
+    several_labels: bool = True,
+) -> None:
     """Make a batch of samples, let it pass the data preprocessor, and look for what the network needs of it.
 
     Args:
@@ -29,6 +36,7 @@ def check_batch(key: str, samples: Sequence[Any], collate: NamedCollate, model: 
         collate: Of the data loader.
         model: With the ``data_preprocessor``.
         student: The network that is trained.
+        several_labels: Whether a classifier's images may have more than one label.
 
     Raises:
         SampleError: One of these fails.
@@ -41,7 +49,10 @@ def check_batch(key: str, samples: Sequence[Any], collate: NamedCollate, model: 
     batch = collate(samples)
     with isolated_rng("first batch"):
         explain_preprocessor(key, batch, model)
-    lacking = _lacking(samples[0].get("data_samples"), student, key == "train_dataloader")
+    trained = key == "train_dataloader"
+    lacking = _lacking(samples[0].get("data_samples"), student, trained)
+    if trained and isinstance(student, ImageClassifier) and not several_labels:
+        lacking = lacking or _more_than_one_label([sample["data_samples"] for sample in samples])
     if lacking:
         raise SampleError(f"{key}: the samples of {files(samples)} {lacking}")
 
@@ -99,3 +110,14 @@ def _lacking(sample: Any, student: nn.Module, trained: bool) -> str:
     if trained and isinstance(student, ImageClassifier) and not {"gt_label", "gt_score"} & set(sample.keys()):
         return "have no label: does the data set give one, and does the pipeline keep it?"
     return ""
+
+
+def _more_than_one_label(samples: Sequence[Any]) -> str:
+    """Return what is wrong with images of several labels for a head that takes one, empty if there are none."""
+    most = max(len(one.gt_label) if "gt_label" in one else int((one.gt_score > 0.5).sum()) for one in samples)
+    if most < 2:
+        return ""
+    return (
+        "have several labels, and the head takes one: take a head such as mmpretrain.MultiLabelLinearClsHead, or, if "
+        "its loss is one of sigmoids, distil it with model.task=dict(type='kd_mm.MultiLabelTask')"
+    )

@@ -19,6 +19,7 @@ from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
 from kd_mm.distillers import Distiller
+from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import name_errors
@@ -216,4 +217,8 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> None:
                 "or drop_last=False"
             )
     name_errors(key, loader)
-    check_batch(key, samples, loader.collate_fn, model, model.student if isinstance(model, Distiller) else model)
+    if isinstance(model, Distiller):
+        check_batch(key, samples, loader.collate_fn, model, model.student, model.task.multilabel)
+    else:
+        several = is_multilabel(model) or getattr(model.data_preprocessor, "to_onehot", False)
+        check_batch(key, samples, loader.collate_fn, model, model, several)

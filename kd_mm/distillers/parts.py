@@ -76,6 +76,7 @@ def _loss_context(networks: Networks, loss: Loss) -> LossContext:
         pairs=loss.matched,
         num_classes=_num_classes(networks),
         multilabel=networks.task.multilabel,
+        multilabel_logits=networks.task.multilabel and networks.task.comparable_logits,
         student_taps=_shapes(networks.student_records),
         teacher_taps=_shapes(networks.teacher_records.get(teacher, {})),
         logits_shape=tuple(networks.logits["student"].shape) if "student" in networks.logits else (),
@@ -165,7 +166,8 @@ def _build_adapters(networks: Networks) -> nn.ModuleDict:
             if reads.logits:
                 logits = networks.logits[name]
                 widths["final"] = logits.shape[-1]
-                if logits.ndim == 3 and logits.shape[-1] == classes:  # of a dense head without background
+                dense = logits.ndim == 3 and logits.shape[-1] == classes  # a head without background
+                if dense or (task.multilabel and task.comparable_logits):
                     sigmoids.add("final")
             labelled = task.comparable_logits and not task.multilabel
             adapter.setup(widths, frozenset(sigmoids), labelled, networks.last)

@@ -301,7 +301,7 @@ class Teacher:
             return self.task.forward(self.model, self.preprocess(inputs))
 
     @torch.no_grad()
-    def score(self, inputs: Tensor, data_samples: Any) -> tuple[int, int]:
-        """Return how many predictions on a validation batch of the student's are right, and how many there are."""
+    def score(self, inputs: Tensor, data_samples: Any) -> Tensor:
+        """Return the task's statistics (:meth:`kd_mm.tasks.Task.score`) on a validation batch of the student's."""
         with self.precision(inputs.device):
             return self.task.score(self.model, self.preprocess(inputs), data_samples)

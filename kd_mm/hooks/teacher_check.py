@@ -9,11 +9,13 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher, find_distiller
 from kd_mm.hooks.distill_hook import check_class_lists
 from kd_mm.preparation.data import TrainingData
 from kd_mm.registry import HOOKS
+from kd_mm.tasks import TeacherScore
 from kd_mm.utils.contexts import isolated_rng
 
 
@@ -25,8 +27,9 @@ class TeacherCheckHook(Hook):
 
     Args:
         num_images: How many images are scored.
-        min_score: Accuracy in [0, 1] (of a detector: share of the objects that it finds) below which the run stops; by
-            default three standard deviations of guessing above chance. With 0 the score is only logged.
+        min_score: Accuracy in [0, 1] (of a detector: share of the objects that it finds; of a multi-label classifier:
+            area under the ROC curve) below which the run stops; by default three standard deviations of guessing above
+            chance. With 0 the score is only logged.
     """
 
     priority = "HIGH"
@@ -55,29 +58,25 @@ class TeacherCheckHook(Hook):
             if classes is not None and classes == num_classes.get("student", classes):
                 with isolated_rng("teacher check"):
                     loader = TrainingData(runner, distiller).loader(key, shuffled=True)  # many sets are sorted by class
-                    correct, count = self._score(distiller, teacher, loader)
-                self._judge(teacher, correct, count, f"{split} {task.unit}", task.chance(classes))
+                    found = task.judge(self._score(distiller, teacher, loader), classes)
+                self._check(teacher, found, f"the first {found.scored} {split} {task.unit}")
 
-    def _score(self, distiller: Distiller, teacher: Teacher, loader: Iterable[Any]) -> tuple[int, int]:
-        correct = count = images = 0
+    def _score(self, distiller: Distiller, teacher: Teacher, loader: Iterable[Any]) -> Tensor:
+        statistics, images = torch.zeros((), dtype=torch.float64), 0
         for batch in loader:
             data = distiller.data_preprocessor(batch, False)
-            scored = teacher.score(data["inputs"], data["data_samples"])
-            correct, count, images = correct + scored[0], count + scored[1], images + len(data["data_samples"])
+            statistics = statistics + teacher.score(data["inputs"], data["data_samples"])
+            images += len(data["data_samples"])
             if images * get_world_size() >= self.num_images:
                 break
-        counts = torch.tensor([correct, count])
-        all_reduce(counts)
-        return int(counts[0]), int(counts[1])
+        all_reduce(statistics)
+        return statistics
 
-    def _judge(self, teacher: Teacher, correct: int, count: int, unit: str, chance: float) -> None:
-        score = correct / max(1, count)
-        teacher.score_text = f"{score:.1%} of the first {count} {unit}"
-        spread = (chance * (1 - chance) / max(1, count)) ** 0.5
-        minimum = self.min_score if self.min_score is not None else min(0.95, chance + 3 * spread)
-        if score < minimum:
+    def _check(self, teacher: Teacher, found: TeacherScore, unit: str) -> None:
+        teacher.score_text = f"{found.score:.1%} of {unit}"
+        if found.score < (found.minimum if self.min_score is None else self.min_score):
             raise ValueError(
-                f"teacher {teacher.name!r} scores {score:.1%} on the first {count} {unit}, chance is {chance:.1%}: its "
+                f"teacher {teacher.name!r} scores {found.score:.1%} on {unit}, chance is {found.chance:.1%}: its "
                 f"checkpoint ({teacher.checkpoint}), class order or input normalisation is wrong, or it was "
                 "trained too briefly; to train all the same set default_hooks.teacher_check.min_score=0"
             )

@@ -56,6 +56,7 @@ class LossContext:
             a loss on exits those of the exits.
         num_classes: K, where a network states it.
         multilabel: Whether stage logits are independent sigmoids.
+        multilabel_logits: Whether the student's own logits are, one row an image.
         student_taps: Shapes of the extra taps with a batch of 2, tap text to shape.
         teacher_taps: Likewise of the loss's teacher.
         logits_shape: Shape of the student's own logits with a batch of 2, where a loss reads them.
@@ -65,6 +66,7 @@ class LossContext:
     pairs: Sequence[tuple[Stage, Stage]] = ()
     num_classes: int = 0
     multilabel: bool = False
+    multilabel_logits: bool = False
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     teacher_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     logits_shape: tuple[int, ...] = ()
@@ -118,6 +120,8 @@ class Loss(nn.Module):
     optional: bool = False
     #: What the exits that it reads may classify (:attr:`kd_mm.models.Exit.output`).
     exit_outputs: frozenset[str] = frozenset({"image"})
+    #: Whether it needs classes that exclude each other, so that multi-label classifiers cannot use it.
+    exclusive_classes: bool = False
     #: Whether a gradient reaches the student.
     trains_student: bool = True
 

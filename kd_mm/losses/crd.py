@@ -53,6 +53,7 @@ class CRDLoss(Loss):
     requires = frozenset({"student.features", "student.targets", "student.sample_indices", "teacher.pooled"})
     reads_last_stage = True
     tasks = ALL_TASKS - {"detection"}
+    exclusive_classes = True
     instead = (
         "it draws images of other classes, so it belongs to classification and re-identification; for detectors take "
         "another feature loss, e.g. kd_mm.PKDLoss"

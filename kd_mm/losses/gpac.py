@@ -78,6 +78,7 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         """Read every teacher of the config; see the base class for errors."""
         super().choose_teachers(name, teachers, extra)
         self.tasks = ALL_TASKS - {"detection"} if self.needs_probes else ALL_TASKS
+        self.exclusive_classes = self.needs_probes
 
     def setup(self, context: LossContext) -> None:
         """Set equal shares where nothing is to be chosen; see the base class for errors."""

@@ -21,7 +21,8 @@ class LogitsLoss(Loss):
             first, so that the student need not match the teacher's scale: logit standardisation (Sun et al., CVPR 2024,
             arXiv 2403.01427). Default: False.
         multilabel: Whether classes are independent sigmoids. These cannot be standardised: the level of a sigmoid's
-            logit decides whether its class is present. ``None``: as the task's stage logits are. Default: False.
+            logit decides whether its class is present. Default: as the task's stage logits are for a loss on stages,
+            else as the student's own logits are; those of detectors count as a softmax.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
@@ -29,7 +30,9 @@ class LogitsLoss(Loss):
             ``(B, N, K)``.
     """
 
-    def __init__(self, standardize: bool = False, multilabel: bool | None = False, **kwargs: Any) -> None:
+    exclusive_classes = True
+
+    def __init__(self, standardize: bool = False, multilabel: bool | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.standardize, self.multilabel = standardize, multilabel
         self._check_multilabel()
@@ -48,7 +51,7 @@ class LogitsLoss(Loss):
             ValueError: If they are a dense head's ``(B, N, K)``.
         """
         if self.multilabel is None:
-            self.multilabel = context.multilabel
+            self.multilabel = context.multilabel if self.reads_exits else context.multilabel_logits
             self._check_multilabel()
         if "student.logits" in self.requires and len(context.logits_shape) == 3 and not self.multilabel:
             raise ValueError(
@@ -70,13 +73,15 @@ class KDLoss(LogitsLoss):
 
     Args:
         temperature: T > 0, dimensionless; commonly 4 on CIFAR, 1 on ImageNet. Default: 4.
-        multilabel: Use independent sigmoids instead of a softmax; then the mean over classes. Default: False.
+        multilabel: Use independent sigmoids instead of a softmax; then the mean over classes. Default: as the student's
+            own logits are.
         **kwargs: See :class:`LogitsLoss`.
     """
 
     requires = frozenset({"student.logits", "teacher.logits"})
+    exclusive_classes = False
 
-    def __init__(self, temperature: float = 4.0, multilabel: bool = False, **kwargs: Any) -> None:
+    def __init__(self, temperature: float = 4.0, multilabel: bool | None = None, **kwargs: Any) -> None:
         super().__init__(multilabel=multilabel, **kwargs)
         self.temperature = temperature
 

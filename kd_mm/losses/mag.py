@@ -62,6 +62,7 @@ class CodeReader(Loss):
     """
 
     frozen_teacher = True
+    exclusive_classes = True
     instead = NO_EMBEDDING
     #: Where the teacher's feature is read, and its measured width D.
     teacher_tap: str

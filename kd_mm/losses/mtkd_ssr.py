@@ -137,6 +137,7 @@ class StageResponseLoss(LogitsLoss):
     """
 
     requires = frozenset({"student.stage_logits", "teacher.stage_logits", "student.valid_classes"})
+    exclusive_classes = False
     instead = (
         "target='final' is the teacher's own logits, and a detector classifies boxes, a stage the image; take "
         "target='same_stage' (recipes mskd, mtkd_ssr)"

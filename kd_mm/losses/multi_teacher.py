@@ -186,6 +186,7 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
     def __init__(self, weights: str = "ca_mkd", detach: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weights, self.detach = choice("weights", weights, ("mean", "ca_mkd")), detach
+        self.exclusive_classes = weights == "ca_mkd"
         if weights == "mean":
             self.requires = self.requires - {"student.targets", "teacher.classifier"}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class MultiExitClassifier(ImageClassifier):
         **kwargs: As for ``ImageClassifier`` (``neck``, ``head``, ``data_preprocessor`` ...).
 
     Raises:
-        ValueError: An option is out of range, there are no exits, or a tap does not exist.
+        ValueError: An option is out of range, there are no exits, a tap does not exist, or the head is multi-label.
     """
 
     def __init__(
@@ -77,6 +78,10 @@ class MultiExitClassifier(ImageClassifier):
         super().__init__(backbone, **kwargs)
         if not exits:
             raise ValueError("MultiExitClassifier has no exits; without any it is mmpretrain's ImageClassifier")
+        if isinstance(self.head, MultiLabelClsHead):
+            raise ValueError(
+                f"MultiExitClassifier combines one softmax an exit, {type(self.head).__name__} has sigmoids"
+            )
         if weights is not None and (len(weights) != len(exits) + 1 or min(weights) < 0 or not weights[0] > 0):
             raise ValueError(f"weights={list(weights)}: give one >= 0 for each of {len(exits)} exits and the head")
         if depth is not None and not 1 <= depth <= len(exits) + 1:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.base import choice
-from kd_mm.losses.functional import kl_divergence
+from kd_mm.losses.functional import class_divergence
 from kd_mm.losses.observation import StageLogits
 from kd_mm.preparation.base import EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
@@ -107,7 +107,9 @@ class ExitTraining(EpochTraining):
             loss = task.exit_losses(student, stage_logits, targets).sum()
             if teacher_logits is not None:
                 followed = teacher_logits.expand_as(stage_logits)
-                loss = loss + kl_divergence(stage_logits, followed, self.options["temperature"]).sum()
+                loss = (
+                    loss + class_divergence(stage_logits, followed, self.options["temperature"], task.multilabel).sum()
+                )
             self.step(loss, optimizer)
         return {"loss": float(loss.detach())}
 

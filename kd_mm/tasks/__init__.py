@@ -5,9 +5,10 @@ from typing import Any
 from torch import nn
 
 from kd_mm.registry import TASKS
-from kd_mm.tasks.base import Batch, Task
+from kd_mm.tasks.base import Batch, Task, TeacherScore
 from kd_mm.tasks.classification import ClassificationTask
 from kd_mm.tasks.detection import DetectionTask
+from kd_mm.tasks.multilabel import MultiLabelTask, is_multilabel
 from kd_mm.tasks.prediction_readers import LogitsReader
 from kd_mm.tasks.reid import ReIDTask, is_reid_model
 from kd_mm.tasks.targets import DetectionTargets
@@ -18,9 +19,12 @@ __all__ = [
     "DetectionTargets",
     "DetectionTask",
     "LogitsReader",
+    "MultiLabelTask",
     "ReIDTask",
     "Task",
+    "TeacherScore",
     "build_task",
+    "is_multilabel",
 ]
 
 
@@ -42,7 +46,8 @@ WITHOUT_TASK = {
 def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:
     """Build the task that a config names, or the one that suits the student.
 
-    That is detection for mmdet's detectors, and re-identification where the head has a ``bnneck``.
+    That is detection for mmdet's detectors, re-identification where the head has a ``bnneck``, and multi-label
+    classification where it is one of mmpretrain's multi-label heads.
 
     Raises:
         ValueError: No task is named, and none suits the student.
@@ -53,6 +58,8 @@ def build_task(config: dict[str, Any] | None, student: nn.Module) -> Task:
             raise ValueError(f"{type(student).__name__} is {reason}; kd_mm distils classifiers, detectors and re-ID")
     if any(module.startswith("mmdet.models.detectors") for module in modules):
         default = "DetectionTask"
+    elif is_reid_model(student):
+        default = "ReIDTask"
     else:
-        default = "ReIDTask" if is_reid_model(student) else "ClassificationTask"
+        default = "MultiLabelTask" if is_multilabel(student) else "ClassificationTask"
     return TASKS.build({"type": default, "_scope_": "kd_mm", **(config or {})})

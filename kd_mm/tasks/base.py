@@ -50,6 +50,22 @@ class ExitScore(NamedTuple):
     at_chance: bool
 
 
+class TeacherScore(NamedTuple):
+    """How good a teacher is.
+
+    Attributes:
+        scored: How many predictions were scored.
+        score: A fraction.
+        minimum: Less is at chance, by three standard deviations.
+        chance: The score of guessing.
+    """
+
+    scored: int
+    score: float
+    minimum: float
+    chance: float
+
+
 class Task:
     """How networks of a task are run and read; the defaults suit networks with one row of logits an image."""
 
@@ -75,6 +91,8 @@ class Task:
     closed_set = True
     #: Whether all classes of the data are one to the networks (region proposal networks).
     class_agnostic = False
+    #: K of the networks whose logits are compared, as measured; 0 where there are none.
+    classes = 0
     #: Losses that need no common class list, for messages.
     free_losses = "feature losses (e.g. kd_mm.StageChannelLoss)"
 
@@ -245,9 +263,24 @@ class Task:
         margin = 3 * (chance * (1 - chance) / (rows * len(tally[1:]))) ** 0.5
         return ExitScore(score, chance, score < chance + margin)
 
-    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
-        """Return how many predictions of a network on a validation batch are right, and how many there are."""
+    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> Tensor:
+        """Return statistics of a network on a validation batch, on the CPU, which are added up; see :meth:`judge`.
+
+        Here ``(2,)``: how many predictions are right, and how many there are.
+        """
         raise NotImplementedError
+
+    def judge(self, statistics: Tensor, num_classes: int) -> TeacherScore:
+        """Return how good a teacher is.
+
+        Args:
+            statistics: The sum of :meth:`score` over the data.
+            num_classes: K.
+        """
+        right, count = map(int, statistics)
+        chance, rows = self.chance(num_classes), max(1, count)
+        minimum = min(0.95, chance + 3 * (chance * (1 - chance) / rows) ** 0.5)
+        return TeacherScore(count, right / rows, minimum, chance)
 
     def chance(self, num_classes: int) -> float:
         """Return the score of guessing, a fraction."""

@@ -88,10 +88,10 @@ class ClassificationTask(Task):
         logits = model(inputs, mode="tensor")
         return sum(logits) if isinstance(logits, tuple) else logits
 
-    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
-        """Return how many images of a batch a network classifies right, and how many there are."""
+    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> Tensor:
+        """Return how many images of a batch a network classifies right, and how many there are, ``(2,)``."""
         correct = self.correct(self.forward(model, inputs), self.targets(data_samples))
-        return int(correct.sum()), len(correct)
+        return torch.tensor([int(correct.sum()), len(correct)])
 
 
 def _hard(targets: Tensor) -> Tensor:

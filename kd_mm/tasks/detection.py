@@ -198,8 +198,8 @@ class DetectionTask(Task):
         network: Any = model
         return network.predict(inputs, [_sample(inputs) for _ in inputs], rescale=False)
 
-    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> tuple[int, int]:
-        """Return how many objects the best detections of an image find, and how many objects there are.
+    def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> Tensor:
+        """Return how many objects the best detections of an image find, and how many objects there are, ``(2,)``.
 
         Of each image as many detections as it has objects are looked at, best first: an object counts as found where
         one of its class overlaps it by 0.5 IoU. Ground truth is in pixels of the original image, as mmdet's pipelines
@@ -216,7 +216,7 @@ class DetectionTask(Task):
                 if not self.class_agnostic:
                     hits &= truth.labels[:, None] == best.labels
                 found += int(hits.any(dim=1).sum())
-        return found, total
+        return torch.tensor([found, total])
 
     def chance(self, num_classes: int) -> float:
         """Return the share of objects that boxes drawn at random would find: next to nothing."""

@@ -209,7 +209,7 @@ class Oracle(nn.Module):
 def test_score_counts_the_objects_among_the_best_detections(predicted: list, found: int, wrap: Any) -> None:
     samples = [sample(BOXES, [0, 2], wrap=wrap), sample([], [])]
     model = Oracle([predicted, [(BOXES[0], 0, 1.0)]])
-    assert bound().score(model, torch.zeros(2, 3, 64, 64), samples) == (found, 2)
+    assert bound().score(model, torch.zeros(2, 3, 64, 64), samples).tolist() == [found, 2]
 
 
 def test_objects_of_a_region_proposal_network_are_of_one_class() -> None:
