@@ -81,7 +81,7 @@ class Distiller(BaseModel):
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.stages, self.exit_stages, self.exit_pairs = networks.matched, networks.exit_stages, networks.exit_pairs
         self.num_classes, self.input_size = networks.num_classes, networks.input_size
-        self.task.classes = next(iter(self.num_classes.values()), self.task.classes)
+        self.task.note_classes(next(iter(self.num_classes.values()), 0))
         self.distill = build_objective(networks)
         self.compilation.apply(self.student, self.teachers, self.distill, self.task)
         self.progress = Progress()

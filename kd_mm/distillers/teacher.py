@@ -96,7 +96,8 @@ class Teacher:
         self.joint_exits = JointExits.of(stored)
 
     def _freeze(self, name: str, model: nn.Module) -> None:
-        self.name, self.model = name, model.requires_grad_(False).eval()
+        self.name, self.model = name, model.requires_grad_(False)
+        model.eval()  # upstream's distilled detectors return nothing of it
         self.dataset_meta = {}
         self.exits = nn.ModuleDict()
         self.joint_exits = JointExits()

@@ -128,10 +128,12 @@ def check_class_lists(distiller: Distiller, runner: Runner) -> None:
     Raises:
         ValueError: Another number of classes, other classes, or another order.
     """
+    if distiller.task.class_agnostic:
+        return
     dataset = runner.train_dataloader.dataset
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     count = distiller.num_classes.get("student")
-    if classes and count is not None and len(classes) != count and not distiller.task.class_agnostic:
+    if classes and count is not None and len(classes) != count:
         raise ValueError(
             f"the training data set has {len(classes)} classes, the student has {count}: set "
             f"model.student.{distiller.task.classes_key}"

@@ -91,8 +91,6 @@ class Task:
     closed_set = True
     #: Whether all classes of the data are one to the networks (region proposal networks).
     class_agnostic = False
-    #: K of the networks whose logits are compared, as measured; 0 where there are none.
-    classes = 0
     #: Losses that need no common class list, for messages.
     free_losses = "feature losses (e.g. kd_mm.StageChannelLoss)"
 
@@ -104,6 +102,9 @@ class Task:
         """
         if output != "image":
             raise ValueError(f"{type(self).__name__}: exits that classify {output} belong to detection")
+
+    def note_classes(self, num_classes: int) -> None:
+        """Take note of K, as measured (0 where nothing reads logits); the default needs no note."""
 
     def check_losses(self, losses: Mapping[str, Loss]) -> None:
         """Refuse losses that make no sense for the task; called before any network is measured.

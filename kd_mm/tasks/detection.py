@@ -60,7 +60,7 @@ class DetectionTask(Task):
         self._assigned: list[Any] = []
 
     def setup(self, student: nn.Module, output: str) -> None:
-        """Take note of the student's classes and of what its exits classify."""
+        """Take note of the student's classes, one for upstream's RPN, and of what its exits classify."""
         self.output, self.metric = output, _METRICS[output]
         from mmdet.models.detectors import RPN  # not where no detector is trained
 

@@ -27,6 +27,11 @@ class MultiLabelTask(ClassificationTask):
     metric = "area under the ROC curve"
     unit = "images (area under the ROC curve)"
     multilabel = True
+    classes = 0
+
+    def note_classes(self, num_classes: int) -> None:
+        """Take note of the width of the targets."""
+        self.classes = num_classes
 
     def check_losses(self, losses: Mapping[str, Loss]) -> None:
         """Refuse losses that have no form for sigmoids.

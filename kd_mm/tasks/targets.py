@@ -209,8 +209,8 @@ def read_annotations(data_samples: Sequence[Any], num_classes: int, class_agnost
         if left is not None and "labels" in left:
             # Some data sets give ignored objects of no class of its own the label -1 (mmdet's CrowdHuman); they go into
             # a column of their own, because picking the others out would wait for the device.
-            known = (left.labels >= 0) & (left.labels < num_classes)
-            ignored[i, torch.where(known, left.labels, num_classes)] = 1.0
+            others = torch.zeros_like(left.labels) if class_agnostic else left.labels
+            ignored[i, torch.where((others >= 0) & (others < num_classes), others, num_classes)] = 1.0
     valid = 1.0 - ignored[:, :num_classes] * (1.0 - present)
     meta = data_samples[0].metainfo
     height, width = meta.get("batch_input_shape", meta.get("img_shape"))[:2]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.structures import InstanceData
 
 from tests.devices import DEVICES
 
@@ -184,6 +185,23 @@ def test_every_family_trains_and_predicts(family: str, device: str) -> None:
     trains_and_predicts(model.to(device), size)
 
 
+def test_a_region_proposal_network_learns_and_is_scored_by_one_class() -> None:
+    def rpn(width: int) -> Any:
+        return two_stage(resnet("mmdet::rpn/rpn_r50_fpn_1x_coco.py", width))
+
+    model = build(rpn(8), rpn(16), CELLS)
+    data = model.data_preprocessor(batch(), True)
+    targets = model.task.targets(data["data_samples"])  # of classes 0 and 2, and an ignored object of class 1
+    assert targets.present.tolist() == [[1], [1]]
+    assert [labels.tolist() for labels in targets.labels] == [[0, 0], [0, 0]]
+    assert targets.valid.tolist() == [[1], [1]]
+    trains_and_predicts(model, 96)
+    for sample, found in zip(data["data_samples"], predict(model), strict=True):
+        best = found[found.scores.argsort(descending=True)[:2]]
+        sample.gt_instances = InstanceData(bboxes=best.bboxes, labels=torch.tensor([2, 1]))
+    assert model.task.score(model.student, data["inputs"], data["data_samples"]).tolist() == [4, 4]
+
+
 def test_tridentnet_learns_on_the_branch_that_is_deployed() -> None:
     model = build(trident(8), faster(16))
     assert [stage.tap for stage in model.stages] == ["backbone.layer2", "backbone.layer3"]
@@ -233,6 +251,14 @@ def test_logits_of_queries_are_refused(family: str, message: str) -> None:
         build(retina(), network(8), KD, input_size=size)
     with pytest.raises(ValueError, match=message):
         build(network(8), network(8), KD, input_size=size)
+
+
+def test_upstreams_own_distillations_teach_and_are_refused_as_students() -> None:
+    own = resnet("mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py", share=8)
+    own |= {"teacher_config": {"model": dense("gfl/gfl_r50_fpn_1x_coco.py")(8)}, "teacher_ckpt": None}
+    with pytest.raises(ValueError, match="is a distillation of upstream's, with a teacher of its own: distil its"):
+        build(own, retina(), CELLS)
+    assert len(build(retina(), own, CELLS).stages) >= 2
 
 
 @pytest.mark.parametrize(
