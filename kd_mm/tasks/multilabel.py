@@ -10,8 +10,8 @@ from kd_mm.losses import Loss
 from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import ExitScore, TeacherScore
-from kd_mm.tasks.cells import CellTargets, score_histogram
 from kd_mm.tasks.classification import ClassificationTask
+from kd_mm.tasks.targets import CellTargets, score_histogram
 
 
 @TASKS.register_module()
