@@ -12,6 +12,7 @@ import difflib
 import importlib
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
+from kd_mm.utils.config import parts_of
 from kd_mm.utils.suggest import known_options, nearest
 
 Component = Callable[..., Any]
@@ -47,6 +49,7 @@ _LOADER_EXTRA = ("batch_sampler", "collate_fn", "dataset", "num_batch_per_epoch"
 _LOADER = Kind(default=DataLoader, extra=_LOADER_EXTRA, numbers=True)
 _DATASET, _SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
 _TRANSFORM = Kind((engine.TRANSFORMS,))
+_OPTIMIZER = Kind((engine.OPTIMIZERS,), numbers=True)
 _MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
 #: What the engine builds from the keys at the top of a config.
 SECTIONS = {
@@ -96,6 +99,42 @@ def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     """
     for line in _errors(config, sections):
         raise ValueError(line)
+
+
+@contextlib.contextmanager
+def named_missing_options(config: Config) -> Iterator[None]:
+    """Name the part of a config that lacks options without which it cannot be constructed.
+
+    Args:
+        config: Of which parts are constructed inside of the block.
+
+    Raises:
+        ValueError: Instead of Python's error on arguments that are missing.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if line := _missing_options(config, str(error)):
+            raise ValueError(line) from error
+        raise
+
+
+def _missing_options(config: Config, message: str) -> str:
+    """Return one line on Python's message about arguments that are missing, empty for any other message."""
+    found = re.search(r"(\w+)\.__init__\(\) missing \d+ required [\w-]+ arguments?: (.+)", message)
+    if found is None:
+        return ""
+    owner, names = found[1], re.findall(r"'(\w+)'", found[2])
+    needs = f"needs the option{'s' if len(names) > 1 else ''} {' and '.join(map(repr, names))}"
+    kinds = [*SECTIONS.values(), _DATASET, _SAMPLER, _TRANSFORM, _OPTIMIZER]
+    anything = Kind(tuple({registry: None for kind in kinds for registry in kind.registries}))
+    for key, part in parts_of(config._cfg_dict.to_dict()):
+        given = part.get("type") if isinstance(part, Mapping) and not set(names) & set(part) else None
+        scope = part.get("_scope_") or config.get("default_scope") or "mmengine" if given else ""
+        component = _find(given, anything, scope) if isinstance(given, str) else given
+        if inspect.isclass(component) and owner in [base.__name__ for base in inspect.getmro(component)]:
+            return f"{key}: {component.__name__} {needs}"
+    return f"{owner} {needs}, which its config does not give"
 
 
 def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
@@ -203,7 +242,7 @@ def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
     if kind is _MODEL:  # builders of layers take options out of these
         return None if name.endswith("_cfg") and name not in ("train_cfg", "test_cfg") else _MODEL
     if name == "optimizer":
-        return Kind((engine.OPTIMIZERS,), numbers=True)
+        return _OPTIMIZER
     return Kind((engine.VISBACKENDS,)) if name == "vis_backends" else None
 
 

@@ -142,8 +142,14 @@ def describe_failure(error: Exception) -> str:
     return what if kind in what else f"{kind}: {what}"
 
 
+def without_slice(dataset: Any) -> Any:
+    """Return a data set without the engine's slice of it, the ``num_batch_per_epoch`` of a loader."""
+    return getattr(getattr(dataset, "full_init", None), "__self__", dataset)  # a slice hands out what it slices
+
+
 def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
-    """Yield the data sets of the engine in a data set, wrapped and joined ones included."""
+    """Yield the data sets of the engine in a data set, wrapped, joined and sliced ones included."""
+    dataset = without_slice(dataset)
     if isinstance(dataset, BaseDataset):
         yield dataset
     elif isinstance(dataset, ConcatDataset):
@@ -181,6 +187,7 @@ def name_pipelines(key: str, dataset: Any) -> None:
 
 def mixing_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the wrappers of a data set that have steps of their own, such as mmdet's ``MultiImageMixDataset``."""
+    dataset = without_slice(dataset)
     while hasattr(dataset, "dataset"):
         if isinstance(vars(dataset).get("pipeline"), list):
             yield dataset

@@ -257,7 +257,52 @@ def test_a_step_that_the_config_makes_impossible(tools: Tools, world: World, tmp
 
 def test_an_option_that_is_needed(tools: Tools, world: World, tmp_path: Path) -> None:
     config = world.distil("stepless.py", changes='param_scheduler = dict(_delete_=True, type="StepLR")')
-    refused(tools.run("train", config, "--work-dir", tmp_path), "missing 1 required positional argument: 'step_size'")
+    refused(tools.run("train", config, "--work-dir", tmp_path), "param_scheduler: StepLR needs the option 'step_size'")
+
+
+def test_options_that_are_needed_in_a_plain_config(tools: Tools, world: World, tmp_path: Path) -> None:
+    head, loss = 'model = dict(head=dict(_delete_=True, type="LinearClsHead"', 'loss=dict(type="LabelSmoothLoss")'
+    set_of = 'train_dataloader = dict(dataset=dict(_delete_=True, type="RepeatDataset", dataset=dict(type="{0}")))'
+    for changes, words in (
+        (f"{head}))", "model.head: LinearClsHead needs the options 'num_classes' and 'in_channels'"),
+        (
+            f"{head}, num_classes=3, in_channels=32, {loss}))",
+            "model.head.loss: LabelSmoothLoss needs the option",
+        ),
+        (
+            'model = dict(backbone=dict(_delete_=True, type="ResNetV1c"))',
+            "model.backbone: ResNetV1c needs the option",
+        ),
+        (
+            'custom_hooks = [dict(type="EarlyStoppingHook")]',
+            "custom_hooks.0: EarlyStoppingHook needs the option",
+        ),
+        (set_of.format("CIFAR10"), "train_dataloader.dataset: RepeatDataset needs the option 'times'"),
+    ):
+        config = world.write("needed.py", f"_base_ = 'plain.py'\n{changes}\n")
+        refused(tools.run("train", config, "--work-dir", tmp_path), words)
+
+
+def test_data_of_a_shortened_epoch_are_checked(tools: Tools, world: World, tmp_path: Path) -> None:
+    draw_images(tmp_path / "data")
+    (tmp_path / "data" / "train" / "red" / "059.png").write_bytes(b"")
+    config = world.write(
+        "shortened.py",
+        f"""
+_base_ = "plain.py"
+train_dataloader = dict(
+    num_batch_per_epoch=2,
+    dataset=dict(
+        _delete_=True,
+        type="RepeatDataset",
+        times=2,
+        dataset=dict(type="CustomDataset", data_root=r"{tmp_path}/data/train", pipeline={{{{_base_.train_pipeline}}}}),
+    ),
+)
+""",
+    )
+    ended = tools.run("train", config, "--work-dir", tmp_path / "run")
+    refused(ended, "train_dataloader: 1 of 60 images looked at are damaged")
 
 
 def test_the_table_of_stages_is_printed_beside_the_line(tools: Tools, config: Path, tmp_path: Path) -> None:
