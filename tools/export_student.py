@@ -2,7 +2,7 @@
 
 import sys
 
-from kd_mm.cli.export_student import main
+from kd_mm.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["export", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from kd_mm.cli.train import main
+from kd_mm.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

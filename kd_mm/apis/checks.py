@@ -20,7 +20,7 @@ from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
-from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, student_state_dict
+from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_finite, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import name_errors
 from kd_mm.utils.suggest import describe_error
@@ -86,7 +86,7 @@ class LeftOverWeightsHook(Hook):
         """Have the loading that follows report what it left over, after whatever renaming the model does.
 
         Raises:
-            ValueError: None of the file's weights has the name of one of the network's.
+            ValueError: None of the file's weights has the name of one of the network's, or one is not finite.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         origin = runner.cfg.get("load_from") or "the checkpoint"
@@ -99,6 +99,10 @@ class LeftOverWeightsHook(Hook):
                     "the name of one of the network's: kd-mm convert renames those of other toolkits, and a backbone "
                     "alone goes into init_cfg=dict(type='Pretrained', checkpoint=PATH) of model.backbone"
                 )
+
+        check_finite(
+            {key: checkpoint["state_dict"][key] for key in own.keys() & checkpoint["state_dict"].keys()}, origin
+        )
 
         def warn(module: nn.Module, result: Any) -> None:
             handle.remove()

@@ -15,6 +15,7 @@ from torch import Tensor
 import kd_mm
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
+from kd_mm.apis.recipes import task_of
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size
 from kd_mm.utils.atomic_files import replace_file, save_atomically
@@ -134,6 +135,8 @@ def exported_config(config: Config) -> Config:
         # mmengine's mark on what was inherited through kd_mm::, types there are written out.
         if isinstance(part, dict) and part.get("_scope_") == "kd_mm":
             del part["_scope_"]
+    if task_of(plain) == "detection":  # mmdet's DetInferencer draws by it
+        plain.setdefault("visualizer", {"type": "DetLocalVisualizer", "name": "visualizer"})
     imports = [name for name in (config.get("custom_imports") or {}).get("imports", []) if name != "kd_mm"]
     if "kd_mm." in json.dumps(plain.to_dict(), default=str):
         imports.append("kd_mm")

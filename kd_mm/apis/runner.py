@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.annotation_files import explain_annotations, explain_steps
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StepHook
@@ -71,6 +71,35 @@ def enable_amp(config: Config) -> None:
     for key in ("loss_scale", "dtype", "use_fsdp"):
         wrapper.pop(key, None)
     wrapper.type = "kd_mm.Bf16OptimWrapper"
+
+
+def resume(config: Config, checkpoint: str) -> None:
+    """Let a config go on from a checkpoint.
+
+    Args:
+        config: Complete.
+        checkpoint: Path of the file, or ``auto`` for the last one of the work dir, which may have been moved since;
+            where there is none, the run starts as the config has it.
+
+    Raises:
+        FileNotFoundError: The last checkpoint of the work dir does not exist.
+    """
+    config.resume = True
+    if checkpoint != "auto":
+        config.load_from = checkpoint
+        return
+    stored = find_latest_checkpoint(config.work_dir)
+    if stored is None:
+        config.resume = False
+    elif Path(stored).is_file():
+        config.load_from = None
+    elif (moved := Path(config.work_dir) / Path(stored).name).is_file():
+        config.load_from = str(moved)
+    else:
+        raise FileNotFoundError(
+            f"{config.work_dir}/last_checkpoint names {stored}, which does not exist: give another by --resume PATH, "
+            "or remove that file"
+        )
 
 
 def set_up_launcher(config: Config, launcher: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -51,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if argv is None:
         sys.argv[0] = f"kd-mm {words[0]}"  # the name in usage lines
-    status: int = importlib.import_module(f"kd_mm.cli.{COMMANDS[words[0]]}").main(words[1:])
+    try:
+        command = importlib.import_module(f"kd_mm.cli.{COMMANDS[words[0]]}")
+    except KeyboardInterrupt:
+        print(f"interrupted: nothing has begun\ngo on with: {shlex.join(['kd-mm', *words])}", file=sys.stderr)
+        return 130
+    status: int = command.main(words[1:])
     return status
 
 

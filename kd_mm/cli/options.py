@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
@@ -101,7 +102,8 @@ def run(
         if args.traceback:
             raise
         saved = str(interrupt) or "no complete result is saved"
-        print(f"interrupted: {saved}\ngo on with: {args.command}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"interrupted: {saved}\ngo on with: {args.command}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
         from kd_mm.utils.suggest import describe_error

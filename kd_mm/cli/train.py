@@ -53,7 +53,7 @@ def train(args: argparse.Namespace) -> None:
 
     from kd_mm.apis.overrides import override
     from kd_mm.apis.recipes import compose, needs_teacher, recipe_names
-    from kd_mm.apis.runner import enable_amp, read_config, set_threads, set_up_launcher
+    from kd_mm.apis.runner import enable_amp, read_config, resume, set_threads, set_up_launcher
     from kd_mm.apis.runner import train as run_training
     from kd_mm.datasets.identity_sampler import check_identity_batches
     from kd_mm.utils.config import is_distillation
@@ -86,8 +86,7 @@ def train(args: argparse.Namespace) -> None:
     if args.no_validate:
         config.val_cfg = config.val_dataloader = config.val_evaluator = None
     if args.resume is not None:
-        config.resume = True
-        config.load_from = None if args.resume == "auto" else args.resume
+        resume(config, args.resume)
     check_identity_batches(config)
     set_up_launcher(config, args.launcher)
     started = time.time()

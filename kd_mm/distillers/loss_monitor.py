@@ -75,7 +75,7 @@ def describe_non_finite(names: list[str], iteration: int) -> str:
     """
     parts = [name for name in names if "." in name] or [name for name in names if name != "loss"] or names
     where = ", ".join(f"{name.split('.')[0]} at {name.split('.')[1]}" if "." in name else name for name in parts)
-    advice = "resume from the last one with a lower learning rate or loss weight, or clip the gradient"
+    advice = "start anew or from an earlier one, with a lower learning rate or loss weight, or clip the gradient"
     if iteration == 0:  # nothing has been learnt that could have run away
         advice = "look at the data of the first step (boxes without an area, wrong labels) and at the loss weights"
     return (

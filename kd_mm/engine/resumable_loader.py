@@ -45,6 +45,15 @@ class ResumableLoader(DataLoader):
             persistent_workers=loader.persistent_workers,
         )
 
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        """Return the size of a batch; hooks of upstream read it. The base class has none beside a batch sampler."""
+        return int(self.batch_sampler.batch_size)
+
+    @batch_size.setter
+    def batch_size(self, value: None) -> None:
+        """Ignore what the base class sets."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what another process needs to go on from here, as plain values."""
         sampler_seed = vars(self.batch_sampler.sampler).get("seed")  # drawn by each process if the config has none

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
+from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
+from kd_mm.utils.config import parts_of
 
 
 class FiniteLossHook(Hook):
@@ -55,14 +58,23 @@ class ScalingRunner(Runner):
     """mmengine's Runner whose ``auto_scale_lr`` counts the batches that are accumulated for a step."""
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
-        """Scale the learning rates by images a step over ``base_batch_size``; see the engine."""
-        accumulated = _accumulated(self)
-        if auto_scale_lr and auto_scale_lr.get("enable") and auto_scale_lr.get("base_batch_size") and accumulated > 1:
-            base = auto_scale_lr["base_batch_size"]
-            auto_scale_lr = {**auto_scale_lr, "base_batch_size": base / accumulated}
-            self.logger.info(
-                f"{accumulated} batches make a step: base_batch_size={base} means {base / accumulated:g} each"
-            )
+        """Scale the learning rates by images a step over ``base_batch_size``; see the engine.
+
+        Raises:
+            ValueError: ``base_batch_size`` is no number above 0.
+        """
+        base, accumulated = (auto_scale_lr or {}).get("base_batch_size"), _accumulated(self)
+        if auto_scale_lr and auto_scale_lr.get("enable"):
+            if not isinstance(base, int | float) or base <= 0:
+                raise ValueError(
+                    f"auto_scale_lr.base_batch_size={base}: give the number of images that a step had where the "
+                    "learning rate was chosen"
+                )
+            if accumulated > 1:
+                auto_scale_lr = {**auto_scale_lr, "base_batch_size": base / accumulated}
+                self.logger.info(
+                    f"{accumulated} batches make a step: base_batch_size={base} means {base / accumulated:g} each"
+                )
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
 
@@ -81,8 +93,9 @@ def _accumulated(runner: Runner) -> int:
 
 
 _KEY = "images_of_step"
+_PARTS = "config_parts"
 #: What in the state of a schedule is no option.
-_PROGRESS = ("last_step", "base_values", "verbose")
+_PROGRESS = ("last_step", "base_values", "verbose", "best", "num_bad_epochs", "cooldown_counter")
 
 
 class ResumeCheckHook(Hook):
@@ -91,39 +104,60 @@ class ResumeCheckHook(Hook):
     The engine restores options of the optimizer and schedules as they are stored, whatever the config says by now.
     Where the initial value of an option or the schedule is another one, the schedule is computed anew from the first
     step on, so that the run goes on as if it had been planned so. A run with the config that it began with is not
-    touched. Schedules that depend on metrics go on as stored.
+    touched. Schedules that depend on metrics keep what they have reached. Another model, recipe or wrapper of the
+    optimizer is followed in any case; the losses of the run so far are left out of the means in the log then.
     """
 
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
         self._reasons: list[str] = []
+        self._replayed = False
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Store how many images a step has."""
-        checkpoint["meta"][_KEY] = images_of_step(runner)
+        """Store how many images a step has, and what the config says of the model and the step."""
+        checkpoint["meta"].update({_KEY: images_of_step(runner), _PARTS: _config_parts(runner.cfg)})
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare, and give the optimizer's options in the checkpoint the config's values, before they are restored.
 
         Raises:
-            ValueError: The optimizer is of another type or has other groups of parameters.
+            ValueError: The file holds no state of a run; the network is another; or the optimizer is of another type
+                or has other groups of parameters.
         """
         if not runner.cfg.get("resume") or not isinstance(runner.optim_wrapper, OptimWrapper):
             return
-        stored = (checkpoint.get("optimizer") or {}).get("param_groups")
-        before, now = checkpoint["meta"].get(_KEY), images_of_step(runner)
+        meta = checkpoint.get("meta") or {}
+        if not {"epoch", "iter"} <= meta.keys():
+            raise ValueError("resume: the file holds weights and no state of a run: start from it by load_from=PATH")
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        own = {name: value for name, value in model.state_dict().items() if not name.startswith(OWN_PREFIX)}
+        problem = mismatch(own, checkpoint["state_dict"], extra=False)
+        if problem:
+            raise ValueError(
+                f"resume: the checkpoint is of another network: {problem}; take the config that wrote it, or start "
+                "from the weights alone (load_from)"
+            )
+        before, now = meta.get(_KEY), images_of_step(runner)
         if before not in (None, now):
             runner.logger.warning(f"resume: a step had {before} images, and has {now} now")
+        self._reasons = _changed_parts(meta.get(_PARTS), _config_parts(runner.cfg))
+        if self._reasons:
+            for kept in ("log_scalars", "resumed_keys"):
+                logged = checkpoint.get("message_hub", {}).get(kept, {})
+                for name in [name for name in logged if name.startswith("train/")]:
+                    logged.pop(name)
+        stored = (checkpoint.get("optimizer") or {}).get("param_groups")
         if stored is None:
             return
         groups, schedules = runner.optim_wrapper.param_groups, runner.param_schedulers or []
         _check_groups(stored, groups)
-        by_metrics = isinstance(schedules, Mapping) or any(vars(type(each)).get("need_val_args") for each in schedules)
-        if by_metrics:
+        if isinstance(schedules, Mapping):
             return
-        self._reasons = _changed_options(stored, groups)
-        self._reasons += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
+        changed = _changed_options(stored, groups)
+        changed += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
+        self._reasons += changed
+        self._replayed = bool(changed) and not any(getattr(each, "need_val_args", False) for each in schedules)
 
     def before_train(self, runner: Runner) -> None:
         """Compute the schedules anew where something differs, and warn where nothing is left to train."""
@@ -136,12 +170,31 @@ class ResumeCheckHook(Hook):
         reasons, self._reasons = self._reasons, []
         if not reasons:
             return
-        _replay(runner)
+        if self._replayed:
+            _replay(runner)
         rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(runner.optim_wrapper.get_lr()["lr"]))[:3])
         runner.logger.warning(
             f"resume: the config differs from the run so far: {'; '.join(reasons)}. The config is followed, the "
             f"learning rate is {rates} now"
         )
+
+
+def _config_parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values below the model, the wrapper of the optimizer and the user's hooks, by their keys."""
+    return {
+        key: str(value)
+        for part in ("model", "optim_wrapper", "custom_hooks")
+        for key, value in parts_of(config.get(part), part)
+        if isinstance(value, str | float | int | None) and not key.startswith("optim_wrapper.optimizer.")
+    }
+
+
+def _changed_parts(stored: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
+    if stored is None:
+        return []
+    keys = [key for key in {**stored, **now} if stored.get(key) != now.get(key)]
+    lines = [f"{key} was {stored.get(key, 'missing')}, is {now.get(key, 'missing')}" for key in keys[:3]]
+    return lines + ([f"{len(keys) - 3} more keys"] if len(keys) > 3 else [])
 
 
 def _check_groups(stored: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> None:
@@ -170,12 +223,14 @@ def _changed_options(stored: Sequence[dict[str, Any]], groups: Sequence[Mapping[
             old, new = before.get(key), now.get(f"initial_{option}", now[option])
             if old is not None and old != new:
                 before[key] = new
+                if key != option and isinstance(old, float | int) and old:  # what a schedule has made of it
+                    before[option] *= new / old
                 lines.setdefault(option, f"optimizer {option} was {old}, is {new}")
     return list(lines.values())
 
 
-def _changed_schedules(stored: Sequence[Mapping[str, Any]], schedules: Sequence[Any]) -> list[str]:
-    """Return what differs between stored schedules and those of the config."""
+def _changed_schedules(stored: Sequence[dict[str, Any]], schedules: Sequence[Any]) -> list[str]:
+    """Give stored schedules the config's options; return what differed."""
     if len(stored) != len(schedules):
         return [f"there were {len(stored)} schedules, now {len(schedules)}"]
     lines = []
@@ -184,6 +239,7 @@ def _changed_schedules(stored: Sequence[Mapping[str, Any]], schedules: Sequence[
         for option in [key for key in now if not key.startswith("_") and key not in _PROGRESS]:
             if before.get(option) != now[option]:
                 lines.append(f"{name} {option} was {before.get(option)}, is {now[option]}")
+                before[option] = now[option]
     return lines
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 #: Input channels of a first convolution over rearranged 2 x 2 pixels (YOLOX, YOLOv5), to those of the image.
 _REARRANGED = {12: 3}
+_MOST_OF_AN_IMAGE = 4
 #: Of torch: what a convolution says of images of another number of channels.
 _WRONG = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+) channels")
 
@@ -22,7 +23,7 @@ def wrong_channels(error: Exception) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def explained_channels() -> Iterator[None]:
-    """Explain a dry run that fails because a network does not take what its data preprocessor gives.
+    """Explain a dry run that fails because a network, or a layer in it, does not take what it is given.
 
     Raises:
         ValueError: It does.
@@ -31,6 +32,12 @@ def explained_channels() -> Iterator[None]:
         yield
     except RuntimeError as error:
         found = wrong_channels(error)
+        inner = found[1] > _MOST_OF_AN_IMAGE if found else "shapes cannot be multiplied" in str(error)
+        if inner:
+            raise ValueError(
+                f"dry run: a layer of a network does not fit what comes before it ({error}): set in_channels of its "
+                "neck and head to the channels that its backbone gives"
+            ) from error
         if found is None:
             raise
         raise ValueError(

@@ -121,6 +121,8 @@ def _allowing(types: list[Any]) -> Iterator[None]:
 WRAPPER_PREFIXES = ("module.", "student.", "architecture.", "ema_")
 #: Keys of a file under which toolkits store weights, the most usual first.
 WEIGHT_KEYS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
+#: Last parts of names under which profilers, averages of weights and detectron2 store tensors of their own.
+_EXTRAS = ("total_ops", "total_params", "n_averaged", "pixel_mean", "pixel_std")
 #: Prefix of everything that distillation owns in a checkpoint.
 OWN_PREFIX = "distill."
 
@@ -155,10 +157,16 @@ def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the plain network's weights of a checkpoint, whatever stood around them.
 
     The weights are looked for under :data:`WEIGHT_KEYS`, at the top, and under other keys; wrapper prefixes that all
-    keys share are stripped, what distillation owns is left out.
+    keys share are stripped; what distillation owns, what profilers add, and the averages that mmcv 1 stored beside
+    the weights (``ema_backbone_conv1_weight``) are left out.
     """
     weights = _tensors(checkpoint)
-    weights = {key: value for key, value in weights.items() if not key.startswith(OWN_PREFIX)}
+    averages = {"ema_" + key.replace(".", "_") for key in weights}
+    weights = {
+        key: value
+        for key, value in weights.items()
+        if not (key.startswith(OWN_PREFIX) or key in averages or key.rpartition(".")[2] in _EXTRAS)
+    }
     for prefix in WRAPPER_PREFIXES:
         if weights and all(key.startswith(prefix) for key in weights):
             weights = {key[len(prefix) :]: value for key, value in weights.items()}
@@ -172,7 +180,7 @@ def _tensors(stored: Mapping[str, Any]) -> dict[str, Tensor]:
         return _tensors(usual)
     found = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
     inner = [_tensors(value) for value in stored.values() if isinstance(value, Mapping)]
-    return found or max(inner, key=len, default={})  # other mappings, such as an optimizer's, hold a few each
+    return max([found, *inner], key=len)  # other mappings, such as an optimizer's, hold a few each
 
 
 def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
@@ -195,10 +203,11 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
         origin: Where the weights come from, for the message.
 
     Raises:
-        ValueError: Keys are missing, left over or of another shape; nothing was loaded.
+        ValueError: Keys are missing, left over or of another shape, or a value is not finite; nothing was loaded.
     """
     if not weights:
         raise ValueError(f"{what}: {origin} holds no weights")
+    check_finite(weights, f"{what}: {origin}")
     given, weights = weights, below_prefix(model.state_dict(), weights)
     problem = mismatch(model.state_dict(), weights)
     if problem:
@@ -213,6 +222,20 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
         print_log(f"{what}: {origin}: {len(given) - len(weights)} tensors beside the network's are left out", "current")
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
+
+
+def check_finite(weights: Mapping[str, Tensor], origin: str) -> None:
+    """Check that no weight is infinite or NaN.
+
+    Raises:
+        ValueError: One is.
+    """
+    bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{origin}: {len(bad)} of its {len(weights)} tensors hold values that are infinite or NaN ({bad[0]}): take "
+            "an earlier checkpoint, or train with a lower learning rate"
+        )
 
 
 def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

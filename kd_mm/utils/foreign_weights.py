@@ -9,32 +9,43 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-#: Backbones whose weights are compared with the source's by their logits in the tests.
+#: Backbones of which torchvision's and timm's names tell the order of the layers, by number except for the words below.
+_NUMBERED = (
+    "DistilledVisionTransformer",
+    "EfficientNet",
+    "EfficientNetV2",
+    "MobileNetV2",
+    "MobileNetV3",
+    "ResNeXt",
+    "ResNet",
+    "ResNetV1c",
+    "ResNetV1d",
+    "SwinTransformer",
+    "VisionTransformer",
+)
+#: Backbones whose weights are compared with the source's by their logits.
 FAMILIES = (
+    *_NUMBERED,
     "CIFARMobileNetV2",
     "CIFARResNet",
     "CIFARShuffleNetV1",
     "CIFARShuffleNetV2",
     "CIFARVGG",
     "CIFARWideResNet",
-    "EfficientNet",
-    "MobileNetV2",
-    "MobileNetV3",
     "OSNet",
-    "ResNet",
     "ResNet_CIFAR",
-    "SwinTransformer",
-    "VisionTransformer",
+    "SwinTransformerV2",
 )
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-#: Backbones of which torchvision's and timm's names tell the order of the layers, by number except for these words.
-_NUMBERED = ("EfficientNet", "MobileNetV2", "MobileNetV3", "ResNet", "SwinTransformer", "VisionTransformer")
 _FIRST = (
-    "cls_token class_token pos_embed conv_proj patch_embed conv_stem bn1 norm1 ln_1 attn self_attention norm2 ln_2 mlp"
+    "cls_token class_token dist_token pos_embed conv_proj patch_embed conv_stem bn1 norm1 ln_1 attn self_attention "
+    "norm2 ln_2 mlp"
 )
-_LAST = "norm classifier fc head heads"
+_LAST = "norm classifier fc head heads head_dist"
+#: The parts of timm's blocks with depthwise or squeeze-and-excite layers; the latter may be missing.
+_BLOCKS = ("conv_dw bn1 se conv_pw bn2", "conv_pw bn1 conv_dw bn2 se conv_pwl bn3", "conv_exp bn1 se conv_pwl bn2")
 #: Follow from the network's sizes.
-_FIXED = ("relative_position_index", "attn_mask")
+_FIXED = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 
 def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -56,13 +67,12 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     floats = [name for name in given if weights[name].is_floating_point()]
     trunk = type(dict(model.named_children()).get("backbone", model)).__name__
     if len(floats) > 2 and floats == sorted(floats):
-        # In a block of timm with squeeze-and-excite the order depends on the kind of the block.
-        if trunk not in _NUMBERED or any(".se." in name for name in given):
+        if trunk not in _NUMBERED:
             raise ValueError(
                 "its tensors are sorted by name, as in a safetensors file, so the order of the layers is lost: take "
                 "the .pth or .bin file of the same weights"
             )
-        given.sort(key=_order)
+        given = _in_order(given)
     queues: dict[tuple, list[str]] = defaultdict(list)
     for name in given:
         queues[_kind(name, weights[name])].append(name)
@@ -80,19 +90,39 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     if missing or over:
         problems = (("missing", missing), ("left over", over))
         raise ValueError("; ".join(f"{what}: {_first(names)}" for what, names in problems if names))
-    if trunk == "SwinTransformer":
-        matched.update({name: _unfolded(tensor) for name, tensor in matched.items() if ".downsample." in name})
+    if trunk.startswith("SwinTransformer"):  # of the second version, the reduction alone comes after the joining
+        joined = ".downsample." if trunk == "SwinTransformer" else ".downsample.reduction."
+        matched.update({name: _unfolded(tensor) for name, tensor in matched.items() if joined in name})
     return {name: matched.get(name, tensor) for name, tensor in model.state_dict().items()}
 
 
-def _order(name: str) -> list[tuple[int, list[str | int]]]:
-    """Return by what the names of a network's tensors are sorted into the order of its layers."""
+def _in_order(names: list[str]) -> list[str]:
+    """Return the names of a network's tensors in the order of its layers."""
     first, last = _FIRST.split(), _LAST.split()
     ranks = {**{word: i - len(first) for i, word in enumerate(first)}, **{word: i + 1 for i, word in enumerate(last)}}
-    return [
-        (ranks.get(part, 0), [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", part)])
-        for part in name.split(".")
-    ]
+    parts: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        block, _, part = name.rpartition(".")
+        while block:
+            block, _, part = block.rpartition(".")
+            parts[block].add(part)
+    blocks = [{word: i for i, word in enumerate(block.split())} for block in _BLOCKS]
+    of_block = {
+        block: next((order for order in blocks if {"se", *words} == order.keys()), ranks)
+        for block, words in parts.items()
+    }
+
+    def key(name: str) -> list[tuple[int, list[str | int]]]:
+        words = name.split(".")
+        return [
+            (
+                of_block.get(".".join(words[:depth]), ranks).get(word, 0),
+                [int(text) if text.isdigit() else text for text in re.split(r"(\d+)", word)],
+            )
+            for depth, word in enumerate(words)
+        ]
+
+    return sorted(names, key=key)
 
 
 def _kind(name: str, tensor: Tensor) -> tuple:
