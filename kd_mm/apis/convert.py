@@ -1,6 +1,6 @@
 """Public checkpoints, renamed to plain mmpretrain checkpoints.
 
-Known sources: torchvision's and timm's ResNets, MobileNets, EfficientNets, Swin and Vision Transformers,
+Known sources: torchvision's and timm's ResNets, ResNeXts, MobileNets, EfficientNets, Swin and Vision Transformers,
 ``HobbitLong/RepDistiller`` (the teachers of the CIFAR-100 benchmark), CIFAR-10 ResNets in the form of
 ``akamaster/pytorch_resnet_cifar10``, and the OSNets of ``KaiyangZhou/deep-person-reid`` (without instance
 normalisation).

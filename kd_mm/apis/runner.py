@@ -83,6 +83,7 @@ def resume(config: Config, checkpoint: str) -> None:
 
     Raises:
         FileNotFoundError: The last checkpoint of the work dir does not exist.
+        ValueError: It is no checkpoint, or cut short.
     """
     config.resume = True
     if checkpoint != "auto":
@@ -91,15 +92,16 @@ def resume(config: Config, checkpoint: str) -> None:
     stored = find_latest_checkpoint(config.work_dir)
     if stored is None:
         config.resume = False
-    elif Path(stored).is_file():
-        config.load_from = None
-    elif (moved := Path(config.work_dir) / Path(stored).name).is_file():
-        config.load_from = str(moved)
-    else:
+        return
+    config.load_from = None
+    if not Path(stored).is_file():
+        config.load_from = str(Path(config.work_dir) / Path(stored).name)
+    if not Path(config.load_from or stored).is_file():
         raise FileNotFoundError(
             f"{config.work_dir}/last_checkpoint names {stored}, which does not exist: give another by --resume PATH, "
             "or remove that file"
         )
+    _check_start(config.load_from or stored)
 
 
 def set_up_launcher(config: Config, launcher: str) -> None:

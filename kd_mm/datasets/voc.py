@@ -252,6 +252,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 self._report.foreign[item.name] += 1
                 continue
             self._report.known[item.name] += 1
+            self._report.difficult += item.difficult
             box = self._box(image, item, size, scale)
             width, height = box[2] - box[0], box[3] - box[1]
             if min(width, height) <= 0:

@@ -77,6 +77,7 @@ class AnnotationReport:
             empty where there are none.
         boxes: Names of images by kind of problem, one entry for each box.
         known: Objects of the class list, by class.
+        difficult: How many of them are marked as difficult.
         foreign: Objects of other classes, by class.
         unclear: Words of ``<difficult>`` that are neither yes nor no.
         largest: The largest coordinate of a box in any file.
@@ -88,6 +89,7 @@ class AnnotationReport:
         self.turned = ""
         self.boxes: dict[str, list[str]] = {}
         self.known: Counter[str] = Counter()
+        self.difficult = 0
         self.foreign: Counter[str] = Counter()
         self.unclear: Counter[str] = Counter()
         self.largest = 0.0
@@ -131,7 +133,7 @@ class AnnotationReport:
             boxes: The boxes that are used, ``[x1, y1, x2, y2]``.
 
         Raises:
-            ValueError: No object is of the class list, or no box has an area.
+            ValueError: No object is of the class list, all of them are difficult, or no box has an area.
         """
         if self.foreign and not self.known:
             names = ", ".join(name for name, _ in self.foreign.most_common())
@@ -139,6 +141,11 @@ class AnnotationReport:
                 f"no object in the annotations of {lists} is of the class list: the annotations have {names}; the "
                 f"class list is {', '.join(classes)}. Set metainfo=dict(classes=(...)) of every data set and "
                 "num_classes of the model"
+            )
+        if self.known and self.difficult == self.known.total():
+            raise ValueError(
+                f"each of the {self.difficult} objects of {lists} is marked by <difficult>, and such objects are "
+                "neither learned nor scored: set it to 0 in the annotations"
             )
         if self.known and not any(right > left and bottom > top for left, top, right, bottom in boxes):
             fractions = f" (their largest number is {self.largest:g}: fractions of the image?)"
@@ -216,7 +223,7 @@ def _difficult(item: ElementTree.Element) -> str:
     """Return the word of ``<difficult>`` in lower case; numbers become one of the words."""
     word = (item.findtext("difficult") or "").strip().lower()
     number = _number(word)
-    return word if number is None else (_YES if number else _NO)[0]
+    return word if number is None or number < 0 else (_YES if number else _NO)[0]
 
 
 def _number(text: str | None) -> float | None:

@@ -128,7 +128,7 @@ class ResumeCheckHook(Hook):
         if not runner.cfg.get("resume") or not isinstance(runner.optim_wrapper, OptimWrapper):
             return
         meta = checkpoint.get("meta") or {}
-        if not {"epoch", "iter"} <= meta.keys():
+        if not ({"epoch", "iter"} <= meta.keys() and "message_hub" in checkpoint):
             raise ValueError("resume: the file holds weights and no state of a run: start from it by load_from=PATH")
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         own = {name: value for name, value in model.state_dict().items() if not name.startswith(OWN_PREFIX)}

@@ -64,3 +64,21 @@ def test_the_same_config_says_nothing_and_other_groups_are_refused(cpu_tools: To
     assert "WARNING - resume: " not in cpu_tools.train(*options(2)[1:], *resume).out
     ended = cpu_tools.train(*options(2)[1:], *resume[:2], "--resume")
     assert "resume: the checkpoint has 2 epochs, train_cfg.max_epochs is 2: nothing is left to train" in ended.out
+
+
+def test_a_schedule_by_a_metric_keeps_what_it_has_reached(cpu_tools: Tools, tmp_path: Path) -> None:
+    plateau = tmp_path / "plateau.py"
+    schedule = (
+        'type="ReduceOnPlateauLR", monitor="accuracy/top1", rule="greater", patience=0, threshold=1e6, factor=0.5'
+    )
+    plateau.write_text(f'_base_ = "{RUN[1]}"\nparam_scheduler = dict(_delete_=True, {schedule})\n')
+
+    def options(epochs: int, rate: float) -> list[str]:
+        return [*RUN[2:-1], f"train_cfg.max_epochs={epochs}", f"optim_wrapper.optimizer.lr={rate}"]
+
+    cpu_tools.train(plateau, *options(3, 0.1), "--work-dir", tmp_path / "run")
+    ended = cpu_tools.train(plateau, *options(5, 0.2), "--work-dir", tmp_path / "run", "--resume")
+    assert "optimizer lr was 0.1, is 0.2; ReduceOnPlateauLR end was 3, is 5. The config is followed" in ended.out
+    before = rates(tmp_path / "run")[:3]
+    assert before[2] < before[0]
+    assert rates(tmp_path / "run")[3:] == pytest.approx([before[2], before[2] / 2])

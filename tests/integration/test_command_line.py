@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from torch._dynamo.utils import counters
+
+from kd_mm.cli.main import main
+from kd_mm.cli.options import run
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools, environment
@@ -147,6 +152,28 @@ def test_other_interrupted_tools_name_the_command(tools: Tools, world: World, tm
             "interrupted: no complete result is saved",
             f"go on with: kd-mm {tool} {shlex.join(map(str, arguments))}",
         ]
+
+
+def test_an_interruption_before_anything_has_begun(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["train", "a config.py"]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "interrupted: nothing has begun",
+        "go on with: kd-mm train 'a config.py'",
+    ]
+
+
+def test_one_of_several_interrupted_processes_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def interrupted(args: Namespace) -> None:
+        raise KeyboardInterrupt
+
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert run("train", interrupted, lambda words: Namespace(traceback=False), ["x.py"]) == 130
+        assert bool(capsys.readouterr().err) == (rank == "0")
 
 
 def test_an_interrupted_comparison_says_how_it_goes_on(tools: Tools, world: World, tmp_path: Path) -> None:

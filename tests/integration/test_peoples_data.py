@@ -359,6 +359,15 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ["train_dataloader.dataset.ann_file=ImageSets/Main/train.txt"],
         ["shapes/ImageSets/Main/train.txt: it is not JSON (Expecting value: line 1 column 1"],
     ),
+    "every object difficult": (
+        VOC,
+        lambda shapes: [
+            path.write_text(path.read_text().replace("</name>", "</name><difficult>2</difficult>"))
+            for path in (shapes.voc.folder / "Annotations").glob("train*")
+        ],
+        [],
+        ["each of the ", "train.txt is marked by <difficult>, and such objects are neither learned nor scored"],
+    ),
     "no object at all": (
         VOC,
         lambda shapes: [path.unlink() for path in (shapes.voc.folder / "Annotations").glob("train*")],

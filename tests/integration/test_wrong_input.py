@@ -93,6 +93,10 @@ OPTIONS = {
         ["model.student.head.num_classes=4"],
         ["student has 4 classes, teacher 'teacher' has 3"],
     ),
+    "channels of the head": (
+        ["model.student.head.in_channels=64"],
+        ["dry run: a layer of a network does not fit what comes before it (mat1 and mat2 shapes", "set in_channels of"],
+    ),
     "class order": (
         ["train_dataloader.dataset.classes=[red,green,blue]"],
         ["numbers its class folders in their own order (blue, green, red), the class list is red, green, blue"],
@@ -444,6 +448,9 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     )
     refused(train(config, "--launcher", "pytorch"), "torchrun --nproc_per_node")
     refused(train(config, "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"), "no auto_scale_lr")
+    for base in ("None", "0", "many"):
+        ended = train(config, "--auto-scale-lr", "--cfg-options", f"auto_scale_lr.base_batch_size={base}")
+        refused(ended, f"auto_scale_lr.base_batch_size={base}: give the number of images that a step had")
     refused(tools.run("test", world.teacher, world.checkpoint, "--out", "metrics.txt"), "give a .json file")
 
 
@@ -492,6 +499,47 @@ def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoin
     ended = tools.run("train", wrong)
     refused(ended, "train_dataloader and optim_wrapper without train_cfg")
     assert "nothing reads the key 'traincfg', did you mean 'train_cfg'?" in ended.out
+
+
+def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_path: Path) -> None:
+    tools.train(world.plain, "--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1")
+    last, alone = tmp_path / "run" / "epoch_1.pth", tmp_path / "alone.pth"
+    torch.save({"state_dict": weights(last)}, alone)
+    for path, option, words in (
+        (alone, "train_cfg.max_epochs=2", "holds weights and no state of a run: start from it by load_from=PATH"),
+        (last, "model.head.num_classes=4", "of another network: 2 of another shape (head.fc.weight: (3, 32) in the fi"),
+        (last, "model.backbone.depth=14", "resume: the checkpoint is of another network: 30 missing (backbone.layer1"),
+    ):
+        refused(
+            tools.run("train", world.plain, "--work-dir", tmp_path, "--resume", path, "--cfg-options", option), words
+        )
+    (tmp_path / "last_checkpoint").write_text("/nowhere/epoch_1.pth")
+    (tmp_path / "epoch_1.pth").write_bytes(last.read_bytes()[:5000])
+    refused(tools.run("train", world.plain, "--work-dir", tmp_path, "--resume"), f"{tmp_path}/epoch_1.pth is no check")
+    (tmp_path / "epoch_1.pth").unlink()
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--resume")
+    refused(ended, "last_checkpoint names /nowhere/epoch_1.pth, which does not exist: give another by --resume PATH")
+    # As a job that is started again and again has it.
+    (tmp_path / "last_checkpoint").unlink()
+    ended = tools.train(world.plain, "--work-dir", tmp_path, "--resume", "--cfg-options", f"load_from={alone}")
+    assert f"Load checkpoint from {alone}" in ended.out
+
+
+def test_resume_with_another_recipe_in_a_moved_folder(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.distil("moved.py", recipe="kd")
+    tools.train(config, "--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", tmp_path / "plain")
+    option = "model.recipe.losses.kd.loss_weight=2"
+    ended = tools.train(config, "--work-dir", tmp_path / "moved", "--resume", "--cfg-options", option)
+    assert (
+        "resume: the config differs from the run so far: model.recipe.losses.kd.loss_weight was 0.9, is 2" in ended.out
+    )
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "plain", "--resume")
+    assert "model.type was kd_mm.Distiller, is ImageClassifier; " in ended.out
+    logged = [line for line in ended.out.splitlines() if "Epoch(train) [2]" in line]
+    assert logged
+    assert not any("kd" in line for line in logged)
 
 
 def test_resume_with_another_teacher(tools: Tools, world: World, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ NETWORKS = {
         lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
         {"type": "MobileNetV3", "arch": "small"},
         SMALL_V3,
+    ),
+    "resnext50": (
+        lambda: torchvision.models.resnext50_32x4d(num_classes=10),
+        {"type": "ResNeXt", "depth": 50},
+        linear(2048),
     ),
     "efficientnet": (lambda: torchvision.models.efficientnet_b0(num_classes=10), EFFICIENT, linear(1280)),
     "swin": (
@@ -135,11 +141,42 @@ def test_sorted_names_of_timm() -> None:
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
 
 
+#: Of the layers in a block of an EfficientNet, timm's: of the first block, and of the others.
+TIMM_BLOCKS = (
+    {"depthwise_conv": ("conv_dw", "bn1"), "linear_conv": ("conv_pw", "bn2")},
+    {"expand_conv": ("conv_pw", "bn1"), "depthwise_conv": ("conv_dw", "bn2"), "linear_conv": ("conv_pwl", "bn3")},
+)
+
+
+def timm_name(name: str) -> str:
+    words = name.removeprefix("backbone.layers.").split(".")
+    if words[0] == "head":
+        return f"classifier.{words[-1]}"
+    if len(words) == 3:  # the first and the last convolution
+        first = words[0] == "0"
+        names = {"conv": "conv_stem" if first else "conv_head", "bn": "bn1" if first else "bn2"}
+        return f"{names[words[1]]}.{words[-1]}"
+    block = f"blocks.{int(words[0]) - 1}.{words[1]}"
+    if words[2] == "se":
+        return f"{block}.se.{'conv_reduce' if words[3] == 'conv1' else 'conv_expand'}.{words[-1]}"
+    return f"{block}.{TIMM_BLOCKS[words[0] != '1'][words[2]][words[3] == 'bn']}.{words[-1]}"
+
+
+def test_sorted_names_of_timms_efficientnet() -> None:
+    _, own = pair("efficientnet")
+    before = {key: value.clone() for key, value in own.state_dict().items()}
+    weights = {timm_name(key): value for key, value in before.items()}
+    assert len(weights) == len(before)
+    own.load_state_dict({key: torch.zeros_like(value) for key, value in before.items()})
+    fill(own, dict(sorted(weights.items())), "teacher", "x.safetensors")
+    assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
+
+
 def test_tensors_sorted_by_names_that_do_not_tell_the_order_are_refused() -> None:
-    source, own = pair("efficientnet")
-    weights = {key.replace("block.1", "block.se"): value for key, value in source.state_dict().items()}
+    own = nn.Sequential(OrderedDict(backbone=MODELS.build({"type": "kd_mm.CIFARVGG", "depth": 8})))
+    weights = {key.removeprefix("backbone."): value for key, value in own.state_dict().items()}
     with pytest.raises(ValueError, match="sorted by name, as in a safetensors file, so the order"):
-        fill(own, dict(sorted(weights.items())), "teacher", "x.safetensors")
+        fill(own, {f"net{key}": weights[key] for key in sorted(weights)}, "teacher", "x.safetensors")
 
 
 WRAPPED = {
@@ -147,6 +184,8 @@ WRAPPED = {
     "Lightning with a criterion": {"state_dict": {"criterion.weight": torch.ones(3)}, "optimizer_states": [{"x": 1}]},
     "other keys": {"weights": {}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
     "nested": {"checkpoint": {"model": {}}},
+    "a counter beside": {"ema_model": {}, "step": torch.tensor(4)},
+    "a profiler": {"state_dict": {"total_ops": torch.zeros(1), "module.net.backbone.total_params": torch.zeros(1)}},
 }
 
 
@@ -162,6 +201,20 @@ def test_files_of_wrapped_networks(name: str, tmp_path: Path) -> None:
     own.load_state_dict({key: torch.zeros_like(value) for key, value in before.items()})
     fill(own, student_state_dict(read_checkpoint(str(tmp_path / "file.pth"))), "teacher", "file.pth")
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
+
+
+def test_averages_that_mmcv_stored_beside_the_weights() -> None:
+    _, own = pair("vit")
+    weights = own.state_dict()
+    averages = {"ema_" + key.replace(".", "_"): torch.zeros_like(value) for key, value in weights.items()}
+    assert student_state_dict({"state_dict": {**weights, **averages}}).keys() == weights.keys()
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    _, own = pair("vit")
+    weights = {**own.state_dict(), "head.layers.head.bias": torch.full((10,), torch.nan)}
+    with pytest.raises(ValueError, match=r"teacher: x.pth: 1 of its \d+ tensors hold values that are infinite or NaN"):
+        fill(own, weights, "teacher", "x.pth")
 
 
 def test_files_without_weights(tmp_path: Path) -> None:
