@@ -46,12 +46,12 @@ class ResumableLoader(DataLoader):
         )
 
     @property
-    def batch_size(self) -> int:  # type: ignore[override]
+    def batch_size(self) -> int | None:
         """Return the size of a batch; hooks of upstream read it. The base class has none beside a batch sampler."""
         return int(self.batch_sampler.batch_size)
 
     @batch_size.setter
-    def batch_size(self, value: None) -> None:
+    def batch_size(self, value: int | None) -> None:
         """Ignore what the base class sets."""
 
     def state_dict(self) -> dict[str, Any]:
