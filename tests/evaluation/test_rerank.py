@@ -45,16 +45,16 @@ def test_larger_gallery_in_float32() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("form", FORMS)
-def test_measures(form: str, metric: str) -> None:
+def test_measures(metric: str) -> None:
     """Junk is dropped first; distractors and queries without a match count as neighbours."""
     images = random_images(1)
     options = {"k1": 8, "k2": 3, "lambda_value": 0.3}
-    found = evaluate_reid(**given_as(form, images), metric=metric, rerank=options)
-    assert_same(found, reranked_reference_of(images, metric, **options))
-    assert found["mAP"] > evaluate_reid(**images, metric=metric)["mAP"]
+    expected = reranked_reference_of(images, metric, **options)
+    for form in FORMS:
+        assert_same(evaluate_reid(**given_as(form, images), metric=metric, rerank=options), expected)
+    assert expected["mAP"] > evaluate_reid(**images, metric=metric)["mAP"]
     images.update(query_camids=None, gallery_camids=None)
-    found = evaluate_reid(**given_as(form, images), metric=metric, rerank=options)
+    found = evaluate_reid(**images, metric=metric, rerank=options)
     assert_same(found, reranked_reference_of(images, metric, **options))
 
 
@@ -91,11 +91,11 @@ def test_all_images_the_same() -> None:
     np.testing.assert_allclose(found, np.zeros((3, 40)), atol=1e-13)
 
 
-@pytest.mark.parametrize("count", [1, 5, 64])
 @pytest.mark.parametrize("columns", [64, 500, 4999])
-def test_k_smallest_with_ties(count: int, columns: int) -> None:
-    values = np.random.default_rng(count).integers(0, 40, (20, columns)).astype(np.float32)
-    indices, found = k_smallest(values, count)
-    expected = np.argsort(values, axis=1, kind="stable")[:, :count]
-    np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_array_equal(found, np.take_along_axis(values, expected, axis=1))
+def test_k_smallest_with_ties(columns: int) -> None:
+    values = np.random.default_rng(0).integers(0, 40, (20, columns)).astype(np.float32)
+    order = np.argsort(values, axis=1, kind="stable")
+    for count in (1, 5, 64):
+        indices, found = k_smallest(values, count)
+        np.testing.assert_array_equal(indices, order[:, :count])
+        np.testing.assert_array_equal(found, np.take_along_axis(values, order[:, :count], axis=1))
