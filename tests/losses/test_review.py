@@ -1,11 +1,11 @@
-"""Cross-stage review against numbers worked out by hand."""
+"""Reviews across the stages of one network, and BYOT's hint, by hand."""
 
 import math
 
 import pytest
 import torch
 
-from kd_mm.losses import CrossStageReviewLoss, LossContext, Observation
+from kd_mm.losses import BYOTHintLoss, CrossStageReviewLoss, LossContext, Observation
 from kd_mm.losses.functional import kl_divergence
 
 from ..helpers.losses import of_stages
@@ -101,3 +101,13 @@ def test_samples_count_by_agreement_with_the_teacher() -> None:
 def test_multi_label_logits_have_no_right_class(samples: str) -> None:
     with pytest.raises(ValueError, match=f"samples='{samples}' needs one class for each row of stage logits"):
         CrossStageReviewLoss(samples=samples).setup(LossContext(multilabel=True))
+
+
+def test_by_hand() -> None:
+    deep = torch.tensor([[[[1.0, 3.0]], [[0.0, 2.0]]]])  # spatial means 2 and 1
+    student = Observation(features={1: deep, 2: deep}, embeddings={1: torch.tensor([[3.0, -1.0]])})
+    assert float(BYOTHintLoss()(student)) == 1.0 + 4.0
+    assert BYOTHintLoss(stages=[1]).stage_numbers(3) == (1, 3)
+    narrow = Observation(features=student.features, embeddings={1: torch.zeros(1, 3)})
+    with pytest.raises(ValueError, match="exit of stage 1 ends with 3 channels, the last stage has 2"):
+        BYOTHintLoss()(narrow)

@@ -1,4 +1,4 @@
-"""A run that is resumed with another config: what differs is logged, and the config is followed."""
+"""What is checked of any run: its first loss that is not finite, images of a step, a resume with another config."""
 
 from __future__ import annotations
 
@@ -10,12 +10,62 @@ import pytest
 
 from ..helpers.tools import Tools
 
-RUN = ["train", "kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=128"]
-RUN += ["val_dataloader.dataset.indices=20", "default_hooks.logger.interval=1", "optim_wrapper.optimizer.lr=0.1"]
+DIVERGES = ["train", "kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=640"]
+
+
+@pytest.mark.parametrize(
+    ("option", "iteration", "advice"),
+    [
+        ("optim_wrapper.optimizer.lr=1e30", None, "with a lower learning rate"),
+        ("model.head.loss.loss_weight=1e39", 0, "look at the data of the first step"),
+    ],
+)
+def test_a_plain_run_ends_at_the_first_loss_that_is_not_finite(
+    cpu_tools: Tools, tmp_path: Path, option: str, iteration: int | None, advice: str
+) -> None:
+    ended = cpu_tools.run(*DIVERGES, option, "--work-dir", tmp_path / "run")
+    assert ended.status == 2
+    (line,) = ended.err.strip().splitlines()
+    assert line.startswith(f"error: iteration {'' if iteration is None else iteration}")
+    assert "loss is not finite (loss); training stops" in line
+    assert advice in line
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+ACCUMULATES = ["kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=32"]
+ACCUMULATES += ["val_dataloader.dataset.indices=20", "train_dataloader.batch_size=8", "train_cfg.max_epochs=1"]
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "base", "warning", "ratio"),
+    [
+        (2, 16, None, "1.0"),
+        (
+            1,
+            16,
+            "a step has 8 images (8 a batch, 1 accumulated, 1 at a time), the learning rate of this config",
+            "0.5",
+        ),
+    ],
+)
+def test_a_step_counts_accumulated_batches(
+    cpu_tools: Tools, tmp_path: Path, accumulated: int, base: int, warning: str | None, ratio: str
+) -> None:
+    options = [f"optim_wrapper.accumulative_counts={accumulated}", f"auto_scale_lr.base_batch_size={base}"]
+    out = cpu_tools.train(*ACCUMULATES, *options, "--work-dir", tmp_path / "plain").out
+    assert ("a step has" in out) == (warning is not None)
+    assert warning is None or warning in out
+    out = cpu_tools.train(*ACCUMULATES, *options, "--work-dir", tmp_path / "scaled", "--auto-scale-lr").out
+    assert "a step has" not in out
+    assert f"Scaling the original LR by {ratio}." in out
+
+
+RESUMES = ["train", "kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=128"]
+RESUMES += ["val_dataloader.dataset.indices=20", "default_hooks.logger.interval=1", "optim_wrapper.optimizer.lr=0.1"]
 
 
 def options(epochs: int, *others: str) -> list[str]:
-    return [*RUN, f"train_cfg.max_epochs={epochs}", f"param_scheduler.T_max={epochs}", *others]
+    return [*RESUMES, f"train_cfg.max_epochs={epochs}", f"param_scheduler.T_max={epochs}", *others]
 
 
 def rates(folder: Path) -> list[float]:
