@@ -24,16 +24,8 @@ from kd_mm.utils.suggest import check_options
 class Networks:
     """Student and teachers: teachers built, stages found and matched, taps hooked, all measured in one dry run each.
 
-    Teachers, pairs and records are by the teacher's name.
-
-    Args:
-        student: The student.
-        task: How networks are run and read.
-        recipe: The recipe.
-        teacher: As for :class:`kd_mm.distillers.Distiller`.
-        stages: Likewise.
-        input_size: Likewise.
-        seed: Seed of the private random states.
+    Its arguments are those of :class:`kd_mm.distillers.Distiller`, the recipe and the task read from them. Teachers,
+    pairs and records are by the teacher's name.
 
     Attributes:
         losses: By name.

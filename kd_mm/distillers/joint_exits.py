@@ -62,13 +62,7 @@ class JointExits:
 
 
 def describe_exits(config: Mapping[str, Any], stages: Mapping[int, Stage], numbers: list[str]) -> dict[str, Any]:
-    """Return the description of the exits that a checkpoint holds, in types that load safely.
-
-    Args:
-        config: Of the exits, from the recipe.
-        stages: By number.
-        numbers: Of the stages that have an exit.
-    """
+    """Return the description of the exits that a checkpoint holds, in types that load safely."""
     return {"config": json.loads(json.dumps(config)), "taps": {number: stages[int(number)].tap for number in numbers}}
 
 

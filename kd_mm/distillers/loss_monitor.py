@@ -90,13 +90,7 @@ def check_first_step(
     records: Mapping[str, Tensor],
     weights: Mapping[str, float],
 ) -> None:
-    """Check each loss in force by itself, without touching any gradient.
-
-    Args:
-        terms: The terms of the first step by their names in the log.
-        losses: By name.
-        records: Recorded tensors of the student, tap text to tensor.
-        weights: Weights in force.
+    """Check each loss in force by itself, by the terms of the first step, without touching any gradient.
 
     Raises:
         NonFiniteLossError: A term is infinite or NaN.

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from kd_mm.distillers.balance import Balance
+from kd_mm.distillers.builder import Networks
 from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
 from kd_mm.losses.functional import channel_deviations, wide_dtype
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.models.exits import like_parameters
-from kd_mm.stages.stage import Stage
-from kd_mm.tasks import Batch, LogitsReader
+from kd_mm.tasks import Batch
 
 
 class Objective(nn.Module):
@@ -24,40 +24,35 @@ class Objective(nn.Module):
     prefix. A part without entries has no keys there.
 
     Args:
+        networks: Student and teachers.
         requirements: What the losses read.
         losses: By name.
-        stages: The student's stages whose maps are read, by number.
-        exit_stages: The student's stages that have an exit, by number.
-        reader: How the student's own logits are read, where a loss reads them.
-        last: The stage whose stage logits are the network's own; 0 where it has an exit of its own.
         exits: Exits of the student, by stage.
         connectors: Connectors by teacher and stage.
         grids: What averages a stage's map down to the last stage's resolution, by stage; none where it has it.
         teacher_exits: Exits of teachers that are trained during the distillation (mode ``online``), likewise.
         transform: Adapters of teacher logits, by teacher.
-        balance: Measures and scales the losses.
     """
 
     def __init__(
         self,
+        networks: Networks,
         requirements: Requirements,
         losses: Mapping[str, Loss],
-        stages: Mapping[int, Stage],
-        exit_stages: Mapping[int, Stage],
-        reader: LogitsReader | None,
-        last: int,
         exits: nn.ModuleDict,
         connectors: nn.ModuleDict,
         grids: nn.ModuleDict,
         teacher_exits: nn.ModuleDict,
         transform: nn.ModuleDict,
-        balance: Balance,
     ) -> None:
         super().__init__()
-        self.requirements, self.reader, self.last = requirements, reader, last
-        self.stages, self.exit_stages = dict(stages), dict(exit_stages)
+        self.requirements, self.reader, self.last = requirements, networks.reader, networks.last
+        #: The student's stages whose maps are read, and those that have an exit, by number.
+        self.stages = {i: networks.matched[i - 1] for i in requirements.student_stages}
+        self.exit_stages = {i: networks.exit_stages[i - 1] for i in requirements.student.exits}
         self.exits, self.connectors, self.grids, self.teacher_exits = exits, connectors, grids, teacher_exits
-        self.losses, self.transform, self.balance = nn.ModuleDict(losses), transform, balance
+        self.losses, self.transform = nn.ModuleDict(losses), transform
+        self.balance = Balance(losses, networks.recipe.shares)
         self._evaluate: Callable[..., dict[str, tuple[Tensor, dict[str, Tensor]]]] = Objective.values
 
     @torch.compiler.disable  # changes from step to step
@@ -76,15 +71,8 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the terms of a step by their names in the log.
 
-        Args:
-            batch: The student's batch after its forward pass.
-            teachers: What the teachers computed, by name.
-            weights: Of the losses in force.
-            progress: Where the run stands.
-
-        Returns:
-            ``loss_<name>`` for each loss in force, weighted; ``<name>`` and ``<name>.<part>``, unweighted and without
-            gradient; likewise of the adapters of teacher logits.
+        These are ``loss_<name>`` for each loss in force, weighted; ``<name>`` and ``<name>.<part>``, unweighted and
+        without gradient; likewise of the adapters of teacher logits. The batch is the student's after its forward pass.
         """
         if not weights:
             return {}
@@ -105,13 +93,9 @@ class Objective(nn.Module):
         adapted: Mapping[str, Mapping[str, Observation]],
         names: Sequence[str],
     ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-        """Return the unweighted value and the parts of some losses by name: exits, connectors, losses.
+        """Run exits, connectors and the named losses; return the unweighted value and the parts of each loss.
 
-        Args:
-            batch: The student's batch after its forward pass.
-            teachers: What the teachers computed, by name.
-            adapted: What losses read instead of it, by loss and teacher.
-            names: Of the losses.
+        ``adapted``, by loss and teacher, is read instead of what the teachers computed.
         """
         student = self.observe(batch, teachers, names)
         return {
@@ -121,11 +105,7 @@ class Objective(nn.Module):
         }
 
     def compile_with(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Compile :meth:`values`.
-
-        Args:
-            compiled: Returns the compiled form of a function.
-        """
+        """Compile :meth:`values` by a function that returns the compiled form of another."""
         self._evaluate = compiled(Objective.values)
 
     def observe(self, batch: Batch, teachers: Iterable[str] = (), losses: Iterable[str] | None = None) -> Observation:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kd_mm.distillers.balance import Balance
 from kd_mm.distillers.builder import Networks
 from kd_mm.distillers.joint_exits import load_joint_exits
 from kd_mm.distillers.objective import Objective
@@ -50,20 +49,9 @@ def build_objective(networks: Networks) -> Objective:
             loss.setup(_loss_context(networks, loss))
     extra = {"student.targets"} if any(adapter.needs_targets for adapter in transform.values()) else set()
     reads = frozenset(item for loss in losses.values() for item in loss.requires)
-    return Objective(
-        requirements=replace(needs, reads=reads | extra),
-        losses=losses,
-        stages={i: networks.matched[i - 1] for i in needs.student_stages},
-        exit_stages={i: networks.exit_stages[i - 1] for i in needs.student.exits},
-        reader=networks.reader,
-        last=networks.last,
-        exits=exits,
-        connectors=connectors,
-        grids=_build_grids(networks.matched, needs.student.connectors),
-        teacher_exits=online,
-        transform=transform,
-        balance=Balance(losses, recipe.shares),
-    )
+    grids = _build_grids(networks.matched, needs.student.connectors)
+    needs = replace(needs, reads=reads | extra)
+    return Objective(networks, needs, losses, exits, connectors, grids, online, transform)
 
 
 def _num_classes(networks: Networks) -> int:

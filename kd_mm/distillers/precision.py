@@ -24,12 +24,7 @@ _CAST_BY_AUTOCAST = (
 
 
 def store_weights(networks: Iterable[nn.Module], dtype: torch.dtype) -> None:
-    """Store the weights that autocast would cast in each step in its type; norms stay in float32.
-
-    Args:
-        networks: Frozen ones; they are changed.
-        dtype: One of :data:`HALF`.
-    """
+    """Store the weights that autocast would cast in each step in its type; norms stay in float32."""
     for network in networks:
         for layer in network.modules():
             if type(layer) in _CAST_BY_AUTOCAST:
@@ -39,9 +34,7 @@ def store_weights(networks: Iterable[nn.Module], dtype: torch.dtype) -> None:
 def computing_in(dtype: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which a network of a type runs: autocast for half precision, none around it for others.
 
-    Args:
-        dtype: Of the network; ``None`` leaves the context as it is.
-        device: Of its input.
+    ``None`` leaves the context as it is.
     """
     if dtype is None:
         return contextlib.nullcontext()

@@ -61,8 +61,7 @@ class Teacher:
     checkpoint: str | None = None
     input_size: tuple[int, int] | None = None
     dtype: torch.dtype | None = None
-    compile = False
-    repeat_grey = False
+    repeat_grey = compile = False
 
     def __init__(
         self,
@@ -75,12 +74,11 @@ class Teacher:
         repeat_grey: bool = False,
         compile: bool = False,  # noqa: A002 - torch's own word
     ) -> None:
-        self.checkpoint, self.input_size, self.compile = checkpoint, input_size, compile
-        self.repeat_grey = repeat_grey
-        model_config, scope = plain_model_config(config)
-        self.config = model_config
+        self.checkpoint, self.input_size = checkpoint, input_size
+        self.repeat_grey, self.compile = repeat_grey, compile
+        self.config, scope = plain_model_config(config)
         with DefaultScope.overwrite_default_scope(scope):
-            model: nn.Module = MODELS.build(model_config)
+            model: nn.Module = MODELS.build(self.config)
         stored: dict[str, Any] = {}
         if checkpoint is not None:
             stored = read_checkpoint(checkpoint)
@@ -105,7 +103,6 @@ class Teacher:
         self.score_text = ""
         self.identity = self._identity()
         self.renormalize: Renormalize | None = None
-        #: See :attr:`kd_mm.losses.Observation.classifier`.
         self.classifier: Callable[[Tensor], Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
@@ -142,21 +139,17 @@ class Teacher:
         self.stages = {i: stages[i - 1] for i in sorted(reads.features | reads.pooled | reads.deviations)}
         #: The stages that have an exit, by number.
         self.exit_stages = {i: exit_stages[i - 1] for i in sorted(reads.exits)}
-        waits = reader is not None and reader.needs_regions
         #: Whether the logits wait for regions, which are known once the student has run.
-        self.needs_regions = waits
+        self.needs_regions = reader is not None and reader.needs_regions
         recorded = [stage.tap for stage in (*self.stages.values(), *self.exit_stages.values())]
         recorded += [*(reader.taps if reader else ()), *taps]
-        self.recorder = Recorder(self.model, recorded, stop_when_complete=reader is None or waits)
+        self.recorder = Recorder(self.model, recorded, stop_when_complete=reader is None or self.needs_regions)
         self._observe: Callable[[Teacher, Tensor], dict[str, Any]] = Teacher._fields
 
     def compile_with(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Compile :meth:`observe`.
+        """Compile :meth:`observe` by a function that returns the compiled form of another.
 
         Then the forward pass is not stopped at the deepest tap: what nothing reads is left out of a compiled graph.
-
-        Args:
-            compiled: Returns the compiled form of a function.
         """
         self.recorder.stop_when_complete = False
         self._observe = compiled(Teacher._fields)

@@ -39,15 +39,7 @@ def describe_data(names: Sequence[str], other: str | None) -> str:
 
 
 def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: float, inclusive: bool) -> str:
-    """Return a table of all classes and their means, in percent to two digits.
-
-    Args:
-        data: Description of the data set.
-        classes: Class names, K.
-        found: The measures.
-        iou: IoU threshold of recall and VOC's measures.
-        inclusive: Whether VOC's widths include the last pixel.
-    """
+    """Return a table of all classes and their means, in percent to two digits, under a description of the data."""
     counts = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
     lines = [f"Detection on {data}; {counts}: {', '.join(classes)}"]
     table = Table(box=ASCII, pad_edge=False, show_footer=False)
@@ -81,14 +73,7 @@ def _percent(fraction: float) -> str:
 
 
 def draw_precision_recall(found: DetectionAP, classes: Sequence[str], folder: str | Path, iou: float) -> None:
-    """Write one ``<class>.png`` for each class that has objects to find: its curve, and the envelope that is averaged.
-
-    Args:
-        found: The measures.
-        classes: Class names, K.
-        folder: Folder to write to; created if missing.
-        iou: IoU threshold of the curves.
-    """
+    """Write a ``<class>.png`` for each class that has objects to find: its curve, and the envelope that is averaged."""
     from matplotlib.figure import Figure
 
     from kd_mm.utils.figures import plain_axes, to_png

@@ -85,12 +85,7 @@ def check_endings(paths: Sequence[str | Path]) -> None:
 
 
 def draw_cmc(axes: Axes, tops: dict[str, TopImages]) -> None:
-    """Draw CMC curves: the share of queries that have found their person at a rank or before.
-
-    Args:
-        axes: Where to draw.
-        tops: What each network finds, by name.
-    """
+    """Draw the CMC curve of each network: the share of queries that found their person at a rank or before."""
     for color, (name, top) in zip(COLORS, tops.items(), strict=False):
         cmc = 100 * top.measures["cmc"][:_LAST_RANK]
         label = f"{name}: Rank-1 {cmc[0]:.1f}, mAP {100 * top.measures['mAP']:.1f}"

@@ -92,12 +92,9 @@ class DenseHead:
         return [(int(stride[0]), int(anchors)) for stride, anchors in pairs]
 
     def anchors(self, records: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the anchors ``(N_level, 4)`` by level, in pixels.
+        """Return the anchors ``(N_level, 4)`` by level, in pixels, of the recorded tensors of :attr:`taps`.
 
         The points of a head without anchors (FCOS) stand for squares of eight strides around them, ATSS's anchors.
-
-        Args:
-            records: Tensors of :attr:`taps`.
         """
         maps = [records[tap] for tap in self.taps[: self.levels]]
         sizes = [(one.shape[2], one.shape[3]) for one in maps]
@@ -107,12 +104,7 @@ class DenseHead:
         return [one if one.shape[1] == 4 else one.repeat(1, 2) + stride * half for one, (stride, _) in pairs]
 
     def read(self, records: Mapping[str, Tensor], assignment: DenseAssignment | None = None) -> DenseOutput:
-        """Return the output in recorded tensors.
-
-        Args:
-            records: Tensors of :attr:`taps`.
-            assignment: The student's targets, where they are known.
-        """
+        """Return the output in the recorded tensors of :attr:`taps`."""
         maps = [records[tap] for tap in self.taps]
         return self.output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)], assignment)
 

@@ -56,9 +56,6 @@ def last_stride_in_place(backbone: nn.Module) -> Iterator[bool]:
     """Put back for a while what :func:`set_last_stride` took out; gives whether anything was.
 
     Where two stages ended up at one resolution, a dry run in here finds where the one ends and the other begins.
-
-    Args:
-        backbone: Any network.
     """
     changed = [(vars(layer), dict(vars(layer))) for layer in backbone.modules() if _BEFORE in vars(layer)]
     try:

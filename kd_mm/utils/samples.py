@@ -160,23 +160,13 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
 
 
 def name_errors(key: str, loader: Any) -> None:
-    """Let errors inside of the pipelines of a loader's data set, and in making batches, name it.
-
-    Args:
-        key: Where the config has it, e.g. ``"train_dataloader"``.
-        loader: Its data set may be wrapped and joined.
-    """
+    """Let errors in the pipelines of a loader's data set, and in making batches, name its ``key`` in the config."""
     loader.collate_fn = NamedCollate(loader.collate_fn, key)
     name_pipelines(key, loader.dataset)
 
 
 def name_pipelines(key: str, dataset: Any) -> None:
-    """Let errors inside of a data set's pipelines name it.
-
-    Args:
-        key: Where the config has it.
-        dataset: Wrapped and joined ones are looked into.
-    """
+    """Let errors inside of the pipelines of a data set, wrapped or joined, name its ``key`` in the config."""
     for part in base_datasets(dataset):
         if not isinstance(part.pipeline, NamedPipeline):
             part.pipeline = NamedPipeline(part.pipeline, f"{key} ({type(part).__name__})")

@@ -146,12 +146,7 @@ def write_tables(
 
 
 def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Return a figure with the mean, the standard deviation as error bar and every single run of each row.
-
-    Args:
-        scores: Scores of the runs by row.
-        title: Name of the score.
-    """
+    """Return a figure with the mean, the standard deviation as error bar and every single run of each row."""
     names = [textwrap.fill(row, 36) for row in scores]  # the longest leave the plot its width
     lines = sum(max(1, 0.6 * (name.count("\n") + 1)) for name in names)
     figure = Figure(figsize=(7.0, 1.2 + 0.35 * lines), layout="constrained")

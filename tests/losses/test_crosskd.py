@@ -10,8 +10,7 @@ from mmdet.registry import MODELS as DETECTION
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from kd_mm.losses.crosskd import CrossKDLoss
-from kd_mm.losses.crosskd_forward import CrossHeadForward, align_scale
+from kd_mm.losses.crosskd import CrossHeadForward, CrossKDLoss, align_scale
 from kd_mm.losses.dense_output import DenseOutput
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.stages.recorder import Recorder
@@ -135,7 +134,7 @@ def test_the_teachers_own_features_cross_into_its_own_output(kind: str, split: i
     _, teacher, crossing = pair(kind, split=split, align=False)
     taps = crossing.tower_taps + crossing.teacher_taps
     features, outputs = recorded(teacher, taps, pyramid())
-    own, crossed = crossing.dense(features), crossing.cross(features, features)
+    own, crossed = crossing.outputs.read(features), crossing.cross(features, features)
     assert torch.equal(own.cls, crossed.cls)
     assert torch.equal(own.reg, crossed.reg)
     assert torch.equal(own.boxes(), crossed.boxes())
@@ -201,7 +200,7 @@ def test_a_crossing_follows_its_head() -> None:
     teacher.bbox_head.cls_convs[3] = nn.Identity()
     levels = [level.double() for level in pyramid()]
     features, _ = recorded(teacher, crossing.tower_taps + crossing.teacher_taps, levels)
-    assert torch.equal(crossing.dense(features).cls, crossing.cross(features, features).cls)
+    assert torch.equal(crossing.outputs.read(features).cls, crossing.cross(features, features).cls)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -52,11 +52,7 @@ class StagedBackbone(BaseModule):
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs ``(B, C, H, W)`` of the stages in ``out_indices``, shallow to deep.
-
-        Args:
-            x: Images ``(B, C, H, W)``, normalised.
-        """
+        """Return the outputs ``(B, C, H, W)`` of the stages in ``out_indices``, shallow to deep."""
         x = self.stem(x)
         outputs = []
         for index, name in enumerate(self.stage_names):
