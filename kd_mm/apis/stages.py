@@ -19,8 +19,7 @@ from kd_mm.distillers.builder import Networks, teacher_configs
 from kd_mm.distillers.matching import dry_run_size
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.stages.discovery import discover_stages
-from kd_mm.stages.pairing import pair_stages
-from kd_mm.stages.stage import Stage, aligned, stage_table
+from kd_mm.stages.stage import Stage, aligned, pair_stages, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
 from kd_mm.utils.channels import input_channels

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.stages.discovery import discover_stages
-from kd_mm.stages.pairing import pair_stages
-from kd_mm.stages.stage import Stage
+from kd_mm.stages.stage import Stage, pair_stages
 from kd_mm.stages.tap import Tap, child, find_module
 from kd_mm.tasks import Task
 from kd_mm.utils.contexts import eval_mode

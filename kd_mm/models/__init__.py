@@ -1,8 +1,7 @@
 """Networks that upstream lacks, and the exits and connectors that distillation adds to a network."""
 
 from kd_mm.models import backbones
-from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exits import CellExit, Exit, LinearExit, MirrorExit, SepConvExit
+from kd_mm.models.exits import CellExit, ConvConnector, Exit, LinearExit, MirrorExit, SepConvExit
 from kd_mm.models.metric_losses import CenterLoss, CircleLoss, TripletLoss
 from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
 from kd_mm.models.reid import BNNeck, BNNeckExit, BNNeckHead, GeneralizedMeanPooling, ReIDModel

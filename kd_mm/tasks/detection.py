@@ -17,7 +17,7 @@ from kd_mm.registry import TASKS
 from kd_mm.stages.tap import child
 from kd_mm.tasks.base import Batch, ExitScore, Task
 from kd_mm.tasks.dense_targets import assigning, read_assignment
-from kd_mm.tasks.detector_heads import DetectorHeads
+from kd_mm.tasks.detector_heads import DetectorHeads, keep_deployed_branch, trident_test_branch
 from kd_mm.tasks.prediction_readers import LogitsReader
 from kd_mm.tasks.targets import (
     DetectionTargets,
@@ -27,7 +27,6 @@ from kd_mm.tasks.targets import (
     read_annotations,
     score_histogram,
 )
-from kd_mm.tasks.trident import keep_deployed_branch, trident_test_branch
 
 _METRICS = {"image": "accuracy of presence", "cells": "average precision by cell"}
 

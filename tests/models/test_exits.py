@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from kd_mm.models import BNNeckExit, CellExit
-from kd_mm.models.connectors import ConvConnector
-from kd_mm.models.exits import LinearExit, SepConvExit, average_pool
+from kd_mm.models.exits import ConvConnector, LinearExit, SepConvExit, average_pool
 from kd_mm.stages import Stage
 
 from ..distillers.conftest import batch, build, classifier, recipe

@@ -2,8 +2,7 @@
 
 import pytest
 
-from kd_mm.stages.pairing import pair_stages
-from kd_mm.stages.stage import Stage
+from kd_mm.stages.stage import Stage, pair_stages
 
 
 def stages(side, count):
