@@ -1,4 +1,4 @@
-"""What is attached to stages: exits, auxiliary heads that turn a map into logits, and connectors to the teacher's width."""
+"""What is attached to stages: exits, heads that turn a map into logits, and connectors to the teacher's width."""
 
 import copy
 import math

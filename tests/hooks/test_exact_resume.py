@@ -60,12 +60,10 @@ CASES = {
         },
         [(every(3), [5, 8])],
     ),
-    "by iterations, many passes": ({"loop": {**BY_ITER, "val_interval": 4}}, [(every(2), [7, 9, 10])]),
-    "by iterations, dynamic validation": (
+    "by iterations, many passes, dynamic validation": (
         {"loop": {**BY_ITER, "val_interval": 4, "dynamic_intervals": [(5, 2)]}},
-        [(every(2), [7])],
+        [(every(2), [7, 9, 10])],
     ),
-    "images on the device": (ON_DEVICE, [(every(3), [5, 7])]),
     "images on the device, by iterations": ({**ON_DEVICE, "loop": {**BY_ITER, "val_interval": 4}}, [(every(2), [7])]),
 }
 
@@ -151,17 +149,14 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "warning"),
-    [
-        ({"upstream": True}, {}, "holds no state of kd_mm.ExactResumeHook"),
-        ({"ranks": 2}, {}, "was saved by 2 processes"),
-    ],
+    ("first", "warning"),
+    [({"upstream": True}, "holds no state of kd_mm.ExactResumeHook"), ({"ranks": 2}, "was saved by 2 processes")],
 )
-def test_one_warning_says_what_cannot_be_exact(trainings, tmp_path, first, then, warning):
+def test_one_warning_says_what_cannot_be_exact(trainings, tmp_path, first, warning):
     two_epochs = {"by_epoch": True, "max_epochs": 2, "val_interval": 1}
     job = {"seed": 3, "checkpoint": {"interval": 3, "by_epoch": False}, "loop": two_epochs}
     assert trainings.run(tmp_path, **job, **first, kill_before=3) == KILLED
-    trainings.finish(tmp_path, **job, **then, resume=True)
+    trainings.finish(tmp_path, **job, resume=True)
     output = (tmp_path / "output").read_text()
     assert output.count("will differ from an uninterrupted one") == output.count(warning) == 1
 
