@@ -1,14 +1,16 @@
-"""Every recipe has a page that says what it computes, whose it is and how it is run; the index lists all."""
+"""Pages of the docs hold what the code has: a page for each recipe, and the messages of the page of symptoms."""
 
+import ast
 import re
 from pathlib import Path
 
+import kd_mm
 from kd_mm.apis.recipes import TASK_MODELS, config_root, recipe_names
 from kd_mm.losses import __all__ as losses
 
 from .distillers.test_recipes_and_tasks import REFUSED
+from .helpers.world import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "methods"
 PAGES = {page.stem: page.read_text() for page in sorted(FOLDER.glob("[a-z]*.md"))}
 INDEX = (FOLDER / "README.md").read_text()
@@ -40,3 +42,21 @@ def test_every_page_has_its_parts() -> None:
         assert "our reading" in " ".join(text.lower().split()), name
         assert re.search(r"^python tools/(compare|train)\.py ", text, re.MULTILINE), name
         assert set(re.findall(r"kd_mm\.([A-Z]\w*Loss)\b", text)) <= set(losses), name
+
+
+def messages() -> str:
+    """All string constants of the package; those written in several pieces are one."""
+    texts = []
+    for file in Path(kd_mm.__file__).parent.rglob("*.py"):
+        nodes = ast.walk(ast.parse(file.read_text()))
+        texts += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(texts)
+
+
+def test_symptoms_are_messages() -> None:
+    known = messages()
+    rows = [line.split("|")[1] for line in (ROOT / "docs/troubleshooting.md").read_text().splitlines() if "| `" in line]
+    symptoms = [symptom for row in rows for symptom in re.findall("`([^`]+)`", row)]
+    assert len(symptoms) > 30
+    unknown = [piece for symptom in symptoms for piece in symptom.split("...") if piece.strip() not in known]
+    assert not unknown
