@@ -97,9 +97,8 @@ class Teacher:
         self.name, self.model = name, model.requires_grad_(False)
         model.eval()  # upstream's distilled detectors return nothing of it
         self.dataset_meta = {}
-        self.exits = nn.ModuleDict()
         self.joint_exits = JointExits()
-        self.exits_ready = False
+        self.exits, self.exits_ready = nn.ModuleDict(), False
         self.score_text = ""
         self.identity = self._identity()
         self.renormalize: Renormalize | None = None
