@@ -121,10 +121,10 @@ def test_a_schedule_by_a_metric_keeps_what_it_has_reached(cpu_tools: Tools, tmp_
     schedule = (
         'type="ReduceOnPlateauLR", monitor="accuracy/top1", rule="greater", patience=0, threshold=1e6, factor=0.5'
     )
-    plateau.write_text(f'_base_ = "{RUN[1]}"\nparam_scheduler = dict(_delete_=True, {schedule})\n')
+    plateau.write_text(f'_base_ = "{RESUMES[1]}"\nparam_scheduler = dict(_delete_=True, {schedule})\n')
 
     def options(epochs: int, rate: float) -> list[str]:
-        return [*RUN[2:-1], f"train_cfg.max_epochs={epochs}", f"optim_wrapper.optimizer.lr={rate}"]
+        return [*RESUMES[2:-1], f"train_cfg.max_epochs={epochs}", f"optim_wrapper.optimizer.lr={rate}"]
 
     cpu_tools.train(plateau, *options(3, 0.1), "--work-dir", tmp_path / "run")
     ended = cpu_tools.train(plateau, *options(5, 0.2), "--work-dir", tmp_path / "run", "--resume")
