@@ -103,6 +103,13 @@ def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Pat
     assert re.search(r"accuracy on the training data: stage 1: [\d.]+%", ended.out)
 
 
+def test_a_hook_of_upstream_that_reads_the_size_of_a_batch(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.write(
+        "precise.py", '_base_ = "plain.py"\ncustom_hooks = [dict(type="PreciseBNHook", num_samples=24)]'
+    )
+    tools.train(config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
+
+
 def test_a_run_that_is_resumed_without_a_checkpoint_starts(tools: Tools, world: World, tmp_path: Path) -> None:
     config = world.distil("fresh.py", recipe="kd")
     tools.train(config, "--work-dir", tmp_path / "a", "--resume", "auto")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmdet.apis import DetInferencer
 
 from ..helpers.compare import weights
 from ..helpers.tools import Tools
@@ -105,6 +106,11 @@ def test_a_teacher_and_a_student_that_learns_from_it(tools: Tools, own: Own) -> 
     assert f"voc07/mAP: {scores['voc07/mAP']:.4f}" in tested.out
     augmented = tools.test(own.student, distilled / "epoch_1.pth", "--tta", "--work-dir", own.folder / "tested")
     assert "coco/mAP: " in augmented.out
+
+    student, image = distilled / "student.pth", next(own.folder.rglob("*.jpg"))
+    inferencer = DetInferencer(str(student.with_suffix(".py")), str(student), device="cpu", show_progress=False)
+    inferencer(str(image), out_dir=str(own.folder / "drawn"))
+    assert (own.folder / "drawn" / "vis" / image.name).is_file()
 
 
 def test_a_teacher_that_is_trained_with_its_exits(tools: Tools, own: Own) -> None:

@@ -501,6 +501,17 @@ def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoin
     assert "nothing reads the key 'traincfg', did you mean 'train_cfg'?" in ended.out
 
 
+def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path) -> None:
+    broken = {
+        key: value * torch.nan if key == "head.fc.bias" else value for key, value in weights(world.checkpoint).items()
+    }
+    torch.save({"state_dict": broken}, tmp_path / "nan.pth")
+    words = "1 of its 92 tensors hold values that are infinite or NaN (head.fc.bias)"
+    option = f"load_from={tmp_path}/nan.pth"
+    refused(tools.run("train", world.teacher, "--work-dir", tmp_path / "run", "--cfg-options", option), words)
+    refused(tools.run("test", world.teacher, tmp_path / "nan.pth", "--work-dir", tmp_path / "run"), words)
+
+
 def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_path: Path) -> None:
     tools.train(world.plain, "--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1")
     last, alone = tmp_path / "run" / "epoch_1.pth", tmp_path / "alone.pth"
