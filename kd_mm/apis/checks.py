@@ -23,7 +23,7 @@ from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_finite, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import name_errors
-from kd_mm.utils.suggest import describe_error
+from kd_mm.utils.suggest import describe_error, join_first
 
 
 class StepHook(Hook):
@@ -77,7 +77,8 @@ class StepHook(Hook):
 class LeftOverWeightsHook(Hook):
     """Finds the weights in a loaded file, and warns in one line of those that the model does not have.
 
-    What distillation stores beside the student is left out by a plain config by intent.
+    What distillation stores beside the student is left out by a plain config by intent. A plain config that starts from
+    a file, such as one of other classes, keeps its own weights where those of the file have another shape, with one line.
     """
 
     priority = "VERY_HIGH"  # before hooks that read them, such as EMAHook
@@ -98,6 +99,17 @@ class LeftOverWeightsHook(Hook):
                     f"{origin}: none of its weights ({', '.join([*checkpoint['state_dict']][:3])}, ...) has "
                     "the name of one of the network's: kd-mm convert renames those of other toolkits, and a backbone "
                     "alone goes into init_cfg=dict(type='Pretrained', checkpoint=PATH) of model.backbone"
+                )
+        if not isinstance(model, Distiller) and not runner.cfg.get("resume"):
+            given = checkpoint["state_dict"]
+            unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
+            for key in unlike:
+                given[key] = own[key]
+            shapes = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in unlike.items()]
+            if shapes:
+                runner.logger.warning(
+                    f"{origin}: {len(shapes)} of its {len(given)} weights have another shape, as those of another "
+                    f"number of classes, and the network's own stay as they were initialised: {join_first(shapes)}"
                 )
 
         check_finite(

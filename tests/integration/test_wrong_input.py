@@ -476,6 +476,31 @@ def test_weights_to_start_from_in_another_layout(tools: Tools, world: World, tmp
     )
 
 
+def test_weights_to_start_from_are_of_other_classes(tools: Tools, world: World, tmp_path: Path) -> None:
+    stored = torch.load(world.checkpoint, weights_only=False)
+    stored["state_dict"]["head.fc.weight"], stored["state_dict"]["head.fc.bias"] = torch.zeros(7, 32), torch.zeros(7)
+    torch.save(stored, tmp_path / "seven.pth")
+    backbone = stored["state_dict"]["backbone.layer2.0.conv1.weight"]
+    once = ["--cfg-options", "train_cfg.max_epochs=1", "optim_wrapper.optimizer.lr=0.0"]
+    ended = tools.train(world.teacher, "--work-dir", tmp_path / "run", *once, f"load_from={tmp_path}/seven.pth")
+    (line,) = (line for line in ended.out.splitlines() if "another shape" in line)
+    assert "seven.pth: 2 of its 92 weights have another shape" in line
+    assert "head.fc.weight (7, 32) for (3, 32), head.fc.bias (7,) for (3,)" in line
+    assert "do not match exactly" not in ended.out
+    trained = weights(tmp_path / "run" / "epoch_1.pth")
+    assert torch.equal(trained["backbone.layer2.0.conv1.weight"], backbone)
+    assert trained["head.fc.weight"].abs().sum() > 0
+    student = ["model.student.backbone.depth=14"]
+    distil = [world.distil("seven.py", "kd"), "--work-dir", tmp_path / "distil", *once, *student]
+    ended = tools.run("train", *distil, f"load_from={tmp_path}/seven.pth")
+    refused(ended, "does not fill the student", "model.student.init_cfg=dict(type='Pretrained', checkpoint=PATH)")
+    tools.train(
+        *distil, "model.student.init_cfg.type=Pretrained", f"model.student.init_cfg.checkpoint={tmp_path}/seven.pth"
+    )
+    trained = weights(tmp_path / "distil" / "epoch_1.pth")
+    assert torch.equal(trained["backbone.layer2.0.conv1.weight"], backbone)
+
+
 def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoints, config, tmp_path) -> None:
     """Misspelt keys of a config, and weights that nobody takes: one line each, and the run goes on."""
 
