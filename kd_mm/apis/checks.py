@@ -78,7 +78,7 @@ class LeftOverWeightsHook(Hook):
     """Finds the weights in a loaded file, and warns in one line of those that the model does not have.
 
     What distillation stores beside the student is left out by a plain config by intent. A plain config that starts from
-    a file, such as one of other classes, keeps its own weights where those of the file have another shape, with one line.
+    a file, such as one of other classes, keeps its own weights where the file's have another shape, with one line.
     """
 
     priority = "VERY_HIGH"  # before hooks that read them, such as EMAHook
