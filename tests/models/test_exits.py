@@ -1,6 +1,7 @@
 """Exits and connectors: shapes, widths, initialisation, errors, and the modes of a teacher's exits."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -56,17 +57,16 @@ def test_separable_exit_has_at_most_hidden_channels(hidden: dict, width: int) ->
         [8, 16, 32, 64, 128],  # the levels of a neck
     ],
 )
-@pytest.mark.parametrize("size", [128, 97])
-def test_separable_exit_ends_at_the_last_stages_resolution(strides: list[int], size: int) -> None:
-    cells = [math.ceil(size / stride) for stride in strides]
-    for i, width in enumerate(cells):
+def test_separable_exit_ends_at_the_last_stages_resolution(strides: list[int]) -> None:
+    for size, i in itertools.product((128, 97), range(len(strides))):
+        width, last = math.ceil(size / strides[i]), math.ceil(size / strides[-1])
         exit_ = SepConvExit([8] * (len(strides) - i), 3, strides=strides[i:])
         read: list[int] = []
         for module in exit_.body:
             if isinstance(module, nn.Conv2d):
                 module.register_forward_pre_hook(lambda _m, args, read=read: read.append(args[0].shape[-1]))
-        assert exit_.body(torch.randn(2, 8, width, width)).shape[2:] == (cells[-1], cells[-1])
-        assert all(cell <= 2 * cells[-1] for cell in read)
+        assert exit_.body(torch.randn(2, 8, width, width)).shape[2:] == (last, last)
+        assert all(cells <= 2 * last for cells in read)
 
 
 def test_average_pooling_counts_the_cells_that_there_are() -> None:
