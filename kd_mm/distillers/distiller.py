@@ -22,7 +22,7 @@ from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import Loss, Progress
 from kd_mm.registry import MODELS
 from kd_mm.tasks import build_task
-from kd_mm.utils.checkpoint import rename_loaded, rename_saved
+from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
 
 
 @MODELS.register_module()
@@ -87,8 +87,8 @@ class Distiller(BaseModel):
         self.progress = Progress()
         self.monitor: LossMonitor | None = None
         self.check_next_step = False
-        self._register_state_dict_hook(rename_saved)
-        self._register_load_state_dict_pre_hook(rename_loaded, with_module=True)
+        self._register_state_dict_hook(_rename_saved)
+        self._register_load_state_dict_pre_hook(_rename_loaded, with_module=True)
 
     @property
     def objective(self) -> Objective:
@@ -221,6 +221,40 @@ def _mean(value: Tensor | Sequence[Tensor]) -> Tensor:
 
 def _scaled(value: Any, weight: float) -> Any:
     return [weight * item for item in value] if isinstance(value, list | tuple) else weight * value
+
+
+def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Save the student under its own names (a ``state_dict`` hook of the Distiller)."""
+    own = prefix + "student."
+    for key in [key for key in state if key.startswith(own)]:
+        state[prefix + key[len(own) :]] = state.pop(key)
+
+
+def _rename_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a checkpoint's plain names to the student; a file that does not fill the student stops the run.
+
+    Raises:
+        ValueError: Keys of the student are missing or have another shape; or an exit or connector has another shape.
+    """
+    plain = [key for key in state if key.startswith(prefix) and not key.startswith(prefix + OWN_PREFIX)]
+    given = {key[len(prefix) :]: state[key] for key in plain}
+    problem = mismatch(module.student.state_dict(), given, extra=False)
+    if problem:
+        raise ValueError(
+            f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}; to start from those "
+            "of its weights that fit, set model.student.init_cfg=dict(type='Pretrained', checkpoint=PATH), no load_from"
+        )
+    own = module.distill.state_dict(prefix=prefix + OWN_PREFIX)
+    shared = tuple(f"{prefix}{OWN_PREFIX}{part}." for part in ("exits", "connectors", "teacher_exits"))
+    parts = {key: value for key, value in own.items() if key in state and key.startswith(shared)}
+    problem = mismatch(parts, state, extra=False)
+    if problem:
+        raise ValueError(
+            f"the checkpoint's exits or connectors are not those of the config: {problem}; take the config and the "
+            "version that wrote it, or export its student (kd-mm export) and start from that"
+        )
+    for key in plain:
+        state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)
 
 
 def find_distiller(runner: Runner) -> Distiller:

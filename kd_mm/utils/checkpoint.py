@@ -281,37 +281,3 @@ def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = Tru
         pair = f"{tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
         parts.append(f"{len(shapes)} of another shape ({key}: {pair})")
     return "; ".join(parts)
-
-
-def rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Save the student under its own names (a ``state_dict`` hook of the Distiller)."""
-    own = prefix + "student."
-    for key in [key for key in state if key.startswith(own)]:
-        state[prefix + key[len(own) :]] = state.pop(key)
-
-
-def rename_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give a checkpoint's plain names to the student; a file that does not fill the student stops the run.
-
-    Raises:
-        ValueError: Keys of the student are missing or have another shape; or an exit or connector has another shape.
-    """
-    plain = [key for key in state if key.startswith(prefix) and not key.startswith(prefix + OWN_PREFIX)]
-    given = {key[len(prefix) :]: state[key] for key in plain}
-    problem = mismatch(module.student.state_dict(), given, extra=False)
-    if problem:
-        raise ValueError(
-            f"the checkpoint does not fill the student {type(module.student).__name__}: {problem}; to start from those "
-            "of its weights that fit, set model.student.init_cfg=dict(type='Pretrained', checkpoint=PATH), no load_from"
-        )
-    own = module.distill.state_dict(prefix=prefix + OWN_PREFIX)
-    shared = tuple(f"{prefix}{OWN_PREFIX}{part}." for part in ("exits", "connectors", "teacher_exits"))
-    parts = {key: value for key, value in own.items() if key in state and key.startswith(shared)}
-    problem = mismatch(parts, state, extra=False)
-    if problem:
-        raise ValueError(
-            f"the checkpoint's exits or connectors are not those of the config: {problem}; take the config and the "
-            "version that wrote it, or export its student (kd-mm export) and start from that"
-        )
-    for key in plain:
-        state[f"{prefix}student.{key[len(prefix) :]}"] = state.pop(key)
