@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
 from kd_mm.datasets.text_files import read_lines, read_text
@@ -21,6 +24,8 @@ from kd_mm.utils.suggest import join_first
 
 #: More bytes than any list of categories takes in an annotation file.
 _LIST_BYTES = 4_000_000
+#: Bytes of a COCO file that is parsed a second time, in about a second.
+_PARSED = 20_000_000
 #: What upstream reads of each entry of a COCO file.
 _NEEDED = {
     "images": ("id", "file_name", "width", "height"),
@@ -49,43 +54,102 @@ def categories(file: str) -> list[str]:
 
 
 def no_object(dataset: BaseDataset, count: int) -> str:
-    """Return one line on a detection set of ``count`` images without any object of its class list."""
-    there = categories(dataset.ann_file) or _names_in_xml(dataset)
-    unlinked = _unlinked(dataset.ann_file)
-    if not there or unlinked:
-        remedy = f"; {unlinked or 'the annotations hold no object'}"
-    elif odd := [name for name in there if name != name.strip()]:
-        remedy = (
-            f"; names in the annotations have blanks at their ends ({join_first(list(map(repr, odd)))}): remove them"
+    """Return one line on a detection set of ``count`` images without any object of its class list to learn from."""
+    classes = list(dataset.metainfo["classes"])
+    ignored = sum(len(dataset.get_data_info(index).get("instances") or ()) for index in range(len(dataset)))
+    if ignored:
+        return (
+            f"all {ignored} objects of its {count} images are marked as difficult, as a crowd (iscrowd) or as too "
+            "small, or have no area inside of their image: training and evaluation leave such objects out"
         )
-    elif known := [name for name in there if name in dataset.metainfo["classes"]]:
-        remedy = f"; the annotations have {join_first(there)}: are the boxes of {known[0]!r} in pixels?"
+    there, content = categories(dataset.ann_file) or _names_in_xml(dataset), _content(dataset.ann_file)
+    unlinked = _unlinked(content)
+    if not there or unlinked:
+        remedy = unlinked or "the annotations hold no object"
+    elif odd := [name for name in there if name != name.strip()]:
+        remedy = f"names in the annotations have blanks at their ends ({join_first(list(map(repr, odd)))}): remove them"
+    elif known := [name for name in there if name in classes]:
+        why = _left_out(content, classes) or f"are the boxes of {known[0]!r} in pixels?"
+        remedy = f"the annotations have {join_first(there)}: {why}"
     else:
         remedy = (
-            f"; the annotations have {join_first(there)}: set metainfo=dict(classes=(...)) of every data set and "
+            f"the annotations have {join_first(there)}: set metainfo=dict(classes=(...)) of every data set and "
             "num_classes of the model"
         )
-    return f"no object of {count} images is of the class list ({join_first(list(dataset.metainfo['classes']))}){remedy}"
+    return f"no object of {count} images is of the class list ({join_first(classes)}); {remedy}"
 
 
-def _unlinked(file: str) -> str:
-    """Return why no annotation of a COCO file belongs to its images and categories, empty where one does."""
+def has_area(item: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """Return whether the box of an object has an area inside of its image; boxes of other forms count as such."""
+    box, width, height = list(item.get("bbox") or ()), image.get("width"), image.get("height")
+    if len(box) != 4 or not width or not height:
+        return True
+    return bool(min(box[2], width) > max(box[0], 0) and min(box[3], height) > max(box[1], 0))
+
+
+def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
+    """Stop at a COCO file with two images of one id; warn of boxes that upstream leaves out in silence.
+
+    Args:
+        key: The data set in the config, e.g. ``"train_dataloader"``.
+        file: Read by upstream before; larger ones than 20 MB are official ones, and are not parsed again.
+        classes: Of the data set.
+
+    Raises:
+        ValueError: Upstream would give the boxes of both images to one of them.
+    """
+    content = _content(file) if os.path.isfile(file) and os.path.getsize(file) <= _PARSED else {}
+    counts = Counter(image["id"] for image in content.get("images", ()))
+    if twice := [repr(number) for number, count in counts.items() if count > 1]:
+        raise ValueError(
+            f"{key}: {file}: {len(twice)} ids are those of two images ({join_first(twice)}): number the images anew"
+        )
+    if why := _left_out(content, classes):
+        print_log(f"{key}: {file}: {why}; they are left out", "current", logging.WARNING)
+
+
+def _content(file: str) -> dict[str, Any]:
+    """Return what is in a COCO file, nothing where it is another file."""
     try:
         content = json.loads(read_text(file))
-        tables = {key: [entry["id"] for entry in content[key]] for key in ("images", "categories")}
-        annotations = content["annotations"]
-        if not annotations:
-            return "the annotations hold no object"
-        for table, key in (("images", "image_id"), ("categories", "category_id")):
-            used = [entry[key] for entry in annotations]
-            if not set(used) & set(tables[table]):
-                return (
-                    f"none of its {len(used)} annotations has the id of one of its {table}: {key} is {used[0]!r} and "
-                    f"so on, the {table} have {join_first(list(map(repr, tables[table])))}"
-                )
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # another layout
+        return content if isinstance(content, dict) and {*_NEEDED} <= content.keys() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _unlinked(content: dict[str, Any]) -> str:
+    """Return why no annotation of a COCO file belongs to its images and categories, empty where one does."""
+    annotations = content.get("annotations", ())
+    if content and not annotations:
+        return "the annotations hold no object"
+    for table, key in (("images", "image_id"), ("categories", "category_id")) if content else ():
+        used, ids = [entry[key] for entry in annotations], [entry["id"] for entry in content[table]]
+        if not set(used) & set(ids):
+            return (
+                f"none of its {len(used)} annotations has the id of one of its {table}: {key} is {used[0]!r} and "
+                f"so on, the {table} have {join_first(list(map(repr, ids)))}"
+            )
     return ""
+
+
+def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
+    """Return how many boxes of a COCO file upstream leaves out, and why; empty where it reads all."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content.get("images", ())}
+    known = {category["id"] for category in content.get("categories", ()) if category["name"] in classes}
+    boxes = [entry for entry in content.get("annotations", ()) if entry["category_id"] in known]
+    found: Counter[str] = Counter()
+    for entry in boxes:
+        (left, top, width, height), size = entry["bbox"], sizes.get(entry["image_id"])
+        if size is None:
+            found["of an image that is not in the list"] += 1
+        elif width < 1 or height < 1:
+            found["narrower or lower than a pixel (are they in pixels?)"] += 1
+        elif left >= size[0] or top >= size[1] or left + width <= 0 or top + height <= 0:
+            found["outside of their image"] += 1
+        elif entry["area"] <= 0:
+            found["with an 'area' of 0, which is to be width times height"] += 1
+    listed = ", ".join(f"{count} {reason}" for reason, count in found.items())
+    return f"of {len(boxes)} boxes of the class list there are {listed}" if found else ""
 
 
 def _names_in_xml(dataset: BaseDataset) -> list[str]:
@@ -107,18 +171,25 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
     """
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for part in _data_sets((config.get(key) or {}).get("dataset")):
-            file = os.path.join(part.get("data_root") or "", part["ann_file"])
+            ann_file = part.get("ann_file") or f"meta/{part.get('split')}.txt"
+            file = os.path.join(part.get("data_root") or "", ann_file)
             is_coco = file.endswith(".json") or "Coco" in str(part.get("type"))
             if is_coco and os.path.isfile(file) and (problem := _coco_problem(file)):
                 raise ValueError(f"{key}: {file}: {problem}")
             is_list = str(part.get("type")).rpartition(".")[2] in ("CustomDataset", "ImageNet")
-            if is_list and part["ann_file"] and os.path.isfile(file) and part.get("with_label", True):
+            if is_list and os.path.isfile(file) and part.get("with_label", True):
                 _check_list(key, file)
             if part.get("filter_cfg"):
                 with DefaultScope.overwrite_default_scope(config.get("default_scope")):
                     dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True})
                 if not any(dataset.get_data_info(index).get("instances", True) for index in range(len(dataset))):
                     raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
+            with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+                if not len(DATASETS.build({**part, "serialize_data": False})):  # upstream fails on none
+                    options = ", ".join(
+                        f"{name}={part[name]!r}" for name in ("data_root", "ann_file", "split") if name in part
+                    )
+                    raise ValueError(f"{key}: {part['type']}({options}) has no sample")
 
 
 def explain_steps(config: Mapping[str, Any]) -> None:
@@ -191,9 +262,9 @@ def _check_list(key: str, file: str) -> None:
 
 
 def _data_sets(part: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the configs of data sets with an annotation file in the config of a data set."""
+    """Yield the configs of data sets that read files in the config of a data set."""
     if isinstance(part, Mapping):
-        if isinstance(part.get("ann_file"), str):
+        if "type" in part and ("ann_file" in part or "data_root" in part):
             yield part
         part = list(part.values())
     for item in part if isinstance(part, list | tuple) else ():

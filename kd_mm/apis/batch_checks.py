@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
+from kd_mm.distillers import Distiller
 from kd_mm.utils.channels import wrong_channels
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import NamedCollate, SampleError, describe_failure, files
@@ -48,7 +52,7 @@ def check_batch(
         raise SampleError(f"{key}: its pipeline does not end in a step that packs samples: add dict(type={pack!r})")
     batch = collate(samples)
     with isolated_rng("first batch"):
-        explain_preprocessor(key, batch, model)
+        _check_values(key, explain_preprocessor(key, batch, model))
     trained = key == "train_dataloader"
     lacking = _lacking(samples[0].get("data_samples"), student, trained)
     if trained and isinstance(student, ImageClassifier) and not several_labels:
@@ -57,8 +61,31 @@ def check_batch(
         raise SampleError(f"{key}: the samples of {files(samples)} {lacking}")
 
 
-def explain_preprocessor(key: str, batch: Any, model: nn.Module) -> None:
+def _check_values(key: str, images: Any) -> None:
+    """Warn of images that the mean and standard deviation of the data preprocessor do not fit.
+
+    Raises:
+        SampleError: They make values that are not finite.
+    """
+    if not isinstance(images, torch.Tensor):
+        return
+    largest, spread = float(images.abs().max()), float(images.std())
+    if not math.isfinite(largest):
+        raise SampleError(f"{key}: mean and std of the data_preprocessor make pixels that are not finite")
+    if largest > 300 or spread < 0.02:
+        print_log(
+            f"{key}: after the data_preprocessor the first images have values up to {largest:.3g}, with a standard "
+            f"deviation of {spread:.2g}: are mean and std those of pixels from 0 to 255, and applied once?",
+            "current",
+            logging.WARNING,
+        )
+
+
+def explain_preprocessor(key: str, batch: Any, model: nn.Module) -> Any:
     """Let a batch pass the data preprocessor.
+
+    Returns:
+        Its images.
 
     Raises:
         SampleError: It fails.
@@ -71,11 +98,14 @@ def explain_preprocessor(key: str, batch: Any, model: nn.Module) -> None:
     try:
         with torch.no_grad():
             for images in tried:
-                preprocessor(images, False)
+                passed = preprocessor(images, False)
     except Exception as error:
         what = f"{type(preprocessor).__name__} fails on {files(images)}: {describe_failure(error)}"
-        hint = "do the images have as many channels as its mean? (color_type of LoadImageFromFile)"
-        raise SampleError(f"{key}: {what}; {hint}") from error
+        mean, inputs = dict(preprocessor.named_buffers()).get("mean"), images.get("inputs", ())
+        other = mean is not None and any(len(image) != len(mean) for image in inputs)
+        hint = "; do the images have as many channels as its mean? (color_type of LoadImageFromFile)" if other else ""
+        raise SampleError(f"{key}: {what}{hint}") from error
+    return passed.get("inputs") if isinstance(passed, Mapping) else None
 
 
 def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> None:
@@ -85,6 +115,10 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
         SampleError: The data preprocessor does not take them, or the network wants another number of channels.
     """
     explain_preprocessor(key, batch, model)
+    student = model.student if isinstance(model, Distiller) else model
+    for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
+        if lacking := _lacking(sample, student, key == "train_dataloader"):
+            raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
     found = wrong_channels(error)
     inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
     channels = {len(image) for image in inputs if isinstance(image, torch.Tensor)} if inputs is not None else set()

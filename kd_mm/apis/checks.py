@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -179,6 +180,28 @@ class DataCheckHook(Hook):
             ValueError: See :func:`kd_mm.apis.data_checks.check_data`.
         """
         _check_loader(runner, "test_dataloader", runner.test_loop.dataloader)
+
+
+class ParameterKeyHook(Hook):
+    """Stops at a key of ``paramwise_cfg.custom_keys`` that no parameter has in its name, and that is near to one."""
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare the keys with the names.
+
+        Raises:
+            ValueError: Naming the nearest part of a name.
+        """
+        keys = (runner.cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+        names = [name for name, _ in runner.model.named_parameters()] if keys else []
+        for key in keys:
+            near = difflib.get_close_matches(key, {part for name in names for part in name.split(".")}, n=1, cutoff=0.8)
+            if near and not any(key in name for name in names):
+                raise ValueError(
+                    f"optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in its name, did you mean "
+                    f"{near[0]!r}?"
+                )
 
 
 class FlatBoxHook(Hook):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -19,7 +20,8 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
-from kd_mm.apis.annotation_files import categories, no_object
+from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_object
+from kd_mm.datasets import Market1501
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first
@@ -72,6 +74,7 @@ class ClassListHook(Hook):
                 _check_outputs(runner, "val_dataloader", dataset)
                 _check_any_object("val_dataloader", dataset)
             compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
+            _check_identities(validation, training)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.
@@ -88,7 +91,8 @@ class ClassListHook(Hook):
 
 def class_list(dataset: Any) -> list[str]:
     """Return the classes of a data set, of the first one where several are joined; empty where it names none."""
-    return next((list(part.metainfo.get("classes") or ()) for part in base_datasets(dataset)), [])
+    names = next((part.metainfo.get("classes") or () for part in base_datasets(dataset)), ())
+    return [normalize("NFC", str(name)) for name in names]  # file systems differ in letters with accents
 
 
 def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], where: str) -> None:
@@ -147,6 +151,23 @@ def _difference(classes: Sequence[str], others: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
+def _check_identities(validation: Any, training: Any) -> None:
+    """Warn of people in both sets of one folder: they are matched better than those that a network has never seen."""
+    pids: list[set[int]] = []
+    roots = set()
+    for dataset in (validation, training):
+        parts = [part for part in base_datasets(dataset) if isinstance(part, Market1501)]
+        roots |= {part.data_root for part in parts}
+        pids.append({part.get_data_info(index)["pid"] for part in parts for index in range(len(part))})
+    if len(roots) == 1 and (shared := sorted(pids[0] & pids[1])):
+        print_log(
+            f"val_dataloader: {len(shared)} identities ({join_first(list(map(str, shared)))}) are in the training data "
+            "too: results on them are too good",
+            "current",
+            logging.WARNING,
+        )
+
+
 def check_numbering(key: str, dataset: BaseDataset) -> None:
     """Stop where upstream numbers labels by the folders or the annotation file, and the class list says otherwise.
 
@@ -161,6 +182,7 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
     if isinstance(dataset, CustomDataset) and not dataset.ann_file and dataset.with_label:
         numbered, by = list(dataset.folder_to_idx), "class folders"
     elif isinstance(dataset, CocoDataset) and type(dataset).load_data_list is CocoDataset.load_data_list:
+        check_entries(key, dataset.ann_file, classes)
         numbered, by = [name for name in categories(dataset.ann_file) if name in classes], "categories"
         if twice := _twice(numbered):
             raise ValueError(f"{key}: {dataset.ann_file} has two categories of the name {twice[0]!r}: make them one")
@@ -180,9 +202,10 @@ def _twice(names: Sequence[str]) -> list[str]:
 
 
 def labels(dataset: BaseDataset, index: int) -> list[int]:
-    """Return the labels of one sample: its class or classes, or those of its objects."""
+    """Return the labels of one sample: its class or classes, or those of its objects that are learnt."""
     info = dataset.get_data_info(index)
-    found = info.get("gt_label", [instance.get("bbox_label") for instance in info.get("instances") or ()])
+    objects = [item for item in info.get("instances") or () if not item.get("ignore_flag") and has_area(item, info)]
+    found = info.get("gt_label", [item.get("bbox_label") for item in objects])
     found = found if isinstance(found, list | tuple) else np.atleast_1d(found)
     return [int(label) for label in found if label is not None]
 

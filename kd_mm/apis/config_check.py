@@ -225,6 +225,8 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is _MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
+        if kind is _DATASET and name == "pipeline" and isinstance(value, Mapping):
+            yield f"{key}.pipeline: it is one step, not a list of steps"
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, popped)

@@ -6,7 +6,9 @@ import copy
 import logging
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmcv.transforms import LoadImageFromFile
@@ -62,12 +64,15 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
         loader = next((step for step in part.pipeline.transforms if isinstance(step, LoadImageFromFile)), None)
         if loader is not None and not (loader.backend_args or loader.file_client_args):  # it opens the path itself
             every = -(-len(part) // _LOOKED_AT) or 1
-            samples = [_listed(part.get_data_info(i)) for i in range(0, len(part), every)]
-            samples = [sample for sample in samples if "://" not in sample.path]
-            _check_files(key, samples)
-            _check_sizes(key, samples, DecodedSize(part.pipeline.transforms), size_mismatch)
-            _check_bits(key, _spread(samples), loader)
-        passed += _check_samples(key, part)
+            images = [_listed(part.get_data_info(i)) for i in range(0, len(part), every)]
+            images = [image for image in images if "://" not in image.path]
+            _check_files(key, images)
+            _check_sizes(key, images, DecodedSize(part.pipeline.transforms), size_mismatch)
+            _check_bits(key, _spread(images), loader)
+        samples = _check_samples(key, part)
+        if key == "train_dataloader":
+            _check_order(key, part, samples)
+        passed += samples
     return [] if any(mixing_datasets(dataset)) else passed
 
 
@@ -90,25 +95,17 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
     sizes = [(sample.path, _file_size(sample.path)) for sample in samples]
     missing = [path for path, size in sizes if size is None]
     if missing:
-        if os.path.isdir(missing[0]):
-            raise FileNotFoundError(
-                f"{key}: {missing[0]} is a folder, not an image ({len(missing)} of {len(samples)} images looked for)"
-            )
-        if "\\" in missing[0] and os.sep == "/":
-            raise FileNotFoundError(
-                f"{key}: {missing[0]} does not exist: write / for the backslashes in the annotations "
-                f"({len(missing)} of {len(samples)} images looked for are missing)"
-            )
-        there = ImageFolder(os.path.dirname(missing[0])).find(os.path.basename(missing[0]))
-        if there is not None:
-            raise FileNotFoundError(
-                f"{key}: {missing[0]} does not exist, but {there} does: name it so in the annotations, or rename the "
-                f"file ({len(missing)} of {len(samples)} images looked for are missing)"
-            )
-        raise FileNotFoundError(
-            f"{key}: {missing[0]} does not exist (missing are {len(missing)} of {len(samples)} images looked for): "
-            "put the data there, or set data_root"
-        )
+        path = missing[0]
+        there = ImageFolder(os.path.dirname(path)).find(os.path.basename(path)) or _elsewhere(Path(path))
+        what, remedy = "does not exist", ": put the data there, or set data_root"
+        if os.path.isdir(path):
+            what, remedy = "is a folder, not an image", ""
+        elif "\\" in path and os.sep == "/":
+            remedy = ": write / for the backslashes in the annotations"
+        elif there:
+            remedy = f", but {there} does: name it so in the annotations or by data_prefix, or rename the file"
+        count = f"missing are {len(missing)} of {len(samples)} images looked for"
+        raise FileNotFoundError(f"{key}: {path} {what} ({count}){remedy}")
     damaged = [f"{path} (it is empty)" for path, size in sizes if not size]
     damaged += [] if damaged else [f"{x.path} ({reason})" for x in _spread(samples) if (reason := file_damage(x.path))]
     if damaged:
@@ -125,6 +122,14 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
             "current",
             logging.WARNING,
         )
+
+
+def _elsewhere(path: Path) -> Path | None:
+    """Return the image without some of the folders in its path, such as one that is named twice, or in one more."""
+    parts = path.parts
+    cut = [Path(*parts[:i], *parts[j:]) for i in range(1, len(parts)) for j in range(i + 1, len(parts))]
+    below = [folder / path.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
+    return next((other for other in (*cut, *below) if other.is_file()), None)
 
 
 def _file_size(path: str) -> int | None:
@@ -184,6 +189,18 @@ def _check_bits(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> 
             "current",
             logging.WARNING,
         )
+
+
+def _check_order(key: str, dataset: BaseDataset, passed: Sequence[Any]) -> None:
+    """Stop where boxes for training are loaded after a step that would have moved them."""
+    names = [type(step).__name__ for step in dataset.pipeline.transforms]
+    packed = [sample.get("data_samples") for sample in passed if isinstance(sample, Mapping)]
+    scaled = any(sample is not None and tuple(sample.get("scale_factor", (1, 1))) != (1, 1) for sample in packed)
+    for step in names[: names.index("LoadAnnotations")] if "LoadAnnotations" in names else ():
+        if step.endswith(("Flip", "Crop", "Affine")) or (scaled and step.endswith("Resize")):
+            raise ValueError(
+                f"{key}: {step} comes before LoadAnnotations, and so leaves the boxes as they are: load first"
+            )
 
 
 def _check_samples(key: str, dataset: BaseDataset) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
-from kd_mm.datasets.text_files import read_lines
+from kd_mm.datasets.text_files import read_names
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.suggest import nearest_file
 
@@ -43,10 +43,13 @@ def clean_data_sets(config: Config) -> None:
 def _clean(part: dict[str, Any]) -> None:
     if isinstance(part.get("metainfo"), dict):
         _clean_classes(part["metainfo"])
+    for option in ("data_root", "ann_file"):
+        if str(part.get(option)).startswith("~"):
+            part[option] = str(Path(part[option]).expanduser())
     if "type" in part:
         _clean_classes(part)
         if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):
-            part.setdefault("extensions", (*IMAGE_SUFFIXES, ".ppm", ".pgm"))
+            part.setdefault("extensions", IMAGE_SUFFIXES)
 
 
 def _add_scaling(pipeline: list[Any]) -> None:
@@ -65,12 +68,6 @@ def _clean_classes(part: dict[str, Any]) -> None:
         file = Path(classes)
         if not file.is_file():
             raise FileNotFoundError(f"the file of class names {classes!r} does not exist{nearest_file(file)}")
-        part["classes"] = tuple(map(_without_quotes, read_lines(classes)))
+        part["classes"] = tuple(read_names(classes))
     elif isinstance(classes, list | tuple):
         part["classes"] = tuple(filter(None, (str(name).lstrip("\ufeff").strip() for name in classes)))
-
-
-def _without_quotes(line: str) -> str:
-    """Return a name without quotes around it, and without a comma behind those."""
-    name = line.rstrip(",")
-    return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else line

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.evaluation import ReIDMetric
 from kd_mm.utils.contexts import isolated_rng
@@ -39,20 +39,25 @@ class MetricCheckHook(Hook):
             ValueError: It gives no such metric, or an evaluator can never be computed on its data or does not take what
                 the network predicts for two images.
         """
-        if runner.val_loop is None:
+        loop, cycle = runner.val_loop, runner.train_loop.val_interval
+        total = runner.max_epochs if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.max_iters
+        if self.names and (loop is None or cycle > total):
+            why = "has no validation" if loop is None else f"ends at {total}, before train_cfg.val_interval={cycle}"
+            runner.logger.warning(f"{next(iter(self.names.values()))}: there will be no metric, the training {why}")
+        if loop is None:
             return
-        loop = runner.val_loop
         chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
         with isolated_rng("metric names"):
-            found = _evaluate(runner, chosen, bool(self.names))
+            found = _evaluate(runner, chosen)
         if found is None:
             return
-        for name, key in self.names.items() if not found else ():
+        names = {name: key for name, key in self.names.items() if name != "auto"}
+        for name, key in names.items() if not found else ():
             kinds = ", ".join(type(metric).__name__ for metric in loop.evaluator.metrics)
             raise ValueError(
                 f"{key}: the validation gives no metric {name!r}, and no other: see the log for what {kinds} lacks"
             )
-        for name, key in self.names.items():
+        for name, key in names.items():
             require_metric(name, found, f"{key}: the validation")
 
     def before_test(self, runner: Runner) -> None:
@@ -94,7 +99,7 @@ def named_metrics(config: Config) -> dict[str, str]:
         for option in ("save_best", "monitor"):
             given = (part or {}).get(option) or []
             listed = [given] if isinstance(given, str) else given
-            names.update({name: f"{key}.{option}" for name in listed if name != "auto"})
+            names.update(dict.fromkeys(listed, f"{key}.{option}"))
     return names
 
 
@@ -111,8 +116,8 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
     return chosen
 
 
-def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, float] | None:
-    """Return the metrics of a few images; None where they are not asked for or cannot be computed."""
+def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
+    """Return the metrics of a few images; None where they cannot be computed."""
     loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
     depths = [vars(metric).get("topk") for metric in evaluator.metrics]
     depth = max((max(depth) for depth in depths if isinstance(depth, list | tuple)), default=1)
@@ -137,6 +142,9 @@ def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, f
             f"val_evaluator: {files(predictions)} cannot be evaluated: {describe_failure(error)}"
         ) from error
     try:
-        return dict(evaluator.evaluate(len(chosen))) if named else None
+        return dict(evaluator.evaluate(len(chosen)))
+    except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit
+        kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
+        raise ValueError(f"val_evaluator: an option of {kinds} does not fit: {describe_failure(error)}") from error
     except Exception:  # whatever an evaluator makes of two images
         return None

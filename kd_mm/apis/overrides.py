@@ -55,23 +55,28 @@ def override(config: Config, options: Mapping[str, Any] | None) -> None:
 
 
 def _check_is_read(config: Config, key: str) -> None:
-    first, dot, rest = key.partition(".")
+    first, *names = key.split(".")
     known = known_keys()
     if first in known:
         return
     if first not in config:
         raise ValueError(f"nothing reads the key {first!r}{nearest(first, [*known, *config])}")
+    read = list(parts_of({name: part for name, part in config.items() if name in known}))
     value = config[first]
-    copies = [
-        path
-        for path, part in parts_of({name: part for name, part in config.items() if name in known})
-        if value and type(part) is type(value) and part == value
-        # The same number elsewhere is a copy where the key contains the name.
-        if not isinstance(value, int | float) or first in path
-    ]
-    if copies:
-        where = " or ".join(f"{copy}{dot}{rest}" for copy in copies[:3])
-        raise ValueError(f"nothing reads {first!r} any more, it was copied when the config was read: set {where}")
+    for depth in range(len(names) + 1):
+        copies = [
+            path
+            for path, part in read
+            if value and type(part) is type(value) and part == value
+            # The same number elsewhere is a copy where the key contains the name.
+            if not isinstance(value, int | float) or first in path
+        ]
+        if copies:
+            where = " or ".join(".".join([copy, *names[depth:]]) for copy in copies[:3])
+            raise ValueError(f"nothing reads {first!r} any more, it was copied when the config was read: set {where}")
+        if depth == len(names) or not isinstance(value, list | tuple | dict):
+            return
+        value = value.get(names[depth]) if isinstance(value, dict) else value[int(names[depth])]
 
 
 def known_keys() -> set[str]:

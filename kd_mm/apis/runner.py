@@ -21,7 +21,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.annotation_files import explain_annotations, explain_steps
-from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StepHook
+from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, ParameterKeyHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config, named_missing_options
 from kd_mm.apis.data_config import clean_data_sets
@@ -31,6 +31,7 @@ from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHoo
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.checkpoint import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.config import is_distillation, load_config, parts_of
+from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file
 
 #: What upstream says of annotations that it cannot read.
@@ -179,6 +180,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         LeftOverWeightsHook(),
         DataCheckHook(tested),
         ClassListHook(trained),
+        ParameterKeyHook(),
         FlatBoxHook(),
         MetricCheckHook(named_metrics(config)),
         FiniteLossHook(),
@@ -203,13 +205,14 @@ def train(config: Config) -> Runner:
         SampleError: A data pipeline, the collate function or the data preprocessor failed on images.
         RuntimeError: A training step failed with an error that a config may cause before.
     """
-    folder, steps = Path(config.work_dir).absolute(), StepHook()
+    folder, steps, built = Path(config.work_dir).absolute(), StepHook(), False
     if folder.is_file():
         raise ValueError(f"work dir {config.work_dir} is a file, not a folder")
     new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         runner = build_runner(config)
+        built = True
         runner.register_hook(steps)
         with named_missing_options(config):
             runner.train()
@@ -224,8 +227,13 @@ def train(config: Config) -> Runner:
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
         if not steps.begun and (unread or any(words in str(error) for words in _UNREAD)):
             explain_annotations(config)
-        if not steps.begun and isinstance(error, AssertionError) and not error.args:
+        if built and not steps.begun and not isinstance(error, OneLineError):
             explain_steps(config)
+        if dead := re.search(r"DataLoader worker \(.*?\) ((?:is killed|exited)[^.]*)", str(error)):
+            raise SampleError(
+                f"a worker of a data loader {dead[1]}: set a smaller num_workers or batch_size where memory (or "
+                "/dev/shm) is short; num_workers=0 shows what a step of the pipeline does"
+            ) from error
         if "meta information" in str(error):
             explain_joined_sets(config)
         if isinstance(error, FileNotFoundError) and error.filename:
@@ -290,4 +298,4 @@ def _missing_file(path: str, config: Config) -> str:
     }
     key = max(roots, key=lambda key: len(roots[key]), default="")
     hint = f": put the data there, or set {key} (now {roots[key]!r})" if key and roots[key] else ""
-    return f"{path} does not exist{hint}"
+    return f"{path} does not exist{nearest_file(Path(path))}{hint}"

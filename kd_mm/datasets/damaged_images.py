@@ -18,6 +18,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
+from kd_mm.ops.decoding import other_file
 from kd_mm.utils.samples import OneLineError
 from kd_mm.utils.suggest import join_first
 
@@ -41,20 +42,23 @@ def file_damage(path: str) -> str:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(8)
+            head = file.read(40)
             if not head:
                 return "it is empty"
             file.seek(-min(12, file.seek(0, os.SEEK_END)), os.SEEK_END)
             tail = file.read()
         jpeg = head.startswith(b"\xff\xd8") and tail.endswith(b"\xff\xd9")
-        png = head == b"\x89PNG\r\n\x1a\n" and b"IEND" in tail
+        png = head.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in tail
         if jpeg or png:
             return ""
         with Image.open(path) as image:
             image.load()
     except UnidentifiedImageError:
         known = cv2.haveImageReader(path)  # e.g. a TIFF of 16 bits in three channels
-        return "" if known and cv2.imread(path, cv2.IMREAD_UNCHANGED) is not None else "it is no image"
+        if known and cv2.imread(path, cv2.IMREAD_UNCHANGED) is not None:
+            return ""
+        what = other_file(head)
+        return f"it is no image{what and f' but {what}'}"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""

@@ -1,5 +1,6 @@
 """CUB-200-2011, ImageNet and Tiny ImageNet in their official layouts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kd_mm.datasets.image_files import is_image
 from kd_mm.datasets.text_files import read_lines, read_text
 from kd_mm.datasets.utils import require_layout
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import join_first
 
 
 @DATASETS.register_module()
@@ -19,6 +21,7 @@ class CUB(UpstreamCUB):
 
     Raises:
         FileNotFoundError: If ``data_root`` lacks a part of the official layout.
+        ValueError: If a line of its lists has not two columns.
     """
 
     def __init__(self, data_root: str, **kwargs: Any) -> None:
@@ -28,6 +31,12 @@ class CUB(UpstreamCUB):
             ("images.txt", "image_class_labels.txt", "train_test_split.txt", "images/"),
             "https://data.caltech.edu/records/65de6-vp158 (CUB_200_2011.tgz)",
         )
+        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt"):
+            for number, line in enumerate(read_lines(Path(data_root) / name), start=1):
+                if not re.fullmatch(r"\d+\s+\S+", line):
+                    raise ValueError(
+                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value"
+                    )
         super().__init__(data_root, **kwargs)
 
 
@@ -37,12 +46,18 @@ class ImageNet(UpstreamImageNet):
 
     Raises:
         FileNotFoundError: If ``data_root`` lacks the folder of the split, or that folder has neither class folders nor
-            a list ``meta/<split>.txt``.
+            a list ``meta/<split>.txt``, or archives of classes that are not unpacked.
     """
 
     def __init__(self, data_root: str = "", split: str = "", **kwargs: Any) -> None:
         root = Path(data_root).expanduser()
         if split in ("train", "val"):
+            packed = sorted(file.name for file in (root / split).glob("*.tar") if not file.with_suffix("").is_dir())
+            if packed:
+                raise FileNotFoundError(
+                    f"ImageNet-1k: {root / split} holds archives ({join_first(packed)}): unpack each into a folder of "
+                    "its name"
+                )
             # A flat folder of images needs the list of labels; upstream would read it as a data set of no classes.
             flat = (root / split).is_dir() and not any(entry.is_dir() for entry in (root / split).iterdir())
             require_layout(
@@ -61,7 +76,8 @@ class TinyImageNet(BaseDataset):
 
     The labels count the identifiers (``n01443537`` ...) in sorted order, as a class-folder reader numbers them and as
     public checkpoints expect, not in the order of ``wnids.txt``. The classes in ``metainfo`` are the descriptions of
-    ``words.txt``. The official test images have no labels: results are reported on ``"val"``.
+    ``words.txt``. The official test images have no labels: results are reported on ``"val"``, whose images may also lie
+    in one folder a class, as public scripts sort them.
 
     Args:
         data_root: The folder ``tiny-imagenet-200`` with ``wnids.txt``, ``words.txt``, ``train`` and ``val``.
@@ -81,7 +97,8 @@ class TinyImageNet(BaseDataset):
             raise ValueError(f"Tiny ImageNet: split must be 'train' or 'val' (test has no labels), got {split!r}")
         self.split = split
         root = Path(data_root).expanduser()
-        entries = ("train/",) if split == "train" else ("val/val_annotations.txt", "val/images/")
+        self._listed = split == "val" and not any(entry.is_dir() for entry in (root / "val").glob("n*"))
+        entries = ("val/val_annotations.txt", "val/images/") if self._listed else (f"{split}/",)
         require_layout(
             "Tiny ImageNet",
             root,
@@ -103,14 +120,15 @@ class TinyImageNet(BaseDataset):
         """Return one dict a sample: ``img_path`` and ``gt_label``."""
         root = Path(self.data_root).expanduser()
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
-        read = self._validation if self.split == "val" else self._training
+        read = self._from_list if self._listed else self._from_folders
         return read(root / self.split, label_of)
 
     @staticmethod
-    def _training(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
+    def _from_folders(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
         samples: list[dict[str, Any]] = []
         for wnid, label in label_of.items():
             folder = root / wnid / "images"
+            folder = folder if folder.is_dir() else root / wnid
             images = sorted(path for path in folder.glob("*") if is_image(path.name))
             if not images:
                 raise FileNotFoundError(f"Tiny ImageNet: no image in {folder.absolute()}: unpack anew")
@@ -118,12 +136,11 @@ class TinyImageNet(BaseDataset):
         return samples
 
     @staticmethod
-    def _validation(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
+    def _from_list(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
         annotations = root / "val_annotations.txt"
         samples = []
         for number, line in enumerate(read_lines(annotations), start=1):
-            name, _, rest = line.partition("\t")
-            wnid = rest.partition("\t")[0]
+            name, wnid = [*line.split(), ""][:2]
             if wnid not in label_of:
                 raise ValueError(f"{annotations.absolute()}, line {number}: {wnid!r} is not among wnids.txt")
             samples.append({"img_path": str(root / "images" / name), "gt_label": label_of[wnid]})

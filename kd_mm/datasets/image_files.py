@@ -14,7 +14,7 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 #: File endings of images in lower case, in the order in which they are preferred.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _EXIF_ORIENTATION, _SIDEWAYS, _BITS_OF_TIFF = 274, (5, 6, 7, 8), 258
 
 

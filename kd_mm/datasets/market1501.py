@@ -123,10 +123,10 @@ class Market1501(DamagedImageCheck, BaseDataset):
             else:
                 samples.append({"img_path": path, "pid": int(found[1]), "camid": int(found[2]), "role": part})
         self.report_unusable(unusable, len(names), str(folder.absolute()))
+        others = sorted({os.path.splitext(name)[1] for name in {*files} - {*names}} - {".db"})
+        if samples and others:
+            self._warn(f"files of {', '.join(others)} in {folder.absolute()} are not read")
         if not samples:
-            others = sorted(
-                {os.path.splitext(name)[1] for name in files} - {os.path.splitext(name)[1] for name in names}
-            )
             folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
             there = f", but folders ({join_first(folders)}), which are not looked into" if folders else ""
             there = f", but files of {', '.join(others)}, which are not read" if others else there

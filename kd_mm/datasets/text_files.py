@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -33,6 +35,24 @@ def read_text(path: str | Path, backend_args: dict[str, Any] | None = None) -> s
 def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> list[str]:
     """Return the lines of a text file without blanks at their ends, and without empty ones."""
     return [line.strip() for line in read_text(path, backend_args).splitlines() if line.strip()]
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Return the class names in a file: a JSON list, or one name a line, or one line with commas.
+
+    Comments, quotes around names, commas behind those, and numbers before names that count the lines are left out.
+    """
+    lines = [line for line in read_lines(path) if not line.startswith("#")]
+    if lines and lines[0].startswith("["):
+        with contextlib.suppress(ValueError):
+            return list(map(str, json.loads(" ".join(lines))))
+    if len(lines) == 1:
+        lines = [name.strip() for name in lines[0].split(",") if name.strip()]
+    numbered = [re.match(r"(\d+)[\s:,.)]+", line) for line in lines]
+    numbers = [int(number[1]) for number in numbered if number]
+    if lines and numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+        lines = [line[number.end() :] for line, number in zip(lines, numbered, strict=True) if number]
+    return [name[1:-1] if re.fullmatch(r"(['\"]).+\1", name := line.rstrip(",")) else line for line in lines]
 
 
 def names_in_list(lines: list[str], images: ImageFolder, annotations: str) -> tuple[list[str], str]:

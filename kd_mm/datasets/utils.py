@@ -13,6 +13,8 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 
+from kd_mm.utils.suggest import join_first
+
 
 def require_layout(name: str, folder: str | Path, expected: Iterable[str], source: str) -> None:
     """Stop unless ``folder`` holds every entry of ``expected``.
@@ -30,8 +32,14 @@ def require_layout(name: str, folder: str | Path, expected: Iterable[str], sourc
     expected = list(expected)
     lacking = [entry for entry in expected if not (root / entry).exists()]
     if lacking:
+        near = root if root.is_dir() else root.parent
+        entries = sorted(entry for entry in near.iterdir()) if near.is_dir() else []
         found = f"it lacks {', '.join(lacking)}" if root.is_dir() else "no such folder"
+        found += f" (there are: {join_first([entry.name for entry in entries])})" if entries else ""
         found = "it is a file, not a folder (unpack an archive)" if root.is_file() else found
+        for other in (root.parent, *entries):
+            if all((other / entry).exists() for entry in expected):
+                found += f"; {other} has them"
         raise FileNotFoundError(
             f"{name} not found: looked in {root} for {', '.join(expected)}, but {found}. Nothing is downloaded: get it "
             f"from {source} and put it there, or set data_root."

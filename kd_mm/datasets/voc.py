@@ -192,7 +192,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         """Return the names of the images, in the order of the list."""
         path = Path(self.ann_file)
         if self._local and not path.is_file():
-            lists = sorted(item.name for item in path.parent.glob("*.txt"))
+            lists = sorted(item.name for item in path.parent.glob("*.[tT][xX][tT]"))
             near = difflib.get_close_matches(path.name, lists, n=1)
             hint = f", did you mean {near[0]}?" if near else " (it is a folder)" if path.is_dir() else ""
             there = f"are: {join_first(lists)}" if lists else f"is no *.txt in {path.parent.absolute()}"
@@ -226,7 +226,9 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         return path
 
     def _annotation_path(self, name: str) -> str:
-        return os.path.join(self.sub_data_root, self.ann_subdir, f"{name}.xml")
+        path = os.path.join(self.sub_data_root, self.ann_subdir, name)
+        upper = self._local and not os.path.isfile(f"{path}.xml") and os.path.isfile(f"{path}.XML")
+        return f"{path}.XML" if upper else f"{path}.xml"
 
     def _read_annotation(self, path: str) -> VOCAnnotation:
         if self._local and not os.path.isfile(path):

@@ -148,10 +148,12 @@ class AnnotationReport:
                 "neither learned nor scored: set it to 0 in the annotations"
             )
         if self.known and not any(right > left and bottom > top for left, top, right, bottom in boxes):
-            fractions = f" (their largest number is {self.largest:g}: fractions of the image?)"
+            what = f" (their numbers reach {self.largest:g}: are they of images of another size?)"
+            if self.largest <= 1:
+                what = f" (their largest number is {self.largest:g}: fractions of the image?)"
             raise ValueError(
-                f"none of the {self.known.total()} boxes of {lists} has an area{fractions * (self.largest <= 1)}: "
-                "<bndbox> holds pixels, counted from 1"
+                f"none of the {self.known.total()} boxes of {lists} has an area inside of its image{what}: <bndbox> "
+                "holds pixels, counted from 1"
             )
 
     def lines(self) -> list[str]:

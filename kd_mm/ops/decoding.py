@@ -5,6 +5,20 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+#: What a file is that begins so, and how it becomes another.
+_OTHER_FILES = {
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS to a file that is not here: git lfs pull",
+    b"<!DOCTYPE": "a web page, not what was to be downloaded",
+    b"<html": "a web page, not what was to be downloaded",
+}
+
+
+def other_file(head: bytes) -> str:
+    """Return what else a file is than text, an image or a checkpoint, by its first bytes; empty if not known."""
+    return next((what for start, what in _OTHER_FILES.items() if head.startswith(start)), "")
+
 
 def decode(content: bytes, origin: str | Path) -> str:
     """Decode UTF-8 with or without a byte order mark, or UTF-16.
@@ -24,6 +38,8 @@ def decode(content: bytes, origin: str | Path) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
+        if what := other_file(content):
+            raise ValueError(f"{origin} is {what}") from None
         raise ValueError(
             f"{origin} is text neither of UTF-8 nor of UTF-16 ({error.reason}): save it as UTF-8"
         ) from None

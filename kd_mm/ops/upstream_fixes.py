@@ -15,9 +15,10 @@
   left out.
 * ``mmpretrain.CustomDataset`` counts hidden folders (``.ipynb_checkpoints``) and those of archives and file servers as
   classes, and moves all labels behind them (mmpretrain 1.3.6). They are none. Class folders without any image end in
-  one line that says what they hold, not in a ``RuntimeError``. Its lists may have a tab or a comma before the label.
+  one line that says what they hold, not in a ``RuntimeError``. One line of the log counts files
+  in them that are not read. Its lists may have quotes around the names, and a tab or a comma before the label.
 * ``mmengine.list_from_file`` reads UTF-8 alone and takes a byte order mark for part of the first name (mmengine
-  0.10.12). It reads UTF-16 too, and leaves out the mark and blanks at the ends of lines.
+  0.10.12). It reads UTF-16 too, and leaves out the mark, empty lines and blanks at the ends of lines.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import logging
+import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mmengine.fileio import get
+from mmengine.logging import print_log
 
 from kd_mm.ops.decoding import decode
 
@@ -119,23 +124,39 @@ def patch_class_folders(module: ModuleType) -> None:
     @functools.wraps(collect)
     def get_samples(root: str, *args: Any, **kwargs: Any) -> tuple[list[Any], set[str] | None]:
         samples, empty = collect(root, *args, **kwargs)
+        unread = _unread(root, args[0] or [""], {path for path, *_ in samples} if args[0] else set(samples))
+        found = ", ".join(f"{count} of {ending}" for ending, count in unread.most_common())
         if not samples:
             if loose := [file.name for file in Path(root).iterdir() if kwargs["is_valid_file"](file.name)]:
                 raise FileNotFoundError(
                     f"the images of {root} are in no folder ({loose[0]} and so on): make one for each class, or give a "
                     "list of images and labels as ann_file"
                 )
-            endings = sorted({file.suffix for file in Path(root).rglob("*") if file.is_file()})
-            found = f"files of {', '.join(endings[:4])}" if endings else "no file"
-            raise FileNotFoundError(f"{root} and its folders hold no image that is read, there is {found}")
+            raise FileNotFoundError(f"{root} and its folders hold no image that is read ({found or 'no file'})")
+        if found:
+            text = f"{root}: {unread.total()} files in its folders are not read: {found}"
+            print_log(text, "current", logging.WARNING)
         return samples, empty
 
     read = module.list_from_file
 
     def list_from_file(*args: Any, **kwargs: Any) -> list[str]:
-        return [re.sub(r"[\s,;]+(\d+)$", r" \1", line) for line in read(*args, **kwargs)]
+        return [re.sub(r"^([\"']?)(.+?)\1[\s,;]+(\d+)$", r"\2 \3", line) for line in read(*args, **kwargs)]
 
     vars(module).update(find_folders=find_folders, get_samples=get_samples, list_from_file=list_from_file)
+
+
+def _unread(root: str, folders: Iterable[str], read: set[str]) -> Counter[str]:
+    """Count the files in folders below a root that are not among those that are read, by ending."""
+    found: Counter[str] = Counter()
+    for folder in folders:
+        for path, _, files in os.walk(os.path.join(root, folder)):
+            below = os.path.relpath(path, root)
+            for name in files:
+                if os.path.normpath(f"{below}/{name}") not in read and not name.startswith("."):
+                    there = os.path.exists(os.path.join(path, name))
+                    found[os.path.splitext(name)[1] or "no ending" if there else "links that lead nowhere"] += 1
+    return found
 
 
 def patch_lists(module: ModuleType) -> None:
@@ -144,6 +165,6 @@ def patch_lists(module: ModuleType) -> None:
     def get_text(path: str | Path, encoding: str = "utf-8", **options: Any) -> str:
         content = get(path, **options)
         text = decode(content, path) if encoding == "utf-8" else content.decode(encoding)
-        return "\n".join(line.rstrip() for line in text.splitlines())
+        return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
     vars(module)["get_text"] = get_text

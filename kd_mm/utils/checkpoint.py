@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,11 @@ from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor, nn
 
+from kd_mm.ops.decoding import other_file
 from kd_mm.utils.foreign_weights import FAMILIES, own_names
 from kd_mm.utils.suggest import nearest_file
 
 _STATISTICS = ("min", "max", "current", "mean")
-_INCOMPLETE = "{} is no checkpoint, or cut short: was the download or the run that wrote it interrupted?"
 _DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
 
 
@@ -43,20 +44,34 @@ def load_safely(file: Path) -> Any:
         try:
             return importlib.import_module("safetensors.torch").load_file(file)
         except safetensors.SafetensorError as error:
-            raise ValueError(_INCOMPLETE.format(file)) from error
+            raise ValueError(_incomplete(file)) from error
     try:
         with _allowing(_logged_types()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
-            raise ValueError(_INCOMPLETE.format(file)) from error
+            raise ValueError(_incomplete(file)) from error
         raise UnsafeCheckpointError(
             f"checkpoint {file} cannot be read safely: it holds a {refused[1]}, and only weights and what mmengine "
             "logs are read; keep its weights alone: torch.save({'state_dict': ...}, PATH)"
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, ValueError) as error:
-        raise ValueError(_INCOMPLETE.format(file)) from error
+        raise ValueError(_incomplete(file)) from error
+
+
+def _incomplete(file: Path) -> str:
+    with file.open("rb") as opened:
+        head = opened.read(40)
+    what = other_file(head)
+    if what and head.startswith(b"PK"):  # as checkpoints are
+        inside = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else ["data.pkl"]
+        what = "" if any(name.endswith("data.pkl") for name in inside) else what
+        if any("/code/" in name for name in inside):
+            what = "of TorchScript: write its state_dict() by torch.save"
+    if what:
+        return f"{file} is no checkpoint but {what}"
+    return f"{file} is no checkpoint, or cut short: was the download or the run that wrote it interrupted?"
 
 
 def is_safetensors(file: Path) -> bool:

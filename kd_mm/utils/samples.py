@@ -47,15 +47,42 @@ class NamedPipeline(Compose):
         """Run the steps on one sample.
 
         Raises:
-            SampleError: One of them failed.
+            SampleError: One of them failed, or left out a sample of an evaluation.
         """
         sample = data.get("img_path") or f"sample {data.get('sample_idx')}"
         for step in self.transforms:
             data = run_step(step, data, self.name, sample)
             self.dropped_by = type(step).__name__ if data is None else ""
+            if data is None and not self.name.startswith("train_dataloader"):
+                raise SampleError(f"{self.name}: {self.dropped_by} leaves out {sample}, which an evaluation needs")
             if data is None:
                 return None
         return data
+
+
+class NamedSamples:
+    """The ``prepare_data`` of a data set, whose errors outside of its pipeline name it.
+
+    Args:
+        dataset: The data set.
+        name: What it is called in a message.
+    """
+
+    def __init__(self, dataset: BaseDataset, name: str) -> None:
+        self.dataset, self.name = dataset, name
+
+    def __call__(self, index: int) -> Any:
+        """Return one sample.
+
+        Raises:
+            SampleError: It cannot be made.
+        """
+        try:
+            return type(self.dataset).prepare_data(self.dataset, index)
+        except OneLineError:
+            raise
+        except Exception as error:
+            raise SampleError(f"{self.name}: sample {index} fails: {describe_failure(error)}") from error
 
 
 class NamedStep:
@@ -169,7 +196,9 @@ def name_pipelines(key: str, dataset: Any) -> None:
     """Let errors inside of the pipelines of a data set, wrapped or joined, name its ``key`` in the config."""
     for part in base_datasets(dataset):
         if not isinstance(part.pipeline, NamedPipeline):
-            part.pipeline = NamedPipeline(part.pipeline, f"{key} ({type(part).__name__})")
+            name = f"{key} ({type(part).__name__})"
+            part.pipeline = NamedPipeline(part.pipeline, name)
+            vars(part)["prepare_data"] = NamedSamples(part, name)
     for mixing in mixing_datasets(dataset):
         name = f"{key} ({type(mixing).__name__})"
         mixing.pipeline = [step if isinstance(step, NamedStep) else NamedStep(step, name) for step in mixing.pipeline]

@@ -111,7 +111,8 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, FileExistsError) and error.filename:
         return f"{error.filename} is a file, not a folder"
     if isinstance(error, NotADirectoryError) and error.filename:
-        return f"{error.filename} is a file, not a folder"
+        file = next((folder for folder in Path(error.filename).parents if folder.is_file()), error.filename)
+        return f"{file} is a file, not a folder"
     message = str(error).strip()
     if message.startswith("Caught ") and " in DataLoader worker " in message.splitlines()[0]:
         return f"in a worker of a data loader: {message.splitlines()[-1]}"

@@ -57,7 +57,7 @@ def test_boxes_out_of_their_image(tmp_path: Path) -> None:
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "b.png").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"b\.png is a folder, not an image \(1 of 1"):
+    with pytest.raises(FileNotFoundError, match=r"b\.png is a folder, not an image \(missing are 1 of 1"):
         check_data("train_dataloader", read(tmp_path, "b.png"))
     with pytest.raises(FileNotFoundError, match="write / for the backslashes in the annotations"):
         check_data("train_dataloader", read(tmp_path, "images\\c.png"))
@@ -79,7 +79,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     [
         ({"image_id": "0"}, "has the id of one of its images: image_id is '0' and so on, the images have 0"),
         ({"category_id": 7}, "has the id of one of its categories: category_id is 7 and so on, the categories have 1"),
-        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "the annotations have cat: are the boxes of 'cat' in pixels?"),
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "there are 1 narrower or lower than a pixel (are they in pixels?)"),
         ({"categories": ("cat ",)}, "names in the annotations have blanks at their ends ('cat '): remove them"),
     ],
 )

@@ -58,6 +58,18 @@ def test_tiny_imagenet_as_editors_leave_it(tiny: Path, encoding: str) -> None:
     assert len(TinyImageNet(data_root=str(tiny))) == 6
 
 
+def test_tiny_imagenet_sorted_into_folders(tiny: Path) -> None:
+    for name, wnid in (("val_0", "n02"), ("val_1", "n01")):
+        (tiny / "val" / wnid).mkdir()
+        (tiny / "val" / "images" / f"{name}.JPEG").rename(tiny / "val" / wnid / f"{name}.JPEG")
+    (tiny / "val" / "images").rmdir()
+    val = TinyImageNet(data_root=str(tiny), split="val")
+    assert [(Path(val[i]["img_path"]).name, val[i]["gt_label"]) for i in range(2)] == [
+        ("val_1.JPEG", 0),
+        ("val_0.JPEG", 1),
+    ]
+
+
 def test_tiny_imagenet_config_gives_images_of_64_pixels(tiny: Path) -> None:
     config = Config.fromfile(CONFIGS / "tiny_imagenet.py")
     for loader in (config.train_dataloader, config.val_dataloader):
@@ -91,6 +103,9 @@ def test_cub_reads_the_official_layout(tmp_path: Path) -> None:
     config = Config.fromfile(CONFIGS / "cub200.py")
     for loader in (config.train_dataloader, config.test_dataloader):
         assert DATASETS.build({**loader.dataset, "data_root": str(tmp_path)})[0]["inputs"].shape == (3, 224, 224)
+    (tmp_path / "images.txt").write_text("1 001.Bird/b1.jpg\n\n2 002.Odd bird/b2.jpg\n")
+    with pytest.raises(ValueError, match="images.txt: line 2 is '2 002.Odd bird/b2.jpg', not an image's number and"):
+        CUB(data_root=str(tmp_path))
     (tmp_path / "train_test_split.txt").unlink()
     with pytest.raises(FileNotFoundError, match=f"{tmp_path} for images.txt.* it lacks train_test_split.txt"):
         CUB(data_root=str(tmp_path))
@@ -103,7 +118,10 @@ def test_imagenet_reads_class_folders_and_lists(tmp_path: Path) -> None:
         (folder / "x.JPEG").touch()
     assert len(ImageNet(data_root=str(tmp_path), split="train")) == 1000
     (tmp_path / "val").mkdir()
-    (tmp_path / "val" / "y.JPEG").touch()
+    (tmp_path / "val" / "n00000001.tar").touch()
+    with pytest.raises(FileNotFoundError, match=r"holds archives \(n00000001.tar\): unpack each into a folder"):
+        ImageNet(data_root=str(tmp_path), split="val")
+    (tmp_path / "val" / "n00000001.tar").rename(tmp_path / "val" / "y.JPEG")
     with pytest.raises(FileNotFoundError, match="it lacks meta/val.txt.*image-net.org"):
         ImageNet(data_root=str(tmp_path), split="val")
     (tmp_path / "meta").mkdir()

@@ -64,9 +64,10 @@ def test_classes_give_the_order_of_identities(folder: MarketFolder) -> None:
         read(folder, metainfo={"classes": ["Ann"]})
 
 
-def test_other_files_in_the_folders(folder: MarketFolder) -> None:
+def test_other_files_in_the_folders(folder: MarketFolder, warnings: list[str]) -> None:
     train = folder.root / "bounding_box_train"
-    (train / "Thumbs.db").write_bytes(b"x")
+    for name in ("Thumbs.db", "0002_c1s1_000009_00.gif"):
+        (train / name).write_bytes(b"x")
     (train / "._0002_c1s1_000001_00.jpg").write_bytes(b"x")
     folder.add("bounding_box_train", 2, 3, suffix=".png")
     (train / "1501_c12_f0046182.jpg").write_bytes((folder.add("query", 9, 1)[0]).read_bytes())
@@ -74,6 +75,7 @@ def test_other_files_in_the_folders(folder: MarketFolder) -> None:
     assert len(data) == 26
     last = data.get_data_info(25)
     assert (last["pid"], last["camid"]) == (1501, 12)
+    assert f"files of .gif in {train} are not read" in warnings[0]
 
 
 @pytest.mark.parametrize("split", ["train", "query", "gallery"])

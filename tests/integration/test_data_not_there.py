@@ -81,3 +81,8 @@ def test_reid(tools: Tools, tmp_path: Path) -> None:
     refused(tools.run("train", config, "--work-dir", work_dir), work_dir, words)
     options = ["train_cfg.max_epochs=1", f"val_dataloader.dataset.data_root={tmp_path}/other"]
     warned(tools.train(config, "--work-dir", work_dir, "--cfg-options", *options), words)
+    (tmp_path / "query").rename(images.root / "query")
+    for path in (*(images.root / "query").iterdir(), *(images.root / "bounding_box_test").iterdir()):
+        path.rename(path.with_name(path.name.replace("0001_c", "0002_c")))
+    ended = tools.train(config, "--work-dir", tmp_path / "leak", "--cfg-options", "train_cfg.max_epochs=1")
+    assert "val_dataloader: 1 identities (2) are in the training data too: results on them are too good" in ended.out

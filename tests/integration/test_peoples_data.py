@@ -250,6 +250,32 @@ def leave_out_everything(shapes: Shapes) -> None:
     config.write_text(config.read_text().replace('dict(type="mmdet.PackDetInputs"),', step))
 
 
+def in_all(table: str, **values: Any) -> Callable[[Shapes], object]:
+    """Return what sets values in all entries of a table of the training annotations."""
+    return lambda shapes: rewrite(shapes, lambda content: [entry.update(values) for entry in content[table]])
+
+
+def number_from_four_on(content: dict[str, Any]) -> None:
+    for image in content["images"][4:]:
+        image["id"] -= 4
+
+
+def load_after_resizing(shapes: Shapes) -> None:
+    load, resize = (
+        'dict(type="mmdet.LoadAnnotations", with_bbox=True)',
+        'dict(type="mmdet.Resize", scale=(64, 64), keep',
+    )
+    text, larger = (shapes.root / "config.py").read_text(), resize.replace("64", "96")
+    first = text.index(load)
+    text = text[:first] + larger + "_ratio=True),\n        " + text[first:]
+    (shapes.root / "config.py").write_text(text)
+
+
+def move_boxes(shapes: Shapes) -> None:
+    for path in (shapes.voc.folder / "Annotations").glob("train*"):
+        path.write_text(xml([("disc", (70, 4, 90, 20))], size="<width>64</width><height>64</height>"))
+
+
 REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]] = {
     "class list forgotten": (
         COCO,
@@ -271,6 +297,60 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         lambda shapes: rewrite(shapes, lambda content: [box.pop("area") for box in content["annotations"]]),
         [],
         ["train_dataloader: shapes/train.json: 8 of its 8 annotations have no 'area', which is width times height"],
+    ),
+    "every object a crowd": (
+        COCO,
+        in_all("annotations", iscrowd=1),
+        [],
+        ["train_dataloader: all 8 objects of its 8 images are marked as difficult, as a crowd (iscrowd) or as too "],
+    ),
+    "boxes of other images, read by upstream": (
+        UPSTREAM_VOC,
+        move_boxes,
+        [],
+        ["train_dataloader: all 8 objects of its 8 images are", "or have no area inside of their image"],
+    ),
+    "areas of 0": (
+        COCO,
+        in_all("annotations", area=0),
+        [],
+        ["of 8 boxes of the class list there are 8 with an 'area' of 0, which is to be width times height"],
+    ),
+    "two images of one number": (
+        COCO,
+        lambda shapes: rewrite(shapes, number_from_four_on),
+        [],
+        ["train_dataloader: shapes/train.json: 4 ids are those of two images (0, 1, 2, 3): number the images anew"],
+    ),
+    "annotations that are packed": (
+        COCO,
+        lambda shapes: (shapes.voc.folder / "train.json").write_bytes(b"PK\x03\x04\xe9\xff"),
+        [],
+        ["shapes/train.json: it is not JSON (shapes/train.json is a zip archive: unpack it)"],
+    ),
+    "boxes loaded after resizing": (
+        VOC,
+        load_after_resizing,
+        [],
+        ["train_dataloader: Resize comes before LoadAnnotations, and so leaves the boxes as they are: load first"],
+    ),
+    "a folder named twice": (
+        COCO,
+        lambda shapes: rewrite(
+            shapes,
+            lambda content: [each.update(file_name=f"JPEGImages/{each['file_name']}") for each in content["images"]],
+        ),
+        [],
+        [
+            "JPEGImages/JPEGImages/train000.jpg does not exist (missing are 8 of 8",
+            "but shapes/JPEGImages/train000.jpg does",
+        ],
+    ),
+    "a list of images in the folder above": (
+        COCO,
+        lambda shapes: (shapes.voc.folder / "train.json").rename(shapes.voc.folder / "Train.json"),
+        [],
+        ["shapes/train.json does not exist, did you mean 'Train.json'?"],
     ),
     "a COCO file without sizes": (
         COCO,
@@ -300,7 +380,7 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         COCO,
         lambda shapes: [path.rename(path.with_suffix(".JPG")) for path in (shapes.image("x").parent).iterdir()],
         [],
-        ["train000.jpg does not exist, but shapes/JPEGImages/train000.JPG does: name it so in the annotations"],
+        ["(missing are 8 of 8 images looked for), but shapes/JPEGImages/train000.JPG does: name it so in the "],
     ),
     "a step that leaves out everything": (
         VOC,
@@ -312,7 +392,7 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         COCO,
         lambda shapes: shapes.coco(scale=1 / 64),
         [],
-        ["no object of 8 images", "are the boxes of 'square' in pixels?"],
+        ["no object of 8 images", "there are 8 narrower or lower than a pixel (are they in pixels?)"],
     ),
     "classes in another order than the categories": (
         COCO,
@@ -468,6 +548,26 @@ def test_class_without_an_object_is_mentioned(tools: Tools, shapes: Shapes) -> N
     warning(shapes.run(tools), "train_dataloader: 1 of 3 classes have no object: bar")
 
 
+def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
+    """With names of images and classes as other programs write them, and the mean of images between 0 and 1."""
+    shapes.config(COCO)
+    rewrite(shapes, lambda content: [box.update(area=0) for box in content["annotations"][:3]])
+    (shapes.root / "names.txt").write_text("# mine\n1: square\n2: disc\n3: bar\n")
+    names = [f"{part}_dataloader.dataset.metainfo.classes=names.txt" for part in ("train", "val", "test")]
+    ended = shapes.run(tools, *names, "model.data_preprocessor.std=[0.2,0.2,0.2]")
+    line = warning(ended, "train.json: of 8 boxes of the class list there are 3 with an 'area' of 0")
+    assert line.endswith("; they are left out")
+    assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
+
+
+def test_endings_that_windows_gives(tools: Tools, shapes: Shapes) -> None:
+    for path in [*(shapes.voc.folder / "Annotations").iterdir(), *(shapes.voc.folder / "JPEGImages").iterdir()]:
+        path.rename(path.with_suffix(".XML" if path.suffix == ".xml" else ".jfif"))
+    ended = shapes.run(tools)
+    assert ended.status == 0, ended.err
+    assert "Epoch(train) [1][2/2]" in ended.out
+
+
 def test_an_error_in_a_step_that_mixes_images(tools: Tools, shapes: Shapes) -> None:
     mixing = """
 inner = dict({data}, data_root="shapes/", ann_file="ImageSets/Main/train.txt", pipeline=pipelines["train"][:2],
@@ -510,9 +610,12 @@ def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, f
     for number, path in enumerate(sorted((folders.data / "train" / "red").iterdir())):
         Image.open(path).save(path.with_suffix((".WEBP", ".TIFF", ".Png")[number % 3]))
         path.unlink()
+    (folders.data / "train" / "blue" / "more.heic").write_bytes(b"")
+    (folders.data / "train" / "blue" / "more.png").symlink_to("/nowhere/more.png")
     ended = folders.train(tools)
     assert ended.status == 0, ended.err
     assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
+    assert "2 files in its folders are not read: 1 of .heic, 1 of links that lead nowhere" in ended.out
 
 
 def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
@@ -552,8 +655,9 @@ def test_lists_of_labels(tools: Tools, folders: Folders, encoding: str) -> None:
         labels = [
             sorted(path.name for path in (folders.data / split).iterdir()).index(file.parent.name) for file in files
         ]
+        quote = '"' * (separator == ",")
         lines = [
-            f"{file.relative_to(folders.data / split)}{separator}{label} \r\n"
+            f"{quote}{file.relative_to(folders.data / split)}{quote}{separator}{label} \r\n"
             for file, label in zip(files, labels, strict=True)
         ]
         (folders.data / f"{split}.txt").write_bytes("".join(lines).encode(encoding))
@@ -584,6 +688,42 @@ def test_one_image_of_four_channels_late_in_an_epoch(tools: Tools, folders: Fold
     (line,) = ended.err.splitlines()
     assert " do not make a batch: RuntimeError: stack expects each tensor to be equal size" in line
     assert "; let the pipeline resize all images" in line
+
+
+STEP = """
+from mmcv.transforms import TRANSFORMS, BaseTransform
+
+
+@TRANSFORMS.register_module(force=True)
+class Odd(BaseTransform):
+    def transform(self, results):
+        if "val" in results["img_path"] and results["img_path"].endswith("004.png"):
+            return None
+        return results if "041" not in results["img_path"] else {ending}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ("results", "val_dataloader (CustomDataset): Odd leaves out "),
+        ("__import__('os')._exit(9)", "error: a worker of a data loader exited unexpectedly"),
+        ("{}['key']", "error: train_dataloader (CustomDataset): Odd fails on "),
+    ],
+)
+def test_a_step_of_ones_own(tools: Tools, folders: Folders, ending: str, words: str) -> None:
+    """It leaves out an image of an evaluation, or ends the worker, as a machine without memory does."""
+    name = f"odd_{len(ending)}"
+    (folders.config.parent / f"{name}.py").write_text(STEP.format(ending=ending))
+    step = "pipeline.insert(1, dict(type='Odd'))"
+    with folders.config.open("a") as file:
+        file.write(f"\ncustom_imports = dict(imports=['{name}'])\ntrain_{step}\ntest_{step}\n")
+    path = {"PYTHONPATH": str(folders.config.parent)}
+    options = ["train_cfg.max_epochs=1", "train_dataloader.num_workers=1"]
+    work_dir = ["--work-dir", folders.data.parent / "run", "--cfg-options"]
+    ended = tools.run("train", folders.config, *work_dir, *options, env=path)
+    assert ended.status == 2, ended.err
+    assert words in ended.err.splitlines()[-1]
 
 
 def test_a_network_of_other_channels_than_its_images(tools: Tools, world: World, folders: Folders) -> None:
@@ -646,9 +786,7 @@ def test_labels_counted_from_one(tools: Tools, folders: Folders) -> None:
 def test_class_folders_without_images(tools: Tools, folders: Folders) -> None:
     for path in folders.data.rglob("*.png"):
         path.rename(path.with_suffix(".heic"))
-    assert "/data/train and its folders hold no image that is read, there is files of .heic" in one_line(
-        folders.train(tools)
-    )
+    assert "/data/train and its folders hold no image that is read (60 of .heic)" in one_line(folders.train(tools))
 
 
 def test_a_checkpoint_of_other_classes(tools: Tools, world: World, folders: Folders) -> None:

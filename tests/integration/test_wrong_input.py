@@ -44,6 +44,7 @@ def checkpoints(world: World) -> dict[str, Path]:
 
     content = world.checkpoint.read_bytes()
     files = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\nnot found\n</html>\n"}
+    files["pointer"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 4\n"
     for name, data in files.items():
         (world.folder / f"{name}.pth").write_bytes(data)
     return {
@@ -192,9 +193,32 @@ def test_the_best_checkpoint_by_a_metric_that_is_not_there(tools: Tools, world: 
     )
 
 
+def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World, tmp_path: Path) -> None:
+    options = ["default_hooks.checkpoint.save_best=auto", "train_cfg.max_epochs=1", "train_cfg.val_interval=5"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "run", "--cfg-options", *options)
+    words = "default_hooks.checkpoint.save_best: there will be no metric, the training ends at 1, before train_cfg.val_"
+    assert words in ended.out
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (
+            'val_evaluator = dict(_delete_=True, type="SingleLabelMetric", average="makro")',
+            "val_evaluator: an option of SingleLabelMetric does not fit: AssertionError: Invalid `average` argument",
+        ),
+        (
+            'optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"bakbone": dict(lr_mult=0.1)}))',
+            "custom_keys: no parameter has 'bakbone' in its name, did you mean 'backbone'?",
+        ),
+        (
+            'train_dataloader = dict(dataset=dict(pipeline=dict(_delete_=True, type="LoadImageFromFile")))',
+            "train_dataloader.dataset.pipeline: it is one step, not a list of steps",
+        ),
+        (
+            "data_preprocessor = dict(std=[0.0, 0.0, 0.0])",
+            "train_dataloader: mean and std of the data_preprocessor make pixels that are not finite",
+        ),
         (
             'custom_hooks = [dict(type="EarlyStoppingHook", monitor="top1", rule="greater")]',
             "custom_hooks.0.monitor: the validation gives no metric 'top1', did you mean 'accuracy/top1'?",
@@ -217,11 +241,14 @@ def test_a_metric_that_can_never_be_there(tools: Tools, world: World, tmp_path: 
 
 def test_keys_of_the_command_line_that_nothing_reads(tools: Tools, world: World, tmp_path: Path) -> None:
     """A value that the config's file has copied elsewhere would change nothing."""
-    config = world.write("variables.py", '_base_ = "plain.py"\nown = dict(note=7)\n')
+    nested = 'steps = dict(val=[dict(type="LoadImageFromFile"), dict(type="PackInputs")])\n'
+    copied = 'val_dataloader = dict(dataset=dict(pipeline=steps["val"]))\n'
+    config = world.write("variables.py", f'_base_ = "plain.py"\nown = dict(note=7)\n{nested}{copied}')
     for option, words in {
         "trian_cfg.max_epochs=2": "nothing reads the key 'trian_cfg', did you mean 'train_cfg'?",
         "test_pipeline.1.type=Resize": "'test_pipeline' any more, it was copied when the config was read: set "
         "val_dataloader.dataset.pipeline.1.type or test_dataloader.dataset.pipeline.1.type",
+        "steps.val.1.type=Resize": "nothing reads 'steps' any more, it was copied when the config was read: set",
     }.items():
         refused(tools.run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", option), words)
     # A variable of the user's own, copied nowhere.
@@ -356,7 +383,8 @@ def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, 
         ("extra keys", ["does not fit", "1 left over (head.extra)"]),
         ("truncated", ["truncated.pth is no checkpoint, or cut short"]),
         ("empty", ["empty.pth is no checkpoint, or cut short"]),
-        ("text", ["text.pth is no checkpoint, or cut short"]),
+        ("text", ["text.pth is no checkpoint but a web page"]),
+        ("pointer", ["pointer.pth is no checkpoint but a pointer of Git LFS"]),
         ("executable", ["cannot be read safely", "shutil.rmtree"]),
         ("noise", ["teacher 'teacher' scores", "chance is 33.3%", "min_score=0"]),
     ],

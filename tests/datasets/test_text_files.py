@@ -1,0 +1,26 @@
+"""Files of class names as people write them."""
+
+from pathlib import Path
+
+import pytest
+
+from kd_mm.datasets.text_files import read_names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat\n\ngreat dog \n", ["cat", "great dog"]),
+        ("# my pets\n'cat',\n\"dog\"\n", ["cat", "dog"]),
+        ("cat, dog,eel\n", ["cat", "dog", "eel"]),
+        ('["cat",\n "dog"]', ["cat", "dog"]),
+        ("0 cat\n1 dog\n", ["cat", "dog"]),
+        ("1: cat\n2: 3 dogs\n", ["cat", "3 dogs"]),
+        ("3 cats\n2 dogs\n", ["3 cats", "2 dogs"]),
+        ("0\n1\n2\n", ["0", "1", "2"]),
+        ("tench, Tinca tinca\ngoldfish\n", ["tench, Tinca tinca", "goldfish"]),
+    ],
+)
+def test_names(tmp_path: Path, text: str, names: list[str]) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    assert read_names(tmp_path / "names.txt") == names
