@@ -207,6 +207,8 @@ class Networks:
                     f"{name!r} at {other.shape[1]} over {other.shape[2]}: losses on dense logits need equal strides, "
                     "anchors and classes; use losses on stages"
                 )
+            if own is not None and own.ndim == 3 and (reason := self.task.incomparable(self.student, teacher.model)):
+                raise ValueError(f"teacher {name!r}: {reason}: use losses on stages (mtkd_ssr, pkd, cwd, fgd)")
         return logits
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kd_mm.losses.region_output import REGION_TAPS, first_of, is_cascade, num_maps, region_predictions, takes_regions
 from kd_mm.stages.tap import child
-from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader
+from kd_mm.tasks.prediction_readers import DenseReader, LogitsReader, RoIReader, ScoreReader
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DetectorHeads:
         else:
             levels = num_maps(model)
         generator = getattr(dense, "prior_generator", None)
-        if generator is None or not hasattr(dense, "cls_out_channels"):
+        if generator is None or not (hasattr(dense, "cls_out_channels") or _is_yolo(dense)):
             dense = None
         elif roi is None:
             levels = generator.num_levels
@@ -60,7 +60,11 @@ class DetectorHeads:
         """Return how the class logits are read; ``None`` where there are none on regions or on a grid."""
         if self.roi is not None:
             return RoIReader(student, self.levels, self.cascade)
-        return None if self.dense is None else DenseReader(self.levels, self.dense.cls_out_channels)
+        if self.dense is None:
+            return None
+        if _is_yolo(self.dense):
+            return ScoreReader(self.levels, self.dense.num_classes)
+        return DenseReader(self.levels, self.dense.cls_out_channels)
 
     def incomparable(self, other: DetectorHeads) -> str:
         """Return why the class logits of another detector's head are not those of the same regions or positions."""
@@ -77,9 +81,10 @@ class DetectorHeads:
 
     @property
     def grid(self) -> tuple[Any, ...]:
-        """Strides, anchors a position by level, and channels of an anchor of the dense head."""
+        """Strides, anchors a position by level, and channels of an anchor of the dense head; of YOLOv3 their sizes."""
         generator = self.dense.prior_generator
-        return [tuple(stride) for stride in generator.strides], generator.num_base_priors, self.dense.cls_out_channels
+        kind = generator.base_sizes if _is_yolo(self.dense) else self.dense.cls_out_channels
+        return [tuple(stride) for stride in generator.strides], generator.num_base_priors, kind
 
     def run(self, features: Any, inputs: Tensor) -> Any:
         """Run the head whose logits are read; a RoI head on the upper left quarter of each image."""
@@ -88,6 +93,11 @@ class DetectorHeads:
             regions = inputs.new_tensor([[i, 0.0, 0.0, width / 2, height / 2] for i in range(len(inputs))])
             return region_predictions(self.roi, features, regions, self.cascade)[0]
         return None if self.dense is None else self.dense(features)
+
+
+def _is_yolo(head: Any) -> bool:
+    """Return whether a dense head is YOLOv3's: box, object and classes are channels of one map."""
+    return hasattr(head, "num_attrib")
 
 
 def _num_classes(owner: nn.Module) -> int | None:

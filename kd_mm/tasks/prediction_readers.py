@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_mm.losses.dense_output import flatten_levels
+from kd_mm.losses.functional import full_precision
 from kd_mm.losses.region_output import map_taps, region_predictions, student_taps
 
 
@@ -61,6 +63,22 @@ class DenseReader(LogitsReader):
     ) -> Tensor:
         """Return the network's own logits; see the base class."""
         return flatten_levels([records[tap] for tap in self.taps], self.classes)
+
+
+class ScoreReader(DenseReader):
+    """Logits of the class scores of YOLOv3's head ``(B, N, K)``, of K classes.
+
+    A score is the probability of the class times that of an object, as the head predicts. The channels of an anchor are
+    its box (4), the logit of an object, and those of the classes, which are trained on objects alone.
+    """
+
+    def read(
+        self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
+    ) -> Tensor:
+        """Return the network's own logits; see the base class."""
+        values = full_precision(flatten_levels([records[tap] for tap in self.taps], 5 + self.classes))
+        log_score = F.logsigmoid(values[..., 4:5]) + F.logsigmoid(values[..., 5:])
+        return log_score - torch.log(-torch.expm1(log_score.clamp(max=-1e-6)))  # a score of 1 has no logit
 
 
 class RoIReader(LogitsReader):

@@ -325,6 +325,34 @@ def test_background_of_a_softmax_head_does_not_weigh() -> None:
     assert value == pytest.approx(float((weight * divergence).sum() / weight.sum()), rel=1e-3)
 
 
+def test_scores_of_yolo_v3_are_compared_at_equal_anchors_alone() -> None:
+    def yolo() -> Any:
+        full = upstream("mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py", share=1)
+        full.neck.out_channels = full.bbox_head.in_channels = full.bbox_head.out_channels = [16, 16, 16]
+        return full
+
+    model = build(yolo(), yolo(), KD)
+    recorded: dict[str, torch.Tensor] = {}
+    for name, network in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
+        network.bbox_head.register_forward_hook(lambda _m, _a, out, name=name: recorded.update({name: out[0]}))
+    losses = losses_of(model.train())
+    scores = []
+    for name in ("student", "teacher"):
+        anchors = [level.permute(0, 2, 3, 1).reshape(2, -1, 5 + CLASSES) for level in recorded[name]]
+        found = torch.cat(anchors, dim=1).double().sigmoid()
+        scores.append(found[..., 4:5] * found[..., 5:])
+    q, p = scores
+    divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(dim=-1)
+    weight = p.amax(dim=-1)
+    assert float(losses["kd"]) == pytest.approx(float((weight * divergence).sum() / weight.sum()), rel=1e-3)
+    losses["loss_kd"].backward()
+    assert all(layer.weight.grad.any() for layer in model.student.bbox_head.convs_pred)
+    other = yolo()
+    other.bbox_head.anchor_generator.base_sizes[0][0] = (200, 100)
+    with pytest.raises(ValueError, match="teacher 'teacher': YOLOV3Head and YOLOV3Head have other strides, anchors"):
+        build(yolo(), other, KD)
+
+
 #: Backbone and settings of the neck of students of other families.
 BACKBONES = {
     "MobileNetV2": ({"widen_factor": 0.25, "out_indices": (1, 2, 4, 6)}, {"in_channels": [8, 8, 24, 80]}),
