@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mmcv.cnn  # noqa: F401 - registers its parts
+import mmcv.transforms  # noqa: F401 - likewise
 import mmengine.registry
 import pytest
 from mmengine.config import Config
