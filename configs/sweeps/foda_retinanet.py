@@ -1,0 +1,14 @@
+# Runway debris on a CPU, 128 px: a RetinaNet on a ResNet-18 of an eighth of its width, its teacher three times as wide.
+# Run it with: python tools/compare.py configs/sweeps/foda_retinanet.py --jobs 2 --work-dir work_dirs/foda_retinanet
+student = "kd_mm::detection/foda/retinanet_r18w8_foda.py"
+
+seeds = (0, 1, 2)
+metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
+rows = [
+    dict(name="teacher", config="kd_mm::detection/foda/retinanet_r18w24_foda.py", seeds=[0]),
+    dict(name="student", config=student),
+    *(
+        dict(name=recipe, config=student, distiller=recipe, teacher_row="teacher")
+        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd")
+    ),
+]
