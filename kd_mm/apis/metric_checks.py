@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -48,7 +49,7 @@ class MetricCheckHook(Hook):
             return
         chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
         with isolated_rng("metric names"):
-            found = _evaluate(runner, chosen)
+            found = _evaluate(runner, chosen, bool(self.names))
         if found is None:
             return
         names = {name: key for name, key in self.names.items() if name != "auto"}
@@ -116,7 +117,7 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
     return chosen
 
 
-def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
+def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, float] | None:
     """Return the metrics of a few images; None where they cannot be computed."""
     loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
     depths = [vars(metric).get("topk") for metric in evaluator.metrics]
@@ -141,6 +142,8 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
         raise ValueError(
             f"val_evaluator: {files(predictions)} cannot be evaluated: {describe_failure(error)}"
         ) from error
+    if get_world_size() > 1 and not named:  # an error in the first process would leave the others waiting
+        return None
     try:
         return dict(evaluator.evaluate(len(chosen)))
     except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit

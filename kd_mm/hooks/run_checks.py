@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
@@ -157,7 +157,8 @@ class ResumeCheckHook(Hook):
         changed = _changed_options(stored, groups)
         changed += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
         self._reasons += changed
-        self._replayed = bool(changed) and not any(getattr(each, "need_val_args", False) for each in schedules)
+        by_score = any(isinstance(each, ReduceOnPlateauParamScheduler) for each in schedules)
+        self._replayed = bool(changed) and not by_score
 
     def before_train(self, runner: Runner) -> None:
         """Compute the schedules anew where something differs, and warn where nothing is left to train."""

@@ -171,7 +171,10 @@ def describe_failure(error: Exception) -> str:
 
 def without_slice(dataset: Any) -> Any:
     """Return a data set without the engine's slice of it, the ``num_batch_per_epoch`` of a loader."""
-    return getattr(getattr(dataset, "full_init", None), "__self__", dataset)  # a slice hands out what it slices
+    try:
+        return dataset.full_init.__self__  # a slice hands out the methods of what it slices
+    except AttributeError:
+        return dataset
 
 
 def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
