@@ -82,6 +82,8 @@ class NamedSamples:
         except OneLineError:
             raise
         except Exception as error:
+            if isinstance(error, IndexError) and index >= len(self.dataset):
+                raise  # the end of an iteration over the data set
             raise SampleError(f"{self.name}: sample {index} fails: {describe_failure(error)}") from error
 
 
