@@ -69,6 +69,7 @@ def _check_values(key: str, images: Any) -> None:
     """
     if not isinstance(images, torch.Tensor):
         return
+    images = images.float()
     largest, spread = float(images.abs().max()), float(images.std())
     if not math.isfinite(largest):
         raise SampleError(f"{key}: mean and std of the data_preprocessor make pixels that are not finite")

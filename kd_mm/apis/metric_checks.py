@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -49,7 +49,7 @@ class MetricCheckHook(Hook):
             return
         chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
         with isolated_rng("metric names"):
-            found = _evaluate(runner, chosen, bool(self.names))
+            found = _evaluate(runner, chosen)
         if found is None:
             return
         names = {name: key for name, key in self.names.items() if name != "auto"}
@@ -117,8 +117,8 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
     return chosen
 
 
-def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, float] | None:
-    """Return the metrics of a few images; None where they cannot be computed."""
+def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
+    """Return the metrics of a few images; None where they cannot be computed, and outside of the main process."""
     loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
     depths = [vars(metric).get("topk") for metric in evaluator.metrics]
     depth = max((max(depth) for depth in depths if isinstance(depth, list | tuple)), default=1)
@@ -126,7 +126,7 @@ def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, f
         batch = loader.collate_fn([loader.dataset[i] for i in chosen])
         runner.model.eval()
         with torch.no_grad():
-            predictions = runner.model.val_step(batch)
+            predictions = [prediction.cpu() for prediction in runner.model.val_step(batch)]
         scores = predictions[0].get("pred_score")
     except Exception:  # the validation itself says what is wrong
         return None
@@ -142,10 +142,14 @@ def _evaluate(runner: Runner, chosen: Sequence[int], named: bool) -> dict[str, f
         raise ValueError(
             f"val_evaluator: {files(predictions)} cannot be evaluated: {describe_failure(error)}"
         ) from error
-    if get_world_size() > 1 and not named:  # an error in the first process would leave the others waiting
+    if not is_main_process():
         return None
-    try:
-        return dict(evaluator.evaluate(len(chosen)))
+    try:  # not evaluate(), in which other processes would wait for one that fails
+        return {
+            "/".join(filter(None, (metric.prefix, name))): value
+            for metric in evaluator.metrics
+            for name, value in metric.compute_metrics(metric.results).items()
+        }
     except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit
         kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
         raise ValueError(f"val_evaluator: an option of {kinds} does not fit: {describe_failure(error)}") from error

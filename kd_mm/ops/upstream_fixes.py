@@ -15,8 +15,8 @@
   left out.
 * ``mmpretrain.CustomDataset`` counts hidden folders (``.ipynb_checkpoints``) and those of archives and file servers as
   classes, and moves all labels behind them (mmpretrain 1.3.6). They are none. Class folders without any image end in
-  one line that says what they hold, not in a ``RuntimeError``. One line of the log counts files
-  in them that are not read. Its lists may have quotes around the names, and a tab or a comma before the label.
+  one line that says what they hold, not in a ``RuntimeError``. One line of the log counts files in them that are not
+  read. Its lists may have quotes around the names, and a tab or a comma before the label.
 * ``mmengine.list_from_file`` reads UTF-8 alone and takes a byte order mark for part of the first name (mmengine
   0.10.12). It reads UTF-16 too, and leaves out the mark, empty lines and blanks at the ends of lines.
 """
@@ -30,7 +30,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,7 +124,7 @@ def patch_class_folders(module: ModuleType) -> None:
     @functools.wraps(collect)
     def get_samples(root: str, *args: Any, **kwargs: Any) -> tuple[list[Any], set[str] | None]:
         samples, empty = collect(root, *args, **kwargs)
-        unread = _unread(root, args[0] or [""], {path for path, *_ in samples} if args[0] else set(samples))
+        unread = _unread(root, args[0] or [""], kwargs["is_valid_file"], len(samples))
         found = ", ".join(f"{count} of {ending}" for ending, count in unread.most_common())
         if not samples:
             if loose := [file.name for file in Path(root).iterdir() if kwargs["is_valid_file"](file.name)]:
@@ -146,16 +146,19 @@ def patch_class_folders(module: ModuleType) -> None:
     vars(module).update(find_folders=find_folders, get_samples=get_samples, list_from_file=list_from_file)
 
 
-def _unread(root: str, folders: Iterable[str], read: set[str]) -> Counter[str]:
-    """Count the files in folders below a root that are not among those that are read, by ending."""
+def _unread(root: str, folders: Iterable[str], is_read: Callable[[str], bool], count: int) -> Counter[str]:
+    """Count the files in folders below a root that are not among the ``count`` ones that are read, by ending."""
     found: Counter[str] = Counter()
+    images = 0
     for folder in folders:
-        for path, _, files in os.walk(os.path.join(root, folder)):
-            below = os.path.relpath(path, root)
+        for _, _, files in os.walk(os.path.join(root, folder)):
             for name in files:
-                if os.path.normpath(f"{below}/{name}") not in read and not name.startswith("."):
-                    there = os.path.exists(os.path.join(path, name))
-                    found[os.path.splitext(name)[1] or "no ending" if there else "links that lead nowhere"] += 1
+                if is_read(name):
+                    images += 1
+                elif not name.startswith("."):
+                    found[os.path.splitext(name)[1] or "no ending"] += 1
+    if images > count:
+        found["links that lead nowhere"] = images - count
     return found
 
 
