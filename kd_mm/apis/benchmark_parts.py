@@ -18,7 +18,6 @@ from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.preparation import skip_preparation
 from kd_mm.registry import MODELS
-from kd_mm.stages.tap import child
 from kd_mm.utils.channels import input_channels
 from kd_mm.utils.config import build_network
 
@@ -103,12 +102,11 @@ def _distiller(config: ConfigDict, layout: dict[str, Any]) -> Distiller:
 
 
 def _num_classes(distiller: Distiller) -> int:
-    head = child(distiller.student, "head")
-    classes = distiller.num_classes.get("student") or getattr(head, "num_classes", None)
+    classes = distiller.num_classes.get("student")
     if classes is None:
         name = type(distiller.student).__name__
         raise ValueError(f"the benchmark makes batches for classifiers; {name} has no class count")
-    return int(classes)
+    return classes
 
 
 def _to_deepest_tap(teacher: Teacher, plain: nn.Module, distiller: Distiller) -> Callable[[Tensor], Any]:

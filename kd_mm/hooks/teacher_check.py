@@ -44,7 +44,7 @@ class TeacherCheckHook(Hook):
             ValueError: A teacher's score is below the minimum, or its class list is not that of the data.
         """
         distiller = find_distiller(runner)
-        task, num_classes = distiller.task, distiller.num_classes
+        task = distiller.task
         check_class_lists(distiller, runner)  # a clearer message than a low score
         split, key = ("validation", "val_dataloader") if task.closed_set else ("training", "train_dataloader")
         if runner.cfg.get(key) is None:
@@ -54,8 +54,8 @@ class TeacherCheckHook(Hook):
             if teacher.is_ema:  # not better than the student, which is not trained yet
                 continue
             # A teacher whose logits no loss reads may have other classes than the data set.
-            classes = num_classes.get(name) or task.num_classes(teacher.model, None)
-            if classes is not None and classes == num_classes.get("student", classes):
+            classes = distiller.num_classes.get(name) or task.num_classes(teacher.model, None)
+            if classes is not None and classes == distiller.num_classes.get("student"):
                 with isolated_rng("teacher check"):
                     loader = TrainingData(runner, distiller).loader(key, shuffled=True)  # many sets are sorted by class
                     found = task.judge(self._score(distiller, teacher, loader), classes)

@@ -34,6 +34,10 @@ class ClassificationTask(Task):
             "(ImageClassifier) or a wrapped 'model' (TimmClassifier)"
         )
 
+    def num_classes(self, model: nn.Module, logits: Tensor | None) -> int | None:
+        """Return K, of measured logits or as the head states it; ``None`` where it states none."""
+        return getattr(child(model, "head"), "num_classes", None) if logits is None else int(logits.shape[-1])
+
     def classifier(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the map from a feature map of the last stage to the logits ``(B, K)``: neck and head.
 

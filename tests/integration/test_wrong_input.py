@@ -394,6 +394,12 @@ def test_wrong_teacher_checkpoint(tools, checkpoints, config, tmp_path, name, wo
     refused(tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", option), *words)
 
 
+def test_an_untrained_teacher_whose_logits_no_loss_reads(tools, world, checkpoints, tmp_path) -> None:
+    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", checkpoints["noise"]]
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "fitnets", *teacher)
+    refused(ended, "teacher 'teacher' scores", "chance is 33.3%", "min_score=0")
+
+
 def test_missing_files(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
     def train(*arguments: object) -> Ended:
         return tools.run("train", *arguments, "--work-dir", tmp_path)
