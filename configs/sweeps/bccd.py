@@ -4,11 +4,14 @@ student = dict(config="kd_mm::detection/bccd/retinanet_r18w4_bccd.py", epochs=24
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
+teacher = dict(config="kd_mm::detection/bccd/retinanet_r18w40_bccd.py", seeds=[0], epochs=24)
 rows = [
-    dict(name="teacher", config="kd_mm::detection/bccd/retinanet_r18w40_bccd.py", seeds=[0], epochs=24),
+    dict(name="teacher", **teacher),
     dict(name="student", **student),
     *(
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd")
     ),
+    dict(name="teacher_exits", distiller="exits", **teacher),
+    dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),
 ]

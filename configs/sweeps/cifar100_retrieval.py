@@ -28,4 +28,6 @@ rows = [
         dict(name=recipe, distiller=recipe, **student, **teacher)
         for recipe in ("kd", "rkd", "cosine", "rkd+cosine", "mtkd_ssr", "mtkd_ssr+rkd+cosine")
     ),
+    dict(name="teacher_exits", config=teacher["teacher"], seeds=[0], distiller="exits"),
+    dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),
 ]

@@ -25,6 +25,10 @@ stages = {
     )
 }
 
+exits = {
+    "model.stages": dict(student=stages["model.stages"]["teacher"]),
+    **{key.replace("model.", "model.student.", 1): value for key, value in finetuned.items()},
+}
 seeds = (0, 1, 2)
 metrics = ("accuracy/top1",)
 cfg_options = {
@@ -41,4 +45,12 @@ rows = [
     dict(name="kd", distiller="kd", **student),
     dict(name="mtkd_ssr", distiller="mtkd_ssr", cfg_options=stages, **student),
     dict(name="fitnets", distiller="fitnets", cfg_options=stages, **student),
+    dict(name="teacher_exits", config=network, seeds=[0], distiller="exits", cfg_options=exits),
+    dict(
+        name="mtkd_ssr with joint exits",
+        config=network,
+        distiller="mtkd_ssr",
+        cfg_options=stages,
+        teacher_row="teacher_exits",
+    ),
 ]

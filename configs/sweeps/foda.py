@@ -2,7 +2,6 @@
 # Run it with: python tools/compare.py configs/sweeps/foda.py --jobs 2 --work-dir work_dirs/foda
 student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
 distilled = dict(config=student, teacher_row="teacher")
-once = dict(seeds=[0], **distilled)
 cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
 no_review = {"model.recipe.losses.review.loss_weight": 0}
 
@@ -19,9 +18,6 @@ rows = [
     dict(name="pkd+kd", distiller="pkd+kd", **distilled),
     dict(name="crosskd", distiller="crosskd", **distilled),
     dict(name="pkd", distiller="pkd", **distilled),
-    dict(name="pkd+crosskd", distiller="pkd+crosskd", **once),
-    *(
-        dict(name=recipe, distiller=recipe, **once)
-        for recipe in ("kd", "detection", "ld", "mgd", "cwd", "fgd")
-    ),
+    dict(name="pkd+crosskd", distiller="pkd+crosskd", **distilled),
+    *(dict(name=recipe, distiller=recipe, **distilled) for recipe in ("kd", "detection", "ld", "mgd", "cwd", "fgd")),
 ]
