@@ -262,7 +262,7 @@ def _cells(build: Callable[[], Loss]) -> Case:
 
 def _maps(build: Callable[[], Loss], width: int = 3, teacher_width: int = 5, size: tuple[int, int] = (4, 4)) -> Case:
     def value(loss: Loss, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        more = {"targets": fgd_targets()} if isinstance(loss, L.FGDLoss) else {}
+        more = {"targets": fgd_targets()} if "student.targets" in loss.requires else {}
         return loss(*of_maps(student[0], teacher[0], **more))
 
     student, teacher = wave(2, width, *size, pace=0.9, size=2.0), wave(2, teacher_width, *size, pace=1.7) + 0.5
@@ -399,6 +399,7 @@ CASES: dict[str, Case] = {
     "vid": _maps(vid),
     "sp": _maps(L.SPLoss),
     "pkd": _maps(L.PKDLoss, 5),
+    "pkd-objects": _maps(lambda: L.PKDLoss(object_share=0.5), 4, 4, (6, 8)),
     "cwd": _maps(lambda: L.CWDLoss(temperature=2.0), 5),
     "fgd": _maps(lambda: fgd(temperature=2.0), 4, 4, (6, 8)),
     "ofd": _maps(ofd),

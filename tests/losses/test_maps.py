@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kd_mm.losses import ATLoss, CWDLoss, FitNetsLoss, Loss, MGDLoss, PKDLoss, SPLoss, VIDLoss
 
-from ..helpers.losses import context, mgd, of_maps, vid
+from ..helpers.losses import context, fgd_targets, mgd, of_maps, vid
 from ..helpers.waves import wave
 
 STUDENT, TEACHER = wave(2, 3, 4, 5, pace=0.9, size=2.0), wave(2, 3, 4, 5, pace=1.7) + 0.5
@@ -70,6 +70,23 @@ def test_pkd_is_one_minus_the_correlation_of_each_channel() -> None:
     value = PKDLoss()(*of_maps(STUDENT, TEACHER))
     assert float(value) == pytest.approx((count - 1) / count * distance, abs=1e-5)
     assert float(PKDLoss()(*of_maps(STUDENT, 40 * TEACHER - 7))) == pytest.approx(float(value), abs=1e-5)
+
+
+def test_pkd_weighs_objects_alike() -> None:
+    student, teacher = wave(2, 3, 6, 8, pace=0.9, size=2.0), wave(2, 3, 6, 8, pace=1.7)
+    error = PKDLoss().compare(student, teacher)
+    assert error.shape == (2, 6, 8)
+    # Cells of 8 pixels. An object of 3 x 2 cells, one of 2 x 2 half on the map, and an image without objects.
+    targets = fgd_targets(([[8, 8, 24, 15], [48, 40, 55, 47]], []))
+    observations = of_maps(student, teacher, targets=targets)
+    weights = torch.zeros(2, 6, 8, dtype=torch.float64)
+    weights[0, 1:3, 1:4], weights[0, 5:7, 6:8] = 1 / 6, 1 / 4
+    objects = (weights * error).sum() / weights.sum()
+    for share in (0.5, 1.0):
+        expected = (1 - share) * float(error.mean()) + share * float(objects)
+        assert float(PKDLoss(object_share=share)(*observations)) == pytest.approx(expected, rel=1e-9)
+    without = of_maps(student, teacher, targets=fgd_targets(([], [])))
+    assert float(PKDLoss(object_share=0.5)(*without)) == pytest.approx(0.5 * float(error.mean()), rel=1e-9)
 
 
 def test_pkd_of_a_single_value_has_a_finite_gradient() -> None:
