@@ -102,38 +102,38 @@ def test_every_model_of_a_folder_builds(folder: str) -> None:
         assert any(parameter.requires_grad for parameter in model.parameters()), name
 
 
-@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder != "benchmark"])
-def test_a_distillation_changes_nothing_but_the_model(folder: str) -> None:
-    for name in distillations(folder):
-        config = load(name)
-        plain = load(bases(CONFIGS / name)[0].resolve().relative_to(CONFIGS).as_posix())
-        assert config.model.student == plain.model, name
-        assert {key: config.get(key) for key in INHERITED} == {key: plain.get(key) for key in INHERITED}, name
-        assert set(plain.default_hooks) < set(config.default_hooks), name
-        given = config.model.teacher
-        for teacher in given if isinstance(given, list) else [given] if given else []:
-            network = Path(teacher.checkpoint).stem
-            assert folder == "quickstart" or Path(teacher.config.split("::")[1]).stem.startswith(network), name
-            assert load(teacher.config).get("default_scope") == config.get("default_scope"), name
+def test_a_distillation_changes_nothing_but_the_model() -> None:
+    for folder in [folder for folder in FOLDERS if folder != "benchmark"]:
+        for name in distillations(folder):
+            config = load(name)
+            plain = load(bases(CONFIGS / name)[0].resolve().relative_to(CONFIGS).as_posix())
+            assert config.model.student == plain.model, name
+            assert {key: config.get(key) for key in INHERITED} == {key: plain.get(key) for key in INHERITED}, name
+            assert set(plain.default_hooks) < set(config.default_hooks), name
+            given = config.model.teacher
+            for teacher in given if isinstance(given, list) else [given] if given else []:
+                network = Path(teacher.checkpoint).stem
+                assert folder == "quickstart" or Path(teacher.config.split("::")[1]).stem.startswith(network), name
+                assert load(teacher.config).get("default_scope") == config.get("default_scope"), name
 
 
-@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder not in ("benchmark", "quickstart")])
-def test_names_say_the_batch_and_every_run_resumes(folder: str) -> None:
-    runtime = load("_base_/default_runtime.py").default_hooks
-    upstream = load("mmpretrain::_base_/default_runtime.py").default_hooks
-    for name in leaves(folder):
-        config = load(name)
-        batch = re.search(r"_\d+xb(\d+)_", name)
-        assert batch is None or int(batch[1]) == config.train_dataloader.batch_size, name
-        for key in ("checkpoint", *(set(runtime) - set(upstream))):
-            assert config.default_hooks[key].type == runtime[key].type, name
+def test_names_say_the_batch_and_every_run_resumes() -> None:
+    for folder in [folder for folder in FOLDERS if folder not in ("benchmark", "quickstart")]:
+        runtime = load("_base_/default_runtime.py").default_hooks
+        upstream = load("mmpretrain::_base_/default_runtime.py").default_hooks
+        for name in leaves(folder):
+            config = load(name)
+            batch = re.search(r"_\d+xb(\d+)_", name)
+            assert batch is None or int(batch[1]) == config.train_dataloader.batch_size, name
+            for key in ("checkpoint", *(set(runtime) - set(upstream))):
+                assert config.default_hooks[key].type == runtime[key].type, name
 
 
-@pytest.mark.parametrize("folder", ["quickstart", "reid/cifar100_retrieval", "detection/bccd"])
-def test_training_and_test_read_different_splits(folder: str) -> None:
-    for name in leaves(folder):
-        parts = [load(name)[f"{part}_dataloader"].dataset for part in ("train", "val", "test")]
-        assert len({str(part.get("split") or part.ann_file) for part in parts}) == 3, name
+def test_training_and_test_read_different_splits() -> None:
+    for folder in ("quickstart", "reid/cifar100_retrieval", "detection/bccd"):
+        for name in leaves(folder):
+            parts = [load(name)[f"{part}_dataloader"].dataset for part in ("train", "val", "test")]
+            assert len({str(part.get("split") or part.ann_file) for part in parts}) == 3, name
 
 
 @pytest.mark.parametrize("detector", ["faster-rcnn", "retinanet"])

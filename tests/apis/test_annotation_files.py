@@ -22,9 +22,8 @@ def explained(folder: Path, **dataset: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
+def test_coco_files(tmp_path: Path) -> None:
+    for changes, words in (
         (
             {"images": [{**IMAGE, "width": "64"}]},
             "1 of its 1 images have a 'width' that is not a number: in images",
@@ -36,27 +35,22 @@ def explained(folder: Path, **dataset: Any) -> str:
         ({"annotations": [{**BOX, "bbox": [1, 2, None, 4]}]}, "it is [1, 2, None, 4]"),
         ({"images": []}, "it lists no image"),
         ({"categories": {"1": "cat"}}, "it has no list 'categories', as a COCO file has"),
-    ],
-)
-def test_coco_files(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    content = {"images": [IMAGE], "annotations": [BOX], "categories": [CATEGORY], **changes}
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    assert words in explained(tmp_path, type="CocoDataset", ann_file="a.json")
+    ):
+        content = {"images": [IMAGE], "annotations": [BOX], "categories": [CATEGORY], **changes}
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        assert words in explained(tmp_path, type="CocoDataset", ann_file="a.json")
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
+def test_lists_of_labels(tmp_path: Path) -> None:
+    for text, words in (
         ("path,label\na.png,0\n", "line 1 is 'path,label', of 2 lines 1 are no image and the number of its class"),
         ("a.png 0\nb.png cat\n", "line 2 is 'b.png cat', of 2 lines 1"),
         ("a.png 0.0\n", "line 1 is 'a.png 0.0'"),
         ("my a.png 0\nb.png\n", "line 2 is 'b.png'"),
         ("\n", "it is empty"),
-    ],
-)
-def test_lists_of_labels(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
-    assert f"{tmp_path}/a.txt: {words}" in explained(tmp_path, type="CustomDataset", ann_file="a.txt")
+    ):
+        (tmp_path / "a.txt").write_text(text)
+        assert f"{tmp_path}/a.txt: {words}" in explained(tmp_path, type="CustomDataset", ann_file="a.txt")
 
 
 def test_steps_that_cannot_be_built() -> None:

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
@@ -15,19 +13,16 @@ def launch(script: str, *arguments: str, **environment: str) -> subprocess.Compl
     return subprocess.run([str(TOOLS / script), *arguments], env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    ("script", "needed"),
-    [
+def test_too_few_arguments_print_the_usage() -> None:
+    for script, needed in (
         ("dist_train.sh", "CONFIG PROCESSES"),
         ("dist_test.sh", "CONFIG CHECKPOINT PROCESSES"),
         ("slurm_train.sh", "PARTITION JOB CONFIG"),
         ("slurm_test.sh", "PARTITION JOB CONFIG CHECKPOINT"),
-    ],
-)
-def test_too_few_arguments_print_the_usage(script: str, needed: str) -> None:
-    done = launch(script, "only-one")
-    assert done.returncode == 2
-    assert f"{script} {needed} [arguments of " in done.stderr
+    ):
+        done = launch(script, "only-one")
+        assert done.returncode == 2
+        assert f"{script} {needed} [arguments of " in done.stderr
 
 
 def test_torchrun_gets_machines_processes_and_all_arguments() -> None:

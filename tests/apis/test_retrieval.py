@@ -17,6 +17,7 @@ from kd_mm.distillers.teacher import Teacher
 from kd_mm.evaluation import evaluate_reid
 from kd_mm.evaluation.draw_retrieval import write_retrieval
 
+from ..helpers.errors import assert_refused
 from ..helpers.market_folder import MarketFolder
 from ..helpers.tools import Tools
 
@@ -141,10 +142,8 @@ def test_queries_are_picked_among_the_valid_ones() -> None:
 def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(ValueError, match="page.pdf: give a name that ends in .html, for one page, or in .png"):
         write_retrieval(retrieve("student.py", "student.pth"), "page.pdf", "")
-    with pytest.raises(ValueError, match="0 queries, 10 images of each: show at least 1"):
-        retrieve("student.py", "student.pth", queries=0)
-    with pytest.raises(ValueError, match="pick='best': choose one of even, worst"):
-        retrieve("student.py", "student.pth", pick="best")
+    assert_refused("0 queries, 10 images of each: show at least 1", retrieve, "student.py", "student.pth", queries=0)
+    assert_refused("pick='best': choose one of even, worst", retrieve, "student.py", "student.pth", pick="best")
     with pytest.raises(ValueError, match="test_evaluator of this config has no kd_mm.ReIDMetric"):
         retrieve("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
     with pytest.raises(ValueError, match="teacher 'teacher' has no checkpoint"):

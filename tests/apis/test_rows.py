@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 from mmengine.config import Config
 
 from kd_mm.apis.rows import read_sweep
 
+from ..helpers.errors import assert_refused
 from ..helpers.reading import each_base_once
 
 STUDENT = "kd_mm::quickstart/student_digits.py"
@@ -75,9 +75,8 @@ def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
     assert "recipe" not in rows["student_digits"].model
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_does_not_exist_is_refused() -> None:
+    for arguments, message in (
         ({"distillers": ["mtkd_ssr"], "ablate": ["scdd"]}, "did you mean 'scd'"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
         ({"configs": [STUDENT, STUDENT]}, "given twice"),
@@ -88,11 +87,8 @@ def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
             "no row of the table has the part",
         ),
         ({"distillers": ["kd"], "vary": {"model.recipe.losses.kd.temperature": [2, 2]}}, "comes twice"),
-    ],
-)
-def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_rows(**{"configs": [STUDENT], **TEACHER, **arguments})
+    ):
+        assert_refused(message, read_rows, **{"configs": [STUDENT], **TEACHER, **arguments})
 
 
 def test_the_shipped_sweep_has_each_pair_of_the_table() -> None:
@@ -129,21 +125,16 @@ def test_rows_without_a_name_are_called_by_what_differs(tmp_path: Path) -> None:
     assert [(row.train_cfg.max_epochs, row.param_scheduler.T_max) for row in rows.values()] == [(10, 10)] * 4 + [(3, 3)]
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
+def test_a_row_of_a_sweep_file_that_is_not_understood_is_named(tmp_path: Path) -> None:
+    for rows, message in (
         ([{"config": STUDENT, "distiler": "kd"}], "rows\\[0\\]: unknown key 'distiler', did you mean 'distiller'"),
         ([{"name": "a"}], "a row needs config="),
         ([{"config": STUDENT}, {"config": STUDENT}], "rows\\[1\\]: there is a row 'student_digits' already"),
         ([{"config": STUDENT, "distiller": "kd"}], "--distiller kd needs --teacher"),
         ([{"config": STUDENT, "distiller": "kd", "teacher_row": "b"}], "rows\\[0\\]: no row 'b' above it"),
         ([{"config": STUDENT}, {"name": "b", "config": STUDENT, "teacher_row": "student_digits"}], "add distiller="),
-    ],
-)
-def test_a_row_of_a_sweep_file_that_is_not_understood_is_named(tmp_path: Path, rows: list, message: str) -> None:
-    file = tmp_path / "sweep.py"
-    file.write_text(f"rows = {rows!r}\n")
-    with pytest.raises(ValueError, match=message):
-        read_sweep([str(file)])
-    with pytest.raises(ValueError, match="is a sweep file: other configs"):
-        read_sweep([str(file), STUDENT])
+    ):
+        file = tmp_path / "sweep.py"
+        file.write_text(f"rows = {rows!r}\n")
+        assert_refused(message, read_sweep, [str(file)])
+        assert_refused("is a sweep file: other configs", read_sweep, [str(file), STUDENT])

@@ -23,7 +23,6 @@ def gpus(monkeypatch, count, capability=(8, 0)):
         (0, (0, 0), "kd_mm.Bf16OptimWrapper"),
         (1, (7, 5), "AmpOptimWrapper"),
         (1, (8, 0), "kd_mm.Bf16OptimWrapper"),
-        (1, (9, 0), "kd_mm.Bf16OptimWrapper"),
     ],
 )
 def test_gpus_that_only_emulate_bfloat16_train_in_float16(monkeypatch, count, capability, wrapper):

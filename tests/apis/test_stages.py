@@ -81,9 +81,8 @@ def test_all_modules_are_listed_with_calls_and_outputs() -> None:
     assert "backbone.layer3.1.conv2" in teacher
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
+def test_the_input_size_comes_from_the_config() -> None:
+    for name, size in (
         ("mmpretrain::resnet/resnet18_8xb32_in1k.py", (224, 224)),
         ("mmpretrain::vision_transformer/vit-base-p16_64xb64_in1k-384px.py", (384, 384)),
         ("mmpretrain::efficientnet/efficientnet-b1_8xb32_in1k.py", (240, 240)),
@@ -91,11 +90,6 @@ def test_all_modules_are_listed_with_calls_and_outputs() -> None:
         (f"kd_mm::{CIFAR}/resnet8_1xb64_cifar100.py", (32, 32)),
         ("kd_mm::classification/tiny_imagenet/resnet18_1xb64_tiny-imagenet.py", (64, 64)),
         ("mmpretrain::resnet/resnet18_8xb16_cifar10.py", (32, 32)),
-    ],
-)
-def test_the_input_size_comes_from_the_config(name: str, size: tuple[int, int]) -> None:
-    assert config_input_size(load_config(name)) == size
-
-
-def test_a_config_without_data_gives_no_size() -> None:
+    ):
+        assert config_input_size(load_config(name)) == size
     assert config_input_size({"model": {}}) is None

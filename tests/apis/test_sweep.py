@@ -13,6 +13,8 @@ from kd_mm.apis.rows import Row, Sweep, read_sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import compare, plan_jobs
 
+from ..helpers.errors import assert_refused
+
 TEACHER_ROW = """
 student = "kd_mm::quickstart/student_digits.py"
 seeds = [3, 4]
@@ -37,8 +39,7 @@ def test_a_missing_metric_is_named_with_the_nearest():
     found = {"voc07/mAP": 71.5, "voc12/mAP": 72.0, "coco/mAP": 40.0}
     assert require_metric("voc12/mAP", found, "the test") == 72.0
     message = r"the test gives no metric 'voc7/mAP', did you mean 'voc07/mAP'\? \(there are: coco/mAP, voc07/mAP"
-    with pytest.raises(ValueError, match=message):
-        require_metric("voc7/mAP", found, "the test")
+    assert_refused(message, require_metric, "voc7/mAP", found, "the test")
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,7 @@ def test_a_missing_metric_is_named_with_the_nearest():
 )
 def test_nothing_and_the_same_twice_are_refused(wrong, message):
     arguments = {"rows": {"a": Row(Config())}, "seeds": (0,), **wrong}
-    with pytest.raises(ValueError, match=message):
-        Sweep(**arguments)
+    assert_refused(message, Sweep, **arguments)
 
 
 SMALL_TABLE = """

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -70,22 +69,19 @@ def test_an_incomplete_data_set_says_what_it_lacks(tmp_path: Path) -> None:
     assert data["Pascal VOC 2012"]["state"] == "missing"
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset"),
-    [
+def test_the_data_sets_look_for_the_same_files(tmp_path: Path) -> None:
+    for name, dataset in (
         ("CIFAR-10", {"type": "kd_mm.CIFAR10", "data_root": "cifar10"}),
         ("CIFAR-100", {"type": "kd_mm.CIFAR100", "data_root": "cifar100"}),
         ("CUB-200-2011", {"type": "kd_mm.CUB", "data_root": "CUB_200_2011"}),
         ("ImageNet-1k", {"type": "kd_mm.ImageNet", "data_root": "imagenet", "split": "val"}),
         ("Tiny ImageNet", {"type": "kd_mm.TinyImageNet", "data_root": "tiny-imagenet-200", "split": "val"}),
-    ],
-)
-def test_the_data_sets_look_for_the_same_files(tmp_path: Path, name: str, dataset: dict[str, Any]) -> None:
-    layout = DATA_SETS[name]
-    with pytest.raises(FileNotFoundError) as caught:
-        DATASETS.build({**dataset, "data_root": str(tmp_path / dataset["data_root"]), "pipeline": []})
-    message = str(caught.value)
-    assert f"looked in {tmp_path / layout.folders[0]} " in message
-    assert layout.source.split()[0] in message
-    looked_for = message.split(" for ")[1].split(", but ")[0].split(", ")
-    assert set(looked_for) <= set(layout.expected)
+    ):
+        layout = DATA_SETS[name]
+        with pytest.raises(FileNotFoundError) as caught:
+            DATASETS.build({**dataset, "data_root": str(tmp_path / dataset["data_root"]), "pipeline": []})
+        message = str(caught.value)
+        assert f"looked in {tmp_path / layout.folders[0]} " in message
+        assert layout.source.split()[0] in message
+        looked_for = message.split(" for ")[1].split(", but ")[0].split(", ")
+        assert set(looked_for) <= set(layout.expected)

@@ -10,6 +10,8 @@ from PIL import Image
 
 from kd_mm.datasets import CUB, ImageNet, TinyImageNet
 
+from ..helpers.errors import assert_refused
+
 CONFIGS = Path(__file__).parents[2] / "configs" / "_base_" / "datasets"
 
 
@@ -78,11 +80,9 @@ def test_tiny_imagenet_config_gives_images_of_64_pixels(tiny: Path) -> None:
 
 
 def test_tiny_imagenet_errors(tiny: Path) -> None:
-    with pytest.raises(ValueError, match="'train' or 'val'"):
-        TinyImageNet(data_root=str(tiny), split="test")
+    assert_refused("'train' or 'val'", TinyImageNet, data_root=str(tiny), split="test")
     (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn77\t0\t0\t62\t62\n")
-    with pytest.raises(ValueError, match="val_annotations.txt, line 1: 'n77'"):
-        TinyImageNet(data_root=str(tiny), split="val")
+    assert_refused("val_annotations.txt, line 1: 'n77'", TinyImageNet, data_root=str(tiny), split="val")
     for image in (tiny / "train" / "n01" / "images").iterdir():
         image.unlink()
     with pytest.raises(FileNotFoundError, match="no image in .*n01/images"):

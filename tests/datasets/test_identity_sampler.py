@@ -14,6 +14,7 @@ from kd_mm.datasets import IdentitySampler
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.registry import DATA_SAMPLERS
 
+from ..helpers.errors import assert_refused
 from ..helpers.processes import in_group
 
 
@@ -96,8 +97,7 @@ def test_data_set_smaller_than_a_batch() -> None:
 def test_too_few_identities() -> None:
     with pytest.raises(ValueError, match="has 3 identities, a batch wants 16: set num_identities to at most 3"):
         IdentitySampler(People([4, 4, 4]))
-    with pytest.raises(ValueError, match="num_identities=2, num_images=0: both must be 1 or more"):
-        IdentitySampler(People([4, 4, 4]), 2, 0)
+    assert_refused("num_identities=2, num_images=0: both must be 1 or more", IdentitySampler, People([4, 4, 4]), 2, 0)
 
 
 def test_registered_sampler_feeds_a_loader() -> None:

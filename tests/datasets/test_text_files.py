@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
 from kd_mm.datasets.text_files import read_names
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
+def test_names(tmp_path: Path) -> None:
+    for text, names in (
         ("cat\n\ngreat dog \n", ["cat", "great dog"]),
         ("# my pets\n'cat',\n\"dog\"\n", ["cat", "dog"]),
         ("cat, dog,eel\n", ["cat", "dog", "eel"]),
@@ -19,8 +16,6 @@ from kd_mm.datasets.text_files import read_names
         ("3 cats\n2 dogs\n", ["3 cats", "2 dogs"]),
         ("0\n1\n2\n", ["0", "1", "2"]),
         ("tench, Tinca tinca\ngoldfish\n", ["tench, Tinca tinca", "goldfish"]),
-    ],
-)
-def test_names(tmp_path: Path, text: str, names: list[str]) -> None:
-    (tmp_path / "names.txt").write_text(text)
-    assert read_names(tmp_path / "names.txt") == names
+    ):
+        (tmp_path / "names.txt").write_text(text)
+        assert read_names(tmp_path / "names.txt") == names

@@ -252,19 +252,20 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("kind", LISTS)
-def test_lists_as_people_write_them(voc: VOCFolder, warnings: list[str], kind: str) -> None:
-    voc.split("train", []).write_bytes(LISTS[kind])
-    dataset = read(voc)
-    assert [dataset.get_data_info(index)["img_id"] for index in range(3)] == ["a", "b", "c"]
-    columns = [line.partition("train.txt: ")[2] for line in warnings if "more than the image's name" in line]
-    expected = {
-        "marks of one class": "-1, 0 and 1 of a list of one class: all images are kept, those of -1 (1) too",
-        "quotes and commas": "not read (3, 4, red)",
-        "image and annotation": "not read (Annotations/a.xml, b.xml, x)",
-    }
-    assert columns == [f"3 of 3 lines have more than the image's name: {expected[kind]}" for _ in columns]
-    assert bool(columns) == (kind in expected)
+def test_lists_as_people_write_them(voc: VOCFolder, warnings: list[str]) -> None:
+    for kind in LISTS:
+        warnings.clear()
+        voc.split("train", []).write_bytes(LISTS[kind])
+        dataset = read(voc)
+        assert [dataset.get_data_info(index)["img_id"] for index in range(3)] == ["a", "b", "c"]
+        columns = [line.partition("train.txt: ")[2] for line in warnings if "more than the image's name" in line]
+        expected = {
+            "marks of one class": "-1, 0 and 1 of a list of one class: all images are kept, those of -1 (1) too",
+            "quotes and commas": "not read (3, 4, red)",
+            "image and annotation": "not read (Annotations/a.xml, b.xml, x)",
+        }
+        assert columns == [f"3 of 3 lines have more than the image's name: {expected[kind]}" for _ in columns]
+        assert bool(columns) == (kind in expected)
 
 
 def test_names_with_blanks_dots_and_numbers_at_their_end(voc: VOCFolder) -> None:
@@ -294,18 +295,18 @@ def test_endings_in_any_case_and_such_as_are_not_read(voc: VOCFolder) -> None:
     assert "JPEGImages/i is a folder" in line
 
 
-@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "iso-8859-1", "shift_jis", "utf-16", "utf-8"])
-def test_declared_encodings_of_an_annotation(voc: VOCFolder, encoding: str) -> None:
-    name = "é" if encoding == "iso-8859-1" else "中"
-    text = f'<?xml version="1.0" encoding="{encoding}"?>\n{xml([(name, CAT[1])])}'
-    (voc.folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
-    dataset = read(voc, metainfo={"classes": ("cat", f" {name}\n")})
-    assert dataset.get_data_info(0)["instances"][0]["bbox_label"] == 1
-    assert dataset.metainfo["classes"] == ("cat", name)
-    voc.annotate("a", text.replace(encoding, "utf-16"))  # as some libraries declare UTF-8
-    assert len(read(voc, metainfo={"classes": (name,)})) == 3
-    (voc.folder / "Annotations" / "a.xml").write_bytes(text.partition("\n")[2].encode("gbk") + b"\xff")
-    assert "its text is not UTF-8: save it so, or declare its encoding in the first line" in read_error(voc)
+def test_declared_encodings_of_an_annotation(voc: VOCFolder) -> None:
+    for encoding in ("gb2312", "gbk", "iso-8859-1", "shift_jis", "utf-16", "utf-8"):
+        name = "é" if encoding == "iso-8859-1" else "中"
+        text = f'<?xml version="1.0" encoding="{encoding}"?>\n{xml([(name, CAT[1])])}'
+        (voc.folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+        dataset = read(voc, metainfo={"classes": ("cat", f" {name}\n")})
+        assert dataset.get_data_info(0)["instances"][0]["bbox_label"] == 1
+        assert dataset.metainfo["classes"] == ("cat", name)
+        voc.annotate("a", text.replace(encoding, "utf-16"))  # as some libraries declare UTF-8
+        assert len(read(voc, metainfo={"classes": (name,)})) == 3
+        (voc.folder / "Annotations" / "a.xml").write_bytes(text.partition("\n")[2].encode("gbk") + b"\xff")
+        assert "its text is not UTF-8: save it so, or declare its encoding in the first line" in read_error(voc)
 
 
 def test_namespaces_and_blank_lines_before_the_declaration(voc: VOCFolder) -> None:
@@ -336,13 +337,13 @@ def test_images_without_an_annotation_are_background_where_that_is_asked_for(voc
     assert dataset[1]["inputs"].shape == (3, 96, 128)
 
 
-@pytest.mark.parametrize("test_mode", [False, True])
-def test_fractions_as_coordinates(voc: VOCFolder, test_mode: bool) -> None:
-    for name in ("a", "b", "c"):
-        voc.annotate(name, xml([("cat", (0.1, 0.2, 0.6, 0.9))]))
-    line = read_error(voc, test_mode=test_mode)
-    assert "none of the 3 boxes of " in line
-    assert "(their largest number is 0.9: fractions of the image?): <bndbox> holds pixels, counted from 1" in line
+def test_fractions_as_coordinates(voc: VOCFolder) -> None:
+    for test_mode in (False, True):
+        for name in ("a", "b", "c"):
+            voc.annotate(name, xml([("cat", (0.1, 0.2, 0.6, 0.9))]))
+        line = read_error(voc, test_mode=test_mode)
+        assert "none of the 3 boxes of " in line
+        assert "(their largest number is 0.9: fractions of the image?): <bndbox> holds pixels, counted from 1" in line
 
 
 def test_missing_folders_and_lists(voc: VOCFolder, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.joint_exits import describe_exits
 
+from ..helpers.errors import assert_refused
 from .conftest import build, classifier, recipe
 
 TEACHER = classifier(14, width=16)
@@ -58,8 +59,7 @@ def test_a_plain_teacher_and_a_chosen_mode_have_them_trained(trained: Distiller,
     torch.save(trained.student.state_dict(), plain)
     assert not pair(str(plain)).teachers["teacher"].exits_ready
     assert not pair(save(trained, tmp_path / "t.pth"), "pretrained").teachers["teacher"].exits_ready
-    with pytest.raises(ValueError, match="plain.pth. holds no exits: train it by kd-mm train CONFIG --with-exits"):
-        pair(str(plain), "joint")
+    assert_refused("plain.pth. holds no exits: train it by kd-mm train CONFIG --with-exits", pair, str(plain), "joint")
 
 
 @pytest.mark.parametrize(

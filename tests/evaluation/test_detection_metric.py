@@ -16,6 +16,8 @@ from kd_mm.evaluation import DetectionMetric, detection_ap
 from tests.helpers.boxes import Boxes, data_sample, pycocotools_of, random_boxes, rows
 from tests.helpers.processes import in_group
 
+from ..helpers.errors import assert_refused
+
 CLASSES = ("cat", "dog", "tree frog")
 KEYS = ["voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50", "coco/AP75", "coco/AP_small", "coco/AP_medium"]
 KEYS += ["coco/AP_large"]
@@ -135,9 +137,8 @@ def broken(**changes: Any) -> Any:
     return data_sample(boxes["found"], boxes["truth"], path(7))
 
 
-@pytest.mark.parametrize(
-    ("given", "classes", "message"),
-    [
+def test_wrong_input_raises_one_line() -> None:
+    for given, classes, message in (
         ([broken()], None, r"the test data set has no class list: set metainfo=dict\(classes="),
         (
             [broken(found=rows((0, 0, 9, 9, 0.5, 3)))],
@@ -153,27 +154,18 @@ def broken(**changes: Any) -> Any:
         ([broken(found=rows((0, 0, 9, 9, float("nan"), 0)))], CLASSES, "a predicted box is not finite"),
         ([broken(), broken()], CLASSES, r"000007.jpg was evaluated 2 times: every image counts once"),
         ([], CLASSES, r"no image was evaluated: is the list of the test split \(ann_file\) empty\?"),
-    ],
-)
-def test_wrong_input_raises_one_line(given: list[Any], classes: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        evaluate(given, classes=classes)
-    assert "\n" not in str(caught.value)
+    ):
+        assert_refused(message, evaluate, given, classes=classes)
 
 
 def test_missing_parts_of_a_sample_are_named() -> None:
     sample = broken()
     del sample.pred_instances
-    with pytest.raises(
-        ValueError, match=r"000007.jpg: no pred_instances.bboxes in the sample: the model is no detector"
-    ):
-        evaluate([sample])
+    assert_refused(r"000007.jpg: no pred_instances.bboxes in the sample: the model is no detector", evaluate, [sample])
     sample = broken()
     sample.gt_instances, sample.ignored_instances = InstanceData(), InstanceData()
-    with pytest.raises(ValueError, match=r"no annotations: add dict\(type='LoadAnnotations', with_bbox=True\)"):
-        evaluate([sample])
-    with pytest.raises(ValueError, match=r"iou=50: give a threshold above 0 and at most 1"):
-        DetectionMetric(iou=50)
+    assert_refused(r"no annotations: add dict\(type='LoadAnnotations', with_bbox=True\)", evaluate, [sample])
+    assert_refused(r"iou=50: give a threshold above 0 and at most 1", DetectionMetric, iou=50)
 
 
 def _share(rank: int, folder: Path, detections: Boxes, objects: Boxes) -> dict[str, float]:

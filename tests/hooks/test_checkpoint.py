@@ -110,9 +110,3 @@ def test_another_folder_several_bests_and_published_files(trainings, tmp_path):
     (tmp_path / "run" / "last_checkpoint").write_text("")
     trainings.finish(tmp_path / "run", **job, resume=True)
     assert "resumed epoch: 3" in (tmp_path / "run" / "output").read_text()
-
-
-def test_a_file_name_that_never_changes(trainings, tmp_path):
-    trainings.finish(tmp_path, seed=3, checkpoint={"interval": 1, "filename_tmpl": "latest.pth"})
-    assert named(tmp_path) == tmp_path / "latest.pth"
-    assert torch.load(named(tmp_path), weights_only=False)["meta"]["epoch"] == 3

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.devices import DEVICES, PAIRS
+from tests.devices import PAIRS
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import KILLED, Tools
@@ -84,24 +84,15 @@ def test_the_plain_config_loads_its_checkpoints(tools: Tools, world: World, uncu
     assert "leave --ema and --no-ema out" in tools.run(*export, "--teacher", "ema", "--ema").err
 
 
-@pytest.mark.parametrize(
-    ("tools", "options"),
-    [
-        *(pytest.param(device, {}, id=f"{device}-alone") for device in DEVICES),
-        *(pytest.param(device, {"ranks": 2}, id=f"{device}-two processes") for device in PAIRS),
-    ],
-    indirect=["tools"],
-)
-def test_a_killed_run_goes_on_exactly(tools: Tools, world: World, tmp_path: Path, options: dict) -> None:
-    launch = ["--launcher", "pytorch"] if options else []
-    changes = CHANGES.replace("INTERVAL", "1" if options else "2")
-    config = world.distil("killed_ema.py", recipe="ema_teacher", changes=changes)
-    command = [config, *launch, "--resume", "--work-dir"]
-    tools.train(*command, tmp_path / "uncut", **options)
+@pytest.mark.parametrize("tools", PAIRS, indirect=True)
+def test_two_killed_processes_go_on_exactly(tools: Tools, world: World, tmp_path: Path) -> None:
+    config = world.distil("killed_ema.py", recipe="ema_teacher", changes=CHANGES.replace("INTERVAL", "1"))
+    command = [config, "--launcher", "pytorch", "--resume", "--work-dir"]
+    tools.train(*command, tmp_path / "uncut", ranks=2)
     for iteration in (3, 5):
         kill = {"iteration": iteration}
-        assert tools.run("train", *command, tmp_path / "cut", **options, kill=kill).status == KILLED
-    ended = tools.train(*command, tmp_path / "cut", **options)
+        assert tools.run("train", *command, tmp_path / "cut", ranks=2, kill=kill).status == KILLED
+    ended = tools.train(*command, tmp_path / "cut", ranks=2)
     assert "resumed epoch" in ended.out
     last = (tmp_path / "uncut" / "last_checkpoint").read_text().rpartition("/")[2]
     found, expected = (torch.load(tmp_path / name / last, weights_only=False) for name in ("cut", "uncut"))
@@ -109,7 +100,7 @@ def test_a_killed_run_goes_on_exactly(tools: Tools, world: World, tmp_path: Path
         assert differences(found[part], expected[part]) == []
     states = [run["exact_resume"]["ranks"] for run in (found, expected)]
     assert differences(*([rank["buffers"] for rank in run] for run in states)) == []
-    assert not options or any(PREFIX in name for name in states[0][1]["buffers"])
+    assert any(PREFIX in name for name in states[0][1]["buffers"])
 
 
 def test_it_starts_from_the_weights_that_are_loaded(tools: Tools, uncut: Path, config: Path, tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ def test_rkd_agrees_with_public_code() -> None:
     assert float(normalized) == pytest.approx(0.134285, abs=5e-7)
 
 
-@pytest.mark.parametrize("loss", [RKDDistanceLoss(), RKDAngleLoss(), RKDDistanceLoss(normalize=True)])
-def test_invariances_of_rkd(loss: Any) -> None:
+def test_invariances_of_rkd() -> None:
     """Rotating, moving and scaling all embeddings changes nothing; moving does where they are normalised."""
-    rotation, _ = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))
-    moved = 5 * TEACHER @ rotation.T + (0 if loss.normalize else 3)
-    assert float(loss.compare(moved, TEACHER)) == pytest.approx(0, abs=1e-6)
-    assert float(loss.compare(STUDENT, TEACHER)) > 0.005
+    for loss in (RKDDistanceLoss(), RKDAngleLoss(), RKDDistanceLoss(normalize=True)):
+        rotation, _ = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))
+        moved = 5 * TEACHER @ rotation.T + (0 if loss.normalize else 3)
+        assert float(loss.compare(moved, TEACHER)) == pytest.approx(0, abs=1e-6)
+        assert float(loss.compare(STUDENT, TEACHER)) > 0.005
 
 
 def test_cosine_by_hand() -> None:

@@ -73,18 +73,18 @@ def public_region(levels: list[np.ndarray], objects: np.ndarray) -> np.ndarray:
     return weights
 
 
-@pytest.mark.parametrize("kind", HEADS)
-def test_valuable_region_is_the_public_one(kind: str) -> None:
-    detector = Detector(kind)
-    # Objects off the centres of cells, so that no two anchors of a level are equally near.
-    objects = torch.tensor([[5.3, 5.1, 40.9, 37.0], [50.2, 10.7, 90.4, 60.3], [20.1, 12.6, 60.8, 50.2]])
-    levels = DenseHead(detector.bbox_head).anchors(recorded(detector, pyramid()))
-    weights = valuable_region(levels, objects)
-    if kind != "RetinaHead":  # nine anchors share a centre there
-        expected = public_region([level.double().numpy() for level in levels], objects.double().numpy())
-        np.testing.assert_allclose(weights.numpy(), expected, atol=1e-5)
-    assert 0 < (weights > 0).sum() < len(weights)
-    assert not valuable_region(levels, torch.zeros(0, 4)).any()
+def test_valuable_region_is_the_public_one() -> None:
+    for kind in HEADS:
+        detector = Detector(kind)
+        # Objects off the centres of cells, so that no two anchors of a level are equally near.
+        objects = torch.tensor([[5.3, 5.1, 40.9, 37.0], [50.2, 10.7, 90.4, 60.3], [20.1, 12.6, 60.8, 50.2]])
+        levels = DenseHead(detector.bbox_head).anchors(recorded(detector, pyramid()))
+        weights = valuable_region(levels, objects)
+        if kind != "RetinaHead":  # nine anchors share a centre there
+            expected = public_region([level.double().numpy() for level in levels], objects.double().numpy())
+            np.testing.assert_allclose(weights.numpy(), expected, atol=1e-5)
+        assert 0 < (weights > 0).sum() < len(weights)
+        assert not valuable_region(levels, torch.zeros(0, 4)).any()
 
 
 def test_points_stand_for_the_anchors_of_atss() -> None:
@@ -152,14 +152,16 @@ def test_images_without_objects_cost_nothing() -> None:
     assert not own.reg.grad.any()
 
 
-@pytest.mark.parametrize("kind", HEADS)
-def test_equal_detectors_have_equal_boxes(kind: str) -> None:
+def test_equal_detectors_have_equal_boxes() -> None:
     """A student in training and its teacher in evaluation; FCOS gives strides in the one and pixels in the other."""
-    student, teacher = Detector(kind).train(), Detector(kind).eval()
-    records = [recorded(one, pyramid()) for one in (student, teacher)]
-    own, target = (DenseHead(one.bbox_head).read(found) for one, found in zip((student, teacher), records, strict=True))
-    torch.testing.assert_close(own.boxes(), target.boxes())
-    assert set(LDLoss().extra_taps(student, teacher)[0]) == set(records[0])
+    for kind in HEADS:
+        student, teacher = Detector(kind).train(), Detector(kind).eval()
+        records = [recorded(one, pyramid()) for one in (student, teacher)]
+        own, target = (
+            DenseHead(one.bbox_head).read(found) for one, found in zip((student, teacher), records, strict=True)
+        )
+        torch.testing.assert_close(own.boxes(), target.boxes())
+        assert set(LDLoss().extra_taps(student, teacher)[0]) == set(records[0])
 
 
 def test_wrong_options_and_heads() -> None:

@@ -80,13 +80,15 @@ def test_worked_total() -> None:
     assert 0.2 * error + 0.8 * divergence + 0.523248 + 9.493872 == pytest.approx(11.860739, abs=2e-6)
 
 
-@pytest.mark.parametrize("space", ["logit", "prob"])
-def test_order_does_not_matter_and_equal_logits_remain(space: str) -> None:
-    loss = MASLoss(stable_space=space)
-    a, b, c = (wave(4, 5, pace=pace) for pace in (0.4, 0.9, 1.3))
-    torch.testing.assert_close(loss.stable(a, [b, c]), loss.stable(c, [a, b]))
-    same = loss.stable(a, [a, a])
-    assert float(kl_divergence(STUDENT, same, 4.0)) == pytest.approx(float(kl_divergence(STUDENT, a, 4.0)), abs=1e-12)
+def test_order_does_not_matter_and_equal_logits_remain() -> None:
+    for space in ("logit", "prob"):
+        loss = MASLoss(stable_space=space)
+        a, b, c = (wave(4, 5, pace=pace) for pace in (0.4, 0.9, 1.3))
+        torch.testing.assert_close(loss.stable(a, [b, c]), loss.stable(c, [a, b]))
+        same = loss.stable(a, [a, a])
+        assert float(kl_divergence(STUDENT, same, 4.0)) == pytest.approx(
+            float(kl_divergence(STUDENT, a, 4.0)), abs=1e-12
+        )
 
 
 def test_average_of_probabilities_with_other_shares() -> None:

@@ -24,6 +24,7 @@ from kd_mm.losses.multi_teacher import WEIGHTS
 from kd_mm.losses.observation import Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
+from ..helpers.errors import assert_refused
 from ..helpers.losses import classifier as last_layers
 from ..helpers.waves import wave
 
@@ -56,20 +57,20 @@ def test_worked_weights() -> None:
     assert weights([0.2, 0.8], "mean").tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("rule", WEIGHTS)
-def test_weights_are_shares_and_do_not_depend_on_the_order_of_teachers(rule: str) -> None:
-    teachers, reordered = list(TEACHERS.values()), dict(reversed(TEACHERS.items()))
-    for granularity in ("sample", "batch"):
-        loss = MultiTeacherKDLoss(rule, granularity=granularity)
-        if rule == "ca_mkd":
-            shares = confidence_weights(teachers, LABELS, average=granularity == "batch")
-        else:
-            shares = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, torch.stack(teachers))
-        assert shares.shape == (3, 4)
-        assert (shares >= 0).all()
-        torch.testing.assert_close(shares.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
-        assert granularity == "sample" or torch.equal(shares, shares[:, :1].expand(3, 4))
-        assert float(value(loss)) == pytest.approx(float(value(loss, teachers=reordered)), abs=1e-12)
+def test_weights_are_shares_and_do_not_depend_on_the_order_of_teachers() -> None:
+    for rule in WEIGHTS:
+        teachers, reordered = list(TEACHERS.values()), dict(reversed(TEACHERS.items()))
+        for granularity in ("sample", "batch"):
+            loss = MultiTeacherKDLoss(rule, granularity=granularity)
+            if rule == "ca_mkd":
+                shares = confidence_weights(teachers, LABELS, average=granularity == "batch")
+            else:
+                shares = loss.instruction_weights(wave(3, 4, pace=0.4).abs(), STUDENT, torch.stack(teachers))
+            assert shares.shape == (3, 4)
+            assert (shares >= 0).all()
+            torch.testing.assert_close(shares.sum(dim=0), torch.ones(4, dtype=torch.float64), atol=1e-7, rtol=0)
+            assert granularity == "sample" or torch.equal(shares, shares[:, :1].expand(3, 4))
+            assert float(value(loss)) == pytest.approx(float(value(loss, teachers=reordered)), abs=1e-12)
 
 
 def test_confidence_weights_prefer_the_teacher_that_is_right() -> None:
@@ -78,8 +79,7 @@ def test_confidence_weights_prefer_the_teacher_that_is_right() -> None:
     errors = torch.stack([F.cross_entropy(z, LABELS, reduction="none") for z in teachers])
     assert torch.equal(weights.argmax(dim=0), errors.argmin(dim=0))
     torch.testing.assert_close(confidence_weights(teachers, F.one_hot(LABELS, 6).double()), weights)
-    with pytest.raises(ValueError, match="one label for each row of logits"):
-        confidence_weights(teachers, None)
+    assert_refused("one label for each row of logits", confidence_weights, teachers, None)
 
 
 def test_mean_is_the_mean_of_kd() -> None:
@@ -91,11 +91,14 @@ def test_ca_mkd_agrees_with_public_code_except_for_its_second_division() -> None
     assert float(value(MultiTeacherKDLoss("ca_mkd"))) / 3 == pytest.approx(0.9970391236956572, abs=1e-9)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in WEIGHTS if rule != "ca_mkd"])
-def test_one_teacher_is_kd_and_equal_logits_cost_nothing(rule: str) -> None:
-    loss, expected = MultiTeacherKDLoss(rule), KDLoss()(Observation(logits=STUDENT), Observation(logits=TEACHERS["t1"]))
-    assert float(value(loss, teachers={"t1": TEACHERS["t1"]})) == pytest.approx(float(expected), abs=1e-12)
-    assert float(value(loss, teachers=dict.fromkeys(TEACHERS, STUDENT))) == pytest.approx(0.0, abs=1e-9)
+def test_one_teacher_is_kd_and_equal_logits_cost_nothing() -> None:
+    for rule in [rule for rule in WEIGHTS if rule != "ca_mkd"]:
+        loss, expected = (
+            MultiTeacherKDLoss(rule),
+            KDLoss()(Observation(logits=STUDENT), Observation(logits=TEACHERS["t1"])),
+        )
+        assert float(value(loss, teachers={"t1": TEACHERS["t1"]})) == pytest.approx(float(expected), abs=1e-12)
+        assert float(value(loss, teachers=dict.fromkeys(TEACHERS, STUDENT))) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_gradient_with_constant_weights() -> None:
@@ -112,13 +115,11 @@ def test_gradient_with_constant_weights() -> None:
 
 
 def test_wrong_teachers() -> None:
-    with pytest.raises(ValueError, match="weights='ca_mkd' compares teachers, and there is one"):
-        build(recipe=recipe("ca_mkd"))
+    assert_refused("weights='ca_mkd' compares teachers, and there is one", build, recipe=recipe("ca_mkd"))
     assert set(build(recipe=recipe("multi_kd")).teachers) == {"teacher"}
     with pytest.raises(ValueError, match=r"loss 'kd' reads all teachers \(big, small\); leave teacher='big' out"):
         build(teacher=TEAM, recipe=recipe("ca_mkd", **{"losses.kd.teacher": "big"}))
-    with pytest.raises(ValueError, match="the config has none"):
-        build(teacher=None, recipe=recipe("multi_kd"))
+    assert_refused("the config has none", build, teacher=None, recipe=recipe("multi_kd"))
 
 
 # -- maps ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from kd_mm.losses import WKDFeatureLoss, WKDLogitsLoss
 from kd_mm.losses.wkd import transport_cost
 from kd_mm.utils.suggest import StepError
 
+from ..helpers.errors import assert_refused
 from ..helpers.losses import context, of_logits, of_maps, wkd_logits
 from ..helpers.waves import wave
 from .test_logits import WAVES
@@ -71,8 +72,7 @@ def test_classes_are_related_by_the_teachers_classifier() -> None:
     assert loss.cost[0].tolist() == pytest.approx(expected, abs=1e-6)
     assert loss.preparation() is None
     loss.extra_taps(nn.Identity(), network[0])
-    with pytest.raises(ValueError, match="no linear layer to the 5 classes; take relation='cka'"):
-        loss.setup(context())
+    assert_refused("no linear layer to the 5 classes; take relation='cka'", loss.setup, context())
 
 
 def test_relations_have_to_be_prepared() -> None:

@@ -13,6 +13,7 @@ from kd_mm.models.exits import ConvConnector, LinearExit, SepConvExit, average_p
 from kd_mm.stages import Stage
 
 from ..distillers.conftest import batch, build, classifier, recipe
+from ..helpers.errors import assert_refused
 from ..helpers.waves import wave
 
 STAGE = Stage(index=1, tap="a", layout="map", channels=6, height=8, width=8, stride=2, post_relu=True)
@@ -38,35 +39,32 @@ def test_separable_exit_has_the_layers_of_its_docstring() -> None:
     assert convs == [(3, 2, 8, 8), (1, 1, 1, 12), (3, 1, 12, 12), (1, 1, 1, 12)]
 
 
-@pytest.mark.parametrize(("hidden", "width"), [({}, 512), ({"hidden": None}, 600), ({"hidden": 7}, 7)])
-def test_separable_exit_has_at_most_hidden_channels(hidden: dict, width: int) -> None:
-    exit_ = SepConvExit([8, 600], 3, **hidden)
-    assert exit_.fc.in_features == width
-    assert exit_.embed(torch.randn(2, 8, 4, 4)).shape == (2, width)
-    assert BNNeckExit([8, 600], 3, **hidden)(torch.randn(2, 8, 4, 4)).shape == (2, 3)
+def test_separable_exit_has_at_most_hidden_channels() -> None:
+    for hidden, width in (({}, 512), ({"hidden": None}, 600), ({"hidden": 7}, 7)):
+        exit_ = SepConvExit([8, 600], 3, **hidden)
+        assert exit_.fc.in_features == width
+        assert exit_.embed(torch.randn(2, 8, 4, 4)).shape == (2, width)
+        assert BNNeckExit([8, 600], 3, **hidden)(torch.randn(2, 8, 4, 4)).shape == (2, 3)
 
 
-@pytest.mark.parametrize(
-    "strides",
-    [
+def test_separable_exit_ends_at_the_last_stages_resolution() -> None:
+    for strides in (
         [4, 8, 16, 32],  # convolutional networks and Swin
         [1, 2, 4],  # CIFAR networks
         [16, 16, 16],  # plain transformers
         [4, 8, 16, 16],  # a last stage without a stride
         [4, 8, 8, 8],  # dilated
-        [8, 16, 32, 64, 128],  # the levels of a neck
-    ],
-)
-def test_separable_exit_ends_at_the_last_stages_resolution(strides: list[int]) -> None:
-    for size, i in itertools.product((128, 97), range(len(strides))):
-        width, last = math.ceil(size / strides[i]), math.ceil(size / strides[-1])
-        exit_ = SepConvExit([8] * (len(strides) - i), 3, strides=strides[i:])
-        read: list[int] = []
-        for module in exit_.body:
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_pre_hook(lambda _m, args, read=read: read.append(args[0].shape[-1]))
-        assert exit_.body(torch.randn(2, 8, width, width)).shape[2:] == (last, last)
-        assert all(cells <= 2 * last for cells in read)
+        [8, 16, 32, 64, 128],  # the levels of a neck,
+    ):
+        for size, i in itertools.product((128, 97), range(len(strides))):
+            width, last = math.ceil(size / strides[i]), math.ceil(size / strides[-1])
+            exit_ = SepConvExit([8] * (len(strides) - i), 3, strides=strides[i:])
+            read: list[int] = []
+            for module in exit_.body:
+                if isinstance(module, nn.Conv2d):
+                    module.register_forward_pre_hook(lambda _m, args, read=read: read.append(args[0].shape[-1]))
+            assert exit_.body(torch.randn(2, 8, width, width)).shape[2:] == (last, last)
+            assert all(cells <= 2 * last for cells in read)
 
 
 def test_average_pooling_counts_the_cells_that_there_are() -> None:
@@ -91,38 +89,34 @@ def test_exit_of_the_last_stage_is_pooling_and_a_linear_layer() -> None:
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
-@pytest.mark.parametrize("strides", [[4, 8, 16], [16, 16, 16]])
-def test_gradient_of_the_separable_exit(strides: list[int], norm: str) -> None:
-    exit_ = SepConvExit([2, 3, 4], 3, norm=norm, strides=strides).double()
-    exit_.init_weights()
-    x = wave(2, 2, 7, 5, pace=0.9).requires_grad_()
-    assert torch.autograd.gradcheck(exit_, (x,))
+def test_gradient_of_the_separable_exit(norm: str) -> None:
+    for strides in ([4, 8, 16], [16, 16, 16]):
+        exit_ = SepConvExit([2, 3, 4], 3, norm=norm, strides=strides).double()
+        exit_.init_weights()
+        x = wave(2, 2, 7, 5, pace=0.9).requires_grad_()
+        assert torch.autograd.gradcheck(exit_, (x,))
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(ValueError, match="exit norm='LN' is unknown; choose one of 'BN', 'GN'"):
-        SepConvExit([8], 3, norm="LN")
+    assert_refused("exit norm='LN' is unknown; choose one of 'BN', 'GN'", SepConvExit, [8], 3, norm="LN")
     with pytest.raises(ValueError, match="policy='never' is unknown; choose one of 'always', 'on_mismatch'"):
         ConvConnector(STAGE, STAGE, policy="never")
 
 
-@pytest.mark.parametrize(
-    ("teacher_channels", "policy", "act", "relu", "identity"),
-    [
+def test_connector() -> None:
+    for teacher_channels, policy, act, relu, identity in (
         (6, "always", "auto", True, False),
         (9, "always", "none", False, False),
         (6, "on_mismatch", "auto", False, True),
         (9, "on_mismatch", "relu", True, False),
-    ],
-)
-def test_connector(teacher_channels: int, policy: str, act: str, relu: bool, identity: bool) -> None:
-    connector = ConvConnector(STAGE, dataclasses.replace(STAGE, channels=teacher_channels), policy=policy, act=act)
-    connector.init_weights()
-    x = torch.randn(2, 6, 8, 8)
-    out = connector(x)
-    assert out.shape == (2, teacher_channels, 8, 8)
-    assert torch.equal(out, x) == identity
-    assert bool((out >= 0).all()) == relu
+    ):
+        connector = ConvConnector(STAGE, dataclasses.replace(STAGE, channels=teacher_channels), policy=policy, act=act)
+        connector.init_weights()
+        x = torch.randn(2, 6, 8, 8)
+        out = connector(x)
+        assert out.shape == (2, teacher_channels, 8, 8)
+        assert torch.equal(out, x) == identity
+        assert bool((out >= 0).all()) == relu
 
 
 def test_connector_to_a_teacher_without_relu_reaches_negative_values() -> None:
@@ -180,36 +174,29 @@ def test_online_exits_learn_from_labels_on_detached_features() -> None:
     assert all(p.grad is None or not p.grad.any() for p in model.objective.teacher_exits.parameters())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_wrong_recipes() -> None:
+    for changes, message in (
         ({"exists": {}}, "did you mean 'exits'"),
         ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'auto', 'pretrained', 'joint', 'online'"),
         ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
         ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
-    ],
-)
-def test_wrong_recipes(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(recipe=recipe(**changes))
+    ):
+        assert_refused(message, build, recipe=recipe(**changes))
 
 
 def test_different_class_counts_need_a_channel_loss() -> None:
     teacher = {"config": classifier(14, classes=7), "random_weights": True}
-    with pytest.raises(ValueError, match="has 5 classes, teacher 'teacher' has 7.*StageChannelLoss"):
-        build(teacher=teacher)
+    assert_refused("has 5 classes, teacher 'teacher' has 7.*StageChannelLoss", build, teacher=teacher)
     scd = {"scd": {"type": "kd_mm.StageChannelLoss"}}
     assert build(teacher=teacher, recipe={"losses": scd}).teachers
 
 
-@pytest.mark.parametrize(
-    ("grid_stride", "size"), [(None, (3, 4)), (32, (3, 4)), (16, (6, 8)), (8, (12, 16)), (64, (2, 2))]
-)
-def test_exits_on_cells_share_one_grid_and_start_at_their_prior(grid_stride: int | None, size: tuple[int, int]) -> None:
-    widths, strides = [6, 8, 12, 16], [4, 8, 16, 32]
-    for i, stride in enumerate(strides):
-        exit_ = CellExit(widths[i:], 5, strides=strides[i:], grid_stride=grid_stride, norm="GN")
-        exit_.init_weights()
-        found = exit_(torch.randn(2, widths[i], 96 // stride, 128 // stride))
-        assert found.shape == (2, 5, *size)
-        assert float(found.sigmoid().mean()) == pytest.approx(0.01, rel=0.1)
+def test_exits_on_cells_share_one_grid_and_start_at_their_prior() -> None:
+    for grid_stride, size in ((None, (3, 4)), (32, (3, 4)), (16, (6, 8)), (8, (12, 16)), (64, (2, 2))):
+        widths, strides = [6, 8, 12, 16], [4, 8, 16, 32]
+        for i, stride in enumerate(strides):
+            exit_ = CellExit(widths[i:], 5, strides=strides[i:], grid_stride=grid_stride, norm="GN")
+            exit_.init_weights()
+            found = exit_(torch.randn(2, widths[i], 96 // stride, 128 // stride))
+            assert found.shape == (2, 5, *size)
+            assert float(found.sigmoid().mean()) == pytest.approx(0.01, rel=0.1)

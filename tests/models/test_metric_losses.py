@@ -29,16 +29,16 @@ def test_triplet_loss_by_hand() -> None:
     assert float(TripletLoss()(torch.tensor([[0.0], [0.1], [9.0], [9.1]]), LABELS)) == 0.0
 
 
-@pytest.mark.parametrize("margin", [0.3, None])
-def test_triplet_loss_equals_a_loop_over_anchors(margin: float | None) -> None:
-    points, labels = random_batch()
-    terms = []
-    for a in range(len(points)):
-        distances = (points - points[a]).norm(dim=1)
-        same = labels == labels[a]
-        gap = distances[same].max() - distances[~same].min()
-        terms.append(F.softplus(gap) if margin is None else F.relu(gap + margin))
-    torch.testing.assert_close(TripletLoss(margin)(points, labels), torch.stack(terms).mean())
+def test_triplet_loss_equals_a_loop_over_anchors() -> None:
+    for margin in (0.3, None):
+        points, labels = random_batch()
+        terms = []
+        for a in range(len(points)):
+            distances = (points - points[a]).norm(dim=1)
+            same = labels == labels[a]
+            gap = distances[same].max() - distances[~same].min()
+            terms.append(F.softplus(gap) if margin is None else F.relu(gap + margin))
+        torch.testing.assert_close(TripletLoss(margin)(points, labels), torch.stack(terms).mean())
 
 
 def test_images_without_a_positive_or_a_negative_do_not_count() -> None:
@@ -108,18 +108,18 @@ def test_gradients_by_finite_differences() -> None:
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, labels), points.clone().requires_grad_(True))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_half_precision_and_autocast_only_round_the_input(dtype: torch.dtype) -> None:
-    points, labels = random_batch(torch.float32)
-    for scale in (1e-2, 1.0, 3e4):
-        low = (scale * points.clamp(-2, 2)).to(dtype).requires_grad_(True)
-        for loss in (TripletLoss(), TripletLoss(None), CircleLoss(), CenterLoss(4, 5).eval()):
-            with torch.autocast("cpu", torch.bfloat16):
-                value = loss(low, labels)
-            assert value.dtype == torch.float32
-            torch.testing.assert_close(value, loss(low.detach().float(), labels))
-            (grad,) = torch.autograd.grad(value, low)
-            assert torch.isfinite(grad).all()
+def test_half_precision_and_autocast_only_round_the_input() -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        points, labels = random_batch(torch.float32)
+        for scale in (1e-2, 1.0, 3e4):
+            low = (scale * points.clamp(-2, 2)).to(dtype).requires_grad_(True)
+            for loss in (TripletLoss(), TripletLoss(None), CircleLoss(), CenterLoss(4, 5).eval()):
+                with torch.autocast("cpu", torch.bfloat16):
+                    value = loss(low, labels)
+                assert value.dtype == torch.float32
+                torch.testing.assert_close(value, loss(low.detach().float(), labels))
+                (grad,) = torch.autograd.grad(value, low)
+                assert torch.isfinite(grad).all()
 
 
 def test_equal_and_zero_embeddings_have_finite_gradients() -> None:

@@ -15,6 +15,7 @@ from kd_mm.preparation.features import class_relations, held_out_splits, pool_fe
 from kd_mm.registry import DATASETS
 
 from ..helpers.digits import digits_run, run_log
+from ..helpers.errors import assert_refused
 from ..helpers.waves import wave
 
 OPTIONS = Probing.defaults
@@ -122,8 +123,7 @@ def test_held_out_parts_are_balanced_and_repeatable() -> None:
     assert sorted(i for _, part in folds for i in part) == list(range(100))
     few = torch.tensor([0, 0, 0, 1, 1, 2])  # at least one of each class, and never the only one
     assert labels_of(few, 0.1) == [0, 1]
-    with pytest.raises(ValueError, match="leave nothing to hold out"):
-        held_out_splits(torch.arange(5), 0.1, None, 0)
+    assert_refused("leave nothing to hold out", held_out_splits, torch.arange(5), 0.1, None, 0)
 
 
 def labels_of(labels: torch.Tensor, share: float) -> list[int]:

@@ -6,16 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from kd_mm.preparation import share_preparations, skip_preparation
+from kd_mm.preparation import share_preparations
 from kd_mm.preparation.base import TeacherPreparation
 from kd_mm.preparation.data import TrainingData
 from kd_mm.preparation.hook import load_or_run
 
-from ..distillers.conftest import batch, build, recipe
+from ..distillers.conftest import build, recipe
 
 DATA: Any = SimpleNamespace(runner=SimpleNamespace(logger=MMLogger.get_instance("preparation")), fingerprint=list)
 
@@ -68,29 +67,14 @@ def test_the_folder_is_shared_unless_the_config_names_one(tmp_path: Path) -> Non
     share_preparations(Config({}), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mtkd_ssr", "mas", "gpac", "kd"])
-def test_without_preparation_every_loss_runs(name: str) -> None:
-    teachers = build(ready=False).teachers["teacher"].config
-    both = {each: {"config": teachers, "random_weights": True} for each in ("one", "two")}
-    model = build(ready=False, recipe=recipe(name), **({"teacher": both} if name == "gpac" else {}))
-    skip_preparation(model)
-    losses = model(**model.data_preprocessor(batch(), True), mode="loss")
-    assert all(f"loss_{loss}" in losses for loss in model.losses)
-
-
-@pytest.mark.parametrize(
-    ("run", "epochs", "fraction", "milestones", "expected"),
-    [
+def test_lengths_are_fractions_of_the_run() -> None:
+    for run, epochs, fraction, milestones, expected in (
         (240, None, 100 / 240, [0.3, 0.6, 0.9], (100, [30, 60, 90])),
         (240, None, 1 / 1000, [0.5], (6, [3])),
         (3, None, 100 / 240, [0.5], (3, [2])),
         (240, 8, 100 / 240, [0.3, 0.6, 0.9], (8, [2, 5, 7])),
-    ],
-)
-def test_lengths_are_fractions_of_the_run(
-    run: int, epochs: int | None, fraction: float, milestones: list[float], expected: tuple[int, list[int]]
-) -> None:
-    runner: Any = SimpleNamespace(max_iters=5 * run, train_dataloader=range(5), cfg=None)  # by either loop
-    data, distiller = TrainingData, build(recipe=recipe("kd"))
-    options = {"epochs": epochs, "fraction": fraction, "min_epochs": 6, "milestones": milestones}
-    assert data(runner, distiller).epochs(options, "exits") == expected
+    ):
+        runner: Any = SimpleNamespace(max_iters=5 * run, train_dataloader=range(5), cfg=None)  # by either loop
+        data, distiller = TrainingData, build(recipe=recipe("kd"))
+        options = {"epochs": epochs, "fraction": fraction, "min_epochs": 6, "milestones": milestones}
+        assert data(runner, distiller).epochs(options, "exits") == expected

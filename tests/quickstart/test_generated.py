@@ -14,6 +14,8 @@ from kd_mm.quickstart.digit_scenes import write_digit_scenes
 from kd_mm.quickstart.generated import write_once
 from kd_mm.quickstart.people import write_people
 
+from ..helpers.errors import assert_refused
+
 SCENES = functools.partial(write_digit_scenes, counts={"train": 2, "val": 1, "test": 1})
 PEOPLE = functools.partial(write_people, identities={"train": 2, "val": 2, "test": 2})
 
@@ -58,9 +60,7 @@ def test_a_folder_is_kept_and_other_data_are_not_overwritten(
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     write(root)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    with pytest.raises(ValueError, match=f"holds other data than {what}; remove it or give another data_root"):
-        write(root, seed=5)
+    assert_refused(f"holds other data than {what}; remove it or give another data_root", write, root, seed=5)
     (tmp_path / "foreign" / name).mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds other data"):
-        write(tmp_path / "foreign")
+    assert_refused("holds other data", write, tmp_path / "foreign")
     assert not list((tmp_path / "foreign" / name).iterdir())

@@ -10,6 +10,8 @@ from kd_mm.datasets import Market1501
 from kd_mm.quickstart.people import CAMERAS, People, write_people
 from kd_mm.quickstart.people_drawing import SIZE
 
+from ..helpers.errors import assert_refused
+
 IDENTITIES = {"train": 5, "val": 4, "test": 6}
 
 
@@ -68,5 +70,4 @@ def test_the_same_seed_draws_the_same_people_and_another_others(folder, tmp_path
 
 
 def test_an_unknown_split_is_named(folder):
-    with pytest.raises(ValueError, match="split must be one of .*got 'tets'"):
-        People(str(folder), "tets", identities=IDENTITIES)
+    assert_refused("split must be one of .*got 'tets'", People, str(folder), "tets", identities=IDENTITIES)

@@ -53,6 +53,7 @@ class Done:
     task: str
     work_dir: Path
     ended: Ended
+    killed: Ended | None
 
     def cells(self) -> dict[str, dict[str, Any]]:
         return {cell["row"]: cell for cell in json.loads((self.work_dir / "results.json").read_text())}
@@ -65,10 +66,14 @@ def call(task: str, work_dir: Path) -> list[object]:
 @pytest.fixture(scope="module", params=CASES)
 def done(request: pytest.FixtureRequest, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     case, work_dir = CASES[request.param], tmp_path_factory.mktemp("quickstart")
+    killed = None
+    if request.param == "classification":
+        killed = tools.run(*call(request.param, work_dir), kill={"iteration": 3})
+        assert not results(work_dir)
     with mock.patch.dict(*case.few) if case.few else nullcontext():
         ended = tools.run(*call(request.param, work_dir))
         assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
-        yield Done(case, request.param, work_dir, ended)
+        yield Done(case, request.param, work_dir, ended, killed)
 
 
 def results(work_dir: Path) -> dict[str, bytes]:
@@ -138,21 +143,20 @@ def test_the_checkpoint_is_one_of_the_plain_student(tools: Tools, done: Done) ->
     assert [again[name] for name in metrics] == pytest.approx([cell[name] for name in metrics])
 
 
-def test_a_killed_call_goes_on_and_a_second_one_keeps_what_is_finished(tools: Tools, tmp_path: Path) -> None:
-    killed = tools.run(*call("classification", tmp_path), kill={"iteration": 3})
-    assert killed.status == 2
-    assert "the same command goes on from here" in killed.err
-    assert len(killed.err.strip().splitlines()) == 1
-    assert not results(tmp_path)
-    assert tools.run(*call("classification", tmp_path)).status == 0
-    before = results(tmp_path)
+@pytest.mark.parametrize("done", ["classification"], indirect=True)
+def test_a_killed_call_goes_on_and_a_second_one_keeps_what_is_finished(tools: Tools, done: Done) -> None:
+    assert done.killed is not None
+    assert done.killed.status == 2
+    assert "the same command goes on from here" in done.killed.err
+    assert len(done.killed.err.strip().splitlines()) == 1
+    before = results(done.work_dir)
     assert set(before) == {f"{config}_seed0" for config in DIGITS.configs.values()}
     # As a run leaves it that was killed while it trained.
-    (tmp_path / "runs" / "student_digits_seed0" / "result.json").unlink()
-    repaired = tools.run(*call("classification", tmp_path))
+    (done.work_dir / "runs" / "student_digits_seed0" / "result.json").unlink()
+    repaired = tools.run(*call("classification", done.work_dir))
     assert repaired.status == 0
     assert repaired.out.count("kept from before") == 3
-    after = results(tmp_path)
+    after = results(done.work_dir)
     assert {name for name in before if after[name] != before[name]} == {"student_digits_seed0"}
     scores = [json.loads(one["student_digits_seed0"])["result"]["accuracy/top1"] for one in (before, after)]
     assert scores[0] == scores[1]
@@ -168,26 +172,26 @@ def test_wrong_options_are_one_line(tools: Tools, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("task", CASES)
-def test_the_sweep_trains_the_teacher_once_and_never_chooses_on_the_test_split(task: str, tmp_path: Path) -> None:
-    quickstart = CASES[task].quickstart
-    jobs = plan_jobs(quickstart.sweep([3, 4]), tmp_path)
-    teacher, *others = [job.name for job in jobs]
-    assert teacher == f"{quickstart.configs['teacher']}_seed0"
-    assert not any(name.startswith("teacher") for name in others)
-    for job in jobs:
-        config = job.run.args[0]
-        assert job.needs == ((teacher,) if "teacher" in config["model"] else ())
-        splits = [config[f"{part}_dataloader"]["dataset"]["split"] for part in ("train", "val", "test")]
-        assert splits == ["train", "val", "test"]
+def test_the_sweep_trains_the_teacher_once_and_never_chooses_on_the_test_split(tmp_path: Path) -> None:
+    for task in CASES:
+        quickstart = CASES[task].quickstart
+        jobs = plan_jobs(quickstart.sweep([3, 4]), tmp_path)
+        teacher, *others = [job.name for job in jobs]
+        assert teacher == f"{quickstart.configs['teacher']}_seed0"
+        assert not any(name.startswith("teacher") for name in others)
+        for job in jobs:
+            config = job.run.args[0]
+            assert job.needs == ((teacher,) if "teacher" in config["model"] else ())
+            splits = [config[f"{part}_dataloader"]["dataset"]["split"] for part in ("train", "val", "test")]
+            assert splits == ["train", "val", "test"]
 
 
-@pytest.mark.parametrize("task", CASES)
-def test_schedules_are_as_long_as_the_training(task: str) -> None:
-    quickstart = CASES[task].quickstart
-    for epochs in (None, 2):
-        for row in quickstart.sweep(epochs=epochs).rows.values():
-            schedules = row.config.param_scheduler
-            cosine = schedules[-1] if isinstance(schedules, list) else schedules
-            assert cosine.T_max == row.config.train_cfg.max_epochs
-            assert epochs is None or cosine.T_max == epochs
+def test_schedules_are_as_long_as_the_training() -> None:
+    for task in CASES:
+        quickstart = CASES[task].quickstart
+        for epochs in (None, 2):
+            for row in quickstart.sweep(epochs=epochs).rows.values():
+                schedules = row.config.param_scheduler
+                cosine = schedules[-1] if isinstance(schedules, list) else schedules
+                assert cosine.T_max == row.config.train_cfg.max_epochs
+                assert epochs is None or cosine.T_max == epochs

@@ -133,44 +133,40 @@ class Downsampled(nn.Module):
         return self.downsample(x)
 
 
-@pytest.mark.parametrize("pre", [False, True])
-def test_stages_that_end_with_their_downsampling(pre):
-    body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), Downsampled(8, 16, pre=pre), Downsampled(16, 32, pre=pre), Block(32, 32, pre=pre)
-    )
-    stages = discover_stages(Wrapper(body), image())
-    assert [stage.tap for stage in stages] == ["backbone.1.blocks.1", "backbone.2.blocks.1", "backbone.3"]
-    assert [(stage.channels, stage.stride) for stage in stages] == [(8, 2), (16, 4), (32, 8)]
-    assert [stage.post_relu for stage in stages] == [not pre] * 3
+def test_stages_that_end_with_their_downsampling():
+    for pre in (False, True):
+        body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), Downsampled(8, 16, pre=pre), Downsampled(16, 32, pre=pre), Block(32, 32, pre=pre)
+        )
+        stages = discover_stages(Wrapper(body), image())
+        assert [stage.tap for stage in stages] == ["backbone.1.blocks.1", "backbone.2.blocks.1", "backbone.3"]
+        assert [(stage.channels, stage.stride) for stage in stages] == [(8, 2), (16, 4), (32, 8)]
+        assert [stage.post_relu for stage in stages] == [not pre] * 3
 
 
-@pytest.mark.parametrize(("strides", "dilations"), [((1, 2, 2, 1), (1, 1, 1, 1)), ((1, 2, 1, 1), (1, 1, 2, 4))])
-def test_last_stages_at_one_resolution_stay_apart(strides, dilations):
-    model = backbone(type="ResNet", depth=18, strides=strides, dilations=dilations)
-    stages = discover_stages(model, image())
-    assert [stage.tap for stage in stages] == [f"backbone.layer{k}" for k in (1, 2, 3, 4)]
-    assert stages[2].stride == stages[3].stride
+def test_last_stages_at_one_resolution_stay_apart():
+    for strides, dilations in (((1, 2, 2, 1), (1, 1, 1, 1)), ((1, 2, 1, 1), (1, 1, 2, 4))):
+        model = backbone(type="ResNet", depth=18, strides=strides, dilations=dilations)
+        stages = discover_stages(model, image())
+        assert [stage.tap for stage in stages] == [f"backbone.layer{k}" for k in (1, 2, 3, 4)]
+        assert stages[2].stride == stages[3].stride
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
+def test_without_the_last_stride_stages_are_those_with_it():
+    for config in (
         {"type": "ResNet", "depth": 18},
         {"type": "MobileNetV3"},
-    ],
-    ids=lambda config: config["type"],
-)
-def test_without_the_last_stride_stages_are_those_with_it(config):
-    model = backbone(**config)
-    before = discover_stages(model, image())
-    set_last_stride(model.backbone)
-    state = {name: dict(vars(module)) for name, module in model.named_modules()}
-    stages = discover_stages(model, image())
-    assert {name: dict(vars(module)) for name, module in model.named_modules()} == state
-    assert [(stage.tap, stage.channels, stage.params) for stage in stages] == [
-        (stage.tap, stage.channels, stage.params) for stage in before
-    ]
-    assert [stage.stride for stage in stages] == [stage.stride for stage in before[:-1]] + [before[-1].stride / 2]
+    ):
+        model = backbone(**config)
+        before = discover_stages(model, image())
+        set_last_stride(model.backbone)
+        state = {name: dict(vars(module)) for name, module in model.named_modules()}
+        stages = discover_stages(model, image())
+        assert {name: dict(vars(module)) for name, module in model.named_modules()} == state
+        assert [(stage.tap, stage.channels, stage.params) for stage in stages] == [
+            (stage.tap, stage.channels, stage.params) for stage in before
+        ]
+        assert [stage.stride for stage in stages] == [stage.stride for stage in before[:-1]] + [before[-1].stride / 2]
 
 
 def test_stages_without_blocks_include_norm_and_activation():
@@ -209,14 +205,14 @@ def test_a_module_that_runs_twice_is_tapped_at_the_right_call():
     ],
     ids=["swin", "twins"],
 )
-@pytest.mark.parametrize(("height", "width"), [(96, 160), (96, 72)])
-def test_token_grids_of_oblong_inputs(config, height, width):
-    stages = discover_stages(backbone(**config), image(height, width))
-    grids = [(stage.height, stage.width) for stage in stages]
-    assert grids[0] == (height // 4, width // 4)
-    for (tall, wide), (next_tall, next_wide) in zip(grids, grids[1:], strict=False):
-        assert next_tall in (tall // 2, (tall + 1) // 2)
-        assert next_wide in (wide // 2, (wide + 1) // 2)
+def test_token_grids_of_oblong_inputs(config):
+    for height, width in ((96, 160), (96, 72)):
+        stages = discover_stages(backbone(**config), image(height, width))
+        grids = [(stage.height, stage.width) for stage in stages]
+        assert grids[0] == (height // 4, width // 4)
+        for (tall, wide), (next_tall, next_wide) in zip(grids, grids[1:], strict=False):
+            assert next_tall in (tall // 2, (tall + 1) // 2)
+            assert next_wide in (wide // 2, (wide + 1) // 2)
 
 
 def test_the_network_and_the_random_state_are_left_as_they_were():
@@ -246,18 +242,18 @@ def test_a_failing_forward_leaves_no_hooks_behind():
     assert [module.training for module in model.modules()] == flags
 
 
-@pytest.mark.parametrize("switches", [0, 1, 2])
-def test_caches_of_evaluation_mode_are_as_before(switches):
-    model = backbone(type="LeViT", arch="128s", img_size=64)
-    for _ in range(switches):
-        model.train()
-    before = {name: dict(vars(module)) for name, module in model.named_modules()}
-    assert len(discover_stages(model, image())) == 3
-    after = {name: dict(vars(module)) for name, module in model.named_modules()}
-    assert after.keys() == before.keys()
-    for name, attributes in after.items():
-        assert attributes.keys() == before[name].keys()
-        assert all(value is before[name][key] for key, value in attributes.items())
+def test_caches_of_evaluation_mode_are_as_before():
+    for switches in (0, 1, 2):
+        model = backbone(type="LeViT", arch="128s", img_size=64)
+        for _ in range(switches):
+            model.train()
+        before = {name: dict(vars(module)) for name, module in model.named_modules()}
+        assert len(discover_stages(model, image())) == 3
+        after = {name: dict(vars(module)) for name, module in model.named_modules()}
+        assert after.keys() == before.keys()
+        for name, attributes in after.items():
+            assert attributes.keys() == before[name].keys()
+            assert all(value is before[name][key] for key, value in attributes.items())
 
 
 def test_named_stages_are_measured_in_the_given_order():
@@ -280,9 +276,12 @@ def test_named_tuple_outputs_are_completed_by_their_element():
     assert (chosen.tap, chosen.channels, chosen.stride) == ("backbone.stage4[0]", 18, 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_wrong_names_are_refused_with_the_table():
+    model = backbone(type="ResNet", depth=18)
+    model.head = nn.Linear(512, 10)
+    model.backbone.drop = nn.Conv2d(3, 3, 1)
+    model.backbone.extras = nn.ModuleList([nn.Conv2d(3, 3, 1)])
+    for name, message in (
         ("backbone.layr3", "did you mean.*backbone.layer3"),
         ("layer3", "backbone.layer3"),
         ("backbone.drop", "never runs"),
@@ -291,18 +290,12 @@ def test_named_tuple_outputs_are_completed_by_their_element():
         ("backbone.layer3#4", "runs 1 times"),
         ("backbone.layer3..", "not understood"),
         ("backbone.layer4[1]", "no feature map"),
-    ],
-)
-def test_wrong_names_are_refused_with_the_table(name, message):
-    model = backbone(type="ResNet", depth=18)
-    model.head = nn.Linear(512, 10)
-    model.backbone.drop = nn.Conv2d(3, 3, 1)
-    model.backbone.extras = nn.ModuleList([nn.Conv2d(3, 3, 1)])
-    with pytest.raises(ValueError, match=message) as error:
-        discover_stages(model, image(), names=[name])
-    first, *table = str(error.value).splitlines()
-    assert name in first
-    assert [line.split()[1] for line in table[-4:]] == [f"backbone.layer{k}" for k in (1, 2, 3, 4)]
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            discover_stages(model, image(), names=[name])
+        first, *table = str(error.value).splitlines()
+        assert name in first
+        assert [line.split()[1] for line in table[-4:]] == [f"backbone.layer{k}" for k in (1, 2, 3, 4)]
 
 
 def test_where_nothing_is_found_candidates_are_listed():

@@ -13,10 +13,8 @@ from ..helpers.classifier_families import CONSTANT, PYRAMIDS, load
 
 #: Tried in every run: the kinds of layout that discovery tells apart. The others run by `make test-families`.
 SAMPLE = (
-    "resnet18",
     "mobilenet-v3",
     "repvgg-A0_deploy",
-    "hrnet",
     "poolformer",
     "swinv2",
     "deit-tiny-distilled",

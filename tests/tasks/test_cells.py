@@ -26,20 +26,17 @@ def cells_of(targets: CellTargets, label: int) -> set[tuple[int, int]]:
     return {(int(y), int(x)) for y, x in targets.present[0, label].nonzero()}
 
 
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
+def test_cells_that_a_box_covers() -> None:
+    for box, expected in (
         ([40.0, 36, 50, 44], {(1, 1)}),  # small: the cell at its centre
         ([0.0, 0, 128, 96], {(1, 1), (1, 2)}),  # its central half is 32..96 by 24..72
         ([0.0, 0, 128, 20], {(0, 1), (0, 2)}),  # flat
-        ([24.0, 36, 40, 44], {(1, 0), (1, 1)}),  # its centre is on the border of two cells
-    ],
-)
-def test_cells_that_a_box_covers(box: list[float], expected: set[tuple[int, int]]) -> None:
-    targets = assign([box], [1])
-    assert cells_of(targets, 1) == expected
-    assert float(targets.present.sum()) == len(expected)
-    assert targets.counted.all()
+        ([24.0, 36, 40, 44], {(1, 0), (1, 1)}),  # its centre is on the border of two cells,
+    ):
+        targets = assign([box], [1])
+        assert cells_of(targets, 1) == expected
+        assert float(targets.present.sum()) == len(expected)
+        assert targets.counted.all()
 
 
 def test_a_box_moved_by_a_cell_moves_its_target_by_a_cell() -> None:

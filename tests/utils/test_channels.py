@@ -1,6 +1,5 @@
 """The channels of the images that a network takes."""
 
-import pytest
 from mmdet.utils import register_all_modules
 from mmpretrain.utils import register_all_modules as register_classifiers
 
@@ -8,20 +7,17 @@ from kd_mm.registry import MODELS
 from kd_mm.utils.channels import input_channels
 
 
-@pytest.mark.parametrize(
-    ("backbone", "channels"),
-    [
+def test_of_the_first_convolution() -> None:
+    for backbone, channels in (
         ({"type": "mmpretrain.ResNet", "depth": 18, "in_channels": 5}, 5),
         ({"type": "mmpretrain.VisionTransformer", "arch": "deit-tiny", "in_channels": 1}, 1),
         ({"type": "mmpretrain.T2T_ViT", "img_size": 32}, 3),
         ({"type": "mmdet.CSPDarknet", "deepen_factor": 0.33, "widen_factor": 0.25}, 3),
         ({"type": "kd_mm.OSNet", "width": 0.25, "in_channels": 2}, 2),
-    ],
-)
-def test_of_the_first_convolution(backbone: dict, channels: int) -> None:
-    register_classifiers(init_default_scope=False)
-    register_all_modules(init_default_scope=False)
-    assert input_channels(MODELS.build(backbone)) == channels
+    ):
+        register_classifiers(init_default_scope=False)
+        register_all_modules(init_default_scope=False)
+        assert input_channels(MODELS.build(backbone)) == channels
 
 
 def test_several_means_come_first() -> None:
