@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from mmengine import Config, fileio
 from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
@@ -17,6 +16,7 @@ from kd_mm.registry import MODELS
 
 from .helpers.reading import each_base_once
 
+pytestmark = pytest.mark.usefixtures("constant_weights")
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
@@ -25,12 +25,6 @@ FOLDERS = sorted({Path(name).parent.as_posix() for name in LEAVES})
 # What a distillation inherits from the plain config of its student.
 INHERITED = ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator")
 INHERITED += ("optim_wrapper", "param_scheduler", "train_cfg")
-
-
-@pytest.fixture(autouse=True)
-def _constant_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill the weights of layers with a constant: random ones are half of the time that building takes."""
-    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda tensor, *_, **__: tensor.data.fill_(0.01))
 
 
 @cache

@@ -116,14 +116,11 @@ def test_what_is_left_to_the_builders() -> None:
     check_config(config)
 
 
-def test_sections() -> None:
+def test_sections_and_misspelt_keys() -> None:
     config = read(**{"train_cfg.max_epoch": 1})
     check_config(config, ["model"])
     assert_refused("max_epochs", check_config, config)
     assert_refused("there is no model", check_config, Config({}))
-
-
-def test_misspelt_keys() -> None:
     assert misspelt_keys(["optim_wraper", "train_pipeline", "batch_size", "my_model", "train_cfg"]) == [
         "config: nothing reads the key 'optim_wraper', did you mean 'optim_wrapper'?"
     ]

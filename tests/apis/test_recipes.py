@@ -78,15 +78,12 @@ def test_losses_of_all_and_options_of_each() -> None:
     assert first["exits"] == {"type": "A", "norm": "GN"}
 
 
-def test_other_losses_of_one_name_are_refused() -> None:
+def test_losses_of_one_name_and_options_that_disagree_are_refused() -> None:
     line = refusal({"a": {"losses": {"kd": KD}}, "b": {"losses": {"kd": {**KD, "temperature": 2.0}}}})
     assert line.startswith(
         "the recipes a and b cannot be joined: both have a loss 'kd', with another temperature (4.0 "
     )
     assert "write a recipe of your own" in line
-
-
-def test_options_that_disagree_are_refused_with_the_way_out() -> None:
     recipes = {
         "a": {"connectors": {"type": "C", "policy": "always"}},
         "b": {"losses": {}},
@@ -100,9 +97,6 @@ def test_options_that_disagree_are_refused_with_the_way_out() -> None:
     assert "connectors.type is 'D' in one" in refusal(
         {"a": {"connectors": {"policy": 1, "type": "D"}}, "c": recipes["c"]}
     )
-
-
-def test_the_students_own_weight_means_one_where_it_is_left_out() -> None:
     recipes = {"kd": {"losses": {"kd": KD}, "student_loss_weight": 0.1}, "at": {"losses": {"at": {"type": "AT"}}}}
     assert "student_loss_weight is 0.1 in one and 1.0 in the other" in refusal(recipes)
     assert join_recipes(recipes, ["student_loss_weight"])["student_loss_weight"] == 0.1
@@ -123,9 +117,6 @@ def test_the_simplifier_joins_mtkd_ssr() -> None:
     assert composed.default_hooks.distill.type == "kd_mm.DistillHook"
     swapped = read_recipes("student_friendly+mtkd_ssr")[0]
     assert swapped == recipe.to_dict()
-
-
-def test_a_detector_gets_its_own_recipes_joined() -> None:
     plain = load_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py")
     recipe = compose(plain, "mtkd_ssr+student_friendly", *TEACHER).model.recipe
     assert recipe.transform.temperature == 1.0

@@ -23,12 +23,19 @@ def active(config: Config) -> set[str]:
     return {name for name, loss in config.model.recipe.losses.items() if loss.loss_weight != 0}
 
 
-def test_each_recipe_is_a_row_beside_the_plain_config() -> None:
+def test_each_recipe_is_a_row_beside_the_plain_config_which_its_keys_leave_alone(tmp_path: Path) -> None:
     rows = read_rows([STUDENT], ["kd", "mtkd_ssr"], **TEACHER, options={"train_cfg.max_epochs": 1})
     assert list(rows) == ["student_digits", "kd", "mtkd_ssr"]
     assert {row.train_cfg.max_epochs for row in rows.values()} == {1}
     assert rows["kd"].model.type == "kd_mm.Distiller"
     assert rows["student_digits"].model.type.endswith("ImageClassifier")
+    rows = read_rows([STUDENT], ["kd"], **TEACHER, options={"model.recipe.losses.kd.temperature": 2.0})
+    assert rows["kd"].model.recipe.losses.kd.temperature == 2.0
+    assert "recipe" not in rows["student_digits"].model
+    other = tmp_path / "other.py"
+    other.write_text(f"_base_ = ['{STUDENT}']\n")
+    rows = read_rows([STUDENT, str(other)], ["kd"], **TEACHER)
+    assert list(rows) == ["student_digits", "kd_student_digits", "other", "kd_other"]
 
 
 def test_ablations_are_each_loss_alone_and_in_pairs() -> None:
@@ -60,19 +67,6 @@ def test_each_value_of_a_key_is_a_row_where_its_part_exists() -> None:
     assert rows[directions[0]].model.recipe.losses.srd == rows["mtkd_ssr"].model.recipe.losses.srd
     longer = {name for name, row in rows.items() if row.train_cfg.max_epochs == 7}
     assert longer == {"student_digits max_epochs=7", "kd max_epochs=7", "mtkd_ssr max_epochs=7"}
-
-
-def test_recipes_of_several_configs_have_names_of_their_own(tmp_path: Path) -> None:
-    other = tmp_path / "other.py"
-    other.write_text(f"_base_ = ['{STUDENT}']\n")
-    rows = read_rows([STUDENT, str(other)], ["kd"], **TEACHER)
-    assert list(rows) == ["student_digits", "kd_student_digits", "other", "kd_other"]
-
-
-def test_keys_of_a_distillation_leave_the_plain_row_alone() -> None:
-    rows = read_rows([STUDENT], ["kd"], **TEACHER, options={"model.recipe.losses.kd.temperature": 2.0})
-    assert rows["kd"].model.recipe.losses.kd.temperature == 2.0
-    assert "recipe" not in rows["student_digits"].model
 
 
 def test_what_does_not_exist_is_refused() -> None:

@@ -45,11 +45,8 @@ def test_the_tool_prints_student_teacher_and_pairing_without_the_teachers_file(t
     assert len(lines) == 6
 
 
-def test_a_recipe_that_reads_no_stages_says_so() -> None:
+def test_pairs_from_the_deep_end_or_none() -> None:
     assert "no loss reads the stages of teacher 'teacher'" in list(stage_sections(distilled("kd")))[-1]
-
-
-def test_the_teachers_stages_are_paired_from_the_deep_end_where_there_are_more() -> None:
     config = distilled("mtkd_ssr", f"kd_mm::{CIFAR}/resnet8x4_1xb64_cifar100.py")
     config.model.stages = {"student": ["backbone.layer2", "backbone.layer3"]}
     *_, pairing = stage_sections(config)

@@ -44,16 +44,13 @@ def test_cifar10_joins_five_training_files(tmp_path: Path) -> None:
     assert len(DATASETS.build({**config, "split": "test"})) == 40
 
 
-def test_the_validation_split_is_balanced_disjoint_and_complete(tmp_path: Path) -> None:
+def test_the_validation_split_is_balanced_disjoint_complete_and_independent_of_the_order(tmp_path: Path) -> None:
     write_cifar100(tmp_path)
     train, val, both = (cifar100(tmp_path, split) for split in ("train", "val", "trainval"))
     assert np.bincount(val.get_gt_labels()).tolist() == [1] * 100
     assert np.bincount(train.get_gt_labels()).tolist() == [3] * 100
     assert contents(train) | contents(val) == contents(both)
     assert not contents(train) & contents(val)
-
-
-def test_the_validation_split_does_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
     write_cifar100(tmp_path / "a")
     write_cifar100(tmp_path / "b", np.random.RandomState(3).permutation(400))
     assert contents(cifar100(tmp_path / "a", "val")) == contents(cifar100(tmp_path / "b", "val"))
@@ -69,12 +66,18 @@ def test_a_subset_has_the_same_number_of_each_class_and_stays_inside_its_split(t
     assert_refused("has 3 images, but 4 were asked for", cifar100, tmp_path, "train", samples_per_class=4)
 
 
-def test_wrong_options(tmp_path: Path) -> None:
+def test_wrong_options_and_other_counts_than_the_official_ones(tmp_path: Path) -> None:
     write_cifar100(tmp_path)
     for val_size in (0, 150, 400):
         with pytest.raises(ValueError, match="multiple of 100 below the 400"):
             CIFAR100(data_root=str(tmp_path), split="val", val_size=val_size, allow_partial=True)
     assert_refused("train, val, trainval, test, got 'validation'", CIFAR10, data_root=str(tmp_path), split="validation")
+    write_cifar100(tmp_path)
+    with pytest.raises(ValueError, match="train holds 400 images, the official file 50000.*allow_partial=True"):
+        CIFAR100(data_root=str(tmp_path))
+    content = {"data": np.zeros((10_000, 3072), np.uint8), "fine_labels": [i % 100 for i in range(10_000)]}
+    write(tmp_path / "cifar-100-python" / "test", content)
+    assert len(CIFAR100(data_root=str(tmp_path), split="test")) == 10_000
 
 
 def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,15 +92,6 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data/cifar100/cifar-100-python/meta").unlink()
     with pytest.raises(FileNotFoundError, match="it lacks meta"):
         CIFAR100(data_root="data/cifar100")
-
-
-def test_the_official_counts_are_expected(tmp_path: Path) -> None:
-    write_cifar100(tmp_path)
-    with pytest.raises(ValueError, match="train holds 400 images, the official file 50000.*allow_partial=True"):
-        CIFAR100(data_root=str(tmp_path))
-    content = {"data": np.zeros((10_000, 3072), np.uint8), "fine_labels": [i % 100 for i in range(10_000)]}
-    write(tmp_path / "cifar-100-python" / "test", content)
-    assert len(CIFAR100(data_root=str(tmp_path), split="test")) == 10_000
 
 
 def test_wrong_files_raise_one_line(tmp_path: Path) -> None:

@@ -35,29 +35,23 @@ def infos(data: CIFAR100Retrieval) -> list[dict[str, Any]]:
     return [data.get_data_info(index) for index in range(len(data))]
 
 
-def test_training_and_test_have_no_class_in_common(root):
+def test_test_has_other_classes_and_validation_other_images_than_training(root):
     train, test = infos(read(root, "train")), infos(read(root, "test"))
     assert {info["gt_label"] for info in train} == set(range(TRAINING_CLASSES))
     assert {info["pid"] for info in train} == set(range(1, 81))
     assert {info["pid"] for info in test} == set(range(81, 101))
     assert read(root, "train").metainfo["classes"] == tuple(CIFAR100_CATEGORIES[:80])
-
-
-def test_validation_has_the_training_classes_and_other_images(root):
     train, val = infos(read(root, "train")), infos(read(root, "val"))
     assert {info["pid"] for info in val} == {info["pid"] for info in train}
     assert not {info["img"].tobytes() for info in val} & {info["img"].tobytes() for info in train}
     assert Counter(info["pid"] for info in val) == dict.fromkeys(range(1, 81), 2)
 
 
-def test_queries_come_before_the_gallery_of_the_same_classes(root):
+def test_queries_come_before_the_gallery_whatever_the_order_of_the_images(root, tmp_path):
     roles = [info["role"] for info in infos(read(root, "test"))]
     assert roles == ["query"] * 20 + ["gallery"] * 60
     queries = [info["pid"] for info in infos(read(root, "test", queries_per_class=3)) if info["role"] == "query"]
     assert Counter(queries) == dict.fromkeys(range(81, 101), 3)
-
-
-def test_which_images_are_queries_does_not_depend_on_their_order(root, tmp_path):
     write_cifar100(tmp_path, order=np.random.default_rng(3).permutation(400))
     chosen = [
         {info["img"].tobytes() for info in infos(read(folder, "val")) if info["role"] == "query"}

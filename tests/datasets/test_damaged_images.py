@@ -28,16 +28,12 @@ def corrupt(voc: VOCFolder, name: str) -> Path:
     return path
 
 
-def test_undecodable_image_is_replaced_in_training(voc: VOCFolder, warnings: list[str]) -> None:
+def test_undecodable_image_is_replaced_in_training_and_left_out_of_a_test(voc: VOCFolder, warnings: list[str]) -> None:
     path = corrupt(voc, "b")
     dataset = read(voc, on_error="skip", pipeline=PIPELINE)
     np.random.seed(0)
     assert {dataset[1]["data_samples"].img_id for _ in range(20)} == {"a", "c"}
     assert warnings == [f"skipped {path}: {UNDECODABLE}; 1 so far"]
-
-
-def test_undecodable_image_is_left_out_of_a_test(voc: VOCFolder) -> None:
-    path = corrupt(voc, "b")
     dataset = read(voc, on_error="skip", pipeline=PIPELINE, test_mode=True)
     assert [dataset[index]["data_samples"].img_id for index in range(len(dataset))] == ["a", "c"]
     assert f"b ({path}: {UNDECODABLE})" in read_error(voc, test_mode=True)
@@ -102,7 +98,9 @@ def test_stray_bytes_after_a_complete_image_are_no_damage(voc: VOCFolder, capfd:
     assert decoding_error(str(path)) == ""
 
 
-def test_other_output_to_stderr_is_passed_on(voc: VOCFolder, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_output_to_stderr_and_other_errors_are_passed_on(
+    voc: VOCFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
     def write_to_stderr(results: dict[str, Any]) -> dict[str, Any]:
         print("own transform", file=sys.stderr)
         os.write(2, b"and its library\n")
@@ -116,8 +114,6 @@ def test_other_output_to_stderr_is_passed_on(voc: VOCFolder, capfd: pytest.Captu
         dataset[1]
     assert capfd.readouterr().err == "own transform\nand its library\n" * 2
 
-
-def test_other_errors_of_the_pipeline_are_not_changed(voc: VOCFolder) -> None:
     def fail(results: dict[str, Any]) -> None:
         raise ArithmeticError("own transform")
 

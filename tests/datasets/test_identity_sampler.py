@@ -63,7 +63,7 @@ def test_images_of_an_identity_are_drawn_without_replacement() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_identity_with_fewer_images_repeats_some() -> None:
+def test_identities_of_few_images_repeat_some() -> None:
     people = People([1, 2, 8, 8])
     for batch in batches(IdentitySampler(people, num_identities=4, num_images=4, seed=3), 16):
         groups = [batch[i : i + 4] for i in range(0, 16, 4)]
@@ -71,6 +71,9 @@ def test_identity_with_fewer_images_repeats_some() -> None:
         assert drawn[0] == {0: 4}
         assert set(drawn[1]) == {1, 2}
         assert len(drawn[2]) == len(drawn[3]) == 4
+    sampler = IdentitySampler(People([1, 1, 1]), num_identities=3, num_images=4)
+    assert len(sampler) == 12
+    assert Counter(sampler) == {0: 4, 1: 4, 2: 4}
 
 
 def test_order_depends_on_seed_and_epoch() -> None:
@@ -88,27 +91,11 @@ def test_order_depends_on_seed_and_epoch() -> None:
     assert list(IdentitySampler(people, 4, 2, seed=6)) != first
 
 
-def test_data_set_smaller_than_a_batch() -> None:
-    sampler = IdentitySampler(People([1, 1, 1]), num_identities=3, num_images=4)
-    assert len(sampler) == 12
-    assert Counter(sampler) == {0: 4, 1: 4, 2: 4}
-
-
-def test_too_few_identities() -> None:
+def test_wrong_numbers_and_batch_sizes() -> None:
     with pytest.raises(ValueError, match="has 3 identities, a batch wants 16: set num_identities to at most 3"):
         IdentitySampler(People([4, 4, 4]))
     assert_refused("num_identities=2, num_images=0: both must be 1 or more", IdentitySampler, People([4, 4, 4]), 2, 0)
 
-
-def test_registered_sampler_feeds_a_loader() -> None:
-    people = People([4] * 6)
-    config = {"type": "kd_mm.IdentitySampler", "num_identities": 3, "num_images": 2}
-    sampler = DATA_SAMPLERS.build(config, default_args={"dataset": people, "seed": 2})
-    loader = DataLoader(people, batch_size=6, sampler=sampler, drop_last=True)
-    assert [batch.tolist() for batch in loader] == batches(sampler, 6)
-
-
-def test_wrong_batch_size() -> None:
     def config(size: int | None, name: Any = "kd_mm.IdentitySampler", **options: int) -> dict[str, Any]:
         return {"train_dataloader": {"batch_size": size, "sampler": {"type": name, **options}}}
 
@@ -121,6 +108,14 @@ def test_wrong_batch_size() -> None:
         check_identity_batches(config(64, num_images=8))
     for other in ({}, {"train_dataloader": None}, {"train_dataloader": {"sampler": {"type": "DefaultSampler"}}}):
         check_identity_batches(other)
+
+
+def test_registered_sampler_feeds_a_loader() -> None:
+    people = People([4] * 6)
+    config = {"type": "kd_mm.IdentitySampler", "num_identities": 3, "num_images": 2}
+    sampler = DATA_SAMPLERS.build(config, default_args={"dataset": people, "seed": 2})
+    loader = DataLoader(people, batch_size=6, sampler=sampler, drop_last=True)
+    assert [batch.tolist() for batch in loader] == batches(sampler, 6)
 
 
 def _rank(rank: int) -> tuple[int, list[list[int]]]:

@@ -89,25 +89,12 @@ def test_wrong_number_of_images(folder: MarketFolder) -> None:
         assert_refused(f"holds {count} images, street has 7 there", read, folder, split, expected_counts={split: 7})
 
 
-def test_missing_folders_and_wrong_options(folder: MarketFolder) -> None:
-    assert_refused("split must be one of 'train', 'query', 'gallery', 'test', got 'val'", read, folder, "val")
-    assert_refused("on_error must be", read, folder, on_error="ignore")
-    with pytest.raises(FileNotFoundError, match="Market-1501 not found: looked in .*nowhere"):
-        Market1501(str(folder.root / "nowhere"))
-    for path in (folder.root / "query").iterdir():
-        path.unlink()
-    assert_refused("query holds no image that can be used", read, folder, "test")
-
-
-def test_unreadable_file_name(folder: MarketFolder, warnings: list[str]) -> None:
+def test_names_and_images_that_cannot_be_read(folder: MarketFolder, warnings: list[str]) -> None:
     path = folder.add("bounding_box_train", 2, 1)[0]
     path.rename(path.with_name("anna_camera1.jpg"))
     assert_refused(r"1 of 25 images of .*anna_camera1.jpg \(the name is not <identity>_c<camera>", read, folder)
     assert len(read(folder, on_error="skip")) == 24
     assert any("anna_camera1.jpg" in line for line in warnings)
-
-
-def test_undecodable_image(folder: MarketFolder, warnings: list[str]) -> None:
     path = folder.add("bounding_box_train", 2, 1)[0]
     path.write_bytes(path.read_bytes()[:20] + b"\x00" * 300 + b"\xff\xd9")
     stopping, skipping = read(folder), read(folder, on_error="skip")
@@ -122,9 +109,16 @@ def test_undecodable_image(folder: MarketFolder, warnings: list[str]) -> None:
     assert_refused(rf"1 of 4 images of .*{test.name} \(it cannot be decoded", read, folder, "query")
 
 
-def test_distractors_belong_to_the_gallery(folder: MarketFolder) -> None:
+def test_missing_folders_distractors_among_queries_and_wrong_options(folder: MarketFolder) -> None:
     folder.add("query", 0, 1)
     assert_refused("query has an identity numbered 0, which marks distractors", read, folder, "test")
+    assert_refused("split must be one of 'train', 'query', 'gallery', 'test', got 'val'", read, folder, "val")
+    assert_refused("on_error must be", read, folder, on_error="ignore")
+    with pytest.raises(FileNotFoundError, match="Market-1501 not found: looked in .*nowhere"):
+        Market1501(str(folder.root / "nowhere"))
+    for path in (folder.root / "query").iterdir():
+        path.unlink()
+    assert_refused("query holds no image that can be used", read, folder, "test")
 
 
 def test_single_images_and_queries_without_a_match_are_logged(folder: MarketFolder, warnings: list[str]) -> None:

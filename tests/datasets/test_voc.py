@@ -74,9 +74,19 @@ def test_other_names_of_folders_and_classes_and_image_formats(tmp_path: Path) ->
     assert len(read(voc, **prefix, **moved)) == 4
 
 
-def test_fractions_of_pixels_are_kept(voc: VOCFolder) -> None:
+def test_fractions_of_pixels_depths_parts_and_namespaces(voc: VOCFolder) -> None:
     voc.annotate("a", xml([("cat", (1.5, "2,25", 30.75, "40.0"))]))
     assert boxes(read(voc)) == [[0.5, 1.25, 29.75, 39.0]]
+    for depth in ("<depth/>", "<depth>Unspecified</depth>", ""):
+        voc.annotate("a", xml([CAT], size=f"<width>64</width><height>48</height>{depth}"))
+        assert boxes(read(voc)) == [[10, 5, 29, 39]]
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
+    voc.annotate("a", xml([("person", (1, 2, 30, 40))], extra=part))
+    info = read(voc).get_data_info(0)
+    assert [instance["bbox_label"] for instance in info["instances"]] == [14]
+    text = xml([CAT]).replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
+    voc.annotate("a", f'\n\n<?xml version="1.0"?>\n{text}')
+    assert boxes(read(voc)) == [[10, 5, 29, 39]]
 
 
 def test_boxes_without_area_are_dropped_for_training_and_stay_in_a_test(voc: VOCFolder, warnings: list[str]) -> None:
@@ -91,13 +101,10 @@ def test_boxes_without_area_are_dropped_for_training_and_stay_in_a_test(voc: VOC
     assert len(read(voc, filter_cfg={"filter_empty_gt": True})) == 2
 
 
-def test_boxes_are_clipped_to_the_image(voc: VOCFolder, warnings: list[str]) -> None:
+def test_boxes_are_clipped_to_the_image_and_swapped_corners_sorted(voc: VOCFolder, warnings: list[str]) -> None:
     voc.annotate("a", xml([("cat", (-20, -5, 30, 40)), ("dog", (11, 6, 900, 900)), ("dog", (0, 0, 30, 40))]))
     assert boxes(read(voc)) == [[0, 0, 29, 39], [10, 5, 64, 48], [0, 0, 29, 39]]
     assert [line for line in warnings if "reach out of the image and are clipped to it: 2, in a" in line]
-
-
-def test_swapped_corners_are_sorted(voc: VOCFolder, warnings: list[str]) -> None:
     voc.annotate("a", xml([("cat", (30, 40, 11, 6))]))
     assert boxes(read(voc)) == [[10, 5, 29, 39]]
     assert [line for line in warnings if "corners swapped" in line and ": 1, in a" in line]
@@ -148,12 +155,6 @@ def test_size_is_that_of_the_decoded_image(voc: VOCFolder, suffix: str, color_ty
     assert "in the XML, " in read_error(voc, pipeline=[{"type": "LoadImageFromFile", "color_type": color_type}])
 
 
-def test_depth_is_ignored(voc: VOCFolder) -> None:
-    for depth in ("<depth/>", "<depth>Unspecified</depth>", ""):
-        voc.annotate("a", xml([CAT], size=f"<width>64</width><height>48</height>{depth}"))
-        assert boxes(read(voc)) == [[10, 5, 29, 39]]
-
-
 def test_images_without_objects_stay_unless_filtered(voc: VOCFolder) -> None:
     voc.add("empty")
     voc.split("train", ["a", "empty"])
@@ -168,13 +169,6 @@ def test_objects_of_other_classes_are_counted(voc: VOCFolder, warnings: list[str
     dataset = read(voc, metainfo={"classes": ("dog",)})
     assert [len(boxes(dataset, index)) for index in range(3)] == [0, 1, 1]
     assert [line for line in warnings if "not in the class list are left out: cat (2)" in line]
-
-
-def test_parts_of_an_object_are_ignored(voc: VOCFolder) -> None:
-    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
-    voc.annotate("a", xml([("person", (1, 2, 30, 40))], extra=part))
-    info = read(voc).get_data_info(0)
-    assert [instance["bbox_label"] for instance in info["instances"]] == [14]
 
 
 def object_without(tag: str) -> str:
@@ -309,12 +303,6 @@ def test_declared_encodings_of_an_annotation(voc: VOCFolder) -> None:
         assert "its text is not UTF-8: save it so, or declare its encoding in the first line" in read_error(voc)
 
 
-def test_namespaces_and_blank_lines_before_the_declaration(voc: VOCFolder) -> None:
-    text = xml([CAT]).replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
-    voc.annotate("a", f'\n\n<?xml version="1.0"?>\n{text}')
-    assert boxes(read(voc)) == [[10, 5, 29, 39]]
-
-
 def test_difficult_of_any_spelling(voc: VOCFolder, warnings: list[str]) -> None:
     words = {"1": 1, "TRUE": 1, " yes ": 1, "0.0": 0, "False": 0, "": 0, "Unspecified": 0, "hard?": 0}
     objects = "".join(
@@ -362,16 +350,13 @@ def empty(voc: VOCFolder) -> str:
     return "half"
 
 
-def test_empty_lists(voc: VOCFolder) -> None:
+def test_empty_and_wrong_lists(voc: VOCFolder) -> None:
     voc.split("train", ["", " "])
     assert "train.txt is empty" in read_error(voc)
     voc.split("train", ["a", "b"])
     assert "none of its 2 images is left by filter_cfg={'min_size': 100}" in read_error(
         voc, filter_cfg={"min_size": 100}
     )
-
-
-def test_wrong_class_lists(voc: VOCFolder) -> None:
     line = read_error(voc, metainfo={"classes": ("Cat", "Dog")})
     assert "the annotations have cat, dog; the class list is Cat, Dog" in line
     assert "num_classes" in line

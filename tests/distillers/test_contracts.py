@@ -32,13 +32,17 @@ def step(model: nn.Module, wrapper: OptimWrapper | None = None, seed: int = 0, *
 # -- names in checkpoints ------------------------------------------------------------------------------------------
 
 
-def test_checkpoint_holds_the_student_under_its_own_names_and_no_teacher() -> None:
+def test_checkpoints_hold_the_student_under_its_own_names_and_no_teacher() -> None:
     model = build()
     state = model.state_dict()
     plain = {key: value for key, value in state.items() if not key.startswith("distill.")}
     assert same({k: plain[k] for k in sorted(plain)}, dict(sorted(model.student.state_dict().items())))
     own = {key.split(".")[1] for key in state if key.startswith("distill.")}
     assert own == {"exits", "connectors"}
+    model, other = build(), build(seed=1)
+    step(model)
+    assert other.load_state_dict(model.state_dict()) == ([], [])
+    assert same(model.state_dict(), other.state_dict())
 
 
 def test_plain_checkpoint_fills_the_student_or_stops() -> None:
@@ -50,13 +54,6 @@ def test_plain_checkpoint_fills_the_student_or_stops() -> None:
     assert_refused(r"does not fill the student .*head\.fc\.weight", model.load_state_dict, broken, strict=False)
     broken["head.fc.weight"] = torch.zeros(3, 3)
     assert_refused("another shape", model.load_state_dict, broken, strict=False)
-
-
-def test_state_round_trip() -> None:
-    model, other = build(), build(seed=1)
-    step(model)
-    assert other.load_state_dict(model.state_dict()) == ([], [])
-    assert same(model.state_dict(), other.state_dict())
 
 
 # -- parity with the plain run --------------------------------------------------------------------------------------
@@ -151,7 +148,7 @@ def test_a_teacher_with_a_type_of_its_own_runs_in_it(dtype: str, computes: torch
     assert model.student.head.fc.weight.dtype == torch.float32
 
 
-def test_teacher_follows_dtype_and_is_shared_by_copies() -> None:
+def test_teacher_is_shared_by_copies_and_attributes_of_the_student_are_reached() -> None:
     model = build()
     model.double()
     teacher = model.teachers["teacher"]
@@ -161,6 +158,11 @@ def test_teacher_follows_dtype_and_is_shared_by_copies() -> None:
     assert twin.teachers["teacher"] is teacher
     assert twin.recorder is not model.recorder
     pickle.dumps(model.student)
+    model = build()
+    assert model.head is model.student.head
+    assert model.with_neck
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = model.no_such_thing
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -358,15 +360,12 @@ def test_terms_are_read_from_the_device_once_per_logging_interval(monkeypatch: p
     assert all(isinstance(value, float) for value in logged[2].values())
 
 
-def test_logged_terms_are_means_over_the_interval() -> None:
+def test_terms_are_logged_as_means_over_the_interval_and_named_where_not_finite() -> None:
     monitor = LossMonitor()
     for i, value in enumerate((1.0, 2.0, 6.0)):
         monitor.iteration, monitor.report = i, i == 2
         out = monitor.update({"loss": torch.tensor(value)})
     assert out == {"loss": 3.0}
-
-
-def test_non_finite_terms_are_named_with_stage_and_iteration() -> None:
     monitor = LossMonitor()
     monitor.report = False
     monitor.iteration = 41
@@ -407,11 +406,3 @@ def test_gradient_accumulation_equals_one_large_batch() -> None:
     once, twice = gradients(1), gradients(2)
     for key in once:
         torch.testing.assert_close(once[key], twice[key], rtol=1e-3, atol=1e-5)
-
-
-def test_attributes_of_the_student_are_reached_through_the_distiller() -> None:
-    model = build()
-    assert model.head is model.student.head
-    assert model.with_neck
-    with pytest.raises(AttributeError, match="no_such_thing"):
-        _ = model.no_such_thing

@@ -251,7 +251,7 @@ def test_unequal_classes_do_not_matter_to_features(network: Any) -> None:
     assert torch.isfinite(losses_of(model.train())["scd"])
 
 
-def test_unequal_grids_are_refused() -> None:
+def test_logits_of_different_kinds_and_grids_are_refused() -> None:
     other = retina(12)
     other.bbox_head.anchor_generator.scales_per_octave = 2
     with pytest.raises(
@@ -260,9 +260,6 @@ def test_unequal_grids_are_refused() -> None:
         build(retina(8), other, KD)
     assert "losses on stages" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_logits_of_different_kinds_are_refused() -> None:
     assert_refused("student has one row of logits a region, teacher", build, faster(8), retina(12), KD)
     assert_refused("student has one row of logits a grid position, teacher", build, retina(8), faster(12), KD)
     assert torch.isfinite(total(losses_of(build(retina(8), faster(12)).train())))

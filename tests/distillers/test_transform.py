@@ -113,7 +113,7 @@ def test_several_teachers_have_one_each() -> None:
 # -- checkpoints, copies, the log -----------------------------------------------------------------------------------
 
 
-def test_a_collapse_stops_the_run_where_asked_for() -> None:
+def test_a_collapse_stops_the_run_where_asked_for_and_the_report_names_the_transform() -> None:
     model = build(recipe=recipe("student_friendly", **{"transform.guard": "stop", "transform.min_agreement": 101.0}))
     model.monitor = LossMonitor()
     model.monitor.report = False
@@ -121,9 +121,6 @@ def test_a_collapse_stops_the_run_where_asked_for() -> None:
     model.monitor.report = True
     with pytest.raises(CollapseError, match="agreement is 100 %, below min_agreement=101"):
         model.parse_losses(losses_of(model))
-
-
-def test_the_report_names_it() -> None:
     assert "LearningSimplifier" in distillation_report(build(recipe=recipe("student_friendly")))
     assert "LearningSimplifier" not in distillation_report(build(recipe=recipe("kd")))
 

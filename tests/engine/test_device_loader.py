@@ -60,15 +60,12 @@ def test_a_batch_is_the_ordinary_one_where_nothing_is_random(tmp_path: Path, dev
         assert preprocess(found, True)["inputs"].equal(preprocess(expected, True)["inputs"])
 
 
-def test_no_data_sample_is_made_in_a_step(tmp_path: Path) -> None:
+def test_samples_are_made_once_and_the_seed_decides_the_draws(tmp_path: Path) -> None:
     ordinary = loader(tmp_path, [PACK])
     batches = DeviceImages(ordinary.dataset, CPU, 0.5, fresh_samples=False).loader(ordinary)
     first, second = ({id(sample) for batch in batches for sample in batch["data_samples"]} for _ in range(2))
     assert len(first) == 400
     assert first == second
-
-
-def test_the_seed_decides_the_draws(tmp_path: Path) -> None:
     ordinary = loader(tmp_path, [{"type": "RandomCrop", "crop_size": 32, "padding": 4}, PACK])
     batches = DeviceImages(ordinary.dataset, CPU, 0.5, fresh_samples=False).loader(ordinary)
 
@@ -112,7 +109,7 @@ NOISE = {"type": "ColorJitter", "brightness": 0.4}
 FLIP = {"type": "RandomFlip", "prob": 0.5}
 
 
-def test_a_pipeline_that_cannot_be_reproduced_is_refused(tmp_path: Path) -> None:
+def test_pipelines_and_images_that_cannot_be_reproduced_are_refused(tmp_path: Path) -> None:
     for pipeline, problem in (
         ([FLIP, NOISE, PACK], "step 2 of the pipeline of train_dataloader, ColorJitter"),
         ([FLIP, {"type": "Resize", "scale": 16}, PACK], "step 2 of the pipeline of train_dataloader, Resize"),
@@ -122,6 +119,12 @@ def test_a_pipeline_that_cannot_be_reproduced_is_refused(tmp_path: Path) -> None
     ):
         ordinary = loader(tmp_path, pipeline)
         assert_refused(problem, DeviceImages, ordinary.dataset, CPU, 0.5, fresh_samples=False)
+    ordinary = loader(tmp_path, [PACK])
+    data = ordinary.dataset.load_data_list()
+    data[3]["img"] = data[3]["img"][:20]
+    ordinary.dataset.data_list, ordinary.dataset.serialize_data = data, False
+    with pytest.raises(ValueError, match="image 0 has 32x32 pixels, image 3 20x32: begin the pipeline"):
+        DeviceImages(ordinary.dataset, CPU, 0.5, fresh_samples=False)
 
 
 def test_refusals_end_a_training_in_one_line(tools: Tools) -> None:
@@ -130,12 +133,3 @@ def test_refusals_end_a_training_in_one_line(tools: Tools) -> None:
     assert ended.status == 2
     assert "the images need 153,600 bytes, more than 1e-12 of the " in ended.err
     assert len(ended.err.strip().splitlines()) == 1
-
-
-def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
-    ordinary = loader(tmp_path, [PACK])
-    data = ordinary.dataset.load_data_list()
-    data[3]["img"] = data[3]["img"][:20]
-    ordinary.dataset.data_list, ordinary.dataset.serialize_data = data, False
-    with pytest.raises(ValueError, match="image 0 has 32x32 pixels, image 3 20x32: begin the pipeline"):
-        DeviceImages(ordinary.dataset, CPU, 0.5, fresh_samples=False)

@@ -156,9 +156,6 @@ def test_wrong_input_raises_one_line() -> None:
         ([], CLASSES, r"no image was evaluated: is the list of the test split \(ann_file\) empty\?"),
     ):
         assert_refused(message, evaluate, given, classes=classes)
-
-
-def test_missing_parts_of_a_sample_are_named() -> None:
     sample = broken()
     del sample.pred_instances
     assert_refused(r"000007.jpg: no pred_instances.bboxes in the sample: the model is no detector", evaluate, [sample])

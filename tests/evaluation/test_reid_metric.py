@@ -148,6 +148,17 @@ def test_wrong_input_raises_one_line() -> None:
         ([], "no image of role 'query' was evaluated"),
     ):
         assert_refused(message, evaluate, given)
+    given = samples(random_images(0))
+    for sample in given[-7:]:
+        sample.set_field(torch.ones(5), "feature")
+    with pytest.raises(ValueError, match=r"features of the gallery have the lengths \[5, 12\]: all must be the same"):
+        evaluate(given[:112] + given[-7:])
+    for options, message in (
+        ({"metric": "cosin"}, "metric='cosin' is unknown, did you mean 'cosine'"),
+        ({"max_rank": 5}, "ReIDMetric: max_rank=5: give at least 10: Rank-10 is logged"),
+        ({"rerank": {"k": 5}}, r"rerank has no option 'k', did you mean 'k"),
+    ):
+        assert_refused(message, ReIDMetric, **options)
 
 
 def shot(pid: Any, camid: Any, role: str) -> dict[str, Any]:
@@ -186,23 +197,6 @@ def test_data_that_can_never_be_evaluated() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ReIDMetric(**options).check_data([shot(3, 1, "query"), gallery])
-
-
-def test_lengths_that_differ_between_batches() -> None:
-    given = samples(random_images(0))
-    for sample in given[-7:]:
-        sample.set_field(torch.ones(5), "feature")
-    with pytest.raises(ValueError, match=r"features of the gallery have the lengths \[5, 12\]: all must be the same"):
-        evaluate(given[:112] + given[-7:])
-
-
-def test_options_that_do_not_exist() -> None:
-    for options, message in (
-        ({"metric": "cosin"}, "metric='cosin' is unknown, did you mean 'cosine'"),
-        ({"max_rank": 5}, "ReIDMetric: max_rank=5: give at least 10: Rank-10 is logged"),
-        ({"rerank": {"k": 5}}, r"rerank has no option 'k', did you mean 'k"),
-    ):
-        assert_refused(message, ReIDMetric, **options)
 
 
 def _share(rank: int, folder: Path) -> dict[str, float]:

@@ -76,15 +76,11 @@ def test_copies_of_images(metric: str) -> None:
         np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=2e-6)
 
 
-def test_ties_between_different_images() -> None:
-    """Distances to different images are equal: the image's number decides."""
+def test_ties_and_images_that_are_all_the_same() -> None:
     random = np.random.default_rng(2)
     query, gallery = random.integers(0, 3, (15, 4)).astype(float), random.integers(0, 3, (60, 4)).astype(float)
     found = reranked_distances(query, gallery, "euclidean", 6, 3, 0.3)
     np.testing.assert_allclose(found, dense(query, gallery, "euclidean", 6, 3, 0.3), rtol=0, atol=1e-13)
-
-
-def test_all_images_the_same() -> None:
     found = reranked_distances(np.ones((3, 5)), np.ones((40, 5)), "euclidean")
     np.testing.assert_allclose(found, np.zeros((3, 40)), atol=1e-13)
 

@@ -97,14 +97,7 @@ def test_a_resumed_bank_continues_exactly() -> None:
         assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in through.state_dict().items())
 
 
-def test_a_bank_of_other_data_starts_again() -> None:
-    loss = crd(20)
-    before = loss.bank.teacher.clone()
-    loss.load_state_dict(crd(12).state_dict())
-    assert torch.equal(loss.bank.teacher, before)
-
-
-def test_the_training_data_sets_the_size_of_the_bank() -> None:
+def test_the_training_data_set_the_size_of_the_bank_and_a_bank_of_others_starts_again() -> None:
     loss = crd(None)
     assert_refused("number of training samples is not known", loss, *observed(FIRST, torch.tensor([1, 2])))
     loss.expect_samples(9)
@@ -115,6 +108,10 @@ def test_the_training_data_sets_the_size_of_the_bank() -> None:
     given = crd(12)
     given.expect_samples(9)
     assert len(given.bank) == 12
+    loss = crd(20)
+    before = loss.bank.teacher.clone()
+    loss.load_state_dict(crd(12).state_dict())
+    assert torch.equal(loss.bank.teacher, before)
 
 
 def test_a_small_temperature_stays_finite() -> None:

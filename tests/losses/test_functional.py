@@ -46,14 +46,11 @@ def test_stages_are_compared_one_by_one() -> None:
         torch.testing.assert_close(values, torch.stack(expected))
 
 
-def test_standardized_logits_have_mean_zero_and_deviation_one() -> None:
+def test_standardized_logits_and_channels() -> None:
     rows = standardized(wave(3, 9, size=40.0))
     assert rows.mean(dim=1).abs().max() < 1e-12
     assert rows.std(dim=1).tolist() == pytest.approx([1.0] * 3, abs=1e-6)
     assert torch.equal(standardized(torch.full((2, 4), 3.0)), torch.zeros(2, 4))
-
-
-def test_standardized_channels_return_their_statistics() -> None:
     feature = wave(2, 3, 4, 5, size=40.0)
     result, std, mean = standardized_channels(feature)
     torch.testing.assert_close(result * std + mean, feature, atol=1e-5, rtol=0)

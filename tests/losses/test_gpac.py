@@ -38,10 +38,6 @@ def test_agrees_with_public_code_on_the_chosen_teacher() -> None:
         assert float(attend(twice, teachers={**MAPS, "again": MAPS[best]})) == pytest.approx(KNOWN[best], abs=1e-12)
 
 
-def test_a_teacher_that_is_the_student_costs_nothing() -> None:
-    assert float(attend(gpac(dict.fromkeys(MAPS, 0.5)), teachers=dict.fromkeys(MAPS, STUDENT_MAP))) == 0.0
-
-
 def test_equals_are_ordered_by_their_own_accuracy_then_by_name_and_other_selections_share() -> None:
     rated = {"one": 0.6, "two": 0.6}
     assert gpac(rated, {"one": 0.8, "two": 0.9}).shares == {1: {"two": 1.0}}
@@ -54,7 +50,7 @@ def test_equals_are_ordered_by_their_own_accuracy_then_by_name_and_other_selecti
     assert sum(soft.values()) == pytest.approx(1.0)
 
 
-def test_attention_follows_the_selection() -> None:
+def test_attention_follows_the_selection_and_is_zero_for_the_student_itself() -> None:
     rated = {"t1": 0.40, "t2": 0.50, "t3": 0.45}
     both = (KNOWN["t2"] + KNOWN["t3"]) / 2
     assert float(attend(gpac(rated, selection="topk"))) == pytest.approx(both, abs=1e-12)
@@ -62,6 +58,7 @@ def test_attention_follows_the_selection() -> None:
     loss = gpac(dict(reversed(rated.items())), selection="soft")
     expected = float(attend(gpac(rated, selection="soft")))
     assert float(attend(loss, teachers=reordered)) == pytest.approx(expected, abs=1e-12)
+    assert float(attend(gpac(dict.fromkeys(MAPS, 0.5)), teachers=dict.fromkeys(MAPS, STUDENT_MAP))) == 0.0
 
 
 def test_worked_attention() -> None:

@@ -99,9 +99,11 @@ def test_average_of_probabilities_with_other_shares() -> None:
     torch.testing.assert_close((mean / 4).softmax(1), expected)
 
 
-def test_a_teachers_feature_is_one_embedding_an_image() -> None:
+def test_a_feature_that_is_no_embedding_and_missing_codes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"backbone.stem gives .*name another"):
         build(recipe=recipe("mas", **{"losses.stable.teacher_tap": "backbone.stem"}))
+    with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
+        step(build(recipe=recipe("mas")))
 
 
 # -- in a Distiller ------------------------------------------------------------------------------------------------
@@ -147,8 +149,3 @@ def test_student_decoders_are_not_trained() -> None:
     assert any("encoders" in key for key in changed)
     assert any("decoders" in key for key in before)
     assert not any("decoders" in key for key in changed)
-
-
-def test_missing_codes_name_the_hook() -> None:
-    with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
-        step(build(recipe=recipe("mas")))

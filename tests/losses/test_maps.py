@@ -102,16 +102,13 @@ def test_another_power_of_attention_by_numpy() -> None:
     assert float(ATLoss(power=1)(*of_maps(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-12)
 
 
-def test_fitnets_by_numpy() -> None:
+def test_fitnets_by_numpy_and_at_the_smaller_size() -> None:
     expected = np.square(STUDENT.numpy() - TEACHER.numpy()).mean()
     assert float(FitNetsLoss()(*of_maps(STUDENT, TEACHER))) == pytest.approx(expected, abs=1e-12)
     pooled = LARGE.numpy().reshape(2, 5, 4, 2, 4, 2).mean(axis=(3, 5))
     expected = np.square(WIDE.numpy() - pooled).mean()
     for pair in ((WIDE, LARGE), (LARGE, WIDE)):
         assert float(FitNetsLoss()(*of_maps(*pair))) == pytest.approx(expected, abs=1e-12)
-
-
-def test_fitnets_of_different_aspects_meet_at_the_smaller_size() -> None:
     tall, flat = torch.ones(1, 2, 6, 3), torch.full((1, 2, 2, 5), 3.0)
     assert float(FitNetsLoss()(*of_maps(tall, flat))) == 4.0
 
@@ -170,25 +167,23 @@ def test_agrees_with_the_public_formula(channels: int) -> None:
     assert float(loss(*of_maps(student, teacher))) == pytest.approx(squares / (teacher**2).sum().item(), rel=1e-9)
 
 
-def test_a_copying_generator_by_hand() -> None:
-    loss = mgd(2, 2, mask_ratio=0.0)
+def copying(channels: int, mask_ratio: float) -> MGDLoss:
+    """The loss with a generator that copies its input."""
+    loss = mgd(channels, channels, mask_ratio=mask_ratio)
     for k in (0, 2):
         torch.nn.init.dirac_(loss.blocks["stage1"]["generate"][k].weight)
         torch.nn.init.zeros_(loss.blocks["stage1"]["generate"][k].bias)
+    return loss
+
+
+def test_a_copying_generator_by_hand() -> None:
     student = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.0]]]]).double()
     teacher = torch.tensor([[[[0.0, 1.0]], [[5.0, 0.0]]]]).double()
     # The ReLU takes the -2 away: (1 + 1 + 4 + 0) / (1 + 25).
-    assert float(loss(*of_maps(student, teacher))) == pytest.approx(6 / 26)
-
-
-def test_the_mask_has_its_share_and_differs_from_step_to_step() -> None:
-    loss = MGDLoss(mask_ratio=0.65)
-    loss.setup(context((1, 1)))
-    for k in (0, 2):
-        torch.nn.init.dirac_(loss.blocks["stage1"]["generate"][k].weight)
-        torch.nn.init.zeros_(loss.blocks["stage1"]["generate"][k].bias)
+    assert float(copying(2, 0.0)(*of_maps(student, teacher))) == pytest.approx(6 / 26)
+    # The mask has its share and differs from step to step.
+    loss, maps = copying(1, 0.65), of_maps(*[torch.ones(4, 1, 100, 100).double()] * 2)
     torch.manual_seed(0)
-    maps = of_maps(torch.ones(4, 1, 100, 100), torch.ones(4, 1, 100, 100))
     values = [float(loss(*maps)) for _ in range(2)]
     assert values == pytest.approx([0.65, 0.65], abs=0.02)
     assert values[0] != values[1]

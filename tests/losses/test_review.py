@@ -30,12 +30,6 @@ def test_review_by_hand(options: dict, expected: float) -> None:
     assert float(loss(of_stages([0, 0], [LN3, 0], [0, LN7]))) == pytest.approx(expected, abs=1e-6)
 
 
-def test_review_is_zero_for_equal_logits_and_for_one_stage() -> None:
-    same = of_stages([1, 2, 3], [6, 7, 8], [0, 1, 2])
-    assert float(CrossStageReviewLoss()(same)) == pytest.approx(0.0, abs=1e-12)
-    assert float(CrossStageReviewLoss()(of_stages([1, 2, 3]))) == 0.0
-
-
 def test_review_trains_the_learning_stages_alone() -> None:
     stages = [torch.tensor([row], dtype=torch.float64) for row in ([0, 0], [LN3, 0], [0, LN7])]
     for detach, expected in ((True, [True, True, False]), (False, [True, True, True])):
@@ -44,11 +38,14 @@ def test_review_trains_the_learning_stages_alone() -> None:
         assert [z.grad is not None and bool(z.grad.any()) for z in logits] == expected
 
 
-def test_review_names_its_pairs() -> None:
+def test_review_names_its_pairs_and_is_zero_for_equal_logits_and_for_one_stage() -> None:
     stages = of_stages([0, 0], [LN3, 0], [0, LN7])
     assert list(CrossStageReviewLoss().terms(stages, Observation()).names) == ["stage2to1", "stage3to2"]
     both = CrossStageReviewLoss(direction="bidirectional", pairs="to_final").terms(stages, Observation())
     assert set(both.names) == {"stage3to1", "stage3to2", "stage1to3", "stage2to3"}
+    same = of_stages([1, 2, 3], [6, 7, 8], [0, 1, 2])
+    assert float(CrossStageReviewLoss()(same)) == pytest.approx(0.0, abs=1e-12)
+    assert float(CrossStageReviewLoss()(of_stages([1, 2, 3]))) == 0.0
 
 
 # -- targets from means, and samples that count -----------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_it_starts_as_plain_kd() -> None:
     assert all(not getattr(layer, name).weight.grad.any() for name in "qkv")
 
 
-def test_uniform_attention() -> None:
+def test_attention_by_hand() -> None:
     made, one = simplifier(), torch.eye(2, dtype=torch.float64)
     set_weights(made, q=0 * one, k=0 * one, v=one, out=one)
     simple = made.simplify("final", made.softened(TEACHER))
@@ -70,9 +70,6 @@ def test_uniform_attention() -> None:
     torch.testing.assert_close(centred(simple), expected)
     assert float(simple.softmax(1)[0, 0]) == pytest.approx(0.924142, abs=1e-6)
     assert float(loss_of(made, STUDENT, TEACHER)) == pytest.approx(1.970832, abs=1e-6)
-
-
-def test_attention_by_similarity() -> None:
     made, one = simplifier(), torch.eye(2, dtype=torch.float64)
     set_weights(made, q=one, k=one, v=one, out=one)
     simple = centred(made.simplify("final", made.softened(TEACHER)))

@@ -31,12 +31,24 @@ def test_exits_go_from_a_stage_to_logits(kind: type, norm: str) -> None:
     assert exit_.fc.in_features == (8 if kind is LinearExit else 20)
 
 
-def test_separable_exit_has_the_layers_of_its_docstring() -> None:
+def test_separable_exit_by_hand() -> None:
     exit_ = SepConvExit(widths=[8, 16, 12], num_classes=3)
     convs = [
         (m.kernel_size[0], m.stride[0], m.groups, m.out_channels) for m in exit_.modules() if isinstance(m, nn.Conv2d)
     ]
     assert convs == [(3, 2, 8, 8), (1, 1, 1, 12), (3, 1, 12, 12), (1, 1, 1, 12)]
+    x = torch.arange(15.0).view(1, 1, 3, 5)
+    assert average_pool(2)(x).tolist() == [[[[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]]]
+    assert average_pool(4)(x[..., :3, :3]).tolist() == [[[[6.0]]]]
+    exit_ = SepConvExit([1, 1, 1], 1, strides=[4, 8, 16]).eval()
+    for module in exit_.modules():
+        if isinstance(module, nn.Conv2d):  # the cell in the middle of each window
+            nn.init.dirac_(module.weight)
+    x = torch.arange(64.0).view(1, 1, 8, 8)
+    # Means of 2 x 2 windows at every second row and column: 4.5, 8.5, 36.5, 40.5. Two norms with variance 1.
+    torch.testing.assert_close(exit_.embed(x), torch.tensor([[22.5 / (1 + 1e-5)]]))
+    exit_, x = SepConvExit([6], 3, strides=[32]), torch.randn(2, 6, 5, 4)
+    torch.testing.assert_close(exit_(x), exit_.fc(x.mean((2, 3))))
 
 
 def test_separable_exit_has_at_most_hidden_channels() -> None:
@@ -67,27 +79,6 @@ def test_separable_exit_ends_at_the_last_stages_resolution() -> None:
             assert all(cells <= 2 * last for cells in read)
 
 
-def test_average_pooling_counts_the_cells_that_there_are() -> None:
-    x = torch.arange(15.0).view(1, 1, 3, 5)
-    assert average_pool(2)(x).tolist() == [[[[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]]]
-    assert average_pool(4)(x[..., :3, :3]).tolist() == [[[[6.0]]]]
-
-
-def test_separable_exit_by_hand() -> None:
-    exit_ = SepConvExit([1, 1, 1], 1, strides=[4, 8, 16]).eval()
-    for module in exit_.modules():
-        if isinstance(module, nn.Conv2d):  # the cell in the middle of each window
-            nn.init.dirac_(module.weight)
-    x = torch.arange(64.0).view(1, 1, 8, 8)
-    # Means of 2 x 2 windows at every second row and column: 4.5, 8.5, 36.5, 40.5. Two norms with variance 1.
-    torch.testing.assert_close(exit_.embed(x), torch.tensor([[22.5 / (1 + 1e-5)]]))
-
-
-def test_exit_of_the_last_stage_is_pooling_and_a_linear_layer() -> None:
-    exit_, x = SepConvExit([6], 3, strides=[32]), torch.randn(2, 6, 5, 4)
-    torch.testing.assert_close(exit_(x), exit_.fc(x.mean((2, 3))))
-
-
 @pytest.mark.parametrize("norm", ["BN", "GN"])
 def test_gradient_of_the_separable_exit(norm: str) -> None:
     for strides in ([4, 8, 16], [16, 16, 16]):
@@ -97,10 +88,17 @@ def test_gradient_of_the_separable_exit(norm: str) -> None:
         assert torch.autograd.gradcheck(exit_, (x,))
 
 
-def test_wrong_options() -> None:
+def test_wrong_options_and_recipes() -> None:
     assert_refused("exit norm='LN' is unknown; choose one of 'BN', 'GN'", SepConvExit, [8], 3, norm="LN")
     with pytest.raises(ValueError, match="policy='never' is unknown; choose one of 'always', 'on_mismatch'"):
         ConvConnector(STAGE, STAGE, policy="never")
+    for changes, message in (
+        ({"exists": {}}, "did you mean 'exits'"),
+        ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'auto', 'pretrained', 'joint', 'online'"),
+        ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
+        ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
+    ):
+        assert_refused(message, build, recipe=recipe(**changes))
 
 
 def test_connector() -> None:
@@ -117,9 +115,6 @@ def test_connector() -> None:
         assert out.shape == (2, teacher_channels, 8, 8)
         assert torch.equal(out, x) == identity
         assert bool((out >= 0).all()) == relu
-
-
-def test_connector_to_a_teacher_without_relu_reaches_negative_values() -> None:
     connector = ConvConnector(STAGE, dataclasses.replace(STAGE, post_relu=False))
     assert (connector(torch.randn(2, 6, 8, 8)) < 0).any()
 
@@ -172,16 +167,6 @@ def test_online_exits_learn_from_labels_on_detached_features() -> None:
     out = model(**model.data_preprocessor(batch(), True), mode="loss")
     out["loss_srd"].backward()
     assert all(p.grad is None or not p.grad.any() for p in model.objective.teacher_exits.parameters())
-
-
-def test_wrong_recipes() -> None:
-    for changes, message in (
-        ({"exists": {}}, "did you mean 'exits'"),
-        ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'auto', 'pretrained', 'joint', 'online'"),
-        ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
-        ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
-    ):
-        assert_refused(message, build, recipe=recipe(**changes))
 
 
 def test_different_class_counts_need_a_channel_loss() -> None:

@@ -70,7 +70,7 @@ def test_center_loss_by_hand() -> None:
     assert list(loss.parameters()) == []
 
 
-def test_circle_loss_by_hand() -> None:
+def test_circle_loss_by_hand_and_its_weights_have_no_gradient() -> None:
     # Unit vectors at 0, 90, 0 and 60 degrees; scale 2, margin 0.25.
     angles = torch.tensor([0.0, math.pi / 2, 0.0, math.pi / 3])
     points = 7 * torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -83,9 +83,6 @@ def test_circle_loss_by_hand() -> None:
 
     expected = (term(0, 1, (2, 3)) + term(1, 0, (2, 3)) + term(2, 3, (0, 1)) + term(3, 2, (0, 1))) / 4
     assert float(CircleLoss(margin=0.25, scale=2.0)(points, LABELS)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_circle_weights_have_no_gradient() -> None:
     points = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
     value = CircleLoss(margin=0.25, scale=2.0)(points, torch.tensor([0, 0, 1]))
     unit = F.normalize(points, dim=1)
@@ -100,12 +97,17 @@ def test_circle_weights_have_no_gradient() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(v, points, retain_graph=True) for v in (value, expected)))
 
 
-def test_gradients_by_finite_differences() -> None:
+def test_finite_differences_and_equal_or_zero_embeddings() -> None:
     points, labels = random_batch()
     center = CenterLoss(4, 5, loss_weight=1.0).double().eval()
     center.centers.normal_()
     for loss in (TripletLoss(5.0), TripletLoss(None), center):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, labels), points.clone().requires_grad_(True))
+    for points in (torch.ones(4, 3), torch.zeros(4, 3)):
+        for loss in (TripletLoss(), TripletLoss(None), CircleLoss()):
+            leaf = points.clone().requires_grad_()
+            (grad,) = torch.autograd.grad(loss(leaf, LABELS), leaf)
+            assert torch.isfinite(grad).all()
 
 
 def test_half_precision_and_autocast_only_round_the_input() -> None:
@@ -120,11 +122,3 @@ def test_half_precision_and_autocast_only_round_the_input() -> None:
                 torch.testing.assert_close(value, loss(low.detach().float(), labels))
                 (grad,) = torch.autograd.grad(value, low)
                 assert torch.isfinite(grad).all()
-
-
-def test_equal_and_zero_embeddings_have_finite_gradients() -> None:
-    for points in (torch.ones(4, 3), torch.zeros(4, 3)):
-        for loss in (TripletLoss(), TripletLoss(None), CircleLoss()):
-            leaf = points.clone().requires_grad_()
-            (grad,) = torch.autograd.grad(loss(leaf, LABELS), leaf)
-            assert torch.isfinite(grad).all()

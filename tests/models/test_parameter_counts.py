@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from mmengine import Config
 from mmpretrain.registry import MODELS
 from torch import nn
 
 from kd_mm.hooks.report import complexity
 
+pytestmark = pytest.mark.usefixtures("constant_weights")
 CONFIGS = Path(__file__).parents[2] / "configs" / "classification"
 # Parameters by layer arithmetic, and millions as printed (CRD, ICLR 2020, and the tables that follow it).
 CIFAR100 = {

@@ -180,9 +180,6 @@ def test_relations_are_the_linear_cka_of_every_two_classes() -> None:
     # A smaller class repeats its images.
     small = class_relations(features.flatten(0, 1)[:-1], labels[:-1], 3, 500)
     assert float(small[0, 2]) == pytest.approx(cka(features[0], features[2, [0, 1, 2, 0]]), abs=1e-5)
-
-
-def test_a_class_of_one_image_is_related_to_no_other() -> None:
     features, labels = wave(7, 5), torch.tensor([0, 0, 0, 2, 2, 2, 1])
     relations = class_relations(features, labels, 4, 500)
     assert float(relations[0, 2]) == pytest.approx(cka(features[:3], features[3:6]), abs=1e-5)

@@ -38,10 +38,11 @@ def test_it_is_a_folder_in_the_layout_of_market_1501(folder):
                 assert (image.format, image.mode, image.size) == ("JPEG", "RGB", SIZE[::-1])
 
 
-def test_nobody_is_in_two_splits(folder):
+def test_nobody_is_in_two_splits_and_an_unknown_split_is_named(folder):
     people = {split: {info["pid"] for info in infos(folder, split)} - {0} for split in IDENTITIES}
     assert {split: len(found) for split, found in people.items()} == IDENTITIES
     assert sum(map(len, people.values())) == len(set.union(*people.values()))
+    assert_refused("split must be one of .*got 'tets'", People, str(folder), "tets", identities=IDENTITIES)
 
 
 def test_every_query_has_a_match_from_another_camera_and_strangers_stand_between(folder):
@@ -67,7 +68,3 @@ def test_the_same_seed_draws_the_same_people_and_another_others(folder, tmp_path
     assert content(write_people(tmp_path / "again", identities=IDENTITIES)) == content(folder)
     others = content(write_people(tmp_path / "other", seed=1, identities=IDENTITIES))
     assert not set(others.values()) & set(content(folder).values())
-
-
-def test_an_unknown_split_is_named(folder):
-    assert_refused("split must be one of .*got 'tets'", People, str(folder), "tets", identities=IDENTITIES)

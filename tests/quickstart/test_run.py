@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Case:
     quickstart: Quickstart
     heads: tuple[str, ...]
     teacher_cost: float
-    few: Any = None
+    few: tuple[Any, ...] = ()
 
 
 CASES = {
@@ -37,10 +37,16 @@ CASES = {
         SCENES,
         ("VOC07 mAP (%)", "VOC12 mAP (%)", "COCO mAP (%)"),
         2.7,
-        ("kd_mm.quickstart.digit_scenes.COUNTS", {"train": 16, "val": 6, "test": 16}),
+        (mock.patch.dict("kd_mm.quickstart.digit_scenes.COUNTS", {"train": 16, "val": 6, "test": 16}),),
     ),
     "reid": Case(
-        PEOPLE, ("mAP (%)", "mINP (%)", "Rank-1 (%)"), 3, ("kd_mm.quickstart.people.IDENTITIES", {"val": 4, "test": 8})
+        PEOPLE,
+        ("mAP (%)", "mINP (%)", "Rank-1 (%)"),
+        3,
+        (
+            mock.patch.dict("kd_mm.quickstart.people.IDENTITIES", {"val": 4, "test": 8}),
+            mock.patch("kd_mm.quickstart.people.CAMERAS", 2),
+        ),
     ),
 }
 
@@ -70,7 +76,9 @@ def done(request: pytest.FixtureRequest, tools: Tools, tmp_path_factory: pytest.
     if request.param == "classification":
         killed = tools.run(*call(request.param, work_dir), kill={"iteration": 3})
         assert not results(work_dir)
-    with mock.patch.dict(*case.few) if case.few else nullcontext():
+    with ExitStack() as stack:
+        for patch in case.few:
+            stack.enter_context(patch)
         ended = tools.run(*call(request.param, work_dir))
         assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
         yield Done(case, request.param, work_dir, ended, killed)

@@ -256,7 +256,7 @@ def test_caches_of_evaluation_mode_are_as_before():
             assert all(value is before[name][key] for key, value in attributes.items())
 
 
-def test_named_stages_are_measured_in_the_given_order():
+def test_named_stages_are_measured_in_the_given_order_and_tuples_are_completed():
     model = backbone(type="ResNet", depth=18)
     stages = discover_stages(model, image(), names=["backbone.layer2.0", "backbone.layer4"])
     assert [(stage.index, stage.tap, stage.channels, stage.stride) for stage in stages] == [
@@ -267,9 +267,6 @@ def test_named_stages_are_measured_in_the_given_order():
     assert sum(stage.params for stage in stages) == body
     found = discover_stages(model, image())
     assert discover_stages(model, image(), names=[stage.tap for stage in found]) == found
-
-
-def test_named_tuple_outputs_are_completed_by_their_element():
     model = backbone(type="SwinTransformer", arch="tiny", pad_small_map=True)
     assert discover_stages(model, image(), names=["backbone.stages.1"])[0].tap == "backbone.stages.1[0]"
     chosen = discover_stages(backbone(type="HRNet", arch="w18"), image(), names=["backbone.stage4[0]"])[0]
@@ -298,33 +295,27 @@ def test_wrong_names_are_refused_with_the_table():
         assert [line.split()[1] for line in table[-4:]] == [f"backbone.layer{k}" for k in (1, 2, 3, 4)]
 
 
-def test_where_nothing_is_found_candidates_are_listed():
+def test_what_is_not_found_is_refused():
     body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
     with pytest.raises(ValueError, match=r"no stages found.*stages=\[\.\.\.\].*backbone\.0, backbone\.1") as error:
         discover_stages(Wrapper(body), image())
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="no module 'trunk'.*it has backbone"):
+        discover_stages(backbone(type="ResNet", depth=18), image(), backbone="trunk")
 
 
-def test_a_wrapped_backbone_is_looked_into():
+def test_wrapped_backbones_and_transformers_of_few_layers():
     vit = {"type": "VisionTransformer", "arch": "deit-tiny", "img_size": 64, "patch_size": 16}
     lora = backbone(type="LoRAModel", module=vit, alpha=1, rank=1, targets=[{"type": "qkv"}])
     stages = discover_stages(lora, image())
     assert [stage.tap for stage in stages] == [f"backbone.module.layers.{i}" for i in (2, 5, 8, 11)]
     parallel = discover_stages(Wrapper(nn.DataParallel(backbone(type="ResNet", depth=18).backbone)), image())
     assert [stage.tap for stage in parallel] == [f"backbone.module.layer{i}" for i in (1, 2, 3, 4)]
-
-
-def test_a_transformer_of_few_layers_has_as_many_stages():
     arch = {"embed_dims": 12, "num_layers": 3, "num_heads": 3, "feedforward_channels": 24}
     vit = {"type": "VisionTransformer", "arch": arch, "img_size": 64, "patch_size": 16}
     assert [stage.tap for stage in discover_stages(backbone(**vit), image())] == [
         f"backbone.layers.{i}" for i in range(3)
     ]
-
-
-def test_a_missing_backbone_is_refused():
-    with pytest.raises(ValueError, match="no module 'trunk'.*it has backbone"):
-        discover_stages(backbone(type="ResNet", depth=18), image(), backbone="trunk")
 
 
 def test_stage_table_is_aligned():

@@ -13,7 +13,7 @@ def taps(pairs):
     return [(int(student.tap[-1]), int(teacher.tap[-1])) for student, teacher in pairs]
 
 
-def test_pairs():
+def test_pairs_are_counted_anew():
     for students, teachers, align, expected in (
         (4, 4, "from_deep", [(1, 1), (2, 2), (3, 3), (4, 4)]),
         (3, 5, "from_deep", [(1, 3), (2, 4), (3, 5)]),
@@ -24,9 +24,6 @@ def test_pairs():
         (3, 5, [[2, 5]], [(2, 5)]),
     ):
         assert taps(pair_stages(stages("s", students), stages("t", teachers), align)) == expected
-
-
-def test_matched_stages_are_counted_anew_and_nothing_else_changes():
     student, teacher = stages("s", 3), stages("t", 5)
     pairs = pair_stages(student, teacher)
     assert [(s.index, t.index) for s, t in pairs] == [(1, 1), (2, 2), (3, 3)]
@@ -49,7 +46,4 @@ def test_bad_pairs_are_one_clear_line():
         (3, "holds no pairs"),
     ):
         assert_refused(message, pair_stages, stages("s", 3), stages("t", 5), align)
-
-
-def test_a_side_without_stages():
     assert_refused("teacher has no stages", pair_stages, stages("s", 3), [])

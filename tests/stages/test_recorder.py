@@ -55,9 +55,6 @@ def test_grammar() -> None:
         tap = Tap.parse(text)
         assert (tap.path, tap.read_input, tap.call, tap.items) == (path, read_input, call, items)
         assert str(tap) == text
-
-
-def test_bad_grammar_is_refused() -> None:
     for text in ("", "layer 3", "a[b]", "a#x", "a:out", ".a"):
         assert_refused("is not understood", Tap.parse, text)
 
@@ -73,16 +70,13 @@ def test_taps_read_what_they_name() -> None:
     assert torch.equal(records["heads.0"], model(x))
 
 
-def test_wrong_names_are_refused_with_the_nearest() -> None:
+def test_what_is_not_there_is_no_tensor_or_did_not_run_is_refused() -> None:
     for tap, message in (
         ("twise", "did you mean twice"),
         ("heads", "ModuleList.*e.g. heads.0"),
         ("nothing.like.it", "has no module"),
     ):
         assert_refused(message, Recorder, Toy(), [tap])
-
-
-def test_what_is_no_tensor_or_did_not_run_is_refused() -> None:
     with pytest.raises(TypeError, match=r"gives a tuple of length 2.*pair\[-1\]"):
         record(Toy(), ["pair"], torch.randn(1, 4))
     with pytest.raises(RuntimeError, match=r"'heads.1' fired 0 times"):

@@ -39,13 +39,10 @@ def test_cells_that_a_box_covers() -> None:
         assert targets.counted.all()
 
 
-def test_a_box_moved_by_a_cell_moves_its_target_by_a_cell() -> None:
+def test_moved_and_flipped_boxes_move_and_flip_targets() -> None:
     here, there = (assign([[x, 30.0, x + 50, 90]], [0]) for x in (3.0, 35.0))
     assert here.present.any()
     assert torch.equal(there.present[..., 1:], here.present[..., :-1])
-
-
-def test_flipping_boxes_flips_targets() -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(20, 2, 2, generator=generator) * torch.tensor([128.0, 96.0])
     boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)

@@ -70,21 +70,17 @@ def test_a_class_is_present_absent_or_left_out() -> None:
     assert len(targets) == 4
 
 
-def test_annotations_without_ignored_instances_and_before_padding() -> None:
+def test_annotations_without_ignored_instances_or_of_unknown_classes() -> None:
     plain = DetDataSample(metainfo={"img_shape": (40, 60, 3)})
     plain.gt_instances = InstanceData(bboxes=torch.tensor(BOXES), labels=torch.tensor([1, 2]))
     targets = read_annotations([plain], K)
     assert targets.valid.tolist() == [[1, 1, 1]]
     assert targets.shape == (40, 60)
-
-
-def test_ignored_objects_of_no_known_class_leave_no_class_out() -> None:
     targets = read_annotations([sample(BOXES[:1], [0], BOXES, [-1, K])], K)
     assert targets.valid.tolist() == [[1, 1, 1]]
-
-
-def test_objects_of_a_class_that_the_student_lacks_are_refused() -> None:
     assert_refused("object is of class 3, but the student has 3 classes", read_annotations, [sample(BOXES, [0, K])], K)
+    with pytest.raises(StepError, match="^the samples have no boxes of objects"):
+        read_annotations([DetDataSample()], num_classes=1)  # lanes, e.g.
 
 
 def test_classes_are_counted_at_whatever_head_there_is() -> None:
@@ -216,8 +212,3 @@ def test_objects_of_a_region_proposal_network_are_of_one_class() -> None:
     assert (targets.present.tolist(), targets.labels[0].tolist()) == ([[1.0]], [0])
     with pytest.raises(ValueError, match="^an annotated object is of class 2, but the student has 1 classes"):
         read_annotations(objects, num_classes=1)
-
-
-def test_samples_without_objects_have_a_line() -> None:
-    with pytest.raises(StepError, match="^the samples have no boxes of objects"):
-        read_annotations([DetDataSample()], num_classes=1)  # lanes, e.g.

@@ -29,12 +29,9 @@ def test_spread_is_the_sample_standard_deviation():
     assert Measure.of([4.0]) == Measure(4.0, None, 1)
 
 
-def test_rows_come_in_the_order_of_their_first_cell():
+def test_rows_as_markdown():
     assert {name: len(cells) for name, cells in group(CELLS, "row").items()} == {"alone": 3, "with KD": 1}
     assert list(group(CELLS, "row")) == ["alone", "with KD"]
-
-
-def test_markdown():
     assert markdown(group(CELLS, "row"), COLUMNS, "method").splitlines() == [
         "| method  | runs |     accuracy |  size | more |",
         "| ------- | ---: | -----------: | ----: | ---: |",
