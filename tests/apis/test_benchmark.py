@@ -204,8 +204,7 @@ def test_the_tool_writes_json_and_nothing_else(tools: Tools, tmp_path: Path) -> 
     config.custom_imports = {"imports": ["kd_mm"]}
     config.dump(tmp_path / "tiny.py")
     options = ["--steps", "2", "--warmup", "0", "--json", "out.json"]
-    done = tools.run("benchmark", "tiny.py", *options, cwd=tmp_path)
-    assert done.status == 0, done.err
+    done = tools.succeeds("benchmark", "tiny.py", *options, cwd=tmp_path)
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["config"] == "tiny.py"
     assert set(written["terms"]) == set(TERMS)
@@ -215,8 +214,7 @@ def test_the_tool_writes_json_and_nothing_else(tools: Tools, tmp_path: Path) -> 
 
 def test_a_plain_config_is_composed_and_measured_at_the_size_of_its_data(tools: Tools) -> None:
     plain = ["kd_mm::quickstart/student_digits.py", "--rounds", 1, "--warmup", 0, "--batch-size", 2, "--no-terms"]
-    done = tools.run("benchmark", *plain, "--distiller", "kd", "--teacher", "kd_mm::quickstart/teacher_digits.py")
-    assert done.status == 0, done.err
+    done = tools.succeeds("benchmark", *plain, "--distiller", "kd", "--teacher", "kd_mm::quickstart/teacher_digits.py")
     assert "batch 2, 16x16 pixels" in done.out
     done = tools.run("benchmark", *plain)
     assert (done.status, "give --distiller RECIPE" in done.err) == (2, True)

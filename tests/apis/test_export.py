@@ -87,8 +87,7 @@ def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def exported(tools: Tools, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    done = tools.run("export_student", run.config, run.checkpoint, folder / "student.pth", "--onnx", "--ema")
-    assert done.status == 0, done.err
+    done = tools.succeeds("export_student", run.config, run.checkpoint, folder / "student.pth", "--onnx", "--ema")
     assert "agrees with torch" in done.out
     assert sorted(path.name for path in folder.iterdir()) == ["student.onnx", "student.pth", "student.py"]
     return folder

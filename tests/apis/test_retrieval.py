@@ -75,8 +75,7 @@ def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_tool_writes_a_page_and_a_picture(tools: Tools, folder: Path) -> None:
     options = ["--out", "out/page.html", "out/picture.png", "--queries", "3", "--top", "5"]
-    done = tools.run("visualize_ranking", "distil.py", "student.pth", *options, cwd=folder)
-    assert done.status == 0, done.err[-3000:]
+    done = tools.succeeds("visualize_ranking", "distil.py", "student.pth", *options, cwd=folder)
     pattern = r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)"
     assert re.search(pattern, done.out)
     page = (folder / "out" / "page.html").read_text()

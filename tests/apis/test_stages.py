@@ -31,8 +31,7 @@ model = dict(
 def test_the_tool_prints_student_teacher_and_pairing_without_the_teachers_file(tools: Tools, tmp_path: Path) -> None:
     config = tmp_path / "distilled.py"
     distilled("mtkd_ssr").dump(config)
-    done = tools.run("stages", config)
-    assert done.status == 0, done.err
+    done = tools.succeeds("stages", config)
     student, teacher, pairing = done.out[done.out.index("student:") :].split("\n\n")
     assert student.startswith("student: ImageClassifier with CIFARResNet, 83,892 parameters, input 3 x 32 x 32")
     assert "backbone.layer3  map     64 x 8 x 8" in student

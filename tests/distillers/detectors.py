@@ -19,6 +19,8 @@ from kd_mm.apis.recipes import read_recipe
 from kd_mm.registry import MODELS
 from kd_mm.utils.config import load_config
 
+from ..helpers.detection_samples import nodes
+
 CLASSES = 3
 SIZE = 96
 WIDTHS = ("in_channels", "out_channels", "feat_channels", "fc_out_channels", "embed_dims", "feedforward_channels")
@@ -58,13 +60,8 @@ def upstream(config: str, share: int = SHARE) -> Any:
     return model
 
 
-def walk(config: Any) -> list[dict]:
-    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
-    return [*([config] if isinstance(config, dict) else []), *(node for value in inner for node in walk(value))]
-
-
 def shrink(model: Any, share: int) -> None:
-    for node in walk({key: value for key, value in model.items() if key != "backbone"}):
+    for node in list(nodes({key: value for key, value in model.items() if key != "backbone"})):
         for key, value in node.items():
             if key in WIDTHS:
                 node[key] = [v // share for v in value] if isinstance(value, list | tuple) else value // share
@@ -96,7 +93,7 @@ RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 
 def two_stage(full: Any) -> Any:
     """Few proposals and few sampled regions."""
-    for node in walk(full):
+    for node in list(nodes(full)):
         if node.get("type") == "RandomSampler":
             node["num"] = 16
         if "nms_pre" in node:

@@ -130,16 +130,26 @@ class Tools:
 
     def train(self, *arguments: object, **options: Any) -> Ended:
         """Run ``kd-mm train``, which must succeed."""
-        return self._succeeds("train", *arguments, **options)
+        return self.succeeds("train", *arguments, **options)
 
     def test(self, *arguments: object, **options: Any) -> Ended:
         """Run ``kd-mm test``, which must succeed."""
-        return self._succeeds("test", *arguments, **options)
+        return self.succeeds("test", *arguments, **options)
 
-    def _succeeds(self, tool: str, *arguments: object, **options: Any) -> Ended:
+    def succeeds(self, tool: str, *arguments: object, **options: Any) -> Ended:
+        """Run a tool, which must succeed."""
         ended = self.run(tool, *arguments, **options)
         assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
         return ended
+
+    def refused(self, tool: str, *arguments: object, **options: Any) -> str:
+        """Run a tool, which must end before it begins; return its only line on standard error."""
+        ended = self.run(tool, *arguments, **options)
+        assert ended.status == 2, ended.out[-2000:] + ended.err[-4000:]
+        (line,) = ended.err.strip().splitlines()
+        assert line.startswith("error: ")
+        assert "Epoch(train)" not in ended.out
+        return line
 
 
 def _tool(tool: str, arguments: list[str], kill: Mapping[str, Any] | None) -> int:

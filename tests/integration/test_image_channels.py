@@ -63,8 +63,7 @@ def test_student_and_teacher_of_any_channels(tools: Tools, world: World, images:
         ("export_student", [dumped, work / "epoch_1.pth", work / "student.pth", "--onnx"]),
         ("benchmark", [dumped, "--rounds", 1, "--batch-size", 2]),
     ):
-        ended = tools.run(tool, *arguments)
-        assert ended.status == 0, ended.err[-2000:]
+        tools.succeeds(tool, *arguments)
     stored = torch.load(work / "student.pth", weights_only=True)["state_dict"]
     assert stored["backbone.stem.conv.weight"].shape[1] == channels
 
@@ -72,9 +71,8 @@ def test_student_and_teacher_of_any_channels(tools: Tools, world: World, images:
 def test_grey_student_of_a_colour_teacher_needs_the_option(tools: Tools, world: World, images: Path) -> None:
     distil = world.distil("grey_kd.py", "kd", plain=config(world, images, 1).name)
     work, options = world.folder / "grey_kd", ["--work-dir", world.folder / "grey_kd", "--cfg-options", CHECKED]
-    ended = tools.run("train", distil, *options)
-    assert ended.status == 2
-    assert "teacher 'teacher' takes images of 3 channels, the student of 1: repeat_grey=True in its config" in ended.err
+    line = tools.refused("train", distil, *options)
+    assert "teacher 'teacher' takes images of 3 channels, the student of 1: repeat_grey=True in its config" in line
     tools.train(distil, *options, "model.teacher.repeat_grey=True")
     assert (work / "epoch_1.pth").is_file()
 
@@ -82,6 +80,5 @@ def test_grey_student_of_a_colour_teacher_needs_the_option(tools: Tools, world: 
 def test_colour_student_of_a_grey_teacher_is_refused(tools: Tools, world: World, images: Path) -> None:
     grey = config(world, images, 1)
     distil = world.distil("colour_kd.py", "kd", "model = dict(teacher=dict(random_weights=True, checkpoint=None))")
-    ended = tools.run("train", distil, "--cfg-options", f"model.teacher.config={grey}", CHECKED)
-    assert ended.status == 2
-    assert "teacher 'teacher' takes images of 1 channels, the student of 3" in ended.err
+    line = tools.refused("train", distil, "--cfg-options", f"model.teacher.config={grey}", CHECKED)
+    assert "teacher 'teacher' takes images of 1 channels, the student of 3" in line

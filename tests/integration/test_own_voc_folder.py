@@ -126,10 +126,7 @@ def test_a_teacher_that_is_trained_with_its_exits(tools: Tools, own: Own) -> Non
 def test_class_names_that_are_not_in_the_folder(tools: Tools, own: Own) -> None:
     text = (own.folder / "cells_r18.py").read_text()
     (own.folder / "cells_wrong.py").write_text(text.replace(classes(), repr(tuple(map(str.title, COLORS)))))
-    ended = tools.run("train", own.small("cells_wrong"), "--work-dir", own.folder / "wrong")
-    assert ended.status == 2
-    (line,) = ended.err.splitlines()
-    assert line.startswith("error: ")
+    line = tools.refused("train", own.small("cells_wrong"), "--work-dir", own.folder / "wrong")
     assert "the annotations have " in line
     assert "the class list is Square, Disc, Bar" in line
     assert not list((own.folder / "wrong").rglob("*.pth"))
@@ -141,12 +138,10 @@ def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None
     image.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
     skip = ["--cfg-options", "train_dataloader.dataset.on_error=skip"]
     try:
-        stopped = tools.run("train", own.teacher, "--work-dir", own.folder / "stopped")
+        line = tools.refused("train", own.teacher, "--work-dir", own.folder / "stopped")
         skipping = tools.train(own.teacher, "--work-dir", own.folder / "skipping", *skip)
     finally:
         image.write_bytes(content)
-    assert stopped.status == 2
-    (line,) = stopped.err.splitlines()
     assert line.startswith(
         f"error: {image}: Corrupt JPEG data: premature end of data segment; repair it or take it out"
     )

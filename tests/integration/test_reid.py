@@ -94,10 +94,7 @@ def street(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Street:
 
 
 def refused(street: Street, *arguments: object) -> str:
-    ended = street.tools.run("train", *arguments)
-    assert ended.status == 2, ended.out[-2000:] + ended.err[-2000:]
-    (line,) = ended.err.splitlines()
-    return line
+    return street.tools.refused("train", *arguments)
 
 
 TERMS = {

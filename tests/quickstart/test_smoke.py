@@ -21,8 +21,7 @@ def table_of(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_the_table_is_made_by_one_command_and_of_what_is_finished(cpu_tools: Tools, tmp_path: Path) -> None:
     command = ["compare", TABLE, "--smoke", "--seeds", 0, "--work-dir"]
-    ended = cpu_tools.run(*command, "table", "--devices", "cpu", "--jobs", 2, cwd=tmp_path)
-    assert ended.status == 0, ended.out + ended.err
+    ended = cpu_tools.succeeds(*command, "table", "--devices", "cpu", "--jobs", 2, cwd=tmp_path)
     assert "accuracy/top1, last epoch | over student | accuracy/top1, best epoch on the test data" in ended.out
     table = table_of(tmp_path / "table")
     assert list(table) == ROWS
@@ -36,8 +35,7 @@ def test_the_table_is_made_by_one_command_and_of_what_is_finished(cpu_tools: Too
 
     for name in set(ROWS) - {"kd", "teacher"}:
         (tmp_path / "table" / "runs" / f"{name}_seed0" / "result.json").unlink()
-    ended = cpu_tools.run(*command, "table", "--merge", cwd=tmp_path)
-    assert ended.status == 0, ended.err
+    cpu_tools.succeeds(*command, "table", "--merge", cwd=tmp_path)
     kept = table_of(tmp_path / "table")
     assert list(kept) == ["teacher", "kd"]
     assert all(kept[name][key] == table[name][key] for name in kept for key in ("accuracy/top1", "params", "macs"))
@@ -46,9 +44,8 @@ def test_the_table_is_made_by_one_command_and_of_what_is_finished(cpu_tools: Too
 
 
 def test_a_device_that_is_not_there_is_refused(cpu_tools: Tools) -> None:
-    ended = cpu_tools.run("compare", TABLE, "--smoke", "--devices", "cuda:x")
-    assert ended.status == 2
-    assert ended.err.startswith("error: device 'cuda:x': there are cpu")
+    line = cpu_tools.refused("compare", TABLE, "--smoke", "--devices", "cuda:x")
+    assert line.startswith("error: device 'cuda:x': there are cpu")
 
 
 def test_other_data_than_cifar100_are_not_generated(tmp_path: Path) -> None:
