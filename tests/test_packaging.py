@@ -110,7 +110,9 @@ def files(folder: Path, *endings: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in endings}
 
 
-def test_the_wheel_holds_every_config_every_tool_and_the_licence(unpacked: Path) -> None:
+def test_the_wheel_holds_every_config_every_tool_and_the_licence_and_its_tools_find_their_package(
+    unpacked: Path, tmp_path: Path
+) -> None:
     mim = unpacked / "kd_mm" / ".mim"
     assert files(mim / "configs", ".py") == set(EVERY)
     assert files(mim / "tools", ".py", ".sh") == files(ROOT / "tools", ".py", ".sh")
@@ -121,6 +123,10 @@ def test_the_wheel_holds_every_config_every_tool_and_the_licence(unpacked: Path)
     assert "kd-mm = kd_mm.cli.main:main" in (about / "entry_points.txt").read_text()
     assert (about / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert {path.name for path in unpacked.iterdir()} == {"kd_mm", about.name}
+    command = [sys.executable, "-I", "-S", unpacked / "kd_mm" / ".mim" / "tools" / "check_env.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "next:    pip install kd-mm" in done.stdout
 
 
 def test_a_config_elsewhere_inherits_from_the_wheel_and_runs(unpacked: Path, tmp_path: Path) -> None:
@@ -131,13 +137,6 @@ def test_a_config_elsewhere_inherits_from_the_wheel_and_runs(unpacked: Path, tmp
     *report, last = done.stdout.splitlines()
     assert set(json.loads("\n".join(report))["imports"].values()) == {""}
     assert last == f"{unpacked / 'kd_mm'} 3 ['loss'] 64"
-
-
-def test_the_tools_of_the_wheel_find_their_package(unpacked: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-S", unpacked / "kd_mm" / ".mim" / "tools" / "check_env.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "next:    pip install kd-mm" in done.stdout
 
 
 #: Parts of mmcv and mmengine, which every scope finds; "nms" is no component, but chosen by name inside mmcv.

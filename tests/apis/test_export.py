@@ -93,23 +93,17 @@ def exported(tools: Tools, run: Run, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def test_the_checkpoint_holds_exactly_the_plain_network_and_plain_meta(run: Run, exported: Path) -> None:
+def test_the_export_is_the_plain_network_with_the_weights_of_the_run(run: Run, exported: Path) -> None:
     written = torch.load(exported / "student.pth", weights_only=True)
     assert set(written) == {"meta", "state_dict"}
     assert list(written["state_dict"]) == list(build(run.plain).state_dict())
     assert tuple(written["meta"]["dataset_meta"]["classes"]) == ("blue", "green", "red")
     assert (written["meta"]["epoch"], written["meta"]["source"]) == (1, "epoch_1.pth")
-
-
-def test_the_config_names_nothing_of_distillation(run: Run, exported: Path) -> None:
     assert "kd_mm" not in (exported / "student.py").read_text()
     written, plain = Config.fromfile(exported / "student.py"), Config.fromfile(run.plain)
     assert set(written) - set(plain) == {"custom_hooks"}  # the EMA hook was in the config, and stays
     for key in plain:
         assert written[key] == plain[key], key
-
-
-def test_the_exported_student_computes_what_the_student_of_the_run_did(run: Run, exported: Path) -> None:
     model = build(exported / "student.py")
     state = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     model.load_state_dict(state, strict=True)
@@ -161,13 +155,10 @@ def test_which_weights_are_exported(run: Run, tmp_path: Path, ema: bool | None, 
     assert not torch.equal(averaged["head.fc.weight"], raw["module.head.fc.weight"])
 
 
-def test_ema_of_a_checkpoint_without_one_is_refused(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_a_plain_config_is_exported_too_and_has_no_average(run: Run, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no EMA weights"):
         export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth", ema=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_plain_config_is_exported_too(run: Run, exported: Path, tmp_path: Path) -> None:
     done = export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth")
     first = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     second = torch.load(done.checkpoint, weights_only=True)["state_dict"]

@@ -68,7 +68,10 @@ def test_nothing_is_built_for_zero_weights() -> None:
     assert not len(only_scd.teachers["teacher"].exits)
 
 
-def test_a_distiller_leaves_the_global_random_states_as_its_student_does() -> None:
+def test_parts_and_random_states_do_not_depend_on_each_other() -> None:
+    full, part = build(), build(recipe=recipe(**{"losses.scd.loss_weight": 0}), seed=9)
+    assert same(full.objective.exits.state_dict(), part.objective.exits.state_dict())
+
     def states(config: dict) -> tuple:
         random.seed(1)
         np.random.seed(1)
@@ -79,11 +82,6 @@ def test_a_distiller_leaves_the_global_random_states_as_its_student_does() -> No
     full = {"type": "kd_mm.Distiller", "student": classifier(), "recipe": recipe(), "input_size": 16}
     full["teacher"] = {"config": classifier(14), "random_weights": True}
     assert states(full) == states(classifier())
-
-
-def test_parts_do_not_depend_on_each_other() -> None:
-    full, part = build(), build(recipe=recipe(**{"losses.scd.loss_weight": 0}), seed=9)
-    assert same(full.objective.exits.state_dict(), part.objective.exits.state_dict())
 
 
 # -- the teacher ----------------------------------------------------------------------------------------------------
@@ -212,15 +210,12 @@ def test_teacher_runs_no_deeper_than_needed_and_not_at_all_while_nothing_needs_i
     assert calls == {"teacher": 0}
 
 
-def test_idle_terms_give_their_parts_a_zero_gradient() -> None:
+def test_exits_and_connectors_of_idle_terms_do_not_run_and_have_a_zero_gradient() -> None:
     off = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
     model = build(recipe=recipe(**{f"losses.{name}.schedule": off for name in ("aux", "srd", "review", "scd")}))
     losses = losses_of(model)
     model.parse_losses(losses)[0].backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.distill.parameters())
-
-
-def test_exits_and_connectors_of_idle_terms_do_not_run() -> None:
     off = {"type": "kd_mm.PiecewiseConstant", "levels": [0.0], "bounds": []}
     idle = {f"losses.{name}.schedule": off for name in ("scd", "srd", "review")}
     model = build(recipe=recipe(**idle, **{"losses.aux.stages": [2]}))

@@ -84,9 +84,11 @@ def test_recipes_train_a_cnn(teacher: str, name: str) -> None:
     assert all(not torch.equal(learned[key], before[key]) for key in learned if key.endswith("conv1.weight"))
 
 
-def test_recipes_that_make_no_sense_under_a_transformer_refuse() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     assert_refused(r"stage 1 of the teacher \(backbone.layers.1 .* no batch norm", distiller, "ofd", "transformer")
     assert_refused(r"stage 1 has maps \(16, 16\) \(student\) and \(4, 4\) \(teacher\)", distiller, "cwd", "transformer")
+    model = distiller("crd").train()
+    assert_refused("the data samples carry no sample_idx", model, **model.data_preprocessor(batch(), True), mode="loss")
 
 
 def test_channel_wise_stages_of_one_size_fit_a_transformer() -> None:
@@ -127,8 +129,3 @@ def test_a_tap_before_the_relu_changes_neither_network() -> None:
     pair[1].model.load_state_dict(pair[0].model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(pair[0].model(data), pair[1].model(data))
-
-
-def test_data_samples_without_an_index_are_named() -> None:
-    model = distiller("crd").train()
-    assert_refused("the data samples carry no sample_idx", model, **model.data_preprocessor(batch(), True), mode="loss")

@@ -70,17 +70,13 @@ def test_voc_by_hand() -> None:
     np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3])
 
 
-def test_coco_by_hand_with_a_difficult_object() -> None:
-    """Detections on it do not count, by the share of the detection that it covers; a free object is preferred."""
+def test_coco_by_hand_with_difficult_objects() -> None:
     truth = [rows((0, 0, 100, 100, 0, 1), (0, 0, 20, 20, 0, 0))]
     inside = [(0, 0, 40, 40, 0.9, 0), (50, 50, 90, 90, 0.8, 0), (60, 60, 140, 100, 0.7, 0)]
     boxes = [rows(*inside, (0, 0, 20, 20, 0.6, 0))]
     assert detection_ap(boxes, truth, 1).coco_summary()["AP50"] == pytest.approx(1.0)
     half_outside = rows(*inside, (80, 80, 140, 140, 0.95, 0), (0, 0, 20, 20, 0.6, 0))
     assert detection_ap([half_outside], truth, 1).coco_summary()["AP50"] == pytest.approx(0.5)
-
-
-def test_difficult_objects_are_not_counted() -> None:
     found = detection_ap(*CORNERS["a difficult object beside another"], 3)
     assert (found.objects.tolist(), found.ignored.tolist()) == ([2, 0, 0], [1, 0, 0])
     assert (found.detections.tolist(), found.found.tolist()) == ([4, 0, 0], [1, 0, 0])

@@ -164,14 +164,7 @@ def build(model: Any, data: dict[str, Any]) -> nn.Module:
 
 
 def train(detector: nn.Module, data: dict[str, Any], steps: int = 2) -> list[float]:
-    """Plain steps: loss, backward pass, update.
-
-    Returns:
-        The loss of each step.
-
-    Raises:
-        ValueError: A loss or a gradient is not finite, or no gradient reaches the parameters.
-    """
+    """Take plain steps and return their losses, which have to be finite and to reach the parameters."""
     detector.train()
     # Adam's step does not grow with the gradient, which is huge in some fresh networks.
     optimizer = torch.optim.Adam([p for p in detector.parameters() if p.requires_grad], lr=1e-5)

@@ -11,13 +11,7 @@ def check_value_and_gradients(
     reference: Callable[..., np.ndarray],
     arrays: Sequence[np.ndarray],
 ) -> None:
-    """Compare values, and directional derivatives by each array, in float64.
-
-    Args:
-        operator: Takes tensors, returns a tensor.
-        reference: Takes arrays, returns an array.
-        arrays: Inputs, each differentiable.
-    """
+    """Compare values, and directional derivatives by each array, in float64."""
     rng, step = np.random.default_rng(0), 1e-6
     tensors = [torch.from_numpy(array.copy()).requires_grad_() for array in arrays]
     output = operator(*tensors)

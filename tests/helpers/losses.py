@@ -345,13 +345,14 @@ def _mgd(loss: L.MGDLoss, student: Sequence[Tensor], teacher: Sequence[Tensor]) 
     return loss(*of_maps(student[0], teacher[0]))
 
 
-def _corners(pace: float) -> Tensor:
-    centre, half = wave(2, 3, 2, pace=pace, size=20.0) + 40, wave(2, 3, 2, pace=pace + 0.4, size=6.0) + 12
+def corners(pace: float, count: int = 3) -> Tensor:
+    """Return boxes of two images."""
+    centre, half = wave(2, count, 2, pace=pace, size=20.0) + 40, wave(2, count, 2, pace=pace + 0.4, size=6.0) + 12
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def _heads(bins: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    regs = [wave(2, 3, 20, pace=p, size=2.0) if bins else _corners(p) for p in (0.9, 1.1)]
+    regs = [wave(2, 3, 20, pace=p, size=2.0) if bins else corners(p) for p in (0.9, 1.1)]
     sides = zip((0.9, 1.7), (3.0, 2.0), regs, strict=True)
     student, teacher = ((wave(2, 3, 3, pace=p, size=s), reg, wave(2, 3, pace=p)) for p, s, reg in sides)
     return student, teacher

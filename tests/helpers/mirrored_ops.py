@@ -35,18 +35,9 @@ def wrapped_operators(extension: Any, names: Iterable[str], wrap: Wrap) -> Itera
 
 @contextmanager
 def mirrored(extension: Any, names: Iterable[str], device: str) -> Iterator[set[str]]:
-    """Run operators of a module on a second device too, and compare their results and buffers.
+    """Run named operators of a module on a second device too, and compare their results and buffers in each call.
 
-    Args:
-        extension: Holds the operators as attributes.
-        names: Names of the operators.
-        device: The second device.
-
-    Yields:
-        The set of the names of the operators that ran twice.
-
-    Raises:
-        AssertionError: The results of an operator differ; raised from its call.
+    Yields the set of the names of the operators that ran twice.
     """
     ran: set[str] = set()
 

@@ -67,12 +67,7 @@ def trapezoids(hits: list[Any]) -> float:
 def dense_rerank(distances: Array, k1: int, k2: int, lambda_value: float, queries: int) -> Array:
     """Return re-ranked distances ``(Q, G)``, from the equations of Zhong et al. (CVPR 2017), with dense matrices.
 
-    Args:
-        distances: ``(N, N)`` squared Euclidean distances, queries first.
-        k1: As in the paper.
-        k2: As in the paper.
-        lambda_value: As in the paper.
-        queries: Q.
+    ``distances`` are ``(N, N)`` squared Euclidean ones, queries first.
     """
     number = len(distances)
     scaled = distances / distances.max(axis=1, keepdims=True)

@@ -168,15 +168,8 @@ def forked(
 ) -> Ended:
     """Call a function in processes of their own, which may be killed; what rank 0 writes is in what this returns.
 
-    A fork has everything imported already. Once CUDA is in use here it would not work there: then it is a new Python.
-
-    Args:
-        target: Returns an exit status; ``None`` is 0. Importable by name.
-        arguments: Its arguments.
-        logs: Folder for ``out<rank>`` and ``err<rank>``.
-        cwd: Folder to run in.
-        env: Environment variables.
-        ranks: Number of processes, which find each other by the usual environment variables.
+    A fork has everything imported already. Once CUDA is in use here it would not work there: then it is a new Python,
+    which imports the function by its name. The folder ``logs`` gets ``out<rank>`` and ``err<rank>``.
     """
     context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if ranks > 1 else {}

@@ -80,11 +80,7 @@ class Trace(Hook):
 def config(work_dir: Path, **job: Any) -> dict:
     """Return a config of 3 epochs of 4 iterations with dropout, augmentations and a moving average.
 
-    Args:
-        work_dir: Its work dir.
-        job: Changes: ``seed``, ``workers``, ``val_workers``, ``persistent``, ``loader``, ``loop``, ``checkpoint``,
-            ``accumulate``, ``hooks``, ``widths``, ``runner``, ``resume``, ``load_from``, ``kill_before``, ``loaded``;
-            ``upstream`` leaves out what kd_mm adds.
+    ``job`` holds changes; ``upstream`` leaves out what kd_mm adds.
     """
     pipeline = [
         {"type": "Noise"},

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 
 def wave(*shape: int, pace: float = 1.0, size: float = 1.0) -> Tensor:
-    """Return float64 numbers that look random and are the same on every machine.
-
-    Args:
-        *shape: Shape of the tensor.
-        pace: Frequency; different paces give unrelated tensors. Default: 1.
-        size: Amplitude. Default: 1.
-    """
+    """Return float64 numbers of an amplitude that look random; different frequencies give unrelated tensors."""
     x = torch.arange(math.prod(shape), dtype=torch.float64)
     return size * torch.sin(pace * x + 0.3 * torch.cos(0.7 * x)).view(shape)
 

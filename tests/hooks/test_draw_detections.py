@@ -72,10 +72,14 @@ def evaluated(folder: Path, tools: Tools) -> Ended:
     return tools.test("distil.py", "student.pth", *options, cwd=folder)
 
 
-def test_the_table_of_all_measures_is_printed(folder: Path, evaluated: Ended) -> None:
+def test_the_table_of_all_measures_is_printed_and_drawing_changes_no_number(
+    folder: Path, evaluated: Ended, tools: Tools
+) -> None:
     assert "Detection on VOC2007 (3 images); 2 classes: disc, box" in evaluated.out + evaluated.err
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"pascal_voc/mAP", "voc07/mAP", "voc12/mAP", "coco/mAP", "coco/AP50"} <= set(metrics)
+    tools.test("student.py", "student.pth", "--out", "plain.json", cwd=folder)
+    assert json.loads((folder / "plain.json").read_text()) == json.loads((folder / "metrics.json").read_text())
 
 
 def test_pictures_show_ground_truth_student_and_teacher(folder: Path, evaluated: Ended) -> None:
@@ -88,11 +92,6 @@ def test_pictures_show_ground_truth_student_and_teacher(folder: Path, evaluated:
     drawn = [(np.abs(panel - plain).max(axis=2) > 30).mean() for panel in panels]
     assert all(0.005 < share < 1 for share in drawn), drawn
     assert np.abs(panels[1] - panels[2]).max() > 30  # the teacher's predictions are its own
-
-
-def test_drawing_changes_no_number(tools: Tools, folder: Path, evaluated: Ended) -> None:
-    tools.test("student.py", "student.pth", "--out", "plain.json", cwd=folder)
-    assert json.loads((folder / "plain.json").read_text()) == json.loads((folder / "metrics.json").read_text())
 
 
 def test_what_cannot_be_drawn_is_one_line(folder: Path) -> None:

@@ -101,14 +101,11 @@ def test_numbers_are_those_of_an_independent_evaluation(run):
     assert {key: hub.get_scalar(f"val/{key}").current() for key in expected} == pytest.approx(expected, abs=1e-3)
 
 
-def test_every_validation_is_in_the_json_and_the_log(run):
+def test_every_validation_is_logged_and_runs_a_frozen_teacher_once(run):
     runner, _ = run
     assert [len(record) for record in logged(runner)] == [7, 7]
     text = run_log(runner)
     assert text.count("exit/student_stage1: ") == 2
-
-
-def test_a_frozen_teacher_is_run_at_the_first_validation_alone(run):
     assert run[1].calls == [3, 0]
 
 

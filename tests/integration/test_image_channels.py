@@ -68,16 +68,13 @@ def test_student_and_teacher_of_any_channels(tools: Tools, world: World, images:
     assert stored["backbone.stem.conv.weight"].shape[1] == channels
 
 
-def test_grey_student_of_a_colour_teacher_needs_the_option(tools: Tools, world: World, images: Path) -> None:
+def test_grey_and_colour_do_not_fit_unless_that_is_asked_for(tools: Tools, world: World, images: Path) -> None:
     distil = world.distil("grey_kd.py", "kd", plain=config(world, images, 1).name)
     work, options = world.folder / "grey_kd", ["--work-dir", world.folder / "grey_kd", "--cfg-options", CHECKED]
     line = tools.refused("train", distil, *options)
     assert "teacher 'teacher' takes images of 3 channels, the student of 1: repeat_grey=True in its config" in line
     tools.train(distil, *options, "model.teacher.repeat_grey=True")
     assert (work / "epoch_1.pth").is_file()
-
-
-def test_colour_student_of_a_grey_teacher_is_refused(tools: Tools, world: World, images: Path) -> None:
     grey = config(world, images, 1)
     distil = world.distil("colour_kd.py", "kd", "model = dict(teacher=dict(random_weights=True, checkpoint=None))")
     line = tools.refused("train", distil, "--cfg-options", f"model.teacher.config={grey}", CHECKED)

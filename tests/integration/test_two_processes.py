@@ -79,13 +79,17 @@ def test_one_process_under_a_launcher(tools: Tools, world: World, tmp_path: Path
 
 
 @pair
-def test_all_parts_are_alike_before_the_first_step(launched: Path) -> None:
+def test_two_launched_processes_are_alike_before_and_after_training(launched: Path) -> None:
     first, second = dump(launched, "start", 0), dump(launched, "start", 1)
     assert differences(first["weights"], second["weights"]) == []
     assert differences(first["exits"], second["exits"]) == []
     assert {"distill.exits.1.fc.weight", "distill.connectors.teacher.3.body.0.weight"} <= set(first["weights"])
     assert first["exits"]["teacher"]
     assert first["unused"] is False
+    first, second = dump(launched, "end", 0), dump(launched, "end", 1)
+    assert first["iterations"] == 6  # 60 images, two processes of 12 a step, two epochs
+    assert differences(learned(first), learned(second)) == []
+    assert differences(learned(first), learned(dump(launched, "start"))) != []
 
 
 @pair
@@ -97,14 +101,6 @@ def test_the_exits_are_prepared_together(launched: Path) -> None:
     (file,) = launched.glob("teacher_exits_*.pth")
     stored = torch.load(file, weights_only=True)["state_dict"]
     assert differences(dict(stored), dict(dump(launched, "start", 1)["exits"]["teacher"])) == []
-
-
-@pair
-def test_the_weights_agree_after_training(launched: Path) -> None:
-    first, second = dump(launched, "end", 0), dump(launched, "end", 1)
-    assert first["iterations"] == 6  # 60 images, two processes of 12 a step, two epochs
-    assert differences(learned(first), learned(second)) == []
-    assert differences(learned(first), learned(dump(launched, "start"))) != []
 
 
 @pair

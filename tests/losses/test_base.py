@@ -18,9 +18,15 @@ from ..helpers.losses import of_maps, of_stages, scd
 from ..helpers.waves import wave
 
 
-def test_unknown_requirements_name_the_choices() -> None:
+def test_unknown_requirements_and_the_choice_of_teachers() -> None:
     with pytest.raises(ValueError, match=r"Wrong.requires: 'student.maps' is none of student.adapted"):
         type("Wrong", (kd_mm.losses.Loss,), {"requires": frozenset({"student.maps"})})
+    with pytest.raises(
+        ValueError, match=r"loss 'kd' reads one teacher, the config has a, b: name one by model\.recipe\.los"
+    ):
+        KDLoss().choose_teachers("kd", ["a", "b"])
+    with pytest.raises(ValueError, match="loss 'kd': teacher='c' is unknown; choose one of 'a', 'b'"):
+        KDLoss(teacher="c").choose_teachers("kd", ["a", "b"])
 
 
 def test_losses_are_means_over_the_batch() -> None:
@@ -37,15 +43,6 @@ def test_losses_are_means_over_the_batch() -> None:
         assert value(loss, slice(None)) == pytest.approx(halves, abs=1e-9)
 
 
-def test_a_loss_of_one_teacher_asks_which_one_of_several() -> None:
-    with pytest.raises(
-        ValueError, match=r"loss 'kd' reads one teacher, the config has a, b: name one by model\.recipe\.los"
-    ):
-        KDLoss().choose_teachers("kd", ["a", "b"])
-    with pytest.raises(ValueError, match="loss 'kd': teacher='c' is unknown; choose one of 'a', 'b'"):
-        KDLoss(teacher="c").choose_teachers("kd", ["a", "b"])
-
-
 def test_ramps_and_cosine_decay_by_hand() -> None:
     by_epochs = [LinearRamp(epochs=20)(Progress(epoch=epoch, max_epochs=240)) for epoch in (0, 18, 19, 200)]
     assert by_epochs == pytest.approx([0.05, 0.95, 1, 1])
@@ -57,7 +54,7 @@ def test_ramps_and_cosine_decay_by_hand() -> None:
     assert decay == pytest.approx([1, 1, (1 + 0.5**0.5) / 2, 0.5, 0])
 
 
-def test_levels_by_hand() -> None:
+def test_levels_by_hand_are_factors_of_the_loss_weight() -> None:
     by_epochs = [PiecewiseConstant()(Progress(epoch=e, max_epochs=240)) for e in (0, 79, 80, 159, 160, 239)]
     assert by_epochs == [1.0, 1.0, 0.5, 0.5, 0.1, 0.1]
     by_iterations = [PiecewiseConstant()(Progress(iteration=i, max_iterations=9)) for i in range(9)]
@@ -66,8 +63,5 @@ def test_levels_by_hand() -> None:
     assert [grow(Progress(epoch=e, max_epochs=240)) for e in (0, 149, 150, 180, 239)] == [0.1, 0.1, 0.5, 1.0, 1.0]
     for thirds in range(1, 100):
         assert PiecewiseConstant()(Progress(epoch=thirds, max_epochs=3 * thirds)) == 0.5
-
-
-def test_schedule_is_a_factor_of_the_loss_weight() -> None:
     loss = KDLoss(loss_weight=0.3, schedule={"type": "LinearRamp", "epochs": 3})
     assert [loss.weight(Progress(epoch=e)) for e in range(3)] == pytest.approx([0.1, 0.2, 0.3])

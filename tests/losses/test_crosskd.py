@@ -17,15 +17,11 @@ from kd_mm.stages.recorder import Recorder
 
 from ..helpers.dense_heads import CLASSES, HEADS, STRIDES, Detector, pyramid
 from ..helpers.errors import assert_refused
+from ..helpers.losses import corners
 from ..helpers.waves import wave
 
 COUNTED = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=torch.float64)
 POSITIVE = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
-
-
-def corners(pace: float) -> Tensor:
-    centre, half = wave(2, 6, 2, pace=pace, size=20.0) + 40, wave(2, 6, 2, pace=pace + 0.4, size=6.0) + 12
-    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def same(reg: Tensor) -> Tensor:
@@ -36,7 +32,7 @@ def outputs(bins: bool = False, assigned: bool = True) -> tuple[DenseOutput, Den
     """Return the crossed and the teacher's output at six positions of two images; regressions are boxes already."""
     crossed_reg, teacher_reg = (wave(2, 6, 20, pace=p, size=2.0) if bins else None for p in (0.9, 1.7))
     if crossed_reg is None or teacher_reg is None:
-        crossed_reg, teacher_reg = corners(0.9), corners(1.1)
+        crossed_reg, teacher_reg = corners(0.9, 6), corners(1.1, 6)
     assignment = DenseAssignment(COUNTED, POSITIVE, 3.0) if assigned else None
     crossed = DenseOutput(wave(2, 6, 3, pace=0.9, size=3.0), crossed_reg, same, wave(2, 6, pace=0.9), assignment)
     return crossed, DenseOutput(wave(2, 6, 3, pace=1.7, size=2.0), teacher_reg, same, wave(2, 6, pace=1.7))

@@ -87,13 +87,11 @@ def test_pkd_of_a_single_value_has_a_finite_gradient() -> None:
     assert torch.isfinite(student.grad).all()
 
 
-def test_attention_does_not_depend_on_the_scale() -> None:
+def test_attention_has_no_scale_and_another_power_by_numpy() -> None:
     plain = ATLoss()(*of_maps(STUDENT, TEACHER))
     for scale in (1e-9, 1e9):
         torch.testing.assert_close(ATLoss()(*of_maps(scale * STUDENT, TEACHER / scale)), plain)
 
-
-def test_another_power_of_attention_by_numpy() -> None:
     def share(x: Tensor) -> np.ndarray:
         attention = np.abs(x.numpy()).mean(axis=1).reshape(2, -1)
         return attention / np.linalg.norm(attention, axis=1, keepdims=True)

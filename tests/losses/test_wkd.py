@@ -61,7 +61,7 @@ def test_transport_by_hand() -> None:
     assert transport_cost(student, teacher, cost, 0.05, 10).tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def test_classes_are_related_by_the_teachers_classifier() -> None:
+def test_classes_are_related_by_the_teachers_classifier_or_have_to_be_prepared() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5, bias=False))
     rows = torch.tensor([[1.0, 0], [0, 2], [3, 3], [-1, 0], [0, 1]])
     network[1].weight.data.copy_(rows)  # type: ignore[operator]
@@ -73,9 +73,6 @@ def test_classes_are_related_by_the_teachers_classifier() -> None:
     assert loss.preparation() is None
     loss.extra_taps(nn.Identity(), network[0])
     assert_refused("no linear layer to the 5 classes; take relation='cka'", loss.setup, context())
-
-
-def test_relations_have_to_be_prepared() -> None:
     pair = of_logits(wave(2, 4), wave(2, 4), torch.tensor([0, 3]))
     with pytest.raises(StepError, match="relations of the classes are not prepared"):
         WKDLogitsLoss()(*pair)

@@ -78,15 +78,12 @@ def test_stages_are_discovered(name: str, kwargs: dict[str, Any], stages: list[t
     assert [(stage.channels, stage.height) for stage in found] == [(width, 2 * size) for width, size in stages]
 
 
-def test_only_the_last_pre_activation_stage_ends_with_relu() -> None:
+def test_last_pre_activation_stage_and_padded_shortcuts() -> None:
     torch.manual_seed(0)
     first, second, last = CIFARWideResNet(16, 2, out_indices=(0, 1, 2)).eval()(torch.randn(2, 3, 32, 32))
     assert first.min() < 0
     assert second.min() < 0
     assert last.min() >= 0
-
-
-def test_pad_shortcut_subsamples_and_pads_both_sides() -> None:
     out = PadShortcut(2, 2)(torch.arange(2 * 16, dtype=torch.float32).reshape(1, 2, 4, 4))
     assert out.shape == (1, 4, 2, 2)
     assert out[0, 1:3].tolist() == [[[0, 2], [8, 10]], [[16, 18], [24, 26]]]

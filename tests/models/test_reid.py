@@ -101,12 +101,16 @@ def test_identity_loss_after_the_neck_and_metric_losses_before_it() -> None:
     assert list(BNNeckHead(3, 4, metric_losses={}).loss((embedding,), samples(*labels.tolist()))) == ["loss_id"]
 
 
-def test_wrong_inputs_of_the_head() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     head = BNNeckHead(num_classes=3, in_channels=4)
     with pytest.raises(ValueError, match=r"pooled embeddings \(B, D\), got \(2, 4, 1, 1\): give the model a neck"):
         head((torch.zeros(2, 4, 1, 1),))
     mixed = [DataSample().set_gt_score(torch.tensor([0.5, 0.5, 0.0])) for _ in range(2)]
     assert_refused("metric losses need one identity an image", head.loss, (torch.randn(2, 4),), mixed)
+    for backbone in ({"type": "mmpretrain.HRNet", "arch": "w18"}, {"type": "mmpretrain.ConvNeXt", "arch": "atto"}):
+        with pytest.raises(ValueError, match="last stride cannot be removed .*use last_stride=None"):
+            network(backbone=backbone, last_stride=1)
+    assert_refused("last_stride must be 1 or None", network, last_stride=2)
 
 
 def test_predicted_feature_is_the_embedding_after_the_neck() -> None:
@@ -172,10 +176,3 @@ def test_last_stride_one_is_the_resnet_of_the_bag_of_tricks() -> None:
     backbone.eval(), upstream.eval()
     inputs = torch.randn(1, 3, 64, 32)
     assert torch.equal(backbone(inputs)[-1], upstream(inputs)[-1])
-
-
-def test_backbone_whose_last_stride_cannot_be_removed() -> None:
-    for backbone in ({"type": "mmpretrain.HRNet", "arch": "w18"}, {"type": "mmpretrain.ConvNeXt", "arch": "atto"}):
-        with pytest.raises(ValueError, match="last stride cannot be removed .*use last_stride=None"):
-            network(backbone=backbone, last_stride=1)
-    assert_refused("last_stride must be 1 or None", network, last_stride=2)

@@ -95,15 +95,12 @@ def test_offsets_larger_than_the_output_are_read_as_upstream() -> None:
         modulated_deform_conv2d(*map(torch.from_numpy, inputs), None, *options)
 
 
-def test_im2col_step_does_not_change_the_result() -> None:
+def test_im2col_step_and_inputs_smaller_than_the_kernel() -> None:
     case = tensors(SETTINGS[3])
     inputs = case["features"], case["offset"], case["weight"]
     one, two, many = (deform_conv2d(*inputs, *SETTINGS[3][:5], False, step) for step in (1, 2, 32))
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(one, many)
-
-
-def test_input_smaller_than_the_kernel() -> None:
     layer = DeformConv2d(2, 3, 3, padding=1).double()
     x = torch.randn(1, 2, 2, 2, dtype=torch.float64)
     out = layer(x, torch.zeros(1, 18, 2, 2, dtype=torch.float64))

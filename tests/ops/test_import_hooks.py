@@ -58,19 +58,10 @@ def result(extension: Path) -> dict[str, Any]:
     return {"printed": before, **json.loads(last)}
 
 
-def test_imports_print_nothing(result: dict[str, Any]) -> None:
+def test_a_new_interpreter_prints_nothing_and_has_every_fix(result: dict[str, Any], extension: Path) -> None:
     assert result["printed"] == []
-
-
-def test_compiled_module_is_used(result: dict[str, Any], extension: Path) -> None:
     assert result["compiled"] == ["compiled", True, str(extension), []]
-
-
-def test_modules_imported_before_are_patched_too(result: dict[str, Any]) -> None:
     assert result["early"] is None
-
-
-def test_too_new_transformers_leave_placeholders(result: dict[str, Any]) -> None:
     assert "ask_install" in result["multimodal"]
 
 

@@ -16,7 +16,7 @@ from mmcv.utils import collect_env
 from kd_mm import ops
 
 
-def test_report_and_version_functions() -> None:
+def test_the_module_is_reported_found_by_its_spec_and_installed_once() -> None:
     report = ops.report()
     assert not report.compiled
     assert "torchvision" in report.source
@@ -25,15 +25,9 @@ def test_report_and_version_functions() -> None:
     assert "torchvision" in get_compiler_version()
     assert get_compiling_cuda_version() == "not available"
     assert collect_env()["MMCV Compiler"] == get_compiler_version()
-
-
-def test_libraries_find_the_module_by_its_spec() -> None:
     spec = importlib.util.find_spec("mmcv._ext")
     assert spec is not None
     assert spec.loader is not None
-
-
-def test_installing_twice_changes_nothing() -> None:
     before = sys.modules["mmcv._ext"]
     assert ops.install() == ops.report()
     assert sys.modules["mmcv._ext"] is before

@@ -10,25 +10,22 @@ from ..helpers import ops_reference as reference
 from ..helpers.ops_reference import random_boxes
 
 
-@pytest.mark.parametrize("offset", [0, 1])
-def test_nms(offset: int) -> None:
-    for seed, threshold in enumerate((0.0, 0.3, 0.7)):
-        boxes, scores = random_boxes(40, seed)
-        expected = reference.nms(boxes.astype(float), scores, threshold, offset)
-        dets, kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold, offset=offset)
-        assert kept.dtype == torch.long
-        assert kept.tolist() == expected
-        np.testing.assert_array_equal(dets.numpy(), np.column_stack([boxes, scores])[expected])
+def test_nms() -> None:
+    for offset in (0, 1):
+        for seed, threshold in enumerate((0.0, 0.3, 0.7)):
+            boxes, scores = random_boxes(40, seed)
+            expected = reference.nms(boxes.astype(float), scores, threshold, offset)
+            dets, kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold, offset=offset)
+            assert kept.dtype == torch.long
+            assert kept.tolist() == expected
+            np.testing.assert_array_equal(dets.numpy(), np.column_stack([boxes, scores])[expected])
 
 
-def test_nms_offset_changes_the_overlap() -> None:
+def test_nms_offset_and_threshold_of_the_overlap() -> None:
     # The IoU is 6/14 without the offset and 12/24 with boxes one pixel wider.
     boxes, scores = torch.tensor([[0.0, 0, 5, 2], [2, 0, 7, 2]]), torch.tensor([0.9, 0.8])
     assert nms(boxes, scores, 0.45, offset=0)[1].tolist() == [0, 1]
     assert nms(boxes, scores, 0.45, offset=1)[1].tolist() == [0]
-
-
-def test_nms_keeps_a_box_at_the_threshold() -> None:
     # The threshold is compared as float32, so that an overlap of 0.6 is not above 0.6.
     for ratio, offset in np.ndindex(9, 2):
         boxes = torch.tensor([[0.0, 0, 10 - offset, 10 - offset], [0, 0, 10 - offset, ratio + 1 - offset]])
@@ -80,23 +77,23 @@ def test_batched_nms_separates_classes() -> None:
     assert got.tolist() == sorted(expected, key=lambda i: -scores[i])
 
 
-@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
-def test_soft_nms(method: str) -> None:
-    for seed, (offset, min_score) in enumerate([(0, 1e-3), (1, 0.2), (0, 0.5), (1, 1e-3)]):
-        boxes, scores = random_boxes(25, seed, size=20)
-        tensors = torch.from_numpy(boxes), torch.from_numpy(scores)
-        dets, order = soft_nms(*tensors, 0.3, 0.5, min_score, method, offset=offset)
-        wide = boxes.astype(float), scores.astype(float)
-        expected, indices = reference.soft_nms(*wide, 0.3, 0.5, min_score, method, offset)
-        assert order.tolist() == indices
-        np.testing.assert_allclose(dets.numpy(), expected, rtol=1e-5, atol=1e-6)
-    # Swapping and refilling moves entries, so equal scores do not keep their order.
-    rng = np.random.default_rng(1)
-    for _ in range(10):
-        boxes = random_boxes(20, int(rng.integers(1000)), size=12)[0]
-        scores = rng.choice([0.25, 0.5, 0.75], 20).astype(np.float32)
-        got = soft_nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.2, 0.5, 0.3, method)[1].tolist()
-        assert got == reference.soft_nms(boxes.astype(float), scores.astype(float), 0.2, 0.5, 0.3, method)[1]
+def test_soft_nms() -> None:
+    for method in ("naive", "linear", "gaussian"):
+        for seed, (offset, min_score) in enumerate([(0, 1e-3), (1, 0.2), (0, 0.5), (1, 1e-3)]):
+            boxes, scores = random_boxes(25, seed, size=20)
+            tensors = torch.from_numpy(boxes), torch.from_numpy(scores)
+            dets, order = soft_nms(*tensors, 0.3, 0.5, min_score, method, offset=offset)
+            wide = boxes.astype(float), scores.astype(float)
+            expected, indices = reference.soft_nms(*wide, 0.3, 0.5, min_score, method, offset)
+            assert order.tolist() == indices
+            np.testing.assert_allclose(dets.numpy(), expected, rtol=1e-5, atol=1e-6)
+        # Swapping and refilling moves entries, so equal scores do not keep their order.
+        rng = np.random.default_rng(1)
+        for _ in range(10):
+            boxes = random_boxes(20, int(rng.integers(1000)), size=12)[0]
+            scores = rng.choice([0.25, 0.5, 0.75], 20).astype(np.float32)
+            got = soft_nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.2, 0.5, 0.3, method)[1].tolist()
+            assert got == reference.soft_nms(boxes.astype(float), scores.astype(float), 0.2, 0.5, 0.3, method)[1]
 
 
 def test_soft_nms_corner_cases() -> None:
@@ -160,16 +157,16 @@ def lanes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, rng.permutation(count) / count
 
 
-@pytest.mark.parametrize("top_k", [1, 4, 100])
-def test_line_nms(top_k: int) -> None:
-    for seed in range(3):
-        rows, scores = lanes(40, seed)
-        keep, count, parent = line_nms(torch.from_numpy(rows), torch.from_numpy(scores), overlap=25.0, top_k=top_k)
-        expected, parents = reference.line_nms(rows, scores, 25.0, top_k)
-        assert keep[:count].tolist() == expected
-        assert keep[count:].tolist() == [0] * (40 - len(expected))
-        assert parent.tolist() == parents
-        assert top_k < 100 or 4 < len(expected) < 40
+def test_line_nms() -> None:
+    for top_k in (1, 4, 100):
+        for seed in range(3):
+            rows, scores = lanes(40, seed)
+            keep, count, parent = line_nms(torch.from_numpy(rows), torch.from_numpy(scores), overlap=25.0, top_k=top_k)
+            expected, parents = reference.line_nms(rows, scores, 25.0, top_k)
+            assert keep[:count].tolist() == expected
+            assert keep[count:].tolist() == [0] * (40 - len(expected))
+            assert parent.tolist() == parents
+            assert top_k < 100 or 4 < len(expected) < 40
 
 
 def test_line_nms_of_no_lanes_and_of_another_shape() -> None:

@@ -38,11 +38,14 @@ def test_it_is_a_folder_in_the_layout_of_market_1501(folder):
                 assert (image.format, image.mode, image.size) == ("JPEG", "RGB", SIZE[::-1])
 
 
-def test_nobody_is_in_two_splits_and_an_unknown_split_is_named(folder):
+def test_identities_are_apart_and_are_recorded_by_two_cameras_or_more(folder):
     people = {split: {info["pid"] for info in infos(folder, split)} - {0} for split in IDENTITIES}
     assert {split: len(found) for split, found in people.items()} == IDENTITIES
     assert sum(map(len, people.values())) == len(set.union(*people.values()))
     assert_refused("split must be one of .*got 'tets'", People, str(folder), "tets", identities=IDENTITIES)
+    pairs = {(info["pid"], info["camid"]) for info in infos(folder, "train")}
+    assert min(Counter(pid for pid, _ in pairs).values()) >= 2
+    assert {camera for _, camera in pairs} == set(range(1, CAMERAS + 1))
 
 
 def test_every_query_has_a_match_from_another_camera_and_strangers_stand_between(folder):
@@ -56,12 +59,6 @@ def test_every_query_has_a_match_from_another_camera_and_strangers_stand_between
         strangers = sum(info["pid"] == 0 for info in gallery)
         assert strangers == pytest.approx(0.3 * (len(gallery) - strangers), abs=1)
     assert People(str(folder), "test", identities=IDENTITIES).metainfo["num_junk"] > 0
-
-
-def test_training_identities_are_seen_by_two_cameras_or_more(folder):
-    pairs = {(info["pid"], info["camid"]) for info in infos(folder, "train")}
-    assert min(Counter(pid for pid, _ in pairs).values()) >= 2
-    assert {camera for _, camera in pairs} == set(range(1, CAMERAS + 1))
 
 
 def test_the_same_seed_draws_the_same_people_and_another_others(folder, tmp_path):

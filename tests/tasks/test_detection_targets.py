@@ -138,11 +138,6 @@ def test_regions_take_the_class_of_the_object_they_lie_on() -> None:
     assert torch.equal(label_regions(targets, regions[shuffled]), found[shuffled])
 
 
-def test_exits_of_cells_are_refused_outside_of_detection() -> None:
-    with pytest.raises(ValueError, match="belong to detection"):
-        ClassificationTask().setup(detector(), True)
-
-
 # -- losses of exits ------------------------------------------------------------------------------------------------
 
 
@@ -206,9 +201,11 @@ def test_score_counts_the_objects_among_the_best_detections(wrap: Any) -> None:
         assert bound().score(model, torch.zeros(2, 3, 64, 64), samples).tolist() == [found, 2]
 
 
-def test_objects_of_a_region_proposal_network_are_of_one_class() -> None:
+def test_region_proposal_networks_have_one_class_and_cells_belong_to_detection() -> None:
     objects = [sample([[0, 0, 20, 20]], [2])]
     targets = read_annotations(objects, num_classes=1, class_agnostic=True)
     assert (targets.present.tolist(), targets.labels[0].tolist()) == ([[1.0]], [0])
     with pytest.raises(ValueError, match="^an annotated object is of class 2, but the student has 1 classes"):
         read_annotations(objects, num_classes=1)
+    with pytest.raises(ValueError, match="belong to detection"):
+        ClassificationTask().setup(detector(), True)
