@@ -13,7 +13,7 @@ from kd_mm.distillers import Distiller, balance
 
 from ..helpers.digits import digits_run, run_log
 from ..helpers.errors import assert_refused
-from .conftest import batch, build, recipe, total
+from .conftest import build, losses_of, recipe, total
 
 SHARES = {"balance": "gradnorm", "shares": {"scd": 0.5, "srd": 2.0}}
 
@@ -23,10 +23,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second of four steps is measured, instead of every tenth of fifty."""
     monkeypatch.setattr(balance, "STEPS", 4)
     monkeypatch.setattr(balance, "INTERVAL", 2)
-
-
-def step(model: Distiller) -> dict[str, Any]:
-    return model(**model.data_preprocessor(batch(), True), mode="loss")
 
 
 def gradient(model: Distiller, loss: Tensor) -> dict[str, Tensor]:
@@ -44,10 +40,10 @@ def test_a_loss_gets_its_share_of_the_gradient_on_shared_layers(short: None) -> 
     """The same batch in each step and no update, so that the mean of the measures is the measure."""
     model = build(recipe=recipe(**SHARES)).eval()
     model.objective.balance.start(resumed=False)
-    before = step(model)
+    before = losses_of(model)
     for _ in range(3):
-        step(model)
-    after = step(model)
+        losses_of(model)
+    after = losses_of(model)
     own = gradient(model, after["loss_student"] if "loss_student" in after else after["loss"])
     for name, share in SHARES["shares"].items():
         term = gradient(model, after[f"loss_{name}"])
@@ -64,7 +60,7 @@ def test_measuring_leaves_no_trace(short: None) -> None:
     for _ in range(5):
         for model in models:
             model.zero_grad()
-            total(step(model)).backward()
+            total(losses_of(model)).backward()
     first, second = models
     assert all(torch.equal(p.grad, q.grad) for p, q in zip(first.parameters(), second.parameters(), strict=True))
     assert list(first.state_dict()) == list(second.state_dict())

@@ -12,6 +12,8 @@ from mmpretrain.structures import DataSample
 from kd_mm.distillers import Distiller
 from kd_mm.losses import CosineLoss, LossContext, RKDAngleLoss, RKDDistanceLoss
 
+from ..distillers.conftest import classifier
+from ..distillers.test_reid import network
 from ..helpers.losses import embedding
 
 STUDENT = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.0, 2.0]])
@@ -50,14 +52,7 @@ def test_a_linear_map_where_the_widths_differ_and_what_is_no_embedding() -> None
 
 
 def model(kind: str, width: int, classes: int) -> dict[str, Any]:
-    head = {"type": "kd_mm.BNNeckHead"} if kind == "kd_mm.ReIDModel" else {"type": "mmpretrain.LinearClsHead"}
-    return {
-        "type": kind,
-        "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8, "widths": (4, 4, 8, width)},
-        "neck": {"type": "mmpretrain.GlobalAveragePooling"},
-        "head": {**head, "in_channels": width, "num_classes": classes},
-        "data_preprocessor": {"type": "mmpretrain.ClsDataPreprocessor"},
-    }
+    return network(classes, width) if kind == "kd_mm.ReIDModel" else classifier(8, classes, width)
 
 
 LOSSES = {
@@ -70,8 +65,8 @@ LOSSES = {
 @pytest.mark.parametrize("kind", ["kd_mm.ReIDModel", "mmpretrain.ImageClassifier"])
 def test_embeddings_of_other_widths_and_other_class_lists(kind: str) -> None:
     torch.manual_seed(0)
-    teacher = {"config": {"model": model(kind, 12, 7)}, "random_weights": True}
-    distiller = Distiller(model(kind, 6, 3), teacher, {"losses": LOSSES}, input_size=16)
+    teacher = {"config": {"model": model(kind, 3, 7)}, "random_weights": True}
+    distiller = Distiller(model(kind, 2, 3), teacher, {"losses": LOSSES}, input_size=16)
     tap = "head.bnneck" if kind == "kd_mm.ReIDModel" else "head:in[-1]"
     assert distiller.losses["cosine"].student_tap == distiller.losses["cosine"].teacher_tap == tap
     names = [name for name, _ in distiller.named_parameters() if "distill" in name]

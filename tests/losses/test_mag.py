@@ -18,7 +18,7 @@ from kd_mm.losses.functional import kl_divergence
 from kd_mm.losses.mag import BRANCHES, CodeReader, Codes
 from kd_mm.preparation.codes import branch_loss
 
-from ..distillers.conftest import CLASSES, batch, build, recipe
+from ..distillers.conftest import CLASSES, build, losses_of, recipe
 from ..helpers.losses import codes, mag, mas
 from ..helpers.waves import fill_with_waves, wave
 
@@ -103,7 +103,7 @@ def test_a_feature_that_is_no_embedding_and_missing_codes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"backbone.stem gives .*name another"):
         build(recipe=recipe("mas", **{"losses.stable.teacher_tap": "backbone.stem"}))
     with pytest.raises(RuntimeError, match=r"register the hook kd_mm.PrepareTeachersHook"):
-        step(build(recipe=recipe("mas")))
+        losses_of(build(recipe=recipe("mas")))
 
 
 # -- in a Distiller ------------------------------------------------------------------------------------------------
@@ -119,16 +119,12 @@ def with_codes(config: dict[str, Any]) -> Any:
     return model
 
 
-def step(model: Any) -> dict[str, Tensor]:
-    return model(**model.data_preprocessor(batch(), True), mode="loss")
-
-
 @pytest.mark.parametrize("base", ["fitnets", "rkd"])
 def test_joined_with_losses_on_features(base: str) -> None:
     joined, hooks = read_recipes(f"mas_features+{base}")
     assert "prepare_teachers" in hooks
     alone = build(recipe=recipe(base))
-    out, expected = step(with_codes(joined)), step(alone)
+    out, expected = losses_of(with_codes(joined)), losses_of(alone)
     assert {"loss_codes", "loss_stable"} <= set(out)
     for key, tensor in expected.items():
         torch.testing.assert_close(out[key], tensor)
@@ -140,7 +136,7 @@ def test_student_decoders_are_not_trained() -> None:
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(2):
-        out = step(model)
+        out = losses_of(model)
         assert "codes.stable" in out
         optimizer.zero_grad()
         model.parse_losses(out)[0].backward()

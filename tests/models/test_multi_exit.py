@@ -14,13 +14,9 @@ import kd_mm  # noqa: F401 - registers everything
 from kd_mm.models import combine_exits
 from kd_mm.registry import MODELS
 
+from ..distillers.conftest import classifier
 from ..helpers.errors import assert_refused
 
-NETWORK = {
-    "backbone": {"type": "kd_mm.CIFARResNet", "depth": 8, "widths": (8, 8, 16, 32)},
-    "neck": {"type": "mmpretrain.GlobalAveragePooling"},
-    "head": {"type": "mmpretrain.LinearClsHead", "num_classes": 5, "in_channels": 32},
-}
 EXITS = [
     {"type": "kd_mm.SepConvExit", "stage": "backbone.layer1", "widths": [8, 16, 32], "num_classes": 5},
     {"type": "kd_mm.SepConvExit", "stage": "backbone.layer2", "widths": [16, 32], "num_classes": 5},
@@ -30,13 +26,7 @@ EXITS = [
 def build(**changes: Any) -> Any:
     init_default_scope("mmpretrain")
     torch.manual_seed(0)
-    config = {
-        "type": "kd_mm.MultiExitClassifier",
-        **NETWORK,
-        "exits": EXITS,
-        "data_preprocessor": {"mean": [120.0] * 3, "std": [60.0] * 3, "num_classes": 5},
-        **changes,
-    }
+    config = {**classifier(), "type": "kd_mm.MultiExitClassifier", "exits": EXITS, **changes}
     model = MODELS.build(copy.deepcopy(config)).train()
     with torch.no_grad():  # batch statistics of these images, so that logits differ from image to image
         for _ in range(10):
@@ -88,7 +78,7 @@ def test_exit_logits_are_those_of_exits_and_head() -> None:
 
 
 def test_plain_checkpoint_fills_all_but_the_exits() -> None:
-    plain, model = MODELS.build({"type": "mmpretrain.ImageClassifier", **copy.deepcopy(NETWORK)}).eval(), build()
+    plain, model = MODELS.build(classifier()).eval(), build()
     missing, extra = model.load_state_dict(plain.state_dict(), strict=False)
     assert extra == []
     assert all(key.startswith("exits.") for key in missing)
