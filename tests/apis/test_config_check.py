@@ -1,5 +1,7 @@
 """The check of a config before anything is built: what it finds, and what it leaves to the builders."""
 
+import copy
+import functools
 from typing import Any
 
 import pytest
@@ -35,8 +37,11 @@ def test_configs_of_upstream_pass(path: str) -> None:
     check_config(load_config(path))
 
 
+shipped = functools.cache(load_config)
+
+
 def read(**changes: Any) -> Config:
-    config = load_config("mmpretrain::resnet/resnet18_8xb16_cifar10.py")
+    config = copy.deepcopy(shipped("mmpretrain::resnet/resnet18_8xb16_cifar10.py"))
     config.merge_from_dict(changes)
     return config
 

@@ -91,10 +91,11 @@ def test_wrong_number_of_images(folder: MarketFolder) -> None:
 
 def test_names_and_images_that_cannot_be_read(folder: MarketFolder, warnings: list[str]) -> None:
     path = folder.add("bounding_box_train", 2, 1)[0]
-    path.rename(path.with_name("anna_camera1.jpg"))
+    path = path.rename(path.with_name("anna_camera1.jpg"))
     assert_refused(r"1 of 25 images of .*anna_camera1.jpg \(the name is not <identity>_c<camera>", read, folder)
     assert len(read(folder, on_error="skip")) == 24
     assert any("anna_camera1.jpg" in line for line in warnings)
+    path.unlink()
     path = folder.add("bounding_box_train", 2, 1)[0]
     path.write_bytes(path.read_bytes()[:20] + b"\x00" * 300 + b"\xff\xd9")
     stopping, skipping = read(folder), read(folder, on_error="skip")

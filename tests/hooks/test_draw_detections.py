@@ -104,6 +104,7 @@ def test_what_cannot_be_drawn_is_one_line(folder: Path) -> None:
 
 
 def test_a_config_that_asks_for_one_voc_measure_gets_all(folder: Path) -> None:
+    config = read_config(str(folder / "student.py"))
     for given, kinds in (
         ({"type": "VOCMetric"}, ["VOCMetric", "kd_mm.DetectionMetric"]),
         ([{"type": "mmdet.VOCMetric", "eval_mode": "area"}], ["mmdet.VOCMetric", "kd_mm.DetectionMetric"]),
@@ -111,7 +112,6 @@ def test_a_config_that_asks_for_one_voc_measure_gets_all(folder: Path) -> None:
         ([{"type": "VOCMetric"}, {"type": "kd_mm.DetectionMetric"}], ["VOCMetric", "kd_mm.DetectionMetric"]),
         ({"type": "Accuracy"}, ["Accuracy"]),
     ):
-        config = read_config(str(folder / "student.py"))
         config._cfg_dict["test_evaluator"] = given
         _add_detection_metric(config)
         evaluator = config.test_evaluator

@@ -13,7 +13,7 @@ from kd_mm.quickstart import scenes
 from kd_mm.quickstart.digit_scenes import SIZE, DigitScenes, write_digit_scenes
 from kd_mm.quickstart.scenes import draw_scene
 
-COUNTS = {"train": 60, "val": 5, "test": 40}
+COUNTS = {"train": 30, "val": 4, "test": 20}
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +98,11 @@ def test_the_same_seed_draws_the_same_scenes_whatever_the_size_of_other_splits(d
     assert all(ours[name] == all_of_it[name] for name in ours if "/test_" in name or "/train_" in name)
 
 
-def test_the_data_set_reads_what_it_wrote(tmp_path):
-    splits = {split: DigitScenes(split, str(tmp_path), counts=COUNTS, test_mode=True) for split in COUNTS}
+def test_the_data_set_reads_what_was_written(devkit):
+    splits = {split: DigitScenes(split, str(devkit), counts=COUNTS, test_mode=True) for split in COUNTS}
     assert {split: len(dataset) for split, dataset in splits.items()} == COUNTS
     plain = UpstreamVOCDataset(
-        data_root=str(tmp_path),
+        data_root=str(devkit),
         ann_file="VOC2007/ImageSets/Main/test.txt",
         data_prefix={"sub_data_root": "VOC2007/"},
         metainfo={"classes": DigitScenes.METAINFO["classes"]},
@@ -116,4 +116,4 @@ def test_the_data_set_reads_what_it_wrote(tmp_path):
             item["ignore_flag"] for item in other["instances"]
         ]
     with pytest.raises(ValueError, match="split must be one of train, val, test, got 'tets'"):
-        DigitScenes("tets", str(tmp_path), counts=COUNTS)
+        DigitScenes("tets", str(devkit), counts=COUNTS)
