@@ -138,10 +138,12 @@ def test_an_image_damaged_in_the_middle_is_named(tools: Tools, own: Own) -> None
     image.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
     skip = ["--cfg-options", "train_dataloader.dataset.on_error=skip"]
     try:
-        line = tools.refused("train", own.teacher, "--work-dir", own.folder / "stopped")
+        stopped = tools.run("train", own.teacher, "--work-dir", own.folder / "stopped")
         skipping = tools.train(own.teacher, "--work-dir", own.folder / "skipping", *skip)
     finally:
         image.write_bytes(content)
+    assert stopped.status == 2
+    (line,) = stopped.err.splitlines()
     assert line.startswith(
         f"error: {image}: Corrupt JPEG data: premature end of data segment; repair it or take it out"
     )
