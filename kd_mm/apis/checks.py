@@ -50,19 +50,15 @@ class StepHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Note the end of a step."""
         self.under_way, self.batch = False, None
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note the batch."""
         self.key, self.batch = "val_dataloader", data_batch
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note the batch."""
         self.key, self.batch = "test_dataloader", data_batch
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Forget the batch."""
         self.batch = None
 
     def explain(self, runner: Runner, error: Exception) -> None:
@@ -215,7 +211,6 @@ class FlatBoxHook(Hook):
         self._warned = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Look at the boxes of one batch."""
         samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
         for sample in samples if isinstance(samples, list | tuple) else ():
             objects = sample.get("gt_instances")

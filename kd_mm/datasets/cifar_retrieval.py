@@ -73,5 +73,4 @@ class CIFAR100Retrieval(CIFAR100):
         return take_per_class(stable_order(images, self.split_seed), labels, self.queries_per_class)
 
     def prepare_data(self, idx: int) -> Any:
-        """Return image ``idx`` after the pipeline, with class and role."""
         return add_metainfo(super().prepare_data(idx), self.get_data_info(idx), _META)

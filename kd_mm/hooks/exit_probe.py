@@ -48,14 +48,12 @@ class ExitProbeHook(Hook):
         self._tallies = {}
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Record the student's taps during this batch."""
         distiller = find_distiller(runner)
         if distiller.task.closed_set:
             self._recording.enter_context(distiller.recorder)
 
     @torch.no_grad()
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Run the exits on the recorded tensors."""
         self._recording.close()
         distiller = find_distiller(runner)
         if not distiller.task.closed_set:
@@ -79,7 +77,6 @@ class ExitProbeHook(Hook):
             self._tallies[name] = self._tallies.get(name, 0) + distiller.task.tally(each, targets)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Log how good the exits are."""
         distiller = find_distiller(runner)
         for name, tally in self._tallies.items():
             all_reduce(tally)

@@ -49,7 +49,6 @@ class EmbeddingLoss(Loss):
         self.teacher_width = embedding_width(name, self.teacher_tap, context.teacher_taps)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the loss under the name ``final``."""
         embedding, target = student.taps[self.student_tap], teacher.taps[self.teacher_tap].detach()
         return {"final": self.compare(full_precision(embedding), full_precision(target))}
 
@@ -78,7 +77,6 @@ class CosineLoss(EmbeddingLoss):
         self.map: nn.Module = nn.Identity()
 
     def setup(self, context: LossContext) -> None:
-        """Build the linear map; see the base class for errors."""
         super().setup(context)
         if self.policy == "always" or self.student_width != self.teacher_width:
             self.map = nn.Linear(self.student_width, self.teacher_width, bias=False)

@@ -82,7 +82,6 @@ class CRDLoss(Loss):
         self._num_samples = num_samples
 
     def setup(self, context: LossContext) -> None:
-        """Create the linear layers, of the measured widths, and the bank where n is known."""
         (i,) = self.stage_numbers(len(context.pairs))
         for side, stage in zip(_SIDES, context.pairs[i - 1], strict=True):
             self.embed[side] = nn.Linear(stage.channels, self.dims)

@@ -96,7 +96,6 @@ class CrossKDLoss(Loss):
         return self._crossing.tower_taps, self._crossing.teacher_taps
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the weighted terms by name."""
         crossed = self._crossing.cross(student.taps, teacher.taps, student.assignment)
         return self.compare(crossed, self._crossing.outputs.read(teacher.taps))
 

@@ -37,7 +37,6 @@ class DISTLoss(LogitsLoss):
         self.temperature, self.beta, self.gamma = temperature, beta, gamma
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return both weighted terms."""
         inter, intra = relation_distances(
             self.compared(student.logits), self.compared(teacher.logits), self.temperature
         )

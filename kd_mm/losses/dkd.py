@@ -43,7 +43,6 @@ class DKDLoss(LogitsLoss):
         self.temperature, self.alpha, self.beta = temperature, alpha, beta
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return both weighted terms."""
         labels = labelled_classes(student.targets, len(student.logits))
         logits, targets = self.compared(student.logits), self.compared(teacher.logits)
         target, others = decoupled_divergence(logits, targets, labels, self.temperature)

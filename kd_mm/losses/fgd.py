@@ -65,7 +65,6 @@ class FGDLoss(Loss):
         self.blocks = nn.ModuleDict()
 
     def setup(self, context: LossContext) -> None:
-        """Create the learned parts of each stage that is read, of the measured widths."""
         for i in self.stage_numbers(len(context.pairs)):
             width, out = (stage.channels for stage in context.pairs[i - 1])
             align = nn.Identity() if width == out else nn.Conv2d(width, out, 1)

@@ -18,7 +18,6 @@ class FeatureLoss(Loss):
     requires = frozenset({"student.adapted", "teacher.features"})
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the distance of each stage."""
         maps = student.adapted if "student.adapted" in self.requires else student.features
         return {
             f"stage{i}": self.compare(full_precision(maps[i]), full_precision(teacher.features[i].detach()), i)
@@ -46,5 +45,4 @@ class FitNetsLoss(FeatureLoss):
     """
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the mean squared distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
         return F.mse_loss(*same_size(student, teacher))

@@ -75,7 +75,6 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         return self.selection != "all" and len(self.teacher_names) > 1
 
     def choose_teachers(self, name: str, teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
-        """Read every teacher of the config; see the base class for errors."""
         super().choose_teachers(name, teachers, extra)
         self.tasks = ALL_TASKS - {"detection"} if self.needs_probes else ALL_TASKS
         self.exclusive_classes = self.needs_probes
@@ -128,7 +127,6 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         return values
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
         attention, target = (self.attention(feature) for feature in same_size(student, teacher))
         if self.distance == "l2":
             return F.mse_loss(attention, target)

@@ -103,7 +103,6 @@ class LDLoss(Loss):
         return self._heads.taps
 
     def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
-        """Return why the boxes of two detectors cannot be compared; empty where they can."""
         try:
             self._pair(student, teacher)
         except ValueError as error:
@@ -132,7 +131,6 @@ class LDLoss(Loss):
             self._check(own, target)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the weighted mean or sum of each region by name."""
         own, target = self._heads.read(student, teacher)
         anchors = self._heads.anchors(student) if self._by_assignment(own, target) else ()
         return self.compare(own, target, anchors, student.targets.boxes)

@@ -87,13 +87,11 @@ class CodeReader(Loss):
         self._codes: tuple[Codes, ...] = ()
 
     def preparation(self) -> Preparation:
-        """Return the training of the teacher's codes."""
         settings: dict[str, Any] = {"tap": self.teacher_tap, "width": self.teacher_width}
         settings |= {"dims": self.code_dims, "temperatures": self.code_temperatures}
         return Preparation("kd_mm.CodeTraining", "preparation", self.code_options, settings)
 
     def load_preparation(self, results: Mapping[str, Codes]) -> None:
-        """Read the trained, frozen codes from now on."""
         self._codes = tuple(results.values())
 
     def teacher_codes(self) -> Codes:
@@ -147,7 +145,6 @@ class MAGLoss(CodeReader, EmbeddingLoss):
         self.build_student_decoders = build_student_decoders or student_stable_weight != 0
 
     def setup(self, context: LossContext) -> None:
-        """Build the student's codes of the measured width; see the base class for errors."""
         super().setup(context)
         if self.build_student_decoders and not context.num_classes:
             raise ValueError("MAGLoss: the student's decoders need a number of classes, and no network has one")
@@ -213,12 +210,10 @@ class MASLoss(CodeReader, LogitsLoss):
         self.stable_weights = tuple(stable_weights)
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the tap of the teacher's feature; see the base class."""
         self.teacher_tap = self.teacher_tap or embedding_tap(teacher, "teacher_tap")
         return (), (self.teacher_tap,)
 
     def setup(self, context: LossContext) -> None:
-        """Measure the teacher's feature; see the base class and :func:`embedding_width` for errors."""
         super().setup(context)
         self.teacher_width = embedding_width("MASLoss", self.teacher_tap, context.teacher_taps)
 

@@ -45,7 +45,6 @@ class MGDLoss(FeatureLoss):
         self.blocks = nn.ModuleDict()
 
     def setup(self, context: LossContext) -> None:
-        """Create the learned parts of each stage that is read, of the measured widths."""
         for i in self.stage_numbers(len(context.pairs)):
             width, out = (stage.channels for stage in context.pairs[i - 1])
             generate = nn.Sequential(nn.Conv2d(out, out, 3, padding=1), nn.ReLU(), nn.Conv2d(out, out, 3, padding=1))

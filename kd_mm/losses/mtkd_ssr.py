@@ -75,7 +75,6 @@ class StageChannelLoss(Loss):
         self.register_buffer("members", members.float(), persistent=False)
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the distance of each stage."""
         stages = self.stage_numbers(max(student.pooled))
         if not self.by_channel:
             values = [self.compare(student.pooled[i], teacher.pooled[i].detach()).mean() for i in stages]
@@ -182,7 +181,6 @@ class StageResponseLoss(LogitsLoss):
             )
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
-        """Return the stages that take part; see the base class for errors."""
         stages = super().stage_numbers(num_stages)
         if not self.include_last:
             stages = tuple(stage for stage in stages if stage != num_stages)
@@ -190,7 +188,6 @@ class StageResponseLoss(LogitsLoss):
         return stages
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the divergence of each stage, times its stage weight."""
         # Not by the logits alone: the exit that is left out may not have run.
         stages = self.stage_numbers(len(self.matched) or max(student.stage_logits))
         logits = self.compared(student.stage_logits.select(stages))
@@ -234,11 +231,9 @@ class ExitTaskLoss(Loss):
         self.include_last, self.stage_weights = include_last, stage_weights
 
     def setup(self, context: LossContext) -> None:
-        """Store the student's own task loss."""
         self.exit_losses = context.exit_losses
 
     def stage_numbers(self, num_stages: int) -> tuple[int, ...]:
-        """Return the stages whose exit is trained; see the base class for errors."""
         stages = super().stage_numbers(num_stages)
         if not (self.exit_on_last or self.include_last):
             stages = tuple(stage for stage in stages if stage != num_stages)
@@ -246,7 +241,6 @@ class ExitTaskLoss(Loss):
         return stages
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the task loss of each exit, times its stage weight."""
         stages = self.stage_numbers(max(student.stage_logits))
         if not stages:  # a network of one stage, whose exit is its own classifier
             return StageTerms.none(student.stage_logits.stacked)
@@ -266,11 +260,9 @@ class TeacherExitLoss(Loss):
     exit_losses: Callable[[Tensor, Any], Tensor]
 
     def setup(self, context: LossContext) -> None:
-        """Store the student's own task loss."""
         self.exit_losses = context.exit_losses
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the task loss of each exit."""
         values = self.exit_losses(teacher.exit_logits.stacked, student.targets)
         return _stage_terms(teacher.exit_logits.numbers, values)
 

@@ -63,7 +63,6 @@ class CellLoss(Loss):
         self.left_out: frozenset[int] = frozenset()
 
     def leave_out(self, stages: Collection[int]) -> bool:
-        """Compare these stages no more; see the base class."""
         self.left_out |= frozenset(stages)
         return True
 
@@ -101,7 +100,6 @@ class CellResponseLoss(CellLoss):
     requires = frozenset({"student.stage_logits", "teacher.stage_logits", "student.targets"})
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the divergence of each stage."""
         stages = self.compared_stages(student)
         if not stages:
             return StageTerms.none(student.stage_logits.stacked)
@@ -129,7 +127,6 @@ class CellReviewLoss(CellLoss):
         self.detach_target = detach_target
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
-        """Return the divergence of each pair of stages, e.g. ``stage2to1``."""
         stages = self.compared_stages(student)
         if len(stages) < 2:
             return StageTerms.none(student.stage_logits.stacked)

@@ -41,7 +41,6 @@ class MultiTeacherLoss(Loss):
         raise TypeError(f"{type(self).__name__} defines no terms()")
 
     def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the unweighted loss and its terms; see the base class."""
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(student, {name: teachers[name] for name in self.teacher_names}))
 
@@ -105,7 +104,6 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
             self.requires = self.requires - {"student.targets"}
 
     def setup(self, context: LossContext) -> None:
-        """Check that there are teachers to weigh against each other; see the base class for errors."""
         super().setup(context)
         _check_teachers(self, self.weights)
         if len(self.teacher_names) < 2:
@@ -205,7 +203,6 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
         return stages
 
     def setup(self, context: LossContext) -> None:
-        """Check that there are teachers to compare with each other."""
         _check_teachers(self, self.weights)
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]

@@ -70,7 +70,6 @@ class OFDLoss(Loss):
         return list(self._student_taps.values()), list(self._teacher_taps.values())
 
     def setup(self, context: LossContext) -> None:
-        """Create the connector of each stage that is read, of the measured widths."""
         for i in self.stage_numbers(len(context.pairs)):
             width, out = (stage.channels for stage in context.pairs[i - 1])
             conv = nn.Conv2d(width, out, 1, bias=False)

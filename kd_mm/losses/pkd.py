@@ -49,7 +49,6 @@ class PKDLoss(FeatureLoss):
             self.instead = "object_share weighs the boxes of objects; set it to 0"
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the distance of each stage."""
         return {name: self._average(error, student) for name, error in super().terms(student, teacher).items()}
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:

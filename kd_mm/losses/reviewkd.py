@@ -79,7 +79,6 @@ class ReviewKDLoss(Loss):
         return (), list(self._teacher_taps.values())
 
     def setup(self, context: LossContext) -> None:
-        """Create the fusion of each stage that is read, of the measured widths."""
         self._numbers = self.stage_numbers(len(context.pairs))
         pairs = [context.pairs[i - 1] for i in self._numbers]
         middle = min(self.max_channels, pairs[-1][0].channels)
@@ -89,7 +88,6 @@ class ReviewKDLoss(Loss):
             self.blocks[name] = AttentionFusion(student.channels, middle, teacher.channels, fuse=name != names[-1])
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        """Return the hierarchical context loss of each stage."""
         levels = {}
         for i in self._numbers:
             tap = self._teacher_taps.get(i)

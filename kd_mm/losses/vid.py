@@ -42,7 +42,6 @@ class VIDLoss(FeatureLoss):
         self.scales = nn.ParameterDict()
 
     def setup(self, context: LossContext) -> None:
-        """Create regressor and variances of each stage that is read, of the measured widths."""
         # The inverse of the softplus, exact where exp() would overflow.
         start = torch.tensor(self.initial_variance - self.eps, dtype=torch.float64)
         start = start + torch.log(-torch.expm1(-start))

@@ -109,7 +109,6 @@ class EpochTraining(TeacherPreparation):
         self.kept: dict[str, Any] = {}
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the schedule and the other options."""
         options = {
             key: value
             for key, value in self.options.items()

@@ -81,11 +81,9 @@ class CodeTraining(EpochTraining):
         self.held_out: tuple[Tensor, Tensor] | None = None
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the schedule and the shape of the codes."""
         return [*super().fingerprint(data), self.shape, self.temperatures]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
-        """Train the codes; see the base class."""
         metric, share = "accuracy of their decoders on ", self.options["held_out"]
         if not share:
             scores = self.train(data, partial)
@@ -103,7 +101,6 @@ class CodeTraining(EpochTraining):
         return {"state_dict": state, "scores": scores, "metric": f"{metric}held-out training images"}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> Codes:
-        """Return the frozen codes."""
         self.module.load_state_dict(state)
         return self.module.requires_grad_(False).eval()
 

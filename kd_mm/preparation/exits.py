@@ -64,14 +64,12 @@ class ExitTraining(EpochTraining):
         self.module: nn.ModuleDict = teacher.exits
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the schedule, the exits, their stages and the task loss."""
         shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}
         taps = [stage.tap for stage in self.teacher.exit_stages.values()]
         loss = data.config.model.get("student", {}).get("head", {}).get("loss")
         return [*super().fingerprint(data), self.distiller.recipe.exits, shapes, taps, loss, vars(self.distiller.task)]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
-        """Train the exits and measure them; see the base class."""
         self.module.requires_grad_(True)
         self.train(data, partial)
         return {"state_dict": self.module.state_dict(), **self.measure(data)}
@@ -95,7 +93,6 @@ class ExitTraining(EpochTraining):
         return {"metric": metric, **self.scores(loader, validated, images)}
 
     def load(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """Load the exits into the teacher and freeze them."""
         self.teacher.load_exits(dict(state), origin)
 
     def train_epoch(self, epoch: int, loader: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:

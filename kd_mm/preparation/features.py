@@ -64,12 +64,10 @@ class Probing(TeacherPreparation):
         self.stages = tuple(stages)
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the stages, the images and the options."""
         options = {key: value for key, value in self.options.items() if key != "max_gigabytes"}
         return [{i: self.teacher.stages[i].tap for i in self.stages}, data.plain_dataset()[0], options]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
-        """Train and score the probes; see the base class."""
         images = len(data.runner.train_dataloader.dataset)
         images = min(images, self.options["max_images"] or images)
 
@@ -94,7 +92,6 @@ class Probing(TeacherPreparation):
         }
 
     def untrained(self) -> dict[str, float]:
-        """Return equal scores for all teachers."""
         return {**{f"stage{i}": 1.0 for i in self.stages}, "final": 1.0}
 
     def load(self, state: Mapping[str, float], origin: str) -> dict[str, float]:
@@ -229,12 +226,9 @@ class ClassRelations(TeacherPreparation):
         self.stage, self.num_classes = stage, num_classes
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
-        """Return the stage, the images and the options."""
         return [self.teacher.stages[self.stage].tap, data.plain_dataset()[0], self.num_classes, self.options]
 
     def run(self, data: TrainingData, partial: Path) -> dict[str, Any]:
-        """Read the features and relate them; see the base class."""
-
         def read(inputs: Tensor) -> dict[str, Tensor]:
             maps = self.stage_maps(self.teacher.record(inputs), {self.stage: self.teacher.stages[self.stage]})
             return {"features": maps[self.stage].mean(dim=(2, 3))}
@@ -253,11 +247,9 @@ class ClassRelations(TeacherPreparation):
         return {"state_dict": relations, "scores": scores, "metric": "linear CKA of two classes"}
 
     def untrained(self) -> Tensor:
-        """Return relations of classes that are all unlike."""
         return torch.eye(self.num_classes)
 
     def load(self, state: Tensor, origin: str) -> Tensor:
-        """Return the relations ``(K, K)``."""
         return state
 
 

@@ -88,7 +88,6 @@ class DetectionTask(Task):
         return reader
 
     def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
-        """Return why the own logits of two detectors cannot be compared; see the base class."""
         return DetectorHeads.of(student).incomparable(DetectorHeads.of(teacher))
 
     def batch(
@@ -99,7 +98,6 @@ class DetectionTask(Task):
         records: Mapping[str, Tensor],
         reads: Collection[str],
     ) -> Batch:
-        """Return a batch after the student's forward pass; see the base class."""
         records = keep_deployed_branch(student, records, len(inputs))
         needed = bool({"student.targets", "student.valid_classes"} & set(reads))
         targets = self.targets(data_samples, records) if needed else None
@@ -116,7 +114,6 @@ class DetectionTask(Task):
         )
 
     def targets(self, data_samples: Sequence[Any], records: Mapping[str, Tensor] | None = None) -> DetectionTargets:
-        """Return the targets of a batch."""
         return replace(
             read_annotations(data_samples, self.classes, self.class_agnostic), sampled=_sampled(records or {})
         )
@@ -158,7 +155,6 @@ class DetectionTask(Task):
         return torch.stack([(share * ~present).sum(dim=0), (share * present).sum(dim=0)], dim=1)
 
     def tally(self, logits: Tensor, targets: DetectionTargets) -> Tensor:
-        """Return a histogram of the logits of cells, else as the base class."""
         if self.output == "cells":
             return score_histogram(logits, targets.cells(logits.shape[-2:])).double()
         return super().tally(logits, targets)

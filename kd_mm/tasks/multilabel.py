@@ -30,7 +30,6 @@ class MultiLabelTask(ClassificationTask):
     classes = 0
 
     def note_classes(self, num_classes: int) -> None:
-        """Take note of the width of the targets."""
         self.classes = num_classes
 
     def check_losses(self, losses: Mapping[str, Loss]) -> None:
@@ -68,11 +67,9 @@ class MultiLabelTask(ClassificationTask):
 
     @torch.no_grad()
     def score(self, model: nn.Module, inputs: Tensor, data_samples: Sequence[Any]) -> Tensor:
-        """Return the histogram of a network's logits; see the base class."""
         return self.tally(self.forward(model, inputs), self.targets(data_samples)).cpu()
 
     def judge(self, statistics: Tensor, num_classes: int) -> TeacherScore:
-        """Return the area under the ROC curve; see the base class."""
         return TeacherScore(int(statistics[0].sum()), *ranking(statistics), 0.5)
 
 

@@ -30,7 +30,6 @@ class ReIDTask(ClassificationTask):
         return network.head(self.forward_features(network, inputs))
 
     def forward_features(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run a network up to and including its neck."""
         return model.extract_feat(inputs, stage="neck")  # type: ignore[operator]
 
 
