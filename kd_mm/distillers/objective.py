@@ -12,7 +12,7 @@ from kd_mm.distillers.builder import Networks
 from kd_mm.distillers.requirements import Requirements
 from kd_mm.losses import LearningSimplifier, Loss, Progress
 from kd_mm.losses.functional import channel_deviations, wide_dtype
-from kd_mm.losses.observation import Observation, StageLogits
+from kd_mm.losses.observation import Connected, Observation, StageLogits
 from kd_mm.models.exits import like_parameters
 from kd_mm.tasks import Batch
 
@@ -131,15 +131,12 @@ class Objective(nn.Module):
                 stage_logits[i] = layer.fc(embeddings[i])
             else:
                 stage_logits[i] = layer(feature)
-        connected = {name: self._connect(name, maps, losses) for name in teachers if name in self.connectors}
         logits = self.reader.read(batch.records) if self.reader else None
         if logits is not None and self.last:
             stage_logits[self.last] = logits
         return Observation(
             features=maps,
-            adapted_by_teacher={name: adapted for name, (adapted, _, _) in connected.items()},
-            pooled_by_teacher={name: pooled for name, (_, pooled, _) in connected.items()},
-            deviations_by_teacher={name: deviations for name, (_, _, deviations) in connected.items()},
+            connected={name: self._connect(name, maps, losses) for name in teachers if name in self.connectors},
             stage_logits=StageLogits.of(stage_logits) if stage_logits and needs.stage_logits else None,  # type: ignore[arg-type]
             embeddings=embeddings,
             logits=logits,  # type: ignore[arg-type] # None where no loss requires it
@@ -150,13 +147,8 @@ class Objective(nn.Module):
             taps=batch.records,
         )
 
-    def _connect(
-        self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
-        """Return maps adapted to a teacher, their means and deviations, for the stages that some losses read.
-
-        All stages by default.
-        """
+    def _connect(self, teacher: str, maps: Mapping[int, Tensor], losses: Iterable[str] | None) -> Connected:
+        """Return what the connectors to a teacher give at the stages that some losses read, all by default."""
         connectors: Any = self.connectors[teacher]
         read = {int(i) for i in connectors}
         if losses is not None:
@@ -176,7 +168,7 @@ class Objective(nn.Module):
                 pooled[i] = connected.mean(dim=(2, 3), dtype=wide_dtype(connected))
             if i in student.deviations:
                 deviations[i] = channel_deviations(connected)
-        return adapted, pooled, deviations
+        return Connected(adapted, pooled, deviations)
 
     def _with_online_exits(self, name: str, teacher: Observation, batch: Batch) -> Observation:
         """Run the exits that are trained on a teacher's maps; only their own loss gets logits with a gradient."""

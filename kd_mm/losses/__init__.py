@@ -1,85 +1,51 @@
 """Distillation losses, one file a method. They know nothing of runners."""
 
-from kd_mm.losses.at import ATLoss
-from kd_mm.losses.base import Loss, LossContext, StageTerms
-from kd_mm.losses.byot import BYOTHintLoss
-from kd_mm.losses.cosine import CosineLoss, EmbeddingLoss
-from kd_mm.losses.crd import CRDLoss
-from kd_mm.losses.crosskd import CrossKDLoss
-from kd_mm.losses.cwd import CWDLoss
-from kd_mm.losses.det_kd import DetKDLoss
-from kd_mm.losses.dist import DISTLoss
-from kd_mm.losses.dkd import DKDLoss
-from kd_mm.losses.fgd import FGDLoss
-from kd_mm.losses.fitnets import FeatureLoss, FitNetsLoss
-from kd_mm.losses.gpac import GPACAttentionLoss
-from kd_mm.losses.kd import KDLoss, LogitsLoss
-from kd_mm.losses.ld import LDLoss
-from kd_mm.losses.mag import MAGLoss, MASLoss
-from kd_mm.losses.mgd import MGDLoss
-from kd_mm.losses.mtkd_ssr import ExitTaskLoss, StageChannelLoss, StageResponseLoss
-from kd_mm.losses.mtkd_ssr_cells import CellResponseLoss, CellReviewLoss
-from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss, MultiTeacherKDLoss, MultiTeacherLoss
-from kd_mm.losses.observation import Observation, StageLogits
-from kd_mm.losses.ofd import OFDLoss
-from kd_mm.losses.pkd import PKDLoss
-from kd_mm.losses.review import CrossStageReviewLoss
-from kd_mm.losses.reviewkd import ReviewKDLoss
-from kd_mm.losses.rkd import RKDAngleLoss, RKDDistanceLoss
-from kd_mm.losses.schedules import CosineDecay, LinearRamp, PiecewiseConstant, Progress, Schedule
-from kd_mm.losses.skd import LearningSimplifier
-from kd_mm.losses.sp import SPLoss
-from kd_mm.losses.vid import VIDLoss
-from kd_mm.losses.wkd import WKDFeatureLoss, WKDLogitsLoss
-
-__all__ = [
-    "ATLoss",
-    "BYOTHintLoss",
-    "CRDLoss",
-    "CWDLoss",
-    "CellResponseLoss",
-    "CellReviewLoss",
-    "CosineDecay",
-    "CosineLoss",
-    "CrossKDLoss",
-    "CrossStageReviewLoss",
-    "DISTLoss",
-    "DKDLoss",
-    "DetKDLoss",
-    "EmbeddingLoss",
-    "ExitTaskLoss",
-    "FGDLoss",
-    "FeatureLoss",
-    "FitNetsLoss",
-    "GPACAttentionLoss",
-    "KDLoss",
-    "LDLoss",
-    "LearningSimplifier",
-    "LinearRamp",
-    "LogitsLoss",
-    "Loss",
-    "LossContext",
-    "MAGLoss",
-    "MASLoss",
-    "MGDLoss",
-    "MultiTeacherFeatureLoss",
-    "MultiTeacherKDLoss",
-    "MultiTeacherLoss",
-    "OFDLoss",
-    "Observation",
-    "PKDLoss",
-    "PiecewiseConstant",
-    "Progress",
-    "RKDAngleLoss",
-    "RKDDistanceLoss",
-    "ReviewKDLoss",
-    "SPLoss",
-    "Schedule",
-    "StageChannelLoss",
-    "StageLogits",
-    "StageResponseLoss",
-    "StageTerms",
-    "VIDLoss",
-    "WKDFeatureLoss",
-    "WKDLogitsLoss",
-]
+from kd_mm.losses.at import ATLoss as ATLoss
+from kd_mm.losses.base import Loss as Loss
+from kd_mm.losses.base import LossContext as LossContext
+from kd_mm.losses.base import StageTerms as StageTerms
+from kd_mm.losses.byot import BYOTHintLoss as BYOTHintLoss
+from kd_mm.losses.cosine import CosineLoss as CosineLoss
+from kd_mm.losses.cosine import EmbeddingLoss as EmbeddingLoss
+from kd_mm.losses.crd import CRDLoss as CRDLoss
+from kd_mm.losses.crosskd import CrossKDLoss as CrossKDLoss
+from kd_mm.losses.cwd import CWDLoss as CWDLoss
+from kd_mm.losses.det_kd import DetKDLoss as DetKDLoss
+from kd_mm.losses.dist import DISTLoss as DISTLoss
+from kd_mm.losses.dkd import DKDLoss as DKDLoss
+from kd_mm.losses.fgd import FGDLoss as FGDLoss
+from kd_mm.losses.fitnets import FeatureLoss as FeatureLoss
+from kd_mm.losses.fitnets import FitNetsLoss as FitNetsLoss
+from kd_mm.losses.gpac import GPACAttentionLoss as GPACAttentionLoss
+from kd_mm.losses.kd import KDLoss as KDLoss
+from kd_mm.losses.kd import LogitsLoss as LogitsLoss
+from kd_mm.losses.ld import LDLoss as LDLoss
+from kd_mm.losses.mag import MAGLoss as MAGLoss
+from kd_mm.losses.mag import MASLoss as MASLoss
+from kd_mm.losses.mgd import MGDLoss as MGDLoss
+from kd_mm.losses.mtkd_ssr import ExitTaskLoss as ExitTaskLoss
+from kd_mm.losses.mtkd_ssr import StageChannelLoss as StageChannelLoss
+from kd_mm.losses.mtkd_ssr import StageResponseLoss as StageResponseLoss
+from kd_mm.losses.mtkd_ssr_cells import CellResponseLoss as CellResponseLoss
+from kd_mm.losses.mtkd_ssr_cells import CellReviewLoss as CellReviewLoss
+from kd_mm.losses.multi_teacher import MultiTeacherFeatureLoss as MultiTeacherFeatureLoss
+from kd_mm.losses.multi_teacher import MultiTeacherKDLoss as MultiTeacherKDLoss
+from kd_mm.losses.multi_teacher import MultiTeacherLoss as MultiTeacherLoss
+from kd_mm.losses.observation import Observation as Observation
+from kd_mm.losses.observation import StageLogits as StageLogits
+from kd_mm.losses.ofd import OFDLoss as OFDLoss
+from kd_mm.losses.pkd import PKDLoss as PKDLoss
+from kd_mm.losses.review import CrossStageReviewLoss as CrossStageReviewLoss
+from kd_mm.losses.reviewkd import ReviewKDLoss as ReviewKDLoss
+from kd_mm.losses.rkd import RKDAngleLoss as RKDAngleLoss
+from kd_mm.losses.rkd import RKDDistanceLoss as RKDDistanceLoss
+from kd_mm.losses.schedules import CosineDecay as CosineDecay
+from kd_mm.losses.schedules import LinearRamp as LinearRamp
+from kd_mm.losses.schedules import PiecewiseConstant as PiecewiseConstant
+from kd_mm.losses.schedules import Progress as Progress
+from kd_mm.losses.schedules import Schedule as Schedule
+from kd_mm.losses.skd import LearningSimplifier as LearningSimplifier
+from kd_mm.losses.sp import SPLoss as SPLoss
+from kd_mm.losses.vid import VIDLoss as VIDLoss
+from kd_mm.losses.wkd import WKDFeatureLoss as WKDFeatureLoss
+from kd_mm.losses.wkd import WKDLogitsLoss as WKDLogitsLoss

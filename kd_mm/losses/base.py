@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd_mm.losses.observation import Observation
+from kd_mm.losses.observation import Connected, Observation
 from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.stage import Stage
@@ -176,9 +176,19 @@ class Loss(nn.Module):
         Raises:
             ValueError: ``teacher`` names none of them, or none where there are several.
         """
-        if self.needs_teacher:
-            known = list(teachers) if self.teacher is None else [*teachers, *extra]
-            self.teacher_names = (_which_teacher(name, self.teacher, known),)
+        if not self.needs_teacher:
+            return
+        known = list(teachers) if self.teacher is None else [*teachers, *extra]
+        if not known:
+            raise ValueError(
+                f"loss {name!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)"
+            )
+        if self.teacher is None and len(known) > 1:
+            raise ValueError(
+                f"loss {name!r} reads one teacher, the config has {', '.join(known)}: name one by "
+                f"model.recipe.losses.{name}.teacher={known[0]}, or take a recipe that reads several (multi_kd, ca_mkd)"
+            )
+        self.teacher_names = (choice(f"loss {name!r}: teacher", self.teacher or known[0], known),)
 
     def match(self, pairs: Sequence[tuple[Stage, Stage]], exit_on_last: bool = False) -> None:
         """Take note of the matched stages, and whether the last one has an exit of its own."""
@@ -247,12 +257,7 @@ class Loss(nn.Module):
             teachers: Of the teachers, by name.
         """
         name = self.teacher_names[0] if self.teacher_names else ""
-        own = replace(
-            student,
-            adapted=student.adapted_by_teacher.get(name, {}),
-            pooled=student.pooled_by_teacher.get(name, {}),
-            deviations=student.deviations_by_teacher.get(name, {}),
-        )
+        own = replace(student, **student.connected.get(name, Connected())._asdict())
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(own, teachers.get(name, Observation())))
 
@@ -283,18 +288,3 @@ def choice(option: str, value: str, choices: Sequence[str]) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}{hint}")
     return value
-
-
-def _which_teacher(loss: str, teacher: str | None, teachers: Sequence[str]) -> str:
-    if not teachers:
-        raise ValueError(
-            f"loss {loss!r} reads a teacher, but the config has none: give teacher=dict(config=, checkpoint=)"
-        )
-    if teacher is not None:
-        return choice(f"loss {loss!r}: teacher", teacher, teachers)
-    if len(teachers) > 1:
-        raise ValueError(
-            f"loss {loss!r} reads one teacher, the config has {', '.join(teachers)}: name one by "
-            f"model.recipe.losses.{loss}.teacher={teachers[0]}, or take a recipe that reads several (multi_kd, ca_mkd)"
-        )
-    return teachers[0]

@@ -37,7 +37,7 @@ class MultiTeacherLoss(Loss):
         self.teacher_names = tuple(teachers)
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the unweighted scalars; what each connector gave is in ``adapted_by_teacher`` of the student."""
+        """Return the unweighted scalars; what each connector gave is in ``connected`` of the student."""
         raise TypeError(f"{type(self).__name__} defines no terms()")
 
     def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -207,7 +207,7 @@ class MultiTeacherFeatureLoss(MultiTeacherLoss):
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the weighted distance to each teacher; the stages of ``"mean"`` are added up."""
-        maps = student.adapted_by_teacher
+        maps = {name: connected.adapted for name, connected in student.connected.items()}
         stages = self.stage_numbers(max(maps[next(iter(teachers))]))
         distances = torch.stack(
             [

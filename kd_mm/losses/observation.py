@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,14 @@ class StageLogits(Mapping[int, Tensor]):
         return len(self.numbers)
 
 
+class Connected(NamedTuple):
+    """The student's stages after the connectors to one teacher, by number; fields as in :class:`Observation`."""
+
+    adapted: Mapping[int, Tensor] = {}
+    pooled: Mapping[int, Tensor] = {}
+    deviations: Mapping[int, Tensor] = {}
+
+
 @dataclass(frozen=True)
 class Observation:
     """The recorded tensors of one forward pass of one network. Stages count from 1 (shallow) to N (deep).
@@ -94,9 +102,7 @@ class Observation:
         deviations: Standard deviations over the positions ``(B, C)`` of the same maps
             (:func:`kd_mm.losses.functional.channel_deviations`).
         adapted: Student only: stage maps after the connector to the loss's teacher, ``(B, C_teacher, H, W)``.
-        adapted_by_teacher: Student only: the same by teacher, for :class:`kd_mm.losses.MultiTeacherLoss`.
-        pooled_by_teacher: Student only: likewise.
-        deviations_by_teacher: Student only: likewise.
+        connected: Student only: these three by teacher, for :class:`kd_mm.losses.MultiTeacherLoss`.
         stage_logits: Stage logits, ``None`` without any; the network's own logits are under the last stage, unless it
             has an exit of its own.
         exit_maps: Teacher only: maps ``(B, C, H, W)`` of the stages whose exits are trained during the distillation.
@@ -116,9 +122,7 @@ class Observation:
     pooled: Mapping[int, Tensor] = field(default_factory=dict)
     deviations: Mapping[int, Tensor] = field(default_factory=dict)
     adapted: Mapping[int, Tensor] = field(default_factory=dict)
-    adapted_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
-    pooled_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
-    deviations_by_teacher: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    connected: Mapping[str, Connected] = field(default_factory=dict)
     stage_logits: StageLogits = _NOT_REQUIRED
     exit_maps: Mapping[int, Tensor] = field(default_factory=dict)
     exit_logits: StageLogits = _NOT_REQUIRED
@@ -136,7 +140,7 @@ class Observation:
         """Type of the device of its tensors, ``"cpu"`` where it has none."""
         if self.stage_logits is not None:
             return self.stage_logits.stacked.device.type
-        by_teacher = (*self.adapted_by_teacher.values(), *self.pooled_by_teacher.values())
+        by_teacher = (maps for connected in self.connected.values() for maps in connected)
         stages = (self.features, self.adapted, self.pooled, *by_teacher, self.embeddings)
         tensors = [*(tensor for maps in stages for tensor in maps.values()), *self.taps.values(), self.logits]
         return next((tensor.device.type for tensor in tensors if tensor is not None), "cpu")

@@ -1,27 +1,19 @@
 """Networks that upstream lacks, and the exits and connectors that distillation adds to a network."""
 
-from kd_mm.models import backbones
-from kd_mm.models.exits import CellExit, ConvConnector, Exit, LinearExit, MirrorExit, SepConvExit
-from kd_mm.models.metric_losses import CenterLoss, CircleLoss, TripletLoss
-from kd_mm.models.multi_exit import MultiExitClassifier, combine_exits
-from kd_mm.models.reid import BNNeck, BNNeckExit, BNNeckHead, GeneralizedMeanPooling, ReIDModel
-
-__all__ = [
-    "BNNeck",
-    "BNNeckExit",
-    "BNNeckHead",
-    "CellExit",
-    "CenterLoss",
-    "CircleLoss",
-    "ConvConnector",
-    "Exit",
-    "GeneralizedMeanPooling",
-    "LinearExit",
-    "MirrorExit",
-    "MultiExitClassifier",
-    "ReIDModel",
-    "SepConvExit",
-    "TripletLoss",
-    "backbones",
-    "combine_exits",
-]
+from kd_mm.models import backbones as backbones
+from kd_mm.models.exits import CellExit as CellExit
+from kd_mm.models.exits import ConvConnector as ConvConnector
+from kd_mm.models.exits import Exit as Exit
+from kd_mm.models.exits import LinearExit as LinearExit
+from kd_mm.models.exits import MirrorExit as MirrorExit
+from kd_mm.models.exits import SepConvExit as SepConvExit
+from kd_mm.models.metric_losses import CenterLoss as CenterLoss
+from kd_mm.models.metric_losses import CircleLoss as CircleLoss
+from kd_mm.models.metric_losses import TripletLoss as TripletLoss
+from kd_mm.models.multi_exit import MultiExitClassifier as MultiExitClassifier
+from kd_mm.models.multi_exit import combine_exits as combine_exits
+from kd_mm.models.reid import BNNeck as BNNeck
+from kd_mm.models.reid import BNNeckExit as BNNeckExit
+from kd_mm.models.reid import BNNeckHead as BNNeckHead
+from kd_mm.models.reid import GeneralizedMeanPooling as GeneralizedMeanPooling
+from kd_mm.models.reid import ReIDModel as ReIDModel

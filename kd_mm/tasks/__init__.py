@@ -5,28 +5,17 @@ from typing import Any
 from torch import nn
 
 from kd_mm.registry import TASKS
-from kd_mm.tasks.base import Batch, Task, TeacherScore
-from kd_mm.tasks.classification import ClassificationTask
-from kd_mm.tasks.detection import DetectionTask
-from kd_mm.tasks.multilabel import MultiLabelTask, is_multilabel
-from kd_mm.tasks.prediction_readers import LogitsReader
-from kd_mm.tasks.reid import ReIDTask, is_reid_model
-from kd_mm.tasks.targets import DetectionTargets
-
-__all__ = [
-    "Batch",
-    "ClassificationTask",
-    "DetectionTargets",
-    "DetectionTask",
-    "LogitsReader",
-    "MultiLabelTask",
-    "ReIDTask",
-    "Task",
-    "TeacherScore",
-    "build_task",
-    "is_multilabel",
-]
-
+from kd_mm.tasks.base import Batch as Batch
+from kd_mm.tasks.base import Task as Task
+from kd_mm.tasks.base import TeacherScore as TeacherScore
+from kd_mm.tasks.classification import ClassificationTask as ClassificationTask
+from kd_mm.tasks.detection import DetectionTask as DetectionTask
+from kd_mm.tasks.multilabel import MultiLabelTask as MultiLabelTask
+from kd_mm.tasks.multilabel import is_multilabel as is_multilabel
+from kd_mm.tasks.prediction_readers import LogitsReader as LogitsReader
+from kd_mm.tasks.reid import ReIDTask as ReIDTask
+from kd_mm.tasks.reid import is_reid_model
+from kd_mm.tasks.targets import DetectionTargets as DetectionTargets
 
 #: Upstream's networks that no task fits, by the module of their class, and what to distil instead.
 WITHOUT_TASK = {

@@ -13,7 +13,7 @@ from kd_mm.losses import Loss, LossContext, MultiTeacherLoss, Observation, Stage
 from kd_mm.losses.dense_output import DenseOutput
 from kd_mm.losses.functional import channel_deviations, full_precision
 from kd_mm.losses.mag import Codes
-from kd_mm.losses.observation import DenseAssignment
+from kd_mm.losses.observation import Connected, DenseAssignment
 from kd_mm.tasks.targets import CellTargets
 
 from .waves import fill_with_waves, wave
@@ -292,9 +292,9 @@ def _teachers(build: Callable[[], MultiTeacherLoss], kind: str) -> Case:
         if kind == "attention":
             observation = Observation(features={1: student[0]})
             return loss(observation, {name: Observation(features={1: f}) for name, f in pairs})
-        adapted = {name: {1: feature} for name, feature in zip(names, student, strict=True)}
+        connected = {name: Connected({1: feature}) for name, feature in zip(names, student, strict=True)}
         teachers = {name: Observation(features={1: f}, classifier=classifier(f.shape[1])) for name, f in pairs}
-        return loss(Observation(adapted_by_teacher=adapted, targets=labels), teachers)
+        return loss(Observation(connected=connected, targets=labels), teachers)
 
     if kind == "logits":
         teacher = tuple(wave(4, 6, pace=pace, size=3.0) for pace in (1.7, 1.1, 2.3))

@@ -21,7 +21,7 @@ from kd_mm.losses import (
 )
 from kd_mm.losses.functional import confidence_weights
 from kd_mm.losses.multi_teacher import WEIGHTS
-from kd_mm.losses.observation import Observation
+from kd_mm.losses.observation import Connected, Observation
 
 from ..distillers.conftest import batch, build, classifier, recipe
 from ..helpers.errors import assert_refused
@@ -127,12 +127,12 @@ CONNECTED = [wave(4, width, 2, 2, pace=pace + 0.4) for width, pace in zip(WIDTHS
 
 
 def feature_value(loss: MultiTeacherFeatureLoss, student: Sequence[Tensor] = CONNECTED) -> Tensor:
-    adapted = {f"t{i}": {1: feature} for i, feature in enumerate(student)}
+    connected = {f"t{i}": Connected({1: feature}) for i, feature in enumerate(student)}
     teachers = {
         f"t{i}": Observation(features={1: feature}, classifier=last_layers(feature.shape[1]))
         for i, feature in enumerate(MAPS)
     }
-    return loss(Observation(targets=LABELS, adapted_by_teacher=adapted), teachers)
+    return loss(Observation(targets=LABELS, connected=connected), teachers)
 
 
 def test_values_of_hints_and_of_public_code() -> None:
