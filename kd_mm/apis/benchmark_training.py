@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_mm.apis.benchmark_parts import without_files
 from kd_mm.apis.runner import build_runner, enable_amp
+from kd_mm.apis.sweep_run import EndError
 from kd_mm.distillers import find_distiller
 from kd_mm.hooks.report import render
 from kd_mm.preparation import skip_preparation
@@ -134,10 +135,6 @@ def describe_training(result: Mapping[str, Any]) -> str:
     )
 
 
-class _EndError(Exception):
-    """Ends a run after its measured iterations."""
-
-
 class _Stopwatch(Hook):
     """Measures the seconds of iterations, those of them that the loop waited for batches, and images; ends the run."""
 
@@ -163,7 +160,7 @@ class _Stopwatch(Hook):
             self.begin = self.seconds()
         elif measured == self.iterations:
             self.total = self.seconds() - self.begin
-            raise _EndError
+            raise EndError
         self.end = self.seconds()
 
 
@@ -240,7 +237,7 @@ def _run(
             skip_preparation(find_distiller(runner))
         for hook in (watch, _LoadedHook(watch), *([_IdleHook()] if idle else [])):
             runner.register_hook(hook)
-        with contextlib.suppress(_EndError):
+        with contextlib.suppress(EndError):
             runner.train()
     if watch.total == 0:
         raise ValueError("the run is over before its measured iterations: raise train_cfg.max_epochs, or measure fewer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from kd_mm.apis.metric_checks import MetricCheckHook, require_metric
 from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
 from kd_mm.datasets.identity_sampler import check_identity_batches
-from kd_mm.distillers import Distiller, find_distiller
+from kd_mm.distillers import find_distiller
 from kd_mm.engine.jobs import Result
+from kd_mm.hooks.exit_probe import exit_logits
 from kd_mm.hooks.report import complexity
 from kd_mm.preparation.data import TrainingData
 from kd_mm.utils.checkpoint import read_checkpoint
@@ -97,16 +98,23 @@ def exit_scores(runner: Runner) -> dict[str, Any]:
         return {}
     validated = runner.cfg.get("val_dataloader") is not None and distiller.task.closed_set
     split = "validation" if validated else "training"
+    read_targets = distiller.task.validation_targets if validated else distiller.task.targets
+    teachers = [distiller.teachers[name] for name in distiller.objective.teachers_of(distiller.losses)]
     tallies: dict[str, Tensor] = {}
     images = 0
     with torch.no_grad(), eval_mode(distiller), isolated_rng("exit scores"):
         for data_batch in TrainingData(runner, distiller).loader("val_dataloader" if validated else "train_dataloader"):
             data = distiller.data_preprocessor(data_batch, False)
             with runner.optim_wrapper.optim_context(distiller):
-                logits, targets = _stage_logits(distiller, data["inputs"], data["data_samples"])
-                targets = distiller.task.validation_targets(data["data_samples"]) if validated else targets
-            for name, each in logits.items():
-                tallies[name] = tallies.get(name, 0.0) + distiller.task.tally(each, targets)
+                with distiller.recorder:
+                    distiller.student(data["inputs"], data["data_samples"], mode="loss")  # samples regions
+                logits = exit_logits(distiller, data["inputs"], teachers)
+            targets = read_targets(data["data_samples"])
+            for (network, stage), each in logits.items():
+                number = stage or distiller.objective.last
+                if number:
+                    name = f"{network}/{number}"
+                    tallies[name] = tallies.get(name, 0.0) + distiller.task.tally(each, targets)
             images += len(data["data_samples"])
             if not validated and images >= _IMAGES:
                 break
@@ -116,28 +124,11 @@ def exit_scores(runner: Runner) -> dict[str, Any]:
     return {**scores, "exit/chance": 100 * chance, "exit/metric": f"{distiller.task.metric} on the {split} data"}
 
 
-def _stage_logits(distiller: Distiller, inputs: Any, data_samples: Any) -> tuple[dict[str, Tensor], Any]:
-    """Return the logits of each exit on a batch by network and stage, ``student/1``, and the targets."""
-    objective = distiller.objective
-    with distiller.recorder, distiller.task.recording(distiller.student):
-        distiller.student(inputs, data_samples, mode="loss")  # as in training: regions are sampled here
-    records = distiller.recorder.take()
-    batch = distiller.task.batch(
-        distiller.student, inputs, data_samples, records, distiller.requirements.reads | {"student.targets"}
-    )
-    logits: dict[str, Mapping[int, Tensor]] = {"student": objective.observe(batch).stage_logits or {}}
-    for name in objective.teachers_of(distiller.losses):
-        teacher = distiller.teachers[name]
-        logits[name] = teacher.finish(teacher.observe(inputs), batch).stage_logits or {}
-    named = {f"{name}/{stage}": each for name, stages in logits.items() for stage, each in stages.items()}
-    return named, batch.targets
-
-
 def check_row(config: dict[str, Any], metrics: Sequence[str], home: Path) -> Result:
     """Start a run as :func:`run_row` does and end it before its first step; every wrong input is found so."""
     runner = _build(config, metrics, home)
     runner.register_hook(_EndHook())
-    with contextlib.suppress(_EndError):
+    with contextlib.suppress(EndError):
         runner.train()
     return {}
 
@@ -158,8 +149,8 @@ def _build(given: dict[str, Any], metrics: Sequence[str], home: Path) -> Runner:
     return runner
 
 
-class _EndError(Exception):
-    """Ends a run that has started."""
+class EndError(Exception):
+    """Ends a run that has started; raised by a hook."""
 
 
 class _EndHook(Hook):
@@ -168,7 +159,7 @@ class _EndHook(Hook):
     priority = "LOWEST"
 
     def before_train(self, runner: Runner) -> None:
-        raise _EndError
+        raise EndError
 
 
 class _RecordHook(Hook):

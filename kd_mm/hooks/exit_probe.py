@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_mm.distillers import find_distiller
+from kd_mm.distillers import Distiller, Teacher, find_distiller
+from kd_mm.models.exits import like_parameters
 from kd_mm.registry import HOOKS
 from kd_mm.stages.stage import Stage
 
@@ -58,23 +59,12 @@ class ExitProbeHook(Hook):
         distiller = find_distiller(runner)
         if not distiller.task.closed_set:
             return
-        objective, own_logits = distiller.objective, distiller.task.comparable_logits
-        records = distiller.recorder.take()
-        logits = _exit_logits("student", objective.exits, objective.exit_stages, records)
-        if objective.reader is not None and own_logits:
-            logits["student_final"] = objective.reader.read(records)
         teachers = [teacher for name, teacher in distiller.teachers.items() if name not in self._measured_teachers]
         inputs: Any = distiller.data_preprocessor(data_batch, False)["inputs"] if teachers else None
-        for teacher in teachers:
-            name, records = teacher.name, teacher.record(inputs)
-            exits: Any = dict(objective.teacher_exits.items()).get(name, teacher.exits)
-            with teacher.precision(inputs.device):
-                logits |= _exit_logits(name, exits, teacher.exit_stages, records)
-            if own_logits:
-                logits[f"{name}_final"] = teacher.logits(inputs, records)
         targets = distiller.task.validation_targets(outputs)
-        for name, each in logits.items():
-            self._tallies[name] = self._tallies.get(name, 0) + distiller.task.tally(each, targets)
+        for (network, stage), logits in exit_logits(distiller, inputs, teachers).items():
+            name = f"{network}_stage{stage}" if stage else f"{network}_final"
+            self._tallies[name] = self._tallies.get(name, 0) + distiller.task.tally(logits, targets)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         distiller = find_distiller(runner)
@@ -88,12 +78,30 @@ class ExitProbeHook(Hook):
             self._measured_teachers |= frozen - set(distiller.objective.teacher_exits)
 
 
-def _exit_logits(
-    side: str, exits: nn.ModuleDict, stages: Mapping[int, Stage], records: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    logits = {}
-    for number in sorted(map(int, exits)):
-        layer = exits[str(number)]
-        feature = stages[number].to_map(records[stages[number].tap])
-        logits[f"{side}_stage{number}"] = layer(feature.to(next(layer.parameters()).dtype))
+def exit_logits(distiller: Distiller, inputs: Tensor, teachers: Iterable[Teacher]) -> dict[tuple[str, int], Tensor]:
+    """Return the logits of each exit on a batch by network and stage; stage 0 stands for the network's own logits.
+
+    Args:
+        distiller: Whose student has been recorded on the batch.
+        inputs: ``(B, C, H, W)``, the student's normalised batch; read by teachers alone.
+        teachers: The teachers that are run.
+    """
+    objective, own_logits = distiller.objective, distiller.task.comparable_logits
+    records, logits = distiller.recorder.take(), dict[tuple[str, int], Tensor]()
+
+    def run(network: str, exits: nn.ModuleDict, stages: Mapping[int, Stage]) -> None:
+        for number in sorted(map(int, exits)):
+            feature = stages[number].to_map(records[stages[number].tap])
+            logits[network, number] = exits[str(number)](like_parameters(feature, exits[str(number)]))
+
+    run("student", objective.exits, objective.exit_stages)
+    if objective.reader is not None and own_logits:
+        logits["student", 0] = objective.reader.read(records)
+    for teacher in teachers:
+        records = teacher.record(inputs)
+        exits: Any = dict(objective.teacher_exits.items()).get(teacher.name, teacher.exits)
+        with teacher.precision(inputs.device):
+            run(teacher.name, exits, teacher.exit_stages)
+        if own_logits:
+            logits[teacher.name, 0] = teacher.logits(inputs, records)
     return logits

@@ -32,6 +32,7 @@ class TeacherPreparation:
         teacher: One of its teachers.
         source: Name of the options in a config, for messages.
         options: Options from the config, on top of :attr:`defaults`.
+        **settings: For :meth:`setup`; what follows from the networks.
 
     Raises:
         ValueError: An unknown option.
@@ -43,12 +44,22 @@ class TeacherPreparation:
     remedy: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]]
 
-    def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any], **settings: Any
+    ) -> None:
         for option in options:
             if option not in self.defaults:
                 raise ValueError(f"{source} has no option {option!r}{nearest(option, self.defaults)}")
         self.distiller, self.teacher, self.source = distiller, teacher, source
         self.options: dict[str, Any] = {**self.defaults, **options}
+        self.setup(**settings)
+
+    def setup(self, *args: Any, **settings: Any) -> None:
+        """Check the options, and build what is trained; called once by the constructor. The default has nothing.
+
+        Raises:
+            ValueError: A value out of its range.
+        """
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         """Return what the result depends on, beside the teacher and the training data."""
@@ -73,8 +84,8 @@ class TeacherPreparation:
         raise NotImplementedError
 
     def load(self, state: Any, origin: str) -> Any:
-        """Return the result in the form that the loss takes; ``origin`` is for messages."""
-        raise NotImplementedError
+        """Return the result in the form that the loss takes, by default as it is; ``origin`` is for messages."""
+        return state
 
     def judge(self, result: Mapping[str, Any]) -> None:
         """Tell losses what follows from the scores of a result. The default tells nothing."""
@@ -103,10 +114,7 @@ class EpochTraining(TeacherPreparation):
     """
 
     module: nn.Module
-
-    def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
-        super().__init__(distiller, teacher, source, options)
-        self.kept: dict[str, Any] = {}
+    kept: dict[str, Any]
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         options = {
@@ -141,7 +149,7 @@ class EpochTraining(TeacherPreparation):
         else:
             optimizer = torch.optim.SGD(self.module.parameters(), options["lr"], momentum, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, options["gamma"])
-        start, scalars = 0, dict[str, float]()
+        start, scalars, self.kept = 0, dict[str, float](), {}
         logger.info(f"training the {name} for {epochs} epochs")
         if partial.is_file():
             state = read_checkpoint(str(partial))

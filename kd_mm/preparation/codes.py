@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_rank
 from torch import Tensor
 
-from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.mag import BRANCHES, Codes
 from kd_mm.preparation.base import EpochTraining
@@ -35,7 +34,6 @@ class CodeTraining(EpochTraining):
     accuracy).
 
     Args:
-        distiller, teacher, source, options: See the base class.
         tap: Tap of the teacher's feature ``(B, D)``.
         width: D.
         dims: Numbers of the low- and the high-dimensional code.
@@ -59,26 +57,17 @@ class CodeTraining(EpochTraining):
         "held_out": 0.0,
     }
 
-    def __init__(
-        self,
-        distiller: Distiller,
-        teacher: Teacher,
-        source: str,
-        options: Mapping[str, Any],
-        tap: str,
-        width: int,
-        dims: Sequence[int],
-        temperatures: Sequence[float],
-    ) -> None:
-        super().__init__(distiller, teacher, source, options)
+    module: Codes
+    held_out: tuple[Tensor, Tensor] | None = None
+
+    def setup(self, tap: str, width: int, dims: Sequence[int], temperatures: Sequence[float]) -> None:
         if not 0 <= self.options["held_out"] < 1:
-            raise ValueError(f"{source}.held_out={self.options['held_out']} is a share, from 0 to below 1")
+            raise ValueError(f"{self.source}.held_out={self.options['held_out']} is a share, from 0 to below 1")
         self.tap, self.shape = tap, [tap, width, list(dims)]
         self.temperatures = dict(zip(BRANCHES, temperatures, strict=True))
-        self.device = next(teacher.model.parameters()).device
-        with isolated_rng(f"teacher codes/{teacher.name}"):
-            self.module: Codes = Codes(width, dims, distiller.num_classes[teacher.name]).to(self.device)
-        self.held_out: tuple[Tensor, Tensor] | None = None
+        self.device = next(self.teacher.model.parameters()).device
+        with isolated_rng(f"teacher codes/{self.teacher.name}"):
+            self.module = Codes(width, dims, self.distiller.num_classes[self.teacher.name]).to(self.device)
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         return [*super().fingerprint(data), self.shape, self.temperatures]

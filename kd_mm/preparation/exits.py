@@ -11,7 +11,6 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import class_divergence
 from kd_mm.losses.observation import StageLogits
@@ -55,13 +54,14 @@ class ExitTraining(EpochTraining):
         "checkpoint": None,
     }
 
-    def __init__(self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any]) -> None:
-        super().__init__(distiller, teacher, source, options)
-        choice(f"{source} loss", self.options["loss"], ("ce", "ce+kd"))
-        choice(f"{source} optimizer", self.options["optimizer"], ("SGD", "AdamW"))
-        if self.options["loss"] == "ce+kd" and not distiller.task.comparable_logits:
-            raise ValueError(f"{source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
-        self.module: nn.ModuleDict = teacher.exits
+    module: nn.ModuleDict
+
+    def setup(self) -> None:
+        choice(f"{self.source} loss", self.options["loss"], ("ce", "ce+kd"))
+        choice(f"{self.source} optimizer", self.options["optimizer"], ("SGD", "AdamW"))
+        if self.options["loss"] == "ce+kd" and not self.distiller.task.comparable_logits:
+            raise ValueError(f"{self.source} loss='ce+kd' needs the logits of a classifier; use 'ce' here")
+        self.module = self.teacher.exits
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         shapes = {key: list(value.shape) for key, value in self.module.state_dict().items()}

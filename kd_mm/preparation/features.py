@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.distillers import Distiller, Teacher
 from kd_mm.losses.base import choice
 from kd_mm.preparation.base import TeacherPreparation
 from kd_mm.preparation.data import TrainingData
@@ -52,15 +51,12 @@ class Probing(TeacherPreparation):
         "max_gigabytes": 8.0,
     }
 
-    def __init__(
-        self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any], stages: Sequence[int]
-    ) -> None:
-        super().__init__(distiller, teacher, source, options)
-        choice(f"{source}.input", self.options["input"], ("gap", "pool4", "flat"))
-        choice(f"{source}.metric", self.options["metric"], ("accuracy", "retrieval"))
+    def setup(self, stages: Sequence[int]) -> None:
+        choice(f"{self.source}.input", self.options["input"], ("gap", "pool4", "flat"))
+        choice(f"{self.source}.metric", self.options["metric"], ("accuracy", "retrieval"))
         held_out, folds = self.options["held_out"], self.options["folds"]
         if not 0 < held_out < 1 or (folds is not None and folds < 2):
-            raise ValueError(f"{source}: held_out={held_out} must be between 0 and 1, folds={folds} 2 or more")
+            raise ValueError(f"{self.source}: held_out={held_out} must be between 0 and 1, folds={folds} 2 or more")
         self.stages = tuple(stages)
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
@@ -93,10 +89,6 @@ class Probing(TeacherPreparation):
 
     def untrained(self) -> dict[str, float]:
         return {**{f"stage{i}": 1.0 for i in self.stages}, "final": 1.0}
-
-    def load(self, state: Mapping[str, float], origin: str) -> dict[str, float]:
-        """Return the score of each stage (``stage1`` ...) and of the teacher's own predictions (``final``)."""
-        return dict(state)
 
     def summarize(self, name: str, loss: Any, results: Mapping[str, Any], data: TrainingData) -> None:
         """Log and draw the teachers of each stage by ``loss.shares``; the picture is ``teacher_probes_<loss>.png``."""
@@ -213,16 +205,7 @@ class ClassRelations(TeacherPreparation):
     kind = "relations"
     defaults = {"max_images": 500}
 
-    def __init__(
-        self,
-        distiller: Distiller,
-        teacher: Teacher,
-        source: str,
-        options: Mapping[str, Any],
-        stage: int,
-        num_classes: int,
-    ) -> None:
-        super().__init__(distiller, teacher, source, options)
+    def setup(self, stage: int, num_classes: int) -> None:
         self.stage, self.num_classes = stage, num_classes
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
@@ -248,9 +231,6 @@ class ClassRelations(TeacherPreparation):
 
     def untrained(self) -> Tensor:
         return torch.eye(self.num_classes)
-
-    def load(self, state: Tensor, origin: str) -> Tensor:
-        return state
 
 
 def class_relations(features: Tensor, labels: Tensor, num_classes: int, max_images: int) -> Tensor:

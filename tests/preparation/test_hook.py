@@ -34,9 +34,6 @@ class Slow(TeacherPreparation):
         time.sleep(0.3)
         return {"state_dict": self.options["size"], "scores": {"done": 1.0}, "metric": "share"}
 
-    def load(self, state: Any, origin: str) -> Any:
-        return state
-
 
 def test_runs_side_by_side_compute_a_result_once(tmp_path: Path) -> None:
     distiller = build(recipe=recipe("kd"))
