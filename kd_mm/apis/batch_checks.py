@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from kd_mm.distillers import Distiller
 from kd_mm.utils.channels import wrong_channels
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.samples import NamedCollate, SampleError, describe_failure, files
+from kd_mm.utils.samples import SampleError, describe_failure, files
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
     from mmdet.models.detectors.base import BaseDetector
@@ -27,7 +27,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
 def check_batch(
     key: str,
     samples: Sequence[Any],
-    collate: NamedCollate,
+    collate: Callable[[Sequence[Any]], Any],
     model: nn.Module,
     student: nn.Module,
     several_labels: bool = True,

@@ -18,7 +18,7 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from rich.table import Table
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from kd_mm.apis.benchmark_parts import without_files
 from kd_mm.apis.runner import build_runner, enable_amp
@@ -176,16 +176,6 @@ class _LoadedHook(Hook):
         self.watch.loaded()
 
 
-class _EmptyDataset(Dataset):
-    metainfo: dict[str, Any] = {}
-
-    def __len__(self) -> int:
-        return 10**6
-
-    def __getitem__(self, index: int) -> None:
-        return None
-
-
 class _IdleHook(Hook):
     """Gives the loop empty batches, and the model a step of four scalars."""
 
@@ -193,7 +183,8 @@ class _IdleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        loop.dataloader = DataLoader(_EmptyDataset(), batch_size=1, collate_fn=lambda samples: {"inputs": samples})
+        samples: Any = range(10**6)
+        loop.dataloader = DataLoader(samples, batch_size=1, collate_fn=lambda samples: {"inputs": samples})
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
         scalars = {name: torch.zeros((), device=get_device()) for name in ("loss", "loss_cls", "loss_kd")}

@@ -133,8 +133,8 @@ class CRDLoss(Loss):
         self.bank.fix_normalizers(scores)
         normalizers = self.bank.log_normalizers
         terms = {
-            side: noise_contrast(score - normalizers[k], len(self.bank))
-            for k, (side, score) in enumerate(zip(_SIDES, scores, strict=True))
+            side: noise_contrast(score - normalizer, len(self.bank))
+            for side, score, normalizer in zip(_SIDES, scores, normalizers, strict=True)
         }
         for side, embedding in embeddings.items():
             self.bank.update(side, indices, torch.cat(all_gather(embedding.detach())))

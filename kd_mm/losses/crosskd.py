@@ -91,8 +91,9 @@ class CrossKDLoss(Loss):
                     "(recipes pkd, cwd, fgd)"
                 )
         heads = [model.get_submodule("bbox_head") for model in (student, teacher)]
-        split = split_ahead_of_last(heads) if self.split is None else self.split
-        self._crossing = CrossHeadForward(heads[1], split, self.align)
+        towers = [tower for head in heads for name in TOWERS if isinstance(tower := child(head, name), nn.ModuleList)]
+        ahead_of_last = max(1, min(map(len, towers), default=0) - 1)
+        self._crossing = CrossHeadForward(heads[1], ahead_of_last if self.split is None else self.split, self.align)
         return self._crossing.tower_taps, self._crossing.teacher_taps
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ class CrossKDLoss(Loss):
         """Return the weighted terms of the student's features in the teacher's head and the teacher's own output.
 
         Raises:
-            ValueError: If they have different shapes.
+            ValueError: If they have different shapes, or no centerness where ``quality_weight`` is given.
         """
         if crossed.cls.shape != target.cls.shape:
             raise ValueError(
@@ -121,7 +122,11 @@ class CrossKDLoss(Loss):
             "box": self.boxes(crossed, target, confidence, count),
         }
         if self.quality_weight:
-            terms["quality"] = self.quality_weight * self.qualities(crossed, target) / count
+            if crossed.quality is None or target.quality is None or assignment is None:
+                raise ValueError("CrossKDLoss: quality_weight needs a head with centerness (ATSS, FCOS); leave it 0")
+            quality, wanted = full_precision(crossed.quality), full_precision(target.quality.detach()).sigmoid()
+            cross = F.binary_cross_entropy_with_logits(quality, wanted, reduction="none")
+            terms["quality"] = self.quality_weight * (cross * assignment.positive.to(cross)).sum() / count
         return terms
 
     def classes(self, crossed: Tensor, probability: Tensor, counted: Tensor) -> Tensor:
@@ -145,18 +150,6 @@ class CrossKDLoss(Loss):
         overlap = paired_overlaps(crossed.boxes(), target.boxes().detach(), mode)
         distance = -overlap.clamp(min=1e-6).log() if mode == "iou" else 1 - overlap
         return weight * (distance * confidence).sum() / count
-
-    def qualities(self, crossed: DenseOutput, target: DenseOutput) -> Tensor:
-        """Return the summed cross-entropy of the centernesses of positive positions.
-
-        Raises:
-            ValueError: If the head has no centerness.
-        """
-        if crossed.quality is None or target.quality is None or crossed.assignment is None:
-            raise ValueError("CrossKDLoss: quality_weight needs a head with centerness (ATSS, FCOS); leave it 0")
-        probability = full_precision(target.quality.detach()).sigmoid()
-        cross = F.binary_cross_entropy_with_logits(full_precision(crossed.quality), probability, reduction="none")
-        return (cross * crossed.assignment.positive.to(cross)).sum()
 
 
 class CrossHeadForward:
@@ -197,7 +190,7 @@ class CrossHeadForward:
         self.rectified = [isinstance(getattr(tower[split - 1], "activate", None), nn.ReLU) for tower in towers]
         self.outputs = DenseHead(head)
         self.levels = self.outputs.levels
-        self.outputs = DenseHead(head, self._count_outputs())
+        self.outputs = DenseHead(head, kinds=self._count_outputs())
         self.tower_taps = tuple(
             f"bbox_head.{tower}.{split - 1}#{level}" for tower in TOWERS for level in range(self.levels)
         )
@@ -273,12 +266,6 @@ class _Side(nn.Module):
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         return pair[self.side]
-
-
-def split_ahead_of_last(heads: Sequence[nn.Module]) -> int:
-    """Return the split that leaves one convolution of the shortest tower of some heads to the teacher, at least 1."""
-    towers = [child(head, name) for head in heads for name in TOWERS]
-    return max(1, min((len(tower) for tower in towers if isinstance(tower, nn.ModuleList)), default=0) - 1)
 
 
 def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:

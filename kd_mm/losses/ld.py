@@ -155,7 +155,13 @@ class LDLoss(Loss):
         else:
             counted = 1.0 if own.assignment is None else own.assignment.counted
             weights = {"confident": target.confidence() ** self.focus * counted}
-        return {name: self.weights[name] * self._over(own, target, weight) for name, weight in weights.items()}
+        terms = {}
+        for name, weight in weights.items():
+            chosen = weight > 0  # other positions are not compared
+            total = (self._distances(own, target, chosen) * weight[chosen]).sum()
+            mean = total / weight.sum().clamp(min=_EPS)
+            terms[name] = self.weights[name] * (total if self.reduction == "sum" else mean)
+        return terms
 
     def _assigned(self, own: DenseOutput, anchors: Sequence[Tensor], objects: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the weights ``(B, N)`` of the positions of each region."""
@@ -167,12 +173,6 @@ class LDLoss(Loss):
             return {"main": main}
         region = torch.stack([valuable_region(anchors, boxes, self.gamma) for boxes in objects])
         return {"main": main, "vlr": region * assignment.counted * ~assignment.positive}
-
-    def _over(self, own: DenseOutput, target: DenseOutput, weight: Tensor) -> Tensor:
-        """Return the weighted mean or sum of the distances; positions of no weight are not compared."""
-        chosen = weight > 0
-        total = (self._distances(own, target, chosen) * weight[chosen]).sum()
-        return total if self.reduction == "sum" else total / weight.sum().clamp(min=_EPS)
 
     def _distances(self, own: DenseOutput, target: DenseOutput, chosen: Tensor) -> Tensor:
         """Return the distance of each chosen position, of a mask ``(B, N)``."""
@@ -257,8 +257,9 @@ def valuable_region(anchors: Sequence[Tensor], objects: Tensor, gamma: float = 0
     if not len(objects):
         return every.new_zeros(len(every))
     overlaps = box_iou(every, objects)
-    exact = "donot_use_mm_for_euclid_dist"  # products lose the digits that tell neighbours apart
-    distances = torch.cdist(_centres(every), _centres(objects), compute_mode=exact)
+    centre, others = ((boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (every, objects))
+    # Products lose the digits that tell neighbours apart.
+    distances = torch.cdist(centre, others, compute_mode="donot_use_mm_for_euclid_dist")
     sizes, nearest = [len(level) for level in anchors], []
     for overlap, distance in zip(overlaps.split(sizes), distances.split(sizes), strict=True):
         found = distance.topk(min(_NEAREST, len(distance)), dim=0, largest=False).indices
@@ -266,7 +267,3 @@ def valuable_region(anchors: Sequence[Tensor], objects: Tensor, gamma: float = 0
     deviation, mean = torch.std_mean(torch.cat(nearest), dim=0)
     upper, relation = mean + deviation, distance_box_iou(every, objects)
     return (overlaps * ((relation < upper) & (relation >= gamma * upper))).amax(dim=1)
-
-
-def _centres(boxes: Tensor) -> Tensor:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -248,19 +248,14 @@ class ExitTaskLoss(Loss):
         return _stage_terms(stages, values, self.stage_weights)
 
 
-class TeacherExitLoss(Loss):
+class TeacherExitLoss(ExitTaskLoss):
     """Train a teacher's exits during the distillation with the task loss; no gradient reaches the student.
 
     The builder of the Distiller adds it where ``teacher_exits["mode"]`` is ``"online"``.
     """
 
     requires = frozenset({"teacher.exit_logits", "student.targets"})
-    exit_outputs = frozenset({"image", "cells"})
     trains_student = False
-    exit_losses: Callable[[Tensor, Any], Tensor]
-
-    def setup(self, context: LossContext) -> None:
-        self.exit_losses = context.exit_losses
 
     def terms(self, student: Observation, teacher: Observation) -> StageTerms:
         values = self.exit_losses(teacher.exit_logits.stacked, student.targets)

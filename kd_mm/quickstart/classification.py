@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kd_mm.quickstart.curves import REFERENCE, TERMS, draw_curve, draw_exits, draw_losses, read_logs, seeds_text
+from kd_mm.quickstart.curves import (
+    REFERENCE,
+    TERMS,
+    draw_curve,
+    draw_exits,
+    draw_losses,
+    legend_below,
+    read_logs,
+    seeds_text,
+)
 from kd_mm.quickstart.run import Quickstart
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.figures import legend_below, new_figure, to_png
+from kd_mm.utils.figures import new_figure, to_png
 
 METRIC = "accuracy/top1"
 

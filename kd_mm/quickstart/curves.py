@@ -96,3 +96,8 @@ def _parts(runs: Sequence[Records], side: str) -> list[tuple[str, str, str]]:
 def seeds_text(runs: Sequence[Records]) -> str:
     """Return what a drawn line stands for."""
     return f"mean and range of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """Put the legend under a panel, where it hides no curve."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)

@@ -16,11 +16,21 @@ from mmengine.fileio import load
 from torchvision.ops import box_iou
 
 from kd_mm.evaluation.detection_metric import ImageBoxes, read_sample
-from kd_mm.quickstart.curves import FINAL, REFERENCE, TERMS, draw_curve, draw_last, draw_losses, read_logs, seeds_text
+from kd_mm.quickstart.curves import (
+    FINAL,
+    REFERENCE,
+    TERMS,
+    draw_curve,
+    draw_last,
+    draw_losses,
+    legend_below,
+    read_logs,
+    seeds_text,
+)
 from kd_mm.quickstart.digit_scenes import DigitScenes, write_digit_scenes
 from kd_mm.quickstart.run import Quickstart
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.figures import COLORS, RIGHT, WRONG, legend_below, new_rows, to_png
+from kd_mm.utils.figures import COLORS, RIGHT, WRONG, new_rows, to_png
 
 METRICS = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 #: Scenes in the picture: the first of the test data with at least so many objects that are not difficult.

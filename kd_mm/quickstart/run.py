@@ -5,6 +5,8 @@ What is compared, measured and drawn is data (:class:`Quickstart`); running it i
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import plan_jobs
 from kd_mm.engine.jobs import Job, Result, run_jobs
+from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.config import is_distillation
-from kd_mm.utils.tables import Cell, Column, group, write_tables
+from kd_mm.utils.tables import Cell, Column, comma_separated, group, markdown
 
 #: The row that trains the teacher, once.
 TEACHER = "teacher"
@@ -114,7 +117,11 @@ def run_quickstart(
     results = run_jobs(jobs, work_dir.absolute() / "runs", processes, describe)
     rows = group([{**cell, "row": titles[cell["row"]]} for cell in results.values()], "row")
     columns = [*(Column(key, head, spread=True) for key, head in quickstart.columns.items()), *_COSTS]
-    table = write_tables(rows, columns, "network", work_dir, _note(rows))
+    note = _note(rows)
+    table = markdown(rows, columns, "network") + (f"\n{note}\n" if note else "")
+    replace_file(work_dir / "table.md", table.encode())
+    replace_file(work_dir / "table.csv", comma_separated(rows, columns, "network").encode())
+    replace_file(work_dir / "results.json", (json.dumps([*itertools.chain(*rows.values())], indent=2) + "\n").encode())
     homes = {title: [work_dir / "runs" / cell["run"] for cell in runs] for title, runs in rows.items()}
     quickstart.draw(homes, work_dir / "quickstart.png")
     return table

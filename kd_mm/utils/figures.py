@@ -39,11 +39,6 @@ def plain_axes(axes: Axes) -> Axes:
     return axes
 
 
-def legend_below(axes: Axes, columns: int = 2) -> None:
-    """Put the legend under a panel, where it hides no curve."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
-
-
 def to_png(figure: Figure, colors: int | None = None, description: str | None = None) -> bytes:
     """Return a figure as the content of a PNG file.
 

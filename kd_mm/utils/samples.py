@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mmengine.dataset import BaseDataset, Compose, ConcatDataset
@@ -60,31 +61,20 @@ class NamedPipeline(Compose):
         return data
 
 
-class NamedSamples:
-    """The ``prepare_data`` of a data set, whose errors outside of its pipeline name it.
+def named_sample(dataset: BaseDataset, name: str, index: int) -> Any:
+    """Return a sample of a data set by its own ``prepare_data``; errors outside of its pipeline name it.
 
-    Args:
-        dataset: The data set.
-        name: What it is called in a message.
+    Raises:
+        SampleError: It cannot be made.
     """
-
-    def __init__(self, dataset: BaseDataset, name: str) -> None:
-        self.dataset, self.name = dataset, name
-
-    def __call__(self, index: int) -> Any:
-        """Return one sample.
-
-        Raises:
-            SampleError: It cannot be made.
-        """
-        try:
-            return type(self.dataset).prepare_data(self.dataset, index)
-        except OneLineError:
-            raise
-        except Exception as error:
-            if isinstance(error, IndexError) and index >= len(self.dataset):
-                raise  # the end of an iteration over the data set
-            raise SampleError(f"{self.name}: sample {index} fails: {describe_failure(error)}") from error
+    try:
+        return type(dataset).prepare_data(dataset, index)
+    except OneLineError:
+        raise
+    except Exception as error:
+        if isinstance(error, IndexError) and index >= len(dataset):
+            raise  # the end of an iteration over the data set
+        raise SampleError(f"{name}: sample {index} fails: {describe_failure(error)}") from error
 
 
 class NamedStep:
@@ -128,31 +118,20 @@ def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
         raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
 
 
-class NamedCollate:
-    """A collate function whose errors name the data set and the files of the batch.
+def named_collate(collate: Callable[[Sequence[Any]], Any], key: str, samples: Sequence[Any]) -> Any:
+    """Make a batch of samples by a collate function; an error names the data set ``key`` and the files.
 
-    Args:
-        collate: The function.
-        key: What the data set is called in a message.
+    Raises:
+        SampleError: They do not make a batch.
     """
-
-    def __init__(self, collate: Callable[[Sequence[Any]], Any], key: str) -> None:
-        self.collate, self.key = collate, key
-
-    def __call__(self, samples: Sequence[Any]) -> Any:
-        """Make a batch of samples.
-
-        Raises:
-            SampleError: They do not make one.
-        """
-        try:
-            return self.collate(samples)
-        except OneLineError:
-            raise
-        except Exception as error:
-            what = describe_failure(error)
-            hint = "; let the pipeline resize all images to one size" if "equal size" in what else ""
-            raise SampleError(f"{self.key}: {files(samples)} do not make a batch: {what}{hint}") from error
+    try:
+        return collate(samples)
+    except OneLineError:
+        raise
+    except Exception as error:
+        what = describe_failure(error)
+        hint = "; let the pipeline resize all images to one size" if "equal size" in what else ""
+        raise SampleError(f"{key}: {files(samples)} do not make a batch: {what}{hint}") from error
 
 
 def files(batch: Any) -> str:
@@ -193,7 +172,7 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
 
 def name_errors(key: str, loader: Any) -> None:
     """Let errors in the pipelines of a loader's data set, and in making batches, name its ``key`` in the config."""
-    loader.collate_fn = NamedCollate(loader.collate_fn, key)
+    loader.collate_fn = partial(named_collate, loader.collate_fn, key)
     name_pipelines(key, loader.dataset)
 
 
@@ -203,7 +182,7 @@ def name_pipelines(key: str, dataset: Any) -> None:
         if not isinstance(part.pipeline, NamedPipeline):
             name = f"{key} ({type(part).__name__})"
             part.pipeline = NamedPipeline(part.pipeline, name)
-            vars(part)["prepare_data"] = NamedSamples(part, name)
+            vars(part)["prepare_data"] = partial(named_sample, part, name)
     for mixing in mixing_datasets(dataset):
         name = f"{key} ({type(mixing).__name__})"
         mixing.pipeline = [step if isinstance(step, NamedStep) else NamedStep(step, name) for step in mixing.pipeline]

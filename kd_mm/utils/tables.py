@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.figures import plain_axes
 
 Cell = Mapping[str, Any]
@@ -123,26 +120,6 @@ def comma_separated(rows: Mapping[str, Sequence[Cell]], columns: Sequence[Column
                 line.append("" if measure is None or measure.spread is None else measure.spread)
         writer.writerow(line)
     return text.getvalue()
-
-
-def write_tables(
-    rows: Mapping[str, Sequence[Cell]], columns: Sequence[Column], head: str, folder: Path, note: str = ""
-) -> str:
-    """Write ``table.md``, ``table.csv`` and all cells as ``results.json``; return the Markdown text.
-
-    Args:
-        rows: Cells of each row, by the row's name.
-        columns: The number columns.
-        head: Title of the first column.
-        folder: Where the files are written.
-        note: Text below the Markdown table.
-    """
-    table = markdown(rows, columns, head) + (f"\n{note}\n" if note else "")
-    replace_file(folder / "table.md", table.encode())
-    replace_file(folder / "table.csv", comma_separated(rows, columns, head).encode())
-    cells = [cell for cells in rows.values() for cell in cells]
-    replace_file(folder / "results.json", (json.dumps(cells, indent=2) + "\n").encode())
-    return table
 
 
 def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
