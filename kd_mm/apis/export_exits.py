@@ -15,7 +15,6 @@ from kd_mm.apis.stages import config_input_size, random_teacher_configs
 from kd_mm.distillers import Distiller
 from kd_mm.hooks.report import complexity
 from kd_mm.registry import MODELS
-from kd_mm.stages.stage import Stage
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import build_network, is_distillation
 
@@ -100,7 +99,11 @@ def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
     for name in sorted(exits, key=int):
         first, *others = deeper = distiller.exit_stages[int(name) - 1 :]
         config = {key: value for key, value in distiller.recipe.exits.items() if key != "_scope_"}
-        config |= {"stage": _stage_config(first), "num_classes": exits[name].num_classes}
+        stage: Any = first.tap
+        if first.layout != "map":
+            stage = {key: vars(first)[key] for key in ("tap", "layout", "height", "width")}
+            stage |= {"extra_tokens": first.extra_tokens} if first.extra_tokens else {}
+        config |= {"stage": stage, "num_classes": exits[name].num_classes}
         config |= {"widths": [stage.channels for stage in deeper], "strides": [stage.stride for stage in deeper]}
         if exits[name].needs_rest:
             config["rest"] = [stage.tap for stage in others]
@@ -109,10 +112,3 @@ def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
     plain.model = {**plain.model.to_dict(), "type": "kd_mm.MultiExitClassifier", **options}
     imports = list((plain.get("custom_imports") or {}).get("imports", []))
     plain.custom_imports = {"imports": list(dict.fromkeys([*imports, "kd_mm"])), "allow_failed_imports": False}
-
-
-def _stage_config(stage: Stage) -> Any:
-    if stage.layout == "map":
-        return stage.tap
-    config = {"tap": stage.tap, "layout": stage.layout, "height": stage.height, "width": stage.width}
-    return {**config, "extra_tokens": stage.extra_tokens} if stage.extra_tokens else config

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
-from numpy.typing import NDArray
 
 from kd_mm.datasets.cifar import CIFAR100
 from kd_mm.datasets.utils import add_metainfo, stable_order, take_per_class
@@ -57,20 +56,18 @@ class CIFAR100Retrieval(CIFAR100):
         self._metainfo["classes"] = tuple(CIFAR100_CATEGORIES[:TRAINING_CLASSES])
         if self.split == "train":
             return [{**sample, "role": "train"} for sample in samples]
-        queries = self._queries(np.array([s["img"] for s in samples]), np.array([s["gt_label"] for s in samples]))
-        for sample, query in zip(samples, queries, strict=True):
-            sample["role"] = "query" if query else "gallery"
-            del sample["gt_label"]
-        return sorted(samples, key=lambda sample: sample["role"] != "query")
-
-    def _queries(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        images, labels = (np.array([sample[key] for sample in samples]) for key in ("img", "gt_label"))
         fewest = int(np.unique(labels, return_counts=True)[1].min())
         if not 0 < self.queries_per_class < fewest:
             raise ValueError(
                 f"CIFAR100Retrieval: queries_per_class must be 1 to {fewest - 1}, for the smallest class of "
                 f"{self.split!r} has {fewest} images; got {self.queries_per_class}"
             )
-        return take_per_class(stable_order(images, self.split_seed), labels, self.queries_per_class)
+        queries = take_per_class(stable_order(images, self.split_seed), labels, self.queries_per_class)
+        for sample, query in zip(samples, queries, strict=True):
+            sample["role"] = "query" if query else "gallery"
+            del sample["gt_label"]
+        return sorted(samples, key=lambda sample: sample["role"] != "query")
 
     def prepare_data(self, idx: int) -> Any:
         return add_metainfo(super().prepare_data(idx), self.get_data_info(idx), _META)

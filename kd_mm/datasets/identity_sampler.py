@@ -75,10 +75,7 @@ class IdentitySampler(Sampler[int]):
 
 
 def check_identity_batches(config: Mapping[str, Any]) -> None:
-    """Check that the batch size of a config is that of its :class:`IdentitySampler`, if it has one.
-
-    Args:
-        config: A config with ``train_dataloader``.
+    """Check that the batch size of a config's ``train_dataloader`` is that of its :class:`IdentitySampler`, if any.
 
     Raises:
         ValueError: ``batch_size`` is not ``num_identities * num_images``.

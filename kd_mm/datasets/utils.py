@@ -47,15 +47,9 @@ def require_layout(name: str, folder: str | Path, expected: Iterable[str], sourc
 
 
 def add_metainfo(packed: Any, info: dict[str, Any], keys: Iterable[str]) -> Any:
-    """Copy entries of a sample's info into the metainfo of its packed ``data_samples``, where the pipeline made them.
+    """Copy entries of a sample before the pipeline into the metainfo of what it made, ``packed["data_samples"]``.
 
-    Args:
-        packed: Output of the pipeline.
-        info: The sample before the pipeline.
-        keys: Entries of ``info`` to copy.
-
-    Returns:
-        ``packed``, whose data sample is changed in place.
+    The data sample is changed in place, if there is one; ``packed`` is returned.
     """
     sample = packed.get("data_samples") if isinstance(packed, dict) else None
     if isinstance(sample, BaseDataElement):

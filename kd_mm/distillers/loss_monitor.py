@@ -67,11 +67,9 @@ class LossMonitor:
 
 
 def describe_non_finite(names: list[str], iteration: int) -> str:
-    """Return one line on losses that are not finite, and what to do.
+    """Return one line on terms of the log that are not finite at a zero-based iteration, and what to do.
 
-    Args:
-        names: Of the terms in the log; a sum is named where none of its parts is there.
-        iteration: Zero-based, over the run.
+    A sum is named where none of its parts is there.
     """
     parts = [name for name in names if "." in name] or [name for name in names if name != "loss"] or names
     where = ", ".join(f"{name.split('.')[0]} at {name.split('.')[1]}" if "." in name else name for name in parts)

@@ -68,7 +68,17 @@ def _match(
 ) -> Matches:
     def discover(role: str, side: str, model: nn.Module, view: Tensor) -> list[Stage]:
         names = stages.get(side) if isinstance(stages, Mapping) else stages
-        found = _discover(role, model, view, names, task)
+        if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
+            raise ValueError(
+                f"stages={names} of {role}: give a list of modules by name, e.g. ['backbone.layer2', 'backbone.layer3']"
+            )
+        trunk = task.trunk(model)
+        try:
+            found = discover_stages(model, view, names=names, backbone=trunk, forward=task.forward_features)
+        except ValueError as error:
+            hint = f" (stages of {role}; name each network's own with stages=dict(student=[...], teacher=[...]))"
+            first, newline, table = str(error).partition("\n")
+            raise ValueError(first.rstrip(":") + hint + newline + table) from error
         return _without_frozen(student, found) if model is student and names is None else found
 
     found = discover("student", "student", student, inputs)
@@ -108,19 +118,6 @@ def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
         names = ", ".join(stage.tap for stage in found[:first])
         print_log(f"left out of the distillation because the student freezes them: {names}", logger="current")
     return [replace(stage, index=i) for i, stage in enumerate(found[first:], 1)]
-
-
-def _discover(role: str, model: nn.Module, inputs: Tensor, names: Sequence[str] | None, task: Task) -> list[Stage]:
-    if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
-        raise ValueError(
-            f"stages={names} of {role}: give a list of modules by name, e.g. ['backbone.layer2', 'backbone.layer3']"
-        )
-    try:
-        return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
-    except ValueError as error:
-        hint = f" (stages of {role}; name each network's own with stages=dict(student=[...], teacher=[...]))"
-        first, newline, table = str(error).partition("\n")
-        raise ValueError(first.rstrip(":") + hint + newline + table) from error
 
 
 def _side(teacher: Teacher, stages: Any) -> str:

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from kd_mm.distillers.builder import Networks
 from kd_mm.distillers.joint_exits import load_joint_exits
 from kd_mm.distillers.objective import Objective
-from kd_mm.distillers.recipe import Recipe
 from kd_mm.distillers.requirements import Reads
-from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import LearningSimplifier, Loss, LossContext
 from kd_mm.losses.mtkd_ssr import TeacherExitLoss
 from kd_mm.models.exits import average_pool, is_sequential, stride_ratio
@@ -41,7 +39,10 @@ def build_objective(networks: Networks) -> Objective:
             exit_loss = TeacherExitLoss(teacher=name, stages=sorted(of_teacher.exits))
             exit_loss.choose_teachers(f"exits_of_{name}", [name])
             losses[f"exits_of_{name}"] = exit_loss
-        _set_exits(teacher, nn.ModuleDict() if name in online else built, recipe)
+        teacher.exits = (nn.ModuleDict() if name in online else built).requires_grad_(False).eval()
+        teacher.exits_ready = teacher.is_ema or not len(teacher.exits)
+        if recipe.exit_mode in ("joint", "auto") and not teacher.exits_ready:
+            load_joint_exits(teacher, recipe.exits, recipe.exit_mode == "joint")
         if of_teacher.connectors:
             connectors[name] = _build_connectors(networks, name, of_teacher.connectors)
     for name, loss in losses.items():
@@ -49,7 +50,9 @@ def build_objective(networks: Networks) -> Objective:
             loss.setup(_loss_context(networks, loss))
     extra = {"student.targets"} if any(adapter.needs_targets for adapter in transform.values()) else set()
     reads = frozenset(item for loss in losses.values() for item in loss.requires)
-    grids = _build_grids(networks.matched, needs.student.connectors)
+    strides = {i: networks.matched[i - 1].stride for i in sorted(needs.student.connectors)}
+    cells = {i: stride_ratio([stride, networks.matched[-1].stride]) for i, stride in strides.items()}
+    grids = nn.ModuleDict({str(i): average_pool(ratio) for i, ratio in cells.items() if ratio > 1})
     needs = replace(needs, reads=reads | extra)
     return Objective(networks, needs, losses, exits, connectors, grids, online, transform)
 
@@ -70,13 +73,6 @@ def _loss_context(networks: Networks, loss: Loss) -> LossContext:
         logits_shape=tuple(networks.logits["student"].shape) if "student" in networks.logits else (),
         exit_losses=partial(networks.task.exit_losses, networks.student),
     )
-
-
-def _set_exits(teacher: Teacher, exits: nn.ModuleDict, recipe: Recipe) -> None:
-    teacher.exits = exits.requires_grad_(False).eval()
-    teacher.exits_ready = teacher.is_ema or not len(exits)
-    if recipe.exit_mode in ("joint", "auto") and not teacher.exits_ready:
-        load_joint_exits(teacher, recipe.exits, recipe.exit_mode == "joint")
 
 
 def _build_exits(
@@ -119,11 +115,6 @@ def _build_connectors(networks: Networks, name: str, wanted: frozenset[int]) -> 
         with isolated_rng(f"connector/{name}/{i}", networks.seed):
             connectors[str(i)] = _initialised({**networks.recipe.connectors, "student": student, "teacher": teacher})
     return connectors
-
-
-def _build_grids(stages: Sequence[Stage], wanted: frozenset[int]) -> nn.ModuleDict:
-    cells = {i: stride_ratio([stages[i - 1].stride, stages[-1].stride]) for i in sorted(wanted)}
-    return nn.ModuleDict({str(i): average_pool(ratio) for i, ratio in cells.items() if ratio > 1})
 
 
 def _build_adapters(networks: Networks) -> nn.ModuleDict:

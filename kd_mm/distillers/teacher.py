@@ -255,11 +255,9 @@ class Teacher:
 
     @torch.no_grad()
     def finish(self, observation: Observation, batch: Batch) -> Observation:
-        """Add the logits that wait for the student's regions, if any do.
+        """Add the logits that wait for the student's regions, if any do, to what :meth:`observe` returned.
 
-        Args:
-            observation: From :meth:`observe`.
-            batch: The student's batch after its forward pass.
+        ``batch`` is the student's after its forward pass.
         """
         if not self.needs_regions:
             return observation

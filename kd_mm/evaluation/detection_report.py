@@ -23,12 +23,7 @@ _MEASURES = ("recall", "VOC07 AP", "VOC12 AP", "COCO AP", "AP50", "AP75")
 
 
 def describe_data(names: Sequence[str], other: str | None) -> str:
-    """Return the years of VOC (``VOC2007`` in the paths of images) with their numbers of images.
-
-    Args:
-        names: Paths of images.
-        other: Name of images whose path has no year.
-    """
+    """Return the years of VOC (``VOC2007`` in the paths of images) and ``other`` ones with their numbers of images."""
     found = [re.search(r"(?:^|[/\\])(VOC\d{4})[/\\]", name) for name in names]
     counts = dict(sorted(Counter(match[1] for match in found if match).items()))
     rest = len(names) - sum(counts.values())

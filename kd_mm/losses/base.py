@@ -252,9 +252,7 @@ class Loss(nn.Module):
     def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the unweighted loss and, without gradient, its terms; computed outside autocast.
 
-        Args:
-            student: Of the student, with gradient.
-            teachers: Of the teachers, by name.
+        ``student`` comes with gradient, ``teachers`` are by name.
         """
         name = self.teacher_names[0] if self.teacher_names else ""
         own = replace(student, **student.connected.get(name, Connected())._asdict())

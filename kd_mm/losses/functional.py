@@ -153,15 +153,12 @@ def adaptive_average(feature: Tensor, size: Sequence[int]) -> Tensor:
 
 def average_by_products(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Return the same as :func:`adaptive_average`: ``A_h F A_w^T``, each row of a matrix the mean over one window."""
-    height, width = (_windows(length, count).to(feature) for length, count in zip(feature.shape[2:], size, strict=True))
-    return height @ feature @ width.T
-
-
-def _windows(length: int, count: int) -> Tensor:
-    """Return ``(count, length)``: row i averages the indices ``floor(i L / n)`` to ``ceil((i + 1) L / n)``."""
-    number, index = torch.arange(count)[:, None], torch.arange(length)
-    inside = (index >= number * length // count) & (index < -(-(number + 1) * length // count))
-    return inside.double() / inside.sum(dim=1, keepdim=True)
+    matrices = []
+    for length, count in zip(feature.shape[2:], size, strict=True):
+        number, index = torch.arange(count)[:, None], torch.arange(length)
+        inside = (index >= number * length // count) & (index < -(-(number + 1) * length // count))
+        matrices.append((inside.double() / inside.sum(dim=1, keepdim=True)).to(feature))
+    return matrices[0] @ feature @ matrices[1].T
 
 
 def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

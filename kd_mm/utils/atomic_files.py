@@ -15,11 +15,9 @@ ATOMIC_BACKEND = "kd_mm.AtomicLocalBackend"
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that a reader, or a crash, sees the old file or the new one.
+    """Write the complete content of a file so that a reader, or a crash, sees the old file or the new one.
 
-    Args:
-        path: The file to create or to replace. Its folder is created if missing.
-        content: The complete content.
+    Its folder is created if missing.
 
     Raises:
         OSError: The content could not be written (full disk, no permission). An earlier file at ``path`` is unchanged.

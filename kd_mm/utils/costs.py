@@ -20,13 +20,9 @@ Part = Callable[[], Any]
 def time_rounds(
     parts: Mapping[str, Part], device: str, rounds: int, warmup: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Run all parts one after the other, round by round; return wall seconds and CPU seconds of each.
+    """Run all parts one after the other, round by round; return wall seconds and CPU seconds of each by name.
 
-    Args:
-        parts: By name.
-        device: ``"cpu"`` or ``"cuda"``, whose wall seconds come from device events.
-        rounds: Measured rounds.
-        warmup: Rounds before these.
+    Wall seconds of ``"cuda"`` come from device events. The rounds of the warm-up come first and are not measured.
     """
     wall: dict[str, list[float]] = {name: [] for name in parts}
     cpu: dict[str, list[float]] = {name: [] for name in parts}
@@ -83,13 +79,9 @@ class _OperatorCounter(TorchDispatchMode):
         self.count += not func.is_view and func.namespace != "profiler"
         return func(*args, **(kwargs or {}))
 
-    def before_step(self, *_: Any) -> None:
-        """Note that an optimizer's step begins."""
-        self.of_optimizers -= self.count
-
-    def after_step(self, *_: Any) -> None:
-        """Note that it ends."""
-        self.of_optimizers += self.count
+    def add_of_optimizers(self, sign: int) -> None:
+        """Note that an optimizer's step begins (-1) or ends (1)."""
+        self.of_optimizers += sign * self.count
 
 
 def count_operators(part: Part) -> tuple[int, int]:
@@ -98,8 +90,8 @@ def count_operators(part: Part) -> tuple[int, int]:
     Views are left out: it is what a GPU has to be handed one by one.
     """
     with _OperatorCounter() as counter:
-        before = register_optimizer_step_pre_hook(counter.before_step)
-        after = register_optimizer_step_post_hook(counter.after_step)
+        before = register_optimizer_step_pre_hook(lambda *_: counter.add_of_optimizers(-1))
+        after = register_optimizer_step_post_hook(lambda *_: counter.add_of_optimizers(1))
         try:
             part()
         finally:
@@ -118,10 +110,11 @@ class _StorageTracker(TorchDispatchMode):
         self._followed: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_storage(each).data_ptr() for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+        taken = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        given = {each.untyped_storage().data_ptr() for each in taken}
         result = func(*args, **(kwargs or {}))
         for tensor in (each for each in tree_leaves(result) if isinstance(each, torch.Tensor)):
-            storage = _storage(tensor)
+            storage = tensor.untyped_storage()
             address, size = storage.data_ptr(), storage.nbytes()
             if size and address not in given and address not in self._followed:
                 self._followed.add(address)
@@ -133,10 +126,6 @@ class _StorageTracker(TorchDispatchMode):
     def _forget(self, address: int, size: int) -> None:
         self._followed.discard(address)
         self.live -= size
-
-
-def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
 
 
 def peak_memory(part: Part, device: str) -> int:

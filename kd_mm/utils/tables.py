@@ -82,12 +82,9 @@ def group(cells: Sequence[Cell], key: str) -> dict[str, list[Cell]]:
 
 
 def markdown(rows: Mapping[str, Sequence[Cell]], columns: Sequence[Column], head: str) -> str:
-    """Return a Markdown table, padded so that it reads well as plain text too.
+    """Return a Markdown table of rows by name, padded so that it reads well as plain text too.
 
-    Args:
-        rows: Cells of each row, by the row's name.
-        columns: The number columns.
-        head: Title of the first column.
+    ``head`` is the title of the first column.
     """
     lines = [[head, "runs", *(column.title for column in columns)]]
     for name, cells in rows.items():
