@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
@@ -22,7 +21,7 @@ from kd_mm.apis.data_checks import check_data
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_finite, student_state_dict
-from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import name_errors
 from kd_mm.utils.suggest import describe_error, join_first
 
@@ -43,20 +42,15 @@ class StepHook(Hook):
         self.begun = self.under_way = False
         self.key, self.batch = "", None
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.begun = self.under_way = True
-        self.key, self.batch = "train_dataloader", data_batch
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
+        if mode == "train":
+            self.begun = self.under_way = True
+        self.key, self.batch = f"{mode}_dataloader", data_batch
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         self.under_way, self.batch = False, None
-
-    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.key, self.batch = "val_dataloader", data_batch
-
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.key, self.batch = "test_dataloader", data_batch
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.batch = None
@@ -68,7 +62,7 @@ class StepHook(Hook):
             SampleError: See :func:`kd_mm.apis.batch_checks.explain_step`.
         """
         if self.batch is not None:
-            explain_step(self.key, self.batch, _model(runner), error)
+            explain_step(self.key, self.batch, unwrapped(runner), error)
 
 
 class LeftOverWeightsHook(Hook):
@@ -86,7 +80,7 @@ class LeftOverWeightsHook(Hook):
         Raises:
             ValueError: None of the file's weights has the name of one of the network's, or one is not finite.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         origin = runner.cfg.get("load_from") or "the checkpoint"
         own = (model.student if isinstance(model, Distiller) else model).state_dict()
         if not own.keys() & checkpoint.get("state_dict", {}).keys():
@@ -233,17 +227,13 @@ class FlatBoxHook(Hook):
             self._warned = True
 
 
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:
     return check_data(key, dataset, runner.cfg.get("size_mismatch", "stop"))
 
 
 def _check_loader(runner: Runner, key: str, loader: Any) -> None:
     """Check a data set, and a batch of it; let errors in making batches name it."""
-    samples, model = _check(runner, key, loader.dataset), _model(runner)
+    samples, model = _check(runner, key, loader.dataset), unwrapped(runner)
     with contextlib.suppress(TypeError):  # an iterable data set has no length
         if not len(loader):
             raise ValueError(

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from torch import nn
 
 from kd_mm.apis.config_check import named_missing_options
@@ -20,6 +20,7 @@ from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_lau
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import is_distillation
+from kd_mm.utils.contexts import unwrapped
 
 #: Upstream's defaults: what merges the predictions for one image, and the metainfo of a detector's samples.
 _MERGED_BOXES = {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}
@@ -115,7 +116,7 @@ def evaluate(
     set_up_launcher(plain, launcher)
     trained = stored.get("meta", {}).get("dataset_meta", {}).get("classes") or ()
     runner = build_runner(plain, trained=trained)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner)
     model = model.module if isinstance(model, BaseTTAModel) else model
     fill(model, weights, "student", checkpoint)
     if show_dir is not None:

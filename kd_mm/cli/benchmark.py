@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd_mm.cli.options import add_common, run
+from kd_mm.cli.options import add_cfg_options, run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="distillation config, or with --distiller a plain one; no file is read beside it")
     add("--distiller", metavar="RECIPE", help="distil this plain config, as tools/train.py --distiller")
@@ -35,8 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--clock", choices=["auto", "wall", "cpu"], default="auto", help="auto: CPU time on one thread")
     add("--no-terms", action="store_true", help="do not time the step without each loss")
     add("--json", nargs="?", const="-", metavar="FILE", help="JSON to FILE, or instead of the table")
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def time_step(args: argparse.Namespace) -> None:
@@ -95,4 +92,4 @@ def write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
         sys.stdout.write(table + "\n")
 
 
-main = partial(run, "benchmark", time_step, parse_args)
+main = partial(run, "benchmark", __doc__, time_step, add_options)

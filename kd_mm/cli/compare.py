@@ -17,15 +17,13 @@ A choice between settings belongs on the validation split: --cfg-options test_da
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from kd_mm.cli.options import Overrides, add_common, add_device_data, add_teacher, run
+from kd_mm.cli.options import Overrides, add_cfg_options, add_device_data, add_teacher, run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("configs", nargs="*", help="config files, or package::path; each is a row; or one sweep file")
     add("--distillers", type=_words, default=[], metavar="A,B,A+C", help="recipes; each is a row a config")
@@ -48,8 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--merge", action="store_true", help="train nothing: the table of what is finished")
     add("--smoke", action="store_true", help="a trial: one epoch of two steps a row, on generated CIFAR-100 images")
     add_device_data(parser)
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def _words(text: str) -> list[str]:
@@ -104,4 +101,4 @@ def train_and_compare(args: argparse.Namespace) -> None:
             print(f"written: {write_page(args.page, args.work_dir, args.command)}")
 
 
-main = partial(run, "compare", train_and_compare, parse_args)
+main = partial(run, "compare", __doc__, train_and_compare, add_options)

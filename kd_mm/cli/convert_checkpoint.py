@@ -8,19 +8,15 @@ Example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 
-from kd_mm.cli.options import add_traceback, run
+from kd_mm.cli.options import run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", help="checkpoint of torchvision, timm, RepDistiller, akamaster or deep-person-reid")
     parser.add_argument("config", help="plain config of the same network")
     parser.add_argument("dst", help="file to write")
-    add_traceback(parser)
-    return parser.parse_args(argv)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -30,4 +26,4 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{meta['source']} ({meta['network']}) -> {args.dst}")
 
 
-main = partial(run, "convert", convert, parse_args)
+main = partial(run, "convert", __doc__, convert, add_options)

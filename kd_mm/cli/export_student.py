@@ -12,15 +12,13 @@ predicts with their ensemble:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from kd_mm.cli.options import add_common, run
+from kd_mm.cli.options import add_cfg_options, run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="distillation config or plain config: a file, or package::path")
     add("checkpoint", help="any checkpoint of a run")
@@ -36,8 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "(default: what the checkpoint stores for evaluation, which is the average where there was a hook)",
     )
     add("--teacher", metavar="NAME", help="instead of the student its average, e.g. ema after --distiller ema_teacher")
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -66,4 +63,4 @@ def export(args: argparse.Namespace) -> None:
             print(f"  {name:<15}{parameters:>15,} parameters {macs:>17,} multiply-adds")
 
 
-main = partial(run, "export", export, parse_args)
+main = partial(run, "export", __doc__, export, add_options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,10 +34,9 @@ class Overrides(DictAction):
         vars(namespace)[self.dest] = read
 
 
-def add_common(parser: ArgumentParser) -> None:
-    """Add the options that every tool over a config has."""
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """Add the option that every tool over a config has."""
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="KEY=VALUE", help="override config keys")
-    add_traceback(parser)
 
 
 def add_launcher(parser: ArgumentParser) -> None:
@@ -62,20 +61,16 @@ class _DeviceData(Action):
 
 
 def add_device_data(parser: ArgumentParser) -> None:
-    """Add the option of tools that train; :func:`add_common` adds what it sets."""
+    """Add the option of tools that train; :func:`add_cfg_options` adds what it sets."""
     text = "hold the training images on the device and augment them there, in batches (kd_mm.DeviceLoader)"
     parser.add_argument("--device-data", nargs=0, action=_DeviceData, help=text)
 
 
-def add_traceback(parser: ArgumentParser) -> None:
-    """Add the option that shows the traceback of every error."""
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-
-
 def run(
     name: str,
+    description: str,
     command: Callable[[Namespace], object],
-    parse: Callable[[Sequence[str]], Namespace],
+    add_options: Callable[[ArgumentParser], None],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run a command; wrong input becomes one line on standard error, an interruption two.
@@ -85,16 +80,20 @@ def run(
 
     Args:
         name: The subcommand of ``kd-mm``.
+        description: What it does, for its help.
         command: Takes the parsed arguments, and ``command``, the command line that goes on after an interruption. It
             may raise ``KeyboardInterrupt`` with what is saved, and change ``command``.
-        parse: Parses the words; with its option ``traceback`` every error passes as it is.
+        add_options: Adds its options to a parser; with ``--traceback``, which all have, every error passes as it is.
         argv: The words (default: those of the process).
 
     Returns:
         The exit status: 0, 2 for wrong input, or 130 where the user interrupted it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    args = parse(words)
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(words)
     args.command = shlex.join(["kd-mm", name, *words])
     try:
         command(args)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from kd_mm.cli.options import add_traceback, run
+from kd_mm.cli.options import run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add, tasks = parser.add_argument, ["classification", "detection", "reid"]
     add("task", nargs="?", choices=tasks, default="classification", help="default: classification")
     add("--work-dir", type=Path, help="default: work_dirs/quickstart, with -detection or -reid")
@@ -23,8 +21,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--epochs", type=int, help="length of each training, schedules scaled along (default: configs)")
     add("--processes", type=int, default=2, help="trainings side by side, one thread each (default 2)")
     add("--fresh", action="store_true", help="train again what an earlier call finished")
-    add_traceback(parser)
-    return parser.parse_args(argv)
 
 
 def quickstart(args: argparse.Namespace) -> None:
@@ -43,4 +39,4 @@ def quickstart(args: argparse.Namespace) -> None:
     print("quickstart.png, table.md, table.csv, results.json, and the logs and checkpoints under runs/")
 
 
-main = partial(run, "quickstart", quickstart, parse_args)
+main = partial(run, "quickstart", __doc__, quickstart, add_options)

@@ -10,19 +10,16 @@ Example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 
-from kd_mm.cli.options import add_common, run
+from kd_mm.cli.options import add_cfg_options, run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="distillation config or plain config: a file, or package::path")
     parser.add_argument("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels (default: from the config)")
     parser.add_argument("--all", action="store_true", help="list every module that can be tapped, with its output")
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def show_stages(args: argparse.Namespace) -> None:
@@ -38,4 +35,4 @@ def show_stages(args: argparse.Namespace) -> None:
         print(("\n" if number else "") + section, flush=True)
 
 
-main = partial(run, "stages", show_stages, parse_args)
+main = partial(run, "stages", __doc__, show_stages, add_options)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 
-from kd_mm.cli.options import add_common, add_launcher, run
+from kd_mm.cli.options import add_cfg_options, add_launcher, run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("checkpoint", help="checkpoint file")
@@ -22,8 +20,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--show-num", type=int, default=20, metavar="N", help="images to draw (default 20)")
     add("--show-score", type=float, default=0.3, metavar="S", help="draw detections from this score on (default 0.3)")
     add_launcher(parser)
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def test(args: argparse.Namespace) -> None:
@@ -44,4 +41,4 @@ def test(args: argparse.Namespace) -> None:
     )
 
 
-main = partial(run, "test", test, parse_args)
+main = partial(run, "test", __doc__, test, add_options)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_mm.cli.options import add_common, add_device_data, add_launcher, add_teacher, run
+from kd_mm.cli.options import add_cfg_options, add_device_data, add_launcher, add_teacher, run
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("--work-dir", help="folder for logs and checkpoints (default work_dirs/<config>)")
@@ -44,8 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_teacher(parser, "--distiller")
     add_device_data(parser)
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -118,4 +115,4 @@ def _write_student(config: Config) -> None:
         print(f"{student}, {student.with_suffix('.py')}: the student alone, for upstream's tools")
 
 
-main = partial(run, "train", train, parse_args)
+main = partial(run, "train", __doc__, train, add_options)

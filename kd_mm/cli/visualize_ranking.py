@@ -9,14 +9,12 @@ Example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 
-from kd_mm.cli.options import add_common, run
+from kd_mm.cli.options import add_cfg_options, run
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("checkpoint", help="checkpoint file")
@@ -26,8 +24,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--top", type=int, default=10, metavar="N", help="gallery images of each (default: 10)")
     add("--pick", choices=["even", "worst"], default="even", help="which queries (default: evenly spread ones)")
     add("--rerank", action="store_true", help="k-reciprocal re-ranking, as in the paper")
-    add_common(parser)
-    return parser.parse_args(argv)
+    add_cfg_options(parser)
 
 
 def visualize(args: argparse.Namespace) -> None:
@@ -45,4 +42,4 @@ def visualize(args: argparse.Namespace) -> None:
     print(f"wrote {' and '.join(args.out)}")
 
 
-main = partial(run, "retrieval", visualize, parse_args)
+main = partial(run, "retrieval", __doc__, visualize, add_options)

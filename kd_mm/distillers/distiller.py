@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from kd_mm.losses import Loss, Progress
 from kd_mm.registry import MODELS
 from kd_mm.tasks import build_task
 from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
+from kd_mm.utils.contexts import unwrapped
 
 
 @MODELS.register_module()
@@ -263,7 +264,7 @@ def find_distiller(runner: Runner) -> Distiller:
     Raises:
         TypeError: The runner trains something else.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner)
     if not isinstance(model, Distiller):
         raise TypeError(
             f"this hook belongs to a kd_mm.Distiller, but the model is a {type(model).__name__}; drop the hook"

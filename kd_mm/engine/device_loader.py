@@ -14,7 +14,6 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 from mmpretrain.datasets.transforms import CenterCrop, PackInputs, ResizeEdge
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from kd_mm.engine.batch_transforms import BATCH_TRANSFORMS, BatchTransform
 from kd_mm.registry import HOOKS
-from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.contexts import isolated_rng, unwrapped
 
 #: Transforms without random numbers, applied once to each image.
 _ONCE = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop)
@@ -67,7 +66,7 @@ class DeviceLoader(Hook):
         for name in (type(hook).__name__ for hook in runner.hooks):
             if name in _SWITCHES:
                 raise ValueError(f"device data: {name} changes the pipeline on the way, so it cannot be used with it")
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         # Preprocessors that make soft labels write them into the samples.
         soft = bool(getattr(model.data_preprocessor, "to_onehot", False))
         images = DeviceImages(loop.dataloader.dataset, torch.device(get_device()), self.memory_fraction, soft)

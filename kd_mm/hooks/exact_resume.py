@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, IterableDataset
@@ -19,7 +18,7 @@ from kd_mm.engine.resumable_loader import EndlessBatches, ResumableLoader
 from kd_mm.hooks.ema_teacher import ema_teachers
 from kd_mm.registry import HOOKS
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.contexts import capture_random_state, restore_random_state
+from kd_mm.utils.contexts import capture_random_state, restore_random_state, unwrapped
 
 _KEY = "exact_resume"
 
@@ -142,7 +141,7 @@ class ExactResumeHook(Hook):
 
     def _state(self, runner: Runner) -> dict[str, Any]:
         """Return the state of this process."""
-        model = _unwrapped(runner)
+        model = unwrapped(runner)
         return {
             "random": capture_random_state(),
             "loaders": {name: loader.state_dict() for name, loader in self._loaders.items()},
@@ -151,7 +150,7 @@ class ExactResumeHook(Hook):
         }
 
     def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
-        model = _unwrapped(runner)
+        model = unwrapped(runner)
         buffers, parameters = _buffers(model), dict(model.named_parameters())
         for name, value in state["buffers"].items():
             buffers[name].copy_(value)
@@ -169,10 +168,6 @@ class ExactResumeHook(Hook):
 
     def _warn(self, runner: Runner, reason: str) -> None:
         runner.logger.warning(f"A resumed run will differ from an uninterrupted one: {reason}.")
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
 from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
 from kd_mm.utils.config import parts_of
+from kd_mm.utils.contexts import unwrapped
 
 
 class FiniteLossHook(Hook):
@@ -130,7 +130,7 @@ class ResumeCheckHook(Hook):
         meta = checkpoint.get("meta") or {}
         if not ({"epoch", "iter"} <= meta.keys() and "message_hub" in checkpoint):
             raise ValueError("resume: the file holds weights and no state of a run: start from it by load_from=PATH")
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         own = {name: value for name, value in model.state_dict().items() if not name.startswith(OWN_PREFIX)}
         problem = mismatch(own, checkpoint["state_dict"], extra=False)
         if problem:

@@ -1,4 +1,4 @@
-"""States that hold for a block and are restored after it: eval mode of a network, global random states."""
+"""States of networks: eval mode and global random states for a block, the network inside of a parallel wrapper."""
 
 import hashlib
 import random
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from torch import nn
 
 
@@ -64,3 +66,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags.items():
             module.training = training
+
+
+def unwrapped(runner: Runner) -> Any:
+    """Return the model of a runner, out of its parallel wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -179,7 +179,7 @@ def test_one_of_several_interrupted_processes_says_so(capsys: pytest.CaptureFixt
 
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        assert run("train", interrupted, lambda words: Namespace(traceback=False), ["x.py"]) == 130
+        assert run("train", "", interrupted, lambda parser: parser.add_argument("config"), ["x.py"]) == 130
         assert bool(capsys.readouterr().err) == (rank == "0")
 
 
