@@ -12,12 +12,13 @@ from kd_mm.quickstart.curves import (
     draw_exits,
     draw_losses,
     legend_below,
+    new_figure,
     read_logs,
     seeds_text,
 )
 from kd_mm.quickstart.run import Quickstart
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.figures import new_figure, to_png
+from kd_mm.utils.figures import to_png
 
 METRIC = "accuracy/top1"
 

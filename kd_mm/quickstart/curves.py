@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kd_mm.utils.figures import COLORS
+from kd_mm.utils.figures import COLORS, plain_axes
 
 Records = Sequence[Mapping[str, Any]]
 #: The network's own logits are black.
@@ -101,3 +102,10 @@ def seeds_text(runs: Sequence[Records]) -> str:
 def legend_below(axes: Axes, columns: int = 2) -> None:
     """Put the legend under a panel, where it hides no curve."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
+
+
+def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels side by side, without touching pyplot's global state."""
+    figure = Figure(figsize=(6.4 * panels, 5.6), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    return figure, [plain_axes(figure.add_subplot(1, panels, i + 1)) for i in range(panels)]

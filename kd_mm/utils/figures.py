@@ -13,13 +13,6 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 RIGHT, WRONG = "#009E73", "#D55E00"
 
 
-def new_figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels side by side, without touching pyplot's global state."""
-    figure = Figure(figsize=(6.4 * panels, 5.6), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=13, fontweight="bold")
-    return figure, [plain_axes(figure.add_subplot(1, panels, i + 1)) for i in range(panels)]
-
-
 def new_rows(rows: int, images: int, panels: int, title: str) -> tuple[Figure, list[list[Axes]], list[Axes]]:
     """Return a figure with rows of images and, below them, panels side by side."""
     figure = Figure(figsize=(14, 1.75 * rows + 5.2), dpi=85, layout="constrained")
