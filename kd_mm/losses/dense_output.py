@@ -63,15 +63,19 @@ class DenseHead:
         kinds: Kinds of output that are read: class maps, regression maps, centerness maps.
 
     Attributes:
-        taps: Taps of the outputs, kind by kind, level by level.
+        taps: Taps of the outputs, kind by kind, level by level; ``student_taps`` and ``teacher_taps`` are the same.
         levels: Number of levels.
     """
+
+    #: Whether positions are those of a grid; else they are regions (:class:`kd_mm.losses.region_output.RegionHead`).
+    on_grid = True
 
     def __init__(self, head: nn.Module, kinds: int = 2) -> None:
         self.head: Any = head
         generator: Any = head.prior_generator
         self.levels: int = generator.num_levels
         self.taps = tuple(f"bbox_head[{k}][{level}]" for k in range(kinds) for level in range(self.levels))
+        self.student_taps = self.teacher_taps = self.taps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DenseHead:
         return self  # a copied loss decodes by the same head
@@ -107,6 +111,16 @@ class DenseHead:
         """Return the output in the recorded tensors of :attr:`taps`."""
         maps = [records[tap] for tap in self.taps]
         return self.output([maps[k : k + self.levels] for k in range(0, len(maps), self.levels)], assignment)
+
+    def read_pair(
+        self,
+        teacher: DenseHead,
+        records: Mapping[str, Tensor],
+        teacher_records: Mapping[str, Tensor],
+        assignment: DenseAssignment | None = None,
+    ) -> tuple[DenseOutput, DenseOutput]:
+        """Return the outputs of a student that has this head and of its teacher."""
+        return self.read(records, assignment), teacher.read(teacher_records)
 
     def output(self, outputs: Sequence[Sequence[Tensor]], assignment: DenseAssignment | None = None) -> DenseOutput:
         """Return what the head's forward gave, two or three kinds of maps by level."""

@@ -90,7 +90,7 @@ class LDLoss(Loss):
         self.weights = {"main": main_weight, "confident": main_weight, "vlr": vlr_weight}
         self.temperature, self.gamma, self.focus = temperature, gamma, focus
         self.optional = optional
-        self._heads: _DenseHeads | _RegionHeads
+        self._heads: tuple[Any, Any]
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps of both heads' outputs.
@@ -99,8 +99,9 @@ class LDLoss(Loss):
             ValueError: For detectors whose boxes cannot be compared position by position.
         """
         self._heads = self._pair(student, teacher)
-        self.runs_teacher = not self._heads.dense
-        return self._heads.taps
+        own, other = self._heads
+        self.runs_teacher = not own.on_grid
+        return own.student_taps, other.teacher_taps
 
     def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
         try:
@@ -109,12 +110,18 @@ class LDLoss(Loss):
             return str(error)
         return ""
 
-    def _pair(self, student: nn.Module, teacher: nn.Module) -> _DenseHeads | _RegionHeads:
+    def _pair(self, student: nn.Module, teacher: nn.Module) -> tuple[Any, Any]:
         models = (student, teacher)
         if all(DenseHead.fits(child(model, "bbox_head")) for model in models):
-            return _DenseHeads(student, teacher)
+            own, other = (DenseHead(model.get_submodule("bbox_head")) for model in models)
+            if own.grid != other.grid:
+                raise ValueError(
+                    f"LDLoss: the student has levels of (stride, anchors) {own.grid}, the teacher {other.grid}; boxes "
+                    "are compared position by position, so take a loss on maps (recipes pkd, mgd, fgd)"
+                )
+            return own, other
         if all(RegionHead.fits(model) for model in models) and self.box != "kl" and self.region != "assigned":
-            return _RegionHeads(student, teacher)
+            return RegionHead(student), RegionHead(teacher)
         names = " and ".join(type(model).__name__ for model in models)
         raise ValueError(
             f"LDLoss: {names} do not both have a dense head of two towers (RetinaNet, FCOS, ATSS, GFL) or, but for "
@@ -125,14 +132,15 @@ class LDLoss(Loss):
     def setup(self, context: LossContext) -> None:
         """Check before training that the heads' outputs, as measured, can be compared."""
         sides = (context.student_taps, context.teacher_taps)
-        if self._heads.dense:
+        if self._heads[0].on_grid:
             empty = [{tap: torch.empty(shape, device="meta") for tap, shape in side.items()} for side in sides]
-            own, target = self._heads.read(*(Observation(taps=taps) for taps in empty))
-            self._check(own, target)
+            own, other = self._heads
+            self._check(*own.read_pair(other, *empty))
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
-        own, target = self._heads.read(student, teacher)
-        anchors = self._heads.anchors(student) if self._by_assignment(own, target) else ()
+        head, other = self._heads
+        own, target = head.read_pair(other, student.taps, teacher.taps, student.assignment)
+        anchors = head.anchors(student.taps) if self._by_assignment(own, target) else ()
         return self.compare(own, target, anchors, student.targets.boxes)
 
     def compare(
@@ -203,46 +211,6 @@ class LDLoss(Loss):
                 f"LDLoss: box='kl' compares distributions over the same bins (GFL of one reg_max), but the student has "
                 f"{bins[0]} a side and the teacher {bins[1]}; take box='giou'"
             )
-
-
-class _DenseHeads:
-    """The dense heads of student and teacher, over the same positions."""
-
-    dense = True
-
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        self.student, self.teacher = (DenseHead(model.get_submodule("bbox_head")) for model in (student, teacher))
-        if self.student.grid != self.teacher.grid:
-            raise ValueError(
-                f"LDLoss: the student has levels of (stride, anchors) {self.student.grid}, the teacher "
-                f"{self.teacher.grid}; boxes are compared position by position, so take a loss on maps (recipes pkd, "
-                "mgd, fgd)"
-            )
-        self.taps = (self.student.taps, self.teacher.taps)
-
-    def read(self, student: Observation, teacher: Observation) -> tuple[DenseOutput, DenseOutput]:
-        return self.student.read(student.taps, student.assignment), self.teacher.read(teacher.taps)
-
-    def anchors(self, student: Observation) -> list[Tensor]:
-        return self.student.anchors(student.taps)
-
-
-class _RegionHeads:
-    """The RoI heads of student and teacher, on the regions that the student samples."""
-
-    dense = False
-
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        self.student, self.teacher = RegionHead(student), RegionHead(teacher)
-        self.taps = (self.student.student_taps, self.teacher.teacher_taps)
-
-    def read(self, student: Observation, teacher: Observation) -> tuple[DenseOutput, DenseOutput]:
-        regions = student.taps[self.student.student_taps[-1]].detach()
-        target, labels = self.teacher.of_teacher(teacher.taps, regions)
-        return self.student.of_student(student.taps, labels), target
-
-    def anchors(self, student: Observation) -> list[Tensor]:
-        return []
 
 
 def valuable_region(anchors: Sequence[Tensor], objects: Tensor, gamma: float = 0.25) -> Tensor:

@@ -26,6 +26,8 @@ class RegionHead:
         teacher_taps: Taps of a teacher: the maps that its RoI head pools.
     """
 
+    on_grid = False
+
     def __init__(self, detector: nn.Module) -> None:
         self.head: Any = detector.get_submodule("roi_head")
         self.cascade = is_cascade(self.head)
@@ -39,10 +41,13 @@ class RegionHead:
         box_head = first_of(child(roi_head, "bbox_head"))
         return takes_regions(roi_head) and isinstance(child(box_head, "fc_reg"), nn.Linear)
 
-    def of_student(self, records: Mapping[str, Tensor], labels: Tensor) -> DenseOutput:
-        """Return the student's output; see :meth:`output`."""
+    def read_pair(
+        self, teacher: "RegionHead", records: Mapping[str, Tensor], teacher_records: Mapping[str, Tensor], _: Any = None
+    ) -> tuple[DenseOutput, DenseOutput]:
+        """Return the outputs of a student that has this head and of its teacher, on the student's regions."""
         logits, reg, regions = (records[tap] for tap in self.student_taps)
-        return self.output(logits, reg, regions.detach(), labels)
+        target, labels = teacher.of_teacher(teacher_records, regions.detach())
+        return self.output(logits, reg, regions.detach(), labels), target
 
     @torch.no_grad()
     def of_teacher(self, records: Mapping[str, Tensor], regions: Tensor) -> tuple[DenseOutput, Tensor]:

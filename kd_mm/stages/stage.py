@@ -1,10 +1,11 @@
 """A stage, a named module of a network whose output is one resolution level, and the pairing of stages."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
+
+from kd_mm.utils.suggest import nearest
 
 
 @dataclass(frozen=True)
@@ -125,20 +126,8 @@ def _align(
     if align == "from_shallow":
         return student[:count], teacher[:count]
     if isinstance(align, str):
-        near = difflib.get_close_matches(align, _ALIGNMENTS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"stage_align={align!r} is unknown; {hint}write 'from_deep', 'from_shallow' or [(1, 1), ...]")
-    columns = _columns(align)
-    for side, stages, column in (("student", student, columns[0]), ("teacher", teacher, columns[1])):
-        for index in column:
-            if not 1 <= index <= len(stages):
-                raise ValueError(f"stage_align: the {side} has no stage {index}, only 1 to {len(stages)}")
-        if any(later <= earlier for earlier, later in zip(column, column[1:], strict=False)):
-            raise ValueError(f"stage_align: {side} stages {column} must go from shallow to deep, each once")
-    return [student[index - 1] for index in columns[0]], [teacher[index - 1] for index in columns[1]]
-
-
-def _columns(align: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+        hint = f"{nearest(align, _ALIGNMENTS)}; write 'from_deep', 'from_shallow' or [(1, 1), ...]"
+        raise ValueError(f"stage_align={align!r} is unknown{hint}")
     pairs = list(align) if isinstance(align, list | tuple) else []
     for pair in pairs:
         integers = isinstance(pair, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in pair)
@@ -146,4 +135,11 @@ def _columns(align: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
             raise ValueError(f"stage_align: {pair!r} is no pair (student stage, teacher stage), counted from 1")
     if not pairs:
         raise ValueError(f"stage_align={align!r} holds no pairs; write e.g. [(1, 1), (2, 2)]")
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    columns = [[pair[side] for pair in pairs] for side in (0, 1)]
+    for side, stages, column in (("student", student, columns[0]), ("teacher", teacher, columns[1])):
+        for index in column:
+            if not 1 <= index <= len(stages):
+                raise ValueError(f"stage_align: the {side} has no stage {index}, only 1 to {len(stages)}")
+        if any(later <= earlier for earlier, later in zip(column, column[1:], strict=False)):
+            raise ValueError(f"stage_align: {side} stages {column} must go from shallow to deep, each once")
+    return [student[index - 1] for index in columns[0]], [teacher[index - 1] for index in columns[1]]
