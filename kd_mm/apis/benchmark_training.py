@@ -24,9 +24,9 @@ from kd_mm.apis.benchmark_parts import without_files
 from kd_mm.apis.runner import build_runner, enable_amp
 from kd_mm.apis.sweep_run import EndError
 from kd_mm.distillers import find_distiller
-from kd_mm.hooks.report import render
 from kd_mm.preparation import skip_preparation
 from kd_mm.utils.config import is_distillation
+from kd_mm.utils.tables import render
 
 #: Loaders that are compared, and the hook that each adds to the config.
 LOADERS: dict[str, dict[str, Any]] = {

@@ -36,8 +36,11 @@ def clean_data_sets(config: Config) -> None:
         for _, part in parts_of({"dataset": (config.get(key) or {}).get("dataset")}):
             if isinstance(part, dict):
                 _clean(part)
-            elif isinstance(part, list) and policy == "rescale":
-                _add_scaling(part)
+            elif isinstance(part, list) and policy == "rescale":  # behind the loading step
+                types = [str(step.get("type")) if isinstance(step, dict) else "" for step in part]
+                loading = [number for number, name in enumerate(types) if name.endswith("LoadImageFromFile")]
+                if loading:
+                    part.insert(loading[0] + 1, {"type": "kd_mm.ScaleToAnnotation"})
 
 
 def _clean(part: dict[str, Any]) -> None:
@@ -50,14 +53,6 @@ def _clean(part: dict[str, Any]) -> None:
         _clean_classes(part)
         if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):
             part.setdefault("extensions", IMAGE_SUFFIXES)
-
-
-def _add_scaling(pipeline: list[Any]) -> None:
-    """Put the step that scales images to their annotations behind the loading step."""
-    types = [str(step.get("type")) if isinstance(step, dict) else "" for step in pipeline]
-    loading = next((number for number, name in enumerate(types) if name.endswith("LoadImageFromFile")), None)
-    if loading is not None:
-        pipeline.insert(loading + 1, {"type": "kd_mm.ScaleToAnnotation"})
 
 
 def _clean_classes(part: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from mmengine import fileio
 
 from kd_mm.apis.rows import Sweep
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.figures import to_png
-from kd_mm.utils.tables import Cell, Column, Measure, comma_separated, draw_comparison, group, markdown
+from kd_mm.utils.figures import draw_comparison, to_png
+from kd_mm.utils.tables import Cell, Column, Measure, comma_separated, group, markdown
 
 Results = Mapping[str, Any]
 

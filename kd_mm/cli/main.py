@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import shlex
 import sys
 from collections.abc import Sequence
+
+from kd_mm.utils.suggest import nearest
 
 #: Module of :mod:`kd_mm.cli` by subcommand.
 COMMANDS = {
@@ -46,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
-        print(f"error: no command {words[0]!r}, {hint}", file=sys.stderr)
+        print(f"error: no command {words[0]!r}{nearest(words[0], COMMANDS)}", file=sys.stderr)
         return 2
     if argv is None:
         sys.argv[0] = f"kd-mm {words[0]}"  # the name in usage lines

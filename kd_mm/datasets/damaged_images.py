@@ -180,7 +180,9 @@ class DamagedImageCheck(BaseDataset):
                 packed = super().prepare_data(idx)
         except Exception as error:
             cause = error
-        if not (warnings or cause or self._silent_decoder):
+        # Other libraries than OpenCV do not warn of damage.
+        silent = any(getattr(step, "imdecode_backend", "cv2") != "cv2" for step in self.pipeline.transforms)
+        if not (warnings or cause or silent):
             return packed
         path = self.get_data_info(idx)["img_path"]
         reason = (decoding_error(path) if os.path.isfile(path) else "") or "; ".join(warnings)
@@ -196,8 +198,3 @@ class DamagedImageCheck(BaseDataset):
             self._reported.add(path)
             print_log(f"skipped {path}: {reason}; {len(self._reported)} so far", "current", logging.WARNING)
         return None
-
-    @property
-    def _silent_decoder(self) -> bool:
-        """Whether the pipeline reads images by a library that does not warn of damage."""
-        return any(getattr(step, "imdecode_backend", "cv2") != "cv2" for step in self.pipeline.transforms)

@@ -1,6 +1,5 @@
 """Detection results as a text table, as precision-recall pictures, and boxes as COCO's JSON files."""
 
-import io
 import json
 import math
 import re
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import ASCII
-from rich.console import Console
 from rich.table import Table
 
 from kd_mm.evaluation.detection_ap import DetectionAP
 from kd_mm.utils.atomic_files import replace_file
+from kd_mm.utils.tables import render
 
 _COUNTS = ("objects", "ignored", "detections")
 _MEASURES = ("recall", "VOC07 AP", "VOC12 AP", "COCO AP", "AP50", "AP75")
@@ -51,9 +50,7 @@ def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: 
     known = measures[found.objects > 0]
     means = known.mean(axis=0) if len(known) else np.full(measures.shape[1], np.nan)
     table.add_row("mean", *(f"{n:,}" for n in counted.sum(axis=0)), *map(_percent, means))
-    text = io.StringIO()
-    Console(file=text, width=200, color_system=None, markup=False, emoji=False).print(table)
-    lines.extend(line.rstrip() for line in text.getvalue().splitlines())
+    lines.append(render(table, width=200))
     summary = {name: _percent(value) for name, value in found.coco_summary().items()}
     sizes = ", ".join(f"{size} {summary[f'AP_{size}']}" for size in ("small", "medium", "large"))
     recalls = ", ".join(f"{key} {summary[key]}" for key in ("AR@1", "AR@10", "AR@100"))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,15 +16,7 @@ from kd_mm.stages.tap import child
 from kd_mm.tasks import build_task
 from kd_mm.utils.channels import input_channels
 from kd_mm.utils.contexts import eval_mode
-
-
-def render(*tables: Table, width: int = 118) -> str:
-    """Return rich tables as plain text."""
-    console = Console(width=width, no_color=True, highlight=False)
-    with console.capture() as capture:
-        for table in tables:
-            console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+from kd_mm.utils.tables import render
 
 
 def complexity(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:

@@ -47,9 +47,7 @@ class Exit(BaseModule):
 
     def init_weights(self) -> None:
         """Kaiming normal (fan out) for convolutions, 1 and 0 for norms; the classifier keeps PyTorch's default."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                kaiming_init(module)
+        _init_convolutions(self)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return what the classifier reads of a stage map ``(B, C_i, H, W)``: pooled features ``(B, D)``."""
@@ -58,6 +56,12 @@ class Exit(BaseModule):
     def forward(self, feature: Tensor) -> Tensor:
         """Return logits ``(B, K)`` of a stage map ``(B, C_i, H, W)``."""
         return self.fc(self.embed(feature))
+
+
+def _init_convolutions(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            kaiming_init(module)
 
 
 @MODELS.register_module()
@@ -264,10 +268,8 @@ class ConvConnector(BaseModule):
             self.body = nn.Sequential(*layers)
 
     def init_weights(self) -> None:
-        """Kaiming normal (fan out) for the convolution, 1 and 0 for the norm."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                kaiming_init(module)
+        """As :class:`Exit`."""
+        _init_convolutions(self)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map ``(B, C_s, H, W)`` to ``(B, C_t, H, W)``."""

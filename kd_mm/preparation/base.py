@@ -98,6 +98,10 @@ class TeacherPreparation:
         return {i: full_precision(stage.to_map(records[stage.tap])) for i, stage in stages.items()}
 
 
+#: Defaults of an :class:`EpochTraining`, but for its length and rate.
+SCHEDULE = {"epochs": None, "momentum": 0.9, "weight_decay": 5e-4, "gamma": 0.1}
+
+
 class EpochTraining(TeacherPreparation):
     """Trains modules on what a frozen teacher computes, by SGD or AdamW with step decay on the training data.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.mag import BRANCHES, Codes
-from kd_mm.preparation.base import EpochTraining
+from kd_mm.preparation.base import SCHEDULE, EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
 from kd_mm.preparation.features import held_out_splits
 from kd_mm.registry import PREPARATIONS
@@ -45,14 +45,11 @@ class CodeTraining(EpochTraining):
 
     kind = "codes"
     defaults = {
-        "epochs": None,
+        **SCHEDULE,
         "fraction": 1 / 4,
         "min_epochs": 1,
         "lr": 0.01,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
         "milestones": [0.5, 0.75],
-        "gamma": 0.1,
         "separate_passes": False,
         "held_out": 0.0,
     }

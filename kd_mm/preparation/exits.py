@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kd_mm.losses.base import choice
 from kd_mm.losses.functional import class_divergence
 from kd_mm.losses.observation import StageLogits
-from kd_mm.preparation.base import EpochTraining
+from kd_mm.preparation.base import SCHEDULE, EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
 from kd_mm.registry import PREPARATIONS
 
@@ -42,15 +42,12 @@ class ExitTraining(EpochTraining):
         "mode": "auto",
         "loss": "ce",
         "temperature": 4.0,
-        "epochs": None,
+        **SCHEDULE,
         "fraction": 5 / 12,
         "min_epochs": 6,
         "optimizer": "SGD",
         "lr": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
         "milestones": [0.3, 0.6, 0.9],
-        "gamma": 0.1,
         "checkpoint": None,
     }
 

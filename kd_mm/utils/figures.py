@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -50,3 +53,19 @@ def to_png(figure: Figure, colors: int | None = None, description: str | None = 
         buffer = io.BytesIO()
         reduced.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Return a figure with the mean, the standard deviation as error bar and every single run of each row."""
+    names = [textwrap.fill(row, 36) for row in scores]  # the longest leave the plot its width
+    lines = sum(max(1, 0.6 * (name.count("\n") + 1)) for name in names)
+    figure = Figure(figsize=(7.0, 1.2 + 0.35 * lines), layout="constrained")
+    axes = plain_axes(figure.add_subplot())
+    for position, runs in enumerate(scores.values()):
+        spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
+        axes.errorbar([float(np.mean(runs))], [position], xerr=[spread], fmt="o", capsize=4, color="C0")
+        axes.plot(list(runs), [position] * len(runs), ".", color="0.6", zorder=0)
+    axes.set_yticks(range(len(scores)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{title}: mean, standard deviation, single runs")
+    return figure

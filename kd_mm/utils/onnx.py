@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from kd_mm.utils.channels import input_channels
 
@@ -59,17 +59,7 @@ class _TensorMode(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(self.model(inputs, mode="tensor")))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+        return tuple(leaf for leaf in tree_leaves(self.model(inputs, mode="tensor")) if isinstance(leaf, Tensor))
 
 
 def _trace(network: nn.Module, inputs: Tensor) -> bytes:

@@ -1,19 +1,16 @@
-"""Tables and pictures of repeated runs: one cell a run, one row a method, mean and spread over the runs of a row."""
+"""Tables of repeated runs (a cell is a run, a row a method, with mean and spread), and rich tables as text."""
 
 from __future__ import annotations
 
 import csv
 import io
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from kd_mm.utils.figures import plain_axes
+from rich.console import Console
+from rich.table import Table
 
 Cell = Mapping[str, Any]
 
@@ -119,17 +116,10 @@ def comma_separated(rows: Mapping[str, Sequence[Cell]], columns: Sequence[Column
     return text.getvalue()
 
 
-def draw_comparison(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Return a figure with the mean, the standard deviation as error bar and every single run of each row."""
-    names = [textwrap.fill(row, 36) for row in scores]  # the longest leave the plot its width
-    lines = sum(max(1, 0.6 * (name.count("\n") + 1)) for name in names)
-    figure = Figure(figsize=(7.0, 1.2 + 0.35 * lines), layout="constrained")
-    axes = plain_axes(figure.add_subplot())
-    for position, runs in enumerate(scores.values()):
-        spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
-        axes.errorbar([float(np.mean(runs))], [position], xerr=[spread], fmt="o", capsize=4, color="C0")
-        axes.plot(list(runs), [position] * len(runs), ".", color="0.6", zorder=0)
-    axes.set_yticks(range(len(scores)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{title}: mean, standard deviation, single runs")
-    return figure
+def render(*tables: Table, width: int = 118) -> str:
+    """Return rich tables as plain text."""
+    console = Console(width=width, no_color=True, highlight=False, markup=False, emoji=False)
+    with console.capture() as capture:
+        for table in tables:
+            console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
