@@ -144,7 +144,6 @@ def _distillation_step(
 
 
 def _frozen_optimizer(model: nn.Module, config: Config) -> OptimWrapper:
-    """Return the config's optimizer with learning rates of zero, and put the model into training mode."""
     wrapper: OptimWrapper = build_optim_wrapper(model, copy.deepcopy(config.optim_wrapper))
     for group in wrapper.param_groups:
         group["lr"] = 0.0

@@ -131,7 +131,6 @@ def evaluate(
 
 
 def _pictures(config: Config, model: nn.Module, folder: str, number: int, score: float) -> Hook:
-    """Return the hook that draws a detector's predictions."""
     from mmdet.models.detectors.base import BaseDetector
 
     from kd_mm.hooks.draw_detections import DrawDetectionsHook, build_teachers

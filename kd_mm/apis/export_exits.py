@@ -66,7 +66,6 @@ def export_exits(
 
 
 def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
-    """Build the Distiller of a run without its teachers' weights."""
     if not is_distillation(source):
         raise ValueError(f"--exits: {origin} is no distillation; give the config that the exits were trained with")
     kind = str(plain.model.type).rpartition(".")[2]
@@ -93,7 +92,6 @@ def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:
 
 
 def _set_multi_exit_model(plain: Config, distiller: Distiller) -> None:
-    """Replace the model of a plain config by the multi-exit classifier."""
     exits: Any = distiller.objective.exits
     configs = []
     for name in sorted(exits, key=int):

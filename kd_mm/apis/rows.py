@@ -112,20 +112,24 @@ def read_sweep(
         raise ValueError(f"--distillers: recipe {twice} is given twice")
     given = dict(options or {})
     settings: dict[str, Any] = {}
-    rows: dict[str, Row] = {}
-    for path in configs:
-        file = load_config(path)
-        if "rows" in file:
-            if len(configs) > 1 or distillers or teacher or checkpoint or ablate:
-                raise ValueError(f"{path} is a sweep file: other configs, recipes and teachers belong into its rows")
-            settings = {key: tuple(file[key]) for key in ("seeds", "metrics") if key in file}
-            rows = _file_rows(path, file, given)
-        else:
-            added = _config_rows(path, distillers, teacher, checkpoint, ablate, given, len(configs) > 1)
-            again = next((name for name in added if name in rows), None)
-            if again:
-                raise ValueError(f"compare: config {again} is given twice")
-            rows |= added
+    files = {path: load_config(path) for path in configs}
+    path = next((path for path, file in files.items() if "rows" in file), None)
+    if path is not None:
+        if len(configs) > 1 or distillers or teacher or checkpoint or ablate:
+            raise ValueError(f"{path} is a sweep file: other configs, recipes and teachers belong into its rows")
+        settings = {key: tuple(files[path][key]) for key in ("seeds", "metrics") if key in files[path]}
+        rows = _file_rows(path, files[path], given)
+    else:
+        again = next((name for name in map(_stem, configs) if [*map(_stem, configs)].count(name) > 1), None)
+        if again:
+            raise ValueError(f"compare: config {again} is given twice")
+        entries: list[dict[str, Any]] = []
+        for path in configs:
+            entries.append({"name": _stem(path), "config": path})
+            taught = {"config": path, "teacher": teacher, "teacher_checkpoint": checkpoint}
+            labels = {name: f"{name}_{_stem(path)}" if len(configs) > 1 else name for name in distillers}
+            entries += [{**taught, "name": label, "distiller": name} for name, label in labels.items()]
+        rows = _ablated(_file_rows("compare", Config({"rows": entries}), given), ablate)
     if ablate and not any(loss in _losses(row.config) for row in rows.values() for loss in ablate):
         known = [loss for row in rows.values() for loss in _losses(row.config)]
         raise ValueError(f"--ablate {ablate[0]}: no recipe of --distillers has this loss{nearest(ablate[0], known)}")
@@ -134,26 +138,6 @@ def read_sweep(
     if metrics is not None:
         settings["metrics"] = tuple(metrics)
     return Sweep(_vary(rows, vary or {}), **settings)
-
-
-def _config_rows(
-    path: str,
-    distillers: Sequence[str],
-    teacher: Sequence[str] | None,
-    checkpoint: Sequence[str] | None,
-    ablate: Sequence[str],
-    options: Mapping[str, Any],
-    several: bool,
-) -> dict[str, Row]:
-    name = _stem(path)
-    plain = read_config(path)
-    rows = {name: Row(_with_options(plain, options), source=path)}
-    for distiller in distillers:
-        label = f"{distiller}_{name}" if several else distiller
-        rows[label] = Row(compose(plain, distiller, teacher, checkpoint, options), recipe=distiller, source=path)
-        for losses, ablated in _ablations(rows[label].config, ablate):
-            rows[f"{label} without {', '.join(losses)}"] = replace(rows[label], config=ablated)
-    return rows
 
 
 def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str, Row]:
@@ -230,18 +214,20 @@ def _with_options(config: Config, options: Mapping[str, Any]) -> Config:
     return config
 
 
-def _ablations(config: Config, ablate: Sequence[str]) -> list[tuple[tuple[str, ...], Config]]:
-    """Return, for each loss alone and each pair, the losses that are left out and the config without them."""
-    if not ablate or any(loss not in _losses(config) for loss in ablate):
-        return []
-    found = []
-    for count in (1, 2):
-        for active in itertools.combinations(ablate, count):
-            if len(active) < len(ablate):
-                ablated, left_out = copy.deepcopy(config), tuple(loss for loss in ablate if loss not in active)
+def _ablated(rows: Mapping[str, Row], ablate: Sequence[str]) -> dict[str, Row]:
+    """Return the rows, each recipe that has the losses followed by those with each of them alone and with each pair."""
+    found: dict[str, Row] = {}
+    for name, row in rows.items():
+        found[name] = row
+        if not ablate or row.recipe is None or any(loss not in _losses(row.config) for loss in ablate):
+            continue
+        for active in (*itertools.combinations(ablate, 1), *itertools.combinations(ablate, 2)):
+            left_out = [loss for loss in ablate if loss not in active]
+            if left_out:
+                ablated = copy.deepcopy(row.config)
                 for loss in left_out:
                     ablated.model.recipe.losses[loss].loss_weight = 0.0
-                found.append((left_out, ablated))
+                found[f"{name} without {', '.join(left_out)}"] = replace(row, config=ablated)
     return found
 
 
@@ -250,7 +236,6 @@ def _losses(config: Config) -> dict[str, Any]:
 
 
 def _vary(rows: Mapping[str, Row], vary: Mapping[str, Any]) -> dict[str, Row]:
-    """Return the rows, each followed by its variants: one key with one other value."""
     varied: dict[str, Row] = {}
     used = set()
     for name, row in rows.items():

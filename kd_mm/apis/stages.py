@@ -23,7 +23,7 @@ from kd_mm.stages.stage import Stage, aligned, pair_stages, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
 from kd_mm.utils.channels import input_channels
-from kd_mm.utils.config import build_network, is_distillation
+from kd_mm.utils.config import build_network, innermost_dataset, is_distillation
 from kd_mm.utils.contexts import eval_mode
 
 # Side of the images of data sets that come in one size; longer names first, as they are searched for.
@@ -39,9 +39,7 @@ def config_input_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
     The last transform of the test pipeline that fixes a size counts; else the data set, where its images have one size.
     """
     for key in ("test_dataloader", "val_dataloader", "train_dataloader"):
-        dataset = (config.get(key) or {}).get("dataset") or {}
-        while "dataset" in dataset and "pipeline" not in dataset:
-            dataset = dataset["dataset"]
+        dataset = innermost_dataset((config.get(key) or {}).get("dataset") or {})
         for step in reversed(dataset.get("pipeline") or []):
             size = _fixed_size(step)
             if size is not None:

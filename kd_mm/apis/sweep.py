@@ -169,6 +169,5 @@ def _run_name(row: str, seed: int) -> str:
 
 
 def _runs(sweep: Sweep) -> dict[str, tuple[str, int]]:
-    """Return row and seed of each run, by its name."""
     runs = [(name, seed) for name, row in sweep.rows.items() for seed in row.seeds or sweep.seeds]
     return {_run_name(*run): run for run in runs}

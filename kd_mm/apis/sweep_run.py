@@ -205,7 +205,6 @@ class _RecordHook(Hook):
         self._add_seconds("seconds")
 
     def has_weights_of(self, checkpoint: Path) -> bool:
-        """Return whether a checkpoint holds the weights of the best epoch."""
         best, stored = self.record["weights"], read_checkpoint(str(checkpoint))["state_dict"]
         return best.keys() == stored.keys() and all(torch.equal(value, stored[key]) for key, value in best.items())
 

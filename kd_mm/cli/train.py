@@ -101,7 +101,6 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _write_student(config: Config) -> None:
-    """Write the student of a distillation alone, beside its last checkpoint."""
     from mmengine.dist import is_main_process
     from mmengine.runner import find_latest_checkpoint
 

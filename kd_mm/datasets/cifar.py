@@ -122,7 +122,6 @@ class CIFAR10(BaseDataset):
             )
 
     def _mask(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Mark the images of the split that are kept."""
         mask: NDArray[np.bool_] = np.ones(len(labels), dtype=bool)
         if self.split in ("trainval", "test") and self.samples_per_class is None:
             return mask

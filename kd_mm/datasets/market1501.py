@@ -139,7 +139,6 @@ class Market1501(DamagedImageCheck, BaseDataset):
         return samples
 
     def _label(self, samples: list[dict[str, Any]]) -> None:
-        """Number the training identities; warn of those with one image only."""
         counts = Counter(sample["pid"] for sample in samples)
         try:
             numbers = [int(name) for name in self._metainfo.get("classes", sorted(counts))]

@@ -159,7 +159,6 @@ class Balance(nn.Module):
 
 
 def _total(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
-    """Return the sum of what the engine sums."""
     found = [given for name, given in losses.items() if "loss" in name]
     values = [one for given in found for one in ([given] if isinstance(given, Tensor) else given)]
     return torch.stack([value.mean() for value in values]).sum()

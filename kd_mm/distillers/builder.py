@@ -80,7 +80,6 @@ class Networks:
     # -- losses and teachers -------------------------------------------------------------------------------------
 
     def _build_losses(self, configs: Mapping[str, Any]) -> dict[str, Loss]:
-        """Return the losses, and build the teachers that they read."""
         twice = sorted(set(configs) & set(self.recipe.teachers))
         if twice:
             raise ValueError(

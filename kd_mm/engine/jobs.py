@@ -190,7 +190,6 @@ def _start(job: Job, folder: Path, visible: str | None) -> multiprocessing.proce
 
 
 def _execute(job: Job, folder: Path, parent: int) -> None:
-    """Run one job in this process, its console written to a file."""
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     gc.freeze()  # each data set of mmengine has the collector walk over all there is

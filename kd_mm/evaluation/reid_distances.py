@@ -219,7 +219,6 @@ def _first_equal(features: Array, scale: Array) -> Ids:
 
 
 def _squares(features: Array) -> Array:
-    """Return the squared norm of each row."""
     parts = torch.from_numpy(features).split(_SQUARED_ROWS)
     return torch.cat([part.square().sum(dim=1) for part in parts]).numpy()
 

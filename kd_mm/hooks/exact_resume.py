@@ -121,7 +121,6 @@ class ExactResumeHook(Hook):
         checkpoint[_KEY] = {"validated": self._validated, "ranks": self._gathered or [self._state(runner)]}
 
     def _follow(self, runner: Runner, name: str, loop: BaseLoop) -> None:
-        """Replace the loader of a loop by one that records its position."""
         known = name == "val" or isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
         indexable = not isinstance(loop.dataloader.dataset, IterableDataset)
         if not known or not indexable or not isinstance(loop.dataloader.batch_sampler, BatchSampler):
@@ -140,7 +139,6 @@ class ExactResumeHook(Hook):
             state["buffers"] = {name: value for name, value in state["buffers"].items() if not value.equal(first[name])}
 
     def _state(self, runner: Runner) -> dict[str, Any]:
-        """Return the state of this process."""
         model = unwrapped(runner)
         return {
             "random": capture_random_state(),

@@ -86,7 +86,6 @@ def _role(name: str) -> str:
 
 
 def _short(number: float) -> str:
-    """Return a count to three digits with its unit."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"

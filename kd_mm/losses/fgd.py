@@ -80,7 +80,6 @@ class FGDLoss(Loss):
         return values
 
     def _compare(self, student: Tensor, teacher: Tensor, targets: Any, stage: int) -> dict[str, Tensor]:
-        """Return the four unweighted terms of one stage."""
         if student.shape[2:] != teacher.shape[2:]:
             raise ValueError(
                 f"FGDLoss: stage {stage} has maps of {tuple(student.shape[2:])} (student) and "

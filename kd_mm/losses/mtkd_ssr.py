@@ -268,6 +268,5 @@ def _stage_terms(stages: Sequence[int], values: Tensor, weights: Sequence[float]
 
 
 def _check_weights(loss: Loss, weights: Sequence[float] | None, stages: Sequence[int]) -> None:
-    """Compare the number of weights with that of the stages."""
     if weights is not None and len(weights) != len(stages):
         raise ValueError(f"{type(loss).__name__}: {len(weights)} stage_weights for stages {list(stages)}")

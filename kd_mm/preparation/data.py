@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from kd_mm.distillers import Distiller
 from kd_mm.engine import DeviceLoader
+from kd_mm.utils.config import innermost_dataset
 from kd_mm.utils.samples import name_errors
 
 #: Options of a data loader that do not change what it loads.
@@ -94,8 +95,8 @@ class TrainingData:
         """
         config = copy.deepcopy(dict(self.config.train_dataloader["dataset"]))
         validation = self.config.get("val_dataloader") or {}
-        pipeline = _innermost(dict(validation.get("dataset") or {})).get("pipeline")
-        inner = _innermost(config)
+        pipeline = innermost_dataset(dict(validation.get("dataset") or {})).get("pipeline")
+        inner = innermost_dataset(config)
         if pipeline is None or "pipeline" not in inner:
             return config, False
         inner["pipeline"] = copy.deepcopy(pipeline)
@@ -144,13 +145,6 @@ class TrainingData:
 def progress(loader: Any, title: str) -> Any:
     """Iterate over ``loader`` with a progress bar on the main process."""
     return track(loader, title, total=len(loader), transient=True, disable=not is_main_process())
-
-
-def _innermost(config: Any) -> Any:
-    """Return the config of the data set inside its wrappers."""
-    while "dataset" in config and "pipeline" not in config:
-        config = config["dataset"]
-    return config
 
 
 def _classes(targets: Any) -> Tensor:

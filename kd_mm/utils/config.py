@@ -152,3 +152,10 @@ def parts_of(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         path = f"{key}.{name}" if key else str(name)
         yield path, value
         yield from parts_of(value, path)
+
+
+def innermost_dataset(config: Any) -> Any:
+    """Return the config of the data set inside its wrappers, the first one that has a pipeline."""
+    while "dataset" in config and "pipeline" not in config:
+        config = config["dataset"]
+    return config
