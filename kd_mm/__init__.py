@@ -4,8 +4,6 @@ Importing it installs import hooks alone. The engine's registries import the com
 torch and upstream's packages are imported when they are used.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Batches that cannot be made or normalised: one line that names the data set and the files."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

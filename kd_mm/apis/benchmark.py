@@ -1,7 +1,5 @@
 """What distillation costs: the training step beside its floor, the plain student's step and the teacher's forward."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import statistics

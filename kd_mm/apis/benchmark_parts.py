@@ -1,7 +1,5 @@
 """What the benchmark times, on batches of noise: plain student, plain teacher, the distillation and its terms."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """How fast a run trains: loader, engine, hooks and log together, and what each of them costs."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

@@ -1,7 +1,5 @@
 """Hooks that stop a run before its first step where something that it needs later is missing or does not fit."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import difflib

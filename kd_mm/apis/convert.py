@@ -6,8 +6,6 @@ Known sources: torchvision's and timm's ResNets, ResNeXts, MobileNets, Efficient
 normalisation).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping

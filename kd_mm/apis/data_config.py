@@ -1,7 +1,5 @@
 """Class lists, file endings and sizes of images in the data sets of a config, as the data sets need them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evaluate a checkpoint, always as the student alone."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Exporting the student of a run: a plain checkpoint and config, and ONNX where asked for."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

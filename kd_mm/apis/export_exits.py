@@ -1,7 +1,5 @@
 """Exporting the student of a run with the exits that it was trained with, as a classifier of its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Metrics before training: they can be computed on the data at hand, and those that a config names exist."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 from collections.abc import Mapping, Sequence

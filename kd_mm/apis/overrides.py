@@ -1,7 +1,5 @@
 """Overrides of a config: keys from the command line, another length of the training; and keys that nothing reads."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Shipped recipes: finding them, joining several, composing a distillation config from any upstream config."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 from collections.abc import Collection, Mapping, Sequence

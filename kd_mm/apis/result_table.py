@@ -1,7 +1,5 @@
 """What a sweep writes: the table as Markdown and CSV, results as JSON, a picture; pages of the docs and their list."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

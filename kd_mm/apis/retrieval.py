@@ -1,7 +1,5 @@
 """What re-identification networks find for the queries of a config's test data."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Mapping
 from typing import Any

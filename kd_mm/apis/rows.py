@@ -1,7 +1,5 @@
 """The rows of a sweep: from a sweep file, or from configs, recipes and what is changed in them."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Networks are built with random weights, so no checkpoint is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sweeps: rows of configs trained and tested under the same seeds, side by side, and one table of mean and spread."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

@@ -1,7 +1,5 @@
 """One run of a sweep: a config trained, or resumed, its student tested, its exits scored beside chance."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Sequence

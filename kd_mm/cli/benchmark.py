@@ -4,8 +4,6 @@ With --training: images per second of a real run of any config by the ordinary l
 the loader, and what kd_mm's hooks add to the engine's loop.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

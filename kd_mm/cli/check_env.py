@@ -5,8 +5,6 @@ Exit status 1 when something required is missing or outside of its range. Data s
 
 # Only the standard library is imported at the top, and not kd_mm: this has to work where packages are missing.
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

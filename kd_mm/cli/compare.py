@@ -14,8 +14,6 @@ Runs of several machines: copy their runs/ into one work dir, --merge.
 A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

@@ -5,8 +5,6 @@ Example:
         checkpoints/cifar100/resnet56.pth
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

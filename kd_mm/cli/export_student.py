@@ -9,8 +9,6 @@ predicts with their ensemble:
     python tools/test.py student_exits.py student_exits.pth
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

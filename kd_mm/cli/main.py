@@ -1,7 +1,5 @@
 """The console command ``kd-mm``: each tool is a subcommand."""
 
-from __future__ import annotations
-
 import importlib
 import shlex
 import sys

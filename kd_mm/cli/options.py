@@ -1,7 +1,5 @@
 """What the command lines share: options, and one clear line for wrong input."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

@@ -3,8 +3,6 @@
 The images are real handwritten digits; for re-identification they are drawn.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from functools import partial

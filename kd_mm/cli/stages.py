@@ -7,8 +7,6 @@ Example:
     python tools/stages.py CONFIG --input-size 128 128 --all
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Evaluate a checkpoint: any one of a run, with the distillation config or the student's plain config."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

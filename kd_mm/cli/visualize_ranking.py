@@ -6,8 +6,6 @@ Example:
     python tools/visualize_ranking.py CONFIG.py work_dirs/run/epoch_60.pth --out ranking.html ranking.png --pick worst
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

@@ -1,7 +1,5 @@
 """CIFAR-100 as a retrieval benchmark: the classes of the test are disjoint from those of training."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Damaged image files: detected before training where that is cheap, otherwise when they are decoded."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Batches of P identities with K images each, for losses that compare images within a batch."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Image files: their endings, names and headers."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Market-1501, or one's own folder in its layout, for person re-identification."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

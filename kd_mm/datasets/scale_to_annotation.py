@@ -1,7 +1,5 @@
 """A pipeline step for images that were resized after their annotations were made."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mmcv

@@ -1,7 +1,5 @@
 """Text files as people write them: encodings, lists of images."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

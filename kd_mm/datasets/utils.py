@@ -1,7 +1,5 @@
 """Helpers of the data sets: layout of a folder, metainfo of samples, safe pickles, fixed balanced subsets."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import pickle

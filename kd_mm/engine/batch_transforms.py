@@ -5,8 +5,6 @@ it will get. A call maps uint8 images ``(B, C, H, W)`` to such images under a ge
 back from the device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

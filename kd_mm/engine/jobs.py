@@ -1,7 +1,5 @@
 """Jobs in processes of their own, several at a time on each device; a finished job is stored and not run again."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import hashlib

@@ -1,7 +1,5 @@
 """A data loader that can go on in the middle of a pass over its data."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from itertools import islice

@@ -1,7 +1,5 @@
 """Runs convolutions in the memory format that CPUs, and GPUs in half precision, are fastest in."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict

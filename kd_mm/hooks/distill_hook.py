@@ -1,7 +1,5 @@
 """Runs a distillation's checks, schedules and log around its iterations."""
 
-from __future__ import annotations
-
 from collections.abc import Sized
 from itertools import zip_longest
 from typing import Any

@@ -1,7 +1,5 @@
 """Updates teachers that are a moving average of the student, and stores them in checkpoints."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 from mmengine.hooks import Hook

@@ -1,7 +1,5 @@
 """A resumed run that equals the uninterrupted one bit for bit."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect
 from pathlib import Path

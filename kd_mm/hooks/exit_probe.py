@@ -1,7 +1,5 @@
 """Measures every exit at each validation: the student's as they learn, the teachers' once."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables that are logged before training: networks, stages, losses; and what networks cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

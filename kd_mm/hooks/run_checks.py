@@ -1,7 +1,5 @@
 """What any training is checked for: finite losses, the batch size its rate is meant for, its config on resuming."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Mapping, Sequence

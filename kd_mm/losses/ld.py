@@ -1,7 +1,5 @@
 """Boxes compared where they matter (LD)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

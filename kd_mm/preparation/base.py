@@ -1,7 +1,5 @@
 """What every preparation of a teacher has in common, and SGD training that continues exactly after a kill."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Training of a teacher's codes for multi-granularity distillation (MAG, MAS)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

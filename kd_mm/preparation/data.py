@@ -1,7 +1,5 @@
 """The training data of a run, as the preparations of its teachers read them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

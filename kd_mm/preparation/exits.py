@@ -1,7 +1,5 @@
 """Training of a teacher's exits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the features of a frozen teacher tell: linear probes of its stages, relations of the classes."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prepares frozen teachers before training: each preparation once, stored, and shared between runs."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

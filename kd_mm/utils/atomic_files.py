@@ -1,7 +1,5 @@
 """Files that appear complete or not at all: written under a temporary name in the same folder, then renamed."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

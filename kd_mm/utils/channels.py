@@ -1,7 +1,5 @@
 """The number of input channels of a network, for runs on generated images."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Reading weights from files: safely, and with a clear line when something does not fit."""
 
-from __future__ import annotations
-
 import importlib
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Reading config files, and one clear line about one that cannot be read."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 import importlib.util

@@ -1,7 +1,5 @@
 """What a piece of code costs: seconds on two clocks, multiply-adds, calls of operators, memory."""
 
-from __future__ import annotations
-
 import math
 import time
 import weakref

@@ -1,7 +1,5 @@
 """Figures without pyplot's global state, and PNG files of them."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Mapping, Sequence

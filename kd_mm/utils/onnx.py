@@ -1,7 +1,5 @@
 """Networks as ONNX, checked against onnxruntime."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 from typing import Any

@@ -1,7 +1,5 @@
 """Data sets inside of wrappers, and one line on an error inside of their pipelines."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Messages for wrong input: the nearest option or file, and what an error says."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import inspect
