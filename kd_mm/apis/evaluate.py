@@ -106,11 +106,7 @@ def evaluate(
         _add_tta(plain)
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
-    evaluator = plain.get("test_evaluator")
-    evaluators = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
-    kinds = [str(each.get("type", "")).rpartition(".")[2] for each in evaluators]
-    if "VOCMetric" in kinds and "DetectionMetric" not in kinds:
-        plain.test_evaluator = [*evaluators, {"type": "kd_mm.DetectionMetric"}]
+    _add_detection_metric(plain)
     set_up_launcher(plain, launcher)
     trained = stored.get("meta", {}).get("dataset_meta", {}).get("classes") or ()
     runner = build_runner(plain, trained=trained)
@@ -126,6 +122,15 @@ def evaluate(
     if out is not None and suffix == ".json" and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
+
+
+def _add_detection_metric(config: Config) -> None:
+    """Measure all three families of average precision where the config asks for one of VOC."""
+    evaluator = config.get("test_evaluator")
+    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
+    kinds = [str(metric.get("type", "")).rpartition(".")[2] for metric in metrics]
+    if "VOCMetric" in kinds and "DetectionMetric" not in kinds:
+        config.test_evaluator = [*metrics, {"type": "kd_mm.DetectionMetric"}]
 
 
 def _pictures(config: Config, model: nn.Module, folder: str, number: int, score: float) -> Hook:
