@@ -12,7 +12,6 @@ import difflib
 import importlib
 import inspect
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +27,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
-from kd_mm.utils.config import parts_of
-from kd_mm.utils.suggest import known_options, nearest
+from kd_mm.utils.suggest import known_options, nearest, needed_options
 
 Component = Callable[..., Any]
 
@@ -83,6 +81,13 @@ _READ_BY_THE_ENGINE = {
     "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
     "auto_scale_lr": ("base_batch_size", "enable"),
 }
+#: Options that the engine adds to those of a config.
+_ADDED = (
+    *("runner", "dataset", "dataloader", "evaluator", "sampler", "batch_size", "optimizer", "params", "parameters"),
+    *("module", "self", "train_cfg", "test_cfg"),
+)
+#: Stands for options of any name that a component with further options (``**kwargs``) may add to those of its parts.
+_FURTHER = "**"
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.
 _ALIKE = 0.85
 
@@ -99,42 +104,6 @@ def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     """
     for line in _errors(config, sections):
         raise ValueError(line)
-
-
-@contextlib.contextmanager
-def named_missing_options(config: Config) -> Iterator[None]:
-    """Name the part of a config that lacks options without which it cannot be constructed.
-
-    Args:
-        config: Of which parts are constructed inside of the block.
-
-    Raises:
-        ValueError: Instead of Python's error on arguments that are missing.
-    """
-    try:
-        yield
-    except TypeError as error:
-        if line := _missing_options(config, str(error)):
-            raise ValueError(line) from error
-        raise
-
-
-def _missing_options(config: Config, message: str) -> str:
-    """Return one line on Python's message about arguments that are missing, empty for any other message."""
-    found = re.search(r"(\w+)\.__init__\(\) missing \d+ required [\w-]+ arguments?: (.+)", message)
-    if found is None:
-        return ""
-    owner, names = found[1], re.findall(r"'(\w+)'", found[2])
-    needs = f"needs the option{'s' if len(names) > 1 else ''} {' and '.join(map(repr, names))}"
-    kinds = [*SECTIONS.values(), _DATASET, _SAMPLER, _TRANSFORM, _OPTIMIZER]
-    anything = Kind(tuple({registry: None for kind in kinds for registry in kind.registries}))
-    for key, part in parts_of(config._cfg_dict.to_dict()):
-        given = part.get("type") if isinstance(part, Mapping) and not set(names) & set(part) else None
-        scope = part.get("_scope_") or config.get("default_scope") or "mmengine" if given else ""
-        component = _find(given, anything, scope) if isinstance(given, str) else given
-        if inspect.isclass(component) and owner in [base.__name__ for base in inspect.getmro(component)]:
-            return f"{key}: {component.__name__} {needs}"
-    return f"{owner} {needs}, which its config does not give"
 
 
 def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
@@ -218,7 +187,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         words = _words(component)
         if words is None and kind is _MODEL:
             return  # a function does with its options what it likes
-        popped |= words or frozenset()
+        popped |= (words or frozenset()) | ({_FURTHER} if known_options(component) is None else set())
     for name, value in part.items():
         if kind is _MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
             yield f"{key}.{name}: {value!r} is no number"
@@ -307,6 +276,9 @@ def _options(
             for number, item in enumerate(value):
                 if isinstance(item, str) and item.replace(".", "", 1).isdigit():
                     yield f"{key}.{option}.{number}: {item!r} is no number"
+    needed = [option for option in needed_options(component) if option not in (*part, *popped, *_ADDED)]
+    if needed and _FURTHER not in popped and not (own and kind is _MODEL):  # the Distiller adds what it measured
+        yield f"{key}: {name} needs the option{'s' if len(needed) > 1 else ''} {' and '.join(map(repr, needed))}"
 
 
 def _words(component: Component) -> frozenset[str] | None:

@@ -12,7 +12,6 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from torch import nn
 
-from kd_mm.apis.config_check import named_missing_options
 from kd_mm.apis.recipes import task_of
 from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
 from kd_mm.utils.atomic_files import replace_file
@@ -117,7 +116,7 @@ def evaluate(
         runner.register_hook(_pictures(source, model, show_dir, show_num, show_score))
     if suffix == ".pkl":
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
-    with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp), named_missing_options(plain):
+    with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp):
         metrics = runner.test()
     if out is not None and suffix == ".json" and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())

@@ -23,7 +23,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from kd_mm.apis.annotation_files import explain_annotations, explain_steps
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, ParameterKeyHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
-from kd_mm.apis.config_check import check_config, named_missing_options
+from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
@@ -172,8 +172,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     _make_resumable(config)
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
-    with named_missing_options(config):
-        runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
+    runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
     for line in misspelt:
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (
@@ -214,8 +213,7 @@ def train(config: Config) -> Runner:
         runner = build_runner(config)
         built = True
         runner.register_hook(steps)
-        with named_missing_options(config):
-            runner.train()
+        runner.train()
     except Exception as error:
         if not steps.begun and is_main_process():
             with contextlib.suppress(OSError):

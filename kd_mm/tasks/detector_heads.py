@@ -62,8 +62,8 @@ class DetectorHeads:
             return RoIReader(student, self.levels, self.cascade)
         if self.dense is None:
             return None
-        if _is_yolo(self.dense):
-            return ScoreReader(self.levels, self.dense.num_classes)
+        if _is_yolo(self.dense) or child(self.dense, "multi_level_conv_obj") is not None:  # YOLOX
+            return ScoreReader(self.levels, self.dense.num_classes, joined=_is_yolo(self.dense))
         return DenseReader(self.levels, self.dense.cls_out_channels)
 
     def incomparable(self, other: DetectorHeads) -> str:

@@ -66,18 +66,35 @@ class DenseReader(LogitsReader):
 
 
 class ScoreReader(DenseReader):
-    """Logits of the class scores of YOLOv3's head ``(B, N, K)``, of K classes.
+    """Logits of the class scores of YOLOv3's and YOLOX's heads ``(B, N, K)``, of K classes.
 
-    A score is the probability of the class times that of an object, as the head predicts. The channels of an anchor are
-    its box (4), the logit of an object, and those of the classes, which are trained on objects alone.
+    A score is the probability of the class times that of an object, by which the heads rank what they predict: the
+    logits of the classes are trained on objects alone.
+
+    Args:
+        levels: Number of levels.
+        classes: K.
+        joined: Whether box (4), object and classes of an anchor are channels of one map (YOLOv3); else objects have
+            maps of their own, the head's third output (YOLOX).
     """
+
+    def __init__(self, levels: int, classes: int, joined: bool) -> None:
+        super().__init__(levels, classes)
+        self.joined = joined
+        self.objects = self.taps if joined else tuple(f"bbox_head[2][{level}]" for level in range(levels))
+        self.taps = tuple(dict.fromkeys((*self.taps, *self.objects)))
 
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
     ) -> Tensor:
         """Return the network's own logits; see the base class."""
-        values = full_precision(flatten_levels([records[tap] for tap in self.taps], 5 + self.classes))
-        log_score = F.logsigmoid(values[..., 4:5]) + F.logsigmoid(values[..., 5:])
+        maps = [records[tap] for tap in self.taps[: len(self.objects)]]
+        if not self.joined:
+            maps = [torch.cat([records[tap], level], dim=1) for tap, level in zip(self.objects, maps, strict=True)]
+        values = full_precision(flatten_levels(maps, (5 if self.joined else 1) + self.classes))[
+            ..., -1 - self.classes :
+        ]
+        log_score = F.logsigmoid(values[..., :1]) + F.logsigmoid(values[..., 1:])
         return log_score - torch.log(-torch.expm1(log_score.clamp(max=-1e-6)))  # a score of 1 has no logit
 
 

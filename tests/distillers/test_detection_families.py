@@ -300,31 +300,55 @@ def test_background_of_a_softmax_head_does_not_weigh() -> None:
     assert value == pytest.approx(float((weight * divergence).sum() / weight.sum()), rel=1e-3)
 
 
-def test_scores_of_yolo_v3_are_compared_at_equal_anchors_alone() -> None:
-    def yolo() -> Any:
-        full = upstream("mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py", share=1)
-        full.neck.out_channels = full.bbox_head.in_channels = full.bbox_head.out_channels = [16, 16, 16]
-        return full
+def yolo_v3() -> Any:
+    full = upstream("mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py", share=1)
+    full.neck.out_channels = full.bbox_head.in_channels = full.bbox_head.out_channels = [16, 16, 16]
+    return full
 
-    model = build(yolo(), yolo(), KD)
-    recorded: dict[str, torch.Tensor] = {}
-    for name, network in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
-        network.bbox_head.register_forward_hook(lambda _m, _a, out, name=name: recorded.update({name: out[0]}))
+
+def by_anchor(maps: Iterable[torch.Tensor], width: int) -> torch.Tensor:
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(2, -1, width) for level in maps], dim=1).double().sigmoid()
+
+
+def scores_of_v3(outputs: Any) -> torch.Tensor:
+    found = by_anchor(outputs[0], 5 + CLASSES)
+    return found[..., 4:5] * found[..., 5:]
+
+
+def scores_of_x(outputs: Any) -> torch.Tensor:
+    return by_anchor(outputs[0], CLASSES) * by_anchor(outputs[2], 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "scores_of", "layers"),
+    [
+        (yolo_v3, scores_of_v3, ["convs_pred"]),
+        (lambda: FAMILIES["YOLOX"][0](8), scores_of_x, ["multi_level_conv_cls", "multi_level_conv_obj"]),
+    ],
+    ids=["YOLOv3", "YOLOX"],
+)
+def test_scores_of_classes_and_objects_are_compared(network: Any, scores_of: Any, layers: list[str]) -> None:
+    model = build(network(), network(), KD)
+    scores: dict[str, torch.Tensor] = {}
+    for name, one in (("student", model.student), ("teacher", model.teachers["teacher"].model)):
+        one.bbox_head.register_forward_hook(
+            lambda _m, _a, out, name=name: scores.update({name: scores_of(out).clamp(1e-30, 1 - 1e-6)})
+        )
     losses = losses_of(model.train())
-    scores = []
-    for name in ("student", "teacher"):
-        anchors = [level.permute(0, 2, 3, 1).reshape(2, -1, 5 + CLASSES) for level in recorded[name]]
-        found = torch.cat(anchors, dim=1).double().sigmoid()
-        scores.append(found[..., 4:5] * found[..., 5:])
-    q, p = scores
+    q, p = scores["student"], scores["teacher"]
     divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(dim=-1)
     weight = p.amax(dim=-1)
     assert float(losses["kd"]) == pytest.approx(float((weight * divergence).sum() / weight.sum()), rel=1e-3)
     losses["loss_kd"].backward()
-    assert all(layer.weight.grad.any() for layer in model.student.bbox_head.convs_pred)
-    other = yolo()
+    assert all(layer.weight.grad.any() for name in layers for layer in getattr(model.student.bbox_head, name))
+
+
+def test_scores_of_yolo_v3_are_compared_at_equal_anchors_alone() -> None:
+    other = yolo_v3()
     other.bbox_head.anchor_generator.base_sizes[0][0] = (200, 100)
-    assert_refused("teacher 'teacher': YOLOV3Head and YOLOV3Head have other strides, anchors", build, yolo(), other, KD)
+    assert_refused(
+        "teacher 'teacher': YOLOV3Head and YOLOV3Head have other strides, anchors", build, yolo_v3(), other, KD
+    )
 
 
 #: Backbone and settings of the neck of students of other families.

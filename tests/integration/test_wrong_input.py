@@ -286,11 +286,6 @@ def test_a_step_that_the_config_makes_impossible(tools: Tools, world: World, tmp
     refused(ended, "exits of teacher 'teacher' are not trained: register the hook kd_mm.PrepareTeachersHook")
 
 
-def test_an_option_that_is_needed(tools: Tools, world: World, tmp_path: Path) -> None:
-    config = world.distil("stepless.py", changes='param_scheduler = dict(_delete_=True, type="StepLR")')
-    refused(tools.run("train", config, "--work-dir", tmp_path), "param_scheduler: StepLR needs the option 'step_size'")
-
-
 def test_options_that_are_needed_in_a_plain_config(tools: Tools, world: World, tmp_path: Path) -> None:
     head, loss = 'model = dict(head=dict(_delete_=True, type="LinearClsHead"', 'loss=dict(type="LabelSmoothLoss")'
     set_of = 'train_dataloader = dict(dataset=dict(_delete_=True, type="RepeatDataset", dataset=dict(type="{0}")))'
@@ -301,13 +296,14 @@ def test_options_that_are_needed_in_a_plain_config(tools: Tools, world: World, t
             "model.head.loss: LabelSmoothLoss needs the option",
         ),
         (
-            'model = dict(backbone=dict(_delete_=True, type="ResNetV1c"))',
-            "model.backbone: ResNetV1c needs the option",
+            'model = dict(backbone=dict(_delete_=True, type="ResNet"))',
+            "model.backbone: ResNet needs the option 'depth'",
         ),
         (
             'custom_hooks = [dict(type="EarlyStoppingHook")]',
             "custom_hooks.0: EarlyStoppingHook needs the option",
         ),
+        ('param_scheduler = dict(_delete_=True, type="StepLR")', "missing 1 required positional argument: 'step_size'"),
         (set_of.format("CIFAR10"), "train_dataloader.dataset: RepeatDataset needs the option 'times'"),
     ):
         config = world.write("needed.py", f"_base_ = 'plain.py'\n{changes}\n")
@@ -395,8 +391,13 @@ def test_wrong_teacher_checkpoint(tools, checkpoints, config, tmp_path, name, wo
 
 
 def test_an_untrained_teacher_whose_logits_no_loss_reads(tools, world, checkpoints, tmp_path) -> None:
-    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", checkpoints["noise"]]
-    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "fitnets", *teacher)
+    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", checkpoints["noise"], "--distiller", "at"]
+    short = ["--cfg-options", "train_cfg.max_epochs=1"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "run", *teacher, *short)
+    assert ended.out.count("chance is 33.3%") == ended.out.count("since no loss reads its logits") == 1
+    ended = tools.run(
+        "train", world.plain, "--work-dir", tmp_path, *teacher, *short, "default_hooks.teacher_check.min_score=0.6"
+    )
     refused(ended, "teacher 'teacher' scores", "chance is 33.3%", "min_score=0")
 
 
