@@ -35,7 +35,7 @@ def test_a_detector_gets_the_recipe_for_detectors(path: str, norm: str | None) -
     assert Config.fromstring(composed.pretty_text, ".py").model == composed.model
 
 
-def test_recipes_of_one_task() -> None:
+def test_recipes_of_one_task_and_a_network_for_re_identification() -> None:
     assert {"kd", "mtkd_ssr", "dkd", "dist"} <= set(recipe_names())
     assert {"kd", "mtkd_ssr", "pkd"} <= set(recipe_names("detection"))
     assert {"kd", "mtkd_ssr", "rkd", "cosine"} <= set(recipe_names("reid"))
@@ -45,9 +45,6 @@ def test_recipes_of_one_task() -> None:
     for task in ("classification", "reid"):
         with pytest.raises(ValueError, match="'crosskd' is for detectors alone; for this model take one of: at, "):
             read_recipe("crosskd", task)
-
-
-def test_a_network_for_re_identification_gets_its_recipe() -> None:
     plain = load_config("kd_mm::reid/market1501/resnet18_1xb64_market1501.py")
     assert task_of(plain) == "reid"
     recipe = compose(plain, "mtkd_ssr", "teacher.py", "teacher.pth").model.recipe
@@ -124,7 +121,10 @@ def test_the_simplifier_joins_mtkd_ssr() -> None:
     assert "kd" not in recipe.losses
 
 
-def test_the_recipe_detection_is_its_terms_joined() -> None:
+def test_recipes_of_detectors_can_be_joined() -> None:
+    for names in ("mtkd_ssr+ld", "mtkd_ssr+ld+mgd", "pkd+mgd", "crosskd+ld", "cwd+kd", "fgd+ld+kd"):
+        joined, _ = read_recipes(names, "detection")
+        assert len(joined["losses"]) >= len(names.split("+"))
     joined, _ = read_recipes("pkd+kd+ld", "detection")
     recipe = read_recipe("detection", "detection").detection.to_dict()
     for name in ("kd", "ld"):
@@ -132,23 +132,14 @@ def test_the_recipe_detection_is_its_terms_joined() -> None:
     assert {**recipe, "student_loss_weight": 1.0} == joined
 
 
-def test_recipes_of_detectors_can_be_joined() -> None:
-    for names in ("mtkd_ssr+ld", "mtkd_ssr+ld+mgd", "pkd+mgd", "crosskd+ld", "cwd+kd", "fgd+ld+kd"):
-        joined, _ = read_recipes(names, "detection")
-        assert len(joined["losses"]) >= len(names.split("+"))
-
-
-def test_overrides_settle_what_recipes_disagree_about() -> None:
+def test_each_name_is_given_once_and_overrides_settle_what_recipes_disagree_about() -> None:
+    for names in ("kd+", "kd++dkd", "kd+kd"):
+        assert_refused(re.escape(f"--distiller {names}: name each recipe once"), read_recipes, names)
+        assert_refused("unknown recipe 'dkt'", read_recipes, "kd+dkt")
     plain = load_config(RESNET)
     assert_refused("the recipes kd and dkd cannot be joined: student_loss_weight", compose, plain, "kd+dkd", *TEACHER)
     recipe = compose(plain, "kd+dkd", *TEACHER, {"model.recipe.student_loss_weight": 1.0}).model.recipe
     assert set(recipe.losses) == {"kd", "dkd"}
-
-
-def test_each_name_is_given_once() -> None:
-    for names in ("kd+", "kd++dkd", "kd+kd"):
-        assert_refused(re.escape(f"--distiller {names}: name each recipe once"), read_recipes, names)
-        assert_refused("unknown recipe 'dkt'", read_recipes, "kd+dkt")
 
 
 def test_several_teachers() -> None:

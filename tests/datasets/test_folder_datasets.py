@@ -34,7 +34,7 @@ def tiny(tmp_path: Path) -> Path:
     return root
 
 
-def test_tiny_imagenet_counts_identifiers_in_sorted_order(tiny: Path) -> None:
+def test_tiny_imagenet_counts_identifiers_in_sorted_order_from_lists_and_folders(tiny: Path) -> None:
     train = TinyImageNet(data_root=str(tiny))
     assert train.metainfo["classes"] == ("goldfish, Carassius auratus", "bullfrog")
     assert train.get_gt_labels().tolist() == [0, 0, 0, 1, 1, 1]
@@ -43,6 +43,15 @@ def test_tiny_imagenet_counts_identifiers_in_sorted_order(tiny: Path) -> None:
     assert [(Path(val[i]["img_path"]).name, val[i]["gt_label"]) for i in range(2)] == [
         ("val_0.JPEG", 1),
         ("val_1.JPEG", 0),
+    ]
+    for name, wnid in (("val_0", "n02"), ("val_1", "n01")):
+        (tiny / "val" / wnid).mkdir()
+        (tiny / "val" / "images" / f"{name}.JPEG").rename(tiny / "val" / wnid / f"{name}.JPEG")
+    (tiny / "val" / "images").rmdir()
+    val = TinyImageNet(data_root=str(tiny), split="val")
+    assert [(Path(val[i]["img_path"]).name, val[i]["gt_label"]) for i in range(2)] == [
+        ("val_1.JPEG", 0),
+        ("val_0.JPEG", 1),
     ]
 
 
@@ -58,18 +67,6 @@ def test_tiny_imagenet_as_editors_leave_it(tiny: Path, encoding: str) -> None:
     assert val.metainfo == expected
     assert val.get_gt_labels().tolist() == [1, 0]
     assert len(TinyImageNet(data_root=str(tiny))) == 6
-
-
-def test_tiny_imagenet_sorted_into_folders(tiny: Path) -> None:
-    for name, wnid in (("val_0", "n02"), ("val_1", "n01")):
-        (tiny / "val" / wnid).mkdir()
-        (tiny / "val" / "images" / f"{name}.JPEG").rename(tiny / "val" / wnid / f"{name}.JPEG")
-    (tiny / "val" / "images").rmdir()
-    val = TinyImageNet(data_root=str(tiny), split="val")
-    assert [(Path(val[i]["img_path"]).name, val[i]["gt_label"]) for i in range(2)] == [
-        ("val_1.JPEG", 0),
-        ("val_0.JPEG", 1),
-    ]
 
 
 def test_tiny_imagenet_config_gives_images_of_64_pixels(tiny: Path) -> None:

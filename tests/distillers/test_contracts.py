@@ -172,11 +172,6 @@ def test_a_student_that_is_on_its_device_already_takes_its_teachers_there(device
     assert torch.isfinite(step(model.to(device))["loss"])
 
 
-def test_untrained_exits_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="exits of teacher 'teacher' are not trained"):
-        step(build(ready=False))
-
-
 # -- one iteration --------------------------------------------------------------------------------------------------
 
 
@@ -227,12 +222,14 @@ def test_exits_and_connectors_of_idle_terms_do_not_run_and_have_a_zero_gradient(
     assert all(parameter.grad is not None for parameter in model.distill.parameters())
 
 
-def test_nothing_is_kept_after_a_step_nor_in_predict() -> None:
+def test_a_step_or_a_prediction_leaves_nothing_and_untrained_exits_are_refused() -> None:
     model = build()
     step(model)
     model.val_step(batch())
     assert not model.recorder._records
     assert not model.teachers["teacher"].recorder._records
+    with pytest.raises(RuntimeError, match="exits of teacher 'teacher' are not trained"):
+        step(build(ready=False))
 
 
 def test_gradients_reach_only_what_they_should() -> None:

@@ -228,12 +228,6 @@ def test_regions_of_all_branches_of_tridentnet_are_compared_on_their_image(teach
     assert torch.equal(recorded["teacher"][:, 1:], recorded["student"][:, 1:])
 
 
-def test_tridentnet_of_several_deployed_branches_is_refused() -> None:
-    for teaches in (False, True):
-        pair = (faster(), trident(8, -1)) if teaches else (trident(8, -1), faster())
-        assert_refused(r"all of its branches in inference \(test_branch_idx=-1\)", build, *pair)
-
-
 def test_logits_of_queries_are_refused() -> None:
     for family, message in (
         ("Sparse R-CNN", r"SparseRCNN \(SparseRoIHead\)"),
@@ -246,15 +240,19 @@ def test_logits_of_queries_are_refused() -> None:
         assert_refused(message, build, network(8), network(8), KD, input_size=size)
 
 
-def test_upstreams_own_distillations_teach_and_are_refused_as_students() -> None:
+def test_upstreams_own_distillations_and_heads_that_need_more_than_regions() -> None:
     own = resnet("mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py", share=8)
     own |= {"teacher_config": {"model": dense("gfl/gfl_r50_fpn_1x_coco.py")(8)}, "teacher_ckpt": None}
     with pytest.raises(ValueError, match="is a distillation of upstream's, with a teacher of its own: distil its"):
         build(own, retina(), CELLS)
     assert len(build(retina(), own, CELLS).stages) >= 2
+    full = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
+    full.roi_head.semantic_head.update(conv_out_channels=16)
+    assert_refused("HybridTaskCascadeRoIHead", build, full, faster(), KD)
+    assert len(build(full, faster()).stages) == 4
 
 
-def test_what_trains_around_a_detector_is_refused() -> None:
+def test_what_trains_around_a_detector_or_deploys_several_branches_is_refused() -> None:
     for student, message in (
         ({"type": "QDTrack"}, r"QDTrack is a tracker: distil its detector"),
         (
@@ -263,9 +261,9 @@ def test_what_trains_around_a_detector_is_refused() -> None:
         ),
     ):
         assert_refused(message, build, {**student, "detector": retina()}, retina())
-
-
-def test_embeddings_of_a_trackers_reid_network_are_not_taken_for_logits() -> None:
+    for teaches in (False, True):
+        pair = (faster(), trident(8, -1)) if teaches else (trident(8, -1), faster())
+        assert_refused(r"all of its branches in inference \(test_branch_idx=-1\)", build, *pair)
     head = {"type": "LinearReIDHead", "num_fcs": 1, "in_channels": 512, "fc_channels": 64, "out_channels": 32}
     head |= {"num_classes": 4, "loss_cls": {"type": "mmpretrain.CrossEntropyLoss"}}
     network = {"type": "BaseReID", "backbone": {"type": "mmpretrain.ResNet", "depth": 18}, "head": head}
@@ -275,13 +273,6 @@ def test_embeddings_of_a_trackers_reid_network_are_not_taken_for_logits() -> Non
     }
     with pytest.raises(ValueError, match=r"BaseReID is a tracker's re-ID network, .* no logits: distil a kd_mm\.ReID"):
         build(network, network, KD)
-
-
-def test_a_region_head_that_needs_more_than_regions_is_refused() -> None:
-    full = two_stage(resnet("mmdet::htc/htc_r50_fpn_1x_coco.py"))
-    full.roi_head.semantic_head.update(conv_out_channels=16)
-    assert_refused("HybridTaskCascadeRoIHead", build, full, faster(), KD)
-    assert len(build(full, faster()).stages) == 4
 
 
 def test_background_of_a_softmax_head_does_not_weigh() -> None:

@@ -72,11 +72,14 @@ def test_table(messages: list[str]) -> None:
     assert not [line for line in table.splitlines() if len(line) > 200]
 
 
-def test_classwise_numbers_average_to_the_mean() -> None:
+def test_classwise_numbers_average_to_the_mean_and_no_object_is_warned_of(messages: list[str]) -> None:
     metrics = evaluate(samples(*random_boxes(4, images=12)), classwise=True)
     for measure in ("voc07", "voc12", "coco"):
         each = [metrics[f"{measure}/AP_{name}"] for name in CLASSES]
         assert np.mean(each) == pytest.approx(metrics[f"{measure}/mAP"], abs=1e-10)
+    metrics = evaluate(samples([rows((0, 0, 9, 9, 0.5, 0))], [rows()]))
+    assert set(metrics.values()) == {-1.0}
+    assert [text for text in messages if "no object to find in 1 images: do the class names" in text]
 
 
 def test_pictures_of_classes_that_have_objects(tmp_path: Path) -> None:
@@ -124,12 +127,6 @@ def test_boxes_in_low_precision_and_annotations_as_instances() -> None:
     metrics = evaluate([sample])
     assert (metrics["voc07/mAP"], metrics["coco/mAP"]) == (pytest.approx(100), pytest.approx(100))
     assert metrics["coco/AP_large"] == -1.0
-
-
-def test_warns_without_any_object(messages: list[str]) -> None:
-    metrics = evaluate(samples([rows((0, 0, 9, 9, 0.5, 0))], [rows()]))
-    assert set(metrics.values()) == {-1.0}
-    assert [text for text in messages if "no object to find in 1 images: do the class names" in text]
 
 
 def broken(**changes: Any) -> Any:

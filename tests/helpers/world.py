@@ -124,6 +124,11 @@ class World:
         return self.write(name, f'_base_ = "{self.write(f"unchanged_{name}", text).name}"\n{changes}\n')
 
 
+def exits_in(folder: Path) -> str:
+    """Return the lines of a config whose runs share a folder of prepared exits."""
+    return f'default_hooks = dict(prepare_teachers=dict(cache_dir=r"{folder}"))'
+
+
 def draw_images(folder: Path) -> None:
     """Draw noisy images of three colours, 20 px wide, into one folder a class; always the same ones."""
     rng = np.random.RandomState(5)

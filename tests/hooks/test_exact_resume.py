@@ -162,13 +162,10 @@ def test_one_warning_says_what_cannot_be_exact(trainings, tmp_path, first, warni
     assert output.count("will differ from an uninterrupted one") == output.count(warning) == 1
 
 
-def test_an_iterable_data_set_is_trained_with_a_warning(trainings, tmp_path):
+def test_data_without_a_position_are_warned_of_and_data_that_shrank_stop_the_resume(trainings, tmp_path):
     stream = {"batch_size": 4, "dataset": {"type": "Stream", "length": 8, "pipeline": [{"type": "PackInputs"}]}}
-    trainings.finish(tmp_path, seed=3, loader={**stream, "sampler": None})
-    assert (tmp_path / "output").read_text().count("the position in the train data cannot be followed") == 1
-
-
-def test_a_data_set_that_shrank_stops_the_resume(trainings, tmp_path):
+    trainings.finish(tmp_path / "stream", seed=3, loader={**stream, "sampler": None})
+    assert (tmp_path / "stream" / "output").read_text().count("the position in the train data cannot be followed") == 1
     job = {"seed": 3, "checkpoint": {"interval": 3, "by_epoch": False}}
     assert trainings.run(tmp_path, **job, kill_before=4) == KILLED
     assert trainings.run(tmp_path, **job, resume=True, loader={"batch_size": 8}) == 1

@@ -24,7 +24,7 @@ from kd_mm.cli.options import run
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools, environment
-from ..helpers.world import ROOT, World
+from ..helpers.world import ROOT, World, exits_in
 
 QUICK = [
     "model.input_size=20",
@@ -80,7 +80,7 @@ def test_a_plain_config_with_hintons_distillation(tools: Tools, world: World, tm
 
 
 def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Path) -> None:
-    config = world.distil("precision.py", changes=exits_in(world))
+    config = world.distil("precision.py", changes=exits_in(world.folder / "exits"))
     tools.train(config, "--work-dir", tmp_path / "full", "--cfg-options", "train_cfg.max_epochs=1")
     tools.train(config, "--work-dir", tmp_path / "mixed", "--amp", "--cfg-options", "train_cfg.max_epochs=1")
     full, mixed = steps(tmp_path / "full")[0], steps(tmp_path / "mixed")[0]
@@ -89,10 +89,6 @@ def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Pa
         assert mixed[term] == pytest.approx(full[term], rel=0.05), term
     stored = weights(tmp_path / "mixed" / "epoch_1.pth").values()
     assert {str(value.dtype) for value in stored} == {"torch.float32", "torch.int64"}
-
-
-def exits_in(world: World) -> str:
-    return f'default_hooks = dict(prepare_teachers=dict(cache_dir=r"{world.folder}/exits"))'
 
 
 def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mmpretrain import FeatureExtractor, init_model
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Ended, Tools
-from ..helpers.world import World
+from ..helpers.world import World, exits_in
 
 UPSTREAM = """
 _base_ = "plain.py"
@@ -117,7 +117,7 @@ def test_the_exits_are_trained_once(tools: Tools, run: Run, world: World, tmp_pa
     # A resumed run, and another student elsewhere with the folder as cache.
     resumed = tools.train(run.config, "--work-dir", run.folder, "--resume", "--cfg-options", "train_cfg.max_epochs=3")
     assert "resumed epoch: 2" in resumed.out
-    other = world.distil("other_student.py", changes=cached(run.folder))
+    other = world.distil("other_student.py", changes=exits_in(run.folder))
     elsewhere = tools.train(other, "--work-dir", tmp_path)
     for ended in (resumed, elsewhere):
         assert "training the exits" not in ended.out
@@ -126,10 +126,6 @@ def test_the_exits_are_trained_once(tools: Tools, run: Run, world: World, tmp_pa
     assert exits(run.folder) == [file]
     assert exits(tmp_path) == []
     assert file.read_bytes() == before
-
-
-def cached(folder: Path) -> str:
-    return f'default_hooks = dict(prepare_teachers=dict(cache_dir=r"{folder}"))'
 
 
 def test_an_evaluation_with_augmentation_and_in_half_precision(tools: Tools, run: Run, tmp_path: Path) -> None:

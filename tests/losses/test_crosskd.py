@@ -126,6 +126,14 @@ def pair(kind: str, **options: Any) -> tuple[Detector, Detector, CrossHeadForwar
     return student, teacher, CrossHeadForward(teacher.bbox_head, **options)
 
 
+def recorded_pair(kind: str, **options: Any) -> tuple[Detector, Detector, CrossHeadForward, Any, Any]:
+    """A pair, the student's features in its towers, and what the teacher gives."""
+    student, teacher, crossing = pair(kind, **options)
+    target, _ = recorded(teacher, crossing.teacher_taps, pyramid())
+    features, _ = recorded(student, crossing.tower_taps, pyramid())
+    return student, teacher, crossing, features, target
+
+
 @pytest.mark.parametrize(("kind", "split"), [*((kind, 3) for kind in HEADS), ("RetinaHead", 1), ("FCOSHead", 4)])
 def test_the_teachers_own_features_cross_into_its_own_output(kind: str, split: int) -> None:
     _, teacher, crossing = pair(kind, split=split, align=False)
@@ -165,9 +173,7 @@ def test_gradients_reach_the_student_alone_and_the_teacher_does_not_change(kind:
 
 
 def test_convolutions_ahead_of_the_split_do_not_run_and_hooks_on_the_head_do_not_fire() -> None:
-    student, teacher, crossing = pair("RetinaHead")
-    target, _ = recorded(teacher, crossing.teacher_taps, pyramid())
-    features, _ = recorded(student, crossing.tower_taps, pyramid())
+    _, teacher, crossing, features, target = recorded_pair("RetinaHead")
     calls: list[str] = []
     for name, module in teacher.named_modules():
         module.register_forward_hook(lambda module, args, output, name=name: calls.append(name))
@@ -179,9 +185,7 @@ def test_convolutions_ahead_of_the_split_do_not_run_and_hooks_on_the_head_do_not
 
 
 def test_crossing_is_the_rest_of_the_head_by_hand() -> None:
-    student, teacher, crossing = pair("RetinaHead", split=2)
-    target, _ = recorded(teacher, crossing.teacher_taps, pyramid())
-    features, _ = recorded(student, crossing.tower_taps, pyramid())
+    _, teacher, crossing, features, target = recorded_pair("RetinaHead", split=2)
     crossed, head = crossing.cross(features, target), teacher.bbox_head
     tap = "bbox_head.cls_convs.1#0"
     feature = align_scale(features[tap], target[tap]).relu()

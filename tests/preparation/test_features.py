@@ -121,12 +121,8 @@ def test_held_out_parts_are_balanced_and_repeatable() -> None:
     folds = held_out_splits(labels, 0.1, 4, 0)
     assert sorted(i for _, part in folds for i in part) == list(range(100))
     few = torch.tensor([0, 0, 0, 1, 1, 2])  # at least one of each class, and never the only one
-    assert labels_of(few, 0.1) == [0, 1]
+    assert few[held_out_splits(few, 0.1, None, 0)[0][1]].tolist() == [0, 1]
     assert_refused("leave nothing to hold out", held_out_splits, torch.arange(5), 0.1, None, 0)
-
-
-def labels_of(labels: torch.Tensor, share: float) -> list[int]:
-    return labels[held_out_splits(labels, share, None, 0)[0][1]].tolist()
 
 
 def test_probes_find_linear_classes_alone() -> None:
