@@ -115,12 +115,10 @@ def benchmark(
 def summarize(
     clocks: Mapping[str, Mapping[str, Sequence[float]]], work: Mapping[str, Mapping[str, int]], clock: str
 ) -> dict[str, Any]:
-    """Return ``parts``, ``ratio`` and ``terms`` of :func:`benchmark`.
+    """Return ``parts``, ``ratio`` and ``terms`` of :func:`benchmark`, ratios by one ``clock``.
 
-    Args:
-        clocks: Seconds of each part, round by round, on the clocks ``"wall"`` and ``"cpu"``.
-        work: ``multiply_adds`` and other counts, of each part.
-        clock: The clock that the ratios are of.
+    ``clocks`` are the seconds of each part, round by round, on the clocks ``"wall"`` and ``"cpu"``; ``work`` are
+    ``multiply_adds`` and other counts of each part.
     """
     seconds, multiply_adds = clocks[clock], work["multiply_adds"]
     medians = {name: {part: statistics.median(v) for part, v in parts.items()} for name, parts in clocks.items()}

@@ -81,12 +81,8 @@ def rank(
 ) -> RetrievalResult:
     """Rank the gallery for each network; the first one decides which queries are selected.
 
-    Args:
-        embedded: Queries and gallery by network.
-        queries: How many, at most.
-        pick: One of ``PICKS``.
-        setting: Text on the ranking, for the picture.
-        **options: As for :func:`kd_mm.evaluation.reid_rank.top_images`.
+    ``embedded`` are queries and gallery by network, ``setting`` is a text for the picture; for the other arguments see
+    :func:`retrieve` and :func:`kd_mm.evaluation.reid_rank.top_images`.
     """
     tops = {name: top_images(query, gallery, **options) for name, (query, gallery) in embedded.items()}
     first = next(iter(embedded))
@@ -139,12 +135,9 @@ def split_images(images: Iterable[Any]) -> tuple[Images, Images]:
 
 
 def select_queries(precision: Any, number: int, pick: str) -> list[int]:
-    """Return the numbers of valid queries to show, in the order to show them.
+    """Return the numbers of valid queries to show, in the order to show them; see :func:`retrieve`.
 
-    Args:
-        precision: ``(Q,)`` average precision, NaN where a query is not valid.
-        number: How many, at most.
-        pick: One of ``PICKS``.
+    ``precision`` is the average precision ``(Q,)``, NaN where a query is not valid.
     """
     valid = np.flatnonzero(~np.isnan(precision))
     if pick == "worst":

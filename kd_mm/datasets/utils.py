@@ -1,5 +1,6 @@
 """Helpers of the data sets: layout of a folder, metainfo of samples, safe pickles, fixed balanced subsets."""
 
+import contextlib
 import hashlib
 import importlib
 import pickle
@@ -72,18 +73,11 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name not in _ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not part of an array")
-        return getattr(_import_numpy_part(module), name)
-
-
-def _import_numpy_part(module: str) -> Any:
-    """Import ``module`` under the name that the installed numpy uses (``numpy.core`` became ``numpy._core`` in 2.0)."""
-    if not module.startswith(("numpy.core.", "numpy._core.")):
-        return importlib.import_module(module)
-    part = module.rpartition(".")[2]
-    try:
-        return importlib.import_module(f"numpy._core.{part}")
-    except ModuleNotFoundError:
-        return importlib.import_module(f"numpy.core.{part}")
+        # numpy.core is numpy._core from numpy 2.0 on.
+        for part in (module.replace("numpy.core", "numpy._core"), module.replace("numpy._core", "numpy.core")):
+            with contextlib.suppress(ModuleNotFoundError):
+                return getattr(importlib.import_module(part), name)
+        raise pickle.UnpicklingError(f"it refers to {module}, which this numpy does not have")
 
 
 def load_arrays(path: str | Path) -> dict[str, Any]:
@@ -127,15 +121,9 @@ def stable_order(images: NDArray[np.uint8], seed: int) -> NDArray[np.int64]:
 
 
 def take_per_class(order: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Mark the first ``count`` images of each class in ``order``.
+    """Mark the first ``count`` images of each class in ``order``, ``(N,)`` indices; return a mask ``(N,)`` by index.
 
-    Args:
-        order: ``(N,)`` indices of images.
-        labels: ``(N,)`` classes of the images, by index.
-        count: Images a class.
-
-    Returns:
-        Mask ``(N,)`` by index, ``count`` true entries a class.
+    ``labels`` are the classes ``(N,)`` of the images, by index.
 
     Raises:
         ValueError: If a class has fewer images.

@@ -82,11 +82,8 @@ class Balance(nn.Module):
     ) -> None:
         """Count a step, and measure the losses in force if it is one of those; no gradient is accumulated anywhere.
 
-        Args:
-            student: Whose parameters count.
-            own: The student's own losses.
-            terms: ``loss_<name>`` of the losses in force, weighted.
-            weights: Weights of the losses in force, by name.
+        ``own`` are the student's own losses, ``terms`` hold ``loss_<name>`` of the losses in force, weighted by
+        ``weights``.
         """
         if not self.measuring or not torch.is_grad_enabled():
             return
