@@ -144,10 +144,7 @@ class DamagedImageCheck(BaseDataset):
     def report_unusable(self, unusable: list[str], total: int, source: str) -> None:
         """Stop at unusable images, or log them.
 
-        Args:
-            unusable: One entry an image, with the reason.
-            total: Number of images, for the message.
-            source: The folder or list that they come from, for the message.
+        Each entry is an image with the reason; ``total`` and ``source``, a folder or list, are for the message.
 
         Raises:
             ValueError: There are any, under ``on_error="stop"``.

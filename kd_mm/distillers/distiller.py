@@ -141,7 +141,9 @@ class Distiller(BaseModel):
         """Return the student's own losses and the terms under their names for the engine."""
         factor = self.recipe.student_loss_weight
         if factor != 1.0:
-            losses = {key: _scaled(value, factor) if "loss" in key else value for key, value in losses.items()}
+            for name in (name for name in losses if "loss" in name):
+                several = isinstance(losses[name], list | tuple)
+                losses[name] = [factor * item for item in losses[name]] if several else factor * losses[name]
         if not self.objective.losses:
             return losses
         if "loss" in losses:  # the engine logs the total under this name
@@ -218,10 +220,6 @@ def _mean(value: Tensor | Sequence[Tensor]) -> Tensor:
     if not isinstance(value, Tensor):
         return sum(_mean(one) for one in value)  # type: ignore[return-value]
     return value.mean() if value.ndim else value
-
-
-def _scaled(value: Any, weight: float) -> Any:
-    return [weight * item for item in value] if isinstance(value, list | tuple) else weight * value
 
 
 def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

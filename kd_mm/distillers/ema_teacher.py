@@ -103,14 +103,9 @@ class EMATeacher(Teacher):
         return {f"{self._prefix}{key}": value.cpu() for key, value in state.items()}
 
     def resume(self, state: dict[str, Tensor], origin: str) -> bool:
-        """Remove its state from a checkpoint's ``state_dict`` and continue from there.
+        """Remove its state from a checkpoint's ``state_dict`` and continue from there; return whether it holds it.
 
-        Args:
-            state: The checkpoint's ``state_dict``.
-            origin: Where it comes from, for messages.
-
-        Returns:
-            Whether the checkpoint holds it.
+        ``origin`` is where it comes from, for messages.
 
         Raises:
             ValueError: It does not fit.

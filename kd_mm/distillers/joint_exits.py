@@ -44,13 +44,10 @@ class JointExits:
         return cls(distill_state_dict(checkpoint, "exits."), kind.rpartition(".")[2], described.get("taps", {}))
 
     def at(self, taps: Mapping[str, str]) -> dict[str, Tensor]:
-        """Return the weights of the exits at some taps, under other numbers.
+        """Return the weights of the exits at some taps, given by the stage's number, under these numbers.
 
         Networks of unlike depth count their stages from the deepest, so a stage may have had another number while the
         exits were trained.
-
-        Args:
-            taps: Tap of each stage by its number.
         """
         stored = {tap: number for number, tap in self.taps.items()}
         found = {}
@@ -67,12 +64,9 @@ def describe_exits(config: Mapping[str, Any], stages: Mapping[int, Stage], numbe
 
 
 def load_joint_exits(teacher: Teacher, config: Mapping[str, Any], required: bool) -> None:
-    """Load the exits that a teacher's checkpoint holds, if it holds any.
+    """Load the exits that a teacher's checkpoint holds, if it holds any, into its untrained ones.
 
-    Args:
-        teacher: With untrained exits.
-        config: Of the recipe's exits.
-        required: Whether it has to hold some.
+    ``config`` is that of the recipe's exits; ``required``, whether it has to hold some.
 
     Raises:
         ValueError: It holds none and has to, or they are not those of the recipe.

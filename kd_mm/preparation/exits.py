@@ -134,10 +134,7 @@ class ExitTraining(EpochTraining):
     def forward(self, batch: Any, training: bool, validation: bool = False) -> tuple[Tensor, Tensor | None, Any]:
         """Return the stage logits ``(N, B, K)``, the teacher's logits where the loss reads them, and the targets.
 
-        Args:
-            batch: Of the data loader.
-            training: Whether the data preprocessor augments it as in training.
-            validation: Whether its annotations are those of validation data.
+        In training the data preprocessor augments the batch; the annotations may be those of validation data.
         """
         data, task = self.distiller.data_preprocessor(batch, training), self.distiller.task
         records = self.teacher.record(data["inputs"])

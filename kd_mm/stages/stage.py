@@ -38,13 +38,10 @@ class Stage:
     params: int = 0
 
     def to_map(self, feature: Tensor) -> Tensor:
-        """Return the stage output as a feature map ``(B, C, H, W)``, whatever its layout. Class tokens are dropped.
+        """Return the output of the tapped module as a map ``(B, C, H, W)``, whatever its layout, without class tokens.
 
         The grid is that of the feature itself where it has one, so inputs of another size than the dry run's work;
         for tokens the aspect ratio of the dry run is kept.
-
-        Args:
-            feature: Output of the tapped module in ``layout``.
         """
         if self.layout == "map":
             return feature

@@ -162,13 +162,9 @@ def _untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
 def trace(network: nn.Module, inputs: Tensor) -> Trace:
     """Run ``network`` once in eval mode and write down its module calls.
 
-    Training flags, buffers, hooks and the random state are the same afterwards. The values of ``inputs`` do not
-    matter: noise of the same shape is run, two images at least, because an all-zero image has no signs and
-    with one image the windows of an attention look like the batch.
-
-    Args:
-        network: Backbone or model that takes an image batch.
-        inputs: Any batch ``(B, C, H, W)``; gives shape, dtype and device.
+    Training flags, buffers, hooks and the random state are the same afterwards. The values of ``inputs``
+    ``(B, C, H, W)`` do not matter: noise of their shape, dtype and device is run, two images at least, because an
+    all-zero image has no signs and with one image the windows of an attention look like the batch.
     """
     shape = (max(2, inputs.shape[0]), *inputs.shape[1:])
     dtype = inputs.dtype if inputs.is_floating_point() else torch.float32
