@@ -95,8 +95,17 @@ def export_student(
     plain, stored = exported_config(read_config(config, options)), read_checkpoint(checkpoint)
     if teacher is None:
         state, kind = choose_weights(stored, ema, checkpoint)
+    elif ema is not None:
+        raise ValueError(f"--teacher {teacher} is an average of its own: leave --ema and --no-ema out")
     else:
-        state, kind = _teacher_weights(stored, teacher, ema, checkpoint), f"teacher {teacher}"
+        weights, kind = distill_state_dict(stored, f"teachers.{teacher}.model."), f"teacher {teacher}"
+        state = {"state_dict": weights}
+        if not weights:
+            held = {key.split(".")[2] for key in stored.get("state_dict", {}) if key.startswith("distill.teachers.")}
+            raise ValueError(
+                f"--teacher {teacher}: {checkpoint} holds no such teacher, only those that followed the student"
+                f"{nearest(teacher, sorted(held))}"
+            )
     text = plain.pretty_text
     # Built from the very text that is written: what is exported is known to build.
     plain = Config.fromstring(text, ".py")
@@ -189,19 +198,6 @@ def choose_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> 
     prefix = "module."
     raw = {key[len(prefix) :]: value for key, value in stored["ema_state_dict"].items() if key.startswith(prefix)}
     return {"state_dict": raw}, "raw"
-
-
-def _teacher_weights(stored: Mapping[str, Any], teacher: str, ema: bool | None, origin: str) -> dict[str, Any]:
-    if ema is not None:
-        raise ValueError(f"--teacher {teacher} is an average of its own: leave --ema and --no-ema out")
-    weights = distill_state_dict(stored, f"teachers.{teacher}.model.")
-    if not weights:
-        held = {key.split(".")[2] for key in stored.get("state_dict", {}) if key.startswith("distill.teachers.")}
-        raise ValueError(
-            f"--teacher {teacher}: {origin} holds no such teacher, only those that followed the student"
-            f"{nearest(teacher, sorted(held))}"
-        )
-    return {"state_dict": weights}
 
 
 def _plain(value: Any) -> Any:

@@ -105,7 +105,10 @@ def run(
     except Exception as error:
         from kd_mm.utils.suggest import describe_error
 
-        if args.traceback or not _is_clear(error):
+        # Errors that input may cause, and those of classes of kd_mm, need no traceback.
+        kinds = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
+        clear = isinstance(error, kinds) or type(error).__module__.startswith("kd_mm.")
+        if args.traceback or not clear:
             raise
         first, *others = describe_error(error).splitlines()
         if others:
@@ -113,9 +116,3 @@ def run(
         print(f"error: {first.rstrip(':')}  (--traceback shows where)", file=sys.stderr, flush=True)
         return 2
     return 0
-
-
-def _is_clear(error: Exception) -> bool:
-    """Return whether a message needs no traceback: of an error that input may cause, or of a class of kd_mm."""
-    kinds = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
-    return isinstance(error, kinds) or type(error).__module__.startswith("kd_mm.")

@@ -82,10 +82,11 @@ def _match(
         return _without_frozen(student, found) if model is student and names is None else found
 
     found = discover("student", "student", student, inputs)
-    others = {
-        name: discover(f"teacher {name!r}", _side(teacher, stages), teacher.model, teacher.preprocess(inputs))
-        for name, teacher in teachers.items()
-    }
+    others = {}
+    for name, teacher in teachers.items():
+        side = "student" if teacher.is_ema else "teacher"
+        side = name if isinstance(stages, Mapping) and name in stages else side
+        others[name] = discover(f"teacher {name!r}", side, teacher.model, teacher.preprocess(inputs))
     if isinstance(recipe.stage_align, str):  # all teachers are paired with the same stages of the student
         count = min([len(found), *(len(other) for other in others.values())])
         found = found[-count:] if recipe.stage_align == "from_deep" else found[:count]
@@ -118,10 +119,3 @@ def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
         names = ", ".join(stage.tap for stage in found[:first])
         print_log(f"left out of the distillation because the student freezes them: {names}", logger="current")
     return [replace(stage, index=i) for i, stage in enumerate(found[first:], 1)]
-
-
-def _side(teacher: Teacher, stages: Any) -> str:
-    """Return under which key the stages of a teacher are named."""
-    if isinstance(stages, Mapping) and teacher.name in stages:
-        return teacher.name
-    return "student" if teacher.is_ema else "teacher"

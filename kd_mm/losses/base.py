@@ -255,7 +255,8 @@ class Loss(nn.Module):
         ``student`` comes with gradient, ``teachers`` are by name.
         """
         name = self.teacher_names[0] if self.teacher_names else ""
-        own = replace(student, **student.connected.get(name, Connected())._asdict())
+        maps = student.connected.get(name, Connected())
+        own = replace(student, adapted=maps.adapted, pooled=maps.pooled, deviations=maps.deviations)
         with torch.autocast(student.device_type, enabled=False):
             return self._reduced(self.terms(own, teachers.get(name, Observation())))
 

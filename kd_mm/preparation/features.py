@@ -69,7 +69,13 @@ class Probing(TeacherPreparation):
             records = self.teacher.record(inputs)
             maps = self.stage_maps(records, {i: self.teacher.stages[i] for i in self.stages})
             features = {f"stage{i}": pool_feature(feature, self.options["input"]) for i, feature in maps.items()}
-            self._check_memory(sum(feature.shape[1] for feature in features.values()), images)
+            width = sum(feature.shape[1] for feature in features.values())
+            if (needed := 4e-9 * width * images) > self.options["max_gigabytes"]:
+                raise ValueError(
+                    f"probes: features of {width} numbers for {images} images take {needed:.1f} GB, more than "
+                    f"max_gigabytes={self.options['max_gigabytes']:g}: lower probes.max_images, or set "
+                    "probes.input='gap'"
+                )
             return {**features, "final": self.teacher.logits(inputs, records).argmax(dim=-1)}
 
         title = f"features of teacher {self.teacher.name}"
@@ -94,14 +100,6 @@ class Probing(TeacherPreparation):
             chosen = ", ".join(f"{teacher} ({share:.0%})" for teacher, share in shares.items() if share > 0)
             data.runner.logger.info(f"{name}: stage {i} is guided by {chosen}")
         replace_file(Path(data.runner.work_dir) / f"teacher_probes_{name}.png", probe_picture(results, loss.shares))
-
-    def _check_memory(self, width: int, images: int) -> None:
-        needed = 4e-9 * width * images
-        if needed > self.options["max_gigabytes"]:
-            raise ValueError(
-                f"probes: features of {width} numbers for {images} images take {needed:.1f} GB, more than "
-                f"max_gigabytes={self.options['max_gigabytes']:g}: lower probes.max_images, or set probes.input='gap'"
-            )
 
 
 def pool_feature(feature: Tensor, kind: str) -> Tensor:
