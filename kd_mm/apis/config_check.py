@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
-from kd_mm.utils.suggest import known_options, nearest, needed_options
+from kd_mm.utils.suggest import known_options, nearest
 
 Component = Callable[..., Any]
 
@@ -86,8 +86,7 @@ _ADDED = (
     *("runner", "dataset", "dataloader", "evaluator", "sampler", "batch_size", "optimizer", "params", "parameters"),
     *("module", "self", "train_cfg", "test_cfg"),
 )
-#: Stands for options of any name that a component with further options (``**kwargs``) may add to those of its parts.
-_FURTHER = "**"
+_FURTHER = "**"  # options of any name that a component with such may add to those of its parts
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.
 _ALIKE = 0.85
 
@@ -276,8 +275,13 @@ def _options(
             for number, item in enumerate(value):
                 if isinstance(item, str) and item.replace(".", "", 1).isdigit():
                     yield f"{key}.{option}.{number}: {item!r} is no number"
-    needed = [option for option in needed_options(component) if option not in (*part, *popped, *_ADDED)]
-    if needed and _FURTHER not in popped and not (own and kind is _MODEL):  # the Distiller adds what it measured
+    if known is None or _FURTHER in popped or (own and kind is _MODEL):  # the Distiller adds what it measured
+        return
+    parameters = inspect.signature(component).parameters.values()
+    needed = [
+        each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    if needed := [name for name in needed if name not in (*part, *popped, *_ADDED)]:
         yield f"{key}: {name} needs the option{'s' if len(needed) > 1 else ''} {' and '.join(map(repr, needed))}"
 
 

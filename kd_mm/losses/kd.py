@@ -73,9 +73,8 @@ class KDLoss(LogitsLoss):
 
     Args:
         temperature: T > 0, dimensionless; commonly 4 on CIFAR, 1 on ImageNet. Default: 4.
-        multilabel: Use independent sigmoids instead of a softmax; then the mean over the K classes, where mmpretrain's
-            multi-label loss is a sum: multiply ``loss_weight`` by K for the same scale. Default: as the student's own
-            logits are.
+        multilabel: Use independent sigmoids instead of a softmax; then the mean over classes, K times smaller than
+            mmpretrain's sum. Default: as the student's own logits are.
         **kwargs: See :class:`LogitsLoss`.
     """
 

@@ -80,18 +80,17 @@ class ScoreReader(DenseReader):
 
     def __init__(self, levels: int, classes: int, joined: bool) -> None:
         super().__init__(levels, classes)
-        self.joined = joined
-        self.objects = self.taps if joined else tuple(f"bbox_head[2][{level}]" for level in range(levels))
-        self.taps = tuple(dict.fromkeys((*self.taps, *self.objects)))
+        self.objects = () if joined else tuple(f"bbox_head[2][{level}]" for level in range(levels))
+        self.taps += self.objects
 
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
     ) -> Tensor:
         """Return the network's own logits; see the base class."""
-        maps = [records[tap] for tap in self.taps[: len(self.objects)]]
-        if not self.joined:
+        maps = [records[tap] for tap in self.taps if tap not in self.objects]
+        if self.objects:
             maps = [torch.cat([records[tap], level], dim=1) for tap, level in zip(self.objects, maps, strict=True)]
-        values = full_precision(flatten_levels(maps, (5 if self.joined else 1) + self.classes))[
+        values = full_precision(flatten_levels(maps, (1 if self.objects else 5) + self.classes))[
             ..., -1 - self.classes :
         ]
         log_score = F.logsigmoid(values[..., :1]) + F.logsigmoid(values[..., 1:])

@@ -9,38 +9,34 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kd_mm.utils.suggest import join_first
+
 #: Backbones of which torchvision's and timm's names tell the order of the layers, by number except for the words below.
 _NUMBERED = (
-    "DistilledVisionTransformer",
-    "EfficientNet",
-    "EfficientNetV2",
-    "MobileNetV2",
-    "MobileNetV3",
-    "ResNeXt",
-    "ResNet",
-    "ResNetV1c",
-    "ResNetV1d",
-    "SwinTransformer",
-    "VisionTransformer",
+    *(
+        "DistilledVisionTransformer",
+        "EfficientNet",
+        "EfficientNetV2",
+        "MobileNetV2",
+        "MobileNetV3",
+        "ResNeXt",
+        "ResNet",
+    ),
+    *("ResNetV1c", "ResNetV1d", "SEResNeXt", "SEResNet", "SwinTransformer", "SwinTransformerV2", "VisionTransformer"),
 )
+#: Of these the toolkits list the layers of a block in orders of their own.
+_BY_NAME = ("SEResNeXt", "SEResNet", "SwinTransformerV2")
 #: Backbones whose weights are compared with the source's by their logits.
 FAMILIES = (
-    *_NUMBERED,
-    "CIFARMobileNetV2",
-    "CIFARResNet",
-    "CIFARShuffleNetV1",
-    "CIFARShuffleNetV2",
-    "CIFARVGG",
-    "CIFARWideResNet",
-    "OSNet",
-    "ResNet_CIFAR",
-    "SwinTransformerV2",
+    *("CIFARMobileNetV2", "CIFARResNet", "CIFARShuffleNetV1", "CIFARShuffleNetV2", "CIFARVGG", "CIFARWideResNet"),
+    *("OSNet", "ResNet_CIFAR", *_NUMBERED),
 )
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _FIRST = (
     "cls_token class_token dist_token pos_embed conv_proj patch_embed conv_stem bn1 norm1 ln_1 attn self_attention "
     "norm2 ln_2 mlp"
 )
+_FIRST_OF_SWIN_V2 = "patch_embed downsample q_bias v_bias attn norm1 mlp norm2"
 _LAST = "norm classifier fc head heads head_dist"
 #: The parts of timm's blocks with depthwise or squeeze-and-excite layers; the latter may be missing.
 _BLOCKS = ("conv_dw bn1 se conv_pw bn2", "conv_pw bn1 conv_dw bn2 se conv_pwl bn3", "conv_exp bn1 se conv_pwl bn2")
@@ -62,17 +58,21 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     Raises:
         ValueError: In one line, what is missing or left over.
     """
+    trunk = type(dict(model.named_children()).get("backbone", model)).__name__
+    if trunk == "SwinTransformerV2":
+        weights = _split_biases(weights)
+    if trunk.startswith("SE") and any(".se_module." in name for name in weights):
+        raise ValueError("a legacy SE-ResNet of timm's, whose first pooling is another: take one that is not legacy")
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(_FIXED)}
     given = [name for name in weights if not name.endswith(_FIXED)]
     floats = [name for name in given if weights[name].is_floating_point()]
-    trunk = type(dict(model.named_children()).get("backbone", model)).__name__
-    if len(floats) > 2 and floats == sorted(floats):
+    if trunk in _BY_NAME or (len(floats) > 2 and floats == sorted(floats)):
         if trunk not in _NUMBERED:
             raise ValueError(
                 "its tensors are sorted by name, as in a safetensors file, so the order of the layers is lost: take "
                 "the .pth or .bin file of the same weights"
             )
-        given = _in_order(given)
+        given = _in_order(given, _FIRST_OF_SWIN_V2 if trunk == "SwinTransformerV2" else _FIRST)
     queues: dict[tuple, list[str]] = defaultdict(list)
     for name in given:
         queues[_kind(name, weights[name])].append(name)
@@ -89,16 +89,26 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     over = [f"{name} {tuple(weights[name].shape)}" for queue in queues.values() for name in queue]
     if missing or over:
         problems = (("missing", missing), ("left over", over))
-        raise ValueError("; ".join(f"{what}: {_first(names)}" for what, names in problems if names))
+        raise ValueError("; ".join(f"{what}: {join_first(names)}" for what, names in problems if names))
     if trunk.startswith("SwinTransformer"):  # of the second version, the reduction alone comes after the joining
         joined = ".downsample." if trunk == "SwinTransformer" else ".downsample.reduction."
         matched.update({name: _unfolded(tensor) for name, tensor in matched.items() if joined in name})
     return {name: matched.get(name, tensor) for name, tensor in model.state_dict().items()}
 
 
-def _in_order(names: list[str]) -> list[str]:
-    """Return the names of a network's tensors in the order of its layers."""
-    first, last = _FIRST.split(), _LAST.split()
+def _split_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with one bias each for queries and values; the keys of Swin V2 have none."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        block, found, _ = name.partition("qkv.bias")
+        parts = tensor.chunk(3) if found else (tensor,)
+        split.update({f"{block}q_bias": parts[0], f"{block}v_bias": parts[-1]} if found else {name: tensor})
+    return split
+
+
+def _in_order(names: list[str], words: str) -> list[str]:
+    """Return the names of a network's tensors in the order of its layers, of which ``words`` come first."""
+    first, last = words.split(), _LAST.split()
     ranks = {**{word: i - len(first) for i, word in enumerate(first)}, **{word: i + 1 for i, word in enumerate(last)}}
     parts: dict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -130,10 +140,6 @@ def _kind(name: str, tensor: Tensor) -> tuple:
     if len(shape) == 4 and shape[2:] == (1, 1):  # a linear layer in one toolkit, a convolution in another
         shape = shape[:2]
     return next((leaf for leaf in _LEAVES if name.endswith(leaf)), ""), shape
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _unfolded(tensor: Tensor) -> Tensor:

@@ -41,16 +41,6 @@ def known_options(component: Callable[..., Any]) -> list[str] | None:
     return list(names)
 
 
-def needed_options(component: Callable[..., Any]) -> list[str]:
-    """Return the options in a component's own signature that have no default."""
-    try:
-        parameters = inspect.signature(component).parameters.values()
-    except (ValueError, TypeError):  # a builtin
-        return []
-    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [each.name for each in parameters if each.default is each.empty and each.kind not in open_ended]
-
-
 def _only_hands_on(maker: Callable[..., Any], further: str) -> bool:
     tree = ast.parse(textwrap.dedent(inspect.getsource(maker)))
     used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == further]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torchvision
 from mmengine.registry import DefaultScope
 from torch import nn
-from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.vision_transformer import VisionTransformer
 
 from kd_mm.registry import MODELS
@@ -52,6 +53,25 @@ NETWORKS = {
         {"type": "SwinTransformer", "arch": SWIN},
         linear(192),
     ),
+    "swin_v2": (
+        lambda: SwinTransformer(
+            [4, 4],
+            24,
+            SWIN["depths"],
+            SWIN["num_heads"],
+            [8, 8],
+            num_classes=10,
+            block=SwinTransformerBlockV2,
+            downsample_layer=PatchMergingV2,
+        ),
+        {
+            "type": "SwinTransformerV2",
+            "arch": {**SWIN, "extra_norm_every_n_blocks": 0},
+            "img_size": 256,
+            "window_size": [8] * 4,
+        },
+        linear(192),
+    ),
     "vit": (
         lambda: VisionTransformer(64, 16, 3, 3, 48, 96, num_classes=10),
         {
@@ -86,7 +106,9 @@ def pair(name: str) -> tuple[nn.Module, Any]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_torchvision(name: str) -> None:
     source, own = pair(name)
-    side = 224 if name == "swin" else 64  # by windows without padding, which the two toolkits mask differently
+    side = {"swin": 224, "swin_v2": 256}.get(
+        name, 64
+    )  # by windows without padding, which the two toolkits mask differently
     images = torch.randn(1, 3, side, side)
     for weights in (source.state_dict(), dict(sorted(source.state_dict().items()))):  # sorted, as in safetensors
         for parameter in own.parameters():
@@ -169,6 +191,25 @@ def test_sorted_names_of_timms_efficientnet() -> None:
     assert len(weights) == len(before)
     own.load_state_dict({key: torch.zeros_like(value) for key, value in before.items()})
     fill(own, dict(sorted(weights.items())), "teacher", "x.safetensors")
+    assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
+
+
+def test_squeeze_and_excitation_of_timm_comes_before_the_shortcut() -> None:
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        backbone = {"type": "SEResNet", "depth": 50}
+        head = {**linear(2048), "num_classes": 10}
+        own = MODELS.build({"type": "ImageClassifier", "backbone": backbone, "head": head})
+    before = {key: torch.randn_like(value.float()).to(value) for key, value in own.state_dict().items()}
+    names = {key: re.sub(r"^backbone\.|^head\.", "", key) for key in before}
+    names = {key: re.sub(r"se_layer\.conv(\d)\.conv", r"se.fc\1", name) for key, name in names.items()}
+    order = sorted(names, key=lambda key: "downsample" in key)
+    for prefix in ("", "legacy"):
+        weights = {names[key].replace(".se.", ".se_module." if prefix else ".se."): before[key] for key in order}
+        if prefix:
+            with pytest.raises(ValueError, match="teacher: x.pth does not fit its config: a legacy SE-ResNet"):
+                fill(own, weights, "teacher", "x.pth")
+        else:
+            fill(own, weights, "teacher", "x.pth")
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
 
 
