@@ -238,11 +238,17 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
 
 
 def check_finite(weights: Mapping[str, Tensor], origin: str) -> None:
-    """Check that no weight is infinite or NaN.
+    """Check that no weight is infinite, NaN or quantised.
 
     Raises:
         ValueError: One is.
     """
+    quantised = [n for n, value in weights.items() if value.is_quantized or value.dtype in (torch.int8, torch.uint8)]
+    if quantised:
+        raise ValueError(
+            f"{origin}: {len(quantised)} of its {len(weights)} tensors are quantised ({quantised[0]}): take the "
+            "checkpoint from before the quantisation"
+        )
     bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ValueError(

@@ -570,6 +570,10 @@ def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path)
     option = f"load_from={tmp_path}/nan.pth"
     refused(tools.run("train", world.teacher, "--work-dir", tmp_path / "run", "--cfg-options", option), words)
     refused(tools.run("test", world.teacher, tmp_path / "nan.pth", "--work-dir", tmp_path / "run"), words)
+    quantised = {key: value.to(torch.int8) for key, value in broken.items()}
+    torch.save({"state_dict": quantised}, tmp_path / "int8.pth")
+    tested = tools.run("test", world.teacher, tmp_path / "int8.pth", "--work-dir", tmp_path / "run")
+    refused(tested, "92 of its 92 tensors are quantised (")
 
 
 def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_path: Path) -> None:
