@@ -251,18 +251,26 @@ class ConvConnector(BaseModule):
             independently trained networks have no common channel order, so the default is always.
         act: ``"auto"`` (ReLU where the teacher's stage ends in one, since a ReLU cannot reach negative targets),
             ``"relu"`` or ``"none"``.
+        norm: ``"BN"``, or ``"none"``: a convolution with bias alone, for losses that standardise each channel
+            themselves (:class:`kd_mm.losses.PKDLoss`). They depend on the sign of a batch norm's scale, not on its
+            size, so that a scale of the wrong sign shrinks to 0, where the gradient is without bound.
 
     Raises:
         ValueError: An unknown option.
     """
 
-    def __init__(self, student: Stage, teacher: Stage, policy: str = "always", act: str = "auto") -> None:
+    def __init__(
+        self, student: Stage, teacher: Stage, policy: str = "always", act: str = "auto", norm: str = "BN"
+    ) -> None:
         super().__init__()
         choice("ConvConnector: policy", policy, ("always", "on_mismatch"))
         choice("ConvConnector: act", act, ("auto", "relu", "none"))
+        choice("ConvConnector: norm", norm, ("BN", "none"))
         self.body: nn.Module = nn.Identity()
         if policy == "always" or student.channels != teacher.channels:
-            layers = [nn.Conv2d(student.channels, teacher.channels, 1, bias=False), nn.BatchNorm2d(teacher.channels)]
+            layers: list[nn.Module] = [nn.Conv2d(student.channels, teacher.channels, 1, bias=norm == "none")]
+            if norm == "BN":
+                layers.append(nn.BatchNorm2d(teacher.channels))
             if act == "relu" or (act == "auto" and teacher.post_relu):
                 layers.append(nn.ReLU(inplace=True))
             self.body = nn.Sequential(*layers)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from kd_mm.losses import Observation, PKDLoss
 from kd_mm.models import BNNeckExit, CellExit
 from kd_mm.models.exits import ConvConnector, LinearExit, SepConvExit, average_pool
 from kd_mm.stages import Stage
@@ -117,6 +118,25 @@ def test_connector() -> None:
         assert bool((out >= 0).all()) == relu
     connector = ConvConnector(STAGE, dataclasses.replace(STAGE, post_relu=False))
     assert (connector(torch.randn(2, 6, 8, 8)) < 0).any()
+
+
+def test_a_connector_without_norm_has_no_scale_that_a_standardising_loss_could_shrink() -> None:
+    stage = dataclasses.replace(STAGE, post_relu=False)
+    student, teacher = torch.randn(2, 6, 8, 8), torch.randn(2, 6, 8, 8)
+    for norm, names in (
+        ("BN", ["body.0.weight", "body.1.weight", "body.1.bias"]),
+        ("none", ["body.0.weight", "body.0.bias"]),
+    ):
+        connector = ConvConnector(stage, stage, norm=norm)
+        connector.init_weights()
+        assert [name for name, _ in connector.named_parameters()] == names
+        PKDLoss()(Observation(adapted={1: connector(student)}), Observation(features={1: teacher})).backward()
+        last = dict(connector.named_parameters())[names[-2]]
+        # The loss does not depend on the scale of a batch norm: all that is left of its gradient is rounding.
+        assert (float(last.grad.abs().max()) > 1e-4) == (norm == "none")
+    assert_refused(
+        "ConvConnector: norm='LN' is unknown; choose one of 'BN', 'none'", ConvConnector, stage, stage, norm="LN"
+    )
 
 
 @pytest.mark.parametrize("kind", ["LinearExit", "MirrorExit"])

@@ -9,7 +9,7 @@ mtkd_ssr = dict(
     # A device sees two images at a time: too few for the statistics of a batch. Cells of 16 pixels, so that a box
     # covers several of them in a small image, too.
     exits=dict(type="kd_mm.CellExit", norm="GN", grid_stride=16),
-    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none", norm="none"),
     teacher_exits=dict(
         mode="auto", loss="ce", fraction=1 / 3, optimizer="AdamW", lr=2e-3, weight_decay=1e-4, milestones=[3 / 4]
     ),
