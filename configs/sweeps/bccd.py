@@ -12,6 +12,13 @@ rows = [
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd")
     ),
+    dict(
+        name="mtkd_ssr, positions alike, connectors with norm",
+        distiller="mtkd_ssr",
+        teacher_row="teacher",
+        cfg_options={"model.recipe.losses.scd.object_share": 0, "model.recipe.connectors.norm": "BN"},
+        **student,
+    ),
     dict(name="teacher_exits", distiller="exits", **teacher),
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),
 ]

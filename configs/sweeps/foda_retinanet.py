@@ -2,7 +2,6 @@
 # Run it with: python tools/compare.py configs/sweeps/foda_retinanet.py --jobs 2 --work-dir work_dirs/foda_retinanet
 student = "kd_mm::detection/foda/retinanet_r18w8_foda.py"
 teacher = "kd_mm::detection/foda/retinanet_r18w24_foda.py"
-cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
@@ -14,11 +13,11 @@ rows = [
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "crosskd", "cwd", "mgd", "ld", "fgd", "detection")
     ),
     dict(
-        name="mtkd_ssr, scd and own alone",
+        name="mtkd_ssr, positions alike",
         config=student,
         distiller="mtkd_ssr",
         teacher_row="teacher",
-        cfg_options=cells_off,
+        cfg_options={"model.recipe.losses.scd.object_share": 0},
     ),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
     dict(name="mtkd_ssr with joint exits", config=student, distiller="mtkd_ssr", teacher_row="teacher_exits"),
