@@ -13,6 +13,13 @@ rows = [
         dict(name=recipe, distiller=recipe, **student, **teacher)
         for recipe in ("kd", "pkd", "pkd+kd", "mtkd_ssr", "crosskd", "detection")
     ),
+    dict(
+        name="mtkd_ssr, positions alike",
+        distiller="mtkd_ssr",
+        cfg_options={"model.recipe.losses.scd.object_share": 0},
+        **student,
+        **teacher,
+    ),
     dict(name="teacher_exits", config=teacher["teacher"], seeds=[0], distiller="exits"),
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),
 ]
