@@ -13,23 +13,34 @@ from kd_mm.utils.suggest import join_first
 
 #: Backbones of which torchvision's and timm's names tell the order of the layers, by number except for the words below.
 _NUMBERED = (
-    *(
-        "DistilledVisionTransformer",
-        "EfficientNet",
-        "EfficientNetV2",
-        "MobileNetV2",
-        "MobileNetV3",
-        "ResNeXt",
-        "ResNet",
-    ),
-    *("ResNetV1c", "ResNetV1d", "SEResNeXt", "SEResNet", "SwinTransformer", "SwinTransformerV2", "VisionTransformer"),
+    "DistilledVisionTransformer",
+    "EfficientNet",
+    "EfficientNetV2",
+    "MobileNetV2",
+    "MobileNetV3",
+    "ResNeXt",
+    "ResNet",
+    "ResNetV1c",
+    "ResNetV1d",
+    "SEResNeXt",
+    "SEResNet",
+    "SwinTransformer",
+    "SwinTransformerV2",
+    "VisionTransformer",
 )
 #: Of these the toolkits list the layers of a block in orders of their own.
 _BY_NAME = ("SEResNeXt", "SEResNet", "SwinTransformerV2")
 #: Backbones whose weights are compared with the source's by their logits.
 FAMILIES = (
-    *("CIFARMobileNetV2", "CIFARResNet", "CIFARShuffleNetV1", "CIFARShuffleNetV2", "CIFARVGG", "CIFARWideResNet"),
-    *("OSNet", "ResNet_CIFAR", *_NUMBERED),
+    *_NUMBERED,
+    "CIFARMobileNetV2",
+    "CIFARResNet",
+    "CIFARShuffleNetV1",
+    "CIFARShuffleNetV2",
+    "CIFARVGG",
+    "CIFARWideResNet",
+    "OSNet",
+    "ResNet_CIFAR",
 )
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _FIRST = (
