@@ -18,7 +18,7 @@ from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
-from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_finite, student_state_dict
+from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, student_state_dict
 from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import name_errors
 from kd_mm.utils.suggest import describe_error, join_first
@@ -101,7 +101,7 @@ class LeftOverWeightsHook(Hook):
                     f"number of classes, and the network's own stay as they were initialised: {join_first(shapes)}"
                 )
 
-        check_finite(
+        check_weights(
             {key: checkpoint["state_dict"][key] for key in own.keys() & checkpoint["state_dict"].keys()}, origin
         )
 

@@ -82,9 +82,22 @@ _READ_BY_THE_ENGINE = {
     "auto_scale_lr": ("base_batch_size", "enable"),
 }
 #: Options that the engine adds to those of a config.
-_ADDED = (
-    *("runner", "dataset", "dataloader", "evaluator", "sampler", "batch_size", "optimizer", "params", "parameters"),
-    *("module", "self", "train_cfg", "test_cfg"),
+_ADDED = frozenset(
+    {
+        "batch_size",
+        "dataloader",
+        "dataset",
+        "evaluator",
+        "module",
+        "optimizer",
+        "parameters",
+        "params",
+        "runner",
+        "sampler",
+        "self",
+        "test_cfg",
+        "train_cfg",
+    }
 )
 _FURTHER = "**"  # options of any name that a component with such may add to those of its parts
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.

@@ -70,6 +70,7 @@ class CIFAR10(BaseDataset):
         super().__init__(ann_file="", data_root=data_root, data_prefix="", test_mode=test_mode, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one dict a sample: ``img`` (32, 32, 3) uint8 RGB and ``gt_label``."""
         root = Path(self.data_root).expanduser() / self.folder
         require_layout(
             self.title,

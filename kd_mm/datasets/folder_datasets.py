@@ -117,6 +117,7 @@ class TinyImageNet(BaseDataset):
         )
 
     def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one dict a sample: ``img_path`` and ``gt_label``."""
         root = Path(self.data_root).expanduser()
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
         read = self._from_list if self._listed else self._from_folders

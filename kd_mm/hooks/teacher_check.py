@@ -38,7 +38,7 @@ class TeacherCheckHook(Hook):
         self.num_images, self.min_score = num_images, min_score
 
     def before_train(self, runner: Runner) -> None:
-        """Score every frozen teacher that has the student's classes; warn where no loss reads a classifier's logits.
+        """Score every frozen teacher that has the student's classes; warn alone where no loss reads its logits.
 
         Raises:
             ValueError: A teacher's score is below the minimum, or its class list is not that of the data.
@@ -59,7 +59,7 @@ class TeacherCheckHook(Hook):
                 with isolated_rng("teacher check"):
                     loader = TrainingData(runner, distiller).loader(key, shuffled=True)  # many sets are sorted by class
                     found = task.judge(self._score(distiller, teacher, loader), classes)
-                read = name in distiller.num_classes or task.name == "detection"
+                read = name in distiller.num_classes or task.needs_trained_teacher
                 self._check(runner, teacher, found, f"the first {found.scored} {split} {task.unit}", read)
 
     def _score(self, distiller: Distiller, teacher: Teacher, loader: Iterable[Any]) -> Tensor:

@@ -39,6 +39,7 @@ class CWDLoss(FeatureLoss):
                 raise ValueError(_different_sizes(i, student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
+        """Return the divergence of two maps ``(B, C, H, W)`` of equal C, a scalar; see the class for errors."""
         if self.resize:
             student, teacher = same_size(student, teacher)
         if student.shape != teacher.shape:

@@ -110,6 +110,7 @@ class WKDLogitsLoss(LogitsLoss):
         return Preparation("kd_mm.ClassRelations", "max_images", {"max_images": self.max_images}, settings)
 
     def load_preparation(self, results: Mapping[str, Tensor]) -> None:
+        """Derive the cost from the relations ``(K, K)`` of the teacher."""
         self.set_relations(results[self.teacher_names[0]])
 
     def set_relations(self, relations: Tensor) -> None:

@@ -57,6 +57,7 @@ class TripletLoss(MetricLoss):
         self.margin = margin
 
     def compute(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over the images, a scalar."""
         positive, negative = _pair_masks(labels)
         with torch.no_grad():
             distance = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
@@ -133,6 +134,7 @@ class CircleLoss(MetricLoss):
         self.margin, self.scale = margin, scale
 
     def compute(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over the images, a scalar."""
         positive, negative = _pair_masks(labels)
         unit = F.normalize(embedding, dim=1)
         similarity, m = unit @ unit.T, self.margin

@@ -91,6 +91,8 @@ class Task:
     closed_set = True
     #: Whether all classes of the data are one to the networks (region proposal networks).
     class_agnostic = False
+    #: Whether a teacher that scores near chance stops a run whose losses do not read its logits, too.
+    needs_trained_teacher = False
     #: Losses that need no common class list, for messages.
     free_losses = "feature losses (e.g. kd_mm.StageChannelLoss)"
 

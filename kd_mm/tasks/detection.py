@@ -51,6 +51,7 @@ class DetectionTask(Task):
     exit_on_last = True
     multilabel = True
     comparable_logits = False
+    needs_trained_teacher = True
     # A multiple of every pyramid's coarsest stride, and enough for the valid convolutions at the end of SSD.
     default_size = 320
 

@@ -220,7 +220,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     """
     if not weights:
         raise ValueError(f"{what}: {origin} holds no weights")
-    check_finite(weights, f"{what}: {origin}")
+    check_weights(weights, f"{what}: {origin}")
     given, weights = weights, below_prefix(model.state_dict(), weights)
     problem = mismatch(model.state_dict(), weights)
     if problem:
@@ -237,7 +237,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
 
 
-def check_finite(weights: Mapping[str, Tensor], origin: str) -> None:
+def check_weights(weights: Mapping[str, Tensor], origin: str) -> None:
     """Check that no weight is infinite, NaN or quantised.
 
     Raises:

@@ -108,8 +108,8 @@ class _StorageTracker(TorchDispatchMode):
         self._followed: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        taken = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        given = {each.untyped_storage().data_ptr() for each in taken}
+        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        given = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         result = func(*args, **(kwargs or {}))
         for tensor in (each for each in tree_leaves(result) if isinstance(each, torch.Tensor)):
             storage = tensor.untyped_storage()
