@@ -48,6 +48,8 @@ def read(**changes: Any) -> Config:
 
 def test_what_is_found() -> None:
     for changes, message in (
+        ({"param_scheduler.gamma": "slow"}, r"param_scheduler\.gamma: 'slow' is no number"),
+        ({"default_hooks.logger.intervall": 1}, r"default_hooks\.logger\.intervall: LoggerHook .* 'interval'\?"),
         ({"model.neck.type": "GlobalAvergePooling"}, r"model\.neck\.type: .* did you mean 'GlobalAveragePooling'\?"),
         ({"model.head.los": {"type": "CrossEntropyLoss"}}, r"model\.head\.los: LinearClsHead has no option 'los', did"),
         ({"model.head.loss.wieght": 1}, r"model\.head\.loss\.wieght: CrossEntropyLoss has no option"),

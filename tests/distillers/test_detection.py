@@ -27,6 +27,7 @@ from .detectors import (
     losses_of,
     only,
     plain,
+    predict,
     retina,
 )
 
@@ -373,3 +374,47 @@ def test_losses_fit_what_the_exits_classify() -> None:
         pair(retina, {**only(MTKD, "srd"), "exits": CELLS["exits"]})
     with pytest.raises(ValueError, match=r"loss 'review' \(CellReviewLoss\) reads logits of cells"):
         pair(retina, {**CELLS, "exits": MTKD["exits"]})
+
+
+def test_checkpoint_is_the_plain_detectors_and_what_distillation_owns(network: Any) -> None:
+    detector, distiller = plain(network(), seed=5), pair(network)
+    state = distiller.state_dict()
+    own = {key for key in state if key.startswith("distill.")}
+    assert set(state) - own == set(detector.state_dict())
+    assert {key.split(".")[1] for key in own} == {"exits", "connectors"}
+    detector.load_state_dict({key: value for key, value in state.items() if key not in own})
+    assert same(detector.state_dict(), distiller.student.state_dict())
+    distiller.load_state_dict(plain(network(), seed=6).state_dict(), strict=False)
+    assert not same(detector.state_dict(), distiller.student.state_dict())
+
+
+def test_predictions_are_the_plain_detectors(network: Any) -> None:
+    detector, distiller = plain(network()), pair(network)
+    detector.load_state_dict(distiller.student.state_dict())
+    ours, reference = predict(distiller), predict(detector)
+    for one, other in zip(ours, reference, strict=True):
+        assert len(one)
+        for key in ("bboxes", "scores", "labels"):
+            assert torch.equal(one[key], other[key])
+    assert not distiller.recorder._records
+    data = distiller.data_preprocessor(batch(), False)
+    assert distiller(**data, mode="tensor")
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bool) -> None:
+    recipe = {"losses": {"ld": {"type": "kd_mm.LDLoss", "optional": optional}, "pkd": {"type": "kd_mm.PKDLoss"}}}
+    other = retina(12)
+    other.bbox_head.anchor_generator.scales_per_octave = 1
+    if optional:
+        assert list(build(retina(8), other, recipe).losses) == ["pkd"]
+    else:
+        with pytest.raises(ValueError, match=r"levels of \(stride, anchors\) \[\(8, 9\)"):
+            build(retina(8), other, recipe)
+
+
+def test_the_last_exit_alone_is_left_out() -> None:
+    recipe = only(MTKD, "srd")
+    recipe["losses"] = {"srd": {**recipe["losses"]["srd"], "include_last": False}}
+    losses = losses_of(pair(retina, recipe).train())
+    assert {name for name in losses if name.startswith("srd.")} == {f"srd.stage{i}" for i in (1, 2, 3)}

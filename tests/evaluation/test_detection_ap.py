@@ -13,8 +13,8 @@ SUMMARY = ["mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
 SUMMARY += ["AR@1", "AR@10", "AR@100", "AR_small", "AR_medium", "AR_large"]
 CASES = {
     **CORNERS,
-    **{str(seed): random_boxes(seed, integer=seed == 0, objects=2 + 6 * seed) for seed in (0, 1)},
-    **{f"ties {seed}": random_boxes(seed, ties=True, integer=seed == 0) for seed in (0, 1)},
+    **{str(seed): random_boxes(seed, integer=seed % 3 == 0, objects=2 + 6 * (seed % 2)) for seed in range(4)},
+    **{f"ties {seed}": random_boxes(seed, ties=True, integer=seed % 2 == 0) for seed in range(4)},
 }
 
 

@@ -42,7 +42,7 @@ ON_DEVICE = {
 #: A job, and for each way to save checkpoints the iterations before which, or before whose validation, its process is
 #: killed, one after the other.
 CASES = {
-    "main process loads": ({}, [(EPOCHS, [10, 12]), (every(2), [3, 9])]),
+    "main process loads": ({}, [(EPOCHS, [10, 12]), (every(2), [3, 7, 9])]),
     "persistent workers": (PERSISTENT, [(EPOCHS, [10]), (every(3), [7, 11])]),
     "passing workers": ({"workers": 2}, [(every(3), [7])]),
     "fewer batches than workers so far": ({**PERSISTENT, "workers": 3, **ALONE}, [(every(5), [7])]),

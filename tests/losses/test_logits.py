@@ -26,10 +26,13 @@ WAVES = of_logits(wave(4, 6, pace=0.9, size=2.0), wave(4, 6, pace=1.7, size=3.0)
     [
         (KDLoss(temperature=1.0), WAVES, 1.4390219805804),
         (KDLoss(temperature=4.0), FIXTURE, 0.263687),
+        (KDLoss(temperature=2.0, standardize=True), FIXTURE, 0.604914),
         (KDLoss(temperature=2.0, standardize=True), WAVES, 0.7309082436932184),
+        (DKDLoss(), FIXTURE, 0.723791),
         (DKDLoss(), WAVES, 22.225359926810768),
         (DKDLoss(temperature=1.0, beta=0.5), WAVES, 0.7511583416626845),
         (DKDLoss(temperature=2.0, alpha=2.0, beta=3.0, standardize=True), WAVES, 2.4143444741625775),
+        (DISTLoss(temperature=4.0), FIXTURE, 20.530202),
         (DISTLoss(temperature=4.0), WAVES, 24.600337369080723),
         (DISTLoss(), WAVES, 1.1742488239375877),
         (DISTLoss(temperature=2.0, beta=2.0, gamma=0.5), WAVES, 7.480327084749),
@@ -113,8 +116,10 @@ def positions(student: Tensor, teacher: Tensor) -> list[tuple[list[float], list[
 
 def test_regions_by_hand() -> None:
     student, teacher = pair(5, K + 1)
-    expected = sum(softmax_divergence(*rows, 2.0) for rows in positions(student, teacher)) / 5
-    assert float(value(student, teacher, temperature=2.0)) == pytest.approx(4 * expected, rel=1e-10)
+    for temperature in (1.0, 2.0):
+        expected = sum(softmax_divergence(*rows, temperature) for rows in positions(student, teacher)) / 5
+        found = value(student, teacher, temperature=temperature)
+        assert float(found) == pytest.approx(temperature**2 * expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["sigmoids", "softmax"])
@@ -123,9 +128,10 @@ def test_grid_by_hand(background: bool) -> None:
     rows = positions(student, teacher)
     weights = [max(softmax(z_t, 1.0)[:-1]) if background else max(map(sigmoid, z_t)) for _, z_t in rows]
     divergence = softmax_divergence if background else sigmoid_divergence
-    total = sum(weight * divergence(*pair, 2.0) for weight, pair in zip(weights, rows, strict=True))
-    found = value(student, teacher, temperature=2.0)
-    assert float(found) == pytest.approx(4 * total / sum(weights), rel=1e-10)
+    for temperature in (1.0, 2.0):
+        total = sum(weight * divergence(*pair, temperature) for weight, pair in zip(weights, rows, strict=True))
+        found = value(student, teacher, temperature=temperature)
+        assert float(found) == pytest.approx(temperature**2 * total / sum(weights), rel=1e-10)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])

@@ -15,6 +15,10 @@ from ..helpers.waves import wave
 
 STUDENT, TEACHER = wave(2, 3, 4, 5, pace=0.9, size=2.0), wave(2, 3, 4, 5, pace=1.7) + 0.5
 LARGER = wave(2, 3, 6, 7, pace=1.3)
+FIXTURE = (
+    torch.arange(16, dtype=torch.float64).view(2, 2, 2, 2) / 10,
+    torch.tensor([[[[1, 0], [2, 1]], [[0, 3], [1, 1]]], [[[2, 2], [0, 1]], [[1, 0], [0, 2]]]], dtype=torch.float64),
+)
 SMALL, WIDE, LARGE = wave(2, 3, 4, 4, pace=0.9, size=2.0), wave(2, 5, 4, 4, pace=1.7) + 0.5, wave(2, 5, 8, 8, pace=1.3)
 ROWS = (
     torch.tensor([[1.0, 2], [3, 1], [0, 2]], dtype=torch.float64),
@@ -28,11 +32,15 @@ six, full = partial(pytest.approx, abs=1e-6), partial(pytest.approx, abs=1e-9)
 @pytest.mark.parametrize(
     ("loss", "pair", "expected"),
     [
+        (PKDLoss(), FIXTURE, six(0.911831)),
         (PKDLoss(), (STUDENT, TEACHER), full(0.9659171240796629)),
         (PKDLoss(resize="student"), (STUDENT, LARGER), full(0.9886680827226406)),
         (PKDLoss(resize="teacher"), (STUDENT, LARGER), full(0.9758718067185602)),
+        (CWDLoss(temperature=1.0), FIXTURE, six(0.345127)),
+        (CWDLoss(temperature=4.0), FIXTURE, six(0.398449)),
         (CWDLoss(temperature=1.0), (STUDENT, TEACHER), full(1.0171063631432486)),
         (CWDLoss(temperature=4.0), (STUDENT, TEACHER), full(1.2062807311967902)),
+        (ATLoss(), FIXTURE, six(0.117755)),
         (ATLoss(), (STUDENT, TEACHER), full(0.010430555496270814)),
         (ATLoss(), (SMALL, LARGE), full(0.004348168177950665)),
         (ATLoss(), (LARGE, SMALL), full(0.004348168177950665)),

@@ -1,34 +1,48 @@
 """Parameter counts of the networks against the figures of the literature."""
 
 from pathlib import Path
+from typing import Any
 
-import pytest
 from mmengine import Config
 from mmpretrain.registry import MODELS
 from torch import nn
 
 from kd_mm.hooks.report import complexity
 
-pytestmark = pytest.mark.usefixtures("constant_weights")
 CONFIGS = Path(__file__).parents[2] / "configs" / "classification"
 # Parameters by layer arithmetic, and millions as printed (CRD, ICLR 2020, and the tables that follow it).
 CIFAR100 = {
     "resnet8": (83_892, 0.08),
+    "resnet14": (181_108, 0.18),
     "resnet20": (278_324, 0.28),
     "resnet32": (472_756, 0.47),
+    "resnet44": (667_188, 0.67),
     "resnet56": (861_620, 0.86),
     "resnet110": (1_736_564, 1.74),
     "resnet8x4": (1_233_540, 1.23),
     "resnet32x4": (7_433_860, 7.43),
     "resnet50": (23_705_252, 23.71),
+    "wrn-16-1": (180_916, 0.18),
     "wrn-16-2": (703_284, 0.70),
     "wrn-40-1": (569_780, 0.57),
     "wrn-40-2": (2_255_156, 2.26),
     "vgg8": (3_965_028, 3.97),
+    "vgg11": (9_277_284, 9.28),
     "vgg13": (9_462_180, 9.46),
+    "vgg16": (14_774_436, 14.77),
+    "vgg19": (20_086_692, 20.09),
     "mobilenetv2": (812_836, 0.81),
     "shufflenetv1": (949_258, 0.95),
     "shufflenetv2": (1_355_528, 1.36),
+}
+# Depths without a config: the config to start from.
+OTHER_DEPTHS = {
+    "resnet14": ("resnet20", 14),
+    "resnet44": ("resnet20", 44),
+    "wrn-16-1": ("wrn-40-1", 16),
+    "vgg11": ("vgg8", 11),
+    "vgg16": ("vgg8", 16),
+    "vgg19": ("vgg8", 19),
 }
 
 
@@ -36,13 +50,16 @@ def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def build(path: str) -> nn.Module:
-    return MODELS.build(Config.fromfile(CONFIGS / path).model)
+def build(path: str, **backbone: Any) -> nn.Module:
+    model = Config.fromfile(CONFIGS / path).model
+    model.backbone.update(backbone)
+    return MODELS.build(model)
 
 
 def test_cifar100_classifiers() -> None:
     for name, (count, printed) in CIFAR100.items():
-        counted = parameters(build(f"cifar100/{name}_1xb64_cifar100.py"))
+        base, depth = OTHER_DEPTHS.get(name, (name, None))
+        counted = parameters(build(f"cifar100/{base}_1xb64_cifar100.py", **({"depth": depth} if depth else {})))
         assert counted == count, name
         assert round(counted / 1e6, 2) == printed, name
 

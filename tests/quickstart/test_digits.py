@@ -4,11 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.registry import DATASETS
-
-from ..helpers.errors import assert_refused
 
 COUNTS = {"train": [78, 82, 77, 83, 81, 82, 81, 79, 74, 80], "val": [40] * 10, "test": [60] * 10}
 
@@ -25,6 +24,23 @@ def raw(dataset):
 @pytest.fixture(scope="module")
 def splits():
     return {split: raw(build(split, size=8)) for split in COUNTS}
+
+
+@pytest.mark.parametrize("split", COUNTS)
+def test_every_split_is_stratified(splits, split):
+    assert np.bincount([label for _, label in splits[split]]).tolist() == COUNTS[split]
+
+
+def test_splits_are_disjoint_and_hold_every_original(splits):
+    source = load_digits()
+    originals = {
+        (np.rint(image * 255 / 16).astype(np.uint8)[:, :, None].repeat(3, axis=2).tobytes(), int(label))
+        for image, label in zip(source.images, source.target, strict=True)
+    }
+    assert len(originals) == 1797
+    everything = [sample for samples in splits.values() for sample in samples]
+    assert len(everything) == 1797
+    assert set(everything) == originals
 
 
 def test_splits_never_change(splits):
@@ -51,10 +67,14 @@ def test_a_part_of_each_class_is_a_fixed_subset(splits):
     assert set(part) < set(more) < set(splits["train"])
 
 
-def test_wrong_options_are_named():
-    for options, message in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"split": "trainval"}, "must be one of train, val, test, got 'trainval'"),
         ({"split": "train", "size": 4}, "size must be at least 8"),
         ({"split": "train", "samples_per_class": 100}, "has 7[0-9] images|has 8[0-9] images"),
-    ):
-        assert_refused(message, build, **options)
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
