@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ContextBlock
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import full_precision
@@ -123,18 +124,18 @@ def object_masks(boxes: Sequence[Tensor], shape: tuple[int, int], like: Tensor) 
         like: A map ``(B, C, H, W)``.
     """
     height, width = like.shape[2:]
-    rows = torch.arange(height, device=like.device)[None, :, None]
-    columns = torch.arange(width, device=like.device)[None, None, :]
+    # All images at once, each with as many rows as the fullest has boxes and one more, so that there is one.
+    corners = F.pad(pad_sequence(list(boxes), batch_first=True).to(like), (0, 0, 0, 1))
+    counts = torch.tensor([len(image) for image in boxes], device=like.device)
+    exists = torch.arange(corners.shape[1], device=like.device) < counts[:, None]
     scale = like.new_tensor([width / shape[1], height / shape[0]])
-    objects = like.new_zeros(len(boxes), height, width)
-    for i, image in enumerate(boxes):
-        if len(image):
-            image = image.to(like)
-            left, top = (image[:, :2] * scale).floor().unbind(dim=1)
-            right, bottom = (image[:, 2:] * scale).ceil().unbind(dim=1)
-            inside = (rows >= top[:, None, None]) & (rows <= bottom[:, None, None])
-            inside = inside & (columns >= left[:, None, None]) & (columns <= right[:, None, None])
-            density = 1.0 / ((bottom + 1 - top) * (right + 1 - left))
-            objects[i] = (inside * density[:, None, None]).amax(dim=0)
+    left, top = (corners[..., :2] * scale).floor().unbind(dim=-1)
+    right, bottom = (corners[..., 2:] * scale).ceil().unbind(dim=-1)
+    density = exists / ((bottom + 1 - top) * (right + 1 - left))
+    rows, columns = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+    in_rows = (rows >= top[..., None]) & (rows <= bottom[..., None])
+    in_columns = (columns >= left[..., None]) & (columns <= right[..., None])
+    inside = in_rows[..., :, None] & in_columns[..., None, :]
+    objects = (inside * density[..., None, None]).amax(dim=1)
     empty = (objects == 0).to(like.dtype)
     return objects, empty / empty.sum(dim=(1, 2), keepdim=True).clamp(min=1)
