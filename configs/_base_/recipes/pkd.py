@@ -3,6 +3,6 @@
 _base_ = ["./hooks.py"]
 
 pkd = dict(
-    connectors=dict(type="kd_mm.ConvConnector", policy="always", act="none"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="always", act="none", norm="none"),
     losses=dict(pkd=dict(type="kd_mm.PKDLoss", loss_weight=1.0)),
 )

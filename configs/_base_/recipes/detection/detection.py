@@ -5,7 +5,7 @@ _base_ = ["../hooks.py"]
 
 detection = dict(
     stage_source="neck",
-    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none", norm="none"),
     losses=dict(
         pkd=dict(type="kd_mm.PKDLoss", loss_weight=10.0),
         kd=dict(type="kd_mm.DetKDLoss", loss_weight=1.0, temperature=1.0, optional=True),

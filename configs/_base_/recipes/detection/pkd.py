@@ -4,6 +4,6 @@ _base_ = ["../hooks.py"]
 
 pkd = dict(
     stage_source="neck",
-    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none"),
+    connectors=dict(type="kd_mm.ConvConnector", policy="on_mismatch", act="none", norm="none"),
     losses=dict(pkd=dict(type="kd_mm.PKDLoss", loss_weight=10.0)),
 )
