@@ -22,9 +22,7 @@ from kd_mm.datasets.voc_annotation import parse_annotation
 from kd_mm.utils.samples import describe_failure
 from kd_mm.utils.suggest import join_first
 
-#: More bytes than any list of categories takes in an annotation file.
-_LIST_BYTES = 4_000_000
-#: Bytes of a COCO file that is parsed a second time, in about a second.
+#: Bytes of a COCO file whose boxes are read a second time, in about a second.
 _PARSED = 20_000_000
 #: What upstream reads of each entry of a COCO file.
 _NEEDED = {
@@ -39,17 +37,18 @@ _LABELLED = re.compile(r".+[\s,;](-?\d+)")
 
 
 def categories(file: str) -> list[str]:
-    """Return the names of the categories of a COCO annotation file, in its order, without reading the rest.
+    """Return the names of the categories of a COCO annotation file, in its order; empty where it is no such file."""
+    return [str(category["name"]) for category in _table(file, "categories")]
 
-    Returns:
-        The names; empty where the file is not on this disk or has another layout.
-    """
+
+def _table(file: str, name: str) -> list[Any]:
+    """Return one list of a COCO annotation file on this disk without parsing the rest; empty where it has none."""
     try:
         with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            begin = content.find(b"[", content.rfind(b'"categories"'))
-            text = content[begin : begin + _LIST_BYTES].decode("utf-8", "ignore")
-        return [str(category["name"]) for category in json.JSONDecoder().raw_decode(text)[0]]
-    except (OSError, ValueError, KeyError, TypeError):
+            begin = content.find(b"[", content.rfind(f'"{name}"'.encode()))
+            text = content[begin:].decode("utf-8", "ignore")
+        return list(json.JSONDecoder().raw_decode(text)[0])
+    except (OSError, ValueError):
         return []
 
 
@@ -92,19 +91,19 @@ def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
 
     Args:
         key: The data set in the config, e.g. ``"train_dataloader"``.
-        file: Read by upstream before; larger ones than 20 MB are official ones, and are not parsed again.
+        file: Read by upstream before. The boxes of one larger than 20 MB are not read again.
         classes: Of the data set.
 
     Raises:
         ValueError: Upstream would give the boxes of both images to one of them.
     """
-    content = _content(file) if os.path.isfile(file) and os.path.getsize(file) <= _PARSED else {}
-    counts = Counter(image["id"] for image in content.get("images", ()))
+    counts = Counter(image["id"] for image in _table(file, "images"))
     if twice := [repr(number) for number, count in counts.items() if count > 1]:
         raise ValueError(
             f"{key}: {file}: {len(twice)} ids are those of two images ({join_first(twice)}): number the images anew"
         )
-    if why := _left_out(content, classes):
+    small = os.path.isfile(file) and os.path.getsize(file) <= _PARSED
+    if small and (why := _left_out(_content(file), classes)):
         print_log(f"{key}: {file}: {why}; they are left out", "current", logging.WARNING)
 
 

@@ -206,6 +206,9 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is _MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
+        folds = part.get("num_splits", 5) if name == "fold" and str(given).endswith("KFoldDataset") else None
+        if folds and value not in range(folds):
+            yield f"{key}.fold: {value!r} is none of {folds} folds, which count from 0"
         if kind is _DATASET and name == "pipeline" and isinstance(value, Mapping):
             yield f"{key}.pipeline: it is one step, not a list of steps"
         inner = _inner(name, kind, component)

@@ -24,12 +24,12 @@ class IdentitySampler(Sampler[int]):
 
     Args:
         dataset: With ``get_data_info(index)["gt_label"]``, e.g. :class:`kd_mm.datasets.market1501.Market1501`.
-        num_identities: P, identities in the batch of one process.
+        num_identities: P, identities in the batch of one process, at least 2.
         num_images: K, images of each identity, at least 2 for losses that need a positive pair.
         seed: Seed, the same in all processes; by default drawn once and shared between them.
 
     Raises:
-        ValueError: P or K is below 1, or the data set has fewer than P identities.
+        ValueError: P is below 2, K below 1, or the data set has fewer than P identities.
     """
 
     def __init__(self, dataset: Any, num_identities: int = 16, num_images: int = 4, seed: int | None = None) -> None:
@@ -37,9 +37,10 @@ class IdentitySampler(Sampler[int]):
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        if min(num_identities, num_images) < 1:
+        if num_identities < 2 or num_images < 1:
             raise ValueError(
-                f"IdentitySampler: num_identities={num_identities}, num_images={num_images}: both must be 1 or more"
+                f"IdentitySampler: num_identities={num_identities}, num_images={num_images}: a batch needs two "
+                "identities or more, with an image each"
             )
         self._images: dict[int, list[int]] = {}
         for index in range(len(dataset)):

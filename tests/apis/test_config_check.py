@@ -46,6 +46,9 @@ def read(**changes: Any) -> Config:
     return config
 
 
+FOLDS = {"type": "KFoldDataset", "dataset": {"type": "CIFAR10"}}
+
+
 def test_what_is_found() -> None:
     for changes, message in (
         ({"param_scheduler.gamma": "slow"}, r"param_scheduler\.gamma: 'slow' is no number"),
@@ -81,6 +84,10 @@ def test_what_is_found() -> None:
         (
             {"train_dataloader.dataset.test_mode": "flase"},
             r"train_dataloader\.dataset\.test_mode: 'flase' is neither True nor False",
+        ),
+        (
+            {"train_dataloader.dataset": {**FOLDS, "_delete_": True, "fold": 5}},
+            r"train_dataloader\.dataset\.fold: 5 is none of 5 folds, which count from 0",
         ),
         ({"val_evaluator.topks": 1}, r"val_evaluator\.topks: Accuracy has no option 'topks', did you mean 'topk'\?"),
         (
