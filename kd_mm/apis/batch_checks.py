@@ -113,18 +113,16 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
     Raises:
         SampleError: The data preprocessor does not take them, or the network wants another number of channels.
     """
-    explain_preprocessor(key, batch, model)
+    images = explain_preprocessor(key, batch, model)
     student = model.student if isinstance(model, Distiller) else model
     for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
         if lacking := _lacking(sample, student, key == "train_dataloader"):
             raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
     found = wrong_channels(error)
-    inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
-    channels = {len(image) for image in inputs if isinstance(image, torch.Tensor)} if inputs is not None else set()
-    if found and found[1] in channels:
+    if found and isinstance(images, torch.Tensor) and found[1] == images.shape[1]:
         raise SampleError(
             f"{key}: the images of {files(batch)} have {found[1]} channels, the network takes {found[0]}: set "
-            "in_channels of its backbone, or color_type of LoadImageFromFile"
+            "in_channels of its backbone, color_type of LoadImageFromFile, or mean and std of the data_preprocessor"
         ) from error
 
 

@@ -25,6 +25,8 @@ from kd_mm.utils.suggest import join_first
 _LOOKED_AT = 200_000
 #: Of these, files of which both ends are read.
 _READ = 1000
+#: An image is remarkable whose sides have this ratio, or a larger one.
+_NARROW = 10
 #: Of these, images of 16 bits that are decoded.
 _DECODED = 4
 #: Samples that one step has to leave out before that counts as a fault.
@@ -68,7 +70,7 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
             images = [image for image in images if "://" not in image.path]
             _check_files(key, images)
             _check_sizes(key, images, DecodedSize(part.pipeline.transforms), size_mismatch)
-            _check_bits(key, _spread(images), loader)
+            _check_headers(key, _spread(images), loader)
         samples = _check_samples(key, part)
         if key == "train_dataloader":
             _check_order(key, part, samples)
@@ -168,15 +170,25 @@ def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy:
     print_log(f"{line}; {outcome}", "current", logging.WARNING)
 
 
-def _check_bits(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> None:
-    """Warn of images of 16 bits that the pipeline cuts to 8."""
-    deep = []
+def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> None:
+    """Warn of images that are much longer than wide, and of such of 16 bits that the pipeline cuts to 8."""
+    narrow, deep = [], []
     for sample in samples:
         try:
-            if read_header(sample.path).bits > 8:
-                deep.append(sample.path)
+            header = read_header(sample.path)
         except ValueError:
             continue
+        if max(header.size) >= _NARROW * min(header.size):
+            narrow.append(f"{sample.path} ({header.size[0]}x{header.size[1]})")
+        if header.bits > 8:
+            deep.append(sample.path)
+    if narrow:
+        print_log(
+            f"{key}: {len(narrow)} of {len(samples)} images looked at are {_NARROW} times as long as wide, or more: "
+            f"{join_first(narrow)}: are they whole, and what does the pipeline make of them?",
+            "current",
+            logging.WARNING,
+        )
     if not deep:
         return
     images = [run_step(loader, {"img_path": path}, key, path)["img"] for path in deep[:_DECODED]]

@@ -610,12 +610,16 @@ def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, f
     for number, path in enumerate(sorted((folders.data / "train" / "red").iterdir())):
         Image.open(path).save(path.with_suffix((".WEBP", ".TIFF", ".Png")[number % 3]))
         path.unlink()
+    narrow = folders.data / "train" / "blue" / "000.png"
+    Image.open(narrow).resize((2, 40)).save(narrow)
     (folders.data / "train" / "blue" / "more.heic").write_bytes(b"")
     (folders.data / "train" / "blue" / "more.png").symlink_to("/nowhere/more.png")
-    ended = folders.train(tools)
+    ended = folders.train(tools, "val_dataloader.dataset.data_prefix=train")
     assert ended.status == 0, ended.err
     assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
     assert "2 files in its folders are not read: 1 of .heic, 1 of links that lead nowhere" in ended.out
+    assert "train_dataloader: 1 of 60 images looked at are 10 times as long as wide, or more: " in ended.out
+    assert "val_dataloader: 60 images (" in warning(ended, " are in the training data too: results on them are too good")
 
 
 def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
@@ -730,6 +734,8 @@ def test_a_network_of_other_channels_than_its_images(tools: Tools, world: World,
     four = "model.backbone.in_channels=4"
     line = one_line(folders.train(tools, four))
     assert " and 8 more have 3 channels, the network takes 4: set in_channels of its backbone" in line
+    grey = ["model.backbone.in_channels=1", "train_dataloader.dataset.pipeline.0.color_type=grayscale"]
+    assert " and 8 more have 3 channels, the network takes 1: set in_chan" in one_line(folders.train(tools, *grey))
     words = ["--distiller", "kd", "--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
     options = [
         "--work-dir",
