@@ -1,5 +1,6 @@
 """Class lists, file endings and sizes of images in the data sets of a config, as the data sets need them."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def clean_data_sets(config: Config) -> None:
 
     Raises:
         FileNotFoundError: There is no such file of class names.
-        ValueError: It cannot be read, a class list is a dict, or ``size_mismatch`` is unknown.
+        ValueError: It cannot be read, a class list is a dict or has another key, or ``size_mismatch`` is unknown.
     """
     policy = config.get("size_mismatch", "stop")
     if policy not in SIZE_POLICIES:
@@ -43,6 +44,9 @@ def clean_data_sets(config: Config) -> None:
 
 def _clean(part: dict[str, Any]) -> None:
     if isinstance(part.get("metainfo"), dict):
+        for name in set(part["metainfo"]) - {"classes"}:
+            if get_close_matches(str(name).lower(), ["classes"]):
+                raise ValueError(f"metainfo=dict({name}=...): nothing reads {name!r}, did you mean 'classes'?")
         _clean_classes(part["metainfo"])
     for option in ("data_root", "ann_file"):
         if str(part.get(option)).startswith("~"):
@@ -62,5 +66,6 @@ def _clean_classes(part: dict[str, Any]) -> None:
         if not file.is_file():
             raise FileNotFoundError(f"the file of class names {classes!r} does not exist{nearest_file(file)}")
         part["classes"] = tuple(read_names(classes))
-    elif isinstance(classes, list | tuple):
-        part["classes"] = tuple(filter(None, (str(name).lstrip("\ufeff").strip() for name in classes)))
+    elif isinstance(classes, str | list | tuple):
+        names = classes.split(",") if isinstance(classes, str) else classes  # one without the comma of a tuple
+        part["classes"] = tuple(filter(None, (str(name).lstrip("\ufeff").strip() for name in names)))

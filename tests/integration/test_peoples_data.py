@@ -244,10 +244,14 @@ def rename(content: dict[str, Any]) -> None:
         category["name"] = name
 
 
-def leave_out_everything(shapes: Shapes) -> None:
+def replace(shapes: Shapes, words: str, others: str) -> None:
     config = shapes.root / "config.py"
+    config.write_text(config.read_text().replace(words, others))
+
+
+def leave_out_everything(shapes: Shapes) -> None:
     step = 'dict(type="mmdet.FilterAnnotations", min_gt_bbox_wh=(99, 99)), dict(type="mmdet.PackDetInputs"),'
-    config.write_text(config.read_text().replace('dict(type="mmdet.PackDetInputs"),', step))
+    replace(shapes, 'dict(type="mmdet.PackDetInputs"),', step)
 
 
 def in_all(table: str, **values: Any) -> Callable[[Shapes], object]:
@@ -297,6 +301,18 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         lambda shapes: rewrite(shapes, lambda content: [box.pop("area") for box in content["annotations"]]),
         [],
         ["train_dataloader: shapes/train.json: 8 of its 8 annotations have no 'area', which is width times height"],
+    ),
+    "classes under mmdet 2's key": (
+        COCO,
+        lambda shapes: None,
+        ["train_dataloader.dataset.metainfo.CLASSES=[square]"],
+        ["metainfo=dict(CLASSES=...): nothing reads 'CLASSES', did you mean 'classes'?"],
+    ),
+    "a class list that is one text": (
+        COCO,
+        lambda shapes: replace(shapes, '("square", "disc", "bar")', '"square disc bar"'),
+        [],
+        ["no object of 8 images is of the class list (square disc bar); the annotations have square, disc, bar"],
     ),
     "every object a crowd": (
         COCO,
@@ -619,7 +635,9 @@ def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, f
     assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
     assert "2 files in its folders are not read: 1 of .heic, 1 of links that lead nowhere" in ended.out
     assert "train_dataloader: 1 of 60 images looked at are 10 times as long as wide, or more: " in ended.out
-    assert "val_dataloader: 60 images (" in warning(ended, " are in the training data too: results on them are too good")
+    assert "val_dataloader: 60 images (" in warning(
+        ended, " are in the training data too: results on them are too good"
+    )
 
 
 def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
