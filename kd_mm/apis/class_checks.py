@@ -163,15 +163,12 @@ def _check_shared(validation: Any, training: Any) -> None:
         people = [part for part in parts if isinstance(part, Market1501)]
         roots |= {part.data_root for part in people}
         pids.append({part.get_data_info(index)["pid"] for part in people for index in range(len(part))})
-    shared = {"images": sorted(map(str, files[0] & files[1])), "identities": sorted(pids[0] & pids[1])}
-    for kind, names in shared.items():
-        if names and (kind == "images" or len(roots) == 1):
-            print_log(
-                f"val_dataloader: {len(names)} {kind} ({join_first(list(map(str, names)))}) are in the training data "
-                "too: results on them are too good",
-                "current",
-                logging.WARNING,
-            )
+    identities = pids[0] & pids[1] if len(roots) == 1 else set()
+    for kind, shared in (("images", files[0] & files[1]), ("identities", identities)):
+        names = sorted(map(str, shared))
+        if names:
+            line = f"val_dataloader: {len(names)} {kind} ({join_first(names)}) are in the training data too"
+            print_log(f"{line}: results on them are too good", "current", logging.WARNING)
 
 
 def check_numbering(key: str, dataset: BaseDataset) -> None:
