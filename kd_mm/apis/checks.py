@@ -81,15 +81,17 @@ class LeftOverWeightsHook(Hook):
         model = unwrapped(runner)
         origin = runner.cfg.get("load_from") or "the checkpoint"
         own = (model.student if isinstance(model, Distiller) else model).state_dict()
+        resumed = runner.cfg.get("resume")
+        given = checkpoint["state_dict"] if resumed else student_state_dict(checkpoint)
         if not own.keys() & checkpoint.get("state_dict", {}).keys():
-            checkpoint["state_dict"] = dict(below_prefix(own, student_state_dict(checkpoint)))
+            checkpoint["state_dict"] = dict(below_prefix(own, given))
             if not own.keys() & checkpoint["state_dict"].keys():
                 raise ValueError(
                     f"{origin}: none of its weights ({', '.join([*checkpoint['state_dict']][:3])}, ...) has "
                     "the name of one of the network's: kd-mm convert renames those of other toolkits, and a backbone "
                     "alone goes into init_cfg=dict(type='Pretrained', checkpoint=PATH) of model.backbone"
                 )
-        if not isinstance(model, Distiller) and not runner.cfg.get("resume"):
+        if not isinstance(model, Distiller) and not resumed:
             given = checkpoint["state_dict"]
             unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
             for key in unlike:
@@ -101,9 +103,7 @@ class LeftOverWeightsHook(Hook):
                     f"number of classes, and the network's own stay as they were initialised: {join_first(shapes)}"
                 )
 
-        check_weights(
-            {key: checkpoint["state_dict"][key] for key in own.keys() & checkpoint["state_dict"].keys()}, origin
-        )
+        check_weights(own, checkpoint["state_dict"], origin)
 
         def warn(module: nn.Module, result: Any) -> None:
             handle.remove()

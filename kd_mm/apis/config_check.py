@@ -26,6 +26,7 @@ from mmengine.visualization import Visualizer
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
+from kd_mm.apis.number_checks import wrong_value
 from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
 from kd_mm.utils.suggest import known_options, nearest
 
@@ -48,6 +49,7 @@ _LOADER = Kind(default=DataLoader, extra=_LOADER_EXTRA, numbers=True)
 _DATASET, _SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
 _TRANSFORM = Kind((engine.TRANSFORMS,))
 _OPTIMIZER = Kind((engine.OPTIMIZERS,), numbers=True)
+_HOOK = Kind((engine.HOOKS,), extra=("priority",), typed=True)
 _MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
 #: What the engine builds from the keys at the top of a config.
 SECTIONS = {
@@ -59,12 +61,12 @@ SECTIONS = {
     "train_cfg": Kind((engine.LOOPS,), numbers=True),
     "val_cfg": Kind((engine.LOOPS,), ValLoop),
     "test_cfg": Kind((engine.LOOPS,), TestLoop),
-    "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, ("constructor", "paramwise_cfg")),
+    "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, ("constructor", "paramwise_cfg"), numbers=True),
     "param_scheduler": Kind((engine.PARAM_SCHEDULERS,), extra=("convert_to_iter_based",), typed=True, numbers=True),
     "val_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
     "test_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
-    "default_hooks": Kind((engine.HOOKS,), extra=("priority",), typed=True),
-    "custom_hooks": Kind((engine.HOOKS,), extra=("priority",), typed=True),
+    "default_hooks": _HOOK,
+    "custom_hooks": _HOOK,
     "visualizer": Kind((engine.VISUALIZERS,), Visualizer),
     "log_processor": Kind((engine.LOG_PROCESSORS,), LogProcessor),
     "randomness": Kind(default=Runner.set_randomness),
@@ -130,9 +132,6 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
                 continue
             loop = EpochBasedTrainLoop if part.get("by_epoch") else IterBasedTrainLoop
             yield from _part(part, key, Kind((engine.LOOPS,), loop, ("by_epoch",), numbers=True), scope)
-            for option, least in (("max_epochs", 1), ("max_iters", 1), ("val_interval", 1)):
-                if isinstance(value := part.get(option), int) and value < least:
-                    yield f"train_cfg.{option}: {value} is less than {least}"
         elif key == "optim_wrapper" and isinstance(part, Mapping):
             yield from _clipping(part.get("clip_grad"))
             if "optimizer" in part:
@@ -175,7 +174,7 @@ def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
         if isinstance(hook, Mapping) and "type" not in hook:
             yield f"default_hooks.{name} has no type{nearest(name, typed)}"
         else:
-            yield from _part(hook, f"default_hooks.{name}", SECTIONS["default_hooks"], scope)
+            yield from _part(hook, f"default_hooks.{name}", _HOOK, scope)
 
 
 def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -278,19 +277,14 @@ def _options(
         known = [*inspect.signature(CheckpointHook).parameters, *inspect.signature(Runner.save_checkpoint).parameters]
     name = "DataLoader" if kind is _LOADER else str(getattr(component, "__name__", component))
     own = component.__module__.startswith("kd_mm.")
+    counts, fractions = kind.numbers or kind is _HOOK, bool(part.get("convert_to_iter_based"))
     for option, value in part.items():
         if option in ("type", "_scope_") or not isinstance(option, str):
             continue
         if known is not None and option not in (*known, *kind.extra, *popped):
             yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
-        elif _is_no_number(value, own) and _is_number(component, option, kind.numbers):
-            yield f"{key}.{option}: {value!r} is no number"
-        elif isinstance(value, str) and _annotated(component, option, ("bool",)):
-            yield f"{key}.{option}: {value!r} is neither True nor False"
-        elif kind.numbers and isinstance(value, list | tuple):
-            for number, item in enumerate(value):
-                if isinstance(item, str) and item.replace(".", "", 1).isdigit():
-                    yield f"{key}.{option}.{number}: {item!r} is no number"
+        elif wrong := wrong_value(component, option, value, kind.numbers, counts, fractions):
+            yield f"{key}.{option}: {wrong}"
     if known is None or _FURTHER in popped or (own and kind is _MODEL):  # the Distiller adds what it measured
         return
     parameters = inspect.signature(component).parameters.values()
@@ -309,33 +303,3 @@ def _words(component: Component) -> frozenset[str] | None:
     functions += vars(inspect.getmodule(component)).values()
     codes = [value.__code__ for value in functions if inspect.isfunction(value)]
     return frozenset(word for code in codes for word in code.co_consts if isinstance(word, str))
-
-
-def _is_no_number(value: Any, own: bool) -> bool:
-    """Return whether a value stands for no number: components of others may take lists, dicts and None for one."""
-    return isinstance(value, str) or (own and not isinstance(value, int | float))
-
-
-def _is_number(component: Component, option: str, by_default: bool) -> bool:
-    """Return whether an option takes numbers alone: by its annotation, or by its default value."""
-    parameter = _parameter(component, option)
-    default = None if parameter is None else parameter.default
-    number = by_default and isinstance(default, int | float) and not isinstance(default, bool)
-    return number or _annotated(component, option, ("int", "float"))
-
-
-def _annotated(component: Component, option: str, types: tuple[str, ...]) -> bool:
-    """Return whether an option's annotation is one of some types, and no more."""
-    parameter = _parameter(component, option)
-    annotation = None if parameter is None else parameter.annotation
-    return annotation in types or (inspect.isclass(annotation) and annotation.__name__ in types)
-
-
-def _parameter(component: Component, option: str) -> inspect.Parameter | None:
-    """Return the parameter of a component, or of the first of its base classes that has it."""
-    for part in inspect.getmro(component) if inspect.isclass(component) else (component,):
-        with contextlib.suppress(ValueError, TypeError):  # a builtin
-            parameter = inspect.signature(part).parameters.get(option)
-            if parameter is not None:
-                return parameter
-    return None

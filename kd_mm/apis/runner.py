@@ -28,6 +28,7 @@ from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
+from kd_mm.hooks.schedule_check import ScheduleCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.checkpoint import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.config import is_distillation, load_config, parts_of
@@ -184,6 +185,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         MetricCheckHook(named_metrics(config)),
         FiniteLossHook(),
         BatchSizeHook(),
+        ScheduleCheckHook(),
         ResumeCheckHook(),
     ):
         runner.register_hook(hook)

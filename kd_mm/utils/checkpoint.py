@@ -174,26 +174,29 @@ def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     the weights (``ema_backbone_conv1_weight``) are left out.
     """
     weights = _tensors(checkpoint)
-    averages = {"ema_" + key.replace(".", "_") for key in weights}
-    weights = {
-        key: value
-        for key, value in weights.items()
-        if not (key.startswith(OWN_PREFIX) or key in averages or key.rpartition(".")[2] in _EXTRAS)
-    }
+    averages = {"ema_" + key.replace(".", "_") for key in weights}.intersection(weights)
+    if averages:
+        print_log(f"the plain weights are taken, not their {len(averages)} averages under ema_...", "current")
+    owned = {key for key in weights if key.startswith(OWN_PREFIX) or key.rpartition(".")[2] in _EXTRAS}
+    weights = {key: value for key, value in weights.items() if key not in averages | owned}
     for prefix in WRAPPER_PREFIXES:
         if weights and all(key.startswith(prefix) for key in weights):
             weights = {key[len(prefix) :]: value for key, value in weights.items()}
     return weights
 
 
-def _tensors(stored: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(stored: Any) -> dict[str, Tensor]:
     """Return the tensors of the mapping that holds the weights, at whatever depth."""
-    usual = next((stored[key] for key in WEIGHT_KEYS if isinstance(stored.get(key), Mapping)), None)
-    if usual is not None:
-        return _tensors(usual)
+    if not isinstance(stored, Mapping):
+        return {}
+    if usual := {key: weights for key in WEIGHT_KEYS if (weights := _tensors(stored.get(key)))}:
+        first, *others = usual
+        if others:
+            hint = " (EMAHook stores the averages under state_dict)" if "ema_state_dict" in others else ""
+            print_log(f"the weights under {first!r} are taken, not those under {', '.join(others)}{hint}", "current")
+        return usual[first]
     found = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
-    inner = [_tensors(value) for value in stored.values() if isinstance(value, Mapping)]
-    return max([found, *inner], key=len)  # other mappings, such as an optimizer's, hold a few each
+    return max([found, *map(_tensors, stored.values())], key=len)  # others, such as an optimizer's, hold a few each
 
 
 def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
@@ -220,10 +223,9 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     """
     if not weights:
         raise ValueError(f"{what}: {origin} holds no weights")
-    check_weights(weights, f"{what}: {origin}")
-    given, weights = weights, below_prefix(model.state_dict(), weights)
-    problem = mismatch(model.state_dict(), weights)
-    if problem:
+    own, given = model.state_dict(), weights
+    weights = below_prefix(own, given)
+    if problem := mismatch(own, weights):
         try:
             weights = _translated(model, given)
         except ValueError as error:
@@ -231,28 +233,28 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
         if not weights:
             raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
         print_log(f"{what}: {origin} has the names of another toolkit; its tensors were matched in order", "current")
-    elif len(given) > len(weights):
-        print_log(f"{what}: {origin}: {len(given) - len(weights)} tensors beside the network's are left out", "current")
+    check_weights(own, weights, f"{what}: {origin}")
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
 
 
-def check_weights(weights: Mapping[str, Tensor], origin: str) -> None:
-    """Check that no weight is infinite, NaN or quantised.
+def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
+    """Check that no weight of a network's ``own`` is infinite or NaN in ``given``, or, though a fraction, an integer.
 
     Raises:
         ValueError: One is.
     """
-    quantised = [n for n, value in weights.items() if value.is_quantized or value.dtype in (torch.int8, torch.uint8)]
-    if quantised:
+    weights = {name: given[name] for name, value in own.items() if name in given and value.is_floating_point()}
+    integers = [name for name, value in weights.items() if not value.is_floating_point() or value.element_size() == 1]
+    if integers:
         raise ValueError(
-            f"{origin}: {len(quantised)} of its {len(weights)} tensors are quantised ({quantised[0]}): take the "
-            "checkpoint from before the quantisation"
+            f"{origin}: {len(integers)} of its {len(given)} tensors are quantised ({integers[0]}): take the checkpoint "
+            "from before the quantisation"
         )
-    bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
     if bad:
         raise ValueError(
-            f"{origin}: {len(bad)} of its {len(weights)} tensors hold values that are infinite or NaN ({bad[0]}): take "
+            f"{origin}: {len(bad)} of its {len(given)} tensors hold values that are infinite or NaN ({bad[0]}): take "
             "an earlier checkpoint, or train with a lower learning rate"
         )
 
@@ -267,16 +269,13 @@ def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping
     for prefix in [name.removesuffix(first) for name in given if name.endswith(f".{first}")]:
         inner = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
         if not mismatch(own, inner):
+            print_log(f"the weights below {prefix!r} are taken, {len(given) - len(inner)} others are not", "current")
             return inner
     return given
 
 
 def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return weights under the model's names; nothing where they are no other toolkit's.
-
-    Raises:
-        ValueError: They are, and do not fit.
-    """
+    """Return weights under the model's names; nothing where they are no other toolkit's. They may fail to fit."""
     prefix = next(iter(weights), "").partition(".")[0] + "."
     if all(key.startswith(prefix) for key in weights):
         return _translated(model, {key.removeprefix(prefix): value for key, value in weights.items()})
@@ -296,7 +295,6 @@ def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = Tru
         if keys:
             parts.append(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
     if shapes:
-        key = shapes[0]
-        pair = f"{tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-        parts.append(f"{len(shapes)} of another shape ({key}: {pair})")
+        sizes = [tuple(weights[shapes[0]].shape) for weights in (given, own)]
+        parts.append(f"{len(shapes)} of another shape ({shapes[0]}: {sizes[0]} in the file, {sizes[1]} in the network)")
     return "; ".join(parts)

@@ -71,8 +71,13 @@ def test_what_is_found() -> None:
             r"optim_wrapper\.clip_grad\.maxnorm: .* did you mean 'max_norm'\?",
         ),
         ({"optim_wrapper.clip_grad": {"max_norm": "9"}}, r"optim_wrapper\.clip_grad\.max_norm: '9' is no number"),
-        ({"param_scheduler.milestones": ["1", "2"]}, r"param_scheduler\.milestones\.0: '1' is no number"),
+        ({"param_scheduler.milestones": ["1", "2"]}, r"param_scheduler\.milestones: '1' in it is no number"),
+        ({"param_scheduler.milestones": [0.5]}, r"param_scheduler\.milestones: 0\.5 is no whole number"),
+        ({"param_scheduler.milestones": 3}, r"param_scheduler\.milestones: 3 is no list: write \[3\]"),
+        ({"param_scheduler.gamma": -1}, r"param_scheduler\.gamma: -1 is less than 0"),
+        ({"optim_wrapper.accumulative_counts": 0.5}, r"optim_wrapper\.accumulative_counts: 0\.5 is no whole number"),
         ({"train_cfg.val_interval": 0}, r"train_cfg\.val_interval: 0 is less than 1"),
+        ({"default_hooks.checkpoint.interval": 0.5}, r"default_hooks\.checkpoint\.interval: 0\.5 is no whole number"),
         ({"env_cfg.cudnn_bench": True}, r"env_cfg\.cudnn_bench: nothing reads .* did you mean 'cudnn_benchmark'\?"),
         ({"auto_scale_lr.base_batchsize": 8}, r"auto_scale_lr\.base_batchsize: .* did you mean 'base_batch_size'\?"),
         ({"randomness.seed": "lucky"}, r"randomness\.seed: 'lucky' is no integer"),
@@ -121,6 +126,8 @@ def test_what_is_left_to_the_builders() -> None:
         "model.backbone.init_cfg": {"type": "NoInitialisation", "mode": 1},
         "train_dataloader.dataset.pipeline.0": {"type": "Albu", "transforms": [{"type": "HueSaturation", "by": 1}]},
         "custom_hooks": [{"type": "EMAHook", "priority": "NORMAL"}],
+        "param_scheduler": {"type": "MultiStepLR", "milestones": [0.5], "convert_to_iter_based": True, "last_step": -1},
+        "train_dataloader.batch_size": 8.0,
         "my_variable": {"type": "Nothing"},
     }
     config = read(**changes)

@@ -1,4 +1,4 @@
-"""What is checked of any run: its first loss that is not finite, images of a step, a resume with another config."""
+"""What is checked of any run: losses that are not finite, images of a step, its schedules, a resume."""
 
 from __future__ import annotations
 
@@ -58,6 +58,35 @@ def test_a_step_counts_accumulated_batches(
     out = cpu_tools.train(*ACCUMULATES, *options, "--work-dir", tmp_path / "scaled", "--auto-scale-lr").out
     assert "a step has" not in out
     assert f"Scaling the original LR by {ratio}." in out
+
+
+def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp_path: Path) -> None:
+    def arguments(*schedules: str) -> list[object]:
+        listed = ", ".join(f"dict({schedule})" for schedule in schedules)
+        path = tmp_path / "config.py"
+        path.write_text(f'_base_ = "{ACCUMULATES[0]}"\nparam_scheduler = [{listed}]\n')
+        rest = ["train_cfg.val_begin=5", "optim_wrapper.optimizer.lr=0.0", "--work-dir", tmp_path / "run"]
+        return [path, *ACCUMULATES[1:], *rest]
+
+    fit = (
+        'type="LinearLR", start_factor=0.1, by_epoch=False, end=2',
+        'type="CosineAnnealingLR", begin=2, by_epoch=False',
+    )
+    late = 'type="MultiStepLR", milestones=[1, 3]', 'type="LinearLR", by_epoch=False, end=500'
+    out = cpu_tools.train(*arguments(*fit, *late, 'type="CosineAnnealingLR", T_max=2, by_epoch=False')).out
+    found = [line.partition("WARNING - ")[2] for line in out.splitlines() if "the run has" in line or "learned" in line]
+    assert found == [
+        "train_cfg.val_begin=5 is never reached, the run has 1 epochs",
+        "param_scheduler: MultiStepLR never comes to milestones 3, the run has 1 epochs",
+        "param_scheduler: LinearLR never comes to end 500, the run has 4 iterations",
+        "param_scheduler: CosineAnnealingLR rises again after T_max=2, the run has 4 iterations",
+        "optim_wrapper.optimizer.lr is 0: nothing is learned",
+    ]
+    for schedule, reason in (
+        ('type="OneCycleLR", eta_max=0.1, total_steps=3, by_epoch=False', "total_steps=3 are too few"),
+        ('type="LinearLR", start_factor=0, by_epoch=False', "start_factor=0 is divided by"),
+    ):
+        assert reason in cpu_tools.refused("train", *arguments(schedule))
 
 
 RESUMES = ["train", "kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=128"]

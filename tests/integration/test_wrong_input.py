@@ -573,7 +573,15 @@ def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path)
     quantised = {key: value.to(torch.int8) for key, value in broken.items()}
     torch.save({"state_dict": quantised}, tmp_path / "int8.pth")
     tested = tools.run("test", world.teacher, tmp_path / "int8.pth", "--work-dir", tmp_path / "run")
-    refused(tested, "92 of its 92 tensors are quantised (")
+    refused(tested, "77 of its 92 tensors are quantised (")
+    # What lies beside the network's own weights is not judged, and the log says which were taken.
+    whole = {f"module.{key}": value for key, value in weights(world.checkpoint).items()}
+    beside = {"queue": torch.zeros(2, dtype=torch.uint8), "scores": torch.full((2,), torch.nan)}
+    averages = {f"module.{key}": value for key, value in broken.items()}
+    torch.save({"model": whole | beside, "model_ema": averages}, tmp_path / "two.pth")
+    tested = tools.test(world.teacher, tmp_path / "two.pth", "--work-dir", tmp_path / "run")
+    assert "the weights under 'model' are taken, not those under model_ema" in tested.out
+    assert "the weights below 'module.' are taken, 2 others are not" in tested.out
 
 
 def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_path: Path) -> None:

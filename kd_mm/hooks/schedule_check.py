@@ -1,0 +1,57 @@
+"""Schedules that the length of a run does not fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+
+class ScheduleCheckHook(Hook):
+    """Compares the schedules, the begin of validation and the learning rate with the length of the run."""
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Warn of what never comes, of a cosine that rises again, and of a learning rate of 0.
+
+        Raises:
+            ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0.
+        """
+        loop, lines = runner.train_loop, []
+        if isinstance(runner.param_schedulers, Mapping) or not isinstance(
+            loop, EpochBasedTrainLoop | IterBasedTrainLoop
+        ):
+            return  # several optimizers, or a loop of the user's own
+        lengths = {True: (runner.max_epochs, "epochs"), False: (runner.max_iters, "iterations")}
+        length, unit = lengths[isinstance(loop, EpochBasedTrainLoop)]
+        if runner.val_loop is not None and loop.val_begin > length:
+            lines.append(f"train_cfg.val_begin={loop.val_begin} is never reached, the run has {length} {unit}")
+        for schedule in runner.param_schedulers or []:
+            length, unit = lengths[schedule.by_epoch]
+            problem = _wrong_schedule(schedule, vars(schedule), length)
+            if problem:
+                lines.append(f"param_scheduler: {type(schedule).__name__} {problem}, the run has {length} {unit}")
+        if not any(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.param_groups):
+            lines.append("optim_wrapper.optimizer.lr is 0: nothing is learned")
+        for line in lines:
+            runner.logger.warning(line)
+
+
+def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> str:
+    """Return what of a schedule never comes or comes too early in a run, empty if nothing.
+
+    Raises:
+        ValueError: It would fail during the run.
+    """
+    counts = {name: [options[name]] for name in ("T_max", "total_steps", "step_size") if name in options}
+    counts |= {"milestones": list(options["milestones"])} if "milestones" in options else {}
+    points = {"end": [schedule.end], **{name: [schedule.begin + i for i in given] for name, given in counts.items()}}
+    late = [f"{name} {i:g}" for name, given in points.items() for i in given if i > length or i % 1]
+    early = [name for name in ("T_max", "total_steps") if max(points.get(name, [length])) < min(schedule.end, length)]
+    if "total_steps" in early or options.get("start_factor") == 0:
+        reason = "start_factor=0 is divided by" if not early else f"total_steps={schedule.total_steps} are too few"
+        raise ValueError(f"param_scheduler: {type(schedule).__name__} fails during the run: {reason}")
+    if early:
+        return f"rises again after T_max={schedule.T_max}"
+    return f"never comes to {', '.join(late)}" if late else ""
