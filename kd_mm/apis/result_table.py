@@ -126,12 +126,14 @@ def render_page(results: Results, name: str) -> str:
 
 
 def render_index(results: Mapping[str, Results]) -> str:
-    """Return the list of pages by name: what they compare, and the best row of each."""
-    lines = [f"<!-- {_WRITTEN} -->", "", "# Results", "", "| table | rows | runs | best row | its last epoch |"]
+    """Return the list of pages by name: what they compare, and the best row of each with a network of the baseline's size."""
+    lines = [f"<!-- {_WRITTEN} -->", "", "# Results", "", "| table | rows | runs | best student | its last epoch |"]
     lines.append("|---|--:|--:|---|--:|")
     for name, page in results.items():
         metric, rows = page["metrics"][0], group(page["runs"], "row")
-        scores = {row: Measure.of([cell[metric] for cell in cells]) for row, cells in rows.items() if row != "teacher"}
+        size = rows.get(page.get("baseline"), page["runs"])[0].get("params")
+        students = {row: cells for row, cells in rows.items() if cells[0].get("params") == size}
+        scores = {row: Measure.of([cell[metric] for cell in cells]) for row, cells in students.items()}
         best = max(scores, key=lambda row: scores[row].mean)
         link, runs = f"[{page.get('title') or name}]({name}.md)", len(page["runs"])
         lines.append(f"| {link} | {len(rows)} | {runs} | {best} | {metric} {scores[best].mean:.2f} |")

@@ -70,10 +70,13 @@ def test_the_list_of_pages_and_the_metafile_are_those_of_the_results(tmp_path: P
     assert (folder / "README.md").read_text() == render_index(results)
     assert (folder / "metafile.yml").read_text() == render_metafile(results)
     (tmp_path / "metafile.yml").touch()
-    (tmp_path / "two.json").write_text(json.dumps({**RESULTS, "rows": {"kd": {"recipe": "kd", "config": "a.py"}}}))
+    teacher = {"row": "teacher_exits", "seed": 0, "accuracy/top1": 80.0, "seconds": 90, "params": 1000}
+    two = {**RESULTS, "rows": {"kd": {"recipe": "kd", "config": "a.py"}}, "runs": [*RESULTS["runs"], teacher]}
+    (tmp_path / "two.json").write_text(json.dumps(two))
     write_page(tmp_path / "two.json")
-    assert "| [Two rows](two.md) | 2 | 3 | kd | accuracy/top1 64.00 |" in (tmp_path / "README.md").read_text()
-    alone, distilled = fileio.load(tmp_path / "metafile.yml")["Models"]
+    # The teacher is no student: it has another number of parameters.
+    assert "| [Two rows](two.md) | 3 | 4 | kd | accuracy/top1 64.00 |" in (tmp_path / "README.md").read_text()
+    alone, distilled, _ = fileio.load(tmp_path / "metafile.yml")["Models"]
     assert (alone["In Collection"], distilled["In Collection"]) == ("plain training", "kd")
     assert distilled["Results"] == [{"Dataset": "Two rows", "Metrics": {"accuracy/top1": 64.0}}]
 
