@@ -1,9 +1,6 @@
 # Blood cells on a CPU, 256 x 192: a RetinaNet on ResNet-18 of 40/64 of its width to one of a sixteenth.
 # Run it with: python tools/compare.py configs/sweeps/bccd.py --jobs 2 --work-dir work_dirs/bccd
 student = dict(config="kd_mm::detection/bccd/retinanet_r18w4_bccd.py", epochs=24)
-losses = "model.recipe.losses"
-scd_6 = {f"{losses}.scd.loss_weight": 6.0}
-norm = {"model.recipe.connectors.norm": "BN"}
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
@@ -15,18 +12,12 @@ rows = [
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd")
     ),
-    *(
-        dict(name=f"{recipe}{name}", distiller=recipe, teacher_row="teacher", cfg_options=chosen, **student)
-        for recipe, name, chosen in (
-            ("mtkd_ssr", ", scd 6", scd_6),
-            (
-                "mtkd_ssr",
-                ", scd 6, positions alike, connectors with norm",
-                {**scd_6, f"{losses}.scd.object_share": 0, **norm},
-            ),
-            ("pkd", ", connectors with norm", norm),
-            ("pkd+kd", ", connectors with norm", norm),
-        )
+    dict(
+        name="mtkd_ssr, positions alike, connectors with norm",
+        distiller="mtkd_ssr",
+        teacher_row="teacher",
+        cfg_options={"model.recipe.losses.scd.object_share": 0, "model.recipe.connectors.norm": "BN"},
+        **student,
     ),
     dict(name="teacher_exits", distiller="exits", **teacher),
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),

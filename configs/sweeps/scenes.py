@@ -14,9 +14,9 @@ rows = [
         for recipe in ("kd", "pkd", "pkd+kd", "mtkd_ssr", "crosskd", "detection")
     ),
     dict(
-        name="mtkd_ssr, scd 6, positions alike",
+        name="mtkd_ssr, positions alike",
         distiller="mtkd_ssr",
-        cfg_options={"model.recipe.losses.scd": dict(loss_weight=6.0, object_share=0)},
+        cfg_options={"model.recipe.losses.scd.object_share": 0},
         **student,
         **teacher,
     ),
