@@ -13,6 +13,23 @@ rows = [
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd")
     ),
     dict(
+        name="mtkd_ssr, scd 2",
+        distiller="mtkd_ssr",
+        teacher_row="teacher",
+        cfg_options={"model.recipe.losses.scd.loss_weight": 2.0},
+        **student,
+    ),
+    *(
+        dict(
+            name=f"{recipe}, connectors with norm",
+            distiller=recipe,
+            teacher_row="teacher",
+            cfg_options={"model.recipe.connectors.norm": "BN"},
+            **student,
+        )
+        for recipe in ("pkd", "pkd+kd")
+    ),
+    dict(
         name="mtkd_ssr, positions alike, connectors with norm",
         distiller="mtkd_ssr",
         teacher_row="teacher",

@@ -1,12 +1,17 @@
 # Options of MTKD-SSR for detectors on runway debris, on the validation split; see foda.py.
+# From review 1 on, options are those of the former setting, positions alike.
 # Run it with: python tools/compare.py configs/sweeps/foda_weights.py --jobs 2 --work-dir work_dirs/foda_weights
 student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
 losses, exits = "model.recipe.losses", "model.recipe.teacher_exits"
-cells_of_32 = {"model.recipe.exits.grid_stride": 32}
+former = {f"{losses}.scd.object_share": 0}
+cells_of_32 = {**former, "model.recipe.exits.grid_stride": 32}
 crosskd = {f"{losses}.own.loss_weight": 0, **cells_of_32}
 options = {
     "mtkd_ssr": {},
-    "mtkd_ssr, review 1": {f"{losses}.review.loss_weight": 1.0},
+    "mtkd_ssr, scd 2": {f"{losses}.scd.loss_weight": 2.0},
+    "mtkd_ssr, scd 3": {f"{losses}.scd.loss_weight": 3.0},
+    "mtkd_ssr, positions alike": former,
+    "mtkd_ssr, review 1": {**former, f"{losses}.review.loss_weight": 1.0},
     "mtkd_ssr, cells of 32 pixels": cells_of_32,
     "mtkd_ssr, cells of 32 pixels, scd 1": {**cells_of_32, f"{losses}.scd.loss_weight": 1.0},
     "mtkd_ssr, cells of 32 pixels, scd 2": {**cells_of_32, f"{losses}.scd.loss_weight": 2.0},
@@ -21,7 +26,7 @@ options = {
     "mtkd_ssr_images": {},
 }
 
-seeds = (0, 1)
+seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "coco/mAP")
 cfg_options = {"test_dataloader.dataset.ann_file": "VOC2007/ImageSets/Main/val.txt"}
 rows = [

@@ -15,7 +15,7 @@ from torch import nn
 
 from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
-from kd_mm.apis.data_checks import check_data
+from kd_mm.apis.data_checks import check_data, check_shared
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, student_state_dict
@@ -145,6 +145,8 @@ class DataCheckHook(Hook):
         _check_loader(runner, "train_dataloader", loader)
         if runner.val_loop is not None:
             _check_loader(runner, "val_dataloader", runner.val_loop.dataloader)
+            if is_main_process():
+                check_shared("val_dataloader", runner.val_loop.dataloader.dataset, training)
         validation, test = (runner.cfg.get(f"{part}_dataloader") or {} for part in ("val", "test"))
         if not test or test.get("dataset") == validation.get("dataset") or not is_main_process():
             return
@@ -152,6 +154,7 @@ class DataCheckHook(Hook):
             with isolated_rng("test data"):
                 dataset = DATASETS.build(copy.deepcopy(test["dataset"]))
                 _check(runner, "test_dataloader", dataset)
+                check_shared("test_dataloader", dataset, training)
                 compare_classes("test_dataloader", class_list(dataset), class_list(training), "the training data")
         except Exception as error:
             if self.tested:

@@ -14,6 +14,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmengine import registry as engine
@@ -27,7 +28,9 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from kd_mm.apis.number_checks import wrong_value
+from kd_mm.distillers import Distiller
 from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
+from kd_mm.utils.config import parts_of
 from kd_mm.utils.suggest import known_options, nearest
 
 Component = Callable[..., Any]
@@ -150,6 +153,10 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
     seed = (parts.get("randomness") or {}).get("seed")
     if isinstance(seed, str | float):
         yield f"randomness.seed: {seed!r} is no integer"
+    for key, value in parts_of(parts.get("model"), "model"):
+        local = key.endswith("init_cfg.checkpoint") and isinstance(value, str) and "://" not in value
+        if local and not Path(value).expanduser().is_file():
+            yield f"{key}: there is no file {value}: put the weights there, or leave init_cfg out to start from nothing"
     level = parts.get("log_level")
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
@@ -210,6 +217,9 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
             yield f"{key}.fold: {value!r} is none of {folds} folds, which count from 0"
         if kind is _DATASET and name == "pipeline" and isinstance(value, Mapping):
             yield f"{key}.pipeline: it is one step, not a list of steps"
+        if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
+            yield f"{key}.student: it is the network itself: student={{{{_base_.model}}}}, with its config in _base_"
+            continue
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, popped)
@@ -253,7 +263,8 @@ def _anything(**options: Any) -> None:
 def _unknown_type(name: str, key: str, kind: Kind, scope: str) -> Iterator[str]:
     names = [known for registry in kind.registries for known in _names(registry, scope)]
     certain = kind is not _MODEL or "." in name
-    near = difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
+    near = [own] if (own := f"kd_mm.{name}") in names else []
+    near = near or difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
     if near:
         yield f"{key}.type: there is no {name!r}, did you mean {near[0]!r}?"
     elif certain and (kind is not _MODEL or name.partition(".")[0] in kind.registries[0].children):
@@ -282,7 +293,10 @@ def _options(
         if option in ("type", "_scope_") or not isinstance(option, str):
             continue
         if known is not None and option not in (*known, *kind.extra, *popped):
-            yield f"{key}.{option}: {name} has no option {option!r}{nearest(option, [*known, *kind.extra])}"
+            hint = nearest(option, [*known, *kind.extra])
+            if component is Distiller and "did you mean" not in hint:
+                hint += "; where a plain model is inherited, model needs _delete_=True"
+            yield f"{key}.{option}: {name} has no option {option!r}{hint}"
         elif wrong := wrong_value(component, option, value, kind.numbers, counts, fractions):
             yield f"{key}.{option}: {wrong}"
     if known is None or _FURTHER in popped or (own and kind is _MODEL):  # the Distiller adds what it measured

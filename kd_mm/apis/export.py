@@ -87,7 +87,7 @@ def export_student(
             torch.
         ImportError: A package that ONNX needs is missing; nothing was written.
     """
-    out = check_target(out)
+    out = check_target(out, config, checkpoint)
     if onnx is not None:
         require_onnx()
         if Path(onnx).suffix != ".onnx":
@@ -153,11 +153,18 @@ def exported_config(config: Config) -> Config:
     return plain
 
 
-def check_target(out: str | Path) -> Path:
-    """Return the path of a checkpoint to write; ``ValueError`` for another ending than ``.pth`` or ``.pt``."""
+def check_target(out: str | Path, *read: str) -> Path:
+    """Return the path of a checkpoint to write, beside which a config is written.
+
+    Raises:
+        ValueError: Another ending than ``.pth`` or ``.pt``, or one of the two would replace a file that is read.
+    """
     out = Path(out).expanduser()
     if out.suffix not in (".pth", ".pt"):
         raise ValueError(f"cannot export to {out}: give a .pth file; the config is written beside it as .py")
+    for target in (out, out.with_suffix(".py")):
+        if target.resolve() in [Path(file).expanduser().resolve() for file in read]:
+            raise ValueError(f"cannot export to {out}: it would replace {target}, which is read; give another name")
     return out
 
 

@@ -117,7 +117,8 @@ def compose(
     """
     if is_distillation(config):
         raise ValueError(
-            "--distiller composes a plain config, but this config is a distillation already; drop the option"
+            f"{config.filename or 'the config'} is a distillation already, and --distiller is for plain configs: "
+            "leave it out; distillations of your own are compared as rows of a sweep file (kd-mm compare SWEEP)"
         )
     overridden = [key.removeprefix("model.recipe.") for key in options or {} if key.startswith("model.recipe.")]
     recipe, hooks = read_recipes(distiller, task_of(config), overridden)

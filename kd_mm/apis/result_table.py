@@ -126,7 +126,10 @@ def render_page(results: Results, name: str) -> str:
 
 
 def render_index(results: Mapping[str, Results]) -> str:
-    """Return the list of pages by name: what they compare, and the best row of each with a network of the baseline's size."""
+    """Return the list of pages by name: what they compare, and the best row of each.
+
+    That is one whose network has the size of the baseline's.
+    """
     lines = [f"<!-- {_WRITTEN} -->", "", "# Results", "", "| table | rows | runs | best student | its last epoch |"]
     lines.append("|---|--:|--:|---|--:|")
     for name, page in results.items():

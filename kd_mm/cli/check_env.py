@@ -63,7 +63,7 @@ DATA_SETS = {
     "Tiny ImageNet": Layout("tiny-imagenet-200", _TINY_FILES, "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
     "Pascal VOC 2007": Layout("VOCdevkit/VOC2007", _VOC_FILES, f"{_VOC}/voc2007/ (trainval and test)"),
     "Pascal VOC 2012": Layout("VOCdevkit/VOC2012", _VOC_FILES, f"{_VOC}/voc2012/ (trainval)"),
-    "Market-1501": Layout("market1501 Market-1501-v15.09.15", "bounding_box_train/ bounding_box_test/ query/", _MARKET),
+    "Market-1501": Layout("Market-1501-v15.09.15 market1501", "bounding_box_train/ bounding_box_test/ query/", _MARKET),
 }
 
 

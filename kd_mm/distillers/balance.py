@@ -131,7 +131,10 @@ class Balance(nn.Module):
         reference, *values = torch.stack([_total(own), *(terms[f"loss_{name}"] for name in names)]).tolist()
         for name, value in zip(names, values, strict=True):
             if reference > 0 and value > LARGE * reference:
-                self._warn(name, f"is {value / reference:.3g} times the student's own loss in its first step: lower")
+                self._warn(
+                    name,
+                    f"is {value / reference:.3g} times the student's own loss in its first step; if that falls slowly, lower",
+                )
 
     def _judge(self, names: Sequence[str]) -> None:
         """Log the means of some losses, warn of those out of range that have no share, and log the scales of others."""
@@ -146,9 +149,9 @@ class Balance(nn.Module):
         for name, mean in means.items():
             ratio = f"{mean:.3g} times that of its own loss"
             if name not in self.shares and mean > LARGE:
-                self._warn(name, f"has a gradient on the student of {ratio}, which learns little else: lower")
+                self._warn(name, f"has a gradient on the student of {ratio}; if that falls slowly, lower")
             elif name not in self.shares and mean < SMALL:
-                self._warn(name, f"has a gradient on the student of {ratio}, next to no effect: raise")
+                self._warn(name, f"has a gradient on the student of {ratio}: leave it out, or raise")
 
     def _warn(self, name: str, problem: str) -> None:
         option = f"model.recipe.losses.{name}.loss_weight (now {self.full_weights[name]:g})"

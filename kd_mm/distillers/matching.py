@@ -18,9 +18,14 @@ from kd_mm.utils.contexts import eval_mode
 
 
 def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
-    """Return height and width of the dry run: as given, else the backbone's ``img_size``, else the default."""
+    """Return height and width of the dry run: as given, else the backbone's ``img_size``, else the default.
+
+    Both are padded as the network's data preprocessor pads images.
+    """
     size = input_size or getattr(child(student, "backbone"), "img_size", None) or default
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    height, width = (size, size) if isinstance(size, int) else size
+    divisor = vars(child(student, "data_preprocessor") or student).get("pad_size_divisor", 1)
+    return (math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ class DistillHook(Hook):
             torch.compiler.set_stance("force_eager")
             self._eager = True
         runner.logger.info("\n" + distillation_report(distiller))
+        networks = [distiller.student, *(teacher.model for teacher in distiller.teachers.values())]
+        own, *others = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+        if own > max(others, default=own):
+            runner.logger.warning(
+                f"the student has {own:,} parameters, its teacher {max(others):,}: are the two swapped?"
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the progress of the run and whether this step will be logged."""

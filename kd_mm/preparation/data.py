@@ -1,11 +1,13 @@
 """The training data of a run, as the preparations of its teachers read them."""
 
 import copy
+import hashlib
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
@@ -16,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from kd_mm.distillers import Distiller
 from kd_mm.engine import DeviceLoader
 from kd_mm.utils.config import innermost_dataset
-from kd_mm.utils.samples import name_errors
+from kd_mm.utils.samples import base_datasets, name_errors
 
 #: Options of a data loader that do not change what it loads.
 _SPEED_OPTIONS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
@@ -34,11 +36,13 @@ class TrainingData:
         self.runner, self.distiller, self.config = runner, distiller, runner.cfg
 
     def fingerprint(self) -> list[Any]:
-        """Return what decides the batches: data set, sampler, preprocessing and batch augmentation."""
+        """Return what decides the batches: data set and its annotations, sampler, preprocessing and augmentation."""
         loader = {k: v for k, v in self.config.train_dataloader.items() if k not in _SPEED_OPTIONS}
         student = self.config.model.get("student", {})
         views = [self.config.get("data_preprocessor"), self.config.model.get("data_preprocessor")]
-        return [loader, *views, student.get("data_preprocessor"), student.get("train_cfg"), get_world_size()]
+        contents = [_digest(part) for part in base_datasets(self.runner.train_dataloader.dataset)]
+        views += [student.get("data_preprocessor"), student.get("train_cfg")]
+        return [loader, *views, get_world_size(), contents]
 
     def epochs(self, options: Mapping[str, Any], source: str) -> tuple[int, list[int]]:
         """Return the length of a training, at least 1, and its milestones, all in epochs.
@@ -143,6 +147,12 @@ class TrainingData:
 def progress(loader: Any, title: str) -> Any:
     """Iterate over ``loader`` with a progress bar on the main process."""
     return track(loader, title, total=len(loader), transient=True, disable=not is_main_process())
+
+
+def _digest(dataset: BaseDataset) -> str:
+    """Return a hash of what a data set lists: paths, labels, boxes."""
+    listed = dataset.data_bytes if dataset.serialize_data else pickle.dumps(dataset.data_list)
+    return hashlib.sha256(listed).hexdigest()
 
 
 def _classes(targets: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -127,8 +127,9 @@ def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Pat
     """Return the result of a preparation, from its file where there is one."""
     teacher, kind = preparation.teacher, preparation.kind
     parts = [teacher.identity, teacher.input_size, data.fingerprint(), preparation.fingerprint(data)]
-    digest = hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
-    file = folder / f"teacher_{kind}_{teacher.name}_{digest}.pth"
+    digests = [hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]]
+    broadcast_object_list(digests)
+    file = folder / f"teacher_{kind}_{teacher.name}_{digests[0]}.pth"
     with _locked(file):
         found = file.is_file()
         barrier()

@@ -19,6 +19,14 @@ def wrong_channels(error: Exception) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def misfit(error: Exception) -> str:
+    """Return one line on a layer that does not take what the one before it gives."""
+    return (
+        f"a layer of a network does not fit what comes before it ({error}): set in_channels of its neck and head to "
+        "the channels that its backbone gives"
+    )
+
+
 @contextlib.contextmanager
 def explained_channels() -> Iterator[None]:
     """Explain a dry run that fails because a network, or a layer in it, does not take what it is given.
@@ -32,10 +40,7 @@ def explained_channels() -> Iterator[None]:
         found = wrong_channels(error)
         inner = found[1] > _MOST_OF_AN_IMAGE if found else "shapes cannot be multiplied" in str(error)
         if inner:
-            raise ValueError(
-                f"dry run: a layer of a network does not fit what comes before it ({error}): set in_channels of its "
-                "neck and head to the channels that its backbone gives"
-            ) from error
+            raise ValueError(f"dry run: {misfit(error)}") from error
         if found is None:
             raise
         raise ValueError(

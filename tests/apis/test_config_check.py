@@ -113,6 +113,13 @@ def test_what_is_found() -> None:
             {"default_hooks.checkpoint.intervall": 1},
             r"default_hooks\.checkpoint\.intervall: CheckpointHook .* 'interval'",
         ),
+        ({"model.backbone.init_cfg": {"checkpoint": "no.pth"}}, r"model\.backbone\.init_cfg\.checkpoint: there is no"),
+        ({"model.type": "Distiller"}, r"model\.type: there is no 'Distiller', did you mean 'kd_mm\.Distiller'\?"),
+        ({"model.type": "kd_mm.Distiller"}, r"model\.backbone: Distiller .*; where a plain model is inherited"),
+        (
+            {"model": {"_delete_": True, "type": "kd_mm.Distiller", "student": {"config": "a.py"}}},
+            r"model\.student: it is the network itself",
+        ),
         ({"val_cfg": None}, r"val_dataloader and val_evaluator without val_cfg: give all three, or set all three"),
         ({"log_level": "IFNO"}, r"log_level: there is no 'IFNO', did you mean 'INFO'\?"),
         ({"train_cfg.type": "EpochBasedTrainLoop"}, r"train_cfg: give either type or by_epoch"),

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import mmpretrain.datasets as mmpretrain
+import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.registry import DefaultScope
@@ -15,7 +17,7 @@ from PIL import Image
 from kd_mm.apis import data_checks
 from kd_mm.apis.annotation_files import no_object
 from kd_mm.apis.class_checks import check_numbering
-from kd_mm.apis.data_checks import check_data
+from kd_mm.apis.data_checks import check_data, check_shared
 
 
 def read(
@@ -53,6 +55,25 @@ def test_boxes_out_of_their_image(tmp_path: Path) -> None:
         check_data("train_dataloader", read(tmp_path, bbox=[30, 20, 60, 40]))
     assert "1 boxes of 1 of 1 images looked at reach out of their image" in log.call_args.args[0]
     assert "(COCO: left, top, width, height)" in log.call_args.args[0]
+
+
+def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
+    """By their path, or by their pixels where the data set holds these."""
+    arrays = [np.full((2, 2, 3), value, np.uint8) for value in range(3)]
+    pixels = [
+        mmpretrain.CIFAR10(data_root=str(tmp_path), split="test", test_mode=True, lazy_init=True) for _ in range(2)
+    ]
+    for dataset, chosen in zip(pixels, (arrays[:2], arrays[1:]), strict=True):
+        dataset.load_data_list = lambda chosen=chosen: [{"img": image, "gt_label": 0} for image in chosen]
+        dataset.full_init()
+    with mock.patch.object(data_checks, "print_log") as log:
+        check_shared("val_dataloader", read(tmp_path / "other"), read(tmp_path))
+        log.assert_not_called()
+        check_shared("val_dataloader", read(tmp_path), read(tmp_path))
+        check_shared("test_dataloader", *pixels)
+    first, second = (call.args[0] for call in log.call_args_list)
+    assert f"val_dataloader: 1 of 1 images ({tmp_path / 'a.png'}) are in the training data too: figures on" in first
+    assert "test_dataloader: 1 of 2 images are in the training data too" in second
 
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:

@@ -174,6 +174,15 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_writes_nothing(run: Run,
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_that_is_read_is_replaced(run: Run, tmp_path: Path) -> None:
+    checkpoint, config = tmp_path / "epoch_1.pth", tmp_path / "student.py"
+    for file in (checkpoint, config):
+        file.write_text("mine")
+    for out in (checkpoint, config.with_suffix(".pth")):
+        assert_refused("it would replace .* which is read", export_student, str(config), str(checkpoint), out)
+    assert checkpoint.read_text() == config.read_text() == "mine"
+
+
 def test_missing_onnx_packages_are_named_with_the_command(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

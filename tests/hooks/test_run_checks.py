@@ -145,8 +145,9 @@ def test_the_same_config_says_nothing_and_other_groups_are_refused(cpu_tools: To
 
 def test_a_schedule_by_a_metric_keeps_what_it_has_reached(cpu_tools: Tools, tmp_path: Path) -> None:
     plateau = tmp_path / "plateau.py"
-    schedule = 'type="ReduceOnPlateauLR", monitor="accuracy/top1", rule="greater", patience=0, threshold=1e6, threshold_rule="abs", factor=0.5'
-    plateau.write_text(f'_base_ = "{RESUMES[1]}"\nparam_scheduler = dict(_delete_=True, {schedule})\n')
+    schedule = 'type="ReduceOnPlateauLR", monitor="accuracy/top1", rule="greater", patience=0, factor=0.5'
+    never = 'threshold=1e6, threshold_rule="abs"'
+    plateau.write_text(f'_base_ = "{RESUMES[1]}"\nparam_scheduler = dict(_delete_=True, {schedule}, {never})\n')
 
     def options(epochs: int, rate: float) -> list[str]:
         return [*RESUMES[2:-1], f"train_cfg.max_epochs={epochs}", f"optim_wrapper.optimizer.lr={rate}"]

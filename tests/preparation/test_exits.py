@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from kd_mm.preparation import ExitTraining
+from kd_mm.quickstart.digits import Digits
 
 from ..helpers.digits import digits_run, run_log
 from ..helpers.errors import assert_refused
@@ -90,6 +91,11 @@ def test_what_they_depend_on_has_them_trained_anew(first: Runner, monkeypatch: p
     for change in changes:
         with pytest.raises(TrainedAnewError):
             prepared(folder, **change)
+    with monkeypatch.context() as corrected:  # labels, behind the same config
+        listed = Digits.load_data_list
+        corrected.setattr(Digits, "load_data_list", lambda self: [{**each, "gt_label": 0} for each in listed(self)])
+        with pytest.raises(TrainedAnewError):
+            prepared(folder)
     prepared(folder, randomness={"seed": 7}, **{"train_dataloader.num_workers": 1})
     assert len(files(folder)) == 1
 
