@@ -1,5 +1,5 @@
-# CIFAR-100 on one CPU core, as cifar100_small.py, on all 45,000 images beside the validation split: ResNet-14, 8 epochs,
-# to ResNet-8, 4 epochs.
+# CIFAR-100 on one CPU core, as cifar100_small.py, on all 45,000 images beside the validation split: ResNet-14 of 8
+# epochs to ResNet-8 of 4 epochs.
 # Run it with: kd-mm compare configs/sweeps/cifar100_45k.py --work-dir work_dirs/cifar100_45k
 _base_ = "./cifar100_small.py"
 

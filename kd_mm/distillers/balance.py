@@ -131,10 +131,8 @@ class Balance(nn.Module):
         reference, *values = torch.stack([_total(own), *(terms[f"loss_{name}"] for name in names)]).tolist()
         for name, value in zip(names, values, strict=True):
             if reference > 0 and value > LARGE * reference:
-                self._warn(
-                    name,
-                    f"is {value / reference:.3g} times the student's own loss in its first step; if that falls slowly, lower",
-                )
+                ratio = f"{value / reference:.3g} times the student's own loss in its first step"
+                self._warn(name, f"is {ratio}; if that falls slowly, lower")
 
     def _judge(self, names: Sequence[str]) -> None:
         """Log the means of some losses, warn of those out of range that have no share, and log the scales of others."""

@@ -635,9 +635,7 @@ def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, f
     assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
     assert "2 files in its folders are not read: 1 of .heic, 1 of links that lead nowhere" in ended.out
     assert "train_dataloader: 1 of 60 images looked at are 10 times as long as wide, or more: " in ended.out
-    assert "val_dataloader: 60 images (" in warning(
-        ended, " are in the training data too: results on them are too good"
-    )
+    assert "val_dataloader: 60 of 60 images (" in warning(ended, " are in the training data too: figures on them")
 
 
 def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
