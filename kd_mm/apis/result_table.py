@@ -134,7 +134,7 @@ def render_index(results: Mapping[str, Results]) -> str:
     lines.append("|---|--:|--:|---|--:|")
     for name, page in results.items():
         metric, rows = page["metrics"][0], group(page["runs"], "row")
-        size = rows.get(page.get("baseline"), page["runs"])[0].get("params")
+        size = (rows.get(page.get("baseline") or "") or page["runs"])[0].get("params")
         students = {row: cells for row, cells in rows.items() if cells[0].get("params") == size}
         scores = {row: Measure.of([cell[metric] for cell in cells]) for row, cells in students.items()}
         best = max(scores, key=lambda row: scores[row].mean)
