@@ -30,8 +30,10 @@ def wrong_value(
     if parameter is None:
         return ""
     own = component.__module__.startswith("kd_mm.")  # components of others may take lists, dicts and None for a number
+    words = () if typing.get_args(parameter.annotation) else _names(parameter.annotation)  # Optional takes more
+    if numbers and value is None and words in (("int",), ("float",)) and parameter.default is not None:
+        return "None is no number"
     if isinstance(value, str) or (own and not isinstance(value, int | float)):
-        words = () if typing.get_args(parameter.annotation) else _names(parameter.annotation)  # Optional takes more
         if words in (("int",), ("float",)) or (numbers and _is_number(parameter.default)):
             return f"{value!r} is no number"
         return f"{value!r} is neither True nor False" if isinstance(value, str) and words == ("bool",) else ""

@@ -30,11 +30,16 @@ class TeacherCheckHook(Hook):
         min_score: Accuracy in [0, 1] (of a detector: share of the objects that it finds; of a multi-label classifier:
             area under the ROC curve) below which the run stops; by default three standard deviations of guessing above
             chance. With 0 the score is only logged.
+
+    Raises:
+        ValueError: ``min_score`` is no share.
     """
 
     priority = "HIGH"
 
     def __init__(self, num_images: int = 512, min_score: float | None = None) -> None:
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise ValueError(f"teacher_check.min_score={min_score}: give a share from 0 to 1, such as 0.9 for 90%")
         self.num_images, self.min_score = num_images, min_score
 
     def before_train(self, runner: Runner) -> None:

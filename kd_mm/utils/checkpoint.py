@@ -239,17 +239,18 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
 
 
 def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
-    """Check that no weight of a network's ``own`` is infinite or NaN in ``given``, or, though a fraction, an integer.
+    """Check that no weight of a network's ``own`` is infinite or NaN in ``given``, or of another kind of number.
 
     Raises:
         ValueError: One is.
     """
     weights = {name: given[name] for name, value in own.items() if name in given and value.is_floating_point()}
-    integers = [name for name, value in weights.items() if not value.is_floating_point() or value.element_size() == 1]
-    if integers:
+    full = {name for name, value in weights.items() if value.is_floating_point() and value.element_size() > 1}
+    unlike = [name for name, value in weights.items() if name not in full or value.layout != torch.strided]
+    if unlike:
         raise ValueError(
-            f"{origin}: {len(integers)} of its {len(given)} tensors are quantised ({integers[0]}): take the checkpoint "
-            "from before the quantisation"
+            f"{origin}: {len(unlike)} of its {len(given)} tensors are quantised, complex or sparse ({unlike[0]}): take "
+            "the checkpoint from before the quantisation"
         )
     bad = [name for name, value in weights.items() if not value.isfinite().all()]
     if bad:

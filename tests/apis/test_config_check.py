@@ -76,6 +76,7 @@ def test_what_is_found() -> None:
         ({"param_scheduler.milestones": 3}, r"param_scheduler\.milestones: 3 is no list: write \[3\]"),
         ({"param_scheduler.gamma": -1}, r"param_scheduler\.gamma: -1 is less than 0"),
         ({"optim_wrapper.accumulative_counts": 0.5}, r"optim_wrapper\.accumulative_counts: 0\.5 is no whole number"),
+        ({"optim_wrapper.accumulative_counts": None}, r"optim_wrapper\.accumulative_counts: None is no number"),
         ({"train_cfg.val_interval": 0}, r"train_cfg\.val_interval: 0 is less than 1"),
         ({"default_hooks.checkpoint.interval": 0.5}, r"default_hooks\.checkpoint\.interval: 0\.5 is no whole number"),
         ({"env_cfg.cudnn_bench": True}, r"env_cfg\.cudnn_bench: nothing reads .* did you mean 'cudnn_benchmark'\?"),

@@ -395,10 +395,12 @@ def test_an_untrained_teacher_whose_logits_no_loss_reads(tools, world, checkpoin
     short = ["--cfg-options", "train_cfg.max_epochs=1"]
     ended = tools.train(world.plain, "--work-dir", tmp_path / "run", *teacher, *short)
     assert ended.out.count("chance is 33.3%") == ended.out.count("since no loss reads its logits") == 1
-    ended = tools.run(
-        "train", world.plain, "--work-dir", tmp_path, *teacher, *short, "default_hooks.teacher_check.min_score=0.6"
-    )
-    refused(ended, "teacher 'teacher' scores", "chance is 33.3%", "min_score=0")
+    for least, words in (
+        ("0.6", ["teacher 'teacher' scores", "chance is 33.3%", "min_score=0"]),
+        ("60", ["teacher_check.min_score=60: give a share from 0 to 1"]),
+    ):
+        option = f"default_hooks.teacher_check.min_score={least}"
+        refused(tools.run("train", world.plain, "--work-dir", tmp_path, *teacher, *short, option), *words)
 
 
 def test_missing_files(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
@@ -573,7 +575,11 @@ def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path)
     quantised = {key: value.to(torch.int8) for key, value in broken.items()}
     torch.save({"state_dict": quantised}, tmp_path / "int8.pth")
     tested = tools.run("test", world.teacher, tmp_path / "int8.pth", "--work-dir", tmp_path / "run")
-    refused(tested, "77 of its 92 tensors are quantised (")
+    refused(tested, "77 of its 92 tensors are quantised, complex or sparse (")
+    broken["head.fc.weight"] = broken["head.fc.weight"].to_sparse()
+    torch.save({"state_dict": broken}, tmp_path / "sparse.pth")
+    tested = tools.run("test", world.teacher, tmp_path / "sparse.pth", "--work-dir", tmp_path / "run")
+    refused(tested, "1 of its 92 tensors are quantised, complex or sparse (head.fc.weight)")
     # What lies beside the network's own weights is not judged, and the log says which were taken.
     whole = {f"module.{key}": value for key, value in weights(world.checkpoint).items()}
     beside = {"queue": torch.zeros(2, dtype=torch.uint8), "scores": torch.full((2,), torch.nan)}
