@@ -183,7 +183,12 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
         numbered, by = list(dataset.folder_to_idx), "class folders"
     elif isinstance(dataset, CocoDataset) and type(dataset).load_data_list is CocoDataset.load_data_list:
         check_entries(key, dataset.ann_file, classes)
-        numbered, by = [name for name in categories(dataset.ann_file) if name in classes], "categories"
+        listed = categories(dataset.ann_file)
+        alike = {name.casefold(): name for name in listed if name not in classes}
+        for name in [name for name in classes if name not in listed and name.casefold() in alike]:
+            other = f"{dataset.ann_file} {alike[name.casefold()]!r}"
+            raise ValueError(f"{key}: the class list names {name!r}, {other}: write it alike in both")
+        numbered, by = [name for name in listed if name in classes], "categories"
         if twice := _twice(numbered):
             raise ValueError(f"{key}: {dataset.ann_file} has two categories of the name {twice[0]!r}: make them one")
     else:

@@ -128,9 +128,9 @@ def read_sweep(
             labels = {name: f"{name}_{_stem(path)}" if len(configs) > 1 else name for name in distillers}
             entries += [{**taught, "name": label, "distiller": name} for name, label in labels.items()]
         rows = _ablated(_file_rows("compare", Config({"rows": entries}), given), ablate)
-    if ablate and not any(loss in _losses(row.config) for row in rows.values() for loss in ablate):
-        known = [loss for row in rows.values() for loss in _losses(row.config)]
-        raise ValueError(f"--ablate {ablate[0]}: no recipe of --distillers has this loss{nearest(ablate[0], known)}")
+    known = [loss for row in rows.values() for loss in _losses(row.config)]
+    for loss in [loss for loss in ablate if loss not in known]:
+        raise ValueError(f"--ablate {loss}: no recipe of --distillers has this loss{nearest(loss, known)}")
     if seeds is not None:
         settings["seeds"] = tuple(seeds)
     if metrics is not None:

@@ -133,7 +133,8 @@ class AnnotationReport:
             boxes: The boxes that are used, ``[x1, y1, x2, y2]``.
 
         Raises:
-            ValueError: No object is of the class list, all of them are difficult, or no box has an area.
+            ValueError: No object is of the class list, one of its names is written otherwise in all annotations, all
+                objects are difficult, or no box has an area.
         """
         if self.foreign and not self.known:
             names = ", ".join(name for name, _ in self.foreign.most_common())
@@ -142,6 +143,12 @@ class AnnotationReport:
                 f"class list is {', '.join(classes)}. Set metainfo=dict(classes=(...)) of every data set and "
                 "num_classes of the model"
             )
+        for name in self.foreign:
+            listed = next((each for each in classes if each.casefold() == name.casefold()), None)
+            if listed and not self.known[listed]:
+                raise ValueError(
+                    f"the class list names {listed!r}, the annotations of {lists} {name!r}: write it alike in both"
+                )
         if self.known and self.difficult == self.known.total():
             raise ValueError(
                 f"each of the {self.difficult} objects of {lists} is marked by <difficult>, and such objects are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,13 +122,16 @@ class Recipe:
             seed: Seed of the private random states.
 
         Raises:
-            ValueError: A loss names a teacher that does not exist, or none where there are several; a temperature
-                that is not above 0, a weight below 0.
+            ValueError: A loss is no :class:`Loss`; it names a teacher that does not exist, or none where there are
+                several; a temperature that is not above 0, a weight below 0.
         """
         losses = {}
         for name, config in sorted(self.losses.items()):
             if config is None or config.get("loss_weight", 1.0) == 0:
                 continue
+            given = MODELS.get(config["type"]) if isinstance(config["type"], str) else config["type"]
+            if inspect.isclass(given) and not issubclass(given, Loss):
+                raise ValueError(f"recipe: losses.{name}: {config['type']} does not derive from kd_mm.losses.Loss")
             with isolated_rng(f"loss/{name}", seed):
                 loss: Loss = MODELS.build(dict(config))
             temperature = config.get("temperature")

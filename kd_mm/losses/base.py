@@ -12,6 +12,7 @@ from kd_mm.losses.observation import Connected, Observation
 from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.stage import Stage
+from kd_mm.utils.suggest import StepError
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ class Loss(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if isinstance(cls.requires, str):
+            raise ValueError(f"{cls.__name__}.requires: give a set, frozenset({{{cls.requires!r}}})")
         unknown = sorted(cls.requires - READABLE)
         if unknown:
             raise ValueError(f"{cls.__name__}.requires: {unknown[0]!r} is none of {', '.join(sorted(READABLE))}")
@@ -246,7 +249,7 @@ class Loss(nn.Module):
         return self.loss_weight * (self.schedule(progress) if self.schedule else 1.0)
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor] | StageTerms:
-        """Return the unweighted scalars, by the name of their stage or pair of stages."""
+        """Return the unweighted scalars, by the name of their stage or pair of stages, or ``{"all": value}``."""
         raise TypeError(f"{type(self).__name__} defines no terms()")
 
     def evaluate(self, student: Observation, teachers: Mapping[str, Observation]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -268,9 +271,15 @@ class Loss(nn.Module):
     def _reduced(self, terms: dict[str, Tensor] | StageTerms) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(terms, dict):
             names, parts = list(terms), list(terms.values())
+            if not parts or any(part.numel() != 1 for part in parts):
+                shapes = {name: tuple(part.shape) for name, part in terms.items()}
+                raise StepError(f"{type(self).__name__}.terms returns {shapes}: give one number or more by name")
             values = torch.stack(parts) if len(parts) > 1 else parts[0].reshape(1)
-        else:
+        elif isinstance(terms, StageTerms):
             names, values = list(terms.names), terms.values
+        else:
+            kind, example = type(terms).__name__, "{'all': value}"
+            raise StepError(f"{type(self).__name__}.terms returns {kind}, not a dict of numbers by name, as {example}")
         total = values.sum() if len(names) > 1 else values.reshape(())
         total = total / len(names) if self.stage_reduction == "mean" else total
         return total, dict(zip(names, values.detach().unbind(), strict=True))

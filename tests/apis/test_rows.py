@@ -71,7 +71,7 @@ def test_each_value_of_a_key_is_a_row_where_its_part_exists() -> None:
 
 def test_what_does_not_exist_is_refused() -> None:
     for arguments, message in (
-        ({"distillers": ["mtkd_ssr"], "ablate": ["scdd"]}, "did you mean 'scd'"),
+        ({"distillers": ["mtkd_ssr"], "ablate": ["srd", "scdd"]}, "did you mean 'scd'"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
         ({"configs": [STUDENT, STUDENT]}, "given twice"),
         ({"distillers": ["kd", "kd"]}, "recipe kd is given twice"),

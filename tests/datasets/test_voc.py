@@ -169,6 +169,8 @@ def test_objects_of_other_classes_are_counted(voc: VOCFolder, warnings: list[str
     dataset = read(voc, metainfo={"classes": ("dog",)})
     assert [len(boxes(dataset, index)) for index in range(3)] == [0, 1, 1]
     assert [line for line in warnings if "not in the class list are left out: cat (2)" in line]
+    with pytest.raises(ValueError, match="the class list names 'Cat', the annotations of .* 'cat': write it alike"):
+        read(voc, metainfo={"classes": ("dog", "Cat")})
 
 
 def object_without(tag: str) -> str:

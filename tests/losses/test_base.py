@@ -1,6 +1,7 @@
 """The base of all losses: requirements, options and schedules, means over the batch, which teacher is read."""
 
 import pytest
+import torch
 
 import kd_mm
 from kd_mm.losses import (
@@ -13,6 +14,8 @@ from kd_mm.losses import (
     StageChannelLoss,
     StageResponseLoss,
 )
+from kd_mm.losses.observation import Observation
+from kd_mm.utils.suggest import StepError
 
 from ..helpers.losses import of_maps, of_stages, scd
 from ..helpers.waves import wave
@@ -21,12 +24,25 @@ from ..helpers.waves import wave
 def test_unknown_requirements_and_the_choice_of_teachers() -> None:
     with pytest.raises(ValueError, match=r"Wrong.requires: 'student.maps' is none of student.adapted"):
         type("Wrong", (kd_mm.losses.Loss,), {"requires": frozenset({"student.maps"})})
+    with pytest.raises(ValueError, match=r"Wrong.requires: give a set, frozenset\(\{'student.pooled'\}\)"):
+        type("Wrong", (kd_mm.losses.Loss,), {"requires": "student.pooled"})
     with pytest.raises(
         ValueError, match=r"loss 'kd' reads one teacher, the config has a, b: name one by model\.recipe\.los"
     ):
         KDLoss().choose_teachers("kd", ["a", "b"])
     with pytest.raises(ValueError, match="loss 'kd': teacher='c' is unknown; choose one of 'a', 'b'"):
         KDLoss(teacher="c").choose_teachers("kd", ["a", "b"])
+
+
+def test_terms_that_are_no_numbers_by_name() -> None:
+    for terms, message in (
+        (torch.ones(()), "Wrong.terms returns Tensor, not a dict of numbers by name, as {'all': value}"),
+        ({"all": torch.ones(3)}, r"Wrong.terms returns {'all': \(3,\)}: give one number or more by name"),
+        ({}, "Wrong.terms returns {}: give one number"),
+    ):
+        wrong = type("Wrong", (kd_mm.losses.Loss,), {"terms": lambda *_, terms=terms: terms})
+        with pytest.raises(StepError, match=message):
+            wrong()(Observation())
 
 
 def test_losses_are_means_over_the_batch() -> None:
