@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -128,7 +129,7 @@ def _spread(samples: list[_Listed]) -> list[_Listed]:
 
 
 def _check_files(key: str, samples: list[_Listed]) -> None:
-    """Stop at files that are missing, empty or, of a few, damaged; warn of boxes outside of their images."""
+    """Stop at files that are missing, empty or, of a few, damaged; warn of such twice, and of boxes outside."""
     sizes = [(sample.path, _file_size(sample.path)) for sample in samples]
     missing = [path for path, size in sizes if size is None]
     if missing:
@@ -150,6 +151,9 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
             f"{key}: {len(damaged)} of {len(samples)} images looked at are damaged: {join_first(damaged)}; repair them "
             "or take them out of the annotations"
         )
+    if twice := [path for path, count in Counter(sample.path for sample in samples).items() if count > 1]:
+        line = f"{key}: {len(twice)} images are listed more than once, each time with its own label or objects"
+        print_log(f"{line}: {join_first(twice)}", "current", logging.WARNING)
     outside = [each for each in samples if each.outside]
     if outside:
         print_log(

@@ -143,11 +143,13 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
     if not is_main_process():
         return None
     try:  # not evaluate(), in which other processes would wait for one that fails
-        return {
+        found = {
             "/".join(filter(None, (metric.prefix, name))): value
             for metric in evaluator.metrics
             for name, value in metric.compute_metrics(metric.results).items()
         }
+        no_box = all("pred_instances" in each and not len(each.pred_instances) for each in predictions)
+        return None if no_box and not found else found  # upstream's evaluators of boxes give nothing without any
     except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit
         kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
         raise ValueError(f"val_evaluator: an option of {kinds} does not fit: {describe_failure(error)}") from error

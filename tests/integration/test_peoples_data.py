@@ -179,7 +179,10 @@ def test_boxes_that_the_pipeline_flattens(tools: Tools, shapes: Shapes) -> None:
         Image.open(path).crop((0, 0, 32, 32)).save(path)
     shapes.config(COCO)
     shapes.coco(corner=40)
-    ended = shapes.run(tools, "size_mismatch=keep")
+    metric = 'dict(type="mmdet.CocoMetric", ann_file="shapes/val.json", metric="bbox")'
+    with (shapes.root / "config.py").open("a") as file:  # which gives nothing for a network that finds no box
+        file.write(f"val_evaluator = {metric}\ntest_evaluator = val_evaluator\n")
+    ended = shapes.run(tools, "size_mismatch=keep", "default_hooks.checkpoint.save_best=coco/bbox_mAP")
     assert "1 boxes have no width or no height after the pipeline; such boxes are left out" in warning(
         ended, "boxes have"
     )
@@ -568,11 +571,13 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     """With names of images and classes as other programs write them, and the mean of images between 0 and 1."""
     shapes.config(COCO)
     rewrite(shapes, lambda content: [box.update(area=0) for box in content["annotations"][:3]])
+    rewrite(shapes, lambda content: content["images"].append({**content["images"][0], "id": 9}))
     (shapes.root / "names.txt").write_text("# mine\n1: square\n2: disc\n3: bar\n")
     names = [f"{part}_dataloader.dataset.metainfo.classes=names.txt" for part in ("train", "val", "test")]
     ended = shapes.run(tools, *names, "model.data_preprocessor.std=[0.2,0.2,0.2]")
     line = warning(ended, "train.json: of 8 boxes of the class list there are 3 with an 'area' of 0")
     assert line.endswith("; they are left out")
+    assert "train_dataloader: 1 images are listed more than once, each" in warning(ended, "listed")
     assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
 
 
