@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.evaluation import ReIDMetric
+from kd_mm.utils.config import parts_of
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.samples import describe_failure, files
+from kd_mm.utils.samples import base_datasets, describe_failure, files
+from kd_mm.utils.suggest import join_first
 
 
 class MetricCheckHook(Hook):
@@ -45,6 +48,7 @@ class MetricCheckHook(Hook):
             runner.logger.warning(f"{next(iter(self.names.values()))}: there will be no metric, the training {why}")
         if loop is None:
             return
+        _compare_files(runner, "val", loop.dataloader.dataset)
         chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
         with isolated_rng("metric names"):
             found = _evaluate(runner, chosen)
@@ -65,6 +69,7 @@ class MetricCheckHook(Hook):
         Raises:
             ValueError: An evaluator can never be computed on them.
         """
+        _compare_files(runner, "test", runner.test_loop.dataloader.dataset)
         _check_data("test_evaluator", runner.test_loop.evaluator.metrics, runner.test_loop.dataloader.dataset)
 
 
@@ -100,6 +105,14 @@ def named_metrics(config: Config) -> dict[str, str]:
             listed = [given] if isinstance(given, str) else given
             names.update(dict.fromkeys(listed, f"{key}.{option}"))
     return names
+
+
+def _compare_files(runner: Runner, split: str, dataset: Any) -> None:
+    """Warn of an evaluator that reads other annotations than its data set."""
+    read = {os.path.realpath(part.ann_file): part.ann_file for part in base_datasets(dataset) if part.ann_file}
+    for key, value in parts_of({f"{split}_evaluator": runner.cfg.get(f"{split}_evaluator")}):
+        if read and key.endswith("ann_file") and isinstance(value, str) and os.path.realpath(value) not in read:
+            runner.logger.warning(f"{key} is {value}, but {split}_dataloader reads {join_first([*read.values()])}")
 
 
 def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:

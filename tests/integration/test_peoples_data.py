@@ -179,10 +179,11 @@ def test_boxes_that_the_pipeline_flattens(tools: Tools, shapes: Shapes) -> None:
         Image.open(path).crop((0, 0, 32, 32)).save(path)
     shapes.config(COCO)
     shapes.coco(corner=40)
-    metric = 'dict(type="mmdet.CocoMetric", ann_file="shapes/val.json", metric="bbox")'
+    metric = 'dict(type="mmdet.CocoMetric", ann_file="shapes/train.json", metric="bbox")'
     with (shapes.root / "config.py").open("a") as file:  # which gives nothing for a network that finds no box
         file.write(f"val_evaluator = {metric}\ntest_evaluator = val_evaluator\n")
     ended = shapes.run(tools, "size_mismatch=keep", "default_hooks.checkpoint.save_best=coco/bbox_mAP")
+    assert warning(ended, "shapes/train.json, but val_dataloader reads shapes/val.json")
     assert "1 boxes have no width or no height after the pipeline; such boxes are left out" in warning(
         ended, "boxes have"
     )
