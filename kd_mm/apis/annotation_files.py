@@ -62,7 +62,8 @@ def no_object(dataset: BaseDataset, count: int) -> str:
             "small, or have no area inside of their image: training and evaluation leave such objects out"
         )
     there, content = categories(dataset.ann_file) or _names_in_xml(dataset), _content(dataset.ann_file)
-    unlinked = _unlinked(content)
+    problem = dataset.ann_file.endswith(".json") and _coco_problem(dataset.ann_file)
+    unlinked = f"{dataset.ann_file}: {problem}" if problem else _unlinked(content)
     if not there or unlinked:
         remedy = unlinked or "the annotations hold no object"
     elif odd := [name for name in there if name != name.strip()]:

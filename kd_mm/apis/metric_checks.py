@@ -146,6 +146,9 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
             f"val_evaluator: topk={depth} of {len(scores)} classes is not defined: set val_evaluator.topk (and "
             f"test_evaluator.topk) to at most {len(scores)}"
         )
+    masks = any("masks" in prediction.get("pred_instances", ()) for prediction in predictions)
+    if not masks and any("segm" in (vars(metric).get("metrics") or ()) for metric in evaluator.metrics):
+        raise ValueError("val_evaluator: metric='segm' compares masks, and the network gives none: set metric='bbox'")
     evaluator = copy.deepcopy(evaluator)
     try:
         evaluator.process(data_samples=predictions, data_batch=batch)

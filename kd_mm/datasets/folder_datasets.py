@@ -21,7 +21,7 @@ class CUB(UpstreamCUB):
 
     Raises:
         FileNotFoundError: If ``data_root`` lacks a part of the official layout.
-        ValueError: If a line of its lists has not two columns.
+        ValueError: If a line of its lists has not two columns, or its label or part of the split is no such number.
     """
 
     def __init__(self, data_root: str, **kwargs: Any) -> None:
@@ -31,11 +31,12 @@ class CUB(UpstreamCUB):
             ("images.txt", "image_class_labels.txt", "train_test_split.txt", "images/"),
             "https://data.caltech.edu/records/65de6-vp158 (CUB_200_2011.tgz)",
         )
-        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt"):
+        values = {"images.txt": r"\S+", "image_class_labels.txt": r"\d+", "train_test_split.txt": "[01]"}
+        for name, value in values.items():
             for number, line in enumerate(read_lines(Path(data_root) / name), start=1):
-                if not re.fullmatch(r"\d+\s+\S+", line):
+                if not re.fullmatch(rf"\d+\s+{value}", line):
                     raise ValueError(
-                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value"
+                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value ({value})"
                     )
         super().__init__(data_root, **kwargs)
 
@@ -129,7 +130,7 @@ class TinyImageNet(BaseDataset):
         for wnid, label in label_of.items():
             folder = root / wnid / "images"
             folder = folder if folder.is_dir() else root / wnid
-            images = sorted(path for path in folder.glob("*") if is_image(path.name))
+            images = sorted(path for path in folder.glob("[!.]*") if is_image(path.name))
             if not images:
                 raise FileNotFoundError(f"Tiny ImageNet: no image in {folder.absolute()}: unpack anew")
             samples += [{"img_path": str(image), "gt_label": label} for image in images]

@@ -63,6 +63,7 @@ def test_tiny_imagenet_as_editors_leave_it(tiny: Path, encoding: str) -> None:
         (tiny / name).write_bytes(text.encode(encoding))
     for path in (tiny / "train").rglob("*.JPEG"):
         path.rename(path.with_suffix(".jpeg"))
+        path.with_name(f"._{path.name}").write_bytes(b"of macOS")
     val = TinyImageNet(data_root=str(tiny), split="val")
     assert val.metainfo == expected
     assert val.get_gt_labels().tolist() == [1, 0]
@@ -100,6 +101,9 @@ def test_cub_reads_the_official_layout(tmp_path: Path) -> None:
     config = Config.fromfile(CONFIGS / "cub200.py")
     for loader in (config.train_dataloader, config.test_dataloader):
         assert DATASETS.build({**loader.dataset, "data_root": str(tmp_path)})[0]["inputs"].shape == (3, 224, 224)
+    (tmp_path / "train_test_split.txt").write_text("1 1\n2 2\n3 1\n")
+    with pytest.raises(ValueError, match="train_test_split.txt: line 2 is '2 2', not an image's number and one value"):
+        CUB(data_root=str(tmp_path))
     (tmp_path / "images.txt").write_text("1 001.Bird/b1.jpg\n\n2 002.Odd bird/b2.jpg\n")
     with pytest.raises(ValueError, match="images.txt: line 2 is '2 002.Odd bird/b2.jpg', not an image's number and"):
         CUB(data_root=str(tmp_path))

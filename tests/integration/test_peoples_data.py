@@ -51,6 +51,8 @@ VOC = 'type="kd_mm.VOCDataset", data_prefix=dict(sub_data_root="")'
 UPSTREAM_VOC = 'type="mmdet.VOCDataset", data_prefix=dict(sub_data_root="")'
 COCO = 'type="mmdet.CocoDataset", data_prefix=dict(img="JPEGImages/")'
 
+MASKS = 'val_evaluator = dict(_delete_=True, type="mmdet.CocoMetric", ann_file="shapes/val.json", metric=["segm"])'
+
 
 class Shapes:
     """A folder with ``shapes/`` in the layout of Pascal VOC, the same as COCO files, and ``config.py``."""
@@ -507,6 +509,18 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         [],
         ["val_dataloader: no object of 4 images is of the class list", "; the annotations hold no object"],
     ),
+    "a validation file without annotations": (
+        COCO,
+        lambda shapes: rewrite(shapes, lambda content: content.pop("annotations"), split="val"),
+        [],
+        ["no object of 4 images", "; shapes/val.json: it has no list 'annotations', as a COCO file has"],
+    ),
+    "masks compared of a network of boxes": (
+        COCO,
+        lambda shapes: replace(shapes, "param_scheduler =", f"{MASKS}\nparam_scheduler ="),
+        [],
+        ["val_evaluator: metric='segm' compares masks, and the network gives none: set metric='bbox'"],
+    ),
     "one image of another size, late in the list": (
         COCO,
         lambda shapes: many_images(shapes),
@@ -636,10 +650,16 @@ def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, f
     Image.open(narrow).resize((2, 40)).save(narrow)
     (folders.data / "train" / "blue" / "more.heic").write_bytes(b"")
     (folders.data / "train" / "blue" / "more.png").symlink_to("/nowhere/more.png")
+    (folders.data / "train" / "blue" / "._000.png").write_bytes(b"of macOS")
     ended = folders.train(tools, "val_dataloader.dataset.data_prefix=train")
     assert ended.status == 0, ended.err
     assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
-    assert "2 files in its folders are not read: 1 of .heic, 1 of links that lead nowhere" in ended.out
+    line = warning(ended, "3 files in its folders are not read: ")
+    assert {*line.split("read: ")[1].split(", ")} == {
+        "1 of .heic",
+        "1 of hidden images",
+        "1 of links that lead nowhere",
+    }
     assert "train_dataloader: 1 of 60 images looked at are 10 times as long as wide, or more: " in ended.out
     assert "val_dataloader: 60 of 60 images (" in warning(ended, " are in the training data too: figures on them")
 
