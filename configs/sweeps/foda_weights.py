@@ -9,7 +9,6 @@ crosskd = {f"{losses}.own.loss_weight": 0, **cells_of_32}
 options = {
     "mtkd_ssr": {},
     "mtkd_ssr, scd 2": {f"{losses}.scd.loss_weight": 2.0},
-    "mtkd_ssr, scd 3": {f"{losses}.scd.loss_weight": 3.0},
     "mtkd_ssr, positions alike": former,
     "mtkd_ssr, review 1": {**former, f"{losses}.review.loss_weight": 1.0},
     "mtkd_ssr, cells of 32 pixels": cells_of_32,
