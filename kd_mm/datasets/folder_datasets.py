@@ -36,7 +36,7 @@ class CUB(UpstreamCUB):
             for number, line in enumerate(read_lines(Path(data_root) / name), start=1):
                 if not re.fullmatch(rf"\d+\s+{value}", line):
                     raise ValueError(
-                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value ({value})"
+                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value"
                     )
         super().__init__(data_root, **kwargs)
 

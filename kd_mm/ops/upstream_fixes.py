@@ -153,15 +153,16 @@ def _unread(root: str, folders: Iterable[str], is_read: Callable[[str], bool], c
     for folder in folders:
         for _, _, files in os.walk(os.path.join(root, folder)):
             for name in files:
-                if name.startswith("."):  # macOS writes ._x.png beside x.png on other disks
-                    found["hidden images"] += is_read(name)
+                hidden = name.startswith(".")  # macOS writes ._x.png beside x.png on other disks
+                if is_read(name) and hidden:
+                    found["hidden images"] += 1
                 elif is_read(name):
                     images += 1
-                else:
+                elif not hidden:
                     found[os.path.splitext(name)[1] or "no ending"] += 1
     if images > count:
         found["links that lead nowhere"] = images - count
-    return +found
+    return found
 
 
 def patch_lists(module: ModuleType) -> None:
