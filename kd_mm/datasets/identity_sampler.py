@@ -37,11 +37,7 @@ class IdentitySampler(Sampler[int]):
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        if num_identities < 2 or num_images < 1:
-            raise ValueError(
-                f"IdentitySampler: num_identities={num_identities}, num_images={num_images}: a batch needs two "
-                "identities or more, with an image each"
-            )
+        _check_counts(num_identities, num_images)
         self._images: dict[int, list[int]] = {}
         for index in range(len(dataset)):
             self._images.setdefault(int(dataset.get_data_info(index)["gt_label"]), []).append(index)
@@ -77,7 +73,7 @@ def check_identity_batches(config: Mapping[str, Any]) -> None:
     """Check that the batch size of a config's ``train_dataloader`` is that of its :class:`IdentitySampler`, if any.
 
     Raises:
-        ValueError: ``batch_size`` is not ``num_identities * num_images``.
+        ValueError: ``batch_size`` is not ``num_identities * num_images``, or these are no such counts.
     """
     loader = config.get("train_dataloader") or {}
     sampler, size = loader.get("sampler"), loader.get("batch_size")
@@ -88,10 +84,20 @@ def check_identity_batches(config: Mapping[str, Any]) -> None:
         return
     parameters = inspect.signature(IdentitySampler).parameters
     identities, images = (sampler.get(name, parameters[name].default) for name in ("num_identities", "num_images"))
+    _check_counts(identities, images)
     if size != identities * images:
         raise ValueError(
             f"train_dataloader: batch_size={size}, but its IdentitySampler makes batches of {identities} identities x "
             f"{images} images: set batch_size={identities * images}, or num_identities and num_images to fit"
+        )
+
+
+def _check_counts(identities: Any, images: Any) -> None:
+    whole = isinstance(identities, int) and isinstance(images, int)
+    if not whole or identities < 2 or images < 1:
+        raise ValueError(
+            f"IdentitySampler: num_identities={identities}, num_images={images}: a batch needs two identities or more, "
+            "with an image of each"
         )
 
 

@@ -44,14 +44,18 @@ def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> s
     Raises:
         ValueError: It would fail during the run.
     """
-    counts = {name: [options[name]] for name in ("T_max", "total_steps", "step_size") if name in options}
-    counts |= {"milestones": list(options["milestones"])} if "milestones" in options else {}
-    points = {"end": [schedule.end], **{name: [schedule.begin + i for i in given] for name, given in counts.items()}}
-    late = [f"{name} {i:g}" for name, given in points.items() for i in given if i > length or i % 1]
-    early = [name for name in ("T_max", "total_steps") if max(points.get(name, [length])) < min(schedule.end, length)]
-    if "total_steps" in early or options.get("start_factor") == 0:
-        reason = "start_factor=0 is divided by" if not early else f"total_steps={schedule.total_steps} are too few"
-        raise ValueError(f"param_scheduler: {type(schedule).__name__} fails during the run: {reason}")
-    if early:
+    begin, last, kind = schedule.begin, min(schedule.end, length), type(schedule).__name__
+    points = [("end", schedule.end)]
+    points += [(name, begin + options[name]) for name in ("T_max", "total_steps", "step_size") if name in options]
+    points += [("milestones", begin + milestone) for milestone in options.get("milestones", ())]
+    planned = dict(points)
+    if planned.get("total_steps", last) < last:
+        raise ValueError(
+            f"param_scheduler: {kind} fails during the run: total_steps={schedule.total_steps} are too few"
+        )
+    if options.get("start_factor") == 0:
+        raise ValueError(f"param_scheduler: {kind} fails during the run: start_factor=0 is divided by")
+    if planned.get("T_max", last) < last:
         return f"rises again after T_max={schedule.T_max}"
+    late = [f"{name} {point:g}" for name, point in points if point > length or point % 1]
     return f"never comes to {', '.join(late)}" if late else ""

@@ -176,7 +176,7 @@ def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     weights = _tensors(checkpoint)
     averages = {"ema_" + key.replace(".", "_") for key in weights}.intersection(weights)
     if averages:
-        print_log(f"the plain weights are taken, not their {len(averages)} averages under ema_...", "current")
+        print_log(f"the plain weights are used, not their {len(averages)} averages under ema_...", "current")
     owned = {key for key in weights if key.startswith(OWN_PREFIX) or key.rpartition(".")[2] in _EXTRAS}
     weights = {key: value for key, value in weights.items() if key not in averages | owned}
     for prefix in WRAPPER_PREFIXES:
@@ -193,7 +193,7 @@ def _tensors(stored: Any) -> dict[str, Tensor]:
         first, *others = usual
         if others:
             hint = " (EMAHook stores the averages under state_dict)" if "ema_state_dict" in others else ""
-            print_log(f"the weights under {first!r} are taken, not those under {', '.join(others)}{hint}", "current")
+            print_log(f"the weights under {first!r} are used, not those under {', '.join(others)}{hint}", "current")
         return usual[first]
     found = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
     return max([found, *map(_tensors, stored.values())], key=len)  # others, such as an optimizer's, hold a few each
@@ -270,7 +270,7 @@ def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping
     for prefix in [name.removesuffix(first) for name in given if name.endswith(f".{first}")]:
         inner = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
         if not mismatch(own, inner):
-            print_log(f"the weights below {prefix!r} are taken, {len(given) - len(inner)} others are not", "current")
+            print_log(f"the weights below {prefix!r} are used, {len(given) - len(inner)} others are not", "current")
             return inner
     return given
 

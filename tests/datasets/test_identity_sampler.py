@@ -94,7 +94,7 @@ def test_order_depends_on_seed_and_epoch() -> None:
 def test_wrong_numbers_and_batch_sizes() -> None:
     with pytest.raises(ValueError, match="has 3 identities, a batch wants 16: set num_identities to at most 3"):
         IdentitySampler(People([4, 4, 4]))
-    for wrong in ((1, 4), (2, 0)):
+    for wrong in ((1, 4), (2, 0), (2.5, 4)):
         assert_refused("a batch needs two identities or more, with an image", IdentitySampler, People([4, 4]), *wrong)
 
     def config(size: int | None, name: Any = "kd_mm.IdentitySampler", **options: int) -> dict[str, Any]:

@@ -586,8 +586,8 @@ def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path)
     averages = {f"module.{key}": value for key, value in broken.items()}
     torch.save({"model": whole | beside, "model_ema": averages}, tmp_path / "two.pth")
     tested = tools.test(world.teacher, tmp_path / "two.pth", "--work-dir", tmp_path / "run")
-    assert "the weights under 'model' are taken, not those under model_ema" in tested.out
-    assert "the weights below 'module.' are taken, 2 others are not" in tested.out
+    assert "the weights under 'model' are used, not those under model_ema" in tested.out
+    assert "the weights below 'module.' are used, 2 others are not" in tested.out
 
 
 def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_path: Path) -> None:
