@@ -15,7 +15,8 @@ from torch import nn
 
 from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
-from kd_mm.apis.data_checks import check_data, check_shared
+from kd_mm.apis.data_checks import check_data
+from kd_mm.apis.shared_samples import check_shared
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, student_state_dict

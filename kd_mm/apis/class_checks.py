@@ -21,7 +21,6 @@ from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
 from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_object
-from kd_mm.datasets import Market1501
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first
@@ -74,7 +73,6 @@ class ClassListHook(Hook):
                 _check_outputs(runner, "val_dataloader", dataset)
                 _check_any_object("val_dataloader", dataset)
             compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
-            _check_identities(validation, training)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.
@@ -149,23 +147,6 @@ def _difference(classes: Sequence[str], others: Sequence[str]) -> str:
             parts.append(f"class {number} is {here!r} here and {there!r} there")
             break
     return ", ".join(parts)
-
-
-def _check_identities(validation: Any, training: Any) -> None:
-    """Warn of people in both sets of one folder: they are matched better than those that a network has never seen."""
-    pids: list[set[int]] = []
-    roots = set()
-    for dataset in (validation, training):
-        parts = [part for part in base_datasets(dataset) if isinstance(part, Market1501)]
-        roots |= {part.data_root for part in parts}
-        pids.append({part.get_data_info(index)["pid"] for part in parts for index in range(len(part))})
-    if len(roots) == 1 and (shared := sorted(pids[0] & pids[1])):
-        print_log(
-            f"val_dataloader: {len(shared)} identities ({join_first(list(map(str, shared)))}) are in the training data "
-            "too: results on them are too good",
-            "current",
-            logging.WARNING,
-        )
 
 
 def check_numbering(key: str, dataset: BaseDataset) -> None:

@@ -7,12 +7,11 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
@@ -78,40 +77,6 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
             _check_order(key, part, samples)
         passed += samples
     return [] if any(mixing_datasets(dataset)) else passed
-
-
-def check_shared(key: str, dataset: Any, training: Any) -> None:
-    """Warn where more than a hundredth of the images of an evaluation are training images.
-
-    Images are the same by their path; those that the samples hold themselves, by their pixels.
-
-    Args:
-        key: Where the config has it, e.g. ``"val_dataloader"``.
-        dataset: Of the evaluation.
-        training: The training data.
-    """
-    trained = set(_images(training))
-    evaluated = list(_images(dataset)) if trained else []
-    shared = [image for image in evaluated if image in trained]
-    if len(shared) > len(evaluated) // 100:
-        paths = [image for image in shared if isinstance(image, str)]
-        names = f" ({join_first(paths)})" if paths else ""
-        print_log(
-            f"{key}: {len(shared)} of {len(evaluated)} images{names} are in the training data too: figures on them are "
-            "too good, and no setting or epoch can be chosen by them; give images that are not trained on",
-            "current",
-            logging.WARNING,
-        )
-
-
-def _images(dataset: Any) -> Iterator[str | int]:
-    for part in base_datasets(dataset):
-        for index in range(0, len(part), -(-len(part) // _LOOKED_AT) or 1):
-            sample = part.get_data_info(index)
-            if isinstance(path := sample.get("img_path"), str):
-                yield os.path.normpath(path)
-            elif isinstance(image := sample.get("img"), np.ndarray):
-                yield hash(image.tobytes())
 
 
 def _listed(sample: dict[str, Any]) -> _Listed:

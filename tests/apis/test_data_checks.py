@@ -14,10 +14,11 @@ from mmdet.datasets import CocoDataset
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from kd_mm.apis import data_checks
+from kd_mm.apis import data_checks, shared_samples
 from kd_mm.apis.annotation_files import no_object
 from kd_mm.apis.class_checks import check_numbering
-from kd_mm.apis.data_checks import check_data, check_shared
+from kd_mm.apis.data_checks import check_data
+from kd_mm.apis.shared_samples import check_shared
 
 
 def read(
@@ -66,7 +67,7 @@ def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
     for dataset, chosen in zip(pixels, (arrays[:2], arrays[1:]), strict=True):
         dataset.load_data_list = lambda chosen=chosen: [{"img": image, "gt_label": 0} for image in chosen]
         dataset.full_init()
-    with mock.patch.object(data_checks, "print_log") as log:
+    with mock.patch.object(shared_samples, "print_log") as log:
         check_shared("val_dataloader", read(tmp_path / "other"), read(tmp_path))
         log.assert_not_called()
         check_shared("val_dataloader", read(tmp_path), read(tmp_path))

@@ -1,0 +1,68 @@
+"""Images and people that are both trained on and evaluated."""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+
+from kd_mm.datasets import Market1501
+from kd_mm.utils.samples import base_datasets
+from kd_mm.utils.suggest import join_first
+
+#: Images looked at in a data set, evenly spread.
+_LOOKED_AT = 200_000
+
+
+def check_shared(key: str, dataset: Any, training: Any) -> None:
+    """Warn where more than a hundredth of the images of an evaluation are training images, and of people in both.
+
+    Images are the same by their path; those that the samples hold themselves, by their pixels.
+
+    Args:
+        key: Where the config has it, e.g. ``"val_dataloader"``.
+        dataset: Of the evaluation.
+        training: The training data.
+    """
+    trained = set(_images(training))
+    evaluated = list(_images(dataset)) if trained else []
+    shared = [image for image in evaluated if image in trained]
+    if len(shared) > len(evaluated) // 100:
+        paths = [image for image in shared if isinstance(image, str)]
+        names = f" ({join_first(paths)})" if paths else ""
+        print_log(
+            f"{key}: {len(shared)} of {len(evaluated)} images{names} are in the training data too: figures on them are "
+            "too good, and no setting or epoch can be chosen by them; give images that are not trained on",
+            "current",
+            logging.WARNING,
+        )
+    _check_identities(key, dataset, training)
+
+
+def _check_identities(key: str, dataset: Any, training: Any) -> None:
+    """Warn of people in both sets of one folder: they are matched better than those that a network has never seen."""
+    pids: list[set[int]] = []
+    roots = set()
+    for each in (dataset, training):
+        parts = [part for part in base_datasets(each) if isinstance(part, Market1501)]
+        roots |= {part.data_root for part in parts}
+        pids.append({part.get_data_info(index)["pid"] for part in parts for index in range(len(part))})
+    if len(roots) == 1 and (shared := sorted(pids[0] & pids[1])):
+        print_log(
+            f"{key}: {len(shared)} identities ({join_first(list(map(str, shared)))}) are in the training data "
+            "too: results on them are too good",
+            "current",
+            logging.WARNING,
+        )
+
+
+def _images(dataset: Any) -> Iterator[str | int]:
+    for part in base_datasets(dataset):
+        for index in range(0, len(part), -(-len(part) // _LOOKED_AT) or 1):
+            sample = part.get_data_info(index)
+            if isinstance(path := sample.get("img_path"), str):
+                yield os.path.normpath(path)
+            elif isinstance(image := sample.get("img"), np.ndarray):
+                yield hash(image.tobytes())
