@@ -112,9 +112,11 @@ def compose(
             in ``model.recipe``.
 
     Raises:
-        ValueError: Unknown recipe, recipes that cannot be joined, no teacher, a config that is a distillation already,
-            or an override that does not fit, such as one that is meant for the plain config.
+        ValueError: No model, unknown recipe, recipes that cannot be joined, no teacher, a config that is a distillation
+            already, or an override that does not fit, such as one that is meant for the plain config.
     """
+    if not config.get("model"):
+        raise ValueError(f"{config.filename or 'the config'}: there is no model")
     if is_distillation(config):
         raise ValueError(
             f"{config.filename or 'the config'} is a distillation already, and --distiller is for plain configs: "

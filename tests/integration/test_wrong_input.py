@@ -471,6 +471,9 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     refused(train(world.plain, "--distiller", "kd", *teacher[:2]), "needs --teacher-checkpoint PATH")
     refused(train(world.plain, *teacher), "go with --distiller RECIPE (")
     refused(train(config, "--distiller", "kd", *teacher), "is a distillation already")
+    empty = tmp_path / "empty.py"
+    empty.touch()
+    refused(train(empty, "--distiller", "kd", *teacher), "empty.py: there is no model")
     refused(train(world.plain, "--distiller", "fgd", *teacher), "'fgd' is for detectors alone", "mtkd_ssr, multi_kd")
     options = ("--cfg-options", "model.backbone.depth=14")
     words = "override model.backbone.depth: ", "write model.student.backbone.depth"
