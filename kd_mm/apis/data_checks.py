@@ -26,7 +26,7 @@ from kd_mm.utils.suggest import join_first
 _LOOKED_AT = 200_000
 #: Of these, files of which both ends are read.
 _READ = 1000
-#: An image is remarkable whose sides have this ratio, or a larger one.
+#: Images are warned of whose sides have this ratio, or a larger one.
 _NARROW = 10
 #: Of these, images of 16 bits that are decoded.
 _DECODED = 4
@@ -94,7 +94,7 @@ def _spread(samples: list[_Listed]) -> list[_Listed]:
 
 
 def _check_files(key: str, samples: list[_Listed]) -> None:
-    """Stop at files that are missing, empty or, of a few, damaged; warn of such twice, and of boxes outside."""
+    """Stop at files that are missing, empty or, of a few, damaged; warn of images listed twice and of boxes outside."""
     sizes = [(sample.path, _file_size(sample.path)) for sample in samples]
     missing = [path for path, size in sizes if size is None]
     if missing:
@@ -189,7 +189,7 @@ def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) 
     if narrow:
         print_log(
             f"{key}: {len(narrow)} of {len(samples)} images looked at are {_NARROW} times as long as wide, or more: "
-            f"{join_first(narrow)}: are they whole, and what does the pipeline make of them?",
+            f"{join_first(narrow)}: are they complete, and what does the pipeline make of them?",
             "current",
             logging.WARNING,
         )

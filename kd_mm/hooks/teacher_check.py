@@ -43,7 +43,7 @@ class TeacherCheckHook(Hook):
         self.num_images, self.min_score = num_images, min_score
 
     def before_train(self, runner: Runner) -> None:
-        """Score every frozen teacher that has the student's classes; warn alone where no loss reads its logits.
+        """Score every frozen teacher that has the student's classes; only warn where no loss reads its logits.
 
         Raises:
             ValueError: A teacher's score is below the minimum, or its class list is not that of the data.

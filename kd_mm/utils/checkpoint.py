@@ -276,7 +276,11 @@ def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping
 
 
 def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return weights under the model's names; nothing where they are no other toolkit's. They may fail to fit."""
+    """Return weights under the model's names; nothing where they are no other toolkit's.
+
+    Raises:
+        ValueError: They are, and do not fit.
+    """
     prefix = next(iter(weights), "").partition(".")[0] + "."
     if all(key.startswith(prefix) for key in weights):
         return _translated(model, {key.removeprefix(prefix): value for key, value in weights.items()})
@@ -296,6 +300,7 @@ def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = Tru
         if keys:
             parts.append(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
     if shapes:
-        sizes = [tuple(weights[shapes[0]].shape) for weights in (given, own)]
-        parts.append(f"{len(shapes)} of another shape ({shapes[0]}: {sizes[0]} in the file, {sizes[1]} in the network)")
+        key = shapes[0]
+        pair = f"{tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        parts.append(f"{len(shapes)} of another shape ({key}: {pair})")
     return "; ".join(parts)
