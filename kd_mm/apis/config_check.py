@@ -7,74 +7,38 @@ that builder, whose error the command line prints as it is.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine import registry as engine
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.optim import OptimWrapper
-from mmengine.registry import Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
-from mmengine.visualization import Visualizer
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.utils.data import DataLoader
 
+from kd_mm.apis.component_kinds import (
+    DATASET,
+    HOOK,
+    LOADER,
+    MODEL,
+    OPTIMIZER,
+    SAMPLER,
+    SECTIONS,
+    TRANSFORM,
+    Component,
+    Kind,
+    find_component,
+    unknown_type,
+)
 from kd_mm.apis.number_checks import wrong_value
 from kd_mm.distillers import Distiller
-from kd_mm.registry import PREPARATIONS, SCHEDULES, TASKS
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.suggest import known_options, nearest
 
-Component = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the engine builds from a part of a config."""
-
-    registries: tuple[Registry, ...] = ()  # where its type is looked up
-    default: Component | None = None  # what is built where it has no type; None: nothing is known about such a part
-    extra: tuple[str, ...] = ()  # options that the engine reads before it builds the part
-    typed: bool = False  # a part without a type is an error
-    numbers: bool = False  # words instead of numbers are errors
-
-
-_LOADER_EXTRA = ("batch_sampler", "collate_fn", "dataset", "num_batch_per_epoch", "sampler", "worker_init_fn")
-_LOADER = Kind(default=DataLoader, extra=_LOADER_EXTRA, numbers=True)
-_DATASET, _SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
-_TRANSFORM = Kind((engine.TRANSFORMS,))
-_OPTIMIZER = Kind((engine.OPTIMIZERS,), numbers=True)
-_HOOK = Kind((engine.HOOKS,), extra=("priority",), typed=True)
-_MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
-#: What the engine builds from the keys at the top of a config.
-SECTIONS = {
-    "model": _MODEL,
-    "data_preprocessor": Kind((engine.MODELS,)),
-    "train_dataloader": _LOADER,
-    "val_dataloader": _LOADER,
-    "test_dataloader": _LOADER,
-    "train_cfg": Kind((engine.LOOPS,), numbers=True),
-    "val_cfg": Kind((engine.LOOPS,), ValLoop),
-    "test_cfg": Kind((engine.LOOPS,), TestLoop),
-    "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, ("constructor", "paramwise_cfg"), numbers=True),
-    "param_scheduler": Kind((engine.PARAM_SCHEDULERS,), extra=("convert_to_iter_based",), typed=True, numbers=True),
-    "val_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
-    "test_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
-    "default_hooks": _HOOK,
-    "custom_hooks": _HOOK,
-    "visualizer": Kind((engine.VISUALIZERS,), Visualizer),
-    "log_processor": Kind((engine.LOG_PROCESSORS,), LogProcessor),
-    "randomness": Kind(default=Runner.set_randomness),
-    "model_wrapper_cfg": Kind((engine.MODEL_WRAPPERS,)),
-}
 #: What the engine wants all or none of.
 _TRIPLES = (
     ("train_dataloader", "train_cfg", "optim_wrapper"),
@@ -105,8 +69,6 @@ _ADDED = frozenset(
     }
 )
 _FURTHER = "**"  # options of any name that a component with such may add to those of its parts
-#: How alike a name and a misspelling of it are where a name of another kind may stand, too.
-_ALIKE = 0.85
 
 
 def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
@@ -172,6 +134,9 @@ def _clipping(part: Any) -> Iterator[str]:
     functions: dict[str, Component] = {"norm": clip_grad_norm_, "value": clip_grad_value_}
     function = functions.get(part.get("type", "norm")) if isinstance(part, Mapping) else None
     if function is not None:
+        for option in ("max_norm", "clip_value"):
+            if isinstance(limit := part.get(option), int | float) and limit <= 0:
+                yield f"optim_wrapper.clip_grad.{option}: {limit} leaves nothing of a gradient"
         yield from _options(part, "optim_wrapper.clip_grad", Kind(numbers=True), function, frozenset())
 
 
@@ -181,7 +146,7 @@ def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
         if isinstance(hook, Mapping) and "type" not in hook:
             yield f"default_hooks.{name} has no type{nearest(name, typed)}"
         else:
-            yield from _part(hook, f"default_hooks.{name}", _HOOK, scope)
+            yield from _part(hook, f"default_hooks.{name}", HOOK, scope)
 
 
 def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -197,25 +162,25 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         yield f"{key} has no type"
     component = kind.default if given is None else given if callable(given) else None
     if isinstance(given, str):
-        component = _find(given, kind, scope)
+        component = find_component(given, kind, scope)
         if component is None:
-            yield from _unknown_type(given, key, kind, scope)
+            yield from unknown_type(given, key, kind, scope)
     if component is not None:
         yield from _options(part, key, kind, component, popped)
         words = _words(component)
-        if words is None and kind is _MODEL:
+        if words is None and kind is MODEL:
             return  # a function does with its options what it likes
         popped |= (words or frozenset()) | ({_FURTHER} if known_options(component) is None else set())
     for name, value in part.items():
-        if kind is _MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
+        if kind is MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
             yield f"{key}.{name}: {value!r} is no number"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
-        if kind is _MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
+        if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
         folds = part.get("num_splits", 5) if name == "fold" and str(given).endswith("KFoldDataset") else None
         if folds and value not in range(folds):
             yield f"{key}.fold: {value!r} is none of {folds} folds, which count from 0"
-        if kind is _DATASET and name == "pipeline" and isinstance(value, Mapping):
+        if kind is DATASET and name == "pipeline" and isinstance(value, Mapping):
             yield f"{key}.pipeline: it is one step, not a list of steps"
         if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
             yield f"{key}.student: it is the network itself: student={{{{_base_.model}}}}, with its config in _base_"
@@ -227,68 +192,31 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
     """Return what an option of a part is built to, or ``None`` where it is not certain."""
-    if kind is _LOADER:
-        return {"dataset": _DATASET, "sampler": _SAMPLER, "batch_sampler": _SAMPLER}.get(name)
-    if kind is _DATASET:
-        return {"dataset": _DATASET, "datasets": _DATASET, "pipeline": _TRANSFORM}.get(name)
-    if kind is _TRANSFORM:  # others than the engine's build their parts in ways of their own
+    if kind is LOADER:
+        return {"dataset": DATASET, "sampler": SAMPLER, "batch_sampler": SAMPLER}.get(name)
+    if kind is DATASET:
+        return {"dataset": DATASET, "datasets": DATASET, "pipeline": TRANSFORM}.get(name)
+    if kind is TRANSFORM:  # others than the engine's build their parts in ways of their own
         own = inspect.isclass(component) and component.__module__.startswith("mmcv.transforms")
-        return _TRANSFORM if own and name == "transforms" else None
-    if kind is _MODEL:  # builders of layers take options out of these
-        return None if name.endswith("_cfg") and name not in ("train_cfg", "test_cfg") else _MODEL
+        return TRANSFORM if own and name == "transforms" else None
+    if kind is MODEL:  # builders of layers take options out of these
+        return None if name.endswith("_cfg") and name not in ("train_cfg", "test_cfg") else MODEL
     if name == "optimizer":
-        return _OPTIMIZER
+        return OPTIMIZER
     return Kind((engine.VISBACKENDS,)) if name == "vis_backends" else None
-
-
-def _find(name: str, kind: Kind, scope: str) -> Component | None:
-    """Return the component of a name; where registries of one kind hold several, one that takes any option."""
-    found: list[Component] = []
-    with contextlib.suppress(ImportError):
-        importlib.import_module(f"{scope}.registry")  # makes the children of this scope
-    for registry in kind.registries:
-        try:
-            component = registry.children.get(scope, registry).get(name)
-        except RuntimeError:  # it is no name of the registry, and a module is called so
-            component = _anything
-        if component is not None and component not in found:
-            found.append(component)
-    return found[0] if len(found) == 1 else _anything if found else None
-
-
-def _anything(**options: Any) -> None:
-    """Stand for a component of which nothing is known."""
-
-
-def _unknown_type(name: str, key: str, kind: Kind, scope: str) -> Iterator[str]:
-    names = [known for registry in kind.registries for known in _names(registry, scope)]
-    certain = kind is not _MODEL or "." in name
-    near = [own] if (own := f"kd_mm.{name}") in names else []
-    near = near or difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
-    if near:
-        yield f"{key}.type: there is no {name!r}, did you mean {near[0]!r}?"
-    elif certain and (kind is not _MODEL or name.partition(".")[0] in kind.registries[0].children):
-        yield f"{key}.type: there is no {name!r}; is the module that defines it in custom_imports?"
-
-
-def _names(registry: Registry, scope: str) -> Iterator[str]:
-    for related in (registry, *registry.children.values()):
-        if related.scope in (scope, registry.scope):
-            yield from related.module_dict
-        yield from (f"{related.scope}.{name}" for name in related.module_dict)
 
 
 def _options(
     part: Mapping[str, Any], key: str, kind: Kind, component: Component, popped: frozenset[str]
 ) -> Iterator[str]:
-    if kind is _MODEL and component.__module__.startswith(("mmcv.", "torch.")):
+    if kind is MODEL and component.__module__.startswith(("mmcv.", "torch.")):
         return  # layers, whose builders take options out
     known = known_options(component)
     if component is CheckpointHook:  # hands what it does not know on to the runner, at the first save
         known = [*inspect.signature(CheckpointHook).parameters, *inspect.signature(Runner.save_checkpoint).parameters]
-    name = "DataLoader" if kind is _LOADER else str(getattr(component, "__name__", component))
+    name = "DataLoader" if kind is LOADER else str(getattr(component, "__name__", component))
     own = component.__module__.startswith("kd_mm.")
-    counts, fractions = kind.numbers or kind is _HOOK, bool(part.get("convert_to_iter_based"))
+    counts, fractions = kind.numbers or kind is HOOK, bool(part.get("convert_to_iter_based"))
     for option, value in part.items():
         if option in ("type", "_scope_") or not isinstance(option, str):
             continue
@@ -299,7 +227,7 @@ def _options(
             yield f"{key}.{option}: {name} has no option {option!r}{hint}"
         elif wrong := wrong_value(component, option, value, kind.numbers, counts, fractions):
             yield f"{key}.{option}: {wrong}"
-    if known is None or _FURTHER in popped or (own and kind is _MODEL):  # the Distiller adds what it measured
+    if known is None or _FURTHER in popped or (own and kind is MODEL):  # the Distiller adds what it measured
         return
     parameters = inspect.signature(component).parameters.values()
     needed = [

@@ -9,7 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.config_check import SECTIONS, check_config
+from kd_mm.apis.component_kinds import SECTIONS
+from kd_mm.apis.config_check import check_config
 from kd_mm.apis.overrides import override, set_epochs
 from kd_mm.apis.recipes import compose
 from kd_mm.apis.runner import read_config

@@ -81,6 +81,10 @@ class CIFAR10(BaseDataset):
         self._check_names(root / self.meta_file)
         files = self.test_files if self.split == "test" else self.train_files
         parts = [self._read(root / name) for name in files]
+        contents = {part[0].tobytes(): name for part, name in zip(parts, files, strict=True)}
+        if len(contents) < len(files):
+            copied = sorted(set(files) - set(contents.values()))
+            raise ValueError(f"{root}: the images of {' and '.join(copied)} are those of another file: get it anew")
         images = np.ascontiguousarray(np.concatenate([part[0] for part in parts]))
         labels = np.concatenate([part[1] for part in parts])
         return [

@@ -1,9 +1,11 @@
 """CUB-200-2011, ImageNet and Tiny ImageNet in their official layouts."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import print_log
 from mmpretrain.datasets import CUB as UpstreamCUB
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets import ImageNet as UpstreamImageNet
@@ -145,4 +147,13 @@ class TinyImageNet(BaseDataset):
             if wnid not in label_of:
                 raise ValueError(f"{annotations.absolute()}, line {number}: {wnid!r} is not among wnids.txt")
             samples.append({"img_path": str(root / "images" / name), "gt_label": label_of[wnid]})
+        listed = {Path(str(sample["img_path"])).name for sample in samples}
+        images = (path.name for path in (root / "images").glob("[!.]*") if is_image(path.name))
+        if unlisted := sorted(name for name in images if name not in listed):
+            print_log(
+                f"Tiny ImageNet: {len(unlisted)} images of {root / 'images'} have no line in {annotations.name} and "
+                f"are left out: {join_first(unlisted)}",
+                "current",
+                logging.WARNING,
+            )
         return samples

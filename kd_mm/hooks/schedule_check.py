@@ -34,6 +34,8 @@ class ScheduleCheckHook(Hook):
                 lines.append(f"param_scheduler: {type(schedule).__name__} {problem}, the run has {length} {unit}")
         if not any(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.param_groups):
             lines.append("optim_wrapper.optimizer.lr is 0: nothing is learned")
+        if any(group.get("momentum", 0) >= 1 for group in runner.optim_wrapper.param_groups):
+            lines.append("optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end")
         for line in lines:
             runner.logger.warning(line)
 
@@ -57,5 +59,7 @@ def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> s
         raise ValueError(f"param_scheduler: {kind} fails during the run: start_factor=0 is divided by")
     if planned.get("T_max", last) < last:
         return f"rises again after T_max={schedule.T_max}"
+    if not 0 < options.get("gamma", 1) <= 1:
+        return f"multiplies the rate by gamma={options['gamma']}, not above 0 and up to 1"
     late = [f"{name} {point:g}" for name, point in points if point > length or point % 1]
     return f"never comes to {', '.join(late)}" if late else ""

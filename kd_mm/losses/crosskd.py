@@ -82,7 +82,8 @@ class CrossKDLoss(Loss):
         """Return the taps behind the split of both heads, and those of the teacher's outputs.
 
         Raises:
-            ValueError: For a detector without a dense head of two towers; see :class:`CrossHeadForward`.
+            ValueError: For a detector without a dense head of two towers, or such of different widths; see
+                :class:`CrossHeadForward`.
         """
         for model in (student, teacher):
             if "bbox_head" not in dict(model.named_children()):
@@ -94,6 +95,7 @@ class CrossKDLoss(Loss):
         towers = [tower for head in heads for name in TOWERS if isinstance(tower := child(head, name), nn.ModuleList)]
         ahead_of_last = max(1, min(map(len, towers), default=0) - 1)
         self._crossing = CrossHeadForward(heads[1], ahead_of_last if self.split is None else self.split, self.align)
+        self._crossing.check_student(heads[0])
         return self._crossing.tower_taps, self._crossing.teacher_taps
 
     def terms(self, student: Observation, teacher: Observation) -> dict[str, Tensor]:
@@ -173,13 +175,8 @@ class CrossHeadForward:
     """
 
     def __init__(self, head: nn.Module, split: int = 3, align: bool = True) -> None:
-        if not DenseHead.fits(head):
-            raise _unfit(head)
-        towers: list[Any] = [child(head, name) for name in TOWERS]
-        widths = [[getattr(conv, "out_channels", 0) for conv in tower] for tower in towers]
-        if not all(all(tower) for tower in widths):
-            raise _unfit(head)
-        shortest = min(len(tower) for tower in towers)
+        widths, towers = _widths(head), [list(child(head, name).children()) for name in TOWERS]
+        shortest = min(map(len, towers))
         if not 1 <= split <= shortest:
             raise ValueError(
                 f"CrossKD: split={split}, but the shorter tower of {type(head).__name__} has {shortest} convolutions; "
@@ -199,15 +196,25 @@ class CrossHeadForward:
     def __deepcopy__(self, memo: dict[int, Any]) -> CrossHeadForward:
         return self  # a teacher is shared by copies of what learns from it
 
+    def check_student(self, head: nn.Module) -> None:
+        """Compare the student's towers with the teacher's at the split.
+
+        Raises:
+            ValueError: If they have another width, or the head has no such towers.
+        """
+        widths = [width for tower in _widths(head) for width in tower[self.split - 1 : self.split]]
+        if widths != self.widths:
+            raise ValueError(
+                f"CrossKD: convolution {self.split} of the towers ({', '.join(TOWERS)}) has {widths} channels in the "
+                f"student, {self.widths} in the teacher; give the student's head the teacher's feat_channels"
+            )
+
     def cross(
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], assignment: DenseAssignment | None = None
     ) -> DenseOutput:
         """Return the output of the teacher's head on the student's features; gradients reach the features only.
 
         The tensors are the student's of :attr:`tower_taps` and the teacher's of :attr:`teacher_taps`.
-
-        Raises:
-            ValueError: If the student's tower has another width than the teacher's.
         """
         entered = [self._entered(tap, k // self.levels, student, teacher) for k, tap in enumerate(self.tower_taps)]
         pairs = list(zip(entered[: self.levels], entered[self.levels :], strict=True))
@@ -215,11 +222,6 @@ class CrossHeadForward:
 
     def _entered(self, tap: str, side: int, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
         feature = student[tap]
-        if feature.shape[1] != self.widths[side]:
-            raise ValueError(
-                f"CrossKD: {tap} has {feature.shape[1]} channels in the student, {self.widths[side]} in the teacher; "
-                "give the student's head the teacher's feat_channels"
-            )
         if not torch.is_autocast_enabled(feature.device.type):  # a teacher may run in a precision of its own
             feature = feature.to(next(self.head.parameters()).dtype)
         if self.align:
@@ -276,6 +278,17 @@ def align_scale(feature: Tensor, teacher: Tensor) -> Tensor:
     standardized, _, _ = standardized_channels(full_precision(feature))
     _, std, mean = standardized_channels(full_precision(teacher.detach()).to(standardized.dtype))
     return (standardized * std + mean).to(feature.dtype)
+
+
+def _widths(head: nn.Module) -> list[list[int]]:
+    """Return the channels behind each convolution of both towers of a head."""
+    if not DenseHead.fits(head):
+        raise _unfit(head)
+    towers: list[Any] = [child(head, name) for name in TOWERS]
+    widths = [[getattr(conv, "out_channels", 0) for conv in tower] for tower in towers]
+    if not all(all(tower) for tower in widths):
+        raise _unfit(head)
+    return widths
 
 
 def _unfit(head: nn.Module) -> ValueError:

@@ -70,6 +70,10 @@ def test_what_is_found() -> None:
             {"optim_wrapper.clip_grad": {"maxnorm": 9}},
             r"optim_wrapper\.clip_grad\.maxnorm: .* did you mean 'max_norm'\?",
         ),
+        (
+            {"optim_wrapper.clip_grad": {"max_norm": 0}},
+            r"optim_wrapper\.clip_grad\.max_norm: 0 leaves nothing of a gra",
+        ),
         ({"optim_wrapper.clip_grad": {"max_norm": "9"}}, r"optim_wrapper\.clip_grad\.max_norm: '9' is no number"),
         ({"param_scheduler.milestones": ["1", "2"]}, r"param_scheduler\.milestones: '1' in it is no number"),
         ({"param_scheduler.milestones": [0.5]}, r"param_scheduler\.milestones: 0\.5 is no whole number"),

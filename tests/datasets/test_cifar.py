@@ -42,6 +42,10 @@ def test_cifar10_joins_five_training_files(tmp_path: Path) -> None:
     assert np.array_equal(packed["inputs"].numpy(), images[150].transpose(2, 0, 1))
     assert packed["data_samples"].gt_label.item() == labels[150]
     assert len(DATASETS.build({**config, "split": "test"})) == 40
+    folder = tmp_path / "cifar-10-batches-py"
+    (folder / "data_batch_4").write_bytes((folder / "data_batch_2").read_bytes())
+    with pytest.raises(ValueError, match="the images of data_batch_2 are those of another file"):
+        DATASETS.build(config)
 
 
 def test_the_validation_split_is_balanced_disjoint_complete_and_independent_of_the_order(tmp_path: Path) -> None:

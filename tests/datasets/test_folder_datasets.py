@@ -34,7 +34,9 @@ def tiny(tmp_path: Path) -> Path:
     return root
 
 
-def test_tiny_imagenet_counts_identifiers_in_sorted_order_from_lists_and_folders(tiny: Path) -> None:
+def test_tiny_imagenet_counts_identifiers_in_sorted_order_from_lists_and_folders(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = TinyImageNet(data_root=str(tiny))
     assert train.metainfo["classes"] == ("goldfish, Carassius auratus", "bullfrog")
     assert train.get_gt_labels().tolist() == [0, 0, 0, 1, 1, 1]
@@ -44,6 +46,11 @@ def test_tiny_imagenet_counts_identifiers_in_sorted_order_from_lists_and_folders
         ("val_0.JPEG", 1),
         ("val_1.JPEG", 0),
     ]
+    write_image(tiny / "val" / "images" / "val_2.JPEG", (0, 0, 0))
+    assert len(TinyImageNet(data_root=str(tiny), split="val")) == 2
+    assert "1 images of " in (out := capsys.readouterr().out)
+    assert "have no line in val_annotations.txt and are left out: val_2.JPEG" in out
+    (tiny / "val" / "images" / "val_2.JPEG").unlink()
     for name, wnid in (("val_0", "n02"), ("val_1", "n01")):
         (tiny / "val" / wnid).mkdir()
         (tiny / "val" / "images" / f"{name}.JPEG").rename(tiny / "val" / wnid / f"{name}.JPEG")

@@ -60,12 +60,16 @@ def test_a_step_counts_accumulated_batches(
     assert f"Scaling the original LR by {ratio}." in out
 
 
+SECTIONS = ("train_cfg.", "param_scheduler: ", "optim_wrapper.")
+
+
 def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp_path: Path) -> None:
     def arguments(*schedules: str) -> list[object]:
         listed = ", ".join(f"dict({schedule})" for schedule in schedules)
         path = tmp_path / "config.py"
         path.write_text(f'_base_ = "{ACCUMULATES[0]}"\nparam_scheduler = [{listed}]\n')
-        rest = ["train_cfg.val_begin=5", "optim_wrapper.optimizer.lr=0.0", "--work-dir", tmp_path / "run"]
+        rest = ["train_cfg.val_begin=5", "optim_wrapper.optimizer.lr=0.0", "optim_wrapper.optimizer.momentum=2"]
+        rest += ["--work-dir", tmp_path / "run"]
         return [path, *ACCUMULATES[1:], *rest]
 
     fit = (
@@ -73,14 +77,17 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         'type="CosineAnnealingLR", begin=2, by_epoch=False',
     )
     late = 'type="MultiStepLR", milestones=[1, 3]', 'type="LinearLR", by_epoch=False, end=500'
+    late += ('type="StepLR", step_size=1, gamma=0',)
     out = cpu_tools.train(*arguments(*fit, *late, 'type="CosineAnnealingLR", T_max=2, by_epoch=False')).out
-    found = [line.partition("WARNING - ")[2] for line in out.splitlines() if "the run has" in line or "learned" in line]
+    found = [text for line in out.splitlines() if (text := line.partition("WARNING - ")[2]).startswith(SECTIONS)]
     assert found == [
         "train_cfg.val_begin=5 is never reached, the run has 1 epochs",
         "param_scheduler: MultiStepLR never comes to milestones 3, the run has 1 epochs",
         "param_scheduler: LinearLR never comes to end 500, the run has 4 iterations",
+        "param_scheduler: StepLR multiplies the rate by gamma=0, not above 0 and up to 1, the run has 1 epochs",
         "param_scheduler: CosineAnnealingLR rises again after T_max=2, the run has 4 iterations",
         "optim_wrapper.optimizer.lr is 0: nothing is learned",
+        "optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end",
     ]
     for schedule, reason in (
         ('type="OneCycleLR", eta_max=0.1, total_steps=3, by_epoch=False', "total_steps=3 are too few"),

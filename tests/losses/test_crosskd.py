@@ -248,10 +248,12 @@ def test_heads_without_two_towers_are_refused_in_one_line() -> None:
 
 
 def test_splits_and_widths_that_do_not_fit_are_refused() -> None:
-    _, teacher, crossing = pair("RetinaHead")
+    _, teacher, _ = pair("RetinaHead")
     for split in (0, 5):
         with pytest.raises(ValueError, match=rf"split={split}, but .* RetinaHead has 4 convolutions; choose 1\.\.4"):
             CrossHeadForward(teacher.bbox_head, split=split)
-    target, _ = recorded(teacher, crossing.teacher_taps, pyramid())
-    features, _ = recorded(Detector("RetinaHead", width=6), crossing.tower_taps, pyramid())
-    assert_refused(r"cls_convs\.2#0 has 6 channels in the student, 32 in the teacher", crossing.cross, features, target)
+    student = Detector("RetinaHead", width=6)
+    message = (
+        r"convolution 3 of the towers \(cls_convs, reg_convs\) has \[6, 6\] channels in the student, \[32, 32\] in"
+    )
+    assert_refused(message, CrossKDLoss().extra_taps, student, teacher)
