@@ -13,7 +13,7 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from kd_mm.distillers import Distiller
-from kd_mm.utils.channels import misfit, wrong_channels
+from kd_mm.utils.channels import is_misfit, misfit, wrong_channels
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import SampleError, describe_failure, files
 
@@ -125,7 +125,7 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
             f"{key}: the images of {files(batch)} have {found[1]} channels, the network takes {found[0]}: set "
             "in_channels of its backbone, color_type of LoadImageFromFile, or mean and std of the data_preprocessor"
         ) from error
-    if found or (model is student and "shapes cannot be multiplied" in str(error)):  # else it may be of a loss
+    if found or (model is student and is_misfit(error)):  # else it may be of a loss
         raise SampleError(f"model: {misfit(error)}") from error
 
 

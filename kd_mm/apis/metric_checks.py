@@ -158,6 +158,7 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
         ) from error
     if not is_main_process():
         return None
+    runner.logger.info(f"trial of the evaluation on {len(predictions)} images, for the names of metrics; no result:")
     try:  # not evaluate(), in which other processes would wait for one that fails
         found = {
             "/".join(filter(None, (metric.prefix, name))): value

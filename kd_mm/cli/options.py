@@ -19,15 +19,17 @@ class Overrides(DictAction):
     def __call__(self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
         read = dict(vars(namespace)[self.dest] or {})
         for word in values:
+            key, _, value = word.partition("=")
+            if "dict(" in value or "{" in value:
+                parser.exit(
+                    2,
+                    f"error: {option_string} {word}: a dict is not read; write {key}.KEY=VALUE for each key of one "
+                    "that is there, and a new one into a config file\n",
+                )
             try:
                 super().__call__(parser, namespace, [word], option_string)
             except (ValueError, AssertionError, RecursionError):
                 parser.exit(2, f"error: {option_string} {word}: write KEY=VALUE, e.g. train_cfg.max_epochs=2\n")
-            key, _, value = word.partition("=")
-            if value.startswith(("dict(", "{")):
-                parser.exit(
-                    2, f"error: {option_string} {word}: a dict is not read; write {key}.KEY=VALUE for each key\n"
-                )
             read.update(vars(namespace)[self.dest])
         vars(namespace)[self.dest] = read
 

@@ -1,11 +1,13 @@
 """Batches of P identities with K images each, for losses that compare images within a batch."""
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
 from kd_mm.registry import DATA_SAMPLERS
@@ -45,6 +47,12 @@ class IdentitySampler(Sampler[int]):
             raise ValueError(
                 f"IdentitySampler: the data set has {len(self._images)} identities, a batch wants {num_identities}: "
                 f"set num_identities to at most {len(self._images)} (and batch_size to num_identities * num_images)"
+            )
+        if num_images == 1:
+            print_log(
+                "IdentitySampler: num_images=1: no batch has two images of an identity, and a triplet loss is 0",
+                "current",
+                logging.WARNING,
             )
         self.num_batches = max(1, len(dataset) // (num_identities * num_images * self.world_size))
 

@@ -148,6 +148,15 @@ class ResumeCheckHook(Hook):
         stored = (checkpoint.get("optimizer") or {}).get("param_groups")
         if stored is None:
             return
+        kinds = [
+            "a distillation" if any(name.startswith(OWN_PREFIX) for name in state) else "the network alone"
+            for state in (checkpoint["state_dict"], model.state_dict())
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"resume: the checkpoint is of {kinds[0]}, the config of {kinds[1]}: take the config that wrote it, or "
+                "start from the weights alone (load_from)"
+            )
         groups, schedules = runner.optim_wrapper.param_groups, runner.param_schedulers or []
         _check_groups(stored, groups)
         if isinstance(schedules, Mapping):

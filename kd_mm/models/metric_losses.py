@@ -50,10 +50,15 @@ class TripletLoss(MetricLoss):
     Args:
         margin: In units of the distance; None for the soft margin.
         loss_weight: Factor of the loss.
+
+    Raises:
+        ValueError: For a ``margin`` below 0.
     """
 
     def __init__(self, margin: float | None = 0.3, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight)
+        if margin is not None and margin < 0:
+            raise ValueError(f"TripletLoss: margin={margin}: give a distance of 0 or more, or None")
         self.margin = margin
 
     def compute(self, embedding: Tensor, labels: Tensor) -> Tensor:

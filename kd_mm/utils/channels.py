@@ -12,11 +12,19 @@ _MOST_OF_AN_IMAGE = 4
 #: Of torch: what a convolution says of images of another number of channels.
 _WRONG = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+) channels")
 
+#: Of torch: what other layers say of an input of another width.
+_MISFITS = ("shapes cannot be multiplied", "running_mean should contain", "normalized_shape=")
+
 
 def wrong_channels(error: Exception) -> tuple[int, int] | None:
     """Return the channels that a convolution takes and those that it was given, where that is what failed."""
     found = _WRONG.search(str(error))
     return (int(found[1]), int(found[2])) if found else None
+
+
+def is_misfit(error: Exception) -> bool:
+    """Return whether a layer that is no convolution was given another width than its own."""
+    return any(words in str(error) for words in _MISFITS)
 
 
 def misfit(error: Exception) -> str:
@@ -38,7 +46,7 @@ def explained_channels() -> Iterator[None]:
         yield
     except RuntimeError as error:
         found = wrong_channels(error)
-        inner = found[1] > _MOST_OF_AN_IMAGE if found else "shapes cannot be multiplied" in str(error)
+        inner = found[1] > _MOST_OF_AN_IMAGE if found else is_misfit(error)
         if inner:
             raise ValueError(f"dry run: {misfit(error)}") from error
         if found is None:

@@ -119,6 +119,8 @@ def test_the_exits_are_trained_once(tools: Tools, run: Run, world: World, tmp_pa
     assert "resumed epoch: 2" in resumed.out
     other = world.distil("other_student.py", changes=exits_in(run.folder))
     elsewhere = tools.train(other, "--work-dir", tmp_path)
+    line = tools.refused("train", world.plain, "--work-dir", tmp_path / "x", "--resume", tmp_path / "epoch_2.pth")
+    assert "resume: the checkpoint is of a distillation, the config of the network alone: " in line
     for ended in (resumed, elsewhere):
         assert "training the exits" not in ended.out
         assert f"tensors from {file}" in ended.out

@@ -149,8 +149,13 @@ OPTIONS = {
         ["end should be larger than begin"],
     ),
     "name of a hook": (["default_hooks.loger.interval=1"], ["default_hooks.loger has no type, did you mean 'logger'?"]),
-    "an override that is no list": (["model.student.head=dict(num_classes=3,loss=1)"], ["write KEY=VALUE"]),
+    "an override that is no list": (["custom_hooks=[EMAHook,"], ["write KEY=VALUE"]),
     "an override that is a dict": (["param_scheduler=dict(type=StepLR)"], ["write param_scheduler.KEY=VALUE"]),
+    "an override that is a list of dicts": (["custom_hooks=[dict(type='EMAHook')]"], ["a new one into a config file"]),
+    "a factor of the student's own loss": (
+        ["model.recipe.student_loss_weight=-1"],
+        ["recipe: student_loss_weight=-1: give a number of 0 or more"],
+    ),
     "an override beyond a list": (
         ["train_dataloader.dataset.pipeline.8.prob=1"],
         ["override train_dataloader.dataset.pipeline.8.prob=1: Index 8 exceeds"],

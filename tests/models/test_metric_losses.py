@@ -30,6 +30,8 @@ def test_triplet_loss_by_hand() -> None:
 
 
 def test_triplet_loss_equals_a_loop_over_anchors() -> None:
+    with pytest.raises(ValueError, match="margin=-1: give a distance of 0 or more"):
+        TripletLoss(margin=-1)
     for margin in (0.3, None):
         points, labels = random_batch()
         terms = []
