@@ -6,7 +6,7 @@ Example::
 
     runner = kd_mm.distill("student.py", "teacher.py", "teacher.pth", recipe="mtkd_ssr", work_dir="work_dirs/run")
     kd_mm.evaluate("student.py", "work_dirs/run/epoch_100.pth")
-    kd_mm.export("student.py", "work_dirs/run/epoch_100.pth", "student.pth")
+    kd_mm.export("student.py", "work_dirs/run/epoch_100.pth", "student.pth", onnx="student.onnx")
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
     from mmengine.runner import Runner
 
     from kd_mm.apis.export import Exported
@@ -39,7 +40,7 @@ def train(config: str, work_dir: str | None = None, options: Mapping[str, Any] |
     """
     from kd_mm.apis import runner
 
-    return runner.train(runner.read_config(config, dict(options or {}), work_dir))
+    return _train(runner.read_config(config, dict(options or {}), work_dir))
 
 
 def distill(
@@ -61,7 +62,8 @@ def distill(
         options: Dotted keys and values that override the composed config's.
 
     Returns:
-        The Runner, trained. Its checkpoints are those of the plain config.
+        The Runner, trained. Its checkpoints are those of the plain config; ``student.pth`` and ``student.py`` beside
+        them are the student alone.
 
     Raises:
         ValueError: A config is wrong, or they do not fit together; the message is one line.
@@ -70,7 +72,15 @@ def distill(
 
     folder = work_dir or str(Path("work_dirs") / f"{recipe}_{Path(student.split('::')[-1]).stem}")
     plain = runner.read_config(student, work_dir=folder)
-    return runner.train(recipes.compose(plain, recipe, teacher, teacher_checkpoint, options))
+    return _train(recipes.compose(plain, recipe, teacher, teacher_checkpoint, options))
+
+
+def _train(config: Config) -> Runner:
+    from kd_mm.apis import export, runner
+
+    trained = runner.train(config)
+    export.export_trained(config)
+    return trained
 
 
 def evaluate(config: str, checkpoint: str, **options: Any) -> dict[str, float]:

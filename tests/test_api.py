@@ -20,6 +20,8 @@ def test_train_distil_evaluate_and_export(tools: Tools, tmp_path: Path) -> None:
         kd_mm.distill(str(world.plain), str(world.teacher), "teacher/epoch_1.pth", "kd", options=options)
         checkpoint = tmp_path / "work_dirs" / "kd_plain" / "epoch_1.pth"
         metrics = kd_mm.evaluate(str(world.plain), str(checkpoint), work_dir="tested")
+        student = checkpoint.parent / "student.py"
+        assert kd_mm.evaluate(str(student), str(student.with_suffix(".pth")), work_dir="tested") == metrics
         kd_mm.export(str(world.plain), str(checkpoint), "student.pth")
         with pytest.raises(ValueError, match=r"^model\.recpie: Distiller has no option"):
             kd_mm.distill(

@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from rich.table import Table
 
 from kd_mm.apis.benchmark_parts import DISTILLATION, STUDENT, TEACHER, WITHOUT, build_parts
-from kd_mm.apis.runner import enable_amp
+from kd_mm.apis.run_options import enable_amp
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.costs import count_multiply_adds, count_operators, peak_memory, time_rounds

@@ -19,7 +19,8 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from kd_mm.apis.benchmark_parts import without_files
-from kd_mm.apis.runner import build_runner, enable_amp
+from kd_mm.apis.run_options import enable_amp
+from kd_mm.apis.runner import build_runner
 from kd_mm.apis.sweep_run import EndError
 from kd_mm.distillers import find_distiller
 from kd_mm.preparation import skip_preparation

@@ -13,7 +13,8 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 
 from kd_mm.apis.recipes import task_of
-from kd_mm.apis.runner import build_runner, read_config, set_threads, set_up_launcher
+from kd_mm.apis.run_options import set_threads, set_up_launcher
+from kd_mm.apis.runner import build_runner, read_config
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import is_distillation

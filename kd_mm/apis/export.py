@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 
 import kd_mm
@@ -49,6 +51,18 @@ class Exported:
     onnx_difference: float | None = None
     costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     input_size: tuple[int, int] | None = None
+
+
+def export_trained(config: Config) -> None:
+    """Write ``student.pth`` and ``student.py`` of a finished distillation into its work dir, for upstream's tools.
+
+    Args:
+        config: That was trained. Of a plain one nothing is written.
+    """
+    folder, stored = Path(config.work_dir), find_latest_checkpoint(config.work_dir)
+    if is_distillation(config) and stored and is_main_process():
+        export_student(str(folder / Path(config.filename).name), stored, folder / "student.pth")
+        print(f"{folder / 'student.pth'}, {folder / 'student.py'}: the student alone, for upstream's tools")
 
 
 def export_student(

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
@@ -27,6 +26,7 @@ from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
+from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.hooks.schedule_check import ScheduleCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
@@ -62,19 +62,6 @@ def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str 
     return config
 
 
-def enable_amp(config: Config) -> None:
-    """Switch a config to mixed precision: bfloat16 where the device has it, else float16 with loss scaling."""
-    wrapper = config.optim_wrapper
-    # torch's own question counts emulation in, which is slower than float32.
-    if torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability() < (8, 0):
-        wrapper.type = "AmpOptimWrapper"
-        wrapper.setdefault("loss_scale", "dynamic")
-        return
-    for key in ("loss_scale", "dtype", "use_fsdp"):
-        wrapper.pop(key, None)
-    wrapper.type = "kd_mm.Bf16OptimWrapper"
-
-
 def resume(config: Config, checkpoint: str) -> None:
     """Let a config go on from a checkpoint.
 
@@ -104,44 +91,6 @@ def resume(config: Config, checkpoint: str) -> None:
             "or remove that file"
         )
     _check_start(config.load_from or stored)
-
-
-def set_up_launcher(config: Config, launcher: str) -> None:
-    """Prepare a config for several processes.
-
-    Without CUDA the process group is made here, over gloo: mmengine would ask for a CUDA device. Every part of a
-    Distiller gets a gradient in every step, so the search for unused parameters stays off.
-
-    Raises:
-        ValueError: A launcher that needs CUDA, processes that were not started, or more of them than GPUs.
-    """
-    config.launcher = launcher
-    if launcher == "none":
-        return
-    if torch.cuda.is_available():
-        started, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-        if started > devices:
-            raise ValueError(
-                f"--launcher {launcher}: {started} processes were started, and {devices} GPU(s) are visible: each "
-                f"needs its own; take --nproc_per_node {devices}, or CUDA_VISIBLE_DEVICES= for the CPU"
-            )
-        return
-    if launcher != "pytorch":
-        raise ValueError(f"--launcher {launcher} needs CUDA; without it use --launcher pytorch")
-    if "RANK" not in os.environ:
-        raise ValueError(f"--launcher {launcher}: start it with torchrun --nproc_per_node N tools/train.py CONFIG ...")
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    wrapper = {"find_unused_parameters": config.get("find_unused_parameters", False), "broadcast_buffers": False}
-    wrapper = config.get("model_wrapper_cfg") or {"type": "MMDistributedDataParallel", **wrapper}
-    config.model_wrapper_cfg = {**wrapper, "device_ids": None}  # mmengine's own default is a CUDA device
-
-
-def set_threads() -> None:
-    """Let processes on one machine share its cores instead of fighting for them."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = ()) -> Runner:
@@ -201,7 +150,8 @@ def train(config: Config) -> Runner:
         The Runner, trained.
 
     Raises:
-        ValueError: The config is wrong; see :func:`build_runner`.
+        ValueError: The config is wrong; see :func:`build_runner` and
+            :func:`~kd_mm.datasets.identity_sampler.check_identity_batches`.
         NonFiniteLossError: A loss was infinite or NaN.
         SampleError: A data pipeline, the collate function or the data preprocessor failed on images.
         RuntimeError: A training step failed with an error that a config may cause before.
@@ -211,6 +161,7 @@ def train(config: Config) -> Runner:
         raise ValueError(f"work dir {config.work_dir} is a file, not a folder")
     new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
+    check_identity_batches(config)
     try:
         runner = build_runner(config)
         built = True

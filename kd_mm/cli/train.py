@@ -6,12 +6,8 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kd_mm.cli.options import add_cfg_options, add_device_data, add_launcher, add_teacher, run
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def train(args: argparse.Namespace) -> None:
     from mmengine.runner import find_latest_checkpoint
 
+    from kd_mm.apis.export import export_trained
     from kd_mm.apis.overrides import override
     from kd_mm.apis.recipes import compose, needs_teacher, recipe_names
-    from kd_mm.apis.runner import enable_amp, read_config, resume, set_threads, set_up_launcher
+    from kd_mm.apis.run_options import enable_amp, set_threads, set_up_launcher
+    from kd_mm.apis.runner import read_config, resume
     from kd_mm.apis.runner import train as run_training
-    from kd_mm.datasets.identity_sampler import check_identity_batches
     from kd_mm.utils.config import is_distillation
 
     set_threads()
@@ -84,12 +81,11 @@ def train(args: argparse.Namespace) -> None:
         config.val_cfg = config.val_dataloader = config.val_evaluator = None
     if args.resume is not None:
         resume(config, args.resume)
-    check_identity_batches(config)
     set_up_launcher(config, args.launcher)
     started = time.time()
     try:
         run_training(config)
-        _write_student(config)
+        export_trained(config)
     except KeyboardInterrupt:
         stored = find_latest_checkpoint(config.work_dir)
         exists = stored and Path(stored).is_file()
@@ -98,20 +94,6 @@ def train(args: argparse.Namespace) -> None:
         if args.resume != "auto":
             args.command += " --resume"
         raise KeyboardInterrupt(f"{stored} is saved, what came after it is not") from None
-
-
-def _write_student(config: Config) -> None:
-    from mmengine.dist import is_main_process
-    from mmengine.runner import find_latest_checkpoint
-
-    from kd_mm.apis.export import export_student
-    from kd_mm.utils.config import is_distillation
-
-    stored = find_latest_checkpoint(config.work_dir)
-    if is_distillation(config) and stored and is_main_process():
-        dumped, student = Path(config.work_dir) / Path(config.filename).name, Path(config.work_dir) / "student.pth"
-        export_student(str(dumped), stored, student)
-        print(f"{student}, {student.with_suffix('.py')}: the student alone, for upstream's tools")
 
 
 main = partial(run, "train", __doc__, train, add_options)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from kd_mm.apis.runner import build_runner, enable_amp, read_config, set_up_launcher
+from kd_mm.apis.run_options import enable_amp, set_up_launcher
+from kd_mm.apis.runner import build_runner, read_config
 
 
 def gpus(monkeypatch, count, capability=(8, 0)):
