@@ -119,6 +119,8 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
     for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
         if lacking := _lacking(sample, student, key == "train_dataloader"):
             raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
+    if isinstance(student, BaseDetector) and isinstance(images, torch.Tensor):
+        _check_levels(student, images, error)
     found = wrong_channels(error)
     if found and isinstance(images, torch.Tensor) and found[1] == images.shape[1]:
         raise SampleError(
@@ -127,6 +129,25 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
         ) from error
     if found or (model is student and is_misfit(error)):  # else it may be of a loss
         raise SampleError(f"model: {misfit(error)}") from error
+
+
+def _check_levels(detector: nn.Module, images: torch.Tensor, error: Exception) -> None:
+    """Compare the maps that a detector's neck gives with the strides of its dense head.
+
+    Raises:
+        SampleError: There are more of one than of the other.
+    """
+    parts: dict[str, Any] = dict(detector.named_children())
+    generator = vars(parts["bbox_head"]).get("prior_generator") if "bbox_head" in parts and "neck" in parts else None
+    if generator is None:
+        return
+    with torch.no_grad():
+        maps = parts["neck"](parts["backbone"](images))
+    if len(maps) != generator.num_levels:
+        raise SampleError(
+            f"model: the neck gives {len(maps)} maps, and the head has {generator.num_levels} strides: set num_outs of "
+            "the neck, or strides of the head's anchor_generator or prior_generator"
+        ) from error
 
 
 def _lacking(sample: Any, student: nn.Module, trained: bool) -> str:

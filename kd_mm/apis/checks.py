@@ -19,7 +19,7 @@ from kd_mm.apis.data_checks import check_data
 from kd_mm.apis.shared_samples import check_shared
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
-from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, student_state_dict
+from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, read_checkpoint, student_state_dict
 from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import name_errors
 from kd_mm.utils.suggest import describe_error, join_first
@@ -117,6 +117,39 @@ class LeftOverWeightsHook(Hook):
                 )
 
         handle = model.register_load_state_dict_post_hook(warn)
+
+
+class PretrainedWeightsHook(Hook):
+    """Stops where the file of an ``init_cfg`` fills none of the weights of its part; the engine goes on."""
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare the names of the weights.
+
+        Raises:
+            ValueError: None is in the file.
+        """
+        for name, part in unwrapped(runner).named_modules():
+            given = vars(part).get("init_cfg")
+            if runner.cfg.get("resume") or not isinstance(given, Mapping) or given.get("type") != "Pretrained":
+                continue
+            if "://" in given["checkpoint"]:
+                continue
+            stored = read_checkpoint(given["checkpoint"])
+            prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
+            names = [key.removeprefix("module.") for key in stored.get("state_dict", stored)]
+            own = part.state_dict()
+            if not own.keys() & {key.removeprefix(prefix) for key in names if key.startswith(prefix)}:
+                first = next(iter(own), "")
+                fitting = [key.removesuffix(f".{first}") for key in names if key.endswith(f".{first}")]
+                remedy = (
+                    f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
+                )
+                raise ValueError(
+                    f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
+                    f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
+                )
 
 
 class DataCheckHook(Hook):

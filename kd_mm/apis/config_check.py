@@ -174,6 +174,10 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
     for name, value in part.items():
         if kind is MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
             yield f"{key}.{name}: {value!r} is no number"
+        if kind is MODEL and str(name).endswith("loss_weight") and isinstance(value, int | float) and value < 0:
+            yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
+        if kind is HOOK and name == "interval" and value == 0:
+            yield f"{key}.interval: 0 is no interval; -1 means never"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"

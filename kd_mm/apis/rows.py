@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ _DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stag
 #: Keys of a row in a sweep file.
 _TEACHER_KEYS = ("teacher", "teacher_checkpoint", "teacher_row")
 _ROW_KEYS = ("name", "config", "distiller", *_TEACHER_KEYS, "seeds", "epochs", "cfg_options")
+
+#: Keys of a sweep file.
+_SWEEP_KEYS = ("rows", "seeds", "metrics", "epochs", "cfg_options")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def read_sweep(
 
     Raises:
         ValueError: A config or a recipe twice, no such recipe, a loss to ablate that no recipe has, or a key to vary
-            that no row has or that its part does not take; a row of a sweep file that is not understood.
+            that no row has or that its part does not take; a row or a key of a sweep file that is not understood.
     """
     twice = next((name for name in distillers if list(distillers).count(name) > 1), None)
     if twice:
@@ -116,9 +120,12 @@ def read_sweep(
     if path is not None:
         if len(configs) > 1 or distillers or teacher or checkpoint or ablate:
             raise ValueError(f"{path} is a sweep file: other configs, recipes and teachers belong into its rows")
-        settings = {key: tuple(files[path][key]) for key in ("seeds", "metrics") if key in files[path]}
+        settings = _settings(path, files[path])
         rows = _file_rows(path, files[path], given)
     else:
+        wrong = next((path for path, file in files.items() if "model" not in file), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong} is no config (there is no model) and no sweep file (there are no rows)")
         again = next((name for name in map(_stem, configs) if [*map(_stem, configs)].count(name) > 1), None)
         if again:
             raise ValueError(f"compare: config {again} is given twice")
@@ -137,6 +144,16 @@ def read_sweep(
     if metrics is not None:
         settings["metrics"] = tuple(metrics)
     return Sweep(_vary(rows, vary or {}), **settings)
+
+
+def _settings(path: str, file: Config) -> dict[str, Any]:
+    """Return the seeds and metrics of a sweep file, one or a list; stop at a name that is near to a key it lacks."""
+    for name in file:
+        missing = get_close_matches(name, [key for key in _SWEEP_KEYS if key not in file], n=1, cutoff=0.8)
+        if missing and name not in _SWEEP_KEYS:
+            raise ValueError(f"{path}: nothing reads {name!r}, did you mean {missing[0]!r}?")
+    given = {key: file[key] for key in ("seeds", "metrics") if key in file}
+    return {key: tuple(value) if isinstance(value, list | tuple) else (value,) for key, value in given.items()}
 
 
 def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str, Row]:

@@ -20,7 +20,14 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.annotation_files import explain_annotations, explain_steps
-from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, ParameterKeyHook, StepHook
+from kd_mm.apis.checks import (
+    DataCheckHook,
+    FlatBoxHook,
+    LeftOverWeightsHook,
+    ParameterKeyHook,
+    PretrainedWeightsHook,
+    StepHook,
+)
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets
@@ -127,6 +134,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (
         LeftOverWeightsHook(),
+        PretrainedWeightsHook(),
         DataCheckHook(tested),
         ClassListHook(trained),
         ParameterKeyHook(),

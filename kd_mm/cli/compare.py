@@ -70,6 +70,8 @@ def train_and_compare(args: argparse.Namespace) -> None:
     from kd_mm.apis.sweep import compare, merge
     from kd_mm.quickstart.smoke import shrink
 
+    if args.page is not None and args.page.suffix != ".json":
+        raise ValueError(f"--page {args.page}: name the file of results, {args.page.with_suffix('.json')}")
     if not args.configs:
         if args.page is None:
             raise ValueError("compare: give configs or a sweep file, or --page JSON alone to write its page again")

@@ -15,8 +15,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--tta", action="store_true", help="test-time augmentation, where the config or upstream has it")
     add("--amp", action="store_true", help="predict under bfloat16 autocast")
     add("--show-dir", metavar="DIR", help="draw detections beside the ground truth and the teachers' into this folder")
-    add("--show-num", type=int, default=20, metavar="N", help="images to draw (default 20)")
-    add("--show-score", type=float, default=0.3, metavar="S", help="draw detections from this score on (default 0.3)")
+    add("--show-num", type=int, metavar="N", help="images to draw (default 20)")
+    add("--show-score", type=float, metavar="S", help="draw detections from this score on (default 0.3)")
     add_launcher(parser)
     add_cfg_options(parser)
 
@@ -24,6 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def test(args: argparse.Namespace) -> None:
     from kd_mm.apis.evaluate import evaluate
 
+    shown = {name: value for name in ("show_num", "show_score") if (value := vars(args)[name]) is not None}
+    if shown and args.show_dir is None:
+        raise ValueError("--show-num and --show-score are of pictures: give --show-dir, too")
     evaluate(
         args.config,
         args.checkpoint,
@@ -34,8 +37,7 @@ def test(args: argparse.Namespace) -> None:
         amp=args.amp,
         launcher=args.launcher,
         show_dir=args.show_dir,
-        show_num=args.show_num,
-        show_score=args.show_score,
+        **shown,
     )
 
 

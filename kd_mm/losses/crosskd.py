@@ -200,13 +200,15 @@ class CrossHeadForward:
         """Compare the student's towers with the teacher's at the split.
 
         Raises:
-            ValueError: If they have another width, or the head has no such towers.
+            ValueError: If they have other levels or another width, or the head has no such towers.
         """
+        levels = DenseHead(head).levels
         widths = [width for tower in _widths(head) for width in tower[self.split - 1 : self.split]]
-        if widths != self.widths:
+        if (levels, widths) != (self.levels, self.widths):
             raise ValueError(
-                f"CrossKD: convolution {self.split} of the towers ({', '.join(TOWERS)}) has {widths} channels in the "
-                f"student, {self.widths} in the teacher; give the student's head the teacher's feat_channels"
+                f"CrossKD: the student's head has {levels} levels and {widths} channels behind convolution "
+                f"{self.split} of its towers, the teacher's {self.levels} and {self.widths}; give both the same "
+                "strides, num_outs of their necks and feat_channels"
             )
 
     def cross(

@@ -33,12 +33,21 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int]) -> tuple[bytes, float
 
     Raises:
         ImportError: A package is missing.
-        ValueError: The network cannot be traced with a free batch size, or the difference exceeds
-            :data:`ONNX_TOLERANCE`.
+        ValueError: The network needs more than images, it cannot be traced with a free batch size, or the difference
+            exceeds :data:`ONNX_TOLERANCE`.
     """
     require_onnx()
     network = _TensorMode(model).cpu().eval()
-    content = _trace(network, torch.randn(_TRACED_BATCH, input_channels(model), *input_size))
+    inputs = torch.randn(_TRACED_BATCH, input_channels(model), *input_size)
+    try:
+        with torch.no_grad():
+            network(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported as ONNX: its forward(inputs, mode='tensor') needs more than "
+            "images, as that of detectors of two stages; deploy it by MMDeploy"
+        ) from error
+    content = _trace(network, inputs)
     differences = {batch: _difference(network, content, input_size, batch) for batch in ONNX_BATCHES}
     for batch, difference in differences.items():
         if not difference <= ONNX_TOLERANCE:

@@ -132,3 +132,12 @@ def test_a_row_of_a_sweep_file_that_is_not_understood_is_named(tmp_path: Path) -
         file.write_text(f"rows = {rows!r}\n")
         assert_refused(message, read_sweep, [str(file)])
         assert_refused("is a sweep file: other configs", read_sweep, [str(file), STUDENT])
+    for text, message in (
+        ("row = []", "is no config \\(there is no model\\) and no sweep file"),
+        (f"rows = [dict(config={STUDENT!r})]\nmetric = 'accuracy/top5'", "reads 'metric', did you mean 'metrics'"),
+    ):
+        file.write_text(text)
+        assert_refused(message, read_sweep, [str(file)])
+    file.write_text(f"rows = [dict(config={STUDENT!r})]\nmetrics = 'accuracy/top5'\nseeds = 1")
+    sweep = read_sweep([str(file)])
+    assert (sweep.metrics, sweep.seeds) == (("accuracy/top5",), (1,))

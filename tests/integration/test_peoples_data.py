@@ -551,6 +551,12 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         [],
         ["none of the 8 boxes of ", "fractions of the image?"],
     ),
+    "levels of neck and head": (
+        VOC,
+        lambda shapes: None,
+        ["model.neck.num_outs=4"],
+        ["model: the neck gives 4 maps, and the head has 3 strides: set num_outs of the neck"],
+    ),
 }
 
 

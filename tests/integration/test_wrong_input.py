@@ -264,6 +264,8 @@ def test_keys_of_the_command_line_that_nothing_reads(tools: Tools, world: World,
     ("option", "words"),
     [
         ("model.student.head.loss.loss_weight=high", "model.student.head.loss.loss_weight: 'high' is no number"),
+        ("model.student.head.loss.loss_weight=-1", "model.student.head.loss.loss_weight: -1 would make the loss grow"),
+        ("default_hooks.checkpoint.interval=0", "default_hooks.checkpoint.interval: 0 is no interval; -1 means never"),
         ("model.recipe.student_loss_weight=1.O", "model.recipe.student_loss_weight: '1.O' is no number"),
         ("model.recipe.losses.kd.loss_weight=2x", "model.recipe.losses.kd.loss_weight: '2x' is no number"),
         ("model.recipe.losses.kd.temperature=warm", "model.recipe.losses.kd.temperature: 'warm' is no number"),
@@ -497,6 +499,10 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
         ended = train(config, "--auto-scale-lr", "--cfg-options", f"auto_scale_lr.base_batch_size={base}")
         refused(ended, f"auto_scale_lr.base_batch_size={base}: give the number of images that a step had")
     refused(tools.run("test", world.teacher, world.checkpoint, "--out", "metrics.txt"), "give a .json file")
+    refused(tools.run("test", world.teacher, world.checkpoint, "--show-score", "0.5"), "give --show-dir, too")
+    refused(
+        tools.run("compare", world.plain, "--page", tmp_path / "page.md"), "name the file of results, ", "page.json"
+    )
 
 
 def test_weights_to_start_from_must_fill_the_student(tools, world, checkpoints, config, tmp_path) -> None:
@@ -544,6 +550,9 @@ def test_weights_to_start_from_are_of_other_classes(tools: Tools, world: World, 
     )
     trained = weights(tmp_path / "distil" / "epoch_1.pth")
     assert torch.equal(trained["backbone.layer2.0.conv1.weight"], backbone)
+    part = "model.student.backbone.init_cfg"
+    ended = tools.run("train", *distil, f"{part}.type=Pretrained", f"{part}.checkpoint={tmp_path}/seven.pth")
+    refused(ended, "student.backbone.init_cfg: none of the weights of ", "seven.pth", "set prefix='backbone' in it")
 
 
 def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoints, config, tmp_path) -> None:

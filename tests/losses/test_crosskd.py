@@ -253,7 +253,7 @@ def test_splits_and_widths_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match=rf"split={split}, but .* RetinaHead has 4 convolutions; choose 1\.\.4"):
             CrossHeadForward(teacher.bbox_head, split=split)
     student = Detector("RetinaHead", width=6)
-    message = (
-        r"convolution 3 of the towers \(cls_convs, reg_convs\) has \[6, 6\] channels in the student, \[32, 32\] in"
-    )
-    assert_refused(message, CrossKDLoss().extra_taps, student, teacher)
+    teachers = r"channels behind convolution 3 of its towers, the teacher's 3 and \[32, 32\]; give both"
+    assert_refused(rf"head has 3 levels and \[6, 6\] {teachers}", CrossKDLoss().extra_taps, student, teacher)
+    student.bbox_head.prior_generator.strides.pop()
+    assert_refused(rf"head has 2 levels and \[6, 6\] {teachers}", CrossKDLoss().extra_taps, student, teacher)
