@@ -191,7 +191,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
             continue
         inner = _inner(name, kind, component)
         if inner is not None:
-            yield from _part(value, f"{key}.{name}", inner, scope, popped)
+            yield from _part(value, f"{key}.{name}", inner, scope, frozenset() if inner is OPTIMIZER else popped)
 
 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:

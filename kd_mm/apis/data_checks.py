@@ -37,11 +37,13 @@ _PASSED = 2
 
 
 class _Listed(NamedTuple):
-    """An image as a data set lists it: its path, width and height, and the number of boxes that reach out of it."""
+    """An image as a data set lists it: its path, width and height, and the number of boxes that reach out of it, and of
+    those that are there twice, with one class."""
 
     path: str
     size: tuple[Any, Any]
     outside: int
+    twice: int
 
 
 def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]:
@@ -81,12 +83,13 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
 
 def _listed(sample: dict[str, Any]) -> _Listed:
     width, height, outside = sample.get("width"), sample.get("height"), 0
+    boxes = [(*item.get("bbox", ()), item.get("bbox_label")) for item in sample.get("instances") or ()]
     if isinstance(width, int | float) and isinstance(height, int | float):
         for item in sample.get("instances") or ():
             box = list(item.get("bbox") or [])
             if len(box) == 4:  # counted from 0 or from 1
                 outside += min(box[0], box[1]) < -1 or box[2] > width + 1 or box[3] > height + 1
-    return _Listed(str(sample.get("img_path", "://")), (width, height), outside)
+    return _Listed(str(sample.get("img_path", "://")), (width, height), outside, len(boxes) - len(set(boxes)))
 
 
 def _spread(samples: list[_Listed]) -> list[_Listed]:
@@ -119,6 +122,14 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
     if twice := [path for path, count in Counter(sample.path for sample in samples).items() if count > 1]:
         line = f"{key}: {len(twice)} images are listed more than once, each time with its own label or objects"
         print_log(f"{line}: {join_first(twice)}", "current", logging.WARNING)
+    if doubled := [each for each in samples if each.twice]:
+        print_log(
+            f"{key}: {sum(each.twice for each in doubled)} boxes of {len(doubled)} of {len(samples)} images looked at "
+            f"are there twice, with one class ({join_first([each.path for each in doubled])}): each copy is learned, "
+            "and none but the first can be found",
+            "current",
+            logging.WARNING,
+        )
     outside = [each for each in samples if each.outside]
     if outside:
         print_log(
@@ -149,7 +160,7 @@ def _file_size(path: str) -> int | None:
 
 def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy: str) -> None:
     other, turned = [], ""
-    for path, declared, _ in samples:
+    for path, declared, *_ in samples:
         if None in declared:
             continue
         try:

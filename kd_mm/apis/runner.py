@@ -43,7 +43,12 @@ from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file
 
 #: What upstream says of annotations that it cannot read.
-_UNREAD = ("need at least one array to concatenate", "invalid literal for int()", "values to unpack")
+_UNREAD = (
+    "annotation file format",
+    "need at least one array to concatenate",
+    "invalid literal for int()",
+    "values to unpack",
+)
 #: Errors that a config can cause.
 INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
 

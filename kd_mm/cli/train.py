@@ -87,9 +87,13 @@ def train(args: argparse.Namespace) -> None:
         run_training(config)
         export_trained(config)
     except KeyboardInterrupt:
-        stored = find_latest_checkpoint(config.work_dir)
-        exists = stored and Path(stored).is_file()
-        if not exists or (args.resume != "auto" and Path(stored).stat().st_mtime < started):  # that of an earlier run
+        written = (Path(config.work_dir) / "last_checkpoint").is_file()
+        stored = find_latest_checkpoint(config.work_dir) if written else None
+        if (
+            stored is None
+            or not Path(stored).is_file()
+            or (args.resume != "auto" and Path(stored).stat().st_mtime < started)
+        ):  # that of an earlier run
             raise KeyboardInterrupt("no checkpoint is saved yet") from None
         if args.resume != "auto":
             args.command += " --resume"

@@ -27,7 +27,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
 _OUTSIDE = "reach out of the image and are clipped to it"
-_SWAPPED = "have their corners swapped and are sorted"
+_SWAPPED = "have their corners swapped and are sorted (written as x, y, width, height?)"
 _POLICIES = ("stop", "rescale", "skip", "keep")
 
 

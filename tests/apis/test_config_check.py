@@ -67,6 +67,10 @@ def test_what_is_found() -> None:
         ),
         ({"train_dataloader.sampler.shufle": True}, r"train_dataloader\.sampler\.shufle: DefaultSampler .* 'shuffle'"),
         (
+            {"optim_wrapper.optimizer.type": "Adam"},
+            r"optim_wrapper\.optimizer\.momentum: Adam has no option 'momentum'",
+        ),
+        (
             {"optim_wrapper.clip_grad": {"maxnorm": 9}},
             r"optim_wrapper\.clip_grad\.maxnorm: .* did you mean 'max_norm'\?",
         ),

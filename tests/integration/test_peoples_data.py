@@ -308,6 +308,12 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         [],
         ["train_dataloader: shapes/train.json: 8 of its 8 annotations have no 'area', which is width times height"],
     ),
+    "a COCO file that is a list": (
+        COCO,
+        lambda shapes: (shapes.voc.folder / "train.json").write_text('[{"id": 1}]'),
+        [],
+        ["shapes/train.json: it has no list 'images', as a COCO file has"],
+    ),
     "classes under mmdet 2's key": (
         COCO,
         lambda shapes: None,
@@ -593,12 +599,14 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     shapes.config(COCO)
     rewrite(shapes, lambda content: [box.update(area=0) for box in content["annotations"][:3]])
     rewrite(shapes, lambda content: content["images"].append({**content["images"][0], "id": 9}))
+    rewrite(shapes, lambda content: content["annotations"].append({**content["annotations"][5], "id": 9}))
     (shapes.root / "names.txt").write_text("# mine\n1: square\n2: disc\n3: bar\n")
     names = [f"{part}_dataloader.dataset.metainfo.classes=names.txt" for part in ("train", "val", "test")]
     ended = shapes.run(tools, *names, "model.data_preprocessor.std=[0.2,0.2,0.2]")
-    line = warning(ended, "train.json: of 8 boxes of the class list there are 3 with an 'area' of 0")
+    line = warning(ended, "train.json: of 9 boxes of the class list there are 3 with an 'area' of 0")
     assert line.endswith("; they are left out")
     assert "train_dataloader: 1 images are listed more than once, each" in warning(ended, "listed")
+    assert "train_dataloader: 1 boxes of 1 of 9 images looked at are there twice" in warning(ended, "twice")
     assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
 
 
