@@ -171,27 +171,36 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         if words is None and kind is MODEL:
             return  # a function does with its options what it likes
         popped |= (words or frozenset()) | ({_FURTHER} if known_options(component) is None else set())
+    yield from _meaningless(part, key, kind)
     for name, value in part.items():
-        if kind is MODEL and str(name).endswith("loss_weight") and isinstance(value, str):
-            yield f"{key}.{name}: {value!r} is no number"
-        if kind is MODEL and str(name).endswith("loss_weight") and isinstance(value, int | float) and value < 0:
-            yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
-        if kind is HOOK and name == "interval" and value == 0:
-            yield f"{key}.interval: 0 is no interval; -1 means never"
-        classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
-        if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
-            yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
-        folds = part.get("num_splits", 5) if name == "fold" and str(given).endswith("KFoldDataset") else None
-        if folds and value not in range(folds):
-            yield f"{key}.fold: {value!r} is none of {folds} folds, which count from 0"
-        if kind is DATASET and name == "pipeline" and isinstance(value, Mapping):
-            yield f"{key}.pipeline: it is one step, not a list of steps"
         if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
             yield f"{key}.student: it is the network itself: student={{{{_base_.model}}}}, with its config in _base_"
             continue
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, frozenset() if inner is OPTIMIZER else popped)
+
+
+def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]:
+    """Check values that their types allow, and that mean nothing there or beside another option."""
+    for name, value in part.items():
+        if kind is MODEL and str(name).endswith("loss_weight"):
+            if isinstance(value, str):
+                yield f"{key}.{name}: {value!r} is no number"
+            elif isinstance(value, int | float) and value < 0:
+                yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
+        classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
+        if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
+            yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
+    if kind is HOOK and part.get("interval") == 0:
+        yield f"{key}.interval: 0 is no interval; -1 means never"
+    folds = part.get("num_splits", 5)
+    if kind is DATASET and str(part.get("type")).endswith("KFoldDataset") and part.get("fold", 0) not in range(folds):
+        yield f"{key}.fold: {part['fold']!r} is none of {folds} folds, which count from 0"
+    if kind is DATASET and isinstance(part.get("pipeline"), Mapping):
+        yield f"{key}.pipeline: it is one step, not a list of steps"
+    if kind is LOADER and part.get("persistent_workers") and not part.get("num_workers"):
+        yield f"{key}: persistent_workers=True needs num_workers of 1 or more; set it to False"
 
 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:

@@ -30,17 +30,28 @@ def wrong_value(
     if parameter is None:
         return ""
     own = component.__module__.startswith("kd_mm.")  # components of others may take lists, dicts and None for a number
-    words = () if typing.get_args(parameter.annotation) else _names(parameter.annotation)  # Optional takes more
-    if numbers and value is None and words in (("int",), ("float",)) and parameter.default is not None:
-        return "None is no number"
-    if isinstance(value, str) or (own and not isinstance(value, int | float)):
-        if words in (("int",), ("float",)) or (numbers and _is_number(parameter.default)):
-            return f"{value!r} is no number"
-        return f"{value!r} is neither True nor False" if isinstance(value, str) and words == ("bool",) else ""
+    if value is None or isinstance(value, str) or (own and not isinstance(value, int | float)):
+        return _wrong_type(parameter, value, numbers)
+    return _wrong_number(parameter, value, numbers, fractions) if counts else ""
+
+
+def _wrong_type(parameter: inspect.Parameter, value: Any, numbers: bool) -> str:
+    """Return what is wrong with a value that is no number."""
+    names = () if typing.get_args(parameter.annotation) else _names(parameter.annotation)  # Optional takes more
+    number = names in (("int",), ("float",))
+    if value is None:
+        number = number and numbers and parameter.default is not None
+    elif numbers and _is_number(parameter.default):
+        number = True
+    if number:
+        return f"{value!r} is no number"
+    return f"{value!r} is neither True nor False" if isinstance(value, str) and names == ("bool",) else ""
+
+
+def _wrong_number(parameter: inspect.Parameter, value: Any, numbers: bool, fractions: bool) -> str:
+    """Return what is wrong with a number, or with those of a list."""
     *outer, inner = _names(parameter.annotation) or ("",)
-    listed = isinstance(value, list | tuple)
-    if not counts or value is None:
-        return ""
+    whole, listed = inner == "int" and not fractions, isinstance(value, list | tuple)
     if outer and not listed:
         return f"{value!r} is no list: write [{value}]"
     for item in value if listed else [value]:
@@ -48,9 +59,9 @@ def wrong_value(
             return f"{item!r} in it is no number"
         if not _is_number(item):
             continue
-        if inner == "int" and not fractions and item % 1:
+        if whole and item % 1:
             return f"{item} is no whole number"
-        if numbers and item < (least := _least(parameter, inner == "int" and not fractions)):
+        if numbers and item < (least := _least(parameter, whole)):
             return f"{item} is less than {least}"
     return ""
 

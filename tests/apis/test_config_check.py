@@ -114,6 +114,10 @@ def test_what_is_found() -> None:
             r"visualizer\.vis_backends\.0\.type: .* 'LocalVisB",
         ),
         ({"val_dataloader.batchsize": 3}, r"val_dataloader\.batchsize: DataLoader .* did you mean 'batch_size'\?"),
+        (
+            {"train_dataloader.persistent_workers": True, "train_dataloader.num_workers": 0},
+            "train_dataloader: persistent_workers=True needs num_workers of 1 or more",
+        ),
         ({"train_dataloader.batch_size": "all"}, r"train_dataloader\.batch_size: 'all' is no number"),
         ({"optim_wrapper.optimizer.type": "SDG"}, r"optim_wrapper\.optimizer\.type: .* did you mean 'SGD'\?"),
         ({"optim_wrapper.optimizer.lr": "fast"}, r"optim_wrapper\.optimizer\.lr: 'fast' is no number"),
