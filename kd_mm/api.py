@@ -11,6 +11,7 @@ Example::
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["distill", "evaluate", "export", "train"]
 
 
-def train(config: str, work_dir: str | None = None, options: Mapping[str, Any] | None = None) -> Runner:
+PathLike = str | os.PathLike[str]
+
+
+def train(config: PathLike, work_dir: str | None = None, options: Mapping[str, Any] | None = None) -> Runner:
     """Train a config, plain or a distillation.
 
     Args:
@@ -40,13 +44,13 @@ def train(config: str, work_dir: str | None = None, options: Mapping[str, Any] |
     """
     from kd_mm.apis import runner
 
-    return _train(runner.read_config(config, dict(options or {}), work_dir))
+    return _train(runner.read_config(_path(config), _options(options), work_dir))
 
 
 def distill(
-    student: str,
-    teacher: str | Sequence[str] | None = None,
-    teacher_checkpoint: str | Sequence[str] | None = None,
+    student: PathLike,
+    teacher: PathLike | Sequence[PathLike] | None = None,
+    teacher_checkpoint: PathLike | Sequence[PathLike] | None = None,
     recipe: str = "mtkd_ssr",
     work_dir: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -70,9 +74,31 @@ def distill(
     """
     from kd_mm.apis import recipes, runner
 
-    folder = work_dir or str(Path("work_dirs") / f"{recipe}_{Path(student.split('::')[-1]).stem}")
-    plain = runner.read_config(student, work_dir=folder)
-    return _train(recipes.compose(plain, recipe, teacher, teacher_checkpoint, options))
+    if not isinstance(recipe, str):
+        raise ValueError(f"recipe={recipe!r}: give one name, or several joined by +, such as 'kd+at'")
+    folder = work_dir or str(Path("work_dirs") / f"{recipe}_{Path(_path(student).split('::')[-1]).stem}")
+    plain = runner.read_config(_path(student), work_dir=folder)
+    return _train(recipes.compose(plain, recipe, _paths(teacher), _paths(teacher_checkpoint), _options(options)))
+
+
+def _path(given: Any) -> str:
+    if not isinstance(given, str | os.PathLike):
+        raise ValueError(f"give the path of a config or checkpoint, not a {type(given).__name__}")
+    return os.fspath(given)
+
+
+def _paths(given: Any) -> str | list[str] | None:
+    if given is None:
+        return None
+    return [_path(one) for one in given] if isinstance(given, list | tuple) else _path(given)
+
+
+def _options(given: Any) -> dict[str, Any]:
+    if not isinstance(given or {}, Mapping):
+        raise ValueError(
+            f"options={given!r}: give a dict of dotted keys and values, such as {{'train_cfg.max_epochs': 2}}"
+        )
+    return dict(given or {})
 
 
 def _train(config: Config) -> Runner:
@@ -83,15 +109,15 @@ def _train(config: Config) -> Runner:
     return trained
 
 
-def evaluate(config: str, checkpoint: str, **options: Any) -> dict[str, float]:
+def evaluate(config: PathLike, checkpoint: PathLike, **options: Any) -> dict[str, float]:
     """Evaluate a checkpoint as the student alone; see :func:`kd_mm.apis.evaluate.evaluate` for the options."""
     from kd_mm.apis.evaluate import evaluate
 
-    return evaluate(config, checkpoint, **options)
+    return evaluate(_path(config), _path(checkpoint), **options)
 
 
-def export(config: str, checkpoint: str, out: str, **options: Any) -> Exported:
+def export(config: PathLike, checkpoint: PathLike, out: PathLike, **options: Any) -> Exported:
     """Write the student as a plain checkpoint and config; see :func:`kd_mm.apis.export.export_student`."""
     from kd_mm.apis.export import export_student
 
-    return export_student(config, checkpoint, out, **options)
+    return export_student(_path(config), _path(checkpoint), _path(out), **options)
