@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from kd_mm.cli.options import add_cfg_options, run
@@ -83,9 +82,11 @@ def check_training(args: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
+    from kd_mm.utils.atomic_files import replace_file
+
     if args.json:
         text = json.dumps({"config": args.config, **result}, indent=2) + "\n"
-        sys.stdout.write(text) if args.json == "-" else Path(args.json).write_text(text)
+        sys.stdout.write(text) if args.json == "-" else replace_file(args.json, text.encode())
     if args.json != "-":
         sys.stdout.write(table + "\n")
 

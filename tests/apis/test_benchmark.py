@@ -203,13 +203,13 @@ def test_the_tool_writes_json_and_nothing_else(tools: Tools, tmp_path: Path) -> 
     config = distillation()
     config.custom_imports = {"imports": ["kd_mm"]}
     config.dump(tmp_path / "tiny.py")
-    options = ["--steps", "2", "--warmup", "0", "--json", "out.json"]
+    options = ["--steps", "2", "--warmup", "0", "--json", "new/out.json"]
     done = tools.succeeds("benchmark", "tiny.py", *options, cwd=tmp_path)
-    written = json.loads((tmp_path / "out.json").read_text())
+    written = json.loads((tmp_path / "new/out.json").read_text())
     assert written["config"] == "tiny.py"
     assert set(written["terms"]) == set(TERMS)
     assert f"{written['ratio']['of_medians']:.3f} of the medians" in done.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "tiny.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "tiny.py"]
 
 
 def test_a_plain_config_is_composed_and_measured_at_the_size_of_its_data(tools: Tools) -> None:
