@@ -153,10 +153,10 @@ class DamagedImageCheck(BaseDataset):
             return
         counted = f"{len(unusable)} of {total} images of {source}"
         if self.on_error == "stop":
-            raise ValueError(
-                f"{counted} cannot be used: {join_first(unusable)}; repair them or take them out of {self.listed_in}, "
-                "or on_error='skip' leaves them out"
-            )
+            remedy = "repair them"
+            if len(unusable) < total:
+                remedy += f" or take them out of {self.listed_in}, or on_error='skip' leaves them out"
+            raise ValueError(f"{counted} cannot be used: {join_first(unusable)}; {remedy}")
         print_log(f"skipped {counted}: {join_first(unusable)}", "current", logging.WARNING)
 
     def check_file(self, path: str) -> str:

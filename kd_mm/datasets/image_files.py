@@ -65,7 +65,9 @@ class ImageFolder:
             is_folder = os.path.isdir(os.path.join(self.root, folder, others[0]))
             what = "is a folder" if is_folder else f"is not read: convert it to one of {', '.join(IMAGE_SUFFIXES)}"
             return f"{os.path.join(self.root, folder, others[0])} {what}"
-        return f"there is no {path}.jpg, nor with another ending"
+        alike = next((other for other in self._files(folder) if other.casefold() == stem.casefold()), "")
+        hint = f", but {self._files(folder)[alike][0]} is there: write it alike" if alike else ""
+        return f"there is no {path}.jpg, nor with another ending{hint}"
 
     def _files(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._listed:

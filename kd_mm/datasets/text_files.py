@@ -16,6 +16,8 @@ from kd_mm.utils.suggest import join_first
 
 #: The second column of Pascal VOC's lists of one class: the image lacks it, has only difficult ones, has it.
 _MARK = re.compile(r"[\s,;]+(-1|0|1)")
+#: Characters without a width that web pages and editors leave in text.
+_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
 _BETWEEN = re.compile(r"[\s,;]+")
 
 
@@ -31,8 +33,9 @@ def read_text(path: str | Path, backend_args: dict[str, Any] | None = None) -> s
 
 
 def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> list[str]:
-    """Return the lines of a text file without blanks at their ends, and without empty ones."""
-    return [line.strip() for line in read_text(path, backend_args).splitlines() if line.strip()]
+    """Return the lines of a text file without blanks at their ends and invisible characters, and no empty ones."""
+    lines = [_INVISIBLE.sub("", line).strip() for line in read_text(path, backend_args).splitlines()]
+    return [line for line in lines if line]
 
 
 def read_names(path: str | Path) -> list[str]:

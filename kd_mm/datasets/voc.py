@@ -232,6 +232,8 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
 
     def _read_annotation(self, path: str) -> VOCAnnotation:
         if self._local and not os.path.isfile(path):
+            if os.path.isdir(path):
+                raise ValueError(f"{path} is a folder, not an annotation file")
             if self.negatives:
                 return VOCAnnotation(None, [], [])
             raise ValueError(f"there is no {path}; negatives=True keeps images without one as background")

@@ -56,7 +56,7 @@ def parse_annotation(content: bytes) -> VOCAnnotation:
     if "}" in root.tag:
         for element in root.iter():
             element.tag = str(element.tag).rpartition("}")[2]
-    if root.tag != "annotation":
+    if root.tag.lower() != "annotation":
         raise ValueError(f"its outermost element is <{root.tag}>, not <annotation>")
     objects, unclear = [], []
     for number, item in enumerate(root.findall("object"), 1):

@@ -200,7 +200,7 @@ class CrossHeadForward:
         """Compare the student's towers with the teacher's at the split.
 
         Raises:
-            ValueError: If they have other levels or another width, or the head has no such towers.
+            ValueError: If they have other levels, anchors or another width, or the head has no such towers.
         """
         levels = DenseHead(head).levels
         widths = [width for tower in _widths(head) for width in tower[self.split - 1 : self.split]]
@@ -209,6 +209,11 @@ class CrossHeadForward:
                 f"CrossKD: the student's head has {levels} levels and {widths} channels behind convolution "
                 f"{self.split} of its towers, the teacher's {self.levels} and {self.widths}; give both the same "
                 "strides, num_outs of their necks and feat_channels"
+            )
+        if DenseHead(head).grid != self.outputs.grid:
+            raise ValueError(
+                f"CrossKD: the student's head has levels of (stride, anchors) {DenseHead(head).grid}, the teacher's "
+                f"{self.outputs.grid}; give both the same anchor_generator"
             )
 
     def cross(

@@ -10,6 +10,7 @@ _OTHER_FILES = {
     b"PK\x03\x04": "a zip archive: unpack it",
     b"\x1f\x8b": "compressed by gzip: unpack it",
     b"version https://git-lfs": "a pointer of Git LFS to a file that is not here: git lfs pull",
+    b"\x89HDF": "an HDF5 file, as Keras writes: convert its weights by torch.save",
     b"<!DOCTYPE": "a web page, not what was to be downloaded",
     b"<html": "a web page, not what was to be downloaded",
 }

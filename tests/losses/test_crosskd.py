@@ -255,5 +255,11 @@ def test_splits_and_widths_that_do_not_fit_are_refused() -> None:
     student = Detector("RetinaHead", width=6)
     teachers = r"channels behind convolution 3 of its towers, the teacher's 3 and \[32, 32\]; give both"
     assert_refused(rf"head has 3 levels and \[6, 6\] {teachers}", CrossKDLoss().extra_taps, student, teacher)
+    priors = teacher.bbox_head.prior_generator
+    wider = {"type": "AnchorGenerator", "octave_base_scale": 4, "scales_per_octave": 2, "ratios": [0.5, 1.0, 2.0]}
+    fewer = Detector("RetinaHead", anchor_generator={**wider, "strides": [stride for stride, _ in priors.strides]})
+    assert_refused(
+        r"has levels of \(stride, anchors\) .* give both the same anc", CrossKDLoss().extra_taps, fewer, teacher
+    )
     student.bbox_head.prior_generator.strides.pop()
     assert_refused(rf"head has 2 levels and \[6, 6\] {teachers}", CrossKDLoss().extra_taps, student, teacher)
