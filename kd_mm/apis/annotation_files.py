@@ -15,7 +15,7 @@ from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS, DefaultScope, Registry
 
 from kd_mm.datasets.text_files import read_lines, read_text
 from kd_mm.datasets.voc_annotation import parse_annotation
@@ -193,23 +193,33 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
 
 
 def explain_steps(config: Mapping[str, Any]) -> None:
-    """Look for the step of a config's pipelines that cannot be built.
+    """Look for the step of a config's pipelines, or the metric, that cannot be built.
 
     Raises:
         ValueError: Naming its key and its options.
     """
+    for key in ("val_evaluator", "test_evaluator"):
+        given = config.get(key) or []
+        for metric in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(metric, Mapping):
+                _try(EVALUATOR if "metrics" in metric else METRICS, metric, key, config)
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         part, name = (config.get(key) or {}).get("dataset"), f"{key}.dataset"
         while isinstance(part, Mapping):
             for number, step in enumerate(part.get("pipeline") or ()):
-                try:
-                    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-                        TRANSFORMS.build(step)
-                except Exception as error:
-                    options = ", ".join(f"{option}={value!r}" for option, value in step.items() if option != "type")
-                    what = describe_failure(error)
-                    raise ValueError(f"{name}.pipeline.{number}: {step['type']}({options}) fails: {what}") from error
+                _try(TRANSFORMS, step, f"{name}.pipeline.{number}", config)
             part, name = part.get("dataset"), f"{name}.dataset"
+
+
+def _try(registry: Registry, part: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> None:
+    try:
+        with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+            registry.build(part)
+    except Exception as error:
+        options = ", ".join(
+            f"{option}={value!r}" for option, value in part.items() if option not in ("type", "_scope_")
+        )
+        raise ValueError(f"{key}: {part.get('type')}({options}) fails: {describe_failure(error)}") from error
 
 
 def _coco_problem(file: str) -> str:

@@ -52,12 +52,19 @@ class ClassListHook(Hook):
 
     def __init__(self, trained: Sequence[str] = ()) -> None:
         self.trained = list(trained)
+        self._loaded: list[str] = []
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Note the classes of the checkpoint that the run starts from."""
+        meta = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
+        self._loaded = _normalized(meta.get("classes") or ())
 
     def before_train(self, runner: Runner) -> None:
         """Check the data sets of the loops.
 
         Raises:
-            ValueError: Two class lists differ, there are labels beyond the network's classes, or no object is of any.
+            ValueError: Two class lists differ, also from that of the run that is resumed, there are labels beyond the
+                network's classes, or no object is of any.
         """
         training = runner.train_loop.dataloader.dataset
         for dataset in base_datasets(training):
@@ -65,14 +72,23 @@ class ClassListHook(Hook):
             _check_labels(runner, "train_dataloader", dataset)
             _check_outputs(runner, "train_dataloader", dataset)
             _check_presence("train_dataloader", dataset)
+        classes = class_list(training)
+        if runner.cfg.get("resume"):
+            compare_classes("train_dataloader", classes, self._loaded, "the run that is resumed")
+        elif len(classes) == len(self._loaded) and classes != self._loaded:
+            runner.logger.warning(
+                f"load_from: the data have other classes than the checkpoint: {_difference(classes, self._loaded)}; "
+                "the head starts with the weights of the checkpoint's classes"
+            )
         if runner.val_loop is not None:
             validation = runner.val_loop.dataloader.dataset
             for dataset in base_datasets(validation):
                 check_numbering("val_dataloader", dataset)
                 _check_labels(runner, "val_dataloader", dataset)
                 _check_outputs(runner, "val_dataloader", dataset)
-                _check_any_object("val_dataloader", dataset)
-            compare_classes("val_dataloader", class_list(validation), class_list(training), "the training data")
+                if isinstance(dataset, BaseDetDataset):
+                    _check_presence("val_dataloader", dataset)
+            compare_classes("val_dataloader", class_list(validation), classes, "the training data")
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.
@@ -89,7 +105,10 @@ class ClassListHook(Hook):
 
 def class_list(dataset: Any) -> list[str]:
     """Return the classes of a data set, of the first one where several are joined; empty where it names none."""
-    names = next((part.metainfo.get("classes") or () for part in base_datasets(dataset)), ())
+    return _normalized(next((part.metainfo.get("classes") or () for part in base_datasets(dataset)), ()))
+
+
+def _normalized(names: Sequence[Any]) -> list[str]:
     return [normalize("NFC", str(name)) for name in names]  # file systems differ in letters with accents
 
 
@@ -220,12 +239,6 @@ def _check_known(key: str, dataset: BaseDataset) -> None:
     """Stop where an evaluation's annotations have categories, and none of them is in the class list."""
     there = categories(dataset.ann_file) if isinstance(dataset, CocoDataset) else []
     if there and not set(there) & set(dataset.metainfo.get("classes") or there):
-        raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
-
-
-def _check_any_object(key: str, dataset: BaseDataset) -> None:
-    """Stop where a detector would be validated on images without any object."""
-    if isinstance(dataset, BaseDetDataset) and not any(labels(dataset, index) for index in _spread(len(dataset))):
         raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
 
 

@@ -35,7 +35,7 @@ class Kind:
 _LOADER_EXTRA = ("batch_sampler", "collate_fn", "dataset", "num_batch_per_epoch", "sampler", "worker_init_fn")
 LOADER = Kind(default=DataLoader, extra=_LOADER_EXTRA, numbers=True)
 DATASET, SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
-TRANSFORM = Kind((engine.TRANSFORMS,))
+TRANSFORM, FUNCTION = Kind((engine.TRANSFORMS,)), Kind((engine.FUNCTIONS,))
 OPTIMIZER = Kind((engine.OPTIMIZERS,), numbers=True)
 HOOK = Kind((engine.HOOKS,), extra=("priority",), typed=True)
 MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))

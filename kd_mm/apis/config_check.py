@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from kd_mm.apis.component_kinds import (
     DATASET,
+    FUNCTION,
     HOOK,
     LOADER,
     MODEL,
@@ -176,6 +177,9 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
             yield f"{key}.student: it is the network itself: student={{{{_base_.model}}}}, with its config in _base_"
             continue
+        function = value.get("type") if name == "collate_fn" and isinstance(value, Mapping) else None
+        if isinstance(function, str) and find_component(function, FUNCTION, scope) is None:
+            yield from unknown_type(function, f"{key}.{name}", FUNCTION, scope)
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, frozenset() if inner is OPTIMIZER else popped)
@@ -185,7 +189,7 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
     """Check values that their types allow, and that mean nothing there or beside another option."""
     for name, value in part.items():
         if kind is MODEL and str(name).endswith("loss_weight"):
-            if isinstance(value, str):
+            if isinstance(value, str | list | tuple) or (value is None and name == "loss_weight"):
                 yield f"{key}.{name}: {value!r} is no number"
             elif isinstance(value, int | float) and value < 0:
                 yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"

@@ -176,6 +176,8 @@ def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy:
         f"{key}: {len(other)} of {len(samples)} images looked at are of another size than their annotations say: "
         f"{join_first(other)}"
     )
+    if any(0 in sample.size for sample in samples):
+        raise ValueError(f"{line}; write the images' width and height there: upstream leaves out boxes beyond them")
     if policy == "stop" or (policy == "rescale" and turned):
         raise ValueError(
             f"{line}; size_mismatch='rescale' at the top of the config scales such images to their annotations, 'keep' "

@@ -186,6 +186,12 @@ def train(config: Config) -> Runner:
                 _remove_start(folder, before, new_folders)
         if steps.key:  # there is a runner
             steps.explain(runner, error)
+        for name, key in named_metrics(config).items():
+            if re.search(rf"Cannot infer the rule for (key )?{re.escape(name)},", str(error)):
+                raise ValueError(
+                    f"{key}: whether more of {name!r} is better is not known: give its complete name, such as "
+                    "reid/mAP, and rule='greater' or rule='less' beside it"
+                ) from error
         if steps.under_way and isinstance(error, INPUT_ERRORS):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)

@@ -32,6 +32,11 @@ class ScheduleCheckHook(Hook):
             problem = _wrong_schedule(schedule, vars(schedule), length)
             if problem:
                 lines.append(f"param_scheduler: {type(schedule).__name__} {problem}, the run has {length} {unit}")
+        counts = (runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts") or 1
+        if counts > runner.max_iters:
+            lines.append(
+                f"optim_wrapper.accumulative_counts={counts}: the run has {runner.max_iters} iterations, one step"
+            )
         if not any(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.param_groups):
             lines.append("optim_wrapper.optimizer.lr is 0: nothing is learned")
         if any(group.get("momentum", 0) >= 1 for group in runner.optim_wrapper.param_groups):

@@ -4,6 +4,7 @@ import ast
 import difflib
 import inspect
 import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -114,4 +115,6 @@ def describe_error(error: Exception) -> str:
     message = str(error).strip()
     if message.startswith("Caught ") and " in DataLoader worker " in message.splitlines()[0]:
         return f"in a worker of a data loader: {message.splitlines()[-1]}"
+    if not message and (frames := traceback.extract_tb(error.__traceback__)):  # an assertion without words
+        message = f"{type(error).__name__} in {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}"
     return message or type(error).__name__

@@ -55,6 +55,12 @@ def test_what_is_found() -> None:
         ({"default_hooks.logger.intervall": 1}, r"default_hooks\.logger\.intervall: LoggerHook .* 'interval'\?"),
         ({"model.neck.type": "GlobalAvergePooling"}, r"model\.neck\.type: .* did you mean 'GlobalAveragePooling'\?"),
         ({"model.head.los": {"type": "CrossEntropyLoss"}}, r"model\.head\.los: LinearClsHead has no option 'los', did"),
+        ({"model.head.loss.loss_weight": None}, r"model\.head\.loss\.loss_weight: None is no number"),
+        ({"model.head.loss.loss_weight": [1.0]}, r"model\.head\.loss\.loss_weight: \[1\.0\] is no number"),
+        (
+            {"val_dataloader.collate_fn": {"type": "default_colate"}},
+            r"val_dataloader\.collate_fn\.type: there is no 'default_colate', did you mean 'default_collate'\?",
+        ),
         ({"model.head.loss.wieght": 1}, r"model\.head\.loss\.wieght: CrossEntropyLoss has no option"),
         (
             {"model.backbone.type": "kd_mm.QqqqqqqqqqqqqqqqqqqqQ"},

@@ -69,6 +69,7 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         path = tmp_path / "config.py"
         path.write_text(f'_base_ = "{ACCUMULATES[0]}"\nparam_scheduler = [{listed}]\n')
         rest = ["train_cfg.val_begin=5", "optim_wrapper.optimizer.lr=0.0", "optim_wrapper.optimizer.momentum=2"]
+        rest += ["optim_wrapper.accumulative_counts=9"]
         rest += ["--work-dir", tmp_path / "run"]
         return [path, *ACCUMULATES[1:], *rest]
 
@@ -86,6 +87,7 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         "param_scheduler: LinearLR never comes to end 500, the run has 4 iterations",
         "param_scheduler: StepLR multiplies the rate by gamma=0, not above 0 and up to 1, the run has 1 epochs",
         "param_scheduler: CosineAnnealingLR rises again after T_max=2, the run has 4 iterations",
+        "optim_wrapper.accumulative_counts=9: the run has 4 iterations, one step",
         "optim_wrapper.optimizer.lr is 0: nothing is learned",
         "optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end",
     ]

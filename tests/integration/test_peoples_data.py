@@ -131,7 +131,7 @@ def shrink(shapes: Shapes) -> None:
 def test_lists_images_and_annotations_as_people_write_them(tools: Tools, shapes: Shapes) -> None:
     """All that is read as it was meant, in one run."""
     folder = shapes.voc.folder
-    text = "".join(f"JPEGImages\\train{i:03d}.JPG  {(-1, 0, 1)[i % 3]}\r\n" for i in range(8))
+    text = "\u200b" + "".join(f"JPEGImages\\train{i:03d}.JPG  {(-1, 0, 1)[i % 3]}\r\n" for i in range(8))
     shapes.voc.split("train", []).write_bytes(text.encode("utf-16"))
     (folder / "classes.txt").write_bytes("\ufeffsquare \r\ndisc\r\nbar\r\n\r\n".encode())
     for number, suffix in enumerate((".TIFF", ".Bmp", ".WEBP")):
@@ -145,6 +145,8 @@ def test_lists_images_and_annotations_as_people_write_them(tools: Tools, shapes:
     )
     declared = f'<?xml version="1.0" encoding="gb2312"?><!-- 图 -->{odd}'
     (folder / "Annotations" / "train004.xml").write_bytes(declared.encode("gb2312"))
+    path = folder / "Annotations" / "train005.xml"
+    path.write_text(path.read_text().replace("annotation>", "Annotation>"))
     classes = [f"{part}_dataloader.dataset.metainfo.classes=shapes/classes.txt" for part in ("train", "val", "test")]
     ended = shapes.run(tools, "train_dataloader.dataset.negatives=True", *classes)
     warning(
@@ -548,6 +550,39 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
             "their width and height are exchanged, which 'keep' is for if the bo",
         ],
     ),
+    "sizes of 0": (
+        COCO,
+        in_all("images", width=0, height=0),
+        ["size_mismatch=rescale"],
+        ["(0x0 in the annotations, 64x64 in the image)", "; write the images' width and height there"],
+    ),
+    "a list in another case": (
+        VOC,
+        lambda shapes: shapes.voc.split("train", [f"TRAIN{number:03d}" for number in range(8)]),
+        [],
+        ["TRAIN000.jpg, nor with another ending, but train000.jpg is there: write it alike)", "4 more; repair them  ("],
+    ),
+    "a folder for an annotation": (
+        VOC,
+        lambda shapes: [
+            (path := shapes.voc.folder / "Annotations" / "train001.xml").unlink(),
+            path.mkdir(),
+        ],
+        ["train_dataloader.dataset.negatives=True"],
+        ["train001 (shapes/Annotations/train001.xml is a folder, not an annotation file)"],
+    ),
+    "an evaluator's option": (
+        COCO,
+        lambda shapes: replace(shapes, "param_scheduler =", f"{MASKS.replace('segm', 'mAP')}\nparam_scheduler ="),
+        [],
+        ["val_evaluator: mmdet.CocoMetric(ann_file='shapes/val.json', metric=['mAP']) fails: KeyError: metric should"],
+    ),
+    "a neck that asserts without words": (
+        VOC,
+        lambda shapes: None,
+        ["model.neck.start_level=0"],
+        ["AssertionError in ", "fpn.py, line ", ": assert num_outs >= self.num_ins - start_level"],
+    ),
     "fractions in XML": (
         VOC,
         lambda shapes: [
@@ -589,9 +624,11 @@ def test_a_sample_that_fails_later_is_named(tools: Tools, shapes: Shapes, worker
 
 
 def test_class_without_an_object_is_mentioned(tools: Tools, shapes: Shapes) -> None:
-    for path in (shapes.voc.folder / "Annotations").glob("train*"):
+    for path in (shapes.voc.folder / "Annotations").iterdir():
         path.write_text(path.read_text().replace("bar", "disc"))
-    warning(shapes.run(tools), "train_dataloader: 1 of 3 classes have no object: bar")
+    ended = shapes.run(tools)
+    warning(ended, "train_dataloader: 1 of 3 classes have no object: bar")
+    warning(ended, "val_dataloader: 1 of 3 classes have no object: bar")
 
 
 def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
@@ -860,6 +897,13 @@ def test_a_checkpoint_of_other_classes(tools: Tools, world: World, folders: Fold
     line = one_line(ended)
     assert "test_dataloader: its 3 classes are not the 3 of the checkpoint's training data: it lacks 'blue'" in line
     assert "class 0 is 'green' here and 'blue' there" in line
+    options = ["--work-dir", folders.data.parent / "run", "--cfg-options", "train_cfg.max_epochs=1"]
+    options += [f"{part}_dataloader.dataset.data_root={folders.data}" for part in ("train", "val")]
+    ended = tools.run("train", world.teacher, *options, f"load_from={world.checkpoint}")
+    line = warning(ended, "load_from: the data have other classes than the checkpoint: it lacks 'blue'")
+    assert line.endswith("the head starts with the weights of the checkpoint's classes")
+    line = one_line(tools.run("train", world.teacher, "--resume", world.checkpoint, *options))
+    assert "train_dataloader: its 3 classes are not the 3 of the run that is resumed: it lacks 'blue'" in line
 
 
 def test_a_teacher_as_safetensors(tools: Tools, world: World, tmp_path: Path) -> None:

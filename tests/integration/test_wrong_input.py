@@ -44,6 +44,7 @@ def checkpoints(world: World) -> dict[str, Path]:
 
     content = world.checkpoint.read_bytes()
     files = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\nnot found\n</html>\n"}
+    files["hdf5"] = b"\x89HDF\r\n\x1a\n" + bytes(99)
     files["pointer"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 4\n"
     for name, data in files.items():
         (world.folder / f"{name}.pth").write_bytes(data)
@@ -233,6 +234,14 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "param_scheduler.0.monitor: the validation gives no metric 'acc' (there are: accuracy/top1)",
         ),
         (
+            'default_hooks = dict(checkpoint=dict(save_best="rank1"))',
+            "default_hooks.checkpoint.save_best: whether more of 'rank1' is better is not known: give its complete na",
+        ),
+        (
+            'custom_hooks = [dict(type="EarlyStoppingHook", monitor="kappa")]',
+            "custom_hooks.0.monitor: whether more of 'kappa' is better is not known",
+        ),
+        (
             "val_evaluator = dict(topk=(1, 5))",
             "val_evaluator: topk=5 of 3 classes is not defined: set val_evaluator.topk (and test_evaluator.topk)",
         ),
@@ -387,6 +396,7 @@ def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, 
         ("truncated", ["truncated.pth is no checkpoint, or cut short"]),
         ("empty", ["empty.pth is no checkpoint, or cut short"]),
         ("text", ["text.pth is no checkpoint but a web page"]),
+        ("hdf5", ["hdf5.pth is no checkpoint but an HDF5 file, as Keras writes"]),
         ("pointer", ["pointer.pth is no checkpoint but a pointer of Git LFS"]),
         ("executable", ["cannot be read safely", "shutil.rmtree"]),
         ("noise", ["teacher 'teacher' scores", "chance is 33.3%", "min_score=0"]),
