@@ -191,7 +191,7 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
         if kind is MODEL and str(name).endswith("loss_weight"):
             if isinstance(value, str | list | tuple) or (value is None and name == "loss_weight"):
                 yield f"{key}.{name}: {value!r} is no number"
-            elif isinstance(value, int | float) and value < 0:
+            elif isinstance(value, int | float) and value < 0 and not f"{key}.".startswith("model.recipe."):
                 yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
