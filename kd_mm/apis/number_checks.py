@@ -29,15 +29,17 @@ def wrong_value(
     parameter = _parameter(component, option)
     if parameter is None:
         return ""
-    own = component.__module__.startswith("kd_mm.")  # components of others may take lists, dicts and None for a number
+    # Components of others may take lists, dicts and None for a number, and numbers below the least.
+    own = component.__module__.startswith("kd_mm.")
     if value is None or isinstance(value, str) or (own and not isinstance(value, int | float)):
         return _wrong_type(parameter, value, numbers)
-    return _wrong_number(parameter, value, numbers, fractions) if counts else ""
+    return _wrong_number(parameter, value, numbers or own, fractions) if counts or own else ""
 
 
 def _wrong_type(parameter: inspect.Parameter, value: Any, numbers: bool) -> str:
     """Return what is wrong with a value that is no number."""
-    names = () if typing.get_args(parameter.annotation) else _names(parameter.annotation)  # Optional takes more
+    several = typing.get_args(parameter.annotation) or "|" in str(parameter.annotation)  # None, or other types
+    names = () if several else _names(parameter.annotation)
     number = names in (("int",), ("float",))
     if value is None:
         number = number and numbers and parameter.default is not None
@@ -73,7 +75,7 @@ def _is_number(value: Any) -> bool:
 def _least(parameter: inspect.Parameter, counted: bool) -> float:
     default = parameter.default
     needed = default is parameter.empty
-    if not needed and not (_is_number(default) and default >= 0):
+    if parameter.name.endswith("seed") or not (needed or (_is_number(default) and default >= 0)):
         return float("-inf")
     return int(counted and (needed or default > 0) and parameter.name not in _MAY_BE_ZERO)
 
@@ -82,7 +84,8 @@ def _names(annotation: Any) -> Sequence[str]:
     """Return the names of an annotation without None: ``("int",)``, for a list of such ``("list", "int")``; nothing
     where there are several."""
     if isinstance(annotation, str):
-        return (annotation,) if annotation.isidentifier() else ()
+        word = annotation.removesuffix(" | None")
+        return (word,) if word.isidentifier() else ()
     if inspect.isclass(annotation) and not typing.get_args(annotation):
         return () if annotation is inspect.Parameter.empty else (annotation.__name__,)
     kinds = [kind for kind in typing.get_args(annotation) if kind is not NoneType]

@@ -67,8 +67,7 @@ class Recipe:
             exit_on_last: What counts where the recipe leaves it out.
 
         Raises:
-            ValueError: An unknown key, a loss name that the engine would misread, a student_loss_weight below 0, or an
-                unknown teacher exit mode.
+            ValueError: An unknown key, a loss name that the engine would misread, or an unknown teacher exit mode.
         """
         config = {key: value for key, value in (config or {}).items() if (key, value) != ("exit_on_last", None)}
         known = list(cls.__dataclass_fields__)
@@ -89,8 +88,6 @@ class Recipe:
                 raise ValueError(f"recipe: loss name {name!r} clashes with the log key 'loss_{name}'; choose another")
         _check_transform(config.get("transform"), list(named))
         recipe = cls(**{"exit_on_last": exit_on_last, **config})
-        if recipe.student_loss_weight < 0:
-            raise ValueError(f"recipe: student_loss_weight={recipe.student_loss_weight}: give a number of 0 or more")
         choice("recipe: teacher_exits mode", recipe.exit_mode, ("auto", "pretrained", "joint", "online"))
         if recipe.balance is not None:
             choice("recipe: balance", recipe.balance, ("gradnorm",))

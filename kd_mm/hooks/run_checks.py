@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from kd_mm.distillers import Distiller
 from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
 from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
 from kd_mm.utils.config import parts_of
@@ -148,14 +149,10 @@ class ResumeCheckHook(Hook):
         stored = (checkpoint.get("optimizer") or {}).get("param_groups")
         if stored is None:
             return
-        kinds = [
-            "a distillation" if any(name.startswith(OWN_PREFIX) for name in state) else "the network alone"
-            for state in (checkpoint["state_dict"], model.state_dict())
-        ]
-        if kinds[0] != kinds[1]:
+        if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in checkpoint["state_dict"]):
             raise ValueError(
-                f"resume: the checkpoint is of {kinds[0]}, the config of {kinds[1]}: take the config that wrote it, or "
-                "start from the weights alone (load_from)"
+                "resume: the checkpoint is of a distillation, the config of the network alone: take the config that "
+                "wrote it, or start from the weights alone (load_from)"
             )
         groups, schedules = runner.optim_wrapper.param_groups, runner.param_schedulers or []
         _check_groups(stored, groups)

@@ -113,8 +113,10 @@ OPTIONS = {
         ["model.recipe.losses.scd.distance=mes"],
         ["distance='mes'", "'mse', 'l1', 'kl'"],
     ),
-    "temperature below 0": (["model.recipe.losses.srd.temperature=-2"], ["losses.srd: temperature=-2 must be above 0"]),
-    "weight below 0": (["model.recipe.losses.scd.loss_weight=-1"], ["losses.scd: loss_weight=-1 must be 0 or more"]),
+    "temperature below 0": (["model.recipe.losses.srd.temperature=-2"], ["losses.srd.temperature: -2 is less than 0"]),
+    "temperature of 0": (["model.recipe.losses.srd.temperature=0"], ["losses.srd: temperature=0 must be above 0"]),
+    "weight below 0": (["model.recipe.losses.scd.loss_weight=-1"], ["losses.scd.loss_weight: -1 is less than 0"]),
+    "width of the exits": (["model.recipe.exits.hidden=0"], ["model.recipe.exits.hidden: 0 is less than 1"]),
     "ramp longer than the run": (
         ["model.recipe.losses.review.schedule.epochs=None", "model.recipe.losses.review.schedule.fraction=20"],
         ["fraction=20 is a part of the run, from 0 to 1"],
@@ -155,7 +157,7 @@ OPTIONS = {
     "an override that is a list of dicts": (["custom_hooks=[dict(type='EMAHook')]"], ["a new one into a config file"]),
     "a factor of the student's own loss": (
         ["model.recipe.student_loss_weight=-1"],
-        ["recipe: student_loss_weight=-1: give a number of 0 or more"],
+        ["recipe.student_loss_weight: -1 would make the loss grow; give a number of 0 or more"],
     ),
     "an override beyond a list": (
         ["train_dataloader.dataset.pipeline.8.prob=1"],
