@@ -111,8 +111,8 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
     """Look for the part of a step that failed in the images of its batch.
 
     Raises:
-        SampleError: The data preprocessor does not take them, or the network or a layer in it wants another number of
-            channels.
+        SampleError: The data preprocessor does not take them, a batch norm got a batch of one, or the network or a
+            layer in it wants another number of channels.
     """
     images = explain_preprocessor(key, batch, model)
     student = model.student if isinstance(model, Distiller) else model
@@ -121,6 +121,11 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
             raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
     if isinstance(student, BaseDetector) and isinstance(images, torch.Tensor):
         _check_levels(student, images, error)
+    if "Expected more than 1 value per channel" in str(error):
+        raise SampleError(
+            f"{key}: {files(batch)} alone in a batch: a batch norm over one position takes two images or more; set "
+            f"{key}.batch_size, or drop_last=True where the last batch is smaller"
+        ) from error
     found = wrong_channels(error)
     if found and isinstance(images, torch.Tensor) and found[1] == images.shape[1]:
         raise SampleError(

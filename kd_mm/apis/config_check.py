@@ -90,6 +90,8 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
     parts, scope = config._cfg_dict.to_dict(), config.get("default_scope") or "mmengine"
     if "model" not in parts:
         yield "config: there is no model"
+    elif isinstance(parts["model"], Mapping) and "type" not in parts["model"]:
+        yield "model has no type: is its _base_ missing?"
     for key in sections:
         part = parts.get(key)
         if key == "train_cfg" and isinstance(part, Mapping):

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -160,15 +161,17 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
         return None
     runner.logger.info(f"trial of the evaluation on {len(predictions)} images, for the names of metrics; no result:")
     try:  # not evaluate(), in which other processes would wait for one that fails
-        found = {
-            "/".join(filter(None, (metric.prefix, name))): value
+        given = [
+            ("/".join(filter(None, (metric.prefix, name))), value)
             for metric in evaluator.metrics
             for name, value in metric.compute_metrics(metric.results).items()
-        }
-        no_box = all("pred_instances" in each and not len(each.pred_instances) for each in predictions)
-        return None if no_box and not found else found  # upstream's evaluators of boxes give nothing without any
+        ]
     except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit
         kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
         raise ValueError(f"val_evaluator: an option of {kinds} does not fit: {describe_failure(error)}") from error
     except Exception:  # whatever an evaluator makes of two images
         return None
+    if twice := [name for name, count in Counter(name for name, _ in given).items() if count > 1]:
+        raise ValueError(f"val_evaluator: two metrics give {twice[0]!r}: set another prefix for one of them")
+    no_box = all("pred_instances" in each and not len(each.pred_instances) for each in predictions)
+    return None if no_box and not given else dict(given)  # upstream's evaluators of boxes give nothing without any

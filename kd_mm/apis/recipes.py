@@ -53,7 +53,10 @@ def read_recipe(name: str, task: str = "classification") -> Config:
             raise ValueError(
                 f"recipe {name!r} is for {' and '.join(owners)} alone; for this model take one of: {', '.join(names)}"
             )
-        raise ValueError(f"unknown recipe {name!r}{nearest(name, names)}")
+        hint = (
+            "; a recipe of your own is inherited by a config (README)" if name.endswith(".py") else nearest(name, names)
+        )
+        raise ValueError(f"unknown recipe {name!r}{hint}")
     own = recipe_folder() / task / f"{name}.py"
     return Config.fromfile(own if own.is_file() else recipe_folder() / f"{name}.py")
 
@@ -115,8 +118,9 @@ def compose(
         ValueError: No model, unknown recipe, recipes that cannot be joined, no teacher, a config that is a distillation
             already, or an override that does not fit, such as one that is meant for the plain config.
     """
-    if not config.get("model"):
-        raise ValueError(f"{config.filename or 'the config'}: there is no model")
+    if "type" not in (config.get("model") or {}):
+        what = "no type of the model, is its _base_ missing?" if config.get("model") else "no model"
+        raise ValueError(f"{config.filename or 'the config'}: there is {what}")
     if is_distillation(config):
         raise ValueError(
             f"{config.filename or 'the config'} is a distillation already, and --distiller is for plain configs: "
@@ -141,10 +145,9 @@ def compose(
 
 
 def needs_teacher(recipe: Mapping[str, Any]) -> bool:
-    """Return whether a recipe reads a teacher; self-distillation does not, and some recipes bring their own."""
-    own_teachers = recipe.get("teachers") or {}
-    active = [loss for loss in recipe["losses"].values() if loss and loss.get("loss_weight", 1.0) != 0]
-    return any(MODELS.build(dict(loss)).needs_teacher for loss in active if loss.get("teacher") not in own_teachers)
+    """Return whether a recipe reads a teacher, whatever its losses weigh; some bring their own."""
+    own_teachers, losses = recipe.get("teachers") or {}, filter(None, recipe["losses"].values())
+    return any(MODELS.build(dict(loss)).needs_teacher for loss in losses if loss.get("teacher") not in own_teachers)
 
 
 def _teachers(distiller: str, teacher: Any, checkpoint: Any) -> dict[str, Any] | list[dict[str, Any]]:

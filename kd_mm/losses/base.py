@@ -271,9 +271,11 @@ class Loss(nn.Module):
     def _reduced(self, terms: dict[str, Tensor] | StageTerms) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(terms, dict):
             names, parts = list(terms), list(terms.values())
-            if not parts or any(part.numel() != 1 for part in parts):
-                shapes = {name: tuple(part.shape) for name, part in terms.items()}
-                raise StepError(f"{type(self).__name__}.terms returns {shapes}: give one number or more by name")
+            if not parts or not all(isinstance(part, Tensor) and part.numel() == 1 for part in parts):
+                kinds = {
+                    name: tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for name, p in terms.items()
+                }
+                raise StepError(f"{type(self).__name__}.terms returns {kinds}: give tensors of one number by name")
             values = torch.stack(parts) if len(parts) > 1 else parts[0].reshape(1)
         elif isinstance(terms, StageTerms):
             names, values = list(terms.names), terms.values

@@ -70,6 +70,11 @@ def discover_stages(
         chosen = [_find_named(model, name, backbone, run) for name in names]
     except ValueError as error:
         raise ValueError(f"{error}\nstages found in {type(model).__name__}:\n{stage_table(found)}") from None
+    ends = [call.end for _, (call, _) in chosen]
+    if ends != sorted(ends):
+        raise ValueError(
+            f"stages={list(names)}: name them in the order in which the network runs them, shallow ones first"
+        )
     texts = [text for text, _ in chosen]
     return _measure([candidate for _, candidate in chosen], texts, run, inputs, start)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -51,6 +51,8 @@ def load_config(path: str) -> Config:
         raise ValueError(
             f"config {path!r} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines"
         ) from error
+    except ConfigParsingError as error:  # a config that imports is read in another way, which takes no other base
+        raise ValueError(f"config {path!r} imports modules and has a base of text: {error}") from error
     except SyntaxError as error:
         raise ValueError(f"config {path!r} is no Python: {error.msg} (line {error.lineno})") from error
     except (NameError, AttributeError, TypeError, ImportError) as error:

@@ -240,6 +240,11 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "default_hooks.checkpoint.save_best: whether more of 'rank1' is better is not known: give its complete na",
         ),
         (
+            'val_evaluator = [dict(type="Accuracy", topk=(1,)), dict(type="Accuracy", topk=(1,))]',
+            "val_evaluator: two metrics give 'accuracy/top1': set another prefix for one of them",
+        ),
+        ('model = dict(_delete_=True, backbone=dict(type="ResNet"))', "model has no type: is its _base_ missing?"),
+        (
             'custom_hooks = [dict(type="EarlyStoppingHook", monitor="kappa")]',
             "custom_hooks.0.monitor: whether more of 'kappa' is better is not known",
         ),
@@ -302,6 +307,12 @@ def test_a_step_that_the_config_makes_impossible(tools: Tools, world: World, tmp
     hooks = 'default_hooks = dict(_delete_=True, distill=dict(type="kd_mm.DistillHook"))'
     ended = tools.run("train", world.distil("unprepared.py", changes=hooks), "--work-dir", tmp_path)
     refused(ended, "exits of teacher 'teacher' are not trained: register the hook kd_mm.PrepareTeachersHook")
+    head = 'type="StackedLinearClsHead", num_classes=3, in_channels=32, mid_channels=[8], norm_cfg=dict(type="BN1d")'
+    text = (
+        f'_base_ = "plain.py"\nmodel = dict(head=dict(_delete_=True, {head}))\ntrain_dataloader = dict(batch_size=1)\n'
+    )
+    ended = tools.run("train", world.write("alone.py", text), "--work-dir", tmp_path)
+    refused(ended, "alone in a batch: a batch norm over one position takes two images or more; set train_dataloader.b")
 
 
 def test_options_that_are_needed_in_a_plain_config(tools: Tools, world: World, tmp_path: Path) -> None:
@@ -451,6 +462,9 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     refused(train("baseless", '_base_ = "plian.py"\n'), "plian.py does not exist, did you mean 'plain.py'?")
     shipped = train("unshipped", '_base_ = "kd_mm::quickstart/student_digit.py"\n')
     refused(shipped, "quickstart/student_digit.py does not exist, did you mean 'student_digits.py'?")
+    refused(
+        train("importing", 'import torch\n_base_ = "plain.py"\n'), "importing.py' imports modules and has a base of t"
+    )
     refused(train("unbased", '_base_ = "plain.py"\nx = {{_base_.modle}}\n'), "{{_base_.modle}}")
 
 
@@ -493,6 +507,9 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     empty = tmp_path / "empty.py"
     empty.touch()
     refused(train(empty, "--distiller", "kd", *teacher), "empty.py: there is no model")
+    refused(train(world.plain, "--distiller", "mine.py", *teacher), "unknown recipe 'mine.py'; a recipe of your own is")
+    weightless = ("--cfg-options", "model.recipe.losses.kd.loss_weight=0", "model.recipe.student_loss_weight=1")
+    assert train(world.plain, "--distiller", "kd", *teacher, *weightless).status == 0
     refused(train(world.plain, "--distiller", "fgd", *teacher), "'fgd' is for detectors alone", "mtkd_ssr, multi_kd")
     options = ("--cfg-options", "model.backbone.depth=14")
     words = "override model.backbone.depth: ", "write model.student.backbone.depth"

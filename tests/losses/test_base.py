@@ -37,8 +37,9 @@ def test_unknown_requirements_and_the_choice_of_teachers() -> None:
 def test_terms_that_are_no_numbers_by_name() -> None:
     for terms, message in (
         (torch.ones(()), "Wrong.terms returns Tensor, not a dict of numbers by name, as {'all': value}"),
-        ({"all": torch.ones(3)}, r"Wrong.terms returns {'all': \(3,\)}: give one number or more by name"),
-        ({}, "Wrong.terms returns {}: give one number"),
+        ({"all": torch.ones(3)}, r"Wrong.terms returns {'all': \(3,\)}: give tensors of one number by name"),
+        ({"all": 1.0}, "Wrong.terms returns {'all': 'float'}: give tensors"),
+        ({}, "Wrong.terms returns {}: give tensors of one number"),
     ):
         wrong = type("Wrong", (kd_mm.losses.Loss,), {"terms": lambda *_, terms=terms: terms})
         with pytest.raises(StepError, match=message):

@@ -300,6 +300,8 @@ def test_what_is_not_found_is_refused():
     with pytest.raises(ValueError, match=r"no stages found.*stages=\[\.\.\.\].*backbone\.0, backbone\.1") as error:
         discover_stages(Wrapper(body), image())
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"stages=\['backbone.2', 'backbone.0'\]: name them in the order in which"):
+        discover_stages(Wrapper(body), image(), names=["backbone.2", "backbone.0"])
     with pytest.raises(ValueError, match="no module 'trunk'.*it has backbone"):
         discover_stages(backbone(type="ResNet", depth=18), image(), backbone="trunk")
 
