@@ -69,6 +69,8 @@ _ADDED = frozenset(
         "train_cfg",
     }
 )
+#: Options of detectors that are from 0 to 1.
+_SHARES = ("score_thr", "iou_threshold", "iou_thr", "pos_iou_thr", "neg_iou_thr", "min_pos_iou")
 _FURTHER = "**"  # options of any name that a component with such may add to those of its parts
 
 
@@ -195,6 +197,8 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
                 yield f"{key}.{name}: {value!r} is no number"
             elif isinstance(value, int | float) and value < 0 and not f"{key}.".startswith("model.recipe."):
                 yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
+        if kind is MODEL and name in _SHARES and isinstance(value, int | float) and value > 1:
+            yield f"{key}.{name}: {value} is a share above 1; write {value / 100:g} for {value:g} %"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"

@@ -95,6 +95,8 @@ def evaluate(
         raise ValueError(f"--out {out} is a folder; name a file in it")
     if show_dir is not None and tta:
         raise ValueError("--show-dir draws single predictions: give it without --tta")
+    if not 0 <= show_score <= 1:
+        raise ValueError(f"--show-score {show_score:g}: give a share from 0 to 1, such as 0.3")
     if show_num < 1:
         raise ValueError(f"--show-num {show_num}: give the number of images to draw, at least 1")
     set_threads()

@@ -153,7 +153,7 @@ class DamagedImageCheck(BaseDataset):
             return
         counted = f"{len(unusable)} of {total} images of {source}"
         if self.on_error == "stop":
-            remedy = "repair them"
+            remedy = "repair or rename them"
             if len(unusable) < total:
                 remedy += f" or take them out of {self.listed_in}, or on_error='skip' leaves them out"
             raise ValueError(f"{counted} cannot be used: {join_first(unusable)}; {remedy}")

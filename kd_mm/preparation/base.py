@@ -146,6 +146,10 @@ class EpochTraining(TeacherPreparation):
         options, name, logger = self.options, f"{self.kind} of teacher {self.teacher.name!r}", data.runner.logger
         epochs, milestones = data.epochs(options, self.source)
         momentum, decay = options["momentum"], options["weight_decay"]
+        if options["lr"] <= 0 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"{self.source}: lr={options['lr']} must be above 0, momentum={momentum} from 0 to below 1"
+            )
         if options.get("optimizer") == "AdamW":
             optimizer: Any = torch.optim.AdamW(self.module.parameters(), options["lr"], weight_decay=decay)
         else:

@@ -99,6 +99,8 @@ def test_what_cannot_be_drawn_is_one_line(folder: Path) -> None:
         evaluate("student.py", "student.pth", show_dir="pictures", tta=True)
     with pytest.raises(ValueError, match="--show-num 0: give the number of images to draw"):
         evaluate("student.py", "student.pth", show_dir="pictures", show_num=0)
+    with pytest.raises(ValueError, match="--show-score 30: give a share from 0 to 1"):
+        evaluate("student.py", "student.pth", show_dir="pictures", show_score=30)
     with pytest.raises(ValueError, match="draws what a detector finds, but Linear is none"):
         _pictures(read_config(str(folder / "student.py")), nn.Linear(1, 1), "pictures", 1, 0.3)
 

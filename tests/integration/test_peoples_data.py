@@ -560,7 +560,10 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         VOC,
         lambda shapes: shapes.voc.split("train", [f"TRAIN{number:03d}" for number in range(8)]),
         [],
-        ["TRAIN000.jpg, nor with another ending, but train000.jpg is there: write it alike)", "4 more; repair them  ("],
+        [
+            "TRAIN000.jpg, nor with another ending, but train000.jpg is there: write it alike)",
+            "4 more; repair or rename them  (",
+        ],
     ),
     "a folder for an annotation": (
         VOC,
@@ -591,6 +594,12 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ],
         [],
         ["none of the 8 boxes of ", "fractions of the image?"],
+    ),
+    "a score in per cent": (
+        VOC,
+        lambda shapes: None,
+        ["model.test_cfg.score_thr=50"],
+        ["model.test_cfg.score_thr: 50 is a share above 1; write 0.5 for 50 %"],
     ),
     "levels of neck and head": (
         VOC,

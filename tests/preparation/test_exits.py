@@ -138,6 +138,7 @@ def test_wrong_options_end_in_one_line(tmp_path: Path) -> None:
         ("epochs", 0, "recipe: teacher_exits: epochs=0 must be 1 or more"),
         ("fraction", 0.0, r"fraction=0.0 of the run's above 0"),
         ("milestones", [30, 60], r"milestones=\[30, 60\] are fractions of its own training"),
+        ("lr", -1, "teacher_exits: lr=-1 must be above 0, momentum=0.9 from 0 to below 1"),
         ("lr", 1e30, "training the exits of teacher 'teacher': the loss is not finite; lower teacher_exits.lr"),
     ):
         assert_refused(line, prepared, tmp_path / "run", {f"teacher_exits.{option}": value})
