@@ -52,11 +52,26 @@ def check_batch(
     with isolated_rng("first batch"):
         _check_values(key, explain_preprocessor(key, batch, model))
     trained = key == "train_dataloader"
+    if trained:
+        _check_one_hot(model.data_preprocessor, student)
     lacking = _lacking(samples[0].get("data_samples"), student, trained)
     if trained and isinstance(student, ImageClassifier) and not several_labels:
         lacking = lacking or _more_than_one_label([sample["data_samples"] for sample in samples])
     if lacking:
         raise SampleError(f"{key}: the samples of {files(samples)} {lacking}")
+
+
+def _check_one_hot(preprocessor: Any, student: nn.Module) -> None:
+    """Compare the classes of one-hot labels, as mixup makes them, with those of the head.
+
+    Raises:
+        SampleError: There are others.
+    """
+    options, head = vars(preprocessor), dict(student.named_children()).get("head")
+    own = None if head is None else vars(head).get("num_classes")
+    one_hot = options.get("to_onehot") or options.get("batch_augments") is not None
+    if one_hot and None not in (own, options.get("num_classes")) and own != options["num_classes"]:
+        raise SampleError(f"data_preprocessor.num_classes is {options['num_classes']}, the head has {own} classes")
 
 
 def _check_values(key: str, images: Any) -> None:

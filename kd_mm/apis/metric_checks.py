@@ -140,7 +140,10 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
         with torch.no_grad():
             predictions = [prediction.cpu() for prediction in runner.model.val_step(batch)]
         scores = predictions[0].get("pred_score")
-    except Exception:  # the validation itself says what is wrong
+    except Exception as error:
+        runner.logger.warning(
+            f"val_dataloader: predicting the first and the last image fails: {describe_failure(error)}"
+        )
         return None
     if scores is not None and depth > len(scores):
         raise ValueError(

@@ -243,6 +243,11 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             'val_evaluator = [dict(type="Accuracy", topk=(1,)), dict(type="Accuracy", topk=(1,))]',
             "val_evaluator: two metrics give 'accuracy/top1': set another prefix for one of them",
         ),
+        (
+            "data_preprocessor = dict(num_classes=10)\n"
+            'model = dict(train_cfg=dict(augments=dict(type="Mixup", alpha=0.8)))',
+            "data_preprocessor.num_classes is 10, the head has 3 classes",
+        ),
         ('model = dict(_delete_=True, backbone=dict(type="ResNet"))', "model has no type: is its _base_ missing?"),
         (
             'custom_hooks = [dict(type="EarlyStoppingHook", monitor="kappa")]',
