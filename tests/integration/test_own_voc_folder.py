@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mmdet.apis import DetInferencer
+from mmdet.apis import DetInferencer, init_detector
 
 from ..helpers.compare import weights
 from ..helpers.tools import Tools
@@ -85,7 +85,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Own:
     return Own(tmp_path_factory.mktemp("own"))
 
 
-def test_a_teacher_and_a_student_that_learns_from_it(tools: Tools, own: Own) -> None:
+def test_a_teacher_and_a_student_that_learns_from_it(
+    tools: Tools, own: Own, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain, distilled = own.folder / "plain", own.folder / "distilled"
     ended = tools.train(own.teacher, "--work-dir", plain, "--auto-scale-lr")
     assert len([row for row in rows(plain) if "loss" in row]) == 3
@@ -109,6 +111,9 @@ def test_a_teacher_and_a_student_that_learns_from_it(tools: Tools, own: Own) -> 
 
     student, image = distilled / "student.pth", next(own.folder.rglob("*.jpg"))
     inferencer = DetInferencer(str(student.with_suffix(".py")), str(student), device="cpu", show_progress=False)
+    init_detector(str(own.student), str(distilled / "epoch_1.pth"), device="cpu")
+    printed = capsys.readouterr()
+    assert "distill." not in printed.out + printed.err
     inferencer(str(image), out_dir=str(own.folder / "drawn"))
     assert (own.folder / "drawn" / "vis" / image.name).is_file()
 

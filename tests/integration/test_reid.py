@@ -206,3 +206,8 @@ def test_what_is_wrong_with_the_images_is_one_line(street: Street, tmp_path: Pat
     line = refused(street, street.plain, "--work-dir", tmp_path / "run", "--cfg-options", crowd)
     assert "train_dataloader: batch_size=8, but its IdentitySampler makes batches of 9 identities x 2 images" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_with_re_ranking(street: Street, tmp_path: Path) -> None:
+    options = ["--work-dir", tmp_path, "--cfg-options", "test_evaluator.rerank=True"]
+    assert "reid/mAP: " in street.tools.test(street.teacher, street.checkpoint, *options).out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -396,6 +397,17 @@ def test_one_teacher_for_a_recipe_of_several(tools: Tools, world: World, tmp_pat
     assert ended.out.count("averages over teachers, and there is one: that is the recipe kd") == 1
     ended = tools.run("train", world.plain, "--work-dir", tmp_path / "sure", "--distiller", "ca_mkd", *teacher)
     refused(ended, "weights='ca_mkd' compares teachers, and there is one")
+
+
+def test_two_teachers_for_a_recipe_of_one_and_a_term_that_outweighs_the_others(tools, world, tmp_path) -> None:
+    config, checkpoint = ["--teacher", world.teacher], ["--teacher-checkpoint", world.checkpoint]
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *config * 2, *checkpoint * 2)
+    refused(ended, "loss 'kd' reads one teacher, the config has teacher1, teacher2: name one by model.recipe.losses.kd")
+    options = ["--cfg-options", "train_cfg.max_epochs=1", "model.recipe.losses.kd.loss_weight=1e4"]
+    options += ["optim_wrapper.optimizer.lr=1e-9"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path, "--distiller", "kd", *config, *checkpoint, *options)
+    assert re.search(r"loss 'kd' is [\d.e+]+ times the student's own loss in its first step", ended.out)
+    assert "lower model.recipe.losses.kd.loss_weight (now 10000)" in ended.out
 
 
 def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, tmp_path: Path) -> None:
