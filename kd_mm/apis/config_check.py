@@ -195,7 +195,7 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
         if kind is MODEL and str(name).endswith("loss_weight"):
             if isinstance(value, str | list | tuple) or (value is None and name == "loss_weight"):
                 yield f"{key}.{name}: {value!r} is no number"
-            elif isinstance(value, int | float) and value < 0 and not f"{key}.".startswith("model.recipe."):
+            elif isinstance(value, int | float) and value < 0:
                 yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
         if kind is MODEL and name in _SHARES and isinstance(value, int | float) and value > 1:
             yield f"{key}.{name}: {value} is a share above 1; write {value / 100:g} for {value:g} %"
