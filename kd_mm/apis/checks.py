@@ -19,7 +19,7 @@ from kd_mm.apis.data_checks import check_data
 from kd_mm.apis.shared_samples import check_shared
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
-from kd_mm.utils.checkpoint import OWN_KEY, OWN_PREFIX, below_prefix, check_weights, read_checkpoint, student_state_dict
+from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, read_checkpoint, student_state_dict
 from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import name_errors
 from kd_mm.utils.suggest import describe_error, join_first
@@ -117,18 +117,6 @@ class LeftOverWeightsHook(Hook):
                 )
 
         handle = model.register_load_state_dict_post_hook(warn)
-
-
-class OwnWeightsHook(Hook):
-    """Stores what distillation owns beside the student's weights, where upstream's loaders do not look for it."""
-
-    priority = "LOW"  # after EMAHook, which exchanges the weights by their names
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Move it out of ``state_dict``; :class:`~kd_mm.hooks.DistillHook` puts it back."""
-        state = checkpoint["state_dict"]
-        if own := {key: state.pop(key) for key in [*state] if key.startswith(OWN_PREFIX)}:
-            checkpoint[OWN_KEY] = own
 
 
 class PretrainedWeightsHook(Hook):

@@ -115,7 +115,7 @@ def export_student(
         weights, kind = distill_state_dict(stored, f"teachers.{teacher}.model."), f"teacher {teacher}"
         state = {"state_dict": weights}
         if not weights:
-            held = {key.split(".")[0] for key in distill_state_dict(stored, "teachers.")}
+            held = {key.split(".")[2] for key in stored.get("state_dict", {}) if key.startswith("distill.teachers.")}
             raise ValueError(
                 f"--teacher {teacher}: {checkpoint} holds no such teacher, only those that followed the student"
                 f"{nearest(teacher, sorted(held))}"

@@ -24,7 +24,6 @@ from kd_mm.apis.checks import (
     DataCheckHook,
     FlatBoxHook,
     LeftOverWeightsHook,
-    OwnWeightsHook,
     ParameterKeyHook,
     PretrainedWeightsHook,
     StepHook,
@@ -140,7 +139,6 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (
         LeftOverWeightsHook(),
-        OwnWeightsHook(),
         PretrainedWeightsHook(),
         DataCheckHook(tested),
         ClassListHook(trained),

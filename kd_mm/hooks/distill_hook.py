@@ -15,7 +15,6 @@ from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import Progress
 from kd_mm.registry import HOOKS
-from kd_mm.utils.checkpoint import OWN_KEY
 
 
 @HOOKS.register_module()
@@ -110,12 +109,11 @@ class DistillHook(Hook):
         checkpoint["meta"]["exits"] = describe_exits(distiller.recipe.exits, objective.exit_stages, exits)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Put what distillation owns back; compare the teachers with those of the run that is resumed.
+        """Compare the teachers with those of the run that is resumed.
 
         Raises:
             ValueError: A resumed run has another teacher than the run it continues.
         """
-        checkpoint["state_dict"].update(checkpoint.pop(OWN_KEY, {}))
         before = checkpoint.get("meta", {}).get("teachers")
         if before is None or not runner.cfg.get("resume"):
             return

@@ -8,7 +8,6 @@ from mmengine.runner import Runner
 
 from kd_mm.distillers import Distiller, EMATeacher, find_distiller
 from kd_mm.registry import HOOKS
-from kd_mm.utils.checkpoint import OWN_KEY
 
 
 @HOOKS.register_module()
@@ -54,7 +53,6 @@ class EMATeacherHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Remove the teachers from the checkpoint, and load them if the run is resumed."""
-        checkpoint["state_dict"].update(checkpoint.pop(OWN_KEY, {}))  # also where this hook comes before DistillHook
         for name, teacher in ema_teachers(find_distiller(runner)).items():
             if not runner.cfg.get("resume"):
                 teacher.pop_stored(checkpoint["state_dict"])

@@ -12,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
-from kd_mm.utils.checkpoint import OWN_KEY, OWN_PREFIX, mismatch
+from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.contexts import unwrapped
 
@@ -149,8 +149,7 @@ class ResumeCheckHook(Hook):
         stored = (checkpoint.get("optimizer") or {}).get("param_groups")
         if stored is None:
             return
-        own = {**checkpoint["state_dict"], **checkpoint.get(OWN_KEY, {})}
-        if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in own):
+        if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in checkpoint["state_dict"]):
             raise ValueError(
                 "resume: the checkpoint is of a distillation, the config of the network alone: take the config that "
                 "wrote it, or start from the weights alone (load_from)"

@@ -136,8 +136,8 @@ WRAPPER_PREFIXES = ("module.", "student.", "architecture.", "ema_")
 WEIGHT_KEYS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
 #: Last parts of names under which profilers, averages of weights and detectron2 store tensors of their own.
 _EXTRAS = ("total_ops", "total_params", "n_averaged", "pixel_mean", "pixel_std")
-#: Prefix of everything that distillation owns in a checkpoint, and the key beside ``state_dict`` that it is under.
-OWN_PREFIX, OWN_KEY = "distill.", "distill_state_dict"
+#: Prefix of everything that distillation owns in a checkpoint.
+OWN_PREFIX = "distill."
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _tensors(stored: Any) -> dict[str, Tensor]:
 
 def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     """Return the weights that distillation stored under ``distill.<prefix>``, without the prefix."""
-    weights = {**checkpoint.get(OWN_KEY, {}), **checkpoint.get("state_dict", checkpoint)}
+    weights = checkpoint.get("state_dict", checkpoint)
     full = OWN_PREFIX + prefix
     return {key[len(full) :]: value for key, value in weights.items() if key.startswith(full)}
 

@@ -25,6 +25,5 @@ def differences(left: Any, right: Any, where: str = "") -> list[str]:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict of a checkpoint, with what distillation stores beside it."""
-    stored = torch.load(path, map_location="cpu", weights_only=False)
-    return {**stored["state_dict"], **stored.get("distill_state_dict", {})}
+    """Return the state dict of a checkpoint."""
+    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]

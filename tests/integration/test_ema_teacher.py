@@ -52,7 +52,7 @@ def test_it_follows_every_step_and_nothing_else(uncut: Path) -> None:
     average: dict[str, torch.Tensor] = {}
     for iteration in range(1, 11):
         file = torch.load(uncut / f"iter_{iteration}.pth", weights_only=False)
-        student, teacher = raw(file), split(file["distill_state_dict"])[1]
+        student, teacher = raw(file), split(file["state_dict"])[1]
         assert int(teacher.pop("updates")) == iteration // 2
         teacher = {key.removeprefix("model."): value for key, value in teacher.items()}
         if iteration % 2 == 0:
@@ -96,7 +96,7 @@ def test_two_killed_processes_go_on_exactly(tools: Tools, world: World, tmp_path
     assert "resumed epoch" in ended.out
     last = (tmp_path / "uncut" / "last_checkpoint").read_text().rpartition("/")[2]
     found, expected = (torch.load(tmp_path / name / last, weights_only=False) for name in ("cut", "uncut"))
-    for part in ("state_dict", "distill_state_dict", "ema_state_dict", "optimizer"):
+    for part in ("state_dict", "ema_state_dict", "optimizer"):
         assert differences(found[part], expected[part]) == []
     states = [run["exact_resume"]["ranks"] for run in (found, expected)]
     assert differences(*([rank["buffers"] for rank in run] for run in states)) == []
@@ -107,7 +107,7 @@ def test_it_starts_from_the_weights_that_are_loaded(tools: Tools, uncut: Path, c
     changes = [f"load_from={uncut}/iter_4.pth", "train_cfg.max_epochs=1"]
     tools.train(config, "--amp", "--work-dir", tmp_path, "--cfg-options", *changes)
     file = torch.load(tmp_path / "iter_1.pth", weights_only=False)
-    teacher = split(file["distill_state_dict"])[1]
+    teacher = split(file["state_dict"])[1]
     assert int(teacher["updates"]) == 0
     student, _ = split(weights(uncut / "iter_4.pth"))
     for name, value in student.items():

@@ -103,12 +103,9 @@ def test_a_distillation_ends_with_a_file_for_upstreams_tools(
     model = init_model(str(run.folder / "student.py"), str(run.folder / "student.pth"), device="cpu")
     stored = {key: value for key, value in weights(run.checkpoint).items() if not key.startswith("distill.")}
     assert differences(dict(model.state_dict()), stored) == []
-    image = next((world.folder / "data" / "val").rglob("*.png"))
-    loaded = init_model(str(run.plain), str(run.checkpoint), device="cpu")  # that of the run itself
-    assert differences(dict(loaded.state_dict()), stored) == []
     printed = capsys.readouterr()
     assert "distill." not in printed.out + printed.err
-    assert "unexpected key" not in printed.out + printed.err
+    image = next((world.folder / "data" / "val").rglob("*.png"))
     (feature,) = FeatureExtractor(model)(str(image))
     assert feature[-1].shape == (64,)
 

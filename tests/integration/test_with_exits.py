@@ -44,9 +44,8 @@ def test_students_find_its_exits_and_upstream_its_network(
 def test_exits_at_chance_are_warned_of(tools: Tools, world: World, with_exits: Path, tmp_path: Path) -> None:
     """Classifiers that are all zero give every class the same logit."""
     spoilt = torch.load(with_exits, weights_only=False)
-    own = spoilt["distill_state_dict"]
-    for key in [key for key in own if re.fullmatch(r"distill\.exits\.1\.fc\.\w+", key)]:
-        own[key].zero_()
+    for key in [key for key in spoilt["state_dict"] if re.fullmatch(r"distill\.exits\.1\.fc\.\w+", key)]:
+        spoilt["state_dict"][key].zero_()
     torch.save(spoilt, tmp_path / "spoilt.pth")
     ended = distil(tools, world, tmp_path / "spoilt.pth", tmp_path / "run")
     assert ended.status == 0, ended.err
