@@ -5,35 +5,19 @@ student = dict(config="kd_mm::detection/bccd/retinanet_r18w4_bccd.py", epochs=24
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 teacher = dict(config="kd_mm::detection/bccd/retinanet_r18w40_bccd.py", seeds=[0], epochs=24)
+by_cwd = dict(_delete_=True, type="kd_mm.CWDLoss", loss_weight=10.0, temperature=1.0, resize=True)
 rows = [
     dict(name="teacher", **teacher),
     dict(name="student", **student),
     *(
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
-        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd")
+        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "detection", "cwd", "mgd", "ld", "fgd")
     ),
     dict(
-        name="mtkd_ssr, scd 2",
+        name="mtkd_ssr, maps by cwd",
         distiller="mtkd_ssr",
         teacher_row="teacher",
-        cfg_options={"model.recipe.losses.scd.loss_weight": 2.0},
-        **student,
-    ),
-    *(
-        dict(
-            name=f"{recipe}, connectors with norm",
-            distiller=recipe,
-            teacher_row="teacher",
-            cfg_options={"model.recipe.connectors.norm": "BN"},
-            **student,
-        )
-        for recipe in ("pkd", "pkd+kd")
-    ),
-    dict(
-        name="mtkd_ssr, positions alike, connectors with norm",
-        distiller="mtkd_ssr",
-        teacher_row="teacher",
-        cfg_options={"model.recipe.losses.scd.object_share": 0, "model.recipe.connectors.norm": "BN"},
+        cfg_options={"model.recipe.losses.scd": by_cwd},
         **student,
     ),
     dict(name="teacher_exits", distiller="exits", **teacher),

@@ -1,5 +1,5 @@
-# Options of MTKD-SSR for detectors on runway debris, on the validation split; see foda.py.
-# From review 1 on, options are those of the former setting, positions alike.
+# Options of MTKD-SSR for detectors on runway debris, on the validation split; see foda.py. The choices were made at
+# 128 px with a teacher of 12 epochs; from review 1 on, options are those of the former setting, positions alike.
 # Run it with: python tools/compare.py configs/sweeps/foda_weights.py --jobs 2 --work-dir work_dirs/foda_weights
 student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
 losses, exits = "model.recipe.losses", "model.recipe.teacher_exits"

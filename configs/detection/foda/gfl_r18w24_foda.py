@@ -1,5 +1,5 @@
 # Runway debris (FOD-A, https://github.com/FOD-UNOmaha/FOD-data, MIT): 2,480 photographs, 31 classes, one object each.
-# Sized for one CPU core: images of 128 px, no pretrained weights, a narrow ResNet-18, few epochs. Choices are made on
+# Sized for one CPU core: images of 160 px, no pretrained weights, a narrow ResNet-18, few epochs. Choices are made on
 # the validation split; the test split is looked at after the last epoch.
 _base_ = "../bccd/retinanet_r18w4_bccd.py"
 
@@ -22,16 +22,16 @@ train_dataloader = dict(
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="mmdet.LoadAnnotations", with_bbox=True),
-            dict(type="mmdet.Resize", scale=(128, 128), keep_ratio=True),
+            dict(type="mmdet.Resize", scale=(160, 160), keep_ratio=True),
             dict(type="mmdet.RandomFlip", prob=0.5),
-            dict(type="mmdet.RandomShift", prob=0.5, max_shift_px=12),
+            dict(type="mmdet.RandomShift", prob=0.5, max_shift_px=15),
             dict(type="mmdet.PackDetInputs"),
         ],
     ),
 )
 _test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="mmdet.Resize", scale=(128, 128), keep_ratio=True),
+    dict(type="mmdet.Resize", scale=(160, 160), keep_ratio=True),
     dict(type="mmdet.LoadAnnotations", with_bbox=True),
     dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
@@ -72,7 +72,7 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.04, begin=0, end=100, by_epoch=False),
-    dict(type="CosineAnnealingLR", T_max=12, by_epoch=True, convert_to_iter_based=True, eta_min=0.0),
+    dict(type="CosineAnnealingLR", T_max=24, by_epoch=True, convert_to_iter_based=True, eta_min=0.0),
 ]
-train_cfg = dict(max_epochs=12, val_interval=6)
-default_hooks = dict(checkpoint=dict(interval=12), channels_last=dict(type="kd_mm.ChannelsLastHook"))
+train_cfg = dict(max_epochs=24, val_interval=12)
+default_hooks = dict(checkpoint=dict(interval=24), channels_last=dict(type="kd_mm.ChannelsLastHook"))
