@@ -53,7 +53,7 @@ def _wrong_type(parameter: inspect.Parameter, value: Any, numbers: bool) -> str:
 def _wrong_number(parameter: inspect.Parameter, value: Any, numbers: bool, fractions: bool) -> str:
     """Return what is wrong with a number, or with those of a list."""
     *outer, inner = _names(parameter.annotation) or ("",)
-    whole, listed = inner == "int" and not fractions, isinstance(value, list | tuple)
+    integer, listed = inner == "int" and not fractions, isinstance(value, list | tuple)
     if outer and not listed:
         return f"{value!r} is no list: write [{value}]"
     for item in value if listed else [value]:
@@ -61,9 +61,9 @@ def _wrong_number(parameter: inspect.Parameter, value: Any, numbers: bool, fract
             return f"{item!r} in it is no number"
         if not _is_number(item):
             continue
-        if whole and item % 1:
+        if integer and item % 1:
             return f"{item} is no whole number"
-        if numbers and item < (least := _least(parameter, whole)):
+        if numbers and item < (least := _least(parameter, integer)):
             return f"{item} is less than {least}"
     return ""
 

@@ -24,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def test(args: argparse.Namespace) -> None:
     from kd_mm.apis.evaluate import evaluate
 
-    shown = {name: value for name in ("show_num", "show_score") if (value := vars(args)[name]) is not None}
-    if shown and args.show_dir is None:
+    pictures = {name: value for name in ("show_num", "show_score") if (value := vars(args)[name]) is not None}
+    if pictures and args.show_dir is None:
         raise ValueError("--show-num and --show-score are of pictures: give --show-dir, too")
     evaluate(
         args.config,
@@ -37,7 +37,7 @@ def test(args: argparse.Namespace) -> None:
         amp=args.amp,
         launcher=args.launcher,
         show_dir=args.show_dir,
-        **shown,
+        **pictures,
     )
 
 
