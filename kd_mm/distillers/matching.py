@@ -116,8 +116,18 @@ def _of_equal_strides(levels: list[list[tuple[str, int]]]) -> list[list[tuple[st
 
 def _without_frozen(student: nn.Module, found: list[Stage]) -> list[Stage]:
     """Return the stages without the leading ones whose weights are frozen: their losses would train nothing that is
-    deployed (``frozen_stages`` of upstream backbones)."""
+    deployed (``frozen_stages`` of upstream backbones).
+
+    Raises:
+        ValueError: Everything in their network is frozen.
+    """
     student.train()  # some upstream backbones freeze their stages only here
+    trunk = found[0].tap.partition(".")[0]
+    if not any(parameter.requires_grad for parameter in find_module(student, Tap.parse(trunk)).parameters()):
+        raise ValueError(
+            f"every weight of the student's {trunk} is frozen, and losses on its stages would train nothing: freeze "
+            "less of it (frozen_stages), or take a recipe on logits alone (kd)"
+        )
     learns = [any(p.requires_grad for p in find_module(student, Tap.parse(s.tap)).parameters()) for s in found]
     first = learns.index(True) if any(learns) else 0
     if first:

@@ -130,6 +130,8 @@ def test_stages_are_the_backbones_except_for_frozen_ones(network: Any) -> None:
     total(losses_of(model.train())).backward()
     frozen = [p for i in (1, 2) for p in getattr(model.backbone, f"layer{i}").parameters()]
     assert all(p.grad is None for p in frozen)
+    with pytest.raises(ValueError, match="every weight of the student's backbone is frozen"):
+        build(network(8, frozen=4), network(12))
 
 
 def test_levels_of_the_neck_are_stages_by_name(network: Any) -> None:
