@@ -111,7 +111,7 @@ def test_a_teacher_and_a_student_that_learns_from_it(
 
     student, image = distilled / "student.pth", next(own.folder.rglob("*.jpg"))
     inferencer = DetInferencer(str(student.with_suffix(".py")), str(student), device="cpu", show_progress=False)
-    init_detector(str(own.student), str(distilled / "epoch_1.pth"), device="cpu")
+    init_detector(str(own.student), str(student), device="cpu")
     printed = capsys.readouterr()
     assert "distill." not in printed.out + printed.err
     inferencer(str(image), out_dir=str(own.folder / "drawn"))
