@@ -1,5 +1,5 @@
-# Options of MTKD-SSR for detectors on runway debris, on the validation split; see foda.py. The choices were made at
-# 128 px with a teacher of 12 epochs; from review 1 on, options are those of the former setting, positions alike.
+# Options of MTKD-SSR for detectors on runway debris, on the validation split; see foda.py. Images of 128 px and a
+# teacher of 12 epochs, as the choices were made; from review 1 on, options are those of the former setting.
 # Run it with: python tools/compare.py configs/sweeps/foda_weights.py --jobs 2 --work-dir work_dirs/foda_weights
 student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
 losses, exits = "model.recipe.losses", "model.recipe.teacher_exits"
@@ -27,9 +27,14 @@ options = {
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "coco/mAP")
-cfg_options = {"test_dataloader.dataset.ann_file": "VOC2007/ImageSets/Main/val.txt"}
+cfg_options = {
+    "test_dataloader.dataset.ann_file": "VOC2007/ImageSets/Main/val.txt",
+    "train_dataloader.dataset.pipeline.2.scale": (128, 128),
+    "train_dataloader.dataset.pipeline.4.max_shift_px": 12,
+    **{f"{part}_dataloader.dataset.pipeline.1.scale": (128, 128) for part in ("val", "test")},
+}
 rows = [
-    dict(name="teacher", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0]),
+    dict(name="teacher", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0], epochs=12),
     *(
         dict(name=name, config=student, distiller=name.split(",")[0], cfg_options=chosen, teacher_row="teacher")
         for name, chosen in options.items()

@@ -126,16 +126,14 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
     """Look for the part of a step that failed in the images of its batch.
 
     Raises:
-        SampleError: The data preprocessor does not take them, a batch norm got a batch of one, or the network or a
-            layer in it wants another number of channels.
+        SampleError: The data preprocessor does not take them, a batch norm got a batch of one, the network or a
+            layer in it wants another number of channels, or a detector's neck gives other levels than its head has.
     """
     images = explain_preprocessor(key, batch, model)
     student = model.student if isinstance(model, Distiller) else model
     for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
         if lacking := _lacking(sample, student, key == "train_dataloader"):
             raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
-    if isinstance(student, BaseDetector) and isinstance(images, torch.Tensor):
-        _check_levels(student, images, error)
     if "Expected more than 1 value per channel" in str(error):
         raise SampleError(
             f"{key}: {files(batch)} alone in a batch: a batch norm over one position takes two images or more; set "
@@ -149,6 +147,8 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
         ) from error
     if found or (model is student and is_misfit(error)):  # else it may be of a loss
         raise SampleError(f"model: {misfit(error)}") from error
+    if isinstance(student, BaseDetector) and isinstance(images, torch.Tensor):
+        _check_levels(student, images, error)  # runs backbone and neck again, so after what may be wrong with these
 
 
 def _check_levels(detector: nn.Module, images: torch.Tensor, error: Exception) -> None:

@@ -83,7 +83,7 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
 
 def _listed(sample: dict[str, Any]) -> _Listed:
     width, height, outside = sample.get("width"), sample.get("height"), 0
-    boxes = [(*item.get("bbox", ()), item.get("bbox_label")) for item in sample.get("instances") or ()]
+    boxes = [(*(item.get("bbox") or ()), item.get("bbox_label")) for item in sample.get("instances") or ()]
     if isinstance(width, int | float) and isinstance(height, int | float):
         for item in sample.get("instances") or ():
             box = list(item.get("bbox") or [])

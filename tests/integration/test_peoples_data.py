@@ -601,6 +601,12 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ["model.test_cfg.score_thr=50"],
         ["model.test_cfg.score_thr: 50 is a share above 1; write 0.5 for 50 %"],
     ),
+    "channels of a detector": (
+        VOC,
+        lambda shapes: None,
+        ["model.backbone.in_channels=4"],
+        ["train_dataloader: the images of ", " have 3 channels, the network takes 4: set in_channels of its backbone"],
+    ),
     "levels of neck and head": (
         VOC,
         lambda shapes: None,
