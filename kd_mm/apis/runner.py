@@ -118,7 +118,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
 
     Raises:
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
-        ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`).
+        ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`) or cannot be built.
     """
     misspelt = misspelt_keys(config)
     clean_data_sets(config)
@@ -134,7 +134,10 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     _make_resumable(config)
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
-    runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
+    try:
+        runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
+    except (AttributeError, IndexError, ZeroDivisionError) as error:  # such as one of upstream's frozen_stages=9
+        raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}") from error
     for line in misspelt:
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (

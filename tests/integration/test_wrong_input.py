@@ -335,6 +335,10 @@ def test_options_that_are_needed_in_a_plain_config(tools: Tools, world: World, t
             "model.backbone: ResNet needs the option 'depth'",
         ),
         (
+            'model = dict(backbone=dict(_delete_=True, type="ResNet", depth=18, frozen_stages=9))',
+            "the config cannot be built: AttributeError: 'ResNet' object has no attribute 'layer5'",
+        ),
+        (
             'custom_hooks = [dict(type="EarlyStoppingHook")]',
             "custom_hooks.0: EarlyStoppingHook needs the option",
         ),
