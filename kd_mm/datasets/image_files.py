@@ -33,10 +33,14 @@ class ImageFolder:
 
     Args:
         root: The folder.
+
+    Attributes:
+        several: Names that were found with several endings, and the file of each that is read.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.several: dict[str, str] = {}
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> str | None:
@@ -53,6 +57,8 @@ class ImageFolder:
             files = [file for file in self._files(folder).get(normalize("NFC", stem), ()) if is_image(file)]
             if files:
                 best = min(files, key=lambda file: IMAGE_SUFFIXES.index(os.path.splitext(file)[1].lower()))
+                if len(files) > 1:
+                    self.several[candidate] = best
                 return os.path.join(self.root, folder, best)
         return None
 

@@ -26,6 +26,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional pack
 
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
+_FRACTIONS = " (fractions of the image? <bndbox> holds pixels)"
 _OUTSIDE = "reach out of the image and are clipped to it"
 _SWAPPED = "have their corners swapped and are sorted (written as x, y, width, height?)"
 _POLICIES = ("stop", "rescale", "skip", "keep")
@@ -260,7 +261,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             box = self._box(image, item, size, scale)
             width, height = box[2] - box[0], box[3] - box[1]
             if min(width, height) <= 0:
-                self._report.box(_NO_AREA[self.test_mode], image)
+                self._report.box(_NO_AREA[self.test_mode] + _FRACTIONS * (max(item.box) <= 1), image)
                 if not self.test_mode:
                     continue
             small = self.bbox_min_size is not None and min(width, height) < self.bbox_min_size
@@ -294,6 +295,8 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         )
         for line in (*sizes, *found.lines()):
             self._log(line)
+        if self._local and (several := list(self._images.several.values())):
+            self._log(f"names with several image files: {len(several)}, read are {join_first(several)}")
 
     def _log(self, line: str) -> None:
         print_log(f"{Path(self.ann_file).absolute()}: {line}", "current", logging.WARNING)

@@ -218,7 +218,10 @@ def _object(number: int, item: ElementTree.Element, difficult: bool) -> VOCObjec
     if not name:
         raise ValueError(f"object {number} has no <name>")
     box = item.find("bndbox")
-    written = {} if box is None else {corner.tag: corner.text for corner in box}
+    if box is None:
+        others = ", ".join(f"<{part.tag}>" for part in item if len(part))
+        raise ValueError(f"object {number} ({name}) has no <bndbox>" + (f", but {others}" if others else ""))
+    written = {corner.tag.lower(): corner.text for corner in box}
     corners = []
     for corner in ("xmin", "ymin", "xmax", "ymax"):
         value = _number(written.get(corner))

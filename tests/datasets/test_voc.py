@@ -96,6 +96,9 @@ def test_boxes_without_area_are_dropped_for_training_and_stay_in_a_test(voc: VOC
     kept = boxes(read(voc, test_mode=True))
     assert kept == [[8, 8, 8, 8], [10, 5, 29, 39], [4, 4, 4, 29], [64, 4, 64, 29]]
     assert [line for line in warnings if "no area and stay in the ground truth: 3, in a" in line]
+    voc.annotate("a", xml([("cat", (0.1, 0.2, 0.6, 0.9)), CAT]).replace("xmin", "XMin"))
+    assert boxes(read(voc)) == [[10, 5, 29, 39]]
+    assert [line for line in warnings if "training (fractions of the image? <bndbox> holds pixels): 1, in a" in line]
     voc.annotate("a", xml([("cat", (9, 9, 9, 9))]))
     assert len(read(voc)) == 3
     assert len(read(voc, filter_cfg={"filter_empty_gt": True})) == 2
@@ -196,6 +199,10 @@ DAMAGES = {
     "html": (lambda voc: voc.annotate("b", "<html></html>"), "b.xml: its outermost element is <html>"),
     "no name": (lambda voc: voc.annotate("b", object_without("name")), "b.xml: object 1 has no <name>"),
     "no corner": (lambda voc: voc.annotate("b", object_without("ymax")), "b.xml: object 1 (cat) has no number as <yma"),
+    "polygon": (
+        lambda voc: voc.annotate("b", xml([CAT]).replace("bndbox>", "polygon>")),
+        "object 1 (cat) has no <bndbox>, but <polygon>",
+    ),
     "words": (lambda voc: voc.annotate("b", xml([("cat", (1, "x", 3, 4))])), "object 1 (cat) has no number as <ymin>"),
     "not finite": (lambda voc: voc.annotate("b", xml([("cat", (1, 2, "nan", 4))])), "has no number as <xmax>"),
 }
@@ -227,6 +234,12 @@ def test_many_damaged_files_are_one_line(voc: VOCFolder, warnings: list[str]) ->
     assert "and 5 more" in warnings[0]
     voc.split("train", names)
     assert read_error(voc, on_error="skip").startswith("none of the 9 images")
+
+
+def test_several_images_of_one_name(voc: VOCFolder, warnings: list[str]) -> None:
+    (voc.folder / "JPEGImages" / "a.png").write_bytes((voc.folder / "JPEGImages" / "a.jpg").read_bytes())
+    assert read(voc).get_data_info(0)["img_path"].endswith("a.jpg")
+    assert warnings[0].endswith("names with several image files: 1, read are a.jpg")
 
 
 def test_image_listed_twice(voc: VOCFolder, warnings: list[str]) -> None:
