@@ -7,9 +7,6 @@ from kd_mm.models.exits import Exit as Exit
 from kd_mm.models.exits import LinearExit as LinearExit
 from kd_mm.models.exits import MirrorExit as MirrorExit
 from kd_mm.models.exits import SepConvExit as SepConvExit
-from kd_mm.models.metric_losses import CenterLoss as CenterLoss
-from kd_mm.models.metric_losses import CircleLoss as CircleLoss
-from kd_mm.models.metric_losses import TripletLoss as TripletLoss
 from kd_mm.models.multi_exit import MultiExitClassifier as MultiExitClassifier
 from kd_mm.models.multi_exit import combine_exits as combine_exits
 from kd_mm.models.reid import BNNeck as BNNeck
@@ -17,3 +14,4 @@ from kd_mm.models.reid import BNNeckExit as BNNeckExit
 from kd_mm.models.reid import BNNeckHead as BNNeckHead
 from kd_mm.models.reid import GeneralizedMeanPooling as GeneralizedMeanPooling
 from kd_mm.models.reid import ReIDModel as ReIDModel
+from kd_mm.models.triplet_loss import TripletLoss as TripletLoss

@@ -88,8 +88,8 @@ class BNNeckHead(ClsHead):
         num_classes: K, training identities.
         in_channels: D.
         loss: Config of the identity loss. Default: cross-entropy with label smoothing 0.1.
-        metric_losses: Configs of losses on embeddings by name: :class:`TripletLoss`, :class:`CenterLoss` (K and D are
-            filled in), :class:`CircleLoss`. Default: batch-hard triplets with margin 0.3. ``{}`` for none.
+        metric_losses: Configs of losses on embeddings ``(B, D)`` and identities ``(B,)`` by name. Default:
+            :class:`TripletLoss` with margin 0.3. ``{}`` for none.
         init_cfg: Default: normal with standard deviation 0.001 for the classifier.
         **kwargs: As for mmpretrain's ``ClsHead`` (``topk``, ``cal_acc``).
     """
@@ -107,12 +107,9 @@ class BNNeckHead(ClsHead):
         self.num_classes, self.in_channels = num_classes, in_channels
         self.bnneck = BNNeck(in_channels)
         self.fc = nn.Linear(in_channels, num_classes, bias=False)
-        sizes = {"num_classes": num_classes, "in_channels": in_channels}
-        self.metric_losses = nn.ModuleDict()
-        for name, config in metric_losses.items():
-            if config is not None:
-                centres = str(config.get("type", "")).rpartition(".")[2] == "CenterLoss"
-                self.metric_losses[name] = MODELS.build({**sizes, **config} if centres else config)
+        self.metric_losses = nn.ModuleDict(
+            {name: MODELS.build(config) for name, config in metric_losses.items() if config is not None}
+        )
 
     def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
         """Return the embedding that is deployed, ``(B, D)``.

@@ -83,19 +83,17 @@ def test_identity_loss_after_the_neck_and_metric_losses_before_it() -> None:
     torch.manual_seed(1)
     metric = {
         "triplet": {"type": "kd_mm.TripletLoss"},
-        "center": {"type": "kd_mm.CenterLoss"},
-        "circle": {"type": "kd_mm.CircleLoss", "scale": 8.0},
+        "soft": {"type": "kd_mm.TripletLoss", "margin": None, "loss_weight": 0.5},
         "left_out": None,
     }
     head = BNNeckHead(num_classes=3, in_channels=4, metric_losses=metric)
-    assert head.metric_losses["center"].centers.shape == (3, 4)
     embedding, labels = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
     losses = head.loss((embedding,), samples(*labels.tolist()))
-    assert list(losses) == ["loss_id", "loss_triplet", "loss_center", "loss_circle"]
+    assert list(losses) == ["loss_id", "loss_triplet", "loss_soft"]
     log = nn.functional.log_softmax(head.fc(head.bnneck(embedding)), dim=1)
     smooth = nn.functional.one_hot(labels, 3) * 0.9 + 0.1 / 3
     torch.testing.assert_close(losses["loss_id"], -(smooth * log).sum(1).mean())
-    for name in ("triplet", "circle"):
+    for name in ("triplet", "soft"):
         torch.testing.assert_close(losses[f"loss_{name}"], head.metric_losses[name](embedding, labels))
     assert head.fc.bias is None
     assert list(BNNeckHead(3, 4, metric_losses={}).loss((embedding,), samples(*labels.tolist()))) == ["loss_id"]

@@ -1,4 +1,4 @@
-"""Metric losses on the embeddings of a batch: by hand, by loops, by finite differences, in extreme ranges."""
+"""Triplet loss on the embeddings of a batch: by hand, by loops, by finite differences, in extreme ranges."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.models import CenterLoss, CircleLoss, TripletLoss
+from kd_mm.models import TripletLoss
 
 #: Two identities with two images each, in the plane.
 POINTS = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0], [6.0, 8.0]])
@@ -46,7 +46,7 @@ def test_triplet_loss_equals_a_loop_over_anchors() -> None:
 def test_images_without_a_positive_or_a_negative_do_not_count() -> None:
     points, labels = torch.cat([POINTS, torch.tensor([[50.0, 0.0]])]), torch.tensor([0, 0, 1, 1, 2])
     torch.testing.assert_close(TripletLoss()(points, labels), TripletLoss()(POINTS, LABELS))
-    for loss in (TripletLoss(), TripletLoss(None), CircleLoss()):
+    for loss in (TripletLoss(), TripletLoss(None)):
         for single in (torch.arange(4), torch.zeros(4, dtype=torch.long)):
             leaf = POINTS.clone().requires_grad_(True)
             value = loss(leaf, single)
@@ -55,58 +55,12 @@ def test_images_without_a_positive_or_a_negative_do_not_count() -> None:
             assert float(grad.abs().sum()) == 0.0
 
 
-def test_center_loss_by_hand() -> None:
-    loss = CenterLoss(num_classes=3, in_channels=2, alpha=0.5, loss_weight=1.0)
-    # Centres at the origin: 1/2 mean(0, 25, 4, 100).
-    assert float(loss(POINTS, LABELS)) == pytest.approx(129 / 8)
-    # c <- c - alpha (n c - sum) / (1 + n): sums (3, 4) and (6, 10), n = 2.
-    torch.testing.assert_close(loss.centers, torch.tensor([[0.5, 2 / 3], [1.0, 5 / 3], [0.0, 0.0]]))
-    before, leaf = loss.centers.clone(), POINTS.clone().requires_grad_(True)
-    loss(leaf, LABELS).backward()
-    torch.testing.assert_close(leaf.grad, (POINTS - before[LABELS]) / 4)
-    torch.testing.assert_close(loss.centers[1], before[1] - 0.5 * (2 * before[1] - POINTS[2:].sum(0)) / 3)
-    fixed = loss.eval().centers.clone()
-    loss(POINTS, LABELS)
-    assert torch.equal(loss.centers, fixed)
-    assert list(loss.state_dict()) == ["centers"]
-    assert list(loss.parameters()) == []
-
-
-def test_circle_loss_by_hand_and_its_weights_have_no_gradient() -> None:
-    # Unit vectors at 0, 90, 0 and 60 degrees; scale 2, margin 0.25.
-    angles = torch.tensor([0.0, math.pi / 2, 0.0, math.pi / 3])
-    points = 7 * torch.stack([angles.cos(), angles.sin()], dim=1)
-    cosine = [[math.cos(a - b) for b in angles.tolist()] for a in angles.tolist()]
-
-    def term(a: int, positive: int, negatives: tuple[int, int]) -> float:
-        p = math.exp(-2 * max(0.0, 1.25 - cosine[a][positive]) * (cosine[a][positive] - 0.75))
-        n = sum(math.exp(2 * max(0.0, cosine[a][j] + 0.25) * (cosine[a][j] - 0.25)) for j in negatives)
-        return math.log1p(n * p)
-
-    expected = (term(0, 1, (2, 3)) + term(1, 0, (2, 3)) + term(2, 3, (0, 1)) + term(3, 2, (0, 1))) / 4
-    assert float(CircleLoss(margin=0.25, scale=2.0)(points, LABELS)) == pytest.approx(expected, rel=1e-5)
-    points = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
-    value = CircleLoss(margin=0.25, scale=2.0)(points, torch.tensor([0, 0, 1]))
-    unit = F.normalize(points, dim=1)
-    similarity = unit @ unit.T
-    fixed = similarity.detach()
-    terms = []
-    for a, p, n in ((0, 1, 2), (1, 0, 2)):
-        negative = 2 * (fixed[a, n] + 0.25) * (similarity[a, n] - 0.25)
-        terms.append(F.softplus(negative - 2 * (1.25 - fixed[a, p]) * (similarity[a, p] - 0.75)))
-    expected = torch.stack(terms).mean()
-    torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(v, points, retain_graph=True) for v in (value, expected)))
-
-
 def test_finite_differences_and_equal_or_zero_embeddings() -> None:
     points, labels = random_batch()
-    center = CenterLoss(4, 5, loss_weight=1.0).double().eval()
-    center.centers.normal_()
-    for loss in (TripletLoss(5.0), TripletLoss(None), center):
+    for loss in (TripletLoss(5.0), TripletLoss(None)):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, labels), points.clone().requires_grad_(True))
     for points in (torch.ones(4, 3), torch.zeros(4, 3)):
-        for loss in (TripletLoss(), TripletLoss(None), CircleLoss()):
+        for loss in (TripletLoss(), TripletLoss(None)):
             leaf = points.clone().requires_grad_()
             (grad,) = torch.autograd.grad(loss(leaf, LABELS), leaf)
             assert torch.isfinite(grad).all()
@@ -117,7 +71,7 @@ def test_half_precision_and_autocast_only_round_the_input() -> None:
         points, labels = random_batch(torch.float32)
         for scale in (1e-2, 1.0, 3e4):
             low = (scale * points.clamp(-2, 2)).to(dtype).requires_grad_(True)
-            for loss in (TripletLoss(), TripletLoss(None), CircleLoss(), CenterLoss(4, 5).eval()):
+            for loss in (TripletLoss(), TripletLoss(None)):
                 with torch.autocast("cpu", torch.bfloat16):
                     value = loss(low, labels)
                 assert value.dtype == torch.float32
