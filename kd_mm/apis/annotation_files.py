@@ -135,12 +135,16 @@ def _unlinked(content: dict[str, Any]) -> str:
 def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
     """Return how many boxes of a COCO file upstream leaves out, and why; empty where it reads all."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in content.get("images", ())}
-    known = {category["id"] for category in content.get("categories", ()) if category["name"] in classes}
-    boxes = [entry for entry in content.get("annotations", ()) if entry["category_id"] in known]
+    names = {category["id"]: category["name"] for category in content.get("categories", ())}
+    boxes = [entry for entry in content.get("annotations", ()) if names.get(entry["category_id"]) in (None, *classes)]
     found: Counter[str] = Counter()
     for entry in boxes:
         (left, top, width, height), size = entry["bbox"], sizes.get(entry["image_id"])
-        if size is None:
+        if entry["category_id"] not in names:
+            found["of a category that is not in the list"] += 1
+        elif not all(map(math.isfinite, entry["bbox"])):
+            found["with a number that is not finite"] += 1
+        elif size is None:
             found["of an image that is not in the list"] += 1
         elif width < 1 or height < 1:
             found["narrower or lower than a pixel (are they in pixels?)"] += 1
@@ -150,6 +154,11 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
             found["with an 'area' of 0, which is to be width times height"] += 1
     listed = ", ".join(f"{count} {reason}" for reason, count in found.items())
     return f"of {len(boxes)} boxes of the class list there are {listed}" if found else ""
+
+
+def without_crowd(file: str) -> int:
+    """Return how many annotations of a COCO file say nothing of ``iscrowd``, which pycocotools reads of each."""
+    return sum("iscrowd" not in entry for entry in _table(file, "annotations"))
 
 
 def _names_in_xml(dataset: BaseDataset) -> list[str]:

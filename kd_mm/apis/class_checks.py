@@ -88,7 +88,8 @@ class ClassListHook(Hook):
                 _check_outputs(runner, "val_dataloader", dataset)
                 if isinstance(dataset, BaseDetDataset):
                     _check_presence("val_dataloader", dataset)
-            compare_classes("val_dataloader", class_list(validation), classes, "the training data")
+            detector = any(isinstance(part, BaseDetDataset) for part in base_datasets(validation))
+            compare_classes("val_dataloader", class_list(validation), classes, "the training data", detector)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.
@@ -100,7 +101,10 @@ class ClassListHook(Hook):
         for part in base_datasets(dataset):
             check_numbering("test_dataloader", part)
             _check_known("test_dataloader", part)
-        compare_classes("test_dataloader", class_list(dataset), self.trained, "the checkpoint's training data")
+        detector = any(isinstance(part, BaseDetDataset) for part in base_datasets(dataset))
+        compare_classes(
+            "test_dataloader", class_list(dataset), self.trained, "the checkpoint's training data", detector
+        )
 
 
 def class_list(dataset: Any) -> list[str]:
@@ -112,7 +116,9 @@ def _normalized(names: Sequence[Any]) -> list[str]:
     return [normalize("NFC", str(name)) for name in names]  # file systems differ in letters with accents
 
 
-def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], where: str) -> None:
+def compare_classes(
+    key: str, classes: Sequence[str], others: Sequence[str], where: str, detector: bool = False
+) -> None:
     """Stop where the same label means two classes; warn where one list ends earlier or has other words.
 
     Args:
@@ -120,6 +126,7 @@ def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], whe
         classes: Its classes; nothing is compared where either list is empty.
         others: Classes of other data.
         where: What these are called.
+        detector: Predictions of any class are scored, so that its list may not end earlier. Default: False.
 
     Raises:
         ValueError: Naming what differs, and what to do.
@@ -129,7 +136,7 @@ def compare_classes(key: str, classes: Sequence[str], others: Sequence[str], whe
     line = f"{key}: its {len(classes)} classes are not the {len(others)} of {where}: {_difference(classes, others)}"
     pairs = [pair for pair in zip(classes, others, strict=False) if pair[0] != pair[1]]
     moved = any(here in others or there in classes for here, there in pairs)
-    if moved or (pairs and not set(classes) & set(others)):
+    if moved or (pairs and not set(classes) & set(others)) or (detector and len(classes) < len(others)):
         raise ValueError(f"{line}; {_SAME_LIST}")
     print_log(line, "current", logging.WARNING)
 

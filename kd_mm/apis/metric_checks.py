@@ -13,6 +13,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from kd_mm.apis.annotation_files import without_crowd
 from kd_mm.evaluation import ReIDMetric
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.contexts import isolated_rng
@@ -126,6 +127,11 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
                 chosen = metric.check_data([dataset.get_data_info(i) for i in range(len(dataset))]) or chosen
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
+        for file in {part.ann_file for part in base_datasets(dataset)} if type(metric).__name__ == "CocoMetric" else ():
+            if lacking := without_crowd(file):
+                raise ValueError(
+                    f"{key}: {file}: {lacking} annotations have no 'iscrowd', which CocoMetric reads: set it to 0"
+                )
     return chosen
 
 

@@ -574,6 +574,21 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ["train_dataloader.dataset.negatives=True"],
         ["train001 (shapes/Annotations/train001.xml is a folder, not an annotation file)"],
     ),
+    "annotations that say nothing of iscrowd": (
+        COCO,
+        lambda shapes: [
+            replace(shapes, "param_scheduler =", f"{MASKS.replace('segm', 'bbox')}\nparam_scheduler ="),
+            rewrite(shapes, lambda content: [box.pop("iscrowd") for box in content["annotations"][1:]], split="val"),
+        ],
+        [],
+        ["val_evaluator: shapes/val.json: 3 annotations have no 'iscrowd', which CocoMetric reads: set it to 0"],
+    ),
+    "a shorter class list of the validation": (
+        VOC,
+        lambda shapes: None,
+        ["val_dataloader.dataset.metainfo.classes=[square,disc]"],
+        ["val_dataloader: its 2 classes are not the 3 of the training data: it lacks 'bar'; give both the same list"],
+    ),
     "an evaluator's option": (
         COCO,
         lambda shapes: replace(shapes, "param_scheduler =", f"{MASKS.replace('segm', 'mAP')}\nparam_scheduler ="),
@@ -650,12 +665,15 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     """With names of images and classes as other programs write them, and the mean of images between 0 and 1."""
     shapes.config(COCO)
     rewrite(shapes, lambda content: [box.update(area=0) for box in content["annotations"][:3]])
+    rewrite(shapes, lambda content: content["annotations"][3].update(category_id=77))
+    rewrite(shapes, lambda content: content["annotations"][4].update(bbox=[4, 4, float("nan"), 20]))
     rewrite(shapes, lambda content: content["images"].append({**content["images"][0], "id": 9}))
     rewrite(shapes, lambda content: content["annotations"].append({**content["annotations"][5], "id": 9}))
     (shapes.root / "names.txt").write_text("# mine\n1: square\n2: disc\n3: bar\n")
     names = [f"{part}_dataloader.dataset.metainfo.classes=names.txt" for part in ("train", "val", "test")]
     ended = shapes.run(tools, *names, "model.data_preprocessor.std=[0.2,0.2,0.2]")
-    line = warning(ended, "train.json: of 9 boxes of the class list there are 3 with an 'area' of 0")
+    line = warning(ended, "train.json: of 9 boxes of the class list there are 3 with an 'area' of 0, ")
+    assert "1 of a category that is not in the list, 1 with a number that is not finite" in line
     assert line.endswith("; they are left out")
     assert "train_dataloader: 1 images are listed more than once, each" in warning(ended, "listed")
     assert "train_dataloader: 1 boxes of 1 of 9 images looked at are there twice" in warning(ended, "twice")
