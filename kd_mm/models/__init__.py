@@ -12,6 +12,5 @@ from kd_mm.models.multi_exit import combine_exits as combine_exits
 from kd_mm.models.reid import BNNeck as BNNeck
 from kd_mm.models.reid import BNNeckExit as BNNeckExit
 from kd_mm.models.reid import BNNeckHead as BNNeckHead
-from kd_mm.models.reid import GeneralizedMeanPooling as GeneralizedMeanPooling
 from kd_mm.models.reid import ReIDModel as ReIDModel
 from kd_mm.models.triplet_loss import TripletLoss as TripletLoss

@@ -209,7 +209,7 @@ def test_an_evaluation_with_re_ranking(street: Street, tmp_path: Path) -> None:
     assert "reid/mAP: " in street.tools.test(street.teacher, street.checkpoint, *options).out
 
 
-def test_a_grey_student_of_a_colour_teacher(street: Street, tmp_path: Path) -> None:
+def test_a_grey_student_of_a_colour_teacher_with_another_pooling(street: Street, tmp_path: Path) -> None:
     load = 'dict(type="LoadImageFromFile", color_type="grayscale"), dict(type="Resize", scale=(32, 64))'
     data = f'dict(dataset=dict(pipeline=[{load}, dict(type="PackInputs")]))'
     grey = street.folder / "grey.py"
@@ -217,10 +217,12 @@ def test_a_grey_student_of_a_colour_teacher(street: Street, tmp_path: Path) -> N
 _base_ = "plain.py"
 train_dataloader, val_dataloader, test_dataloader = {data}, {data}, {data}
 data_preprocessor = dict(mean=[120.0], std=[60.0], to_rgb=False)
-model = dict(backbone=dict(in_channels=1))
+model = dict(backbone=dict(in_channels=1), neck=dict(type="mmpretrain.GeneralizedMeanPooling"))
 train_cfg = dict(max_epochs=1)
 """)
     command = [grey, *street.options("rkd")[1:], "--work-dir", tmp_path / "run"]
     assert "takes images of 3 channels, the student of 1: repeat_grey=True" in refused(street, *command)
     street.tools.train(*command, "--cfg-options", "model.teacher.repeat_grey=True")
-    assert weights(tmp_path / "run" / "epoch_1.pth")["backbone.conv1.weight"].shape[1] == 1
+    stored = weights(tmp_path / "run" / "epoch_1.pth")
+    assert stored["backbone.conv1.weight"].shape[1] == 1
+    assert float(stored["neck.p"]) != 3.0
