@@ -4,7 +4,6 @@ from kd_mm.models import backbones as backbones
 from kd_mm.models.exits import CellExit as CellExit
 from kd_mm.models.exits import ConvConnector as ConvConnector
 from kd_mm.models.exits import Exit as Exit
-from kd_mm.models.exits import LinearExit as LinearExit
 from kd_mm.models.exits import MirrorExit as MirrorExit
 from kd_mm.models.exits import SepConvExit as SepConvExit
 from kd_mm.models.multi_exit import MultiExitClassifier as MultiExitClassifier

@@ -65,20 +65,6 @@ def _init_convolutions(network: nn.Module) -> None:
 
 
 @MODELS.register_module()
-class LinearExit(Exit):
-    """Global average pooling and one linear layer: a probe (Alain & Bengio 2016).
-
-    Args:
-        widths: See :class:`Exit`; only the stage's own is used.
-        num_classes: K.
-        **kwargs: See :class:`Exit`.
-    """
-
-    def __init__(self, widths: Sequence[int], num_classes: int, **kwargs: Any) -> None:
-        super().__init__(widths[:1], num_classes, **kwargs)
-
-
-@MODELS.register_module()
 class SepConvExit(Exit):
     """Average pooling to twice the last stage's resolution, one separable step, pooling and a linear layer.
 

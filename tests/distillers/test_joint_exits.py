@@ -65,7 +65,7 @@ def test_a_plain_teacher_and_a_chosen_mode_have_them_trained(trained: Distiller,
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"exits": {"type": "kd_mm.LinearExit"}}, "they are of type SepConvExit, the recipe's of type LinearExit"),
+        ({"exits": {"type": "kd_mm.MirrorExit"}}, "they are of type SepConvExit, the recipe's of type MirrorExit"),
         ({"exits": {"type": "kd_mm.SepConvExit", "norm": "GN"}}, r"left over \(.*running_mean"),
         ({"exit_on_last": True}, "they are at backbone.layer1, backbone.layer2, the recipe needs one at backbone.lay"),
     ],

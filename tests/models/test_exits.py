@@ -10,7 +10,7 @@ from torch import nn
 
 from kd_mm.losses import Observation, PKDLoss
 from kd_mm.models import BNNeckExit, CellExit
-from kd_mm.models.exits import ConvConnector, LinearExit, SepConvExit, average_pool
+from kd_mm.models.exits import ConvConnector, SepConvExit, average_pool
 from kd_mm.stages import Stage
 
 from ..distillers.conftest import batch, build, classifier, recipe
@@ -21,15 +21,14 @@ STAGE = Stage(index=1, tap="a", layout="map", channels=6, height=8, width=8, str
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
-@pytest.mark.parametrize("kind", [LinearExit, SepConvExit])
-def test_exits_go_from_a_stage_to_logits(kind: type, norm: str) -> None:
-    exit_ = kind(widths=[8, 12, 20], num_classes=7, norm=norm)
+def test_exits_go_from_a_stage_to_logits(norm: str) -> None:
+    exit_ = SepConvExit(widths=[8, 12, 20], num_classes=7, norm=norm)
     exit_.init_weights()
     out = exit_(torch.randn(3, 8, 16, 16))
     assert out.shape == (3, 7)
     norms = [m for m in exit_.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
     assert all(isinstance(m, nn.BatchNorm2d) == (norm == "BN") for m in norms)
-    assert exit_.fc.in_features == (8 if kind is LinearExit else 20)
+    assert exit_.fc.in_features == 20
 
 
 def test_separable_exit_by_hand() -> None:
@@ -139,7 +138,7 @@ def test_a_connector_without_norm_has_no_scale_that_a_standardising_loss_could_s
     )
 
 
-@pytest.mark.parametrize("kind", ["LinearExit", "MirrorExit"])
+@pytest.mark.parametrize("kind", ["SepConvExit", "MirrorExit"])
 def test_recipe_with_every_exit_type(kind: str) -> None:
     model = build(recipe=recipe(exits={"type": f"kd_mm.{kind}"}))
     data = model.data_preprocessor(batch(), True)

@@ -135,7 +135,7 @@ def test_exit_reads_the_tokens_of_a_transformer() -> None:
     vit["arch"] = {"embed_dims": 16, "num_layers": 2, "num_heads": 2, "feedforward_channels": 32}
     stage = {"tap": "backbone.layers.0", "layout": "tokens", "height": 4, "width": 4, "extra_tokens": 1}
     head = {"type": "mmpretrain.VisionTransformerClsHead", "num_classes": 5, "in_channels": 16}
-    one = {"type": "kd_mm.LinearExit", "stage": stage, "widths": [16], "num_classes": 5}
+    one = {"type": "kd_mm.SepConvExit", "stage": stage, "widths": [16], "num_classes": 5}
     model = build(backbone=vit, neck=None, head=head, exits=[one])
     tokens: list[Tensor] = []
     model.backbone.layers[0].register_forward_hook(lambda module, args, output: tokens.append(output))

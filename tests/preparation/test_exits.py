@@ -81,7 +81,7 @@ def test_what_they_depend_on_has_them_trained_anew(first: Runner, monkeypatch: p
         (
             {"teachers": {"teacher": 1}},
             {"options": {"teacher_exits.lr": 0.01}},
-            {"options": {"exits.type": "kd_mm.LinearExit"}},
+            {"options": {"exits.type": "kd_mm.MirrorExit"}},
             {"model.student.head.loss.class_weight": [1.0] * 9 + [2.0]},
             {"train_dataloader.batch_size": 10},
             {"samples": 5},
