@@ -8,9 +8,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
-from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
-from torch import nn
 
 from kd_mm.apis.recipes import task_of
 from kd_mm.apis.run_options import set_threads, set_up_launcher
@@ -61,8 +59,6 @@ def evaluate(
     amp: bool = False,
     launcher: str = "none",
     show_dir: str | None = None,
-    show_num: int = 20,
-    show_score: float = 0.3,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the config's test data.
 
@@ -77,10 +73,8 @@ def evaluate(
         tta: Test-time augmentation.
         amp: Predict under bfloat16 autocast.
         launcher: As mmengine's.
-        show_dir: Draw what a detector finds on the first images into this folder, beside the ground truth and, for a
-            distillation config, beside what its teachers find.
-        show_num: Images to draw.
-        show_score: Detections with a lower score are not drawn.
+        show_dir: Draw what a detector finds on each image into this folder, beside the ground truth, by mmdet's
+            ``DetVisualizationHook``.
 
     Returns:
         The metrics.
@@ -95,17 +89,14 @@ def evaluate(
         raise ValueError(f"--out {out} is a folder; name a file in it")
     if show_dir is not None and tta:
         raise ValueError("--show-dir draws single predictions: give it without --tta")
-    if not 0 <= show_score <= 1:
-        raise ValueError(f"--show-score {show_score:g}: give a share from 0 to 1, such as 0.3")
-    if show_num < 1:
-        raise ValueError(f"--show-num {show_num}: give the number of images to draw, at least 1")
     set_threads()
-    source = read_config(config, options, work_dir)
-    plain = plain_config(source)
+    plain = plain_config(read_config(config, options, work_dir))
     stored = read_checkpoint(checkpoint)
     weights = student_state_dict(stored)
     if tta:
         _add_tta(plain)
+    if show_dir is not None:
+        _draw_detections(plain, show_dir)
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
     _add_detection_metric(plain)
@@ -115,8 +106,6 @@ def evaluate(
     model = unwrapped(runner)
     model = model.module if isinstance(model, BaseTTAModel) else model
     fill(model, weights, "student", checkpoint)
-    if show_dir is not None:
-        runner.register_hook(_pictures(source, model, show_dir, show_num, show_score))
     if suffix == ".pkl":
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp):
@@ -135,15 +124,15 @@ def _add_detection_metric(config: Config) -> None:
         config.test_evaluator = [*metrics, {"type": "kd_mm.DetectionMetric"}]
 
 
-def _pictures(config: Config, model: nn.Module, folder: str, number: int, score: float) -> Hook:
-    from mmdet.models.detectors.base import BaseDetector
-
-    from kd_mm.hooks.draw_detections import DrawDetectionsHook, build_teachers
-
-    if not isinstance(model, BaseDetector):
-        raise ValueError(f"--show-dir draws what a detector finds, but {type(model).__name__} is none: leave it out")
-    teachers = build_teachers(config)
-    return DrawDetectionsHook(folder, number, score, teachers, title="student" if teachers else type(model).__name__)
+def _draw_detections(config: Config, folder: str) -> None:
+    """Have the hook of a detection config draw, as mmdet's test tool does."""
+    hook = (config.get("default_hooks") or {}).get("visualization") or {}
+    if not str(hook.get("type")).endswith("DetVisualizationHook"):
+        raise ValueError(
+            f"--show-dir draws detections by mmdet's DetVisualizationHook, but default_hooks.visualization is "
+            f"{hook.get('type', 'not there')}: leave it out"
+        )
+    hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
 
 
 def _add_tta(config: Config) -> None:

@@ -14,9 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FILE", help="write the metrics to this .json, or every prediction to this .pkl")
     add("--tta", action="store_true", help="test-time augmentation, where the config or upstream has it")
     add("--amp", action="store_true", help="predict under bfloat16 autocast")
-    add("--show-dir", metavar="DIR", help="draw detections beside the ground truth and the teachers' into this folder")
-    add("--show-num", type=int, metavar="N", help="images to draw (default 20)")
-    add("--show-score", type=float, metavar="S", help="draw detections from this score on (default 0.3)")
+    add("--show-dir", metavar="DIR", help="draw detections beside the ground truth into this folder")
     add_launcher(parser)
     add_cfg_options(parser)
 
@@ -24,9 +22,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def test(args: argparse.Namespace) -> None:
     from kd_mm.apis.evaluate import evaluate
 
-    pictures = {name: value for name in ("show_num", "show_score") if (value := vars(args)[name]) is not None}
-    if pictures and args.show_dir is None:
-        raise ValueError("--show-num and --show-score are of pictures: give --show-dir, too")
     evaluate(
         args.config,
         args.checkpoint,
@@ -37,7 +32,6 @@ def test(args: argparse.Namespace) -> None:
         amp=args.amp,
         launcher=args.launcher,
         show_dir=args.show_dir,
-        **pictures,
     )
 
 

@@ -549,7 +549,7 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
         ended = train(config, "--auto-scale-lr", "--cfg-options", f"auto_scale_lr.base_batch_size={base}")
         refused(ended, f"auto_scale_lr.base_batch_size={base}: give the number of images that a step had")
     refused(tools.run("test", world.teacher, world.checkpoint, "--out", "metrics.txt"), "give a .json file")
-    refused(tools.run("test", world.teacher, world.checkpoint, "--show-score", "0.5"), "give --show-dir, too")
+    refused(tools.run("test", world.teacher, world.checkpoint, "--show-dir", tmp_path), "draws detections by mmdet's")
     refused(
         tools.run("compare", world.plain, "--page", tmp_path / "page.md"), "name the file of results, ", "page.json"
     )
