@@ -84,7 +84,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     teachers = {name: Teacher(name, **options) for name, options in teacher_options.items()}
     teacher_stages = {}
     for name, teacher in teachers.items():
-        prepared = teacher.preprocess(inputs)
+        prepared = _teacher_inputs(teacher, inputs)
         side = name if isinstance(named, Mapping) and name in named else "teacher"
         teacher_stages[name] = _stages(teacher.model, prepared, task, named, side)
         yield f"{_title(f'teacher {name!r}', teacher.model, prepared)}\n{stage_table(teacher_stages[name])}"
@@ -115,7 +115,7 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
     yield _modules("student" if is_distillation(config) else "network", student, inputs)
     for name, options in random_teacher_configs(config.model, compile=False).items():
         teacher = Teacher(name, **options)
-        yield _modules(f"teacher {name!r}", teacher.model, teacher.preprocess(inputs))
+        yield _modules(f"teacher {name!r}", teacher.model, _teacher_inputs(teacher, inputs))
 
 
 def build_student(config: Config) -> nn.Module:
@@ -134,6 +134,11 @@ def random_teacher_configs(model: Mapping[str, Any], **options: Any) -> dict[str
 def _size(config: Config, student: nn.Module, given: tuple[int, int] | None) -> tuple[int, int]:
     own = config.model.get("input_size") if is_distillation(config) else None
     return dry_run_size(student, given or own or config_input_size(config), 224)
+
+
+def _teacher_inputs(teacher: Teacher, inputs: Tensor) -> Tensor:
+    """Return images of the teacher's own channels, of which a student of grey images has one."""
+    return torch.zeros(2, input_channels(teacher.model), *teacher.preprocess(inputs).shape[2:])
 
 
 def _stages(model: nn.Module, inputs: Tensor, task: Task, named: Any, side: str) -> list[Stage]:

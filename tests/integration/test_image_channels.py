@@ -75,6 +75,8 @@ def test_grey_and_colour_do_not_fit_unless_that_is_asked_for(tools: Tools, world
     assert "teacher 'teacher' takes images of 3 channels, the student of 1: repeat_grey=True in its config" in line
     tools.train(distil, *options, "model.teacher.repeat_grey=True")
     assert (work / "epoch_1.pth").is_file()
+    for view in ([], ["--all"]):
+        assert "input 3 x " in tools.succeeds("stages", work / "grey_kd.py", *view).out
     grey = config(world, images, 1)
     distil = world.distil("colour_kd.py", "kd", "model = dict(teacher=dict(random_weights=True, checkpoint=None))")
     line = tools.refused("train", distil, "--cfg-options", f"model.teacher.config={grey}", CHECKED)
