@@ -112,7 +112,7 @@ def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
         what = describe_failure(error)
         if isinstance(error, KeyError) and error.args[0] in _ASKED_BY:
             option = _ASKED_BY[error.args[0]]
-            what = f"the data set has no {error.args[0]!r}, take {option}=True out of this step"
+            what = f"an object there has no {error.args[0]!r}: give it one, or take {option}=True out of this step"
         raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
 
 

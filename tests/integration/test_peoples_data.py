@@ -448,7 +448,7 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         ["train_dataloader.dataset.pipeline.1.with_mask=True"],
         [
             "train_dataloader (VOCDataset): LoadAnnotations fails on ",
-            "train000.jpg: the data set has no 'mask', take with_m",
+            "train000.jpg: an object there has no 'mask': give it one, or take with_mask=True",
         ],
     ),
     "a list that is a folder": (
