@@ -177,6 +177,9 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
                 f"{self.ann_file}: none of its {len(self.data_list)} images is left by filter_cfg={self.filter_cfg}: "
                 "they have no object of the class list or are too small"
             )
+        if self.negatives and len(kept) < len(self.data_list) and not self.test_mode:
+            left_out = len(self.data_list) - len(kept)
+            self._log(f"filter_cfg={self.filter_cfg} leaves {left_out} images out, which negatives=True would keep")
         return kept
 
     def _require_folder(self) -> None:

@@ -331,13 +331,18 @@ def test_difficult_of_any_spelling(voc: VOCFolder, warnings: list[str]) -> None:
     ]
 
 
-def test_images_without_an_annotation_are_background_where_that_is_asked_for(voc: VOCFolder) -> None:
+def test_images_without_an_annotation_are_background_where_that_is_asked_for(
+    voc: VOCFolder, warnings: list[str]
+) -> None:
     (voc.folder / "Annotations" / "b.xml").unlink()
     assert "negatives=True keeps images without one as background" in read_error(voc)
     voc.annotate("c", "\n")
     dataset = read(voc, negatives=True, pipeline=PIPELINE)
     assert [len(boxes(dataset, index)) for index in range(3)] == [1, 0, 0]
     assert dataset[1]["inputs"].shape == (3, 96, 128)
+    assert not warnings
+    assert len(read(voc, negatives=True, filter_cfg={"filter_empty_gt": True})) == 1
+    assert "filter_cfg={'filter_empty_gt': True} leaves 2 images out, which negatives=True would keep" in warnings[0]
 
 
 def test_fractions_as_coordinates(voc: VOCFolder) -> None:
