@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import DATASETS
 
 from kd_mm.utils.atomic_files import save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
-from kd_mm.utils.config import load_config
+from kd_mm.utils.config import build_network, load_config
 from kd_mm.utils.foreign_weights import FAMILIES, own_names
 
 
@@ -59,7 +59,7 @@ def convert_checkpoint(
     if not weights:
         raise ValueError(f"{src} holds no state dict, neither alone nor under 'model', 'state_dict' or 'net'")
     try:
-        state = own_names(MODELS.build(model), weights)
+        state = own_names(build_network(loaded), weights)
     except ValueError as error:
         # Only convolutional shortcuts missing: the source is one of the original CIFAR-10 networks.
         padded = "left over" not in str(error) and ".shortcut." in str(error)

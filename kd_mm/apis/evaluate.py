@@ -32,7 +32,7 @@ def plain_config(config: Config) -> Config:
 
     Everything that belongs to distillation is gone: the Distiller, its recipe and its hooks.
     """
-    plain = Config(config._cfg_dict.copy().to_dict())
+    plain = Config(config.to_dict())
     if not is_distillation(plain):
         return plain
     student = plain.model.student.to_dict()

@@ -15,9 +15,8 @@ from torch import nn
 
 from kd_mm.distillers.objective import Objective
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.losses.base import choice
 from kd_mm.tasks import Task
-from kd_mm.utils.suggest import check_options
+from kd_mm.utils.suggest import check_options, choice
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_mm.losses import Loss
-from kd_mm.losses.base import choice
 from kd_mm.models.exits import Exit
 from kd_mm.registry import MODELS
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.suggest import nearest
+from kd_mm.utils.suggest import choice, nearest
 
 
 @dataclass

@@ -17,7 +17,6 @@ from kd_mm.distillers.joint_exits import JointExits
 from kd_mm.distillers.precision import DTYPES, HALF, computing_in, store_weights
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Reads
-from kd_mm.losses.base import choice
 from kd_mm.losses.functional import channel_deviations, wide_dtype
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.models.exits import like_parameters
@@ -27,7 +26,7 @@ from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import plain_model_config
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import StepError, choice
 
 
 class Teacher:

@@ -1,6 +1,5 @@
 """The base of all losses: observations in, named scalars out."""
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from kd_mm.losses.observation import Connected, Observation
 from kd_mm.losses.schedules import Progress, Schedule
 from kd_mm.registry import SCHEDULES
 from kd_mm.stages.stage import Stage
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import StepError, choice
 
 
 @dataclass(frozen=True)
@@ -256,12 +255,23 @@ class Loss(nn.Module):
         """Return the unweighted loss and, without gradient, its terms; computed outside autocast.
 
         ``student`` comes with gradient, ``teachers`` are by name.
+
+        Raises:
+            StepError: :meth:`terms` reads something that :attr:`requires` does not name, or returns no numbers.
         """
         name = self.teacher_names[0] if self.teacher_names else ""
         maps = student.connected.get(name, Connected())
         own = replace(student, adapted=maps.adapted, pooled=maps.pooled, deviations=maps.deviations)
-        with torch.autocast(student.device_type, enabled=False):
-            return self._reduced(self.terms(own, teachers.get(name, Observation())))
+        try:
+            with torch.autocast(student.device_type, enabled=False):
+                return self._reduced(self.terms(own, teachers.get(name, Observation())))
+        except (AttributeError, TypeError) as error:
+            if "NoneType" not in str(error):
+                raise
+            listed = ", ".join(sorted(self.requires)) or "nothing"
+            raise StepError(
+                f"{type(self).__name__}.terms reads what requires does not name (it names {listed}): {error}"
+            ) from error
 
     def forward(self, student: Observation, teacher: Any = None) -> Tensor:
         """Return the unweighted loss of the arguments of :meth:`terms`, a scalar."""
@@ -285,16 +295,3 @@ class Loss(nn.Module):
         total = values.sum() if len(names) > 1 else values.reshape(())
         total = total / len(names) if self.stage_reduction == "mean" else total
         return total, dict(zip(names, values.detach().unbind(), strict=True))
-
-
-def choice(option: str, value: str, choices: Sequence[str]) -> str:
-    """Return ``value`` if it is one of ``choices``.
-
-    Raises:
-        ValueError: It is not; the message names the choices and the nearest one.
-    """
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}{hint}")
-    return value

@@ -6,10 +6,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 NO_EMBEDDING = (
     "it reads one embedding an image, and a detector has none; take a loss on maps (recipes pkd, cwd, fgd) or on the "

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss, choice
+from kd_mm.losses.base import Loss
 from kd_mm.losses.dense_output import TOWERS, DenseHead, DenseOutput, bin_divergence, paired_overlaps
 from kd_mm.losses.functional import full_precision, standardized_channels
 from kd_mm.losses.observation import DenseAssignment, Observation
 from kd_mm.registry import MODELS
 from kd_mm.stages.tap import child
+from kd_mm.utils.suggest import choice
 
 _EPS = torch.finfo(torch.float32).eps
 

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 
 @MODELS.register_module()

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.at import ATLoss
-from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation, choice
+from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation
 from kd_mm.losses.functional import full_precision, same_size
 from kd_mm.losses.multi_teacher import MultiTeacherLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import StepError, choice
 
 SELECTIONS = ("argmax", "topk", "soft", "all")
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou, distance_box_iou
 
-from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.dense_output import DenseHead, DenseOutput, bin_divergence, paired_overlaps
 from kd_mm.losses.observation import Observation
 from kd_mm.losses.region_output import RegionHead
 from kd_mm.registry import MODELS
 from kd_mm.stages.tap import child
+from kd_mm.utils.suggest import choice
 
 _EPS = torch.finfo(torch.float32).eps
 #: Anchors nearest to an object that are looked at on each level, as ATSS does.

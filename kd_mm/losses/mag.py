@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, Preparation, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, Preparation
 from kd_mm.losses.cosine import NO_EMBEDDING, EmbeddingLoss, embedding_tap, embedding_width
 from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import StepError, choice
 
 BRANCHES = ("low", "high")
 

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import LossContext, choice
+from kd_mm.losses.base import LossContext
 from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import same_size
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 
 @MODELS.register_module()

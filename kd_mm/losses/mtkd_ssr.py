@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms
 from kd_mm.losses.dist import relation_distances
 from kd_mm.losses.dkd import decoupled_divergence, labelled_classes
 from kd_mm.losses.functional import class_divergence, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 
 @MODELS.register_module()

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
 
-from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext
 from kd_mm.losses.functional import confidence_weights, full_precision, same_size
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 WEIGHTS = ("mean", "ca_mkd", "softmax", "inverse", "cosine")
 #: Lower limit of a divergence that divides.

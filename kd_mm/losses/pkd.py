@@ -5,12 +5,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import choice
 from kd_mm.losses.fgd import object_masks
 from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import same_size, standardized_channels
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 
 @MODELS.register_module()

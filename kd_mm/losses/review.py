@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms, choice
+from kd_mm.losses.base import ALL_TASKS, Loss, LossContext, StageTerms
 from kd_mm.losses.dkd import labelled_classes
 from kd_mm.losses.functional import class_divergence, full_precision, kl_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 
 @MODELS.register_module()

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.base import Loss, LossContext, choice
+from kd_mm.losses.base import Loss, LossContext
 from kd_mm.losses.functional import adaptive_average, full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 from kd_mm.stages.preactivation import before_relu
+from kd_mm.utils.suggest import choice
 
 _POOLED = "pooled"
 

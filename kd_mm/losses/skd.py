@@ -10,12 +10,12 @@ from mmengine.dist import all_gather
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.losses.base import choice
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.schedules import Progress
 from kd_mm.losses.skd_attention import ClassAttention, SampleAttention
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 _START = Progress()
 

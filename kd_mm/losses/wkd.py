@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation, choice
+from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation
 from kd_mm.losses.dkd import labelled_classes
 from kd_mm.losses.fitnets import FeatureLoss
 from kd_mm.losses.functional import channel_deviations
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import StepError, choice
 
 
 @MODELS.register_module()

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, kaiming_init
 from torch import Tensor, nn
 
-from kd_mm.losses.base import choice
 from kd_mm.registry import MODELS
 from kd_mm.stages.stage import Stage
+from kd_mm.utils.suggest import choice
 
 
 class Exit(BaseModule):

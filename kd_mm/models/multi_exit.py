@@ -12,12 +12,12 @@ from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from kd_mm.losses.base import choice
 from kd_mm.losses.functional import full_precision
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import StopForward
 from kd_mm.stages.stage import Stage
 from kd_mm.stages.tap import Tap, find_module
+from kd_mm.utils.suggest import choice
 
 #: How the logits of several exits are combined: mean of logits, mean of probabilities, or the deepest exit alone.
 ENSEMBLES = ("logit_mean", "prob_mean", "last")

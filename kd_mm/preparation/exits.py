@@ -9,12 +9,12 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.losses.base import choice
 from kd_mm.losses.functional import class_divergence
 from kd_mm.losses.observation import StageLogits
 from kd_mm.preparation.base import SCHEDULE, EpochTraining
 from kd_mm.preparation.data import TrainingData, progress
 from kd_mm.registry import PREPARATIONS
+from kd_mm.utils.suggest import choice
 
 
 @PREPARATIONS.register_module()

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_mm.losses.base import choice
 from kd_mm.preparation.base import TeacherPreparation
 from kd_mm.preparation.data import TrainingData
 from kd_mm.registry import PREPARATIONS
 from kd_mm.utils.atomic_files import replace_file
+from kd_mm.utils.suggest import choice
 
 
 @PREPARATIONS.register_module()

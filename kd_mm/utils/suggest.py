@@ -71,6 +71,19 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; there are: {listed}" if choices else ""
 
 
+def choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: It is not; the message names the choices and the nearest one.
+    """
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}{hint}")
+    return value
+
+
 def check_options(component: Callable[..., Any], given: Iterable[str], what: str) -> None:
     """Stop at the first option that a component does not take.
 

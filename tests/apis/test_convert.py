@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_mm.apis.convert import convert_checkpoint
+from kd_mm.utils.config import build_network
 
 from ..helpers.errors import assert_refused
 from ..helpers.tools import Tools
@@ -334,6 +335,10 @@ def test_the_command_line(tools: Tools, resnet8: dict[str, Tensor], tmp_path: Pa
     done = tools.succeeds("convert_checkpoint", src, CIFAR100 / "resnet8_1xb64_cifar100.py", dst)
     assert done.out.splitlines()[-1] == f"src.pth (CIFARResNet) -> {dst}"
     assert dst.is_file()
+    child = tmp_path / "child.py"
+    child.write_text('_base_ = "kd_mm::quickstart/teacher_digits.py"\n')
+    torch.save(build_network(str(child)).state_dict(), src)
+    tools.succeeds("convert_checkpoint", src, child, dst)
     traced = tools.run("convert_checkpoint", src, tmp_path / "missing.py", dst, "--traceback")
     assert traced.status == 1
     assert "Traceback" in traced.err

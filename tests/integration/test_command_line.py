@@ -21,6 +21,7 @@ from torch._dynamo.utils import counters
 
 from kd_mm.cli.main import main
 from kd_mm.cli.options import run
+from kd_mm.utils.config import load_config
 
 from ..helpers.compare import differences, weights
 from ..helpers.tools import Tools, environment
@@ -89,6 +90,20 @@ def test_mixed_precision_changes_little(tools: Tools, world: World, tmp_path: Pa
         assert mixed[term] == pytest.approx(full[term], rel=0.05), term
     stored = weights(tmp_path / "mixed" / "epoch_1.pth").values()
     assert {str(value.dtype) for value in stored} == {"torch.float32", "torch.int64"}
+
+
+def test_a_config_that_imports_its_base(tools: Tools, world: World, tmp_path: Path) -> None:
+    """mmengine's configs in pure Python: with ``read_base()``, and types as classes."""
+    load_config(str(world.plain)).dump(tmp_path / "base.py")
+    config = tmp_path / "pure.py"
+    bases = "with read_base():\n    from .base import *"
+    changes = "model.update(type=ImageClassifier)\ntrain_cfg.update(max_epochs=1)"
+    imports = "from mmengine.config import read_base\nfrom mmpretrain.models import ImageClassifier"
+    config.write_text(f"{imports}\n{bases}\n{changes}\n")
+    tools.train(config, "--work-dir", tmp_path / "plain")
+    tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *teacher(world))
+    for name in ("plain", "kd"):
+        tools.succeeds("test", config, tmp_path / name / "epoch_1.pth", "--work-dir", tmp_path / "test")
 
 
 def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Path) -> None:

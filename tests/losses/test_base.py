@@ -46,6 +46,18 @@ def test_terms_that_are_no_numbers_by_name() -> None:
             wrong()(Observation())
 
 
+def test_terms_that_read_what_requires_does_not_name() -> None:
+    """Such a field of an observation is None."""
+    reads = frozenset({"student.logits"})
+    for terms in (lambda _, s, t: {"all": t.logits.mean()}, lambda _, s, t: {"all": s.logits - t.logits}):
+        wrong = type("Wrong", (kd_mm.losses.Loss,), {"requires": reads, "terms": terms})()
+        with pytest.raises(StepError, match=r"Wrong.terms reads what requires does not name \(it names student.logits"):
+            wrong.evaluate(Observation(logits=torch.ones(2, 3)), {})
+    broken = type("Broken", (kd_mm.losses.Loss,), {"terms": lambda *_: {"all": torch.ones(()).no_such}})()
+    with pytest.raises(AttributeError, match="no_such"):
+        broken.evaluate(Observation(logits=torch.ones(2, 3)), {})
+
+
 def test_losses_are_means_over_the_batch() -> None:
     z, t = ([wave(8, 6, pace=pace) for pace in paces] for paces in ((0.9, 1.3), (1.7, 2.1)))
     f, g = wave(8, 5, 3, 3, pace=0.7), wave(8, 5, 3, 3, pace=1.1)

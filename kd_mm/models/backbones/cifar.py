@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_mm.losses.base import choice
 from kd_mm.models.backbones.staged_backbone import ConvNorm, StagedBackbone
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import choice
 
 
 class PadShortcut(nn.Module):
