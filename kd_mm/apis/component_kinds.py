@@ -86,12 +86,12 @@ def _anything(**options: Any) -> None:
 def unknown_type(name: str, key: str, kind: Kind, scope: str) -> Iterator[str]:
     """Yield what is wrong with a type that no registry has, where that is certain or a name is near."""
     names = [known for registry in kind.registries for known in _names(registry, scope)]
-    certain = kind is not MODEL or "." in name
+    certain = kind is not MODEL or "." in name or ".recipe.losses." in key
     near = [own] if (own := f"kd_mm.{name}") in names else []
     near = near or difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
     if near:
         yield f"{key}.type: there is no {name!r}, did you mean {near[0]!r}?"
-    elif certain and (kind is not MODEL or name.partition(".")[0] in kind.registries[0].children):
+    elif certain and (kind is not MODEL or "." not in name or name.partition(".")[0] in kind.registries[0].children):
         yield f"{key}.type: there is no {name!r}; is the module that defines it in custom_imports?"
 
 

@@ -97,10 +97,12 @@ def run(
     args.command = shlex.join(["kd-mm", name, *words])
     try:
         command(args)
-    except KeyboardInterrupt as interrupt:
-        if args.traceback:
+    except (KeyboardInterrupt, SyntaxError) as interrupt:
+        # The engine makes a SyntaxError of one that comes while it formats a config, which takes a second.
+        formatting = isinstance(interrupt, SyntaxError)
+        if args.traceback or (formatting and not isinstance(interrupt.__context__, KeyboardInterrupt)):
             raise
-        saved = str(interrupt) or "no complete result is saved"
+        saved = "nothing has begun" if formatting else str(interrupt) or "no complete result is saved"
         if os.environ.get("RANK", "0") == "0":
             print(f"interrupted: {saved}\ngo on with: {args.command}", file=sys.stderr, flush=True)
         return 130

@@ -184,6 +184,20 @@ def test_an_interruption_before_anything_has_begun(capsys: pytest.CaptureFixture
     ]
 
 
+def test_an_interruption_while_the_config_is_formatted(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """The engine makes a SyntaxError of it."""
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", interrupted)
+    words, add = ["x.py"], lambda parser: parser.add_argument("config")
+    assert run("train", "", lambda args: Config({"lr": 1}).pretty_text, add, words) == 130
+    assert capsys.readouterr().err.splitlines() == ["interrupted: nothing has begun", "go on with: kd-mm train x.py"]
+    with pytest.raises(SyntaxError, match="by itself"):
+        run("train", "", lambda args: (_ for _ in ()).throw(SyntaxError("by itself")), add, words)
+
+
 def test_one_of_several_interrupted_processes_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     def interrupted(args: Namespace) -> None:
         raise KeyboardInterrupt

@@ -105,6 +105,10 @@ OPTIONS = {
         ["numbers its class folders in their own order (blue, green, red), the class list is red, green, blue"],
     ),
     "recipe key": (["model.recipe.loses.scd.loss_weight=1"], ["recipe: unknown key 'loses', did you mean 'losses'?"]),
+    "a loss that nothing imports": (
+        ["model.recipe.losses.mine.type=MyOwnLoss"],
+        ["model.recipe.losses.mine.type: there is no 'MyOwnLoss'; is the module that defines it in custom_imports?"],
+    ),
     "name of a loss": (["model.recipe.losses.scdd.loss_weight=0"], ["loss 'scdd' has no type, did you mean 'scd'?"]),
     "loss option": (
         ["model.recipe.losses.scd.loss_wieght=1"],
