@@ -15,6 +15,7 @@ from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finit
 from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.contexts import unwrapped
+from kd_mm.utils.suggest import join_first
 
 
 class FiniteLossHook(Hook):
@@ -155,7 +156,7 @@ class ResumeCheckHook(Hook):
                 "wrote it, or start from the weights alone (load_from)"
             )
         groups, schedules = runner.optim_wrapper.param_groups, runner.param_schedulers or []
-        _check_groups(stored, groups)
+        _check_groups(stored, groups, self._reasons)
         if isinstance(schedules, Mapping):
             return
         changed = _changed_options(stored, groups)
@@ -202,13 +203,17 @@ def _changed_parts(stored: Mapping[str, str] | None, now: Mapping[str, str]) -> 
     return lines + ([f"{len(keys) - 3} more keys"] if len(keys) > 3 else [])
 
 
-def _check_groups(stored: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> None:
+def _check_groups(
+    stored: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]], reasons: Sequence[str]
+) -> None:
+    """Stop at groups of parameters or options that are other ones; ``reasons`` say what differs in the config."""
     sizes = [[len(group["params"]) for group in each] for each in (stored, groups)]
     if sizes[0] != sizes[1]:
+        differs = f"what differs ({join_first(reasons)})" if reasons else "paramwise_cfg and frozen parts"
         raise ValueError(
             f"resume: the checkpoint's optimizer has {len(stored)} groups with {sum(sizes[0])} parameters, the "
-            f"config's {len(groups)} with {sum(sizes[1])}: give paramwise_cfg and frozen parts as they were, or start "
-            "from the weights alone (load_from)"
+            f"config's {len(groups)} with {sum(sizes[1])}: give {differs} as they were, or start from the "
+            "weights alone (load_from)"
         )
     before, now = ({name for name in each[0] if not name.startswith("initial_")} for each in (stored, groups))
     if before - now and now - before:  # one alone may be due to another version of torch

@@ -145,6 +145,7 @@ def test_the_same_config_says_nothing_and_other_groups_are_refused(cpu_tools: To
     resume = ["--work-dir", tmp_path / "again", "--resume", tmp_path / "epoch_1.pth"]
     line = cpu_tools.refused(*options(2, "optim_wrapper.paramwise_cfg.norm_decay_mult=0.0"), *resume)
     assert "error: resume: the checkpoint's optimizer has 1 groups with " in line
+    assert "give what differs (optim_wrapper.paramwise_cfg.norm_decay_mult was missing, is 0.0) as they were" in line
     line = cpu_tools.refused(*options(2, "optim_wrapper.optimizer.type=RMSprop"), *resume)
     assert "error: resume: the checkpoint's optimizer has the options dampening, " in line
     assert "WARNING - resume: " not in cpu_tools.train(*options(2)[1:], *resume).out
