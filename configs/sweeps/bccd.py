@@ -5,7 +5,6 @@ student = dict(config="kd_mm::detection/bccd/retinanet_r18w4_bccd.py", epochs=24
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 teacher = dict(config="kd_mm::detection/bccd/retinanet_r18w40_bccd.py", seeds=[0], epochs=24)
-by_cwd = dict(_delete_=True, type="kd_mm.CWDLoss", loss_weight=10.0, temperature=1.0, resize=True)
 rows = [
     dict(name="teacher", **teacher),
     dict(name="student", **student),
@@ -14,10 +13,10 @@ rows = [
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "detection", "cwd", "mgd", "ld", "fgd")
     ),
     dict(
-        name="mtkd_ssr, maps by cwd",
+        name="mtkd_ssr, maps by scd alone",
         distiller="mtkd_ssr",
         teacher_row="teacher",
-        cfg_options={"model.recipe.losses.scd": by_cwd},
+        cfg_options={"model.recipe.losses.cwd.loss_weight": 0},
         **student,
     ),
     dict(name="teacher_exits", distiller="exits", **teacher),

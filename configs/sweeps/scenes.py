@@ -14,9 +14,9 @@ rows = [
         for recipe in ("kd", "pkd", "pkd+kd", "mtkd_ssr", "crosskd", "detection")
     ),
     dict(
-        name="mtkd_ssr, positions alike",
+        name="mtkd_ssr, maps by scd alone",
         distiller="mtkd_ssr",
-        cfg_options={"model.recipe.losses.scd.object_share": 0},
+        cfg_options={"model.recipe.losses.cwd.loss_weight": 0},
         **student,
         **teacher,
     ),

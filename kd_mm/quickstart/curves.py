@@ -22,6 +22,7 @@ TERMS = {
     "loss_student": "task: the student's logits against the label",
     "aux": "aux: each exit against the label",
     "scd": "scd: stage channels, student against teacher",
+    "cwd": "cwd: channels over positions, student against teacher",
     "srd": "srd: stage logits, student against teacher",
     "review": "review: each exit against the next deeper logits of the student",
 }
