@@ -125,14 +125,14 @@ def _add_detection_metric(config: Config) -> None:
 
 
 def _draw_detections(config: Config, folder: str) -> None:
-    """Have the hook of a detection config draw, as mmdet's test tool does."""
-    hook = (config.get("default_hooks") or {}).get("visualization") or {}
-    if not str(hook.get("type")).endswith("DetVisualizationHook"):
-        raise ValueError(
-            f"--show-dir draws detections by mmdet's DetVisualizationHook, but default_hooks.visualization is "
-            f"{hook.get('type', 'not there')}: leave it out"
-        )
-    hook.update(draw=True, test_out_dir=str(Path(folder).absolute()))
+    """Have mmdet's hook draw, as its test tool does, also where the config has no such hook or visualizer."""
+    if (task := task_of(config)) != "detection":
+        raise ValueError(f"--show-dir draws detections by mmdet's DetVisualizationHook, this is {task}: leave it out")
+    hooks = config.setdefault("default_hooks", {})
+    options = {"draw": True, "test_out_dir": str(Path(folder).absolute())}
+    hooks["visualization"] = {"type": "mmdet.DetVisualizationHook", **(hooks.get("visualization") or {}), **options}
+    if not str((config.get("visualizer") or {}).get("type")).endswith("DetLocalVisualizer"):
+        config.visualizer = {"type": "mmdet.DetLocalVisualizer", "name": "visualizer"}
 
 
 def _add_tta(config: Config) -> None:

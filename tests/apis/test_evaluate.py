@@ -95,6 +95,13 @@ def test_pictures_show_ground_truth_and_detections(folder: Path, evaluated: Ende
     assert np.abs(panels[0] - panels[1]).max() > 30
 
 
+def test_pictures_of_a_config_without_a_hook_that_draws(folder: Path, tools: Tools) -> None:
+    nothing = "default_hooks = dict(_delete_=True)\nvisualizer = dict(_delete_=True, type='mmengine.Visualizer')\n"
+    (folder / "bare.py").write_text(f"_base_ = 'student.py'\n{nothing}")
+    tools.test("bare.py", "student.pth", "--show-dir", "bare", cwd=folder)
+    assert len(list((folder / "bare").iterdir())) == 3
+
+
 def test_what_cannot_be_drawn_is_one_line() -> None:
     with pytest.raises(ValueError, match="--show-dir draws single predictions: give it without --tta"):
         evaluate("student.py", "student.pth", show_dir="pictures", tta=True)
