@@ -367,7 +367,7 @@ def test_the_report_lists_maps_and_exits_apart() -> None:
 
 def test_own_logits_are_left_out_where_heads_cannot_be_compared() -> None:
     model = build(retina(8), faster(12), CELLS)
-    assert set(model.losses) == {"aux", "scd", "srd", "review"}
+    assert set(model.losses) == {"aux", "scd", "cwd", "srd", "review"}
     assert torch.isfinite(total(losses_of(model.train())))
 
 
