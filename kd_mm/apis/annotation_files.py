@@ -136,7 +136,8 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
     """Return how many boxes of a COCO file upstream leaves out, and why; empty where it reads all."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in content.get("images", ())}
     names = {category["id"]: category["name"] for category in content.get("categories", ())}
-    boxes = [entry for entry in content.get("annotations", ()) if names.get(entry["category_id"]) in (None, *classes)]
+    read = {None, *classes}  # None: of an unknown category
+    boxes = [entry for entry in content.get("annotations", ()) if names.get(entry["category_id"]) in read]
     found: Counter[str] = Counter()
     for entry in boxes:
         (left, top, width, height), size = entry["bbox"], sizes.get(entry["image_id"])
