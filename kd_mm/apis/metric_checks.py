@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -53,7 +54,7 @@ class MetricCheckHook(Hook):
         _compare_files(runner, "val", loop.dataloader.dataset)
         chosen = _check_data("val_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
         with isolated_rng("metric names"):
-            found = _evaluate(runner, chosen)
+            found = _evaluate(runner, "val", chosen)
         if found is None:
             return
         names = {name: key for name, key in self.names.items() if name != "auto"}
@@ -66,13 +67,16 @@ class MetricCheckHook(Hook):
             require_metric(name, found, f"{key}: the validation")
 
     def before_test(self, runner: Runner) -> None:
-        """Check the data of the test.
+        """Check the data of the test, and evaluate two of its images.
 
         Raises:
-            ValueError: An evaluator can never be computed on them.
+            ValueError: An evaluator can never be computed on them, or does not take what the network predicts.
         """
-        _compare_files(runner, "test", runner.test_loop.dataloader.dataset)
-        _check_data("test_evaluator", runner.test_loop.evaluator.metrics, runner.test_loop.dataloader.dataset)
+        loop = runner.test_loop
+        _compare_files(runner, "test", loop.dataloader.dataset)
+        chosen = _check_data("test_evaluator", loop.evaluator.metrics, loop.dataloader.dataset)
+        with isolated_rng("metric names"):
+            _evaluate(runner, "test", chosen)
 
 
 def require_metric(name: str, found: Mapping[str, float], where: str) -> float:
@@ -135,40 +139,39 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
     return chosen
 
 
-def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
+def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, float] | None:
     """Return the metrics of a few images; None where they cannot be computed, and outside of the main process."""
-    loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
+    loop, key = runner.val_loop if split == "val" else runner.test_loop, f"{split}_evaluator"
+    loader, evaluator = loop.dataloader, loop.evaluator
     depths = [vars(metric).get("topk") for metric in evaluator.metrics]
     depth = max((max(depth) for depth in depths if isinstance(depth, list | tuple)), default=1)
     try:
         batch = loader.collate_fn([loader.dataset[i] for i in chosen])
         runner.model.eval()
         with torch.no_grad():
-            predictions = [prediction.cpu() for prediction in runner.model.val_step(batch)]
+            predictions = [prediction.cpu() for prediction in runner.model.test_step(batch)]
         scores = predictions[0].get("pred_score")
     except Exception as error:
         runner.logger.warning(
-            f"val_dataloader: predicting the first and the last image fails: {describe_failure(error)}"
+            f"{split}_dataloader: predicting the first and the last image fails: {describe_failure(error)}"
         )
         return None
     if scores is not None and depth > len(scores):
         raise ValueError(
-            f"val_evaluator: topk={depth} of {len(scores)} classes is not defined: set val_evaluator.topk (and "
-            f"test_evaluator.topk) to at most {len(scores)}"
+            f"{key}: topk={depth} of {len(scores)} classes is not defined: set {key}.topk to at most {len(scores)}"
         )
     masks = any("masks" in prediction.get("pred_instances", ()) for prediction in predictions)
     if not masks and any("segm" in (vars(metric).get("metrics") or ()) for metric in evaluator.metrics):
-        raise ValueError("val_evaluator: metric='segm' compares masks, and the network gives none: set metric='bbox'")
+        raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
     evaluator = copy.deepcopy(evaluator)
+    evaluator.metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]  # writes a file
     try:
         evaluator.process(data_samples=predictions, data_batch=batch)
     except Exception as error:
-        raise ValueError(
-            f"val_evaluator: {files(predictions)} cannot be evaluated: {describe_failure(error)}"
-        ) from error
+        raise ValueError(f"{key}: {files(predictions)} cannot be evaluated: {describe_failure(error)}") from error
     if not is_main_process():
         return None
-    runner.logger.info(f"trial of the evaluation on {len(predictions)} images, for the names of metrics; no result:")
+    runner.logger.info(f"trial of the evaluation on {len(predictions)} images as a check, no result:")
     try:  # not evaluate(), in which other processes would wait for one that fails
         given = [
             ("/".join(filter(None, (metric.prefix, name))), value)
@@ -177,10 +180,10 @@ def _evaluate(runner: Runner, chosen: Sequence[int]) -> dict[str, float] | None:
         ]
     except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit
         kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
-        raise ValueError(f"val_evaluator: an option of {kinds} does not fit: {describe_failure(error)}") from error
+        raise ValueError(f"{key}: an option of {kinds} does not fit: {describe_failure(error)}") from error
     except Exception:  # whatever an evaluator makes of two images
         return None
     if twice := [name for name, count in Counter(name for name, _ in given).items() if count > 1]:
-        raise ValueError(f"val_evaluator: two metrics give {twice[0]!r}: set another prefix for one of them")
+        raise ValueError(f"{key}: two metrics give {twice[0]!r}: set another prefix for one of them")
     no_box = all("pred_instances" in each and not len(each.pred_instances) for each in predictions)
     return None if no_box and not given else dict(given)  # upstream's evaluators of boxes give nothing without any

@@ -260,7 +260,7 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ),
         (
             "val_evaluator = dict(topk=(1, 5))",
-            "val_evaluator: topk=5 of 3 classes is not defined: set val_evaluator.topk (and test_evaluator.topk)",
+            "val_evaluator: topk=5 of 3 classes is not defined: set val_evaluator.topk to at most 3",
         ),
     ],
 )
@@ -268,6 +268,13 @@ def test_a_metric_that_can_never_be_there(tools: Tools, world: World, tmp_path: 
     config = world.write("metric.py", f'_base_ = "plain.py"\n{changes}\n')
     refused(tools.run("train", config, "--work-dir", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
+
+
+def test_options_of_the_evaluator_of_a_test(tools: Tools, world: World, tmp_path: Path) -> None:
+    options = ["--work-dir", tmp_path, "--cfg-options", "test_evaluator.topk=[1,5]"]
+    ended = tools.run("test", world.teacher, world.checkpoint, *options)
+    refused(ended, "test_evaluator: topk=5 of 3 classes is not defined: set test_evaluator.topk to at most 3")
+    assert "Epoch(test)" not in ended.out
 
 
 def test_keys_of_the_command_line_that_nothing_reads(tools: Tools, world: World, tmp_path: Path) -> None:
