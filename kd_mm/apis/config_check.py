@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
 
 from kd_mm.apis.component_kinds import (
     DATASET,
@@ -250,6 +251,10 @@ def _options(
             yield f"{key}.{option}: {name} has no option {option!r}{hint}"
         elif wrong := wrong_value(component, option, value, kind.numbers, counts, fractions):
             yield f"{key}.{option}: {wrong}"
+    if kind is OPTIMIZER and inspect.isclass(component) and issubclass(component, Optimizer):
+        closure = inspect.signature(component.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            yield f"{key}.type: {name} computes the loss anew within a step, which the engine does not: take another"
     if known is None or _FURTHER in popped or (own and kind is MODEL):  # the Distiller adds what it measured
         return
     parameters = inspect.signature(component).parameters.values()

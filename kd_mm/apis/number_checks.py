@@ -1,14 +1,17 @@
-"""Numbers in a config: words for numbers, fractions of what is counted, values below the least that is meant."""
+"""Values in a config: lists for dicts, words for numbers, fractions of what is counted, values below the least."""
 
 import contextlib
 import inspect
+import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
 #: Counts that may be 0, though their default is a number above it.
 _MAY_BE_ZERO = ("patience",)
+#: An annotation of dicts alone.
+_MAPPING = re.compile(r"(collections\.abc\.)?Mapping\[[^|]*\]( \| None)?")
 
 
 def wrong_value(
@@ -31,6 +34,9 @@ def wrong_value(
         return ""
     # Components of others may take lists, dicts and None for a number, and numbers below the least.
     own = component.__module__.startswith("kd_mm.")
+    if own and value is not None and not isinstance(value, Mapping) and _MAPPING.fullmatch(str(parameter.annotation)):
+        example = f" such as {dict(parameter.default)}" if isinstance(parameter.default, Mapping) else ""
+        return f"{value!r} is no dict{example}"
     if value is None or isinstance(value, str) or (own and not isinstance(value, int | float)):
         return _wrong_type(parameter, value, numbers)
     return _wrong_number(parameter, value, numbers or own, fractions) if counts or own else ""

@@ -126,6 +126,20 @@ def test_what_is_found() -> None:
         ),
         ({"train_dataloader.batch_size": "all"}, r"train_dataloader\.batch_size: 'all' is no number"),
         ({"optim_wrapper.optimizer.type": "SDG"}, r"optim_wrapper\.optimizer\.type: .* did you mean 'SGD'\?"),
+        (
+            {"optim_wrapper.optimizer": {"_delete_": True, "type": "LBFGS", "lr": 1.0}},
+            r"optim_wrapper\.optimizer\.type: LBFGS computes the loss anew within a step",
+        ),
+        (
+            {
+                "train_dataloader.dataset": {
+                    "_delete_": True,
+                    "type": "kd_mm.Market1501",
+                    "expected_counts": [18, 4, 14],
+                }
+            },
+            r"train_dataloader\.dataset\.expected_counts: \[18, 4, 14\] is no dict such as \{'train': 12936, ",
+        ),
         ({"optim_wrapper.optimizer.lr": "fast"}, r"optim_wrapper\.optimizer\.lr: 'fast' is no number"),
         ({"randomness.sed": 1}, r"randomness\.sed: set_randomness has no option 'sed', did you mean 'seed'\?"),
         (
