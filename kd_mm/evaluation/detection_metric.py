@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_mm.evaluation.detection_ap import DetectionAP, detection_ap, nan_mean
-from kd_mm.evaluation.detection_report import describe_data, detection_table, draw_precision_recall, write_coco_json
+from kd_mm.evaluation.detection_report import describe_data, detection_table
 from kd_mm.registry import METRICS
 from kd_mm.tasks.targets import box_tensor
 
@@ -34,7 +34,7 @@ class ImageBoxes:
 
 @METRICS.register_module()
 class DetectionMetric(BaseMetric):
-    """VOC07, VOC12 and COCO average precision from one pass.
+    """VOC07, VOC12 and COCO average precision of one evaluation.
 
     Logs in percent, unrounded: ``voc07/mAP`` (11 points), ``voc12/mAP`` (area), ``coco/mAP`` (IoU 0.50 to 0.95),
     ``coco/AP50``, ``coco/AP75``, ``coco/AP_small``, ``coco/AP_medium``, ``coco/AP_large``; -1 where no class has an
@@ -47,8 +47,6 @@ class DetectionMetric(BaseMetric):
         inclusive: Whether VOC's widths are ``x2 - x1 + 1``, as in the development kit and in mmdet's ``VOCMetric``.
             COCO's widths are always ``x2 - x1``.
         classwise: Log ``voc07/AP_<class>``, ``voc12/AP_<class>`` and ``coco/AP_<class>`` too.
-        pr_curve_dir: Write a precision-recall picture of each class into this folder.
-        outfile_prefix: Write ``<prefix>.gt.json`` and ``<prefix>.bbox.json`` in COCO's format.
         **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``).
 
     Raises:
@@ -62,15 +60,12 @@ class DetectionMetric(BaseMetric):
         iou: float = 0.5,
         inclusive: bool = True,
         classwise: bool = False,
-        pr_curve_dir: str | None = None,
-        outfile_prefix: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < iou <= 1:
             raise ValueError(f"DetectionMetric: iou={iou}: give a threshold above 0 and at most 1, such as 0.5")
         self.iou, self.inclusive, self.classwise = iou, inclusive, classwise
-        self.pr_curve_dir, self.outfile_prefix = pr_curve_dir, outfile_prefix
 
     @property
     def classes(self) -> list[str]:
@@ -102,10 +97,6 @@ class DetectionMetric(BaseMetric):
         if not found.objects.any():
             text = f"no object to find in {len(results)} images: do the class names in the annotations match {classes}?"
             print_log(text, logger="current", level=logging.WARNING)
-        if self.pr_curve_dir is not None:
-            draw_precision_recall(found, classes, self.pr_curve_dir, self.iou)
-        if self.outfile_prefix is not None:
-            write_coco_json(names, detections, objects, classes, self.outfile_prefix)
         return self._scalars(classes, found)
 
     def _scalars(self, classes: Sequence[str], found: DetectionAP) -> dict[str, float]:

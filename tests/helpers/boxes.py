@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,29 @@ def _corners(random: np.random.Generator, count: int) -> NDArray[np.float64]:
     return np.hstack([corner, corner + random.uniform(1, 70, (count, 2)) * random.choice([0.3, 1, 2], (count, 1))])
 
 
-def pycocotools_of(truth: Path, found: Path) -> COCOeval:
-    """Evaluate two files with pycocotools."""
+def pycocotools_of(detections: Boxes, objects: Boxes, classes: int) -> COCOeval:
+    """Evaluate with pycocotools, ignored objects being crowds; images and classes are numbered from 1."""
+
+    def box(image: int, label: float, x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
+        sides = x2 - x1, y2 - y1
+        ids = {"image_id": image, "category_id": int(label) + 1}
+        return {**ids, "bbox": [x1, y1, *sides], "area": sides[0] * sides[1]}
+
+    truth, found = (
+        [(i, *row) for i, image in enumerate(boxes, 1) for row in image.astype(float).tolist()]
+        for boxes in (objects, detections)
+    )
+    results = [{**box(i, label, *corners), "score": score} for i, *corners, score, label in found]
+    coco = COCO()
+    coco.dataset["images"] = [{"id": number} for number in range(1, len(objects) + 1)]
+    coco.dataset["categories"] = [{"id": number} for number in range(1, classes + 1)]
+    coco.dataset["annotations"] = [
+        {"id": number, **box(i, label, *corners), "iscrowd": int(ignored)}
+        for number, (i, *corners, label, ignored) in enumerate(truth, 1)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(truth))
-        detections = json.loads(found.read_text())
-        evaluation = COCOeval(coco, coco.loadRes(detections) if detections else COCO(), "bbox")
-        evaluation.params.imgIds = sorted(coco.getImgIds())
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results) if results else COCO(), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
