@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.distillers.matching import Matches, dry_run_size, match_stages
+from kd_mm.distillers.matching import Matches, check_names, dry_run_size, match_stages
 from kd_mm.distillers.recipe import Recipe, reads_stages
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Requirements
@@ -66,6 +66,7 @@ class Networks:
             inputs = torch.rand(2, input_channels(student), *self.input_size) * 2 - 1
             inputs = inputs.to(_device(student))
             self._match(stages, inputs)
+            check_names(stages, student, self.teachers, [*teacher_configs(teacher), *recipe.teachers])
             student_taps, teacher_taps = self._extra_taps()
             self.student_records = self._run_student(inputs, student_taps)
             self.teacher_records = {name: self._run_teacher(name, inputs, taps) for name, taps in teacher_taps.items()}

@@ -91,6 +91,10 @@ OPTIONS = {
         ["model.stages=[backbone.layer1,backbone.layr3]"],
         ["'backbone.layr3'", "did you mean backbone.layer3"],
     ),
+    "network of a stage": (
+        ["model.stages.studnet=[backbone.layer1]"],
+        ["model.stages.studnet: there is no network of that name, did you mean 'student'?"],
+    ),
     "number of a stage": (["model.stages=[1,9]"], ["stages=[1, 9] of", "give a list of modules by name"]),
     "class count of student and teacher": (
         ["model.student.head.num_classes=4"],
@@ -301,10 +305,14 @@ def test_keys_of_the_command_line_that_nothing_reads(tools: Tools, world: World,
         ("default_hooks.checkpoint.interval=0", "default_hooks.checkpoint.interval: 0 is no interval; -1 means never"),
         ("model.recipe.student_loss_weight=1.O", "model.recipe.student_loss_weight: '1.O' is no number"),
         ("model.recipe.losses.kd.loss_weight=2x", "model.recipe.losses.kd.loss_weight: '2x' is no number"),
+        (  # KD reads no stage
+            "model.stages.student=[backbone.layr3]",
+            "model.stages.student: tap 'backbone.layr3': ImageClassifier has no module 'backbone.layr3'; did you mean",
+        ),
         ("model.recipe.losses.kd.temperature=warm", "model.recipe.losses.kd.temperature: 'warm' is no number"),
     ],
 )
-def test_a_number_that_is_none(tools: Tools, world: World, tmp_path: Path, option: str, words: str) -> None:
+def test_a_value_that_means_nothing(tools: Tools, world: World, tmp_path: Path, option: str, words: str) -> None:
     config = world.distil("number.py", recipe="kd")
     refused(tools.run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", option), words)
 
