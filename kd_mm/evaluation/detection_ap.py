@@ -1,30 +1,27 @@
-"""Average precision of detections as VOC2007, VOC2010 to 2012 and COCO define it, from one matching of boxes."""
+"""Average precision of detections as VOC2007, VOC2010 to 2012 and COCO define it."""
 
-from collections.abc import Sequence
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_iou
 
-from kd_mm.evaluation.box_matching import (
-    COCO_DETECTIONS,
-    COCO_IOUS,
-    Bools,
-    BoxPairs,
-    Floats,
-    Ints,
-    compare_boxes,
-    match_coco,
-    match_voc,
-)
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 #: Recalls of VOC2007. Not the nearest numbers to 0.3, 0.6 and 0.7, but those that implementations share.
 VOC_RECALLS = np.arange(0, 1 + 1e-3, 0.1)
-#: Recalls of COCO, made as pycocotools makes them.
-COCO_RECALLS = np.linspace(0.0, 1.0, 101)
-#: Smallest and largest areas of objects in square pixels: all, small, medium, large.
-COCO_AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+#: What pycocotools summarises, in its order.
+COCO_NUMBERS = (
+    *("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR@1", "AR@10", "AR@100", "AR_small", "AR_medium", "AR_large"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,44 +31,23 @@ class DetectionAP:
     Attributes:
         voc07: 11-point interpolated average precision (VOC2007), ``(K,)``.
         voc12: Area under the monotonous precision-recall curve (VOC2010 to 2012), ``(K,)``.
-        curves: Recall and precision of each class along descending scores at the VOC threshold, without detections of
-            ignored objects.
         objects: Objects to find, ``(K,)``.
         ignored: Ignored objects, ``(K,)``.
         detections: Detections, ``(K,)``.
         found: True positives at the VOC threshold, ``(K,)``.
         coco: COCO average precision by area (all, small, medium, large) and IoU (0.50, 0.55 ... 0.95), ``(K, 4, 10)``.
-        recall: COCO's highest recall, likewise, ``(K, 4, 10)``.
-        recall_few: The same of all areas with at most 1 and 10 detections of an image and class, ``(K, 2, 10)``.
+        coco_summary: The twelve numbers of COCO by :data:`COCO_NUMBERS`: means over the classes that have objects to
+            find, NaN without any.
     """
 
     voc07: Floats
     voc12: Floats
-    curves: list[tuple[Floats, Floats]]
     objects: Ints
     ignored: Ints
     detections: Ints
     found: Ints
     coco: Floats
-    recall: Floats
-    recall_few: Floats
-
-    def coco_summary(self) -> dict[str, float]:
-        """Return the twelve numbers of COCO: means over the classes that have objects to find, NaN without any."""
-        return {
-            "mAP": nan_mean(self.coco[:, 0]),
-            "AP50": nan_mean(self.coco[:, 0, 0]),
-            "AP75": nan_mean(self.coco[:, 0, 5]),
-            "AP_small": nan_mean(self.coco[:, 1]),
-            "AP_medium": nan_mean(self.coco[:, 2]),
-            "AP_large": nan_mean(self.coco[:, 3]),
-            "AR@1": nan_mean(self.recall_few[:, 0]),
-            "AR@10": nan_mean(self.recall_few[:, 1]),
-            "AR@100": nan_mean(self.recall[:, 0]),
-            "AR_small": nan_mean(self.recall[:, 1]),
-            "AR_medium": nan_mean(self.recall[:, 2]),
-            "AR_large": nan_mean(self.recall[:, 3]),
-        }
+    coco_summary: dict[str, float]
 
 
 def nan_mean(values: Floats) -> float:
@@ -106,30 +82,57 @@ def detection_ap(
     Raises:
         ValueError: The numbers of images differ, or a class is out of range.
     """
-    boxes = compare_boxes(detections, objects, num_classes, inclusive, min(iou, COCO_IOUS[0]))
-    hits, neutral = match_voc(boxes, iou)
-    classes = range(num_classes)
-    wanted = np.bincount(boxes.object_labels[~boxes.ignored], minlength=num_classes)
+    if len(detections) != len(objects):
+        raise ValueError(f"detections of {len(detections)} images, objects of {len(objects)}: give both of each image")
+    found = np.concatenate([np.empty((0, 6)), *detections])
+    wanted = np.concatenate([np.empty((0, 6)), *objects])
+    for what, labels in (("detections", found[:, 5]), ("objects", wanted[:, 4])):
+        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(f"{what} of class {labels.min():g} to {labels.max():g}, but num_classes={num_classes}")
+    matches = [_match_voc(*boxes, iou, inclusive) for boxes in zip(detections, objects, strict=True)]
+    hits, neutral = np.concatenate([np.empty((0, 2), dtype=bool), *matches]).T
+    ignored = wanted[:, 5] != 0
+    counts = [
+        np.bincount(labels.astype(np.int64), minlength=num_classes)
+        for labels in (wanted[~ignored, 4], wanted[ignored, 4], found[:, 5], found[hits, 5])
+    ]
     voc = np.full((num_classes, 2), np.nan)
-    curves, found = [], np.zeros(num_classes, dtype=np.int64)
-    for label in classes:
-        order = boxes.by_score[boxes.starts[label] : boxes.starts[label + 1]]
-        order = order[~neutral[order]]
-        true = np.cumsum(hits[order])
-        curves.append((true / max(wanted[label], 1), true / np.arange(1, len(order) + 1)))
-        found[label] = hits[order].sum()
-        if wanted[label]:
-            voc[label] = _voc_average(np.flatnonzero(hits[order]) + 1, wanted[label])
+    for label in np.flatnonzero(counts[0]):
+        rows = np.flatnonzero((found[:, 5] == label) & ~neutral)
+        rows = rows[np.argsort(-found[rows, 4], kind="stable")]
+        voc[label] = _voc_average(np.flatnonzero(hits[rows]) + 1, counts[0][label])
+    coco, summary = _measure_coco(detections, objects, num_classes)
     return DetectionAP(
         voc07=voc[:, 0],
         voc12=voc[:, 1],
-        curves=curves,
-        objects=wanted,
-        ignored=np.bincount(boxes.object_labels[boxes.ignored], minlength=num_classes),
-        detections=np.diff(boxes.starts),
-        found=found,
-        **_measure_coco(boxes, num_classes),
+        objects=counts[0],
+        ignored=counts[1],
+        detections=counts[2],
+        found=counts[3],
+        coco=coco,
+        coco_summary=summary,
     )
+
+
+def _match_voc(detections: NDArray[Any], objects: NDArray[Any], iou: float, inclusive: bool) -> Bools:
+    """Return ``(n, 2)``: which detections of an image are true positives, and which lie on ignored objects."""
+    matched = np.zeros((len(detections), 2), dtype=bool)
+    pixel = np.array([0, 0, 1, 1]) if inclusive else 0
+    for label in np.unique(objects[:, 4]):
+        rows = np.flatnonzero(detections[:, 5] == label)
+        if not len(rows):
+            continue
+        rows = rows[np.argsort(-detections[rows, 4], kind="stable")]
+        wanted = objects[objects[:, 4] == label]
+        wanted = wanted[np.argsort(wanted[:, 5] != 0, kind="stable")]
+        corners = (torch.from_numpy(boxes[:, :4].astype(np.float64) + pixel) for boxes in (detections[rows], wanted))
+        overlaps = box_iou(*corners).nan_to_num().numpy()  # NaN: neither box has an area
+        near, best = overlaps.max(axis=1) >= iou, overlaps.argmax(axis=1)
+        ignored = wanted[best, 5] != 0
+        matched[rows, 1] = near & ignored
+        rows, best = rows[near & ~ignored], best[near & ~ignored]
+        matched[rows[np.unique(best, return_index=True)[1]], 0] = True
+    return matched
 
 
 def _voc_average(counted: Ints, objects: int) -> tuple[float, float]:
@@ -145,53 +148,40 @@ def _voc_average(counted: Ints, objects: int) -> tuple[float, float]:
     return float(np.append(best, 0.0)[at].sum() / len(VOC_RECALLS)), float(best.sum() / objects)
 
 
-def _measure_coco(boxes: BoxPairs, num_classes: int) -> dict[str, Any]:
-    low, high = np.array(COCO_AREAS).T[:, :, None]
-    unwanted = (boxes.ignored | (boxes.object_areas < low) | (boxes.object_areas > high)).T
-    objects = np.stack(
-        [np.bincount(boxes.object_labels[~column], minlength=num_classes) for column in unwanted.T], axis=1
-    )
-    detections, hits, neutral = match_coco(boxes, unwanted)
-    inside = (boxes.areas >= low) & (boxes.areas <= high)
-    # Of each area, the detections up to each position in the order of the scores that are false unless matched.
-    unmatched = np.cumsum((inside & (boxes.ranks < COCO_DETECTIONS[-1]))[:, boxes.by_score], axis=1)
-    unmatched = np.concatenate([np.zeros((len(inside), 1), dtype=np.int64), unmatched], axis=1)
-    positions = np.empty(len(boxes.by_score), dtype=np.int64)
-    positions[boxes.by_score] = np.arange(len(positions))
-    position = positions[detections]
-    order = np.argsort(position)
-    bounds = np.searchsorted(position[order], boxes.starts)
-    ap = np.full((num_classes, len(COCO_AREAS), len(COCO_IOUS)), np.nan)
-    recall, few = ap.copy(), np.full((num_classes, 2, len(COCO_IOUS)), np.nan)
-    for label in np.flatnonzero(objects[:, 0]):
-        rows = order[bounds[label] : bounds[label + 1]]
-        matched = (hits[rows] | neutral[rows]) & inside[:, detections[rows]].T[:, :, None]
-        before = unmatched[:, position[rows] + 1] - unmatched[:, boxes.starts[label], None]
-        false = before.T[:, :, None] - np.cumsum(matched, axis=0)
-        ap[label], recall[label] = _coco_average(hits[rows], false, objects[label])
-        ranks = boxes.ranks[detections[rows]]
-        few[label] = [hits[rows][ranks < most, 0].sum(axis=0) / objects[label, 0] for most in COCO_DETECTIONS[:-1]]
-    return {"coco": ap, "recall": recall, "recall_few": few}
+def _measure_coco(
+    detections: Sequence[NDArray[Any]], objects: Sequence[NDArray[Any]], num_classes: int
+) -> tuple[Floats, dict[str, float]]:
+    """Return average precision ``(K, 4, 10)`` and the summary as pycocotools computes them."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    listed = {
+        "images": [{"id": image} for image in range(len(objects))],
+        "categories": [{"id": label} for label in range(num_classes)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it is doing
+        truth, found = COCO(), COCO()
+        truth.dataset = {**listed, "annotations": _annotations(objects, {"category_id": 4, "iscrowd": 5})}
+        found.dataset = {**listed, "annotations": _annotations(detections, {"category_id": 5, "score": 4})}
+        truth.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # (IoU, recall, class, area, most detections of an image), -1 for a class without objects
+    precision = evaluation.eval["precision"][..., -1].mean(axis=1).transpose(1, 2, 0)
+    numbers = np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist()
+    return np.where(precision < 0, np.nan, precision), dict(zip(COCO_NUMBERS, numbers, strict=True))
 
 
-def _coco_average(hits: Bools, false: Ints, objects: Ints) -> tuple[Floats, Floats]:
-    """Return average precision and highest recall ``(A, T)`` of a class.
-
-    Args:
-        hits: True positives in the order of the scores, ``(C, A, T)``.
-        false: False positives up to there, ``(C, A, T)``. Precision peaks at true positives, so that detections that
-            match nothing need no row.
-        objects: Objects to find, ``(A,)``.
-    """
-    rows, areas, thresholds = hits.shape
-    true, found = np.cumsum(hits, axis=0), hits.sum(axis=0)
-    precision = true / (false + true + np.spacing(1))
-    best = np.maximum.accumulate(precision[::-1], axis=0)[::-1].reshape(rows, areas * thresholds).T
-    peaks = np.append(best[np.nonzero(hits.reshape(rows, areas * thresholds).T)], 0.0)
-    starts = (np.cumsum(found.ravel()) - found.ravel()).reshape(areas, thresholds, 1)
-    ap, recall = np.full((areas, thresholds), np.nan), np.full((areas, thresholds), np.nan)
-    for area in np.flatnonzero(objects):
-        at = np.searchsorted(np.arange(1, objects[area] + 1) / objects[area], COCO_RECALLS, side="left")
-        index = np.where(at < found[area][:, None], starts[area] + at, len(peaks) - 1)
-        ap[area], recall[area] = peaks[index].mean(axis=1), found[area] / objects[area]
-    return ap, recall
+def _annotations(images: Sequence[NDArray[Any]], columns: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return boxes ``(n, 6)`` of each image in COCO's format, with further columns by their keys."""
+    rows = [(image, row) for image, boxes in enumerate(images) for row in boxes.astype(np.float64).tolist()]
+    annotations = []
+    for number, (image, row) in enumerate(rows, 1):  # pycocotools reads a match with number 0 as none
+        width, height = row[2] - row[0], row[3] - row[1]
+        box = {"bbox": [row[0], row[1], width, height], "area": width * height}
+        others = {key: row[column] for key, column in columns.items()}
+        annotations.append({"id": number, "image_id": image, **box, **others})
+    return annotations

@@ -100,9 +100,8 @@ class DetectionMetric(BaseMetric):
         return self._scalars(classes, found)
 
     def _scalars(self, classes: Sequence[str], found: DetectionAP) -> dict[str, float]:
-        summary = found.coco_summary()
         scalars = {"voc07/mAP": _percent(nan_mean(found.voc07)), "voc12/mAP": _percent(nan_mean(found.voc12))}
-        scalars.update({f"coco/{name}": _percent(summary[name]) for name in _LOGGED})
+        scalars.update({f"coco/{name}": _percent(found.coco_summary[name]) for name in _LOGGED})
         if self.classwise:
             measures = {"voc07": found.voc07, "voc12": found.voc12, "coco": found.coco[:, 0].mean(axis=1)}
             for measure, values in measures.items():

@@ -46,7 +46,7 @@ def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: 
     means = known.mean(axis=0) if len(known) else np.full(measures.shape[1], np.nan)
     table.add_row("mean", *(f"{n:,}" for n in counted.sum(axis=0)), *map(_percent, means))
     lines.append(render(table, width=200))
-    summary = {name: _percent(value) for name, value in found.coco_summary().items()}
+    summary = {name: _percent(value) for name, value in found.coco_summary.items()}
     sizes = ", ".join(f"{size} {summary[f'AP_{size}']}" for size in ("small", "medium", "large"))
     recalls = ", ".join(f"{key} {summary[key]}" for key in ("AR@1", "AR@10", "AR@100"))
     lines.append(f"COCO AP of objects {sizes}; {recalls}")

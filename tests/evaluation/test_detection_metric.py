@@ -61,7 +61,7 @@ def test_table(messages: list[str]) -> None:
     assert "Detection on VOC2007 (2 images) + VOC2012 (1 image); 3 classes: cat, dog, tree frog" in table
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")}
     assert [name for name in cells if not name.startswith("-")] == ["class", *CLASSES, "mean"]
-    average = detection_ap(detections, objects, 3).coco_summary()
+    average = detection_ap(detections, objects, 3).coco_summary
     mean = [cell.strip() for cell in cells["mean"]]
     assert mean[4:] == [
         f"{metrics['voc07/mAP']:.2f}",
