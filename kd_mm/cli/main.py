@@ -15,7 +15,6 @@ COMMANDS = {
     "export": "export_student",
     "convert": "convert_checkpoint",
     "stages": "stages",
-    "retrieval": "visualize_ranking",
     "benchmark": "benchmark",
     "quickstart": "quickstart",
     "doctor": "check_env",
