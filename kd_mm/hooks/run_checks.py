@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.distillers import Distiller
 from kd_mm.distillers.loss_monitor import NonFiniteLossError, describe_non_finite
+from kd_mm.preparation.data import SPEED_OPTIONS
 from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.contexts import unwrapped
@@ -93,7 +94,7 @@ def _accumulated(runner: Runner) -> int:
 
 
 _KEY = "images_of_step"
-_PARTS = "config_parts"
+_PARTS = "config_values"
 #: What in the state of a schedule is no option.
 _PROGRESS = ("last_step", "base_values", "verbose", "best", "num_bad_epochs", "cooldown_counter")
 
@@ -104,8 +105,9 @@ class ResumeCheckHook(Hook):
     The engine restores options of the optimizer and schedules as they are stored, whatever the config says by now.
     Where the initial value of an option or the schedule is another one, the schedule is computed anew from the first
     step on, so that the run goes on as if it had been planned so. A run with the config that it began with is not
-    touched. Schedules that depend on metrics keep what they have reached. Another model, recipe or wrapper of the
-    optimizer is followed in any case; the losses of the run so far are left out of the means in the log then.
+    touched. Schedules that depend on metrics keep what they have reached. Another model, recipe, wrapper of the
+    optimizer or training set is followed in any case; the losses of the run so far are left out of the means in the
+    log then.
     """
 
     priority = "VERY_HIGH"
@@ -115,7 +117,7 @@ class ResumeCheckHook(Hook):
         self._replayed = False
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Store how many images a step has, and what the config says of the model and the step."""
+        """Store how many images a step has, and what the config says of model, data and step."""
         checkpoint["meta"].update({_KEY: images_of_step(runner), _PARTS: _config_parts(runner.cfg)})
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -186,12 +188,13 @@ class ResumeCheckHook(Hook):
 
 
 def _config_parts(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values below the model, the wrapper of the optimizer and the user's hooks, by their keys."""
+    """Return the values below the model, the wrapper of the optimizer, the user's hooks and the training data."""
+    speed = tuple(f"train_dataloader.{option}" for option in SPEED_OPTIONS)
     return {
         key: str(value)
-        for part in ("model", "optim_wrapper", "custom_hooks")
+        for part in ("model", "optim_wrapper", "custom_hooks", "train_dataloader")
         for key, value in parts_of(config.get(part), part)
-        if isinstance(value, str | float | int | None) and not key.startswith("optim_wrapper.optimizer.")
+        if isinstance(value, str | float | int | None) and not key.startswith(("optim_wrapper.optimizer.", *speed))
     }
 
 

@@ -21,7 +21,7 @@ from kd_mm.utils.config import innermost_dataset
 from kd_mm.utils.samples import base_datasets, name_errors
 
 #: Options of a data loader that do not change what it loads.
-_SPEED_OPTIONS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
+SPEED_OPTIONS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
 
 
 class TrainingData:
@@ -37,7 +37,7 @@ class TrainingData:
 
     def fingerprint(self) -> list[Any]:
         """Return what decides the batches: data set and its annotations, sampler, preprocessing and augmentation."""
-        loader = {k: v for k, v in self.config.train_dataloader.items() if k not in _SPEED_OPTIONS}
+        loader = {k: v for k, v in self.config.train_dataloader.items() if k not in SPEED_OPTIONS}
         student = self.config.model.get("student", {})
         views = [self.config.get("data_preprocessor"), self.config.model.get("data_preprocessor")]
         contents = [_digest(part) for part in base_datasets(self.runner.train_dataloader.dataset)]

@@ -131,8 +131,12 @@ def test_other_options_of_the_optimizer_and_another_batch_are_said(cpu_tools: To
         "optim_wrapper.optimizer.lr=0.02",
         "optim_wrapper.optimizer.weight_decay=0.5",
         "train_dataloader.batch_size=16",
+        "train_dataloader.dataset.indices=96",
+        "train_dataloader.num_workers=1",
     ]
     ended = cpu_tools.train(*options(3, *others)[1:], "--work-dir", tmp_path, "--resume")
+    words = "train_dataloader.batch_size was 32, is 16; train_dataloader.dataset.indices was 128, is 96; opti"
+    assert words in ended.out
     assert "optimizer lr was 0.1, is 0.02" in ended.out
     assert "optimizer weight_decay was 0.0005, is 0.5" in ended.out
     assert "resume: a step had 32 images, and has 16 now" in ended.out
