@@ -52,7 +52,11 @@ def load_config(path: str) -> Config:
             f"config {path!r} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines"
         ) from error
     except ConfigParsingError as error:  # a config that imports is read in another way, which takes no other base
-        raise ValueError(f"config {path!r} imports modules and has a base of text: {error}") from error
+        if named := re.match("(.+) not found! ", str(error)):
+            hint = nearest_file(Path(named[1]))
+            raise FileNotFoundError(f"config {path!r}: its base {named[1]} does not exist{hint}") from error
+        fault = "imports modules and has a base of text" if "chain must match" in str(error) else "cannot be read"
+        raise ValueError(f"config {path!r} {fault}: {error}") from error
     except SyntaxError as error:
         raise ValueError(f"config {path!r} is no Python: {error.msg} (line {error.lineno})") from error
     except (NameError, AttributeError, TypeError, ImportError) as error:

@@ -505,6 +505,8 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     refused(
         train("importing", 'import torch\n_base_ = "plain.py"\n'), "importing.py' imports modules and has a base of t"
     )
+    imported = "from mmengine.config import read_base\nwith read_base():\n    from .plian import *\n"
+    refused(train("misimporting", imported), "its base ", "plian.py does not exist, did you mean 'plain.py'?")
     refused(train("unbased", '_base_ = "plain.py"\nx = {{_base_.modle}}\n'), "{{_base_.modle}}")
 
 
