@@ -130,5 +130,6 @@ SCENES = Quickstart(
     columns={"voc07/mAP": "VOC07 mAP (%)", "voc12/mAP": "VOC12 mAP (%)", "coco/mAP": "COCO mAP (%)"},
     seeds=(0, 1, 2),
     draw=draw,
+    with_exits=True,
     save_predictions=True,
 )

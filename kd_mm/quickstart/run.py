@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_mm.apis.overrides import set_epochs
+from kd_mm.apis.recipes import compose
 from kd_mm.apis.rows import Row, Sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import plan_jobs
@@ -42,6 +43,7 @@ class Quickstart:
         columns: Heads of the table's columns by what they hold, before those of the costs.
         seeds: Seeds of the students where none are given.
         draw: Writes the picture to a path; takes the work dirs of each row's runs by the row's title.
+        with_exits: Whether the teacher is trained together with exits on its stages.
         save_predictions: Whether each run writes its predictions on the test data, ``predictions.pkl``.
     """
 
@@ -52,6 +54,7 @@ class Quickstart:
     columns: Mapping[str, str]
     seeds: tuple[int, ...]
     draw: Callable[[Mapping[str, Sequence[Path]], Path], None]
+    with_exits: bool = False
     save_predictions: bool = False
 
     def sweep(self, seeds: Sequence[int] | None = None, epochs: int | None = None) -> Sweep:
@@ -60,8 +63,11 @@ class Quickstart:
         for title, name in self.configs.items():
             config = read_config(f"kd_mm::quickstart/{name}.py")
             factor = 1.0 if epochs is None else set_epochs(config, epochs)
+            if title == TEACHER:
+                rows[name] = Row(compose(config, "exits", None, None) if self.with_exits else config, seeds=(0,))
+                continue
             if not is_distillation(config):
-                rows[name] = Row(config, seeds=(0,) if title == TEACHER else None)
+                rows[name] = Row(config)
                 continue
             if factor < 1:  # a shortened teacher may know next to nothing
                 config.default_hooks.teacher_check.min_score = 0.0
@@ -117,8 +123,7 @@ def run_quickstart(
     results = run_jobs(jobs, work_dir.absolute() / "runs", processes, describe)
     rows = group([{**cell, "row": titles[cell["row"]]} for cell in results.values()], "row")
     columns = [*(Column(key, head, spread=True) for key, head in quickstart.columns.items()), *_COSTS]
-    note = _note(rows)
-    table = markdown(rows, columns, "network") + (f"\n{note}\n" if note else "")
+    table = f"{markdown(rows, columns, 'network')}\n{_note(rows, quickstart.with_exits)}\n"
     replace_file(work_dir / "table.md", table.encode())
     replace_file(work_dir / "table.csv", comma_separated(rows, columns, "network").encode())
     replace_file(work_dir / "results.json", (json.dumps([*itertools.chain(*rows.values())], indent=2) + "\n").encode())
@@ -127,9 +132,12 @@ def run_quickstart(
     return table
 
 
-def _note(rows: Mapping[str, Sequence[Cell]]) -> str:
-    seconds, row = max((cell["preparation_seconds"], row) for row, cells in rows.items() for cell in cells)
-    return (
+def _note(rows: Mapping[str, Sequence[Cell]], with_exits: bool) -> str:
+    note = (
         "Mean ± standard deviation over the runs. Seconds are those of one training, validation included, on one\n"
-        f"thread; the teacher's exits, trained once before {row.rpartition(', ')[2]}, took {seconds:.1f} s more."
+        "thread; "
     )
+    if with_exits:
+        return f"{note}the teacher is trained together with its exits."
+    seconds, row = max((cell["preparation_seconds"], row) for row, cells in rows.items() for cell in cells)
+    return f"{note}the teacher's exits, trained once before {row.rpartition(', ')[2]}, took {seconds:.1f} s more."

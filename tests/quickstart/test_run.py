@@ -122,6 +122,8 @@ def test_exits_of_student_and_teacher_are_scored_beside_chance(done: Done) -> No
     assert all(0 <= cell[key] <= 100 for key in cell if key.startswith("exit/") and key != "exit/metric")
     split = "training" if done.task == "reid" else "validation"
     assert cell["exit/metric"].endswith(f" on the {split} data")
+    # The detectors' teacher is trained together with its exits, which are scored at the end of its own run.
+    assert ("exit/student/1" in done.cells()["teacher"]) == (done.task == "detection")
 
 
 def test_the_picture_is_a_picture(done: Done) -> None:
