@@ -28,6 +28,8 @@ def benchmark(
     steps: int = 30,
     warmup: int = 5,
     terms: bool = True,
+    channels_last: bool = False,
+    clock: str = "auto",
     compiled: bool = False,
 ) -> dict[str, Any]:
     """Time a distillation config on one resident batch of noise, with random weights; no file is read or written.
@@ -38,9 +40,6 @@ def benchmark(
     distillation step without each of the recipe's losses. A round sees one state of the machine, so drift cancels in
     ratios within a round. Learning rates are set to zero, so that every step computes on the same weights.
 
-    The clock is ``"cpu"``, the seconds that the process was at work, on the CPU with one thread: other programs on the
-    machine stretch it less. Threads that wait for others would count too, so that it is ``"wall"`` elsewhere.
-
     Args:
         config: A distillation config of a classifier or a detector. It is left as it is.
         device: ``"cpu"`` or ``"cuda"``; CUDA times come from device events around each step.
@@ -50,14 +49,18 @@ def benchmark(
         steps: Measured rounds.
         warmup: Rounds before these.
         terms: Whether to time the step without each loss too.
+        channels_last: Keep every network of every part in the ``channels_last`` memory format.
+        clock: ``"wall"``, or ``"cpu"``, the seconds that the process was at work, which other programs on the machine
+            stretch less. ``"auto"``: the latter on the CPU with one thread, where the two are the same on an idle
+            machine; threads that wait for others would count too.
         compiled: Run every part through ``torch.compile``: the training steps of student and distillation as mmengine's
             ``compile=True`` does, the plain teachers, and teachers and objective of the distillation. Losses are not
             timed by themselves then, and what is counted is counted without compilation.
 
     Returns:
         A dict for JSON, beside these the setting. ``parts``: for each measured part ``median``, ``min`` and ``max`` in
-        seconds of that ``clock``, ``wall`` and ``cpu``, its medians on both, ``multiply_adds`` of its convolutions and
-        matrix products, ``operators``, how many calls of operators it makes, views left out,
+        seconds of the clock, ``wall`` and ``cpu``, the medians of both clocks, ``multiply_adds`` of its convolutions
+        and matrix products, ``operators``, how many calls of operators it makes, views left out,
         ``gradient_operators``, those of forward and backward without the optimizer's, and ``peak_memory``, bytes of
         the tensors that it makes (weights are not counted). ``ratio``: the distillation step over student step plus
         teacher forward, ``of_medians``, ``paired`` (median over the rounds), ``low`` and ``high`` (its quartiles),
@@ -69,18 +72,20 @@ def benchmark(
     Raises:
         ValueError: No distillation config, no CUDA device, or a number of steps that measures nothing.
     """
-    _check(config, device, amp, steps, warmup)
+    _check(config, device, amp, steps, warmup, clock)
     if compiled and warmup < 1:
         raise ValueError("--compile --warmup 0: the first round compiles; take one round or more before those measured")
     config = copy.deepcopy(config)
     if amp:
         enable_amp(config)
-    clock = "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    if clock == "auto":
+        clock = "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
     batch_size = batch_size or config.train_dataloader.batch_size
     if input_size is not None:
         config.model.input_size = tuple(input_size)
     with isolated_rng("benchmark"), DefaultScope.overwrite_default_scope(config.get("default_scope")):
-        parts, size = build_parts(config, device, amp, batch_size, terms and not compiled, compiled)
+        layout = {"device": device, "memory_format": torch.channels_last if channels_last else torch.preserve_format}
+        parts, size = build_parts(config, layout, amp, batch_size, terms and not compiled, compiled)
         wall, cpu = time_rounds(parts, device, steps, warmup)
         # Compiled code hides its operators.
         with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
@@ -96,6 +101,7 @@ def benchmark(
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "amp": amp,
+        "channels_last": channels_last,
         "compiled": compiled,
         "batch_size": batch_size,
         "input_size": list(size),
@@ -149,7 +155,7 @@ def describe(result: Mapping[str, Any]) -> str:
     """Return the result of :func:`benchmark` as text."""
     size = "x".join(str(side) for side in result["input_size"])
     setting = f"{result['device']}, {result['threads']} threads, batch {result['batch_size']}, {size} pixels"
-    for key, text in {"amp": "mixed precision", "compiled": "compiled"}.items():
+    for key, text in {"amp": "mixed precision", "channels_last": "channels_last", "compiled": "compiled"}.items():
         setting += f", {text}" if result[key] else ""
     clock, other = ("CPU ms", "wall") if result["clock"] == "cpu" else ("wall ms", "cpu")
     title = f"{result['steps']} rounds: {setting}"
@@ -176,7 +182,7 @@ def describe(result: Mapping[str, Any]) -> str:
     return "\n".join((render(parts, *([terms] if result["terms"] else [])), *lines))
 
 
-def _check(config: Config, device: str, amp: bool, steps: int, warmup: int) -> None:
+def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, clock: str) -> None:
     if "model" not in config or not is_distillation(config):
         raise ValueError("give --distiller RECIPE, or a distillation config, whose model is a kd_mm.Distiller")
     if device not in ("cpu", "cuda"):
@@ -187,3 +193,5 @@ def _check(config: Config, device: str, amp: bool, steps: int, warmup: int) -> N
         raise ValueError("--device cpu --amp: mixed precision takes the GPU here; hide it (CUDA_VISIBLE_DEVICES=)")
     if steps < 1 or warmup < 0:
         raise ValueError(f"--rounds {steps} --warmup {warmup}: measure at least one round, after none or more")
+    if clock not in ("auto", "wall", "cpu") or (clock == "cpu" and device == "cuda"):
+        raise ValueError(f"--clock {clock}: choose auto, wall or, on the CPU, cpu")

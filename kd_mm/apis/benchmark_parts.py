@@ -28,13 +28,13 @@ NUM_OBJECTS = 8
 
 
 def build_parts(
-    config: Config, device: str, amp: bool, batch_size: int, terms: bool, compiled: bool = False
+    config: Config, layout: dict[str, Any], amp: bool, batch_size: int, terms: bool, compiled: bool = False
 ) -> tuple[dict[str, Callable[[], Any]], tuple[int, int]]:
     """Build everything and return what is to be timed by name, and the input size.
 
     Args:
         config: A distillation config; its parts are used.
-        device: ``"cpu"`` or ``"cuda"``.
+        layout: Keywords of ``Module.to``: device and memory format.
         amp: Whether the teacher's forward runs under autocast, too; the steps have it from their optimizer wrapper.
         batch_size: Images a step.
         terms: Whether there are steps without each loss.
@@ -48,13 +48,13 @@ def build_parts(
     if compiled:
         model.compile = {"teacher": True, "objective": True, "backend": "inductor", **(model.get("compile") or {})}
         compile_part = functools.partial(torch.compile, backend=model.compile.backend)
-    distiller = _distiller(model, device)
+    device, distiller = layout["device"], _distiller(model, layout)
     student_config = ConfigDict({"data_preprocessor": preprocessor, **model.student})
     student: Any = MODELS.build(student_config)
     student.load_state_dict(distiller.student.state_dict())  # the time of a detector depends on what it proposes
     size, classes = distiller.input_size, _num_classes(distiller)
     batch = _noise_batch(distiller.task.name, batch_size, size, input_channels(distiller.student), classes, device)
-    optimizer = _frozen_optimizer(student.to(device), config)
+    optimizer = _frozen_optimizer(student.to(**layout), config)
     parts: dict[str, Callable[[], Any]] = {
         STUDENT: functools.partial(compile_part(student.train_step), batch, optimizer)
     }
@@ -62,8 +62,8 @@ def build_parts(
     plain_calls = []
     for name, teacher in distiller.teachers.items():
         plain = build_network(model.teacher.get(name, {"config": student_config})["config"])
-        plain.requires_grad_(False).eval().to(device)
-        # It gets what upstream would give it, whatever dtype the distillation chose.
+        plain.requires_grad_(False).eval().to(**layout)
+        # It gets what upstream would give it, whatever dtype and memory format the distillation chose.
         prepared = teacher.preprocess(inputs).float().contiguous()
         plain_calls.append((compile_part(_to_deepest_tap(teacher, plain, distiller)), prepared))
     observed_calls = [(teacher.observe, inputs) for teacher in distiller.teachers.values()]
@@ -75,7 +75,7 @@ def build_parts(
     for name in distiller.losses if terms else ():
         less = copy.deepcopy(model)
         less.recipe.losses.pop(name)
-        rest = _distiller(less, device)
+        rest = _distiller(less, layout)
         rest.student.load_state_dict(distiller.student.state_dict())
         parts[WITHOUT + name] = _distillation_step(rest, config, batch, compile_part)
     return parts, size
@@ -90,11 +90,11 @@ def without_files(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _distiller(config: ConfigDict, device: str) -> Distiller:
+def _distiller(config: ConfigDict, layout: dict[str, Any]) -> Distiller:
     distiller: Distiller = MODELS.build(config)
     for teacher in ema_teachers(distiller).values():
         teacher.start(distiller.student, distiller.objective.exits)
-    distiller.to(device)
+    distiller.to(**layout)
     skip_preparation(distiller)
     return distiller
 

@@ -167,8 +167,10 @@ def test_one_loss_several_teachers_and_one_round() -> None:
     assert benchmark(config, steps=1, warmup=0, terms=False)["terms"] == {}
 
 
-def test_mixed_precision_reaches_every_part() -> None:
-    assert benchmark(distillation(), steps=1, warmup=0, amp=True)["amp"]
+@pytest.mark.parametrize("options", [{"amp": True}, {"channels_last": True}])
+def test_options_reach_every_part(options: dict[str, bool]) -> None:
+    result = benchmark(distillation(), steps=1, warmup=0, **options)
+    assert {key: result[key] for key in options} == options
 
 
 def test_config_random_state_and_folder_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +190,7 @@ def test_config_random_state_and_folder_stay_as_they_were(tmp_path: Path, monkey
     [
         ({"steps": 0}, "at least one round"),
         ({"device": "gpu"}, "choose cpu or cuda"),
+        ({"clock": "sun"}, "choose auto, wall"),
         ({"compiled": True, "warmup": 0}, "the first round compiles"),
         pytest.param({"config": Config({"model": classifier()})}, "model is a kd_mm.Distiller", id="plain config"),
     ],
