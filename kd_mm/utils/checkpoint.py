@@ -20,6 +20,7 @@ from kd_mm.utils.foreign_weights import FAMILIES, own_names
 from kd_mm.utils.suggest import nearest_file
 
 _STATISTICS = ("min", "max", "current", "mean")
+_ARRAYS = "numpy arrays: save them as tensors, torch.save({name: torch.from_numpy(array), ...}, PATH)"
 _DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
 
 
@@ -32,7 +33,8 @@ def load_safely(file: Path) -> Any:
 
     Raises:
         UnsafeCheckpointError: It holds objects that would have to be executed.
-        ValueError: The file is no checkpoint, or is cut short, or is a safetensors file and that package is missing.
+        ValueError: The file is no checkpoint, is cut short, or holds numpy arrays; or it is a safetensors file and that
+            package is missing.
     """
     if is_safetensors(file):
         try:
@@ -45,7 +47,7 @@ def load_safely(file: Path) -> Any:
             raise ValueError(_incomplete(file)) from error
     try:
         with _allowing(_logged_types()):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            stored = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -56,6 +58,10 @@ def load_safely(file: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, ValueError) as error:
         raise ValueError(_incomplete(file)) from error
+    parts = [stored, *map(stored.get, WEIGHT_KEYS)] if isinstance(stored, Mapping) else []
+    if any(isinstance(part, Mapping) and {*map(type, part.values())} == {np.ndarray} for part in parts):
+        raise ValueError(f"{file} holds {_ARRAYS}")
+    return stored
 
 
 def _incomplete(file: Path) -> str:
@@ -67,6 +73,8 @@ def _incomplete(file: Path) -> str:
         what = "" if any(name.endswith("data.pkl") for name in inside) else what
         if any("/code/" in name for name in inside):
             what = "of TorchScript: write its state_dict() by torch.save"
+        if any(name.endswith(".npy") for name in inside):
+            what = _ARRAYS
     if what:
         return f"{file} is no checkpoint but {what}"
     return f"{file} is no checkpoint, or cut short: was the download or the run that wrote it interrupted?"

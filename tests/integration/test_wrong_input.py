@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,7 +50,12 @@ def checkpoints(world: World) -> dict[str, Path]:
     files["pointer"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 4\n"
     for name, data in files.items():
         (world.folder / f"{name}.pth").write_bytes(data)
+    arrays = {name: value.numpy() for name, value in weights(world.checkpoint).items()}
+    np.savez(world.folder / "zipped", **arrays)
+    torch.save({"state_dict": arrays}, world.folder / "arrays.pth")
     return {
+        "arrays": world.folder / "arrays.pth",
+        "zipped arrays": world.folder / "zipped.npz",
         **{name: world.folder / f"{name}.pth" for name in files},
         "missing keys": changed("missing", lack),
         "extra keys": changed("extra", lambda stored: stored["state_dict"].update({"head.extra": torch.zeros(3)})),
@@ -451,6 +457,8 @@ def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, 
         ("text", ["text.pth is no checkpoint but a web page"]),
         ("hdf5", ["hdf5.pth is no checkpoint but an HDF5 file, as Keras writes"]),
         ("pointer", ["pointer.pth is no checkpoint but a pointer of Git LFS"]),
+        ("arrays", ["arrays.pth holds numpy arrays: save them as tensors, torch.save("]),
+        ("zipped arrays", ["zipped.npz is no checkpoint but numpy arrays: save them as tensors, torch.save("]),
         ("executable", ["cannot be read safely", "shutil.rmtree"]),
         ("noise", ["teacher 'teacher' scores", "chance is 33.3%", "min_score=0"]),
     ],
