@@ -102,7 +102,9 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
     missing = [path for path, size in sizes if size is None]
     if missing:
         path = missing[0]
-        there = ImageFolder(os.path.dirname(path)).find(os.path.basename(path)) or _elsewhere(Path(path))
+        folder, name = os.path.split(path)
+        images = ImageFolder(folder)
+        there = images.find(name) or images.alike(name) or _elsewhere(Path(path))
         what, remedy = "does not exist", ": put the data there, or set data_root"
         if os.path.isdir(path):
             what, remedy = "is a folder, not an image", ""

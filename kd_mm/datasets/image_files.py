@@ -71,9 +71,15 @@ class ImageFolder:
             is_folder = os.path.isdir(os.path.join(self.root, folder, others[0]))
             what = "is a folder" if is_folder else f"is not read: convert it to one of {', '.join(IMAGE_SUFFIXES)}"
             return f"{os.path.join(self.root, folder, others[0])} {what}"
-        alike = next((other for other in self._files(folder) if other.casefold() == stem.casefold()), "")
-        hint = f", but {self._files(folder)[alike][0]} is there: write it alike" if alike else ""
+        alike = self.alike(name)
+        hint = f", but {os.path.basename(alike)} is there: write it alike" if alike else ""
         return f"there is no {path}.jpg, nor with another ending{hint}"
+
+    def alike(self, name: str) -> str | None:
+        """Return the path of an image whose name differs in the case of its letters and its ending alone."""
+        folder, stem = os.path.split(without_suffix(name))
+        alike = [files for other, files in self._files(folder).items() if other.casefold() == stem.casefold()]
+        return next((os.path.join(self.root, folder, file) for file in sum(alike, []) if is_image(file)), None)
 
     def _files(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._listed:

@@ -412,6 +412,12 @@ REFUSED: dict[str, tuple[str, Callable[[Shapes], object], list[str], list[str]]]
         [],
         ["(missing are 8 of 8 images looked for), but shapes/JPEGImages/train000.JPG does: name it so in the "],
     ),
+    "images named in upper case": (
+        COCO,
+        lambda shapes: [path.rename(path.with_name(path.name.upper())) for path in shapes.image("x").parent.iterdir()],
+        [],
+        ["(missing are 8 of 8 images looked for), but shapes/JPEGImages/TRAIN000.JPG does: name it so in the "],
+    ),
     "a step that leaves out everything": (
         VOC,
         leave_out_everything,
