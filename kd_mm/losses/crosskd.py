@@ -88,10 +88,7 @@ class CrossKDLoss(Loss):
         """
         for model in (student, teacher):
             if "bbox_head" not in dict(model.named_children()):
-                raise ValueError(
-                    f"CrossKD: {type(model).__name__} has no dense head; take the recipe kd or a loss on maps "
-                    "(recipes pkd, cwd, fgd)"
-                )
+                raise _unfit(model)
         heads = [model.get_submodule("bbox_head") for model in (student, teacher)]
         towers = [tower for head in heads for name in TOWERS if isinstance(tower := child(head, name), nn.ModuleList)]
         ahead_of_last = max(1, min(map(len, towers), default=0) - 1)
@@ -203,18 +200,13 @@ class CrossHeadForward:
         Raises:
             ValueError: If they have other levels, anchors or another width, or the head has no such towers.
         """
-        levels = DenseHead(head).levels
         widths = [width for tower in _widths(head) for width in tower[self.split - 1 : self.split]]
-        if (levels, widths) != (self.levels, self.widths):
+        grid = DenseHead(head).grid
+        if (widths, grid) != (self.widths, self.outputs.grid):
             raise ValueError(
-                f"CrossKD: the student's head has {levels} levels and {widths} channels behind convolution "
-                f"{self.split} of its towers, the teacher's {self.levels} and {self.widths}; give both the same "
-                "strides, num_outs of their necks and feat_channels"
-            )
-        if DenseHead(head).grid != self.outputs.grid:
-            raise ValueError(
-                f"CrossKD: the student's head has levels of (stride, anchors) {DenseHead(head).grid}, the teacher's "
-                f"{self.outputs.grid}; give both the same anchor_generator"
+                f"CrossKD: the student's head has {widths} channels behind convolution {self.split} of its towers, the "
+                f"teacher's {self.widths}, levels of (stride, anchors) {grid}, the teacher's {self.outputs.grid}; give "
+                "both the same feat_channels, anchor_generator and num_outs of their necks"
             )
 
     def cross(
@@ -299,9 +291,9 @@ def _widths(head: nn.Module) -> list[list[int]]:
     return widths
 
 
-def _unfit(head: nn.Module) -> ValueError:
+def _unfit(network: nn.Module) -> ValueError:
     return ValueError(
-        f"CrossKD: {type(head).__name__} is not a dense head of two towers (cls_convs, reg_convs) that end in class "
-        "and box maps, so no features can cross into it; RetinaNet, FCOS, ATSS and GFL have one; else take pkd, cwd, "
-        "fgd or mtkd_ssr"
+        f"CrossKD: {type(network).__name__} has no dense head of two towers (cls_convs, reg_convs) that end in class "
+        "and box maps, so no features can cross into it; RetinaNet, FCOS, ATSS and GFL have one; else take the recipe "
+        "kd, pkd, cwd, fgd or mtkd_ssr"
     )

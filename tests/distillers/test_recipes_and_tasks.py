@@ -49,7 +49,7 @@ DETECTION = {
 REFUSED = {
     "classification": dict.fromkeys(("crosskd", "detection", "fgd", "ld", "mgd", "mtkd_ssr_images"), FOR_DETECTORS),
     "reid": dict.fromkeys(("crosskd", "detection", "fgd", "ld", "mgd", "mtkd_ssr_images"), FOR_DETECTORS),
-    "two_stage": {**DETECTION, "crosskd": "FasterRCNN has no dense head; take the recipe kd"},
+    "two_stage": {**DETECTION, "crosskd": "FasterRCNN has no dense head of two towers"},
     "dense": {
         **DETECTION,
         "dist": POSITIONS,
