@@ -1,13 +1,13 @@
 """Batches that cannot be made or normalised: one line that names the data set and the files."""
 
-import contextlib
-import io
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
 from torch import nn
@@ -16,10 +16,6 @@ from kd_mm.distillers import Distiller
 from kd_mm.utils.channels import is_misfit, misfit, wrong_channels
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import SampleError, describe_failure, files
-
-with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
-    from mmdet.models.detectors.base import BaseDetector
-    from mmdet.structures import DetDataSample
 
 
 def check_batch(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 from unicodedata import normalize
 
 import numpy as np
+from mmdet.datasets import BaseDetDataset, CocoDataset
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -24,9 +23,6 @@ from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first
-
-with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
-    from mmdet.datasets import BaseDetDataset, CocoDataset
 
 #: Samples looked at for labels that a network does not predict.
 _LABELS = 200_000
@@ -67,11 +63,7 @@ class ClassListHook(Hook):
                 network's classes, or no object is of any.
         """
         training = runner.train_loop.dataloader.dataset
-        for dataset in base_datasets(training):
-            check_numbering("train_dataloader", dataset)
-            _check_labels(runner, "train_dataloader", dataset)
-            _check_outputs(runner, "train_dataloader", dataset)
-            _check_presence("train_dataloader", dataset)
+        _check_set(runner, "train_dataloader", training)
         classes = class_list(training)
         if runner.cfg.get("resume"):
             compare_classes("train_dataloader", classes, self._loaded, "the run that is resumed")
@@ -82,14 +74,9 @@ class ClassListHook(Hook):
             )
         if runner.val_loop is not None:
             validation = runner.val_loop.dataloader.dataset
-            for dataset in base_datasets(validation):
-                check_numbering("val_dataloader", dataset)
-                _check_labels(runner, "val_dataloader", dataset)
-                _check_outputs(runner, "val_dataloader", dataset)
-                if isinstance(dataset, BaseDetDataset):
-                    _check_presence("val_dataloader", dataset)
-            detector = any(isinstance(part, BaseDetDataset) for part in base_datasets(validation))
-            compare_classes("val_dataloader", class_list(validation), classes, "the training data", detector)
+            _check_set(runner, "val_dataloader", validation)
+            detects = _has_boxes(validation)
+            compare_classes("val_dataloader", class_list(validation), classes, "the training data", detects)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.
@@ -101,10 +88,22 @@ class ClassListHook(Hook):
         for part in base_datasets(dataset):
             check_numbering("test_dataloader", part)
             _check_known("test_dataloader", part)
-        detector = any(isinstance(part, BaseDetDataset) for part in base_datasets(dataset))
-        compare_classes(
-            "test_dataloader", class_list(dataset), self.trained, "the checkpoint's training data", detector
-        )
+        where = "the checkpoint's training data"
+        compare_classes("test_dataloader", class_list(dataset), self.trained, where, _has_boxes(dataset))
+
+
+def _has_boxes(dataset: Any) -> bool:
+    return any(isinstance(part, BaseDetDataset) for part in base_datasets(dataset))
+
+
+def _check_set(runner: Runner, key: str, dataset: Any) -> None:
+    """Check each part of the data of a loop by itself, and with the network's outputs."""
+    for part in base_datasets(dataset):
+        check_numbering(key, part)
+        _check_labels(runner, key, part)
+        _check_outputs(runner, key, part)
+        if key == "train_dataloader" or isinstance(part, BaseDetDataset):
+            _check_presence(key, part)
 
 
 def class_list(dataset: Any) -> list[str]:

@@ -1,8 +1,6 @@
 """Pascal VOC, or one's own folder in its layout, for detection."""
 
-import contextlib
 import difflib
-import io
 import logging
 import os
 from collections import Counter
@@ -10,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import VOCDataset as UpstreamVOCDataset
 from mmengine.fileio import get
 from mmengine.logging import print_log
 
@@ -21,10 +20,7 @@ from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCOb
 from kd_mm.registry import DATASETS
 from kd_mm.utils.suggest import join_first
 
-with contextlib.redirect_stdout(io.StringIO()):  # it prints which optional packages it does without
-    from mmdet.datasets import VOCDataset as UpstreamVOCDataset
-
-_SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
+_SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/ (or make your own in this layout, with img_subdir and ann_subdir)"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
 _FRACTIONS = " (fractions of the image? <bndbox> holds pixels)"
 _OUTSIDE = "reach out of the image and are clipped to it"
@@ -183,14 +179,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         return kept
 
     def _require_folder(self) -> None:
-        folder = Path(self.sub_data_root)
-        year = next((year for year in ("2007", "2012") if folder.name == f"VOC{year}"), "")
-        source = (
-            f"{_SOURCE}voc{year}/"
-            if year
-            else f"{_SOURCE} (or make your own in this layout, with img_subdir and ann_subdir)"
-        )
-        require_layout("Pascal VOC", folder, (f"{self.ann_subdir}/", f"{self.img_subdir}/"), source)
+        require_layout("Pascal VOC", self.sub_data_root, (f"{self.ann_subdir}/", f"{self.img_subdir}/"), _SOURCE)
 
     def _read_split(self) -> list[str]:
         """Return the names of the images, in the order of the list."""

@@ -22,8 +22,8 @@ FIXES = {
     "mmengine.fileio.parse": "patch_lists",
 }
 #: Modules that print while they are imported.
-NOISY = {"mmpretrain.datasets"}
-#: A message that mmpretrain 1.3.6 means for its debug log, and prints where the optional package is missing.
+NOISY = {"mmdet.datasets", "mmpretrain.datasets"}
+#: A message that both mean for their debug log, and print where the optional package is missing.
 _DEBUG_MESSAGE = "Could not import OneDL"
 
 _callbacks: dict[str, Callable[[ModuleType], object]] = {}
@@ -38,14 +38,14 @@ def after_import(name: str, callback: Callable[[ModuleType], object]) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what is printed to standard error, without mmpretrain's debug message: tools write JSON to the other."""
+    """Send what is printed to standard error, without upstream's debug message: tools write JSON to the other."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             yield
     finally:
         lines = printed.getvalue().splitlines(keepends=True)
-        sys.stderr.writelines(line for line in lines if line.strip() != _DEBUG_MESSAGE)
+        sys.stderr.writelines(line for line in lines if not line.startswith(_DEBUG_MESSAGE))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
