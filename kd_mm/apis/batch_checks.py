@@ -1,6 +1,5 @@
 """Batches that cannot be made or normalised: one line that names the data set and the files."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
-from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
@@ -16,6 +14,7 @@ from kd_mm.distillers import Distiller
 from kd_mm.utils.channels import is_misfit, misfit, wrong_channels
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import SampleError, describe_failure, files
+from kd_mm.utils.suggest import warn
 
 
 def check_batch(
@@ -83,11 +82,9 @@ def _check_values(key: str, images: Any) -> None:
     if not math.isfinite(largest):
         raise SampleError(f"{key}: mean and std of the data_preprocessor make pixels that are not finite")
     if largest > 300 or spread < 0.02:
-        print_log(
+        warn(
             f"{key}: after the data_preprocessor the first images have values up to {largest:.3g}, with a standard "
-            f"deviation of {spread:.2g}: are mean and std those of pixels from 0 to 255, and applied once?",
-            "current",
-            logging.WARNING,
+            f"deviation of {spread:.2g}: are mean and std those of pixels from 0 to 255, and applied once?"
         )
 
 

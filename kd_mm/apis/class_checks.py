@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -13,7 +12,6 @@ import numpy as np
 from mmdet.datasets import BaseDetDataset, CocoDataset
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
@@ -22,7 +20,7 @@ from mmpretrain.datasets import CustomDataset
 from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_object
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.samples import base_datasets
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 #: Samples looked at for labels that a network does not predict.
 _LABELS = 200_000
@@ -100,7 +98,6 @@ def _check_set(runner: Runner, key: str, dataset: Any) -> None:
     """Check each part of the data of a loop by itself, and with the network's outputs."""
     for part in base_datasets(dataset):
         check_numbering(key, part)
-        _check_labels(runner, key, part)
         _check_outputs(runner, key, part)
         if key == "train_dataloader" or isinstance(part, BaseDetDataset):
             _check_presence(key, part)
@@ -137,7 +134,7 @@ def compare_classes(
     moved = any(here in others or there in classes for here, there in pairs)
     if moved or (pairs and not set(classes) & set(others)) or (detector and len(classes) < len(others)):
         raise ValueError(f"{line}; {_SAME_LIST}")
-    print_log(line, "current", logging.WARNING)
+    warn(line)
 
 
 def explain_joined_sets(config: Mapping[str, Any]) -> None:
@@ -236,9 +233,7 @@ def _check_presence(key: str, dataset: BaseDataset) -> None:
         raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
     if missing and looked == len(dataset):
         names = join_first([classes[label] for label in sorted(missing)])
-        print_log(
-            f"{key}: {len(missing)} of {len(classes)} classes have no object: {names}", "current", logging.WARNING
-        )
+        warn(f"{key}: {len(missing)} of {len(classes)} classes have no object: {names}")
 
 
 def _check_known(key: str, dataset: BaseDataset) -> None:
@@ -255,41 +250,33 @@ def _spread(count: int) -> Iterator[int]:
         yield from range(start, count, step)
 
 
-def _check_labels(runner: Runner, key: str, dataset: BaseDataset) -> None:
-    """Compare the labels of a classifier's data, up to 200,000, with its outputs; class folders number themselves."""
-    plain = not is_distillation(runner.cfg)
-    model = runner.cfg.model if plain else runner.cfg.model.student
-    option, count = _class_count(model, detects=False)
-    classes = class_list(dataset)
-    listed = not isinstance(dataset, CustomDataset) or dataset.ann_file or len(classes) > (count or 0)
-    if count is None or not (isinstance(dataset, ClassificationDataset) and listed and len(dataset)):
+def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
+    """Compare the class list and, of a classifier's data, up to 200,000 labels with the outputs of the head.
+
+    A classifier would stop in its loss, a detector would learn the class that it lacks as background. Class folders
+    number themselves, and a Distiller compares its class count with the list.
+    """
+    plain, detects = not is_distillation(runner.cfg), isinstance(dataset, BaseDetDataset)
+    if not (isinstance(dataset, ClassificationDataset) or (plain and detects)) or not len(dataset):
         return
-    if "gt_label" not in dataset.get_data_info(0):
+    option, count = _class_count(runner.cfg.model if plain else runner.cfg.model.student, detects)
+    if count is None:
         return
-    option = f"model.{option}" if plain else f"model.student.{option}"
-    found = {label for index in islice(_spread(len(dataset)), _LABELS) for label in labels(dataset, index)}
+    option, classes = f"model.{option}" if plain else f"model.student.{option}", class_list(dataset)
+    listed = not isinstance(dataset, CustomDataset) or dataset.ann_file or len(classes) > count
+    found: set[int] = set()
+    if not detects and listed and "gt_label" in dataset.get_data_info(0):
+        found = {label for index in islice(_spread(len(dataset)), _LABELS) for label in labels(dataset, index)}
+    sizes = f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}"
     # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
-    if len(classes) > count and plain and max(found, default=0) >= count:
-        raise ValueError(_too_many(key, classes, count, option))
+    if len(classes) > count and plain and (detects or max(found, default=0) >= count):
+        raise ValueError(f"{sizes}: set {option}")
     if len(classes) <= count and found and (min(found) < 0 or max(found) >= count):
         raise ValueError(
             f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} classes, "
             f"from 0 to {count - 1}: number the labels from 0, or set {option}"
         )
-
-
-def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
-    """Compare the class list of a data set with the outputs of a plain network's head.
-
-    A classifier would stop in its loss, a detector would learn the class that it lacks as background.
-    """
-    classes, detects = list(dataset.metainfo.get("classes") or ()), isinstance(dataset, BaseDetDataset)
-    option, count = _class_count(runner.cfg.model, detects)
-    if count is None or not (detects or isinstance(dataset, ClassificationDataset)) or not len(dataset):
-        return
-    if detects and len(classes) > count:
-        raise ValueError(_too_many(key, classes, count, f"model.{option}"))
-    if key != "train_dataloader" or not classes:
+    if not plain or key != "train_dataloader" or not classes:
         return
     if not detects and len(classes) == 1 and count > 1:
         raise ValueError(
@@ -297,19 +284,7 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
             "data_prefix name the folder that holds the folders of the classes"
         )
     if len(classes) < count:
-        print_log(
-            f"the network predicts {count} classes, the training data set has {len(classes)} ({join_first(classes)}): "
-            f"set model.{option}={len(classes)} unless the others are meant to stay untrained",
-            "current",
-            logging.WARNING,
-        )
-
-
-def _too_many(key: str, classes: Sequence[str], count: int, option: str) -> str:
-    return (
-        f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}: set "
-        f"{option}"
-    )
+        warn(f"{sizes}: set {option}={len(classes)} unless the others are meant to stay untrained")
 
 
 def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | None]:

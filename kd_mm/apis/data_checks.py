@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import stat
 from collections import Counter
@@ -14,13 +13,12 @@ from typing import Any, NamedTuple
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
-from mmengine.logging import print_log
 
 from kd_mm.datasets.damaged_images import file_damage
 from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import base_datasets, mixing_datasets, name_pipelines, run_step
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 #: Images looked at in a data set, evenly spread: all of COCO, whose headers take 7 s; few enough for the largest list.
 _LOOKED_AT = 200_000
@@ -123,23 +121,19 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
         )
     if twice := [path for path, count in Counter(sample.path for sample in samples).items() if count > 1]:
         line = f"{key}: {len(twice)} images are listed more than once, each time with its own label or objects"
-        print_log(f"{line}: {join_first(twice)}", "current", logging.WARNING)
+        warn(f"{line}: {join_first(twice)}")
     if doubled := [each for each in samples if each.twice]:
-        print_log(
+        warn(
             f"{key}: {sum(each.twice for each in doubled)} boxes of {len(doubled)} of {len(samples)} images looked at "
             f"are there twice, with one class ({join_first([each.path for each in doubled])}): each copy is learned, "
-            "and none but the first can be found",
-            "current",
-            logging.WARNING,
+            "and none but the first can be found"
         )
     outside = [each for each in samples if each.outside]
     if outside:
-        print_log(
+        warn(
             f"{key}: {sum(each.outside for each in outside)} boxes of {len(outside)} of {len(samples)} images looked "
             f"at reach out of their image ({join_first([each.path for each in outside])}): are they written as the "
-            "data set reads them? (COCO: left, top, width, height)",
-            "current",
-            logging.WARNING,
+            "data set reads them? (COCO: left, top, width, height)"
         )
 
 
@@ -186,7 +180,7 @@ def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy:
             f"uses both as they are{turned and f'; {turned}'}"
         )
     outcome = "the images are scaled" if policy == "rescale" else "both are used as they are"
-    print_log(f"{line}; {outcome}", "current", logging.WARNING)
+    warn(f"{line}; {outcome}")
 
 
 def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> None:
@@ -202,11 +196,9 @@ def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) 
         if header.bits > 8:
             deep.append(sample.path)
     if narrow:
-        print_log(
+        warn(
             f"{key}: {len(narrow)} of {len(samples)} images looked at are {_NARROW} times as long as wide, or more: "
-            f"{join_first(narrow)}: are they complete, and what does the pipeline make of them?",
-            "current",
-            logging.WARNING,
+            f"{join_first(narrow)}: are they complete, and what does the pipeline make of them?"
         )
     if not deep:
         return
@@ -214,11 +206,9 @@ def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) 
     if any(image.dtype.itemsize == 1 for image in images):
         largest = max(int(image.max()) for image in images)
         dark = ": nearly black, store them as 8 bits, scaled to their range" if largest < 64 else ""
-        print_log(
+        warn(
             f"{key}: {len(deep)} of {len(samples)} images looked at have 16 bits and are cut to their upper 8; the "
-            f"largest value in the first {len(images)} is {largest} of 255{dark}",
-            "current",
-            logging.WARNING,
+            f"largest value in the first {len(images)} is {largest} of 255{dark}"
         )
 
 

@@ -1,16 +1,14 @@
 """Images and people that are both trained on and evaluated."""
 
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
 from kd_mm.datasets import Market1501
 from kd_mm.utils.samples import base_datasets
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 #: Images looked at in a data set, evenly spread.
 _LOOKED_AT = 200_000
@@ -32,11 +30,9 @@ def check_shared(key: str, dataset: Any, training: Any) -> None:
     if len(shared) > len(evaluated) // 100:
         paths = [image for image in shared if isinstance(image, str)]
         names = f" ({join_first(paths)})" if paths else ""
-        print_log(
-            f"{key}: {len(shared)} of {len(evaluated)} images{names} are in the training data too: figures on them are "
-            "too good, and no setting or epoch can be chosen by them; give images that are not trained on",
-            "current",
-            logging.WARNING,
+        warn(
+            f"{key}: {len(shared)} of {len(evaluated)} images{names} are in the training data too: figures on them "
+            "are too good, and no setting or epoch can be chosen by them; give images that are not trained on"
         )
     _check_identities(key, dataset, training)
 
@@ -50,11 +46,9 @@ def _check_identities(key: str, dataset: Any, training: Any) -> None:
         roots |= {part.data_root for part in parts}
         pids.append({part.get_data_info(index)["pid"] for part in parts for index in range(len(part))})
     if len(roots) == 1 and (shared := sorted(pids[0] & pids[1])):
-        print_log(
+        warn(
             f"{key}: {len(shared)} identities ({join_first(list(map(str, shared)))}) are in the training data "
-            "too: results on them are too good",
-            "current",
-            logging.WARNING,
+            "too: results on them are too good"
         )
 
 

@@ -1,7 +1,6 @@
 """Damaged image files: detected before training where that is cheap, otherwise when they are decoded."""
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -13,12 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset
-from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
 from kd_mm.ops.decoding import other_file
 from kd_mm.utils.samples import OneLineError
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 _DAMAGE = re.compile(
     r"corrupt jpeg data|premature end of jpeg|invalid jpeg file structure|inconsistent progression|libpng error", re.I
@@ -157,7 +155,7 @@ class DamagedImageCheck(BaseDataset):
             if len(unusable) < total:
                 remedy += f" or take them out of {self.listed_in}, or on_error='skip' leaves them out"
             raise ValueError(f"{counted} cannot be used: {join_first(unusable)}; {remedy}")
-        print_log(f"skipped {counted}: {join_first(unusable)}", "current", logging.WARNING)
+        warn(f"skipped {counted}: {join_first(unusable)}")
 
     def check_file(self, path: str) -> str:
         """Return what is wrong with an image, empty if nothing; images of a test are decoded for it."""
@@ -191,5 +189,5 @@ class DamagedImageCheck(BaseDataset):
             ) from cause
         if path not in self._reported:
             self._reported.add(path)
-            print_log(f"skipped {path}: {reason}; {len(self._reported)} so far", "current", logging.WARNING)
+            warn(f"skipped {path}: {reason}; {len(self._reported)} so far")
         return None

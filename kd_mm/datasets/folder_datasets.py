@@ -1,11 +1,9 @@
 """CUB-200-2011, ImageNet and Tiny ImageNet in their official layouts."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from mmengine.logging import print_log
 from mmpretrain.datasets import CUB as UpstreamCUB
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets import ImageNet as UpstreamImageNet
@@ -14,7 +12,7 @@ from kd_mm.datasets.image_files import is_image
 from kd_mm.datasets.text_files import read_lines, read_text
 from kd_mm.datasets.utils import require_layout
 from kd_mm.registry import DATASETS
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 
 @DATASETS.register_module()
@@ -150,10 +148,8 @@ class TinyImageNet(BaseDataset):
         listed = {Path(str(sample["img_path"])).name for sample in samples}
         images = (path.name for path in (root / "images").glob("[!.]*") if is_image(path.name))
         if unlisted := sorted(name for name in images if name not in listed):
-            print_log(
+            warn(
                 f"Tiny ImageNet: {len(unlisted)} images of {root / 'images'} have no line in {annotations.name} and "
-                f"are left out: {join_first(unlisted)}",
-                "current",
-                logging.WARNING,
+                f"are left out: {join_first(unlisted)}"
             )
         return samples

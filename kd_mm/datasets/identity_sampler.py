@@ -1,16 +1,15 @@
 """Batches of P identities with K images each, for losses that compare images within a batch."""
 
 import inspect
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
-from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
 from kd_mm.registry import DATA_SAMPLERS
+from kd_mm.utils.suggest import warn
 
 
 @DATA_SAMPLERS.register_module()
@@ -49,11 +48,7 @@ class IdentitySampler(Sampler[int]):
                 f"set num_identities to at most {len(self._images)} (and batch_size to num_identities * num_images)"
             )
         if num_images == 1:
-            print_log(
-                "IdentitySampler: num_images=1: no batch has two images of an identity, and a triplet loss is 0",
-                "current",
-                logging.WARNING,
-            )
+            warn("IdentitySampler: num_images=1: no batch has two images of an identity, and a triplet loss is 0")
         self.num_batches = max(1, len(dataset) // (num_identities * num_images * self.world_size))
 
     def __len__(self) -> int:

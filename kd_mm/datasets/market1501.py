@@ -1,6 +1,5 @@
 """Market-1501, or one's own folder in its layout, for person re-identification."""
 
-import logging
 import os
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ from kd_mm.datasets.damaged_images import DamagedImageCheck
 from kd_mm.datasets.image_files import is_image
 from kd_mm.datasets.utils import add_metainfo, require_layout
 from kd_mm.registry import DATASETS
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 #: Folders by the part that they hold, and how many images the official ones have.
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -180,4 +179,4 @@ class Market1501(DamagedImageCheck, BaseDataset):
             )
 
     def _warn(self, text: str) -> None:
-        print_log(f"{self.title}: {text}", "current", logging.WARNING)
+        warn(f"{self.title}: {text}")

@@ -1,7 +1,6 @@
 """Pascal VOC, or one's own folder in its layout, for detection."""
 
 import difflib
-import logging
 import os
 from collections import Counter
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import Any
 
 from mmdet.datasets import VOCDataset as UpstreamVOCDataset
 from mmengine.fileio import get
-from mmengine.logging import print_log
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
 from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning, without_suffix
@@ -18,7 +16,7 @@ from kd_mm.datasets.text_files import names_in_list, read_lines, without_marks
 from kd_mm.datasets.utils import require_layout
 from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
 from kd_mm.registry import DATASETS
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/ (or make your own in this layout, with img_subdir and ann_subdir)"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
@@ -291,4 +289,4 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             self._log(f"names with several image files: {len(several)}, read are {join_first(several)}")
 
     def _log(self, line: str) -> None:
-        print_log(f"{Path(self.ann_file).absolute()}: {line}", "current", logging.WARNING)
+        warn(f"{Path(self.ann_file).absolute()}: {line}")

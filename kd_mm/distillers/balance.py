@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.losses import Loss
+from kd_mm.utils.suggest import warn
 
 #: Steps in force after which a loss is judged, and of which one in ``INTERVAL`` is measured.
 STEPS, INTERVAL = 50, 10
@@ -153,7 +154,7 @@ class Balance(nn.Module):
 
     def _warn(self, name: str, problem: str) -> None:
         option = f"model.recipe.losses.{name}.loss_weight (now {self.full_weights[name]:g})"
-        print_log(f"loss {name!r} {problem} {option}", "current", 30)
+        warn(f"loss {name!r} {problem} {option}")
 
 
 def _total(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import nn
 
 from kd_mm.distillers.objective import Objective
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.tasks import Task
-from kd_mm.utils.suggest import check_options, choice
+from kd_mm.utils.suggest import check_options, choice, warn
 
 
 @dataclass(frozen=True)
@@ -110,4 +108,4 @@ class Compilation:
 
 
 def _warn(message: str) -> None:
-    print_log(f"compile: {message}", logger="current", level=logging.WARNING)
+    warn(f"compile: {message}")

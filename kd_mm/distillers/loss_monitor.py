@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
 
 from kd_mm.losses import Loss
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import StepError, warn
 
 
 class NonFiniteLossError(RuntimeError):
@@ -114,10 +113,8 @@ def check_first_step(
                 "or give it other stages"
             )
         if not any(bool(gradient.any()) for gradient in reached):
-            print_log(
+            warn(
                 f"first step: the gradient of loss {name!r} (weight {weight:g}) on the student is exactly zero; "
                 "that is right only where student and teacher agree already, or no sample counts yet "
-                "(samples='right_and_surer')",
-                logger="current",
-                level=30,
+                "(samples='right_and_surer')"
             )

@@ -1,6 +1,5 @@
 """The registered metric of object detection."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from kd_mm.evaluation.detection_ap import DetectionAP, detection_ap, nan_mean
 from kd_mm.evaluation.detection_report import describe_data, detection_table
 from kd_mm.registry import METRICS
 from kd_mm.tasks.targets import box_tensor
+from kd_mm.utils.suggest import warn
 
 #: The mean where no class has an object to find, as in pycocotools.
 UNDEFINED = -1.0
@@ -96,7 +96,7 @@ class DetectionMetric(BaseMetric):
         print_log("\n" + detection_table(data, classes, found, self.iou, self.inclusive), logger="current")
         if not found.objects.any():
             text = f"no object to find in {len(results)} images: do the class names in the annotations match {classes}?"
-            print_log(text, logger="current", level=logging.WARNING)
+            warn(text)
         return self._scalars(classes, found)
 
     def _scalars(self, classes: Sequence[str], found: DetectionAP) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The registered metric of person re-identification and of retrieval."""
 
 import copy
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from kd_mm.evaluation.reid_distances import JUNK, Array, Images, check_metric
 from kd_mm.evaluation.reid_rank import evaluate_reid, no_match
 from kd_mm.evaluation.rerank import check_options
 from kd_mm.registry import METRICS
+from kd_mm.utils.suggest import warn
 
 #: Person id of gallery images that show none of the persons to find.
 DISTRACTOR = 0
@@ -167,7 +167,7 @@ class ReIDMetric(BaseMetric):
         """
         if self._size is not None and len(results) != self._size:
             text = f"{len(results)} images were evaluated, but the test data set has {self._size}"
-            print_log(f"{text}: the measures are not those of the data set", "current", level=logging.WARNING)
+            warn(f"{text}: the measures are not those of the data set")
         query, gallery = gather(results, "query"), gather(results, "gallery")
         found = self._evaluate(query, gallery, self.rerank)
         scalars = {f"reid/{name}": 100 * found[name] for name in ("mAP", "mAP_trapz", "mINP")}

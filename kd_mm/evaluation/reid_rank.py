@@ -1,15 +1,14 @@
 """Measures of person re-identification, or of any retrieval, from features."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
 from kd_mm.evaluation.reid_distances import JUNK, Array, Distances, Ids, Images, k_smallest, read_images
 from kd_mm.evaluation.rerank import check_options, reranked_distances
+from kd_mm.utils.suggest import warn
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -195,7 +194,7 @@ def _measures(ranks: list[Ids], query: Images, max_rank: int) -> tuple[dict[str,
         raise ValueError(no_match(len(query), query.camids is not None, same_camera=False))
     if not valid.all():
         text = f"{sum(~valid)} of {len(query)} queries have no image of their person{elsewhere} in the gallery"
-        print_log(f"{text}: they do not count", logger="current", level=logging.WARNING)
+        warn(f"{text}: they do not count")
     joined, counts = np.concatenate(ranks), counts[valid]
     ends = np.cumsum(counts)
     starts = ends - counts

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext
 from kd_mm.losses.functional import full_precision
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
+from kd_mm.utils.suggest import warn
 
 _SIDES = ("student", "teacher")
 
@@ -181,11 +181,9 @@ class EmbeddingBank(nn.Module):
         if stored is not None and not len(self):
             self.resize(len(stored))
         elif stored is not None and len(stored) != len(self):
-            print_log(
+            warn(
                 f"the checkpoint's bank of embeddings is of {len(stored)} training samples, this run has {len(self)}: "
-                "it starts with a new bank",
-                logger="current",
-                level=30,
+                "it starts with a new bank"
             )
             state_dict.update({prefix + name: value for name, value in self.named_buffers()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

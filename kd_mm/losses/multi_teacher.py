@@ -1,12 +1,10 @@
 """Several teachers at once: logits and maps averaged, or weighted by confidence (CA-MKD) or by the student (GPAC)."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext
@@ -14,7 +12,7 @@ from kd_mm.losses.functional import confidence_weights, full_precision, same_siz
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import choice
+from kd_mm.utils.suggest import choice, warn
 
 WEIGHTS = ("mean", "ca_mkd", "softmax", "inverse", "cosine")
 #: Lower limit of a divergence that divides.
@@ -108,11 +106,9 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         super().setup(context)
         _check_teachers(self, self.weights)
         if len(self.teacher_names) < 2:
-            print_log(
+            warn(
                 "MultiTeacherKDLoss averages over teachers, and there is one: that is the recipe kd; give more "
-                "teachers (--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several",
-                "current",
-                logging.WARNING,
+                "teachers (--teacher A B --teacher-checkpoint A.pth B.pth) for the comparison with several"
             )
 
     def terms(self, student: Observation, teachers: Mapping[str, Observation]) -> dict[str, Tensor]:  # type: ignore[override]

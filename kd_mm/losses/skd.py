@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.losses.functional import full_precision
@@ -15,7 +14,7 @@ from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.schedules import Progress
 from kd_mm.losses.skd_attention import ClassAttention, SampleAttention
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import choice
+from kd_mm.utils.suggest import choice, warn
 
 _START = Progress()
 
@@ -286,7 +285,7 @@ class LearningSimplifier(nn.Module):
             if self.guard == "stop":
                 raise CollapseError(line)
             if key not in self._warned:
-                print_log(line, logger="current", level=30)
+                warn(line)
                 self._warned.add(key)
 
     def _divergence(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:

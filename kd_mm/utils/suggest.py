@@ -3,12 +3,15 @@
 import ast
 import difflib
 import inspect
+import logging
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from mmengine.logging import print_log
 
 #: Number of items that a message names before it counts the others.
 NAMED = 4
@@ -59,6 +62,11 @@ def join_first(items: Sequence[str]) -> str:
     """Join the first few items for a message and count the others."""
     more = len(items) - NAMED
     return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def warn(line: str) -> None:
+    """Write one line into the log of the run, as a warning."""
+    print_log(line, "current", logging.WARNING)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -50,7 +50,7 @@ def read(
 
 def test_boxes_out_of_their_image(tmp_path: Path) -> None:
     """Corners for widths and heights, or boxes of another image."""
-    with mock.patch.object(data_checks, "print_log") as log:
+    with mock.patch.object(data_checks, "warn") as log:
         assert len(check_data("train_dataloader", read(tmp_path))) == 1
         log.assert_not_called()
         check_data("train_dataloader", read(tmp_path, bbox=[30, 20, 60, 40]))
@@ -67,7 +67,7 @@ def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
     for dataset, chosen in zip(pixels, (arrays[:2], arrays[1:]), strict=True):
         dataset.load_data_list = lambda chosen=chosen: [{"img": image, "gt_label": 0} for image in chosen]
         dataset.full_init()
-    with mock.patch.object(shared_samples, "print_log") as log:
+    with mock.patch.object(shared_samples, "warn") as log:
         check_shared("val_dataloader", read(tmp_path / "other"), read(tmp_path))
         log.assert_not_called()
         check_shared("val_dataloader", read(tmp_path), read(tmp_path))
