@@ -184,8 +184,8 @@ def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy:
 
 
 def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> None:
-    """Warn of images that are much longer than wide, and of such of 16 bits that the pipeline cuts to 8."""
-    narrow, deep = [], []
+    """Warn of images that are much longer than wide, of several pages, and of 16 bits that the pipeline cuts to 8."""
+    narrow, paged, deep = [], [], []
     for sample in samples:
         try:
             header = read_header(sample.path)
@@ -193,12 +193,19 @@ def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) 
             continue
         if max(header.size) >= _NARROW * min(header.size):
             narrow.append(f"{sample.path} ({header.size[0]}x{header.size[1]})")
+        if header.pages > 1:
+            paged.append(sample.path)
         if header.bits > 8:
             deep.append(sample.path)
     if narrow:
         warn(
             f"{key}: {len(narrow)} of {len(samples)} images looked at are {_NARROW} times as long as wide, or more: "
             f"{join_first(narrow)}: are they complete, and what does the pipeline make of them?"
+        )
+    if paged:
+        warn(
+            f"{key}: {len(paged)} of {len(samples)} images looked at have several pages, of which the first is read: "
+            f"{join_first(paged)}"
         )
     if not deep:
         return

@@ -102,11 +102,13 @@ class ImageHeader:
         size: Width and height in pixels, as they are stored.
         sideways: Whether the EXIF orientation turns the image by a quarter.
         bits: Bits of one channel of a pixel.
+        pages: Images in a TIFF file.
     """
 
     size: tuple[int, int]
     sideways: bool
     bits: int
+    pages: int = 1
 
 
 def read_header(path: str) -> ImageHeader:
@@ -125,15 +127,15 @@ def read_header(path: str) -> ImageHeader:
 def _read_header(path: str, modified: int) -> ImageHeader:
     try:
         with Image.open(path) as image:
-            bits = 16 if image.mode.startswith("I;16") else 8
+            bits, pages = 16 if image.mode.startswith("I;16") else 8, 1
             if image.format == "PNG":
                 with open(path, "rb") as file:
                     bits = file.read(25)[24]  # of the header chunk; Pillow gives 16 bits of a colour image as 8
             elif isinstance(image, TiffImagePlugin.TiffImageFile):
-                bits = max(image.tag_v2.get(_BITS_OF_TIFF, (bits,)))
+                bits, pages = max(image.tag_v2.get(_BITS_OF_TIFF, (bits,))), image.n_frames
             has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes a PNG to look for it
             orientation = image.getexif().get(_EXIF_ORIENTATION) if has_exif else None
-            return ImageHeader(image.size, orientation in _SIDEWAYS, bits)
+            return ImageHeader(image.size, orientation in _SIDEWAYS, bits, pages)
     except UnidentifiedImageError:
         pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)  # e.g. a TIFF of 16 bits in three channels
         if pixels is None:

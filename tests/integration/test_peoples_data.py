@@ -225,6 +225,15 @@ def test_camera_of_twelve_bits(tools: Tools, shapes: Shapes) -> None:
     assert "largest value in the first 4 is 15 of 255: nearly black" in line
 
 
+def test_a_scan_of_several_pages(tools: Tools, shapes: Shapes) -> None:
+    path = next(shapes.voc.folder.glob("JPEGImages/train000.*"))
+    page = Image.open(path).convert("RGB")
+    path.unlink()
+    page.save(path.with_suffix(".tif"), save_all=True, append_images=[page])
+    line = warning(shapes.run(tools), "1 of 8 images looked at have several pages, of which the first is read: ")
+    assert line.endswith("train000.tif")
+
+
 def rewrite(
     shapes: Shapes, change: Callable[[dict[str, Any]], object], encoding: str = "utf-8", split: str = "train"
 ) -> None:
