@@ -49,6 +49,12 @@ class IdentitySampler(Sampler[int]):
             )
         if num_images == 1:
             warn("IdentitySampler: num_images=1: no batch has two images of an identity, and a triplet loss is 0")
+        few = sum(len(images) < num_images for images in self._images.values())
+        if few > len(self._images) / 2:
+            warn(
+                f"IdentitySampler: num_images={num_images}: {few} of {len(self._images)} identities have fewer images, "
+                "which repeat in a batch"
+            )
         self.num_batches = max(1, len(dataset) // (num_identities * num_images * self.world_size))
 
     def __len__(self) -> int:

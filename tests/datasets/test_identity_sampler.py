@@ -63,7 +63,7 @@ def test_images_of_an_identity_are_drawn_without_replacement() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_identities_of_few_images_repeat_some() -> None:
+def test_identities_of_few_images_repeat_some(warnings: list[str]) -> None:
     people = People([1, 2, 8, 8])
     for batch in batches(IdentitySampler(people, num_identities=4, num_images=4, seed=3), 16):
         groups = [batch[i : i + 4] for i in range(0, 16, 4)]
@@ -71,9 +71,12 @@ def test_identities_of_few_images_repeat_some() -> None:
         assert drawn[0] == {0: 4}
         assert set(drawn[1]) == {1, 2}
         assert len(drawn[2]) == len(drawn[3]) == 4
+    assert warnings == []  # half of them
     sampler = IdentitySampler(People([1, 1, 1]), num_identities=3, num_images=4)
     assert len(sampler) == 12
     assert Counter(sampler) == {0: 4, 1: 4, 2: 4}
+    words = "IdentitySampler: num_images=4: 3 of 3 identities have fewer images, which repeat in a batch"
+    assert warnings == [words]
 
 
 def test_order_depends_on_seed_and_epoch() -> None:
