@@ -36,7 +36,7 @@ class Exported:
         checkpoint: The plain checkpoint.
         config: The plain config.
         tensors: Number of tensors in the checkpoint.
-        weights: Which weights were exported: ``"stored"``, ``"ema"``, ``"raw"`` or ``"teacher <name>"``.
+        weights: Which weights were exported: ``"stored"`` or ``"teacher <name>"``.
         onnx: The ONNX file, if one was asked for.
         onnx_difference: Largest difference between onnxruntime and torch, relative to the largest output.
         costs: Of an export with exits: parameters and multiply-adds of ``"student alone"`` and ``"all exits"``.
@@ -70,7 +70,6 @@ def export_student(
     checkpoint: str,
     out: str | Path,
     options: dict[str, Any] | None = None,
-    ema: bool | None = None,
     onnx: str | Path | None = None,
     input_size: tuple[int, int] | None = None,
     teacher: str | None = None,
@@ -79,16 +78,13 @@ def export_student(
 
     The checkpoint holds ``state_dict`` with exactly the keys of the plain network and ``meta`` of plain types
     (``torch.load(weights_only=True)`` reads it); the config stands beside it under the same name, ending ``.py``. Each
-    file is written atomically.
+    file is written atomically. Of a run with mmengine's ``EMAHook`` it holds the average, which validation measured.
 
     Args:
         config: A distillation config or a plain one: a path, or ``package::path``.
         checkpoint: Any checkpoint of a run of it; every weight of the network must be in it.
         out: The checkpoint to write, ``.pth`` or ``.pt``.
         options: Overrides of config keys.
-        ema: With an EMA hook mmengine stores the averaged weights as ``state_dict`` and the raw ones as
-            ``ema_state_dict``. ``True`` takes the average and insists that there is one, ``False`` the raw weights,
-            ``None`` (default) what stands in ``state_dict``, which is what validation measured.
         onnx: An ONNX file to write as well. Its input is the normalised batch ``(B, C, H, W)``, its outputs are those
             of ``tensor`` mode; B is free.
         input_size: Height and width in pixels for ONNX; default: from the config's test pipeline, else 224.
@@ -97,8 +93,7 @@ def export_student(
 
     Raises:
         FileNotFoundError: No such config or checkpoint.
-        ValueError: The checkpoint does not fit, has no EMA weights or no such teacher, or the ONNX file disagrees with
-            torch.
+        ValueError: The checkpoint does not fit or has no such teacher, or the ONNX file disagrees with torch.
         ImportError: A package that ONNX needs is missing; nothing was written.
     """
     out = check_target(out, config, checkpoint)
@@ -107,14 +102,10 @@ def export_student(
         if Path(onnx).suffix != ".onnx":
             raise ValueError(f"--onnx {onnx}: give a file that ends in .onnx")
     plain, stored = exported_config(read_config(config, options)), read_checkpoint(checkpoint)
-    if teacher is None:
-        state, kind = choose_weights(stored, ema, checkpoint)
-    elif ema is not None:
-        raise ValueError(f"--teacher {teacher} is an average of its own: leave --ema and --no-ema out")
-    else:
-        weights, kind = distill_state_dict(stored, f"teachers.{teacher}.model."), f"teacher {teacher}"
-        state = {"state_dict": weights}
-        if not weights:
+    state, kind = stored, "stored"
+    if teacher is not None:
+        state, kind = {"state_dict": distill_state_dict(stored, f"teachers.{teacher}.model.")}, f"teacher {teacher}"
+        if not state["state_dict"]:
             held = {key.split(".")[2] for key in stored.get("state_dict", {}) if key.startswith("distill.teachers.")}
             raise ValueError(
                 f"--teacher {teacher}: {checkpoint} holds no such teacher, only those that followed the student"
@@ -192,33 +183,6 @@ def write_export(
     save_atomically({"meta": meta, "state_dict": {k: v.detach().cpu().clone() for k, v in weights.items()}}, out)
     replace_file(out.with_suffix(".py"), config.encode())
     return out.with_suffix(".py")
-
-
-def choose_weights(stored: Mapping[str, Any], ema: bool | None, origin: str) -> tuple[dict[str, Any], str]:
-    """Return the weights of a checkpoint that are wanted, student and distillation, and what they are.
-
-    Args:
-        stored: What the checkpoint holds.
-        ema: See :func:`export_student`.
-        origin: Its file, for messages.
-
-    Raises:
-        ValueError: It has no EMA weights, and they or those beside them were asked for.
-    """
-    if ema is None:
-        return dict(stored), "stored"
-    if "ema_state_dict" not in stored:
-        option = "--ema" if ema else "--no-ema"
-        raise ValueError(
-            f"{option}: {origin} has no EMA weights (the run had no EMAHook, or this file was exported already); "
-            "drop the option"
-        )
-    # mmengine's EMAHook swaps the two when it saves.
-    if ema:
-        return dict(stored), "ema"
-    prefix = "module."
-    raw = {key[len(prefix) :]: value for key, value in stored["ema_state_dict"].items() if key.startswith(prefix)}
-    return {"state_dict": raw}, "raw"
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from kd_mm.apis.config_check import check_config
-from kd_mm.apis.export import Exported, check_target, choose_weights, exported_config, write_export
+from kd_mm.apis.export import Exported, check_target, exported_config, write_export
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size, random_teacher_configs
 from kd_mm.distillers import Distiller
@@ -22,7 +22,6 @@ def export_exits(
     checkpoint: str,
     out: str | Path,
     options: dict[str, Any] | None = None,
-    ema: bool | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> Exported:
     """Write the student of a distillation run and its exits as a :class:`kd_mm.models.MultiExitClassifier`.
@@ -35,7 +34,6 @@ def export_exits(
         checkpoint: Any checkpoint of a run of it.
         out: The checkpoint to write, ``.pth`` or ``.pt``.
         options: Overrides of config keys.
-        ema: Which weights to take, see :func:`kd_mm.apis.export.export_student`.
         input_size: Height and width in pixels to count multiply-adds at; default: from the config, else 224.
 
     Raises:
@@ -48,19 +46,18 @@ def export_exits(
     distiller = _build_distiller(source, plain, config)
     exits: Any = distiller.objective.exits
     stored = read_checkpoint(checkpoint)
-    state, kind = choose_weights(stored, ema, checkpoint)
-    fill(distiller.student, student_state_dict(state), "student", checkpoint)
-    fill(exits, distill_state_dict(state, "exits."), "exits of the student", checkpoint)
+    fill(distiller.student, student_state_dict(stored), "student", checkpoint)
+    fill(exits, distill_state_dict(stored, "exits."), "exits of the student", checkpoint)
     _set_multi_exit_model(plain, distiller)
     model = build_network(plain)
     weights = dict(distiller.student.state_dict())
     for index, name in enumerate(sorted(exits, key=int)):
         weights.update({f"exits.{index}.{key}": value for key, value in exits[name].state_dict().items()})
     fill(model, weights, "multi-exit classifier", checkpoint)
-    beside = write_export(out, plain.pretty_text, model.state_dict(), stored, checkpoint, kind)
+    beside = write_export(out, plain.pretty_text, model.state_dict(), stored, checkpoint, "stored")
     size = input_size or config_input_size(plain) or (224, 224)
     costs = {"student alone": complexity(distiller.student, size), "all exits": complexity(model, size)}
-    return Exported(out, beside, len(model.state_dict()), kind, costs=costs, input_size=size)
+    return Exported(out, beside, len(model.state_dict()), "stored", costs=costs, input_size=size)
 
 
 def _build_distiller(source: Config, plain: Config, origin: str) -> Distiller:

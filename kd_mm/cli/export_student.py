@@ -25,12 +25,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     exits = "write the multi-exit classifier, too: checkpoint and config (default: beside, OUT_exits.pth)"
     add("--exits", nargs="?", const="", metavar="FILE", help=exits)
     add("--input-size", nargs=2, type=int, metavar=("H", "W"), help="pixels for ONNX and for costs")
-    add(
-        "--ema",
-        action=argparse.BooleanOptionalAction,
-        help="--ema insists on averaged weights, --no-ema takes the raw ones of a run with an EMA hook "
-        "(default: what the checkpoint stores for evaluation, which is the average where there was a hook)",
-    )
     add("--teacher", metavar="NAME", help="instead of the student its average, e.g. ema after --distiller ema_teacher")
     add_cfg_options(parser)
 
@@ -42,7 +36,7 @@ def export(args: argparse.Namespace) -> None:
 
     onnx = None if args.onnx is None else args.onnx or str(Path(args.out).with_suffix(".onnx"))
     size = tuple(args.input_size) if args.input_size else None
-    done = export_student(args.config, args.checkpoint, args.out, args.cfg_options, args.ema, onnx, size, args.teacher)
+    done = export_student(args.config, args.checkpoint, args.out, args.cfg_options, onnx, size, args.teacher)
     print(f"{done.checkpoint}: {done.tensors} tensors ({done.weights} weights)")
     print(f"{done.config}: the plain config")
     if done.onnx is not None:
@@ -53,7 +47,7 @@ def export(args: argparse.Namespace) -> None:
         )
     if args.exits is not None:
         out = Path(args.exits) if args.exits else Path(args.out).with_stem(f"{Path(args.out).stem}_exits")
-        done = export_exits(args.config, args.checkpoint, out, args.cfg_options, args.ema, size)
+        done = export_exits(args.config, args.checkpoint, out, args.cfg_options, size)
         print(f"{done.checkpoint}: {done.tensors} tensors, the student and its exits")
         print(f"{done.config}: its config; set model.ensemble, model.weights and model.depth there")
         print(f"at {done.input_size} (height, width) pixels")

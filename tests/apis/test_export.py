@@ -87,7 +87,7 @@ def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def exported(tools: Tools, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    done = tools.succeeds("export_student", run.config, run.checkpoint, folder / "student.pth", "--onnx", "--ema")
+    done = tools.succeeds("export_student", run.config, run.checkpoint, folder / "student.pth", "--onnx")
     assert "agrees with torch" in done.out
     assert sorted(path.name for path in folder.iterdir()) == ["student.onnx", "student.pth", "student.py"]
     return folder
@@ -144,21 +144,16 @@ runpy.run_path({str(UPSTREAM_TOOLS / "test.py")!r}, run_name="__main__")
     assert "missing keys" not in done.stdout
 
 
-@pytest.mark.parametrize(("ema", "kind"), [(None, "stored"), (True, "ema"), (False, "raw")])
-def test_which_weights_are_exported(run: Run, tmp_path: Path, ema: bool | None, kind: str) -> None:
-    done = export_student(str(run.config), str(run.checkpoint), tmp_path / "student.pth", ema=ema)
+def test_the_average_is_exported(run: Run, tmp_path: Path) -> None:
+    done = export_student(str(run.config), str(run.checkpoint), tmp_path / "student.pth")
     written = torch.load(done.checkpoint, weights_only=True)
     averaged, raw = run.stored["state_dict"], run.stored["ema_state_dict"]
-    source = {key.removeprefix("module."): value for key, value in (raw if ema is False else averaged).items()}
-    assert done.weights == written["meta"]["weights"] == kind
-    assert all(torch.equal(value, source[key]) for key, value in written["state_dict"].items())
+    assert done.weights == written["meta"]["weights"] == "stored"
+    assert all(torch.equal(value, averaged[key]) for key, value in written["state_dict"].items())
     assert not torch.equal(averaged["head.fc.weight"], raw["module.head.fc.weight"])
 
 
-def test_a_plain_config_is_exported_too_and_has_no_average(run: Run, exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no EMA weights"):
-        export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth", ema=True)
-    assert list(tmp_path.iterdir()) == []
+def test_a_plain_config_is_exported_too(run: Run, exported: Path, tmp_path: Path) -> None:
     done = export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth")
     first = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     second = torch.load(done.checkpoint, weights_only=True)["state_dict"]

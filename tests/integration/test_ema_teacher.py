@@ -81,7 +81,6 @@ def test_the_plain_config_loads_its_checkpoints(tools: Tools, world: World, uncu
     assert "holds no such teacher, only those that followed the student, did you mean 'ema'?" in (
         tools.run(*export, "--teacher", "em").err
     )
-    assert "leave --ema and --no-ema out" in tools.run(*export, "--teacher", "ema", "--ema").err
 
 
 @pytest.mark.parametrize("tools", PAIRS, indirect=True)
