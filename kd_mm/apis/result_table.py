@@ -114,7 +114,7 @@ def render_page(results: Results, name: str) -> str:
     title, text, findings = ((part if isinstance(part, str) else "\n".join(part)).strip() for part in given)
     metric = results["metrics"][0]
     parts = [
-        f"<!-- Written from {name}.json by kd-mm compare --page docs/results/{name}.json: change the texts there. -->",
+        f"<!-- Written from {name}.json by kd-mm compare --page {name}.json: change the texts there. -->",
         f"# {title or name}",
         text,
         render_tables(results).strip(),

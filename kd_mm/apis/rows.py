@@ -65,6 +65,11 @@ class Sweep:
         for what, given in (("configs", list(self.rows)), ("seeds", self.seeds), ("metrics", self.metrics)):
             if not given or len(set(given)) != len(given):
                 raise ValueError(f"give one or more {what}, each once; got {list(given)}")
+        for seed in (
+            seed for seeds in (self.seeds, *(row.seeds or () for row in self.rows.values())) for seed in seeds
+        ):
+            if not isinstance(seed, int) or not 0 <= seed < 2**32:
+                raise ValueError(f"seeds: {seed!r} is no seed; give integers from 0 to 2**32 - 1")
 
     @property
     def baseline(self) -> str | None:
@@ -99,7 +104,7 @@ def read_sweep(
         teacher: Config of the teacher of ``distillers``, or several.
         checkpoint: Its checkpoint, or several.
         ablate: Losses of the recipes that are left out: for each recipe that has them a further row for each one alone
-            and for each pair, the recipe's other losses as they are.
+            and for each pair, the recipe's other losses as they are. Two or more.
         options: Overrides of config keys; those of a distillation are left out for plain configs.
         vary: A value or several by config key: for each row that has the part that holds the key a further row for each
             value, everything else as it is.
@@ -107,8 +112,8 @@ def read_sweep(
         metrics: Instead of the sweep file's, or ``accuracy/top1``.
 
     Raises:
-        ValueError: A config or a recipe twice, no such recipe, a loss to ablate that no recipe has, or a key to vary
-            that no row has or that its part does not take; a row or a key of a sweep file that is not understood.
+        ValueError: A config or a recipe twice, no such recipe, a single loss to ablate or one that no recipe has, a key
+            to vary that no row has or that its part does not take; what is not understood in a sweep file.
     """
     twice = next((name for name in distillers if list(distillers).count(name) > 1), None)
     if twice:
@@ -139,6 +144,8 @@ def read_sweep(
     known = [loss for row in rows.values() for loss in _losses(row.config)]
     for loss in [loss for loss in ablate if loss not in known]:
         raise ValueError(f"--ablate {loss}: no recipe of --distillers has this loss{nearest(loss, known)}")
+    if len(ablate) == 1:
+        raise ValueError(f"--ablate {ablate[0]}: name two losses or more; each of them alone, and each pair, is a row")
     if seeds is not None:
         settings["seeds"] = tuple(seeds)
     if metrics is not None:
@@ -160,11 +167,14 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
     common = {**(file.get("cfg_options") or {}), **options}
     rows: dict[str, Row] = {}
     paths: dict[str, str] = {}
+    _check_settings(path, file)
     for number, entry in enumerate(file.rows):
+        where = f"{path}: rows[{number}]"
         unknown = next((key for key in entry if key not in _ROW_KEYS), None)
         if unknown or "config" not in entry:
             wrong = f"unknown key {unknown!r}{nearest(unknown, _ROW_KEYS)}" if unknown else "a row needs config=..."
-            raise ValueError(f"{path}: rows[{number}]: {wrong}")
+            raise ValueError(f"{where}: {wrong}")
+        _check_settings(where, entry)
     for number, (name, entry) in enumerate(zip(_row_names(file.rows), file.rows, strict=True)):
         if name in rows:
             raise ValueError(f"{path}: rows[{number}]: there is a row {name!r} already")
@@ -189,6 +199,15 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
         rows[name] = Row(config, teacher_row, own_seeds, entry.get("distiller"), entry.config)
         paths[name] = entry.config
     return rows
+
+
+def _check_settings(where: str, given: Mapping[str, Any]) -> None:
+    """Refuse values of another kind in a sweep file or one of its rows."""
+    epochs, options = given.get("epochs"), given.get("cfg_options")
+    if epochs is not None and (not isinstance(epochs, int) or epochs < 1):
+        raise ValueError(f"{where}: epochs={epochs!r}: give an integer, 1 or more")
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"{where}: cfg_options={options!r}: give a dict, such as {{'train_cfg.val_interval': 2}}")
 
 
 def _row_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,6 +15,7 @@ from kd_mm.apis.rows import Sweep
 from kd_mm.apis.sweep_run import check_row, run_row
 from kd_mm.engine.jobs import Job, JobFailedError, Result, fingerprint, run_jobs, stored_results
 from kd_mm.preparation import PrepareTeachersHook, share_preparations
+from kd_mm.utils.suggest import join_first
 from kd_mm.utils.tables import Cell
 
 
@@ -85,9 +86,16 @@ def check_rows(sweep: Sweep, jobs: Sequence[Job], work_dir: Path, processes: int
     again. What a check leaves is in ``checks/``.
 
     Raises:
-        ValueError: Rows that cannot start, each with the reason.
+        ValueError: A finished run would be replaced, as its row has changed; or rows that cannot start, each with the
+            reason.
     """
     open_jobs = {job.name: job for job in jobs if job.name not in stored_results(jobs, work_dir / "runs")}
+    other = [name for name in open_jobs if (work_dir / "runs" / name / "result.json").is_file()]
+    if other:
+        raise ValueError(
+            f"{work_dir / 'runs'} holds finished runs of other configs or metrics under these names: "
+            f"{join_first(other)}; give another --work-dir, or delete their folders"
+        )
     checks: dict[str, Job] = {}
     for run, (name, seed) in _runs(sweep).items():
         if run in open_jobs and name not in checks:

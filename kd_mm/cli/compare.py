@@ -8,8 +8,9 @@ Examples:
     python tools/compare.py STUDENT.py --distillers mtkd_ssr --vary model.recipe.losses.srd.temperature=1,2 ...
 
 Every row is checked before the first is trained. The same command goes on where it was cut off; with further rows or
-seeds it trains those alone. --page docs/results/NAME.json stores the results there and writes NAME.md and NAME.png from
-them; without configs it writes these two again, after a change of the texts in NAME.json.
+seeds it trains those alone; where a finished row has changed it stops. --page docs/results/NAME.json stores the results
+there and writes NAME.md and NAME.png from them; without configs it writes these two again, after a change of the texts
+in NAME.json.
 Runs of several machines: copy their runs/ into one work dir, --merge.
 A choice between settings belongs on the validation split: --cfg-options test_dataloader.dataset.split=val
 """

@@ -72,6 +72,8 @@ def test_each_value_of_a_key_is_a_row_where_its_part_exists() -> None:
 def test_what_does_not_exist_is_refused() -> None:
     for arguments, message in (
         ({"distillers": ["mtkd_ssr"], "ablate": ["srd", "scdd"]}, "did you mean 'scd'"),
+        ({"distillers": ["mtkd_ssr"], "ablate": ["srd"]}, "--ablate srd: name two losses or more"),
+        ({"seeds": [-1]}, "seeds: -1 is no seed"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
         ({"configs": [STUDENT, STUDENT]}, "given twice"),
         ({"distillers": ["kd", "kd"]}, "recipe kd is given twice"),
@@ -127,6 +129,8 @@ def test_a_row_of_a_sweep_file_that_is_not_understood_is_named(tmp_path: Path) -
         ([{"config": STUDENT, "distiller": "kd"}], "--distiller kd needs --teacher"),
         ([{"config": STUDENT, "distiller": "kd", "teacher_row": "b"}], "rows\\[0\\]: no row 'b' above it"),
         ([{"config": STUDENT}, {"name": "b", "config": STUDENT, "teacher_row": "student_digits"}], "add distiller="),
+        ([{"config": STUDENT, "epochs": "2"}], "rows\\[0\\]: epochs='2': give an integer"),
+        ([{"config": STUDENT, "cfg_options": ["a=1"]}], "rows\\[0\\]: cfg_options=.* give a dict"),
     ):
         file = tmp_path / "sweep.py"
         file.write_text(f"rows = {rows!r}\n")

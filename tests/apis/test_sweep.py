@@ -98,6 +98,8 @@ def test_a_table_names_failed_rows_and_is_extended(cpu_tools, tmp_path):
         cfg_options={**random, "model.recipe.losses.review.loss_weight": 0}),"""
     sweep.write_text(SMALL_TABLE.format(seeds=[0, 1], more=more).replace("1e30", "0.01"))
     assert cpu_tools.run(*command).status == 0
+    refused = cpu_tools.refused(*command, "--cfg-options", "train_dataloader.batch_size=16")
+    assert "holds finished runs of other configs or metrics under these names: teacher_seed0, student_seed0" in refused
     assert {path: path.stat().st_mtime_ns for path in first} == first
     text = page.with_suffix(".md").read_text()
     assert "# Small digits\n" in text
