@@ -4,6 +4,7 @@ import contextlib
 import copy
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from kd_mm.utils.suggest import describe_error, join_first
 class StepHook(Hook):
     """Knows whether training has begun, whether a step is under way, and its batch.
 
+    The first step of a distillation removes the ``student.pth`` of an earlier run: a killed run leaves no old one.
+
     Attributes:
         begun: The first step has begun.
         under_way: A step has begun and not ended; an error now is not one of the config.
@@ -43,6 +46,10 @@ class StepHook(Hook):
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         if mode == "train":
+            if not self.begun and is_main_process() and isinstance(unwrapped(runner), Distiller):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(runner.work_dir, "student.pth").unlink()
+                    runner.logger.info("student.pth of an earlier run is removed; this run writes it at its end")
             self.begun = self.under_way = True
         self.key, self.batch = f"{mode}_dataloader", data_batch
 

@@ -158,6 +158,19 @@ def test_what_an_earlier_run_saved_is_not_this_runs(tools: Tools, world: World, 
     ]
 
 
+def test_a_killed_run_leaves_no_student_of_an_earlier_one(tools: Tools, world: World, tmp_path: Path) -> None:
+    command = [world.distil("again.py", recipe="kd"), "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1"]
+    tools.train(*command)
+    student = tmp_path / "student.pth"
+    before = weights(student)
+    student.unlink()
+    tools.train(*command, "--resume")  # which is finished
+    assert differences(weights(student), before) == []
+    ended = tools.run("train", *command, kill={"iteration": 2, "signal": signal.SIGINT})
+    assert "student.pth of an earlier run is removed" in ended.out
+    assert not student.exists()
+
+
 def test_other_interrupted_tools_name_the_command(tools: Tools, world: World, tmp_path: Path) -> None:
     stop = {"call": "replace", "name": "out.", "signal": signal.SIGINT}
     for tool, arguments in {
