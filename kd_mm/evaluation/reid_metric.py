@@ -57,7 +57,6 @@ class ReIDMetric(BaseMetric):
         metric: ``"cosine"`` or ``"euclidean"``.
         rerank: Whether to re-rank, with the paper's options; or options of :func:`kd_mm.evaluation.evaluate_reid`'s
             re-ranking. Default: False.
-        max_rank: Longest rank of the CMC curve, at least 10.
         camera_rule: Leave out gallery images of the query's person from the query's camera. ``False`` for data without
             cameras, whose samples need no ``camid``.
         gallery_config: Config of the network that embeds the gallery; of a distillation its student. Default: the
@@ -77,7 +76,6 @@ class ReIDMetric(BaseMetric):
         self,
         metric: str = "cosine",
         rerank: bool | Mapping[str, Any] | None = False,
-        max_rank: int = 50,
         camera_rule: bool = True,
         gallery_config: str | dict[str, Any] | None = None,
         gallery_checkpoint: str | None = None,
@@ -85,9 +83,7 @@ class ReIDMetric(BaseMetric):
     ) -> None:
         super().__init__(**kwargs)
         check_metric(metric)
-        if not isinstance(max_rank, int) or max_rank < max(_LOGGED_RANKS):
-            raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
-        self.metric, self.max_rank, self.camera_rule = metric, max_rank, camera_rule
+        self.metric, self.camera_rule = metric, camera_rule
         self.rerank = check_options(rerank)
         if (gallery_config is None) != (gallery_checkpoint is None):
             missing = "gallery_config" if gallery_config is None else "gallery_checkpoint"
@@ -189,7 +185,7 @@ class ReIDMetric(BaseMetric):
 
     def _evaluate(self, query: Images, gallery: Images, rerank: Mapping[str, Any] | None) -> dict[str, Any]:
         ids = query.pids, gallery.pids, query.camids, gallery.camids
-        return evaluate_reid(query.features, gallery.features, *ids, self.metric, rerank, self.max_rank)
+        return evaluate_reid(query.features, gallery.features, *ids, self.metric, rerank)
 
     def _describe(self, counts: Mapping[str, int], valid: int) -> str:
         name = (self.dataset_meta or {}).get("dataset") or "test data"
