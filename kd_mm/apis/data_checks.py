@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -96,7 +95,8 @@ def _spread(samples: list[_Listed]) -> list[_Listed]:
 
 def _check_files(key: str, samples: list[_Listed]) -> None:
     """Stop at files that are missing, empty or, of a few, damaged; warn of images listed twice and of boxes outside."""
-    sizes = [(sample.path, _file_size(sample.path)) for sample in samples]
+    paths = [sample.path for sample in samples]
+    sizes = [(path, os.path.getsize(path) if os.path.isfile(path) else None) for path in paths]
     missing = [path for path, size in sizes if size is None]
     if missing:
         path = missing[0]
@@ -119,7 +119,7 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
             f"{key}: {len(damaged)} of {len(samples)} images looked at are damaged: {join_first(damaged)}; repair them "
             "or take them out of the annotations"
         )
-    if twice := [path for path, count in Counter(sample.path for sample in samples).items() if count > 1]:
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
         line = f"{key}: {len(twice)} images are listed more than once, each time with its own label or objects"
         warn(f"{line}: {join_first(twice)}")
     if doubled := [each for each in samples if each.twice]:
@@ -143,15 +143,6 @@ def _elsewhere(path: Path) -> Path | None:
     cut = [Path(*parts[:i], *parts[j:]) for i in range(1, len(parts)) for j in range(i + 1, len(parts))]
     below = [folder / path.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
     return next((other for other in (*cut, *below) if other.is_file()), None)
-
-
-def _file_size(path: str) -> int | None:
-    """Return the bytes of a file; None where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy: str) -> None:

@@ -1,13 +1,14 @@
 """A Distiller's networks: teachers, matched stages, taps; all measured in one dry run each."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_mm.distillers.matching import Matches, check_names, dry_run_size, match_stages
+from kd_mm.distillers.matching import Matches, dry_run_size, match_stages
 from kd_mm.distillers.recipe import Recipe, reads_stages
 from kd_mm.distillers.renormalize import Renormalize
 from kd_mm.distillers.requirements import Requirements
@@ -15,10 +16,11 @@ from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses import Loss
 from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder
+from kd_mm.stages.tap import Tap, find_module
 from kd_mm.tasks import Task
 from kd_mm.utils.channels import explained_channels, input_channels
 from kd_mm.utils.contexts import eval_mode, isolated_rng
-from kd_mm.utils.suggest import check_options
+from kd_mm.utils.suggest import check_options, nearest
 
 
 class Networks:
@@ -66,7 +68,7 @@ class Networks:
             inputs = torch.rand(2, input_channels(student), *self.input_size) * 2 - 1
             inputs = inputs.to(_device(student))
             self._match(stages, inputs)
-            check_names(stages, student, self.teachers, [*teacher_configs(teacher), *recipe.teachers])
+            self._check_names(stages, [*teacher_configs(teacher), *recipe.teachers])
             student_taps, teacher_taps = self._extra_taps()
             self.student_records = self._run_student(inputs, student_taps)
             self.teacher_records = {name: self._run_teacher(name, inputs, taps) for name, taps in teacher_taps.items()}
@@ -146,6 +148,20 @@ class Networks:
             loss.match(pairs.get(next(iter(loss.teacher_names), ""), ()), self.recipe.exit_on_last)
         counts = len(self.matched), len(self.exit_stages)
         self.requirements = Requirements.of(self.losses, *counts, self.recipe.exit_on_last, self.task.comparable_logits)
+
+    def _check_names(self, stages: Any, teachers: Sequence[str]) -> None:
+        """Check the stages that a config names, which may be read by no loss."""
+        models = {"student": [self.student], "teacher": [each.model for each in self.teachers.values()]}
+        models |= {name: [self.teachers[name].model] if name in self.teachers else [] for name in teachers}
+        sides = stages if isinstance(stages, Mapping) else dict.fromkeys(("student", "teacher"), stages)
+        for side, taps in sides.items():
+            if side not in models:
+                raise ValueError(f"model.stages.{side}: there is no network of that name{nearest(side, models)}")
+            for tap, model in product([taps] if isinstance(taps, str) else taps or (), models[side]):
+                try:
+                    find_module(model, Tap.parse(str(tap)))
+                except ValueError as error:
+                    raise ValueError(f"model.stages.{side}: {error}") from error
 
     def _extra_taps(self) -> tuple[list[str], dict[str, list[str]]]:
         """Return the taps that losses name themselves: of the student, and of each teacher."""

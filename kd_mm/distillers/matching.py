@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
 from mmengine.logging import print_log
@@ -16,7 +15,6 @@ from kd_mm.stages.stage import Stage, pair_stages
 from kd_mm.stages.tap import Tap, child, find_module
 from kd_mm.tasks import Task
 from kd_mm.utils.contexts import eval_mode
-from kd_mm.utils.suggest import nearest
 
 
 def dry_run_size(student: nn.Module, input_size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
@@ -100,32 +98,6 @@ def _match(
     pairs = {name: pair_stages(found, other, recipe.stage_align) for name, other in others.items()}
     first = next(iter(pairs.values()), None)
     return Matches(pairs, [pair[0] for pair in first] if first else found)
-
-
-def check_names(stages: Any, student: nn.Module, teachers: Mapping[str, Teacher], names: Sequence[str]) -> None:
-    """Check the stages that a config names, which may be read by no loss.
-
-    Args:
-        stages: As in :class:`kd_mm.distillers.Distiller`.
-        student: The student.
-        teachers: Those that losses read.
-        names: Of all teachers.
-
-    Raises:
-        ValueError: There is no such network, or it has no such module.
-    """
-    every = [teacher.model for teacher in teachers.values()]
-    models = {"student": [student], "teacher": every, **dict.fromkeys(names, ())}
-    models |= {name: [teacher.model] for name, teacher in teachers.items()}
-    sides = stages if isinstance(stages, Mapping) else {"student": stages, "teacher": stages}
-    for side, taps in sides.items():
-        if side not in models:
-            raise ValueError(f"model.stages.{side}: there is no network of that name{nearest(side, models)}")
-        for tap, model in product([taps] if isinstance(taps, str) else taps or (), models[side]):
-            try:
-                find_module(model, Tap.parse(str(tap)))
-            except ValueError as error:
-                raise ValueError(f"model.stages.{side}: {error}") from error
 
 
 def _neck_levels(model: nn.Module, inputs: Tensor, task: Task) -> list[tuple[str, int]]:
