@@ -31,11 +31,11 @@ class PrepareTeachersHook(Hook):
     """Computes what exits and losses need of frozen teachers before training: exits, codes, probes, relations.
 
     The teachers' exits are trained as the recipe's ``teacher_exits`` says, those that came with a teacher's checkpoint
-    are measured on 512 images; a loss asks by
-    :meth:`kd_mm.losses.Loss.preparation`. Without either the hook does nothing.
+    are measured on 512 images; a loss asks by :meth:`kd_mm.losses.Loss.preparation`. Without either nothing is done.
 
     Each result is stored as ``teacher_<kind>_<teacher>_<hash>.pth``. The hash covers the teacher's weights and input,
-    the training data and the options: a later run with the same finds it, any other computes its own. A file lock has
+    the training data and the options: a later run with the same finds it, any other computes its own. Of the data it
+    covers paths and annotations: where images were replaced under their old names, remove the file. A file lock has
     runs that share the folder wait for each other instead of computing a result twice. Everything happens under random
     states of its own; the training that follows is the same whether the result was found or computed. Unfinished
     training is stored after each epoch (``.partial.pth``), and a killed preparation ends with the same result.
