@@ -80,7 +80,7 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
     named = settings.get("stages")
     student_stages = _stages(student, inputs, task, named, "student")
     yield f"{_title('student' if settings else 'network', student, inputs)}\n{stage_table(student_stages)}"
-    teacher_options = random_teacher_configs(config.model, compile=False)
+    teacher_options = random_teacher_configs(config.model)
     teachers = {name: Teacher(name, **options) for name, options in teacher_options.items()}
     teacher_stages = {}
     for name, teacher in teachers.items():
@@ -113,7 +113,7 @@ def module_sections(config: Config, input_size: tuple[int, int] | None = None) -
     student = build_student(config)
     inputs = torch.zeros(2, input_channels(student), *_size(config, student, input_size))
     yield _modules("student" if is_distillation(config) else "network", student, inputs)
-    for name, options in random_teacher_configs(config.model, compile=False).items():
+    for name, options in random_teacher_configs(config.model).items():
         teacher = Teacher(name, **options)
         yield _modules(f"teacher {name!r}", teacher.model, _teacher_inputs(teacher, inputs))
 
@@ -125,9 +125,9 @@ def build_student(config: Config) -> nn.Module:
     return build_network(plain)
 
 
-def random_teacher_configs(model: Mapping[str, Any], **options: Any) -> dict[str, dict[str, Any]]:
-    """Return the configs of a model's teachers by name, with random weights and other options."""
-    options = {"checkpoint": None, "random_weights": True, **options}
+def random_teacher_configs(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the configs of a model's teachers by name, with random weights."""
+    options = {"checkpoint": None, "random_weights": True}
     return {name: {**teacher, **options} for name, teacher in teacher_configs(model.get("teacher")).items()}
 
 

@@ -102,7 +102,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         """Return one dict an image: ``img_path``, ``img_id``, ``xml_path``, ``height``, ``width``, ``instances``."""
         self.cat2label = {name: label for label, name in enumerate(self._metainfo["classes"])}
         if self._local:
-            self._require_folder()
+            require_layout("Pascal VOC", self.sub_data_root, (f"{self.ann_subdir}/", f"{self.img_subdir}/"), _SOURCE)
         self._report = AnnotationReport()
         names = self._read_split()
         samples = []
@@ -175,9 +175,6 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             left_out = len(self.data_list) - len(kept)
             self._log(f"filter_cfg={self.filter_cfg} leaves {left_out} images out, which negatives=True would keep")
         return kept
-
-    def _require_folder(self) -> None:
-        require_layout("Pascal VOC", self.sub_data_root, (f"{self.ann_subdir}/", f"{self.img_subdir}/"), _SOURCE)
 
     def _read_split(self) -> list[str]:
         """Return the names of the images, in the order of the list."""

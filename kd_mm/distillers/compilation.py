@@ -88,9 +88,8 @@ class Compilation:
         def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return torch.compile(function, fullgraph=self.fullgraph, **options)
 
-        for teacher in teachers.values():
-            if self.teacher or self.step or teacher.compile:
-                teacher.compile_with(compiled)
+        for teacher in teachers.values() if self.teacher or self.step else ():
+            teacher.compile_with(compiled)
         if fixed_size and (self.objective or self.step):
             objective.compile_with(compiled)
         elif self.objective:

@@ -47,7 +47,6 @@ class Teacher:
             precision autocast's type, in the same way; otherwise the Distiller's.
         repeat_grey: Repeat the channel of a student of grey images for each channel of this network, which was trained
             on colour images. Default: False, an error.
-        compile: Run it through ``torch.compile``, as the Distiller's ``compile=dict(teacher=True)`` does for all.
 
     Raises:
         ValueError: No checkpoint, or one that does not fit.
@@ -60,7 +59,7 @@ class Teacher:
     checkpoint: str | None = None
     input_size: tuple[int, int] | None = None
     dtype: torch.dtype | None = None
-    repeat_grey = compile = False
+    repeat_grey = False
 
     def __init__(
         self,
@@ -71,10 +70,8 @@ class Teacher:
         input_size: tuple[int, int] | None = None,
         dtype: str | None = None,
         repeat_grey: bool = False,
-        compile: bool = False,  # noqa: A002 - torch's own word
     ) -> None:
-        self.checkpoint, self.input_size = checkpoint, input_size
-        self.repeat_grey, self.compile = repeat_grey, compile
+        self.checkpoint, self.input_size, self.repeat_grey = checkpoint, input_size, repeat_grey
         self.config, scope = plain_model_config(config)
         with DefaultScope.overwrite_default_scope(scope):
             model: nn.Module = MODELS.build(self.config)

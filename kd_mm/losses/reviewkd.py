@@ -35,23 +35,22 @@ class ReviewKDLoss(Loss):
     teacher's maps are those before the ReLU, the student's those behind it.
 
     Args:
-        teacher_maps: ``"before_relu"``, ``"stage"`` (behind it), or ``"auto"``: before the ReLU
-            where the stage ends in one that can be tapped, else the stage. Default: ``"auto"``.
+        teacher_maps: ``"stage"``, or ``"auto"``: before the ReLU where the stage ends in one that can be tapped, else
+            the stage. Default: ``"auto"``.
         pooled: Whether the pooled last map is one more stage. It needs two images a process, for its batch norm.
             Default: True.
         max_channels: Limit of M. Default: 512.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
-        ValueError: For an unknown ``teacher_maps``; on construction of the Distiller, for ``"before_relu"`` without a
-            ReLU.
+        ValueError: For an unknown ``teacher_maps``.
     """
 
     requires = frozenset({"student.features", "teacher.features", "teacher.taps"})
 
     def __init__(self, teacher_maps: str = "auto", pooled: bool = True, max_channels: int = 512, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.teacher_maps = choice("teacher_maps", teacher_maps, ("auto", "before_relu", "stage"))
+        self.teacher_maps = choice("teacher_maps", teacher_maps, ("auto", "stage"))
         self.pooled, self.max_channels = pooled, max_channels
         if teacher_maps == "stage":
             self.requires = self.requires - {"teacher.taps"}
@@ -60,23 +59,13 @@ class ReviewKDLoss(Loss):
         self._numbers: tuple[int, ...] = ()
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the taps of the teacher's maps before the ReLU.
-
-        Raises:
-            ValueError: For ``teacher_maps="before_relu"`` where a stage ends in no ReLU module.
-        """
+        """Return the taps of the teacher's maps before the ReLU."""
         if self.teacher_maps == "stage":
             return (), ()
         numbers = self.stage_numbers(len(self.matched))
         stages = [self.matched[i - 1][1] for i in numbers]
-        for i, stage, found in zip(numbers, stages, before_relu(teacher, stages), strict=True):
-            if found is not None:
-                self._teacher_taps[i] = found.tap
-            elif self.teacher_maps == "before_relu":
-                raise ValueError(
-                    f"ReviewKDLoss: stage {i} of the teacher ({stage.tap} of {type(teacher).__name__}) ends in "
-                    "no ReLU module; write teacher_maps='auto'"
-                )
+        found = zip(numbers, before_relu(teacher, stages), strict=True)
+        self._teacher_taps.update({i: place.tap for i, place in found if place is not None})
         return (), list(self._teacher_taps.values())
 
     def setup(self, context: LossContext) -> None:

@@ -77,11 +77,11 @@ def test_compiled_whole_equals_eager_in_values_and_gradients(task: str, name: st
 
 
 def test_a_batch_of_another_size_is_compiled_once_and_a_weight_that_changes_not_at_all() -> None:
-    ramp = {"type": "kd_mm.LinearRamp", "iterations": 100}
+    ramp = {"type": "kd_mm.LinearRamp", "fraction": 1.0}
     model = distil("classification", "kd", EVERYTHING, **{"losses.kd.schedule": ramp})
     found = []
     for i, size in enumerate((6, 6, 4, 6, 4)):
-        model.progress = Progress(iteration=i)
+        model.progress = Progress(iteration=i, max_iterations=100)
         losses, _ = run(model, size)
         found.append(graphs())
         torch.testing.assert_close(losses["loss_kd"], losses["kd"] * 0.9 * (i + 1) / 100)
