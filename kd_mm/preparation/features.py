@@ -13,7 +13,6 @@ from torch import Tensor
 from kd_mm.preparation.base import TeacherPreparation
 from kd_mm.preparation.data import TrainingData
 from kd_mm.registry import PREPARATIONS
-from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.suggest import choice
 
 
@@ -95,11 +94,10 @@ class Probing(TeacherPreparation):
         return {**{f"stage{i}": 1.0 for i in self.stages}, "final": 1.0}
 
     def summarize(self, name: str, loss: Any, results: Mapping[str, Any], data: TrainingData) -> None:
-        """Log and draw the teachers of each stage by ``loss.shares``; the picture is ``teacher_probes_<loss>.png``."""
+        """Log the teachers of each stage by ``loss.shares``."""
         for i, shares in loss.shares.items():
             chosen = ", ".join(f"{teacher} ({share:.0%})" for teacher, share in shares.items() if share > 0)
             data.runner.logger.info(f"{name}: stage {i} is guided by {chosen}")
-        replace_file(Path(data.runner.work_dir) / f"teacher_probes_{name}.png", probe_picture(results, loss.shares))
 
 
 def pool_feature(feature: Tensor, kind: str) -> Tensor:
@@ -169,25 +167,6 @@ def probe_score(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is given
         return float(cross_val_score(probe, feature.numpy(), labels.numpy(), cv=splits, error_score="raise").mean())
-
-
-def probe_picture(rows: Mapping[str, Mapping[str, float]], shares: Mapping[int, Mapping[str, float]]) -> bytes:
-    """Return a PNG of the scores by teacher and stage, coloured where the teacher has a share."""
-    from matplotlib.figure import Figure
-
-    from kd_mm.utils.figures import to_png
-
-    figure = Figure(figsize=(2 + 1.3 * len(shares), 1 + 0.4 * len(rows)), dpi=150)
-    axes = figure.add_subplot(title="probe score (%), coloured: guides the student")
-    axes.set_axis_off()
-    axes.table(
-        [[f"{100 * row[f'stage{i}']:.1f}" for i in shares] for row in rows.values()],
-        [["gold" if share.get(name, 0.0) > 0 else "white" for share in shares.values()] for name in rows],
-        rowLabels=list(rows),
-        colLabels=[f"stage {i}" for i in shares],
-        loc="center",
-    )
-    return to_png(figure)
 
 
 @PREPARATIONS.register_module()

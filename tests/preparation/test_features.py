@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
-from PIL import Image
 from torch import Tensor
 
 from kd_mm.preparation import Probing
@@ -44,9 +43,7 @@ def scores(folder: Path, teacher: str) -> dict[str, float]:
     return torch.load(file, weights_only=True)["state_dict"]
 
 
-def test_scores_are_logged_stored_and_drawn_and_teachers_stay_as_they_are(
-    trained: tuple[Runner, dict[str, Any]],
-) -> None:
+def test_scores_are_logged_and_stored_and_teachers_stay_as_they_are(trained: tuple[Runner, dict[str, Any]]) -> None:
     runner, _ = trained
     folder, loss = Path(runner.work_dir), runner.model.losses["attention"]
     log = run_log(runner)
@@ -56,7 +53,6 @@ def test_scores_are_logged_stored_and_drawn_and_teachers_stay_as_they_are(
         assert loss.shares[i] == {best: 1.0}
         assert f"attention: stage {i} is guided by {best} (100%)" in log
         assert all(f"stage{i}: {row[f'stage{i}']:.1%}" in log for row in rows.values())
-    assert Image.open(folder / "teacher_probes_attention.png").size[0] > 300
     runner, before = trained
     for name, teacher in runner.model.teachers.items():
         assert not teacher.model.training
