@@ -11,7 +11,6 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 from mmengine.config import Config
@@ -40,7 +39,7 @@ from kd_mm.hooks.schedule_check import ScheduleCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.checkpoint import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.config import is_distillation, load_config, parts_of
-from kd_mm.utils.samples import OneLineError, SampleError, describe_failure
+from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file
 
 #: What upstream says of annotations that it cannot read.
@@ -203,7 +202,6 @@ def train(config: Config) -> Runner:
             explain_annotations(config)
         if built and not steps.begun and not isinstance(error, OneLineError):
             explain_steps(config)
-            _explain_hook(config, error)
         if dead := re.search(r"DataLoader worker \(.*?\) ((?:is killed|exited)[^.]*)", str(error)):
             raise SampleError(
                 f"a worker of a data loader {dead[1]}: set a smaller num_workers or batch_size where memory (or "
@@ -264,15 +262,6 @@ def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> N
         shutil.rmtree(path)
     for path in new_folders:
         path.rmdir()  # fails, and so ends this, at the first that holds something
-
-
-def _explain_hook(config: Config, error: Exception) -> None:
-    """Name the key of the hook of upstream's, or of the user's, that failed."""
-    frames = (frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "call_hook")
-    name = next((type(frame.f_locals["hook"]).__name__ for frame in frames), "")
-    for key, part in parts_of({key: config.get(key) for key in ("default_hooks", "custom_hooks")}):
-        if name and isinstance(part, dict) and part.get("type") == name and isinstance(error, INPUT_ERRORS):
-            raise ValueError(f"{key}: {name} fails: {describe_failure(error)}") from error
 
 
 def _missing_file(path: str, config: Config) -> str:

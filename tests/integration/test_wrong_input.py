@@ -243,10 +243,6 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "train_dataloader: mean and std of the data_preprocessor make pixels that are not finite",
         ),
         (
-            'custom_hooks = [dict(type="EMAHook", momentum=2.0)]',
-            "custom_hooks.0: EMAHook fails: AssertionError: momentum must be in range (0.0, 1.0)",
-        ),
-        (
             'custom_hooks = [dict(type="EarlyStoppingHook", monitor="top1", rule="greater")]',
             "custom_hooks.0.monitor: the validation gives no metric 'top1', did you mean 'accuracy/top1'?",
         ),
