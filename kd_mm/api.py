@@ -28,7 +28,7 @@ __all__ = ["distill", "evaluate", "export", "train"]
 PathLike = str | os.PathLike[str]
 
 
-def train(config: PathLike, work_dir: str | None = None, options: Mapping[str, Any] | None = None) -> Runner:
+def train(config: PathLike, work_dir: PathLike | None = None, options: Mapping[str, Any] | None = None) -> Runner:
     """Train a config, plain or a distillation.
 
     Args:
@@ -44,7 +44,7 @@ def train(config: PathLike, work_dir: str | None = None, options: Mapping[str, A
     """
     from kd_mm.apis import runner
 
-    return _train(runner.read_config(_path(config), _options(options), work_dir))
+    return _train(runner.read_config(_path(config), _options(options), _folder(work_dir)))
 
 
 def distill(
@@ -52,7 +52,7 @@ def distill(
     teacher: PathLike | Sequence[PathLike] | None = None,
     teacher_checkpoint: PathLike | Sequence[PathLike] | None = None,
     recipe: str = "mtkd_ssr",
-    work_dir: str | None = None,
+    work_dir: PathLike | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Runner:
     """Distil a teacher into the model of a plain config.
@@ -76,7 +76,7 @@ def distill(
 
     if not isinstance(recipe, str):
         raise ValueError(f"recipe={recipe!r}: give one name, or several joined by +, such as 'kd+at'")
-    folder = work_dir or str(Path("work_dirs") / f"{recipe}_{Path(_path(student).split('::')[-1]).stem}")
+    folder = _folder(work_dir) or f"work_dirs/{recipe}_{Path(_path(student).split('::')[-1]).stem}"
     plain = runner.read_config(_path(student), work_dir=folder)
     return _train(recipes.compose(plain, recipe, _paths(teacher), _paths(teacher_checkpoint), _options(options)))
 
@@ -85,6 +85,10 @@ def _path(given: Any) -> str:
     if not isinstance(given, str | os.PathLike):
         raise ValueError(f"give the path of a config or checkpoint, not a {type(given).__name__}")
     return os.fspath(given)
+
+
+def _folder(given: PathLike | None) -> str | None:
+    return None if given is None else os.fspath(given)
 
 
 def _paths(given: Any) -> str | list[str] | None:

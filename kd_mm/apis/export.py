@@ -99,8 +99,8 @@ def export_student(
     out = check_target(out, config, checkpoint)
     if onnx is not None:
         require_onnx()
-        if Path(onnx).suffix != ".onnx":
-            raise ValueError(f"--onnx {onnx}: give a file that ends in .onnx")
+        if not isinstance(onnx, str | Path) or Path(onnx).suffix != ".onnx":
+            raise ValueError(f"onnx={onnx}: give a file that ends in .onnx")
     plain, stored = exported_config(read_config(config, options)), read_checkpoint(checkpoint)
     state, kind = stored, "stored"
     if teacher is not None:

@@ -109,7 +109,8 @@ def pair_stages(
         ValueError: An unknown word, a side without stages, or pairs out of range, repeated or out of order.
     """
     if not student or not teacher:
-        raise ValueError(f"nothing to pair: the {'teacher' if student else 'student'} has no stages")
+        side = "teacher" if student else "student"
+        raise ValueError(f"nothing to pair: the {side} has no stages; name some in model.stages, or leave that out")
     pairs = list(zip(*_align(student, teacher, align), strict=True))
     return [(replace(s, index=index), replace(t, index=index)) for index, (s, t) in enumerate(pairs, 1)]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, warn
 
 #: Backbones of which torchvision's and timm's names tell the order of the layers, by number except for the words below.
 _NUMBERED = (
@@ -67,9 +67,11 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
         weights: Under the source's names, in the order of its ``state_dict``; or sorted by name, where that tells.
 
     Raises:
-        ValueError: In one line, what is missing or left over.
+        ValueError: In one line, what is missing or left over, or that the network computes something else.
     """
     trunk = type(dict(model.named_children()).get("backbone", model)).__name__
+    if trunk.startswith("EfficientNet"):
+        _check_padding(model, trunk, weights)
     if trunk == "SwinTransformerV2":
         weights = _split_biases(weights)
     if trunk.startswith("SE") and any(".se_module." in name for name in weights):
@@ -105,6 +107,23 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
         joined = ".downsample." if trunk == "SwinTransformer" else ".downsample.reduction."
         matched.update({name: _unfolded(tensor) for name, tensor in matched.items() if joined in name})
     return {name: matched.get(name, tensor) for name, tensor in model.state_dict().items()}
+
+
+def _check_padding(model: nn.Module, trunk: str, weights: Mapping[str, Tensor]) -> None:
+    """Stop or warn where the source pads its strided convolutions otherwise, which no name or shape tells.
+
+    mmpretrain pads them as TensorFlow and timm's ``tf_efficientnet*`` do, torchvision and timm's others evenly.
+    """
+    if not any(type(module).__name__ == "Conv2dAdaptivePadding" for module in model.modules()):
+        return
+    remedy = (
+        "set model.backbone.conv_cfg=None and, for b0 to b4, model.backbone.norm_cfg=dict(type='BN', eps=1e-5)"
+        if trunk == "EfficientNet"
+        else "mmpretrain has no such network, take timm's tf_efficientnetv2"
+    )
+    if any(name.startswith("features.") for name in weights):
+        raise ValueError(f"torchvision pads strided convolutions evenly, this config as TensorFlow does: {remedy}")
+    warn(f"{trunk}: right for timm's tf_* weights; its others pad strided convolutions evenly, for these {remedy}")
 
 
 def _split_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

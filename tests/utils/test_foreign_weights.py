@@ -17,6 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+from kd_mm.utils.foreign_weights import own_names
 
 VIT = {"embed_dims": 48, "num_layers": 3, "num_heads": 3, "feedforward_channels": 96}
 SWIN = {"embed_dims": 24, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
@@ -136,6 +137,17 @@ def test_a_file_of_another_network_is_refused_by_its_names() -> None:
     with pytest.raises(ValueError, match=r"teacher: r50.pth does not fit its config: missing: .* left over: layer1"):
         fill(own, deeper.state_dict(), "teacher", "r50.pth")
     assert torch.equal(own.state_dict()["head.fc.weight"], before)
+
+
+def test_efficientnets_that_pad_otherwise_are_not_read_in_silence() -> None:
+    source, own = pair("efficientnet")
+    padded = {"type": "EfficientNet", "arch": "b0"}  # as mmpretrain's configs have it
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        other = MODELS.build({"type": "ImageClassifier", "backbone": padded, "head": None})
+    weights = source.state_dict()
+    with pytest.raises(ValueError, match=r"torchvision pads .* evenly.*set model\.backbone\.conv_cfg=None and"):
+        own_names(other, weights)
+    assert own_names(own, weights).keys() == own.state_dict().keys()
 
 
 #: Of a Vision Transformer, mmpretrain's and timm's.
