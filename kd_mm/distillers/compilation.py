@@ -93,7 +93,7 @@ class Compilation:
         if fixed_size and (self.objective or self.step):
             objective.compile_with(compiled)
         elif self.objective:
-            _warn("objective=True is left out: a detector's boxes are lists of varying length")
+            warn("compile: objective=True is left out: a detector's boxes are lists of varying length")
         if graphs:
             student.get_submodule(task.trunk(student)).compile(**options)
 
@@ -102,9 +102,5 @@ class Compilation:
         if not fixed_size:
             reason = "the images of a detector vary in size"
         if reason:
-            _warn(f"step={self.step!r} compiles without CUDA graphs: {reason}")
+            warn(f"compile: step={self.step!r} compiles without CUDA graphs: {reason}")
         return not reason
-
-
-def _warn(message: str) -> None:
-    warn(f"compile: {message}")

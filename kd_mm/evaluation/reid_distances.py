@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_mm.utils.suggest import nearest
+from kd_mm.utils.suggest import choice
 
 Array: TypeAlias = NDArray[Any]
 Ids: TypeAlias = NDArray[np.int64]
 #: Person id of images that count as neither right nor wrong.
 JUNK = -1
-METRICS = ("cosine", "euclidean")
+DISTANCES = ("cosine", "euclidean")
 #: A block of distances has this many bytes, or this many rows where these are more.
 _BLOCK_BYTES, _BLOCK_ROWS = 2**26, 64
 _SQUARED_ROWS = 4096
@@ -52,7 +52,7 @@ def read_images(query: tuple[Any, Any, Any], gallery: tuple[Any, Any, Any], metr
     Raises:
         ValueError: Shapes, dtypes, values or options do not fit.
     """
-    check_metric(metric)
+    choice("metric", metric, DISTANCES)
     if (query[2] is None) != (gallery[2] is None):
         side = "queries" if query[2] is None else "gallery"
         raise ValueError(f"the {side} have no camera ids: give camera ids of both, or None for both: no camera rule")
@@ -70,12 +70,6 @@ def read_images(query: tuple[Any, Any, Any], gallery: tuple[Any, Any, Any], metr
     if (sides[1].pids == JUNK).all():
         raise ValueError(f"all {len(sides[1])} images of the gallery are junk (person id {JUNK}): nothing can be found")
     return sides[0], sides[1]
-
-
-def check_metric(metric: str) -> None:
-    """Raise ``ValueError`` for an unknown distance."""
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r} is unknown{nearest(str(metric), METRICS)}")
 
 
 def _read_features(given: Any, name: str, metric: str) -> Array:

@@ -13,11 +13,11 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 
 from kd_mm.distillers.teacher import Teacher
-from kd_mm.evaluation.reid_distances import JUNK, Array, Images, check_metric
+from kd_mm.evaluation.reid_distances import DISTANCES, JUNK, Array, Images
 from kd_mm.evaluation.reid_rank import evaluate_reid, no_match
 from kd_mm.evaluation.rerank import check_options
 from kd_mm.registry import METRICS
-from kd_mm.utils.suggest import warn
+from kd_mm.utils.suggest import choice, warn
 
 #: Person id of gallery images that show none of the persons to find.
 DISTRACTOR = 0
@@ -82,8 +82,7 @@ class ReIDMetric(BaseMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_metric(metric)
-        self.metric, self.camera_rule = metric, camera_rule
+        self.metric, self.camera_rule = choice("metric", metric, DISTANCES), camera_rule
         self.rerank = check_options(rerank)
         if (gallery_config is None) != (gallery_checkpoint is None):
             missing = "gallery_config" if gallery_config is None else "gallery_checkpoint"

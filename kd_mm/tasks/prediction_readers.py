@@ -21,14 +21,11 @@ class LogitsReader:
 
     #: What one row of the logits stands for, in messages.
     unit: ClassVar[str] = "image"
+    #: Whether the regions are needed that the student sampled in the same step.
+    needs_regions = False
 
     def __init__(self, *taps: str) -> None:
         self.taps = taps
-
-    @property
-    def needs_regions(self) -> bool:
-        """Whether the regions are needed that the student sampled in the same step."""
-        return False
 
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
@@ -113,12 +110,7 @@ class RoIReader(LogitsReader):
 
     def __init__(self, student: bool, levels: int, cascade: bool = False) -> None:
         super().__init__(*(student_taps(cascade)[::2] if student else map_taps(levels)))
-        self.student, self.cascade = student, cascade
-
-    @property
-    def needs_regions(self) -> bool:
-        """A teacher needs the student's regions."""
-        return not self.student
+        self.needs_regions, self.cascade = not student, cascade
 
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
@@ -128,7 +120,7 @@ class RoIReader(LogitsReader):
         Raises:
             ValueError: A teacher without the regions.
         """
-        if self.student:
+        if not self.needs_regions:
             return records[self.taps[0]]
         if regions is None:
             raise ValueError(f"{type(model).__name__} classifies regions that the student sampled, and there are none")

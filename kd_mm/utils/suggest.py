@@ -126,13 +126,8 @@ def describe_error(error: Exception) -> str:
         return str(error.args[0]) if " " in str(error.args[0]).strip() else f"KeyError: {error.args[0]!r}"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename} does not exist"
-    if isinstance(error, IsADirectoryError) and error.filename:
-        return f"{error.filename} is a folder, not a file"
-    if isinstance(error, FileExistsError) and error.filename:
-        return f"{error.filename} is a file, not a folder"
-    if isinstance(error, NotADirectoryError) and error.filename:
-        file = next((folder for folder in Path(error.filename).parents if folder.is_file()), error.filename)
-        return f"{file} is a file, not a folder"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     message = str(error).strip()
     if message.startswith("Caught ") and " in DataLoader worker " in message.splitlines()[0]:
         return f"in a worker of a data loader: {message.splitlines()[-1]}"

@@ -285,7 +285,7 @@ def test_wrong_input_raises_one_line() -> None:
             {"query_pids": np.full(30, 77), "query_camids": None, "gallery_camids": None},
             r"none of the 30 queries has an image of its person in the gallery: are .* of one data set\?$",
         ),
-        ({"metric": "euclidian"}, r"metric='euclidian' is unknown, did you mean 'euclidean'\?"),
+        ({"metric": "euclidian"}, r"metric='euclidian' is unknown; .*; did you mean 'euclidean'\?"),
         ({"metric": None}, "metric=None is unknown"),
         ({"max_rank": 0}, "max_rank=0: give the length of the CMC curve, an integer of at least 1"),
         ({"max_rank": 2.5}, "max_rank=2.5: give the length of the CMC curve"),
