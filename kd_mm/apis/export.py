@@ -143,10 +143,14 @@ def exported_config(config: Config) -> Config:
     wrapper = plain.get("optim_wrapper") or {}
     if wrapper.get("type") == "kd_mm.Bf16OptimWrapper":
         wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
+    scope = f"{plain.get('default_scope')}."
     for _, part in parts_of(dict(plain.items())):
         # mmengine's mark on what was inherited through kd_mm::, types there are written out.
         if isinstance(part, dict) and part.get("_scope_") == "kd_mm":
             del part["_scope_"]
+        # Upstream's inferencers look for the step LoadImageFromFile under this name.
+        if isinstance(part, dict) and isinstance(part.get("type"), str):
+            part["type"] = part["type"].removeprefix(scope)
     if task_of(plain) == "detection":  # mmdet's DetInferencer draws by it
         plain.setdefault("visualizer", {"type": "DetLocalVisualizer", "name": "visualizer"})
     imports = [name for name in (config.get("custom_imports") or {}).get("imports", []) if name != "kd_mm"]

@@ -220,5 +220,10 @@ def test_parts_of_kd_mm_keep_the_import_and_other_imports_stay() -> None:
     assert exported_config(config).custom_imports.imports == ["json"]
     config.custom_imports.imports = ["kd_mm"]
     assert "custom_imports" not in exported_config(config)
+    config.default_scope = "mmpretrain"  # mmpretrain's inferencers look for LoadImageFromFile without its package
+    config.test_dataloader = {
+        "dataset": {"type": "CustomDataset", "pipeline": [{"type": "mmpretrain.LoadImageFromFile"}]}
+    }
+    assert exported_config(config).test_dataloader.dataset.pipeline == [{"type": "LoadImageFromFile"}]
     config.model.student.type = "mmdet.RetinaNet"
     assert exported_config(config).visualizer.type == "DetLocalVisualizer"  # by which mmdet's inferencer draws
