@@ -44,6 +44,8 @@ class DetectionMetric(BaseMetric):
 
     Args:
         iou: IoU threshold of the two VOC measures.
+        inclusive: Whether VOC's widths are ``x2 - x1 + 1``, as in the development kit and in mmdet's ``VOCMetric``.
+            COCO's widths are always ``x2 - x1``.
         classwise: Log ``voc07/AP_<class>``, ``voc12/AP_<class>`` and ``coco/AP_<class>`` too.
         **kwargs: As for mmengine's ``BaseMetric`` (``collect_device``, ``prefix``, ``collect_dir``).
 
@@ -56,13 +58,14 @@ class DetectionMetric(BaseMetric):
     def __init__(
         self,
         iou: float = 0.5,
+        inclusive: bool = True,
         classwise: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < iou <= 1:
             raise ValueError(f"DetectionMetric: iou={iou}: give a threshold above 0 and at most 1, such as 0.5")
-        self.iou, self.classwise = iou, classwise
+        self.iou, self.inclusive, self.classwise = iou, inclusive, classwise
 
     @property
     def classes(self) -> list[str]:
@@ -88,9 +91,9 @@ class DetectionMetric(BaseMetric):
         classes, names = self.classes, [image.name for image in results]
         _check_names(names)
         detections, objects = [image.detections for image in results], [image.objects for image in results]
-        found = detection_ap(detections, objects, len(classes), self.iou)
+        found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
         data = describe_data(names, (self.dataset_meta or {}).get("dataset_type"))
-        print_log("\n" + detection_table(data, classes, found, self.iou), logger="current")
+        print_log("\n" + detection_table(data, classes, found, self.iou, self.inclusive), logger="current")
         if not found.objects.any():
             text = f"no object to find in {len(results)} images: do the class names in the annotations match {classes}?"
             warn(text)

@@ -27,7 +27,7 @@ def describe_data(names: Sequence[str], other: str | None) -> str:
     return " + ".join(f"{name} ({count:,} {'image' if count == 1 else 'images'})" for name, count in counts.items())
 
 
-def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: float) -> str:
+def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: float, inclusive: bool) -> str:
     """Return a table of all classes and their means, in percent to two digits, under a description of the data."""
     counts = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
     lines = [f"Detection on {data}; {counts}: {', '.join(classes)}"]
@@ -50,8 +50,8 @@ def detection_table(data: str, classes: Sequence[str], found: DetectionAP, iou: 
     sizes = ", ".join(f"{size} {summary[f'AP_{size}']}" for size in ("small", "medium", "large"))
     recalls = ", ".join(f"{key} {summary[key]}" for key in ("AR@1", "AR@10", "AR@100"))
     lines.append(f"COCO AP of objects {sizes}; {recalls}")
-    widths = "widths inclusive corners, x2 - x1 + 1"
-    lines.append(f"recall and VOC AP at IoU {iou:g} ({widths}); ignored objects are VOC's difficult ones")
+    pixel = "inclusive corners, x2 - x1 + 1" if inclusive else "x2 - x1"
+    lines.append(f"recall and VOC AP at IoU {iou:g} (widths {pixel}); ignored objects are VOC's difficult ones")
     return "\n".join(lines)
 
 

@@ -123,9 +123,10 @@ class Distances:
         rows: Finite features, float32 or float64.
         columns: Features of the same dtype; the very ``rows`` for the distances within one set.
         metric: ``"cosine"`` or ``"euclidean"``.
+        chunk_size: Rows of a block; default: 64 MiB of distances, at least 64 rows.
     """
 
-    def __init__(self, rows: Array, columns: Array, metric: str) -> None:
+    def __init__(self, rows: Array, columns: Array, metric: str, chunk_size: int | None = None) -> None:
         same = rows is columns
         if metric == "euclidean":
             centre = _centre(columns)
@@ -133,7 +134,7 @@ class Distances:
                 columns = columns - centre
                 rows = columns if same else rows - centre
         self.rows, self.columns, self.metric = rows, columns, metric
-        self.chunk_size = max(_BLOCK_BYTES // (columns.itemsize * len(columns)), _BLOCK_ROWS)
+        self.chunk_size = chunk_size or max(_BLOCK_BYTES // (columns.itemsize * len(columns)), _BLOCK_ROWS)
         self._column_scale = self._scale(columns)
         self._row_scale = self._column_scale if same else self._scale(rows)
         self._first = _first_equal(columns, self._column_scale)

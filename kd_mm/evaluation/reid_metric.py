@@ -57,6 +57,7 @@ class ReIDMetric(BaseMetric):
         metric: ``"cosine"`` or ``"euclidean"``.
         rerank: Whether to re-rank, with the paper's options; or options of :func:`kd_mm.evaluation.evaluate_reid`'s
             re-ranking. Default: False.
+        max_rank: Longest rank of the CMC curve, at least 10.
         camera_rule: Leave out gallery images of the query's person from the query's camera. ``False`` for data without
             cameras, whose samples need no ``camid``.
         gallery_config: Config of the network that embeds the gallery; of a distillation its student. Default: the
@@ -76,13 +77,16 @@ class ReIDMetric(BaseMetric):
         self,
         metric: str = "cosine",
         rerank: bool | Mapping[str, Any] | None = False,
+        max_rank: int = 50,
         camera_rule: bool = True,
         gallery_config: str | dict[str, Any] | None = None,
         gallery_checkpoint: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.metric, self.camera_rule = choice("metric", metric, DISTANCES), camera_rule
+        if not isinstance(max_rank, int) or max_rank < max(_LOGGED_RANKS):
+            raise ValueError(f"ReIDMetric: max_rank={max_rank}: give at least {max(_LOGGED_RANKS)}: Rank-10 is logged")
+        self.metric, self.max_rank, self.camera_rule = choice("metric", metric, DISTANCES), max_rank, camera_rule
         self.rerank = check_options(rerank)
         if (gallery_config is None) != (gallery_checkpoint is None):
             missing = "gallery_config" if gallery_config is None else "gallery_checkpoint"
@@ -184,7 +188,7 @@ class ReIDMetric(BaseMetric):
 
     def _evaluate(self, query: Images, gallery: Images, rerank: Mapping[str, Any] | None) -> dict[str, Any]:
         ids = query.pids, gallery.pids, query.camids, gallery.camids
-        return evaluate_reid(query.features, gallery.features, *ids, self.metric, rerank)
+        return evaluate_reid(query.features, gallery.features, *ids, self.metric, rerank, self.max_rank)
 
     def _describe(self, counts: Mapping[str, int], valid: int) -> str:
         name = (self.dataset_meta or {}).get("dataset") or "test data"

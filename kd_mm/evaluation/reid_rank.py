@@ -23,6 +23,7 @@ def evaluate_reid(
     metric: str = "cosine",
     rerank: bool | Mapping[str, Any] | None = None,
     max_rank: int = 50,
+    chunk_size: int | None = None,
 ) -> dict[str, Any]:
     """Measure how well queries find images of the same person in a gallery.
 
@@ -43,6 +44,7 @@ def evaluate_reid(
         rerank: None, True, or options of k-reciprocal re-ranking: ``k1`` (default 20), ``k2`` (6), ``lambda_value``
             (0.3); see :func:`kd_mm.evaluation.rerank.reranked_distances`.
         max_rank: Length of ``cmc``.
+        chunk_size: Queries whose distances are held at once; default: as many as fit into 64 MiB, at least 64.
 
     Returns:
         ``mAP``: mean over the valid queries of ``mean_k(k / r_k)``, where ``r_k`` is the rank of the k-th right image;
@@ -56,6 +58,8 @@ def evaluate_reid(
     """
     if isinstance(max_rank, bool) or not isinstance(max_rank, int | np.integer) or max_rank < 1:
         raise ValueError(f"max_rank={max_rank}: give the length of the CMC curve, an integer of at least 1")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size}: give at least 1 query, or None")
     options = check_options(rerank)
     query, gallery = read_images(
         (query_features, query_pids, query_camids), (gallery_features, gallery_pids, gallery_camids), metric
@@ -64,7 +68,7 @@ def evaluate_reid(
         if (query.pids == JUNK).all():
             raise ValueError(f"all {len(query)} queries are junk (person id {JUNK}): there is nothing to look for")
         query, gallery = query.without_junk(), gallery.without_junk()
-    ranks = [found for _, _, part in _ranked_blocks(query, gallery, metric, options) for found in part]
+    ranks = [found for _, _, part in _ranked_blocks(query, gallery, metric, options, chunk_size) for found in part]
     return _measures(ranks, query, int(max_rank))[0]
 
 
@@ -122,7 +126,7 @@ def top_images(
 
 
 def _ranked_blocks(
-    query: Images, gallery: Images, metric: str, rerank: Mapping[str, Any] | None
+    query: Images, gallery: Images, metric: str, rerank: Mapping[str, Any] | None, chunk_size: int | None = None
 ) -> Iterator[tuple[int, Array, list[Ids]]]:
     """Yield the number of the first query, distances and ranks of the right images of some queries at a time.
 
@@ -130,9 +134,9 @@ def _ranked_blocks(
     ascend from 1; there are none for a query that is not valid.
     """
     if rerank is None:
-        blocks = Distances(query.features, gallery.features, metric).blocks()
+        blocks = Distances(query.features, gallery.features, metric, chunk_size).blocks()
     else:
-        mixed = reranked_distances(query.features, gallery.features, metric, **rerank)
+        mixed = reranked_distances(query.features, gallery.features, metric, **rerank, chunk_size=chunk_size)
         blocks = iter([(0, mixed)])
     order = np.argsort(gallery.pids, kind="stable")
     pids, first = np.unique(gallery.pids[order], return_index=True)

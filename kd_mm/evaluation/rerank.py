@@ -42,6 +42,7 @@ def reranked_distances(
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
+    chunk_size: int | None = None,
 ) -> Array:
     """Return distances ``(Q, G)`` re-ranked by how many nearest neighbours two images share (Zhong et al., CVPR 2017).
 
@@ -65,9 +66,10 @@ def reranked_distances(
         k1: Neighbours whose sets are compared.
         k2: Neighbours to average over.
         lambda_value: Share of the original distance, in [0, 1].
+        chunk_size: Rows of distances that are held at once; default: 64 MiB of them, at least 64.
     """
     images = np.concatenate([query, gallery])
-    distances = Distances(images, images, metric)
+    distances = Distances(images, images, metric, chunk_size)
     # Twice the neighbours: they include most images of R*, so that few distances are computed again.
     count = min(max(2 * (k1 + 1), k2), len(images))
     neighbours, near = np.empty((len(images), count), dtype=np.int64), np.empty((len(images), count))

@@ -35,10 +35,11 @@ class Schedule:
 class LinearRamp(Schedule):
     """``r(e) = min(1, (e + 1) / E)``: linear growth from ``1 / E`` to 1, by epochs or by iterations.
 
-    Give one of the two; 0 switches the ramp off.
+    Give one of the three; 0 switches the ramp off.
 
     Args:
         epochs: E in epochs.
+        iterations: E in iterations.
         fraction: E as a fraction of all iterations, in [0, 1], e as the iteration (ReviewKD and DKD ramp over 20 of 240
             epochs on CIFAR-100).
 
@@ -46,22 +47,24 @@ class LinearRamp(Schedule):
         ValueError: Not exactly one length was given, a negative one, or a fraction above 1.
     """
 
-    def __init__(self, epochs: int | None = None, fraction: float | None = None) -> None:
-        given = [length for length in (epochs, fraction) if length is not None]
+    def __init__(self, epochs: int | None = None, iterations: int | None = None, fraction: float | None = None) -> None:
+        given = [length for length in (epochs, iterations, fraction) if length is not None]
         if len(given) != 1 or given[0] < 0:
             raise ValueError(
-                f"LinearRamp takes one length, 0 or more: got epochs={epochs}, fraction={fraction}; "
-                "set one that is inherited to None"
+                f"LinearRamp takes one length, 0 or more: got epochs={epochs}, iterations={iterations}, "
+                f"fraction={fraction}; set one that is inherited to None"
             )
         if fraction is not None and fraction > 1:
             raise ValueError(
                 f"LinearRamp: fraction={fraction} is a part of the run, from 0 to 1; set epochs={fraction:g}"
             )
-        self.epochs, self.fraction = epochs, fraction
+        self.epochs, self.iterations, self.fraction = epochs, iterations, fraction
 
     def __call__(self, progress: Progress) -> float:
         if self.epochs is not None:
             position, length = progress.epoch, float(self.epochs)
+        elif self.iterations is not None:
+            position, length = progress.iteration, float(self.iterations)
         else:
             position, length = progress.iteration, (self.fraction or 0) * progress.max_iterations
         return 1.0 if length <= 0 else min(1.0, (position + 1) / length)

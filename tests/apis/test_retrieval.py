@@ -37,7 +37,7 @@ test_dataloader = dict(
     batch_size=8, num_workers=0, dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False)
 )
 test_cfg = dict()
-test_evaluator = dict(type="kd_mm.ReIDMetric", metric="euclidean")
+test_evaluator = dict(type="kd_mm.ReIDMetric", metric="euclidean", max_rank=30)
 """
 DISTILLATION = """
 _base_ = ["student.py"]

@@ -67,7 +67,7 @@ def test_measures_in_percent_and_counts(device: str, messages: list[str]) -> Non
 def test_options_are_those_of_the_function(metric: str, messages: list[str]) -> None:
     images = random_images(1)
     rerank = {"k1": 6, "k2": 2}
-    metrics = evaluate(samples(images), metric=metric, rerank=rerank)
+    metrics = evaluate(samples(images), metric=metric, rerank=rerank, max_rank=20)
     found = evaluate_reid(**single(images), metric=metric, rerank=rerank)
     plain = evaluate_reid(**single(images), metric=metric)
     assert metrics["reid/mAP"] == 100 * found["mAP"]
@@ -155,6 +155,7 @@ def test_wrong_input_raises_one_line() -> None:
         evaluate(given[:112] + given[-7:])
     for options, message in (
         ({"metric": "cosin"}, "metric='cosin' is unknown; .*; did you mean 'cosine'"),
+        ({"max_rank": 5}, "ReIDMetric: max_rank=5: give at least 10: Rank-10 is logged"),
         ({"rerank": {"k": 5}}, r"rerank has no option 'k', did you mean 'k"),
     ):
         assert_refused(message, ReIDMetric, **options)

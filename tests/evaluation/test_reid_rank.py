@@ -1,5 +1,6 @@
 """Measures of retrieval against loops over the definitions; and what is refused."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,7 @@ from kd_mm.evaluation import evaluate_reid
 from kd_mm.evaluation.reid_distances import Distances, Images
 from kd_mm.evaluation.reid_rank import top_images
 from tests.devices import DEVICES
-from tests.helpers.reid_reference import (
-    FORMS,
-    assert_same,
-    given_as,
-    random_images,
-    reference,
-    reference_of,
-    set_block_rows,
-)
+from tests.helpers.reid_reference import FORMS, assert_same, given_as, random_images, reference, reference_of
 
 from ..helpers.errors import assert_refused
 
@@ -88,18 +81,16 @@ def test_ties_are_ordered_by_gallery_number(metric: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_copies_of_an_image_tie(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_an_image_tie(metric: str) -> None:
     """However a library sums at the border of a matrix, the same feature has the same distance."""
     random = np.random.default_rng(1)
     images = random_images(5, queries=20, gallery=157, length=333)
     gallery = random.standard_normal((9, 333)).astype(np.float32)[random.integers(0, 9, 157)]
     images["query_features"] = images["query_features"].astype(np.float32)
     images["gallery_features"] = gallery
-    for rows in (64, 7):
-        set_block_rows(monkeypatch, rows)
-        for form in FORMS:
-            found = evaluate_reid(**given_as(form, images), metric=metric)
-            assert_same(found, reference_of(images, metric), tolerance=1e-12)
+    for form, chunk_size in itertools.product(FORMS, (None, 7)):
+        found = evaluate_reid(**given_as(form, images), metric=metric, chunk_size=chunk_size)
+        assert_same(found, reference_of(images, metric), tolerance=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -148,14 +139,12 @@ def test_inputs_are_not_changed() -> None:
 
 @pytest.mark.parametrize("rerank", [None, True])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_size_of_the_chunks(metric: str, rerank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_of_the_chunks(metric: str, rerank: Any) -> None:
     for form in FORMS:
         images = given_as(form, random_images(10))
-        with monkeypatch.context() as patch:
-            expected = evaluate_reid(**images, metric=metric, rerank=rerank)
-            for rows in (1, 7, 30, 1000):
-                set_block_rows(patch, rows)
-                assert_same(evaluate_reid(**images, metric=metric, rerank=rerank), expected)
+        expected = evaluate_reid(**images, metric=metric, rerank=rerank)
+        for chunk_size in (1, 7, 30, 1000):
+            assert_same(evaluate_reid(**images, metric=metric, rerank=rerank, chunk_size=chunk_size), expected)
 
 
 def test_memory_does_not_grow_with_the_number_of_queries() -> None:
@@ -289,6 +278,7 @@ def test_wrong_input_raises_one_line() -> None:
         ({"metric": None}, "metric=None is unknown"),
         ({"max_rank": 0}, "max_rank=0: give the length of the CMC curve, an integer of at least 1"),
         ({"max_rank": 2.5}, "max_rank=2.5: give the length of the CMC curve"),
+        ({"chunk_size": 0}, "chunk_size=0: give at least 1 query, or None"),
         ({"rerank": 3}, "rerank=3: give True, False or a dict such as {'k1': 20, 'k2': 6, 'lambda_value': 0.3}"),
         ({"rerank": {"lamda_value": 0.3}}, r"rerank has no option 'lamda_value', did you mean 'lambda_value'\?"),
         ({"rerank": {"x": 0.3}}, "rerank has no option 'x'; there are: k1, k2, lambda_value"),

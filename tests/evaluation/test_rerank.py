@@ -16,7 +16,6 @@ from tests.helpers.reid_reference import (
     given_as,
     random_images,
     reranked_reference_of,
-    set_block_rows,
 )
 
 
@@ -26,21 +25,19 @@ def dense(query: Any, gallery: Any, metric: str, k1: int, k2: int, lambda_value:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_distances(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances(metric: str) -> None:
     """Halves of odd k1, no expansion, and more neighbours than there are images."""
-    set_block_rows(monkeypatch, 13)
     for options in ((20, 6, 0.3), (5, 1, 0.0), (7, 3, 0.5), (1, 1, 0.2), (2, 12, 1.0), (200, 8, 0.1), (3, 200, 0.1)):
         images = random_images(len(metric) + options[0])
         query, gallery = images["query_features"], images["gallery_features"]
-        found = reranked_distances(query, gallery, metric, *options)
+        found = reranked_distances(query, gallery, metric, *options, chunk_size=13)
         np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=1e-13)
 
 
-def test_larger_gallery_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_block_rows(monkeypatch, 100)
+def test_larger_gallery_in_float32() -> None:
     images = random_images(3, queries=5, gallery=1195, people=60, length=16)
     query, gallery = (images[f"{side}_features"].astype(np.float32) for side in ("query", "gallery"))
-    found = reranked_distances(query, gallery, "euclidean", 6, 3, 0.3)
+    found = reranked_distances(query, gallery, "euclidean", 6, 3, 0.3, chunk_size=100)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, dense(query, gallery, "euclidean", 6, 3, 0.3), rtol=0, atol=2e-6)
 
@@ -67,16 +64,15 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_copies_of_images(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_images(metric: str) -> None:
     """Of queries, of the gallery and across; more of one image than there are neighbours."""
-    set_block_rows(monkeypatch, 17)
     random = np.random.default_rng(0)
     images = random_images(5, length=64)
     pool = images["gallery_features"][:25].astype(np.float32)
     query, gallery = pool[random.integers(0, 20, 30)], pool[random.integers(0, 25, 90)]
     gallery[random.choice(90, 12, replace=False)] = pool[0]
     for options in ((6, 3, 0.3), (20, 6, 0.0)):
-        found = reranked_distances(query, gallery, metric, *options)
+        found = reranked_distances(query, gallery, metric, *options, chunk_size=17)
         np.testing.assert_allclose(found, dense(query, gallery, metric, *options), rtol=0, atol=2e-6)
 
 

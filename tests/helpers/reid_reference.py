@@ -4,22 +4,14 @@ import functools
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 
-from kd_mm.evaluation import reid_distances
 from tests.devices import DEVICES
 
 #: What images can be given as: arrays, or tensors on a device.
 FORMS = ["arrays", *DEVICES]
 Array = NDArray[Any]
-
-
-def set_block_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
-    """Have a block of distances hold so many rows."""
-    patch.setattr(reid_distances, "_BLOCK_BYTES", 0)
-    patch.setattr(reid_distances, "_BLOCK_ROWS", rows)
 
 
 def distance_matrix(query: Array, gallery: Array, metric: str) -> Array:

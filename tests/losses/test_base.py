@@ -75,6 +75,7 @@ def test_losses_are_means_over_the_batch() -> None:
 def test_ramps_and_cosine_decay_by_hand() -> None:
     by_epochs = [LinearRamp(epochs=20)(Progress(epoch=epoch, max_epochs=240)) for epoch in (0, 18, 19, 200)]
     assert by_epochs == pytest.approx([0.05, 0.95, 1, 1])
+    assert LinearRamp(iterations=10)(Progress(iteration=4)) == pytest.approx(0.5)
     by_fraction = [LinearRamp(fraction=0.1)(Progress(iteration=i, max_iterations=1000)) for i in (49, 99)]
     assert by_fraction == [pytest.approx(0.5), 1.0]
     assert LinearRamp(epochs=0)(Progress()) == 1.0

@@ -80,7 +80,7 @@ def test_options_out_of_range_are_refused() -> None:
         (lambda: L.VIDLoss(initial_variance=0), "initial_variance=0"),
         (lambda: L.WKDLogitsLoss(relation="cosine"), "choose one of 'cka', 'classifier'"),
         (lambda: L.LinearRamp(), "one length"),
-        (lambda: L.LinearRamp(epochs=1, fraction=0.2), "one length"),
+        (lambda: L.LinearRamp(epochs=1, iterations=2), "one length"),
         (lambda: L.LinearRamp(epochs=-1), "one length"),
         (lambda: L.CosineDecay(start=1), "CosineDecay: start=1"),
         (lambda: L.PiecewiseConstant(levels=(1.0, 0.5)), "one more than bounds"),
