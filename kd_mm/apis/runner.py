@@ -171,6 +171,7 @@ def train(config: Config) -> Runner:
         NonFiniteLossError: A loss was infinite or NaN.
         SampleError: A data pipeline, the collate function or the data preprocessor failed on images.
         RuntimeError: A training step failed with an error that a config may cause before.
+        KeyboardInterrupt: The user interrupted it.
     """
     folder, steps, built = Path(config.work_dir).absolute(), StepHook(), False
     if folder.is_file():
@@ -184,6 +185,9 @@ def train(config: Config) -> Runner:
         runner.register_hook(steps)
         runner.train()
     except Exception as error:
+        # What the engine makes of an interruption while it formats the config, which it does for each checkpoint.
+        if isinstance(error, SyntaxError) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         if not steps.begun and is_main_process():
             with contextlib.suppress(OSError):
                 _remove_start(folder, before, new_folders)

@@ -21,7 +21,8 @@ class CUB(UpstreamCUB):
 
     Raises:
         FileNotFoundError: If ``data_root`` lacks a part of the official layout.
-        ValueError: If a line of its lists has not two columns, or its label or part of the split is no such number.
+        ValueError: If a line of its lists has not two columns, its label or part of the split is no such number, or the
+            lists are not of the same images.
     """
 
     def __init__(self, data_root: str, **kwargs: Any) -> None:
@@ -32,12 +33,21 @@ class CUB(UpstreamCUB):
             "https://data.caltech.edu/records/65de6-vp158 (CUB_200_2011.tgz)",
         )
         values = {"images.txt": r"\S+", "image_class_labels.txt": r"\d+", "train_test_split.txt": "[01]"}
+        images: set[str] = set()
         for name, value in values.items():
-            for number, line in enumerate(read_lines(Path(data_root) / name), start=1):
+            lines = read_lines(Path(data_root) / name)
+            for number, line in enumerate(lines, start=1):
                 if not re.fullmatch(rf"\d+\s+{value}", line):
                     raise ValueError(
                         f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value"
                     )
+            numbers = {line.split()[0] for line in lines}
+            images = images or numbers
+            if differing := sorted(images ^ numbers, key=int):
+                raise ValueError(
+                    f"{data_root}: images.txt and {name} have not the same images, only one of them has the numbers "
+                    f"{join_first(differing)}: unpack anew"
+                )
         super().__init__(data_root, **kwargs)
 
 
@@ -48,6 +58,7 @@ class ImageNet(UpstreamImageNet):
     Raises:
         FileNotFoundError: If ``data_root`` lacks the folder of the split, or that folder has neither class folders nor
             a list ``meta/<split>.txt``, or archives of classes that are not unpacked.
+        ValueError: If there are more or fewer class folders than classes.
     """
 
     def __init__(self, data_root: str = "", split: str = "", **kwargs: Any) -> None:
@@ -68,7 +79,10 @@ class ImageNet(UpstreamImageNet):
                 "https://image-net.org/download-images.php (ILSVRC 2012; one folder a class, or images and "
                 f"meta/{split}.txt with 'name label' lines)",
             )
-        super().__init__(data_root=data_root, split=split, **kwargs)
+        try:
+            super().__init__(data_root=data_root, split=split, **kwargs)
+        except AssertionError as error:  # which names no folder
+            raise ValueError(f"ImageNet-1k: {root / split}: {error}") from error
 
 
 @DATASETS.register_module()

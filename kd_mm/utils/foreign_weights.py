@@ -70,8 +70,7 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
         ValueError: In one line, what is missing or left over, or that the network computes something else.
     """
     trunk = type(dict(model.named_children()).get("backbone", model)).__name__
-    if trunk.startswith("EfficientNet"):
-        _check_padding(model, trunk, weights)
+    _check_settings(model, trunk, weights)
     if trunk == "SwinTransformerV2":
         weights = _split_biases(weights)
     if trunk.startswith("SE") and any(".se_module." in name for name in weights):
@@ -109,21 +108,23 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     return {name: matched.get(name, tensor) for name, tensor in model.state_dict().items()}
 
 
-def _check_padding(model: nn.Module, trunk: str, weights: Mapping[str, Tensor]) -> None:
-    """Stop or warn where the source pads its strided convolutions otherwise, which no name or shape tells.
+def _check_settings(model: nn.Module, trunk: str, weights: Mapping[str, Tensor]) -> None:
+    """Stop or warn where the source may pad otherwise or have norms of another eps, which no name or shape tells.
 
-    mmpretrain pads them as TensorFlow and timm's ``tf_efficientnet*`` do, torchvision and timm's others evenly.
+    mmpretrain's EfficientNets and MobileNetV3 are TensorFlow's, as timm's ``tf_*`` are: strided convolutions are padded
+    at the end, and the norms' eps is 1e-3. torchvision's MobileNetV3 has that eps, too.
     """
-    if not any(type(module).__name__ == "Conv2dAdaptivePadding" for module in model.modules()):
-        return
-    remedy = (
-        "set model.backbone.conv_cfg=None and, for b0 to b4, model.backbone.norm_cfg=dict(type='BN', eps=1e-5)"
-        if trunk == "EfficientNet"
-        else "mmpretrain has no such network, take timm's tf_efficientnetv2"
-    )
-    if any(name.startswith("features.") for name in weights):
-        raise ValueError(f"torchvision pads strided convolutions evenly, this config as TensorFlow does: {remedy}")
-    warn(f"{trunk}: right for timm's tf_* weights; its others pad strided convolutions evenly, for these {remedy}")
+    norm = "model.backbone.norm_cfg=dict(type='BN', eps=1e-5)"
+    if any(type(module).__name__ == "Conv2dAdaptivePadding" for module in model.modules()):
+        remedy = "mmpretrain has no such network, take timm's tf_efficientnetv2"
+        if trunk == "EfficientNet":
+            remedy = f"set model.backbone.conv_cfg=None and, for b0 to b4, {norm}"
+        if any(name.startswith("features.") for name in weights):
+            raise ValueError(f"torchvision pads strided convolutions evenly, this config as TensorFlow does: {remedy}")
+        warn(f"{trunk}: right for timm's tf_* weights; its others pad strided convolutions evenly, for these {remedy}")
+    of_tensorflow = any(isinstance(module, nn.BatchNorm2d) and module.eps == 1e-3 for module in model.modules())
+    if trunk == "MobileNetV3" and "conv_stem.weight" in weights and of_tensorflow:
+        warn(f"{trunk}: right for timm's tf_* weights; its others have norms of eps 1e-5, for these set {norm}")
 
 
 def _split_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

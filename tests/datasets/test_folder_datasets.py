@@ -1,5 +1,6 @@
 """Tiny ImageNet, CUB-200-2011 and ImageNet in small copies of their official layouts."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,9 @@ def test_cub_reads_the_official_layout(tmp_path: Path) -> None:
     (tmp_path / "train_test_split.txt").write_text("1 1\n2 2\n3 1\n")
     with pytest.raises(ValueError, match="train_test_split.txt: line 2 is '2 2', not an image's number and one value"):
         CUB(data_root=str(tmp_path))
+    (tmp_path / "train_test_split.txt").write_text("1 1\n2 0\n")
+    with pytest.raises(ValueError, match="images.txt and train_test_split.txt have not the same images, .* numbers 3:"):
+        CUB(data_root=str(tmp_path))
     (tmp_path / "images.txt").write_text("1 001.Bird/b1.jpg\n\n2 002.Odd bird/b2.jpg\n")
     with pytest.raises(ValueError, match="images.txt: line 2 is '2 002.Odd bird/b2.jpg', not an image's number and"):
         CUB(data_root=str(tmp_path))
@@ -125,6 +129,9 @@ def test_imagenet_reads_class_folders_and_lists(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "x.JPEG").touch()
     assert len(ImageNet(data_root=str(tmp_path), split="train")) == 1000
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=r"ImageNet-1k: .*train: The number of subfolders \(999\) doesn't match"):
+        ImageNet(data_root=str(tmp_path), split="train")
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "n00000001.tar").touch()
     with pytest.raises(FileNotFoundError, match=r"holds archives \(n00000001.tar\): unpack each into a folder"):

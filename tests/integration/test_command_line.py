@@ -18,6 +18,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from torch._dynamo.utils import counters
+from yapf.yapflib import yapf_api
 
 from kd_mm.cli.main import main
 from kd_mm.cli.options import run
@@ -203,12 +204,30 @@ def test_an_interruption_while_the_config_is_formatted(capsys: pytest.CaptureFix
     def interrupted(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", interrupted)
+    monkeypatch.setattr(yapf_api, "FormatCode", interrupted)
     words, add = ["x.py"], lambda parser: parser.add_argument("config")
     assert run("train", "", lambda args: Config({"lr": 1}).pretty_text, add, words) == 130
     assert capsys.readouterr().err.splitlines() == ["interrupted: nothing has begun", "go on with: kd-mm train x.py"]
     with pytest.raises(SyntaxError, match="by itself"):
         run("train", "", lambda args: (_ for _ in ()).throw(SyntaxError("by itself")), add, words)
+
+
+def test_an_interruption_while_a_checkpoint_is_saved(
+    tools: Tools, world: World, tmp_path: Path, monkeypatch: Any
+) -> None:
+    format_code = yapf_api.FormatCode
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if (tmp_path / "run" / "last_checkpoint").is_file():
+            raise KeyboardInterrupt
+        return format_code(*args, **options)
+
+    monkeypatch.setattr(yapf_api, "FormatCode", interrupted)
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run")
+    assert ended.status == 130
+    saved, command = ended.err.splitlines()[-2:]
+    assert saved == f"interrupted: {tmp_path / 'run' / 'epoch_1.pth'} is saved, what came after it is not"
+    assert command.endswith(" --resume")
 
 
 def test_one_of_several_interrupted_processes_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

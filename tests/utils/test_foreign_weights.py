@@ -150,6 +150,16 @@ def test_efficientnets_that_pad_otherwise_are_not_read_in_silence() -> None:
     assert own_names(own, weights).keys() == own.state_dict().keys()
 
 
+def test_norms_of_timms_mobilenet_v3_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    source, own = pair("mobilenet_v3")
+    weights = source.state_dict()
+    timm = {name.replace("features.0.0.", "conv_stem."): value for name, value in weights.items()}
+    own_names(own, weights)
+    assert "eps" not in capsys.readouterr().out
+    own_names(own, timm)
+    assert "MobileNetV3: right for timm's tf_* weights; its others have norms of eps 1e-5" in capsys.readouterr().out
+
+
 #: Of a Vision Transformer, mmpretrain's and timm's.
 TIMM = {
     "backbone.": "",
