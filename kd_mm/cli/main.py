@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "export_student",
     "convert": "convert_checkpoint",
     "stages": "stages",
+    "retrieval": "visualize_ranking",
     "benchmark": "benchmark",
     "quickstart": "quickstart",
     "doctor": "check_env",

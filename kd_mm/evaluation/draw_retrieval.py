@@ -56,8 +56,7 @@ def write_retrieval(result: RetrievalResult, path: str | Path, title: str) -> No
         ValueError: Another ending.
         FileNotFoundError: An image is gone.
     """
-    if Path(path).suffix != ".png":
-        raise ValueError(f"{path}: give a name that ends in .png")
+    check_ending(path)
     images = max(top.images.shape[1] for top in result.tops.values())
     rows = len(result.selected) * len(result.tops)
     figure, pictures, (panel,) = new_rows(rows, 1 + images, 1, f"{title}\n{result.setting}")
@@ -74,6 +73,12 @@ def write_retrieval(result: RetrievalResult, path: str | Path, title: str) -> No
                 _draw_image(axes, result.gallery.paths[image], label, result.right(query, image))
     draw_cmc(panel, result.tops)
     replace_file(path, to_png(figure))
+
+
+def check_ending(path: str | Path) -> None:
+    """Raise ``ValueError`` for a file that :func:`write_retrieval` would not write."""
+    if Path(path).suffix != ".png":
+        raise ValueError(f"{path}: give a name that ends in .png")
 
 
 def draw_cmc(axes: Axes, tops: dict[str, TopImages]) -> None:

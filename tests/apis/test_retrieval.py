@@ -1,5 +1,6 @@
-"""Rankings of a small made-up gallery, their picture; the student's queries in the teacher's gallery."""
+"""``tools/visualize_ranking.py`` on a small made-up gallery: its picture, its errors."""
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -7,19 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import load
 from mmengine.registry import MODELS, DefaultScope
 
-from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.retrieval import rank, select_queries, split_images
+from kd_mm.apis.evaluate import evaluate, plain_config
+from kd_mm.apis.retrieval import embed, retrieve, select_queries
 from kd_mm.apis.runner import read_config
 from kd_mm.distillers.teacher import Teacher
 from kd_mm.evaluation import evaluate_reid
 from kd_mm.evaluation.draw_retrieval import write_retrieval
-from kd_mm.evaluation.reid_distances import Images
-from kd_mm.evaluation.reid_metric import read_samples
 
+from ..helpers.errors import assert_refused
 from ..helpers.market_folder import MarketFolder
+from ..helpers.tools import Tools
 
 PLAIN = """
 custom_imports = dict(imports=["kd_mm"])
@@ -73,34 +73,32 @@ def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def embedded(name: str) -> tuple[tuple[Images, Images], dict[str, float]]:
-    """Queries and gallery as a network's test predicts them, and its measures."""
-    metrics = evaluate(f"{name}.py", f"{name}.pth", work_dir="work", out=f"{name}.pkl")
-    return split_images(read_samples(load(f"{name}.pkl"), camera_rule=True)), metrics
+def test_the_tool_writes_a_picture(tools: Tools, folder: Path) -> None:
+    options = ["--out", "out/picture.png", "--queries", "3", "--top", "5"]
+    done = tools.succeeds("visualize_ranking", "distil.py", "student.pth", *options, cwd=folder)
+    pattern = r"student: mAP [\d.]+, .*\nteacher: mAP [\d.]+, .*\(euclidean distance, camera rule on\)"
+    assert re.search(pattern, done.out)
+    assert cv2.imread(str(folder / "out" / "picture.png")).shape[1] > 800
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["picture.png"]
 
 
 def test_measures_are_those_of_the_evaluation() -> None:
-    tests = {name: embedded(name) for name in ("student", "teacher")}
-    sides = {name: images for name, (images, _) in tests.items()}
-    found = rank(sides, 12, "even", "", count=14, metric="euclidean", max_rank=30)
+    found = retrieve("distil.py", "student.pth", queries=12, top=14)
     assert list(found.tops) == ["student", "teacher"]
     assert found.selected == list(range(12))
     for name, top in found.tops.items():
-        metrics = tests[name][1]
+        metrics = evaluate(f"{name}.py", f"{name}.pth", work_dir="work")
         assert 100 * top.measures["mAP"] == pytest.approx(metrics["reid/mAP"], abs=1e-9)
         assert 100 * top.measures["cmc"][4] == pytest.approx(metrics["reid/Rank-5"], abs=1e-9)
         assert top.measures["cmc"].shape == (30,)
         first = [found.right(query, top.images[query, 0]) for query in range(12)]
         assert np.mean(first) == pytest.approx(top.measures["cmc"][0])
     assert len(found.gallery) == metrics["reid/gallery"] == 14
-    precision = found.tops["student"].average_precision
-    worst = rank(sides, 4, "worst", "", count=3, metric="euclidean")
-    assert worst.selected == np.argsort(precision, kind="stable")[:4].tolist()
 
 
 def test_images_that_do_not_count_are_left_out() -> None:
     """Of 14 gallery images, one shows the query's person from its own camera."""
-    found = rank({"student": embedded("student")[0]}, 12, "even", "", count=14, metric="euclidean")
+    found = retrieve("student.py", "student.pth", queries=12, top=14)
     (top,) = found.tops.values()
     for query in range(12):
         images = top.images[query]
@@ -112,10 +110,16 @@ def test_images_that_do_not_count_are_left_out() -> None:
         ]
         features = found.gallery.features[images[:-1]] - found.query.features[query]
         assert (np.diff((features**2).sum(axis=1)) >= -1e-3).all()
-    write_retrieval(found, "out/picture.png", "a title & more")
-    assert cv2.imread("out/picture.png").shape[1] > 800
-    with pytest.raises(ValueError, match="page.pdf: give a name that ends in .png"):
-        write_retrieval(found, "page.pdf", "")
+    write_retrieval(found, "plain.png", "a title & more")
+    assert cv2.imread("plain.png") is not None
+
+
+def test_a_given_teacher_and_the_worst_queries() -> None:
+    found = retrieve("student.py", "student.pth", ("teacher.py", "teacher.pth"), 4, 3, pick="worst", rerank={})
+    assert list(found.tops) == ["student", "teacher"]
+    precision = found.tops["student"].average_precision
+    assert found.selected == np.argsort(precision, kind="stable")[:4].tolist()
+    assert found.setting == "euclidean distance, camera rule on, re-ranked"
 
 
 def test_queries_are_picked_among_the_valid_ones() -> None:
@@ -125,12 +129,25 @@ def test_queries_are_picked_among_the_valid_ones() -> None:
     assert select_queries(precision, 2, "worst") == [2, 5]
 
 
+def test_what_is_wrong_is_one_line() -> None:
+    with pytest.raises(ValueError, match="page.pdf: give a name that ends in .png"):
+        write_retrieval(retrieve("student.py", "student.pth"), "page.pdf", "")
+    assert_refused("0 queries, 10 images of each: show at least 1", retrieve, "student.py", "student.pth", queries=0)
+    assert_refused("pick='best': choose one of even, worst", retrieve, "student.py", "student.pth", pick="best")
+    with pytest.raises(ValueError, match="test_evaluator of this config has no kd_mm.ReIDMetric"):
+        retrieve("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
+    with pytest.raises(ValueError, match="teacher 'teacher' has no checkpoint"):
+        retrieve("distil.py", "student.pth", options={"model.teacher.checkpoint": None})
+
+
 def test_the_students_queries_in_the_teachers_gallery() -> None:
     """The second batch of eight has queries and gallery images."""
     teacher = {"gallery_config": "teacher.py", "gallery_checkpoint": "teacher.pth"}
     both = [{"type": "kd_mm.ReIDMetric"}, {"type": "kd_mm.ReIDMetric", "prefix": "asymmetric", **teacher}]
     measured = evaluate("distil.py", "student.pth", {"test_evaluator": both})
-    ((query, own), _), ((_, other), _) = embedded("student"), embedded("teacher")
+    plain = plain_config(read_config("student.py"))
+    networks = {name: Teacher(name, f"{name}.py", f"{name}.pth").model for name in ("student", "teacher")}
+    (query, own), (_, other) = embed(plain, networks, camera_rule=True).values()
     for prefix, gallery in (("", own), ("asymmetric/", other)):
         ids = query.pids, gallery.pids, query.camids, gallery.camids
         expected = evaluate_reid(query.features, gallery.features, *ids)
