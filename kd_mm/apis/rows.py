@@ -146,10 +146,7 @@ def read_sweep(
         raise ValueError(f"--ablate {loss}: no recipe of --distillers has this loss{nearest(loss, known)}")
     if len(ablate) == 1:
         raise ValueError(f"--ablate {ablate[0]}: name two losses or more; each of them alone, and each pair, is a row")
-    if seeds is not None:
-        settings["seeds"] = tuple(seeds)
-    if metrics is not None:
-        settings["metrics"] = tuple(metrics)
+    settings |= {key: tuple(value) for key, value in (("seeds", seeds), ("metrics", metrics)) if value is not None}
     return Sweep(_vary(rows, vary or {}), **settings)
 
 
@@ -159,8 +156,11 @@ def _settings(path: str, file: Config) -> dict[str, Any]:
         missing = get_close_matches(name, [key for key in _SWEEP_KEYS if key not in file], n=1, cutoff=0.8)
         if missing and name not in _SWEEP_KEYS:
             raise ValueError(f"{path}: nothing reads {name!r}, did you mean {missing[0]!r}?")
-    given = {key: file[key] for key in ("seeds", "metrics") if key in file}
-    return {key: tuple(value) if isinstance(value, list | tuple) else (value,) for key, value in given.items()}
+    return {key: _values(file[key]) for key in ("seeds", "metrics") if key in file}
+
+
+def _values(given: Any) -> tuple[Any, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str, Row]:
@@ -190,13 +190,13 @@ def _file_rows(path: str, file: Config, options: Mapping[str, Any]) -> dict[str,
             trained = (paths[teacher_row], "trained in this sweep") if teacher_row else (None, None)
             teacher, checkpoint = entry.get("teacher", trained[0]), entry.get("teacher_checkpoint", trained[1])
             config = compose(config, entry.distiller, teacher, checkpoint, own)
-        else:
-            config = _with_options(config, own)
+        else:  # a plain config takes no keys of a distillation
+            left_out = () if is_distillation(config) else _DISTILLER_KEYS
+            override(config, {key: value for key, value in own.items() if not key.startswith(left_out)})
         if teacher_row is not None and not is_distillation(config):
             raise ValueError(f"{path}: rows[{number}]: teacher_row is for a distillation; add distiller=...")
-        seeds = entry.get("seeds")
-        own_seeds = tuple(seeds) if seeds is not None else None
-        rows[name] = Row(config, teacher_row, own_seeds, entry.get("distiller"), entry.config)
+        seeds = None if entry.get("seeds") is None else _values(entry.seeds)
+        rows[name] = Row(config, teacher_row, seeds, entry.get("distiller"), entry.config)
         paths[name] = entry.config
     return rows
 
@@ -240,15 +240,6 @@ def _stem(config: str) -> str:
     return Path(config.split("::")[-1]).stem
 
 
-def _with_options(config: Config, options: Mapping[str, Any]) -> Config:
-    """Return a copy with overrides set; a plain config takes no keys of a distillation."""
-    config = copy.deepcopy(config)
-    if not is_distillation(config):
-        options = {key: value for key, value in options.items() if not key.startswith(_DISTILLER_KEYS)}
-    override(config, dict(options))
-    return config
-
-
 def _ablated(rows: Mapping[str, Row], ablate: Sequence[str]) -> dict[str, Row]:
     """Return the rows, each recipe that has the losses followed by those with each of them alone and with each pair."""
     found: dict[str, Row] = {}
@@ -279,7 +270,7 @@ def _vary(rows: Mapping[str, Row], vary: Mapping[str, Any]) -> dict[str, Row]:
             if not _has_part(row.config, key):
                 continue
             used.add(key)
-            for value in given if isinstance(given, list) else [given]:
+            for value in _values(given):
                 label = f"{name} {_change(key, value)}"
                 if label in varied:
                     raise ValueError(f"--vary {key}: row {label} comes twice; give each value once")

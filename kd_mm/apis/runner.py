@@ -37,8 +37,8 @@ from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.hooks.schedule_check import ScheduleCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.checkpoint import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.config import is_distillation, load_config, parts_of
+from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
 from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file
 
