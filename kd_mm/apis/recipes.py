@@ -146,7 +146,7 @@ def compose(
 
 def needs_teacher(recipe: Mapping[str, Any]) -> bool:
     """Return whether a recipe reads a teacher, whatever its losses weigh; some bring their own."""
-    own_teachers, losses = recipe.get("teachers") or {}, filter(None, recipe["losses"].values())
+    own_teachers, losses = recipe.get("teachers") or {}, filter(None, (recipe.get("losses") or {}).values())
     return any(MODELS.build(dict(loss)).needs_teacher for loss in losses if loss.get("teacher") not in own_teachers)
 
 

@@ -62,13 +62,13 @@ class Recipe:
         """Check the keys of a recipe config.
 
         Args:
-            config: The recipe.
+            config: The recipe; a key that is ``None`` is left out.
             exit_on_last: What counts where the recipe leaves it out.
 
         Raises:
             ValueError: An unknown key, a loss name that the engine would misread, or an unknown teacher exit mode.
         """
-        config = {key: value for key, value in (config or {}).items() if (key, value) != ("exit_on_last", None)}
+        config = {key: value for key, value in (config or {}).items() if value is not None}
         known = list(cls.__dataclass_fields__)
         for key in config:
             if key not in known:
