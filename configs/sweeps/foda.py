@@ -3,10 +3,11 @@
 student = "kd_mm::detection/foda/gfl_r18w8_foda.py"
 teacher = "kd_mm::detection/foda/gfl_r18w24_foda.py"
 distilled = dict(config=student, teacher_row="teacher")
+joint = dict(config=student, teacher_row="teacher_exits")
 cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
 no_review = {"model.recipe.losses.review.loss_weight": 0}
 
-seeds = (0, 1, 2)
+seeds = (0, 1, 2, 3, 4)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 rows = [
     dict(name="teacher", config=teacher, seeds=[0]),
@@ -25,5 +26,7 @@ rows = [
         for recipe in ("kd", "pkd", "pkd+kd", "crosskd", "detection", "cwd", "mgd", "ld", "fgd")
     ),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
-    dict(name="mtkd_ssr with joint exits", config=student, distiller="mtkd_ssr", teacher_row="teacher_exits"),
+    dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),
+    dict(name="mtkd_ssr with joint exits, maps and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **joint),
+    *(dict(name=f"{recipe} from teacher_exits", distiller=recipe, **joint) for recipe in ("kd", "pkd+kd", "crosskd")),
 ]

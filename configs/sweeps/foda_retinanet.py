@@ -2,6 +2,8 @@
 # Run it with: python tools/compare.py configs/sweeps/foda_retinanet.py --jobs 2 --work-dir work_dirs/foda_retinanet
 student = "kd_mm::detection/foda/retinanet_r18w8_foda.py"
 teacher = "kd_mm::detection/foda/retinanet_r18w24_foda.py"
+joint = dict(config=student, teacher_row="teacher_exits")
+cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
@@ -13,5 +15,7 @@ rows = [
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "crosskd", "cwd", "mgd", "ld", "fgd", "detection")
     ),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
-    dict(name="mtkd_ssr with joint exits", config=student, distiller="mtkd_ssr", teacher_row="teacher_exits"),
+    dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),
+    dict(name="mtkd_ssr with joint exits, maps and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **joint),
+    *(dict(name=f"{recipe} from teacher_exits", distiller=recipe, **joint) for recipe in ("pkd+kd", "crosskd")),
 ]
