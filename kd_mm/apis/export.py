@@ -1,6 +1,7 @@
 """Exporting the student of a run: a plain checkpoint and config, and ONNX where asked for."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,8 @@ def exported_config(config: Config) -> Config:
         # mmengine's mark on what was inherited through kd_mm::, types there are written out.
         if isinstance(part, dict) and part.get("_scope_") == "kd_mm":
             del part["_scope_"]
-        # Upstream's inferencers look for the step LoadImageFromFile under this name.
-        if isinstance(part, dict) and isinstance(part.get("type"), str):
+        # Upstream's inferencers look for the step LoadImageFromFile under this name. Classes have longer paths.
+        if isinstance(part, dict) and re.fullmatch(rf"{re.escape(scope)}\w+", str(part.get("type"))):
             part["type"] = part["type"].removeprefix(scope)
     if task_of(plain) == "detection":  # mmdet's DetInferencer draws by it
         plain.setdefault("visualizer", {"type": "DetLocalVisualizer", "name": "visualizer"})

@@ -180,7 +180,7 @@ def test_the_sweep_trains_the_teacher_once_and_never_chooses_on_the_test_split(t
         assert not any(name.startswith("teacher") for name in others)
         for job in jobs:
             config = job.run.args[0]
-            assert job.needs == ((teacher,) if "teacher" in config["model"] else ())
+            assert job.needs == ((teacher,) if config["model"].get("teacher") else ())
             splits = [config[f"{part}_dataloader"]["dataset"]["split"] for part in ("train", "val", "test")]
             assert splits == ["train", "val", "test"]
 
