@@ -21,6 +21,7 @@ from kd_mm.registry import HOOKS, PREPARATIONS
 from kd_mm.utils.atomic_files import save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
 from kd_mm.utils.contexts import isolated_rng
+from kd_mm.utils.suggest import join_first, warn
 
 #: Number of training samples where there are no training data, as many as CIFAR has.
 NUM_SAMPLES = 50_000
@@ -35,7 +36,7 @@ class PrepareTeachersHook(Hook):
 
     Each result is stored as ``teacher_<kind>_<teacher>_<hash>.pth``. The hash covers the teacher's weights and input,
     the training data and the options: a later run with the same finds it, any other computes its own. Of the data it
-    covers paths and annotations: where images were replaced under their old names, remove the file. A file lock has
+    covers paths and annotations: where images were replaced under their old names a warning says so. A file lock has
     runs that share the folder wait for each other instead of computing a result twice. Everything happens under random
     states of its own; the training that follows is the same whether the result was found or computed. Unfinished
     training is stored after each epoch (``.partial.pth``), and a killed preparation ends with the same result.
@@ -141,6 +142,11 @@ def load_or_run(preparation: TeacherPreparation, data: TrainingData, folder: Pat
                 save_atomically(result, file)
                 partial.unlink(missing_ok=True)
             barrier()
+    if found and (changed := data.changed_images(since=file.stat().st_mtime)):
+        warn(
+            f"{file} is read, and images were changed after it was written ({join_first(changed)}): remove it if they "
+            "show something else"
+        )
     stored = read_checkpoint(str(file))
     log_scores(preparation, stored, data)
     preparation.judge(stored)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,11 @@ def test_a_teacher_and_a_student_that_learns_from_it(
     assert "distill." not in printed.out + printed.err
     inferencer(str(image), out_dir=str(own.folder / "drawn"))
     assert (own.folder / "drawn" / "vis" / image.name).is_file()
+
+    later = time.time() + 60
+    os.utime(image, (later, later))  # as one that was replaced
+    again = tools.train(own.student, "--work-dir", distilled, *options, "--cfg-options", *short, unchecked)
+    assert f"images were changed after it was written ({image}): remove it" in again.out
 
 
 def test_a_teacher_that_is_trained_with_its_exits(tools: Tools, own: Own) -> None:

@@ -16,7 +16,11 @@ from kd_mm.preparation.hook import load_or_run
 
 from ..distillers.conftest import build, recipe
 
-DATA: Any = SimpleNamespace(runner=SimpleNamespace(logger=MMLogger.get_instance("preparation")), fingerprint=list)
+DATA: Any = SimpleNamespace(
+    runner=SimpleNamespace(logger=MMLogger.get_instance("preparation")),
+    fingerprint=list,
+    changed_images=lambda since: [],
+)
 
 
 class Slow(TeacherPreparation):
