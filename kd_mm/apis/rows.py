@@ -19,7 +19,10 @@ from kd_mm.utils.config import is_distillation, load_config
 from kd_mm.utils.suggest import nearest
 
 #: Keys that only a distillation has.
-_DISTILLER_KEYS = ("model.recipe", "model.student", "model.teacher", "model.stages", "model.compile")
+_DISTILLER_KEYS = (
+    *("model.recipe", "model.student", "model.teacher", "model.stages", "model.compile"),
+    *("default_hooks.teacher_check", "default_hooks.prepare_teachers"),
+)
 #: Keys of a row in a sweep file.
 _TEACHER_KEYS = ("teacher", "teacher_checkpoint", "teacher_row")
 _ROW_KEYS = ("name", "config", "distiller", *_TEACHER_KEYS, "seeds", "epochs", "cfg_options")

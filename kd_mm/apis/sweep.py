@@ -2,10 +2,13 @@
 
 import copy
 import functools
+import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import HOOKS
@@ -15,8 +18,12 @@ from kd_mm.apis.rows import Sweep
 from kd_mm.apis.sweep_run import check_row, run_row
 from kd_mm.engine.jobs import Job, JobFailedError, Result, fingerprint, run_jobs, stored_results
 from kd_mm.preparation import PrepareTeachersHook, share_preparations
+from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import join_first
 from kd_mm.utils.tables import Cell
+
+#: Ends of the keys that name files of weights, and the configs of their networks.
+_FILES = ("checkpoint", "load_from", "config")
 
 
 def compare(
@@ -93,7 +100,7 @@ def check_rows(sweep: Sweep, jobs: Sequence[Job], work_dir: Path, processes: int
     other = [name for name in open_jobs if (work_dir / "runs" / name / "result.json").is_file()]
     if other:
         raise ValueError(
-            f"{work_dir / 'runs'} holds finished runs of other configs or metrics under these names: "
+            f"{work_dir / 'runs'} holds finished runs of other configs, weights or metrics under these names: "
             f"{join_first(other)}; give another --work-dir, or delete their folders"
         )
     checks: dict[str, Job] = {}
@@ -128,6 +135,9 @@ def _startable(config: Config, sweep: Sweep, name: str, folder: Path) -> Config:
 def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> list[Job]:
     """Return the runs of a sweep.
 
+    The fingerprint of a run has the content of a teacher's checkpoint and of weights to start from, not their paths, so
+    that finished runs count in a moved folder and not with a teacher that was trained anew.
+
     What the runs prepare on their teachers is in ``teachers``: the first that needs a result computes it, the others
     wait for its file.
 
@@ -135,6 +145,12 @@ def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> l
         ValueError: A row is not trained by epochs.
     """
     jobs: dict[str, Job] = {}
+    content = functools.cache(_content)
+    rows = {
+        name: replace(row, config=Config(_by_content(row.config.to_dict(), content)))
+        for name, row in sweep.rows.items()
+    }
+    described = replace(sweep, rows=rows)
     for run, (name, seed) in _runs(sweep).items():
         row = sweep.rows[name]
         if not isinstance((row.config.get("train_cfg") or {}).get("max_epochs"), int):
@@ -143,10 +159,30 @@ def plan_jobs(sweep: Sweep, work_dir: Path, save_predictions: bool = False) -> l
         needs = (_teacher_run(sweep, row.teacher_row),) if row.teacher_row is not None else ()
         # The same in whichever folder.
         depends_on = [jobs[other].fingerprint for other in needs]
-        digest = fingerprint(_run_config(sweep, name, seed, Path()), sweep.metrics, depends_on)
+        digest = fingerprint(_run_config(described, name, seed, Path()), sweep.metrics, depends_on)
         work = functools.partial(run_row, config.to_dict(), name, seed, tuple(sweep.metrics), save_predictions)
         jobs[run] = Job(run, work, digest, needs)
     return list(jobs.values())
+
+
+def _by_content(part: Any, content: Callable[[Path], Any]) -> Any:
+    """Return a part of a config with the content of files of weights, and of their configs, in place of the paths."""
+    if isinstance(part, list | tuple):
+        return [_by_content(item, content) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: content(Path(value))
+        if isinstance(value, str) and str(key).endswith(_FILES) and Path(value).is_file()
+        else _by_content(value, content)
+        for key, value in part.items()
+    }
+
+
+def _content(file: Path) -> Any:
+    if file.suffix in (".py", ".json", ".yml", ".yaml"):
+        return _by_content(load_config(str(file)).get("model"), _content)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _run_config(sweep: Sweep, name: str, seed: int, work_dir: Path) -> Config:

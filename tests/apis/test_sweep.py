@@ -12,6 +12,7 @@ from kd_mm.apis.result_table import table_columns
 from kd_mm.apis.rows import Row, Sweep, read_sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import compare, plan_jobs
+from kd_mm.utils.config import build_network
 
 from ..helpers.errors import assert_refused
 
@@ -99,7 +100,10 @@ def test_a_table_names_failed_rows_and_is_extended(cpu_tools, tmp_path):
     sweep.write_text(SMALL_TABLE.format(seeds=[0, 1], more=more).replace("1e30", "0.01"))
     assert cpu_tools.run(*command).status == 0
     refused = cpu_tools.refused(*command, "--cfg-options", "train_dataloader.batch_size=16")
-    assert "holds finished runs of other configs or metrics under these names: teacher_seed0, student_seed0" in refused
+    assert (
+        "holds finished runs of other configs, weights or metrics under these names: teacher_seed0, student_seed0"
+        in refused
+    )
     assert {path: path.stat().st_mtime_ns for path in first} == first
     text = page.with_suffix(".md").read_text()
     assert "# Small digits\n" in text
@@ -152,6 +156,34 @@ def test_a_teacher_is_trained_once_and_named_by_its_row(tmp_path):
         job.name for job in plan_jobs(read_sweep([str(file)]), tmp_path) if job.fingerprint != elsewhere[job.name]
     }
     assert longer == {"teacher_digits_seed0", "kd_seed3", "kd_seed4"}
+
+
+def test_a_teacher_from_outside_counts_by_its_content(cpu_tools, tmp_path):
+    """Finished runs are kept in a moved folder, and refused after the teacher was trained anew under its name."""
+    home, moved = tmp_path / "home", tmp_path / "moved"
+    home.mkdir()
+    (home / "teacher.py").write_text('_base_ = "kd_mm::quickstart/teacher_digits.py"\n')
+    weights = build_network(str(home / "teacher.py")).state_dict()
+    torch.save(weights, home / "teacher.pth")
+    words = ["student.py", "--distillers", "kd", "--seeds", 0, "--work-dir", "table", "--teacher", "teacher.py"]
+    words += ["--teacher-checkpoint", "teacher.pth"]
+    (home / "student.py").write_text(
+        '_base_ = "kd_mm::quickstart/student_digits.py"\ntrain_cfg = dict(max_epochs=1)\n'
+        "train_dataloader = dict(dataset=dict(indices=64))\n"
+    )
+    random = ["--cfg-options", "default_hooks.teacher_check.min_score=0"]
+    assert cpu_tools.run("compare", *words, *random, cwd=home).status == 0
+    home.rename(moved)
+    ended = cpu_tools.run("compare", *words, *random, cwd=moved)
+    assert ended.out.count("(kept)") == 2, ended.err
+    config = moved / "teacher.py"
+    config.write_text(config.read_text() + "model = dict(backbone=dict(norm_eval=True))\n")
+    assert "under these names: kd_seed0;" in cpu_tools.refused("compare", *words, *random, cwd=moved)
+    config.write_text('_base_ = "kd_mm::quickstart/teacher_digits.py"\n# the same\n')
+    assert cpu_tools.run("compare", *words, *random, cwd=moved).status == 0
+    torch.save({name: value + 1 for name, value in weights.items()}, moved / "teacher.pth")
+    line = cpu_tools.refused("compare", *words, *random, cwd=moved)
+    assert "holds finished runs of other configs, weights or metrics under these names: kd_seed0;" in line
 
 
 def test_workers_of_a_machine_with_a_gpu_know_what_the_config_imports(tmp_path, monkeypatch):
