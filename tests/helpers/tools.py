@@ -43,6 +43,22 @@ class Ended:
     err: str
 
 
+def failed(ended: Ended, *words: str) -> str:
+    """Return the only line on standard error of a tool that ended by wrong input; it holds the words."""
+    assert ended.status == 2, ended.out[-2000:] + ended.err[-4000:]
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    return line
+
+
+def refused(ended: Ended, *words: str) -> str:
+    """Return the same line of a tool that ended before its first step."""
+    assert "Epoch(train)" not in ended.out
+    return failed(ended, *words)
+
+
 def clean_engine() -> None:
     """Forget what the engine keeps for the life of a process: loggers, message hubs, visualizers, the default scope."""
     case = RunnerTestCase()
@@ -144,12 +160,7 @@ class Tools:
 
     def refused(self, tool: str, *arguments: object, **options: Any) -> str:
         """Run a tool, which must end before it begins; return its only line on standard error."""
-        ended = self.run(tool, *arguments, **options)
-        assert ended.status == 2, ended.out[-2000:] + ended.err[-4000:]
-        (line,) = ended.err.strip().splitlines()
-        assert line.startswith("error: ")
-        assert "Epoch(train)" not in ended.out
-        return line
+        return refused(self.run(tool, *arguments, **options))
 
 
 def _tool(tool: str, arguments: list[str], kill: Mapping[str, Any] | None) -> int:

@@ -99,6 +99,7 @@ class World:
         self.teacher = folder / "teacher.py"
         self.plain = folder / "plain.py"
         self.checkpoint = folder / "teacher.pth"
+        self.taught = ["--teacher", self.teacher, "--teacher-checkpoint", self.checkpoint]
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name

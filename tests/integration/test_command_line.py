@@ -42,13 +42,9 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
 
 
-def teacher(world: World) -> list[object]:
-    return ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
-
-
 def test_a_plain_config_with_mtkd_ssr(tools: Tools, world: World, tmp_path: Path) -> None:
     """The composed config is in the work dir and gives the same run by itself."""
-    options = ["--distiller", "mtkd_ssr", *teacher(world), "--cfg-options", *QUICK]
+    options = ["--distiller", "mtkd_ssr", *world.taught, "--cfg-options", *QUICK]
     tools.train(world.plain, "--work-dir", tmp_path / "composed", *options)
     composed = tmp_path / "composed" / "mtkd_ssr_plain.py"
     assert sorted((tmp_path / "composed").glob("*.py")) == [composed, tmp_path / "composed" / "student.py"]
@@ -66,7 +62,7 @@ def test_a_plain_config_with_mtkd_ssr(tools: Tools, world: World, tmp_path: Path
 
 def test_a_plain_config_with_hintons_distillation(tools: Tools, world: World, tmp_path: Path) -> None:
     """In mixed precision, without validation, with the learning rate scaled to the batch: one run for all of it."""
-    options = ["--distiller", "kd", *teacher(world), "--amp", "--auto-scale-lr", "--no-validate"]
+    options = ["--distiller", "kd", *world.taught, "--amp", "--auto-scale-lr", "--no-validate"]
     options += ["--cfg-options", "train_cfg.max_epochs=1", "model.student.backbone.depth=14"]
     ended = tools.train(world.plain, "--work-dir", tmp_path, *options)
     rows = steps(tmp_path)
@@ -102,7 +98,7 @@ def test_a_config_that_imports_its_base(tools: Tools, world: World, tmp_path: Pa
     imports = "from mmengine.config import read_base\nfrom mmpretrain.models import ImageClassifier"
     config.write_text(f"{imports}\n{bases}\n{changes}\n")
     tools.train(config, "--work-dir", tmp_path / "plain")
-    tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *teacher(world))
+    tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *world.taught)
     for name in ("plain", "kd"):
         tools.succeeds("test", config, tmp_path / name / "epoch_1.pth", "--work-dir", tmp_path / "test")
 
@@ -282,7 +278,7 @@ def test_the_loss_of_the_readme(tools: Tools, tmp_path: Path) -> None:
 
 def test_teacher_objective_and_student_are_compiled_together(tools: Tools, world: World, tmp_path: Path) -> None:
     """--compile beside the engine's own option: the same losses as without, and the same names in the checkpoint."""
-    options = ["--distiller", "kd", *teacher(world), "--no-validate", "--cfg-options", "train_cfg.max_epochs=1"]
+    options = ["--distiller", "kd", *world.taught, "--no-validate", "--cfg-options", "train_cfg.max_epochs=1"]
     options += ["model.input_size=20", "train_dataloader.batch_size=20"]
     engines = ["compile.backend=aot_eager", "model.compile.backend=aot_eager"]
     tools.train(world.plain, "--work-dir", tmp_path / "eager", *options)

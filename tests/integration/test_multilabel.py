@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ..helpers.tools import Tools
+from ..helpers.tools import Tools, refused
 from ..helpers.world import CLASSES, World
-from .test_wrong_input import refused
 
 PLAIN = """
 _base_ = "plain.py"

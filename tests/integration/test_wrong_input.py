@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ..helpers.compare import weights
-from ..helpers.tools import Ended, Tools
+from ..helpers.tools import Ended, Tools, failed, refused
 from ..helpers.world import World, draw_images
 
 
@@ -62,18 +62,6 @@ def checkpoints(world: World) -> dict[str, Path]:
         "executable": changed("executable", lambda stored: stored.update(note=shutil.rmtree)),
         "noise": changed("noise", noise),
     }
-
-
-def refused(ended: Ended, *words: str) -> str:
-    """The one line on stderr of a tool that stopped before its first step."""
-    assert ended.status == 2, ended.out[-2000:] + ended.err[-2000:]
-    assert "Epoch(train)" not in ended.out
-    lines = ended.err.splitlines()
-    assert len(lines) == 1, ended.err
-    assert lines[0].startswith("error: ")
-    for word in words:
-        assert word in lines[0]
-    return lines[0]
 
 
 #: A module of a user whose loss fails in the second step.
@@ -200,9 +188,10 @@ def test_a_failed_start_leaves_the_work_dir_as_it_was(tools: Tools, world: World
     time.sleep(1.0)  # the engine names the folder of a run by the second
     wrong = ["train_cfg.max_epochs=3", "param_scheduler.gama=0.1"]
     refused(tools.run("train", world.plain, "--work-dir", tmp_path, "--cfg-options", *wrong))
-    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
     refused(
-        tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *teacher, "--cfg-options", *wrong)
+        tools.run(
+            "train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *world.taught, "--cfg-options", *wrong
+        )
     )
     assert files() == before
 
@@ -414,17 +403,15 @@ def test_more_classes_in_the_data_than_in_the_network(tools: Tools, world: World
 
 
 def test_a_teacher_for_a_recipe_that_reads_none(tools: Tools, world: World, tmp_path: Path) -> None:
-    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
-    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "byot", *teacher)
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "byot", *world.taught)
     refused(ended, "--distiller byot learns from no teacher", "drop --teacher")
 
 
 def test_one_teacher_for_a_recipe_of_several(tools: Tools, world: World, tmp_path: Path) -> None:
-    teacher = ["--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
     short = ["--cfg-options", "train_cfg.max_epochs=1", "default_hooks.teacher_check.min_score=0"]
-    ended = tools.train(world.plain, "--work-dir", tmp_path / "run", "--distiller", "multi_kd", *teacher, *short)
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "run", "--distiller", "multi_kd", *world.taught, *short)
     assert ended.out.count("averages over teachers, and there is one: that is the recipe kd") == 1
-    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "sure", "--distiller", "ca_mkd", *teacher)
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "sure", "--distiller", "ca_mkd", *world.taught)
     refused(ended, "weights='ca_mkd' compares teachers, and there is one")
 
 
@@ -548,7 +535,7 @@ def test_wrong_command_lines(tools: Tools, world: World, config: Path, tmp_path:
     def train(*arguments: object) -> Ended:
         return tools.run("train", *arguments, "--work-dir", tmp_path)
 
-    teacher = ("--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint)
+    teacher = world.taught
     refused(train(world.plain, "--distiller", "mtkd_srr", *teacher), "'mtkd_srr', did you mean 'mtkd_ssr'?")
     refused(train(world.plain, "--distiller", "kd"), "needs --teacher CONFIG")
     refused(train(world.plain, "--distiller", "kd", *teacher[:2]), "needs --teacher-checkpoint PATH")
@@ -748,14 +735,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tools: Tools, world: World, tmp
         changes = f"model = dict(recipe=dict(losses=dict(scd=dict(schedule={schedule}))))"
     config = world.distil(f"diverging_{cause[:4]}.py", changes=changes)
     ended = tools.run("train", config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=3")
-    assert ended.status == 2
-    assert len(ended.err.splitlines()) == 1
-    assert ended.err.startswith("error: iteration ")
-    iteration = int(ended.err.split()[2].rstrip(":"))
+    line = failed(ended, "loss is not finite")
+    assert line.startswith("error: iteration ")
+    iteration = int(line.split()[2].rstrip(":"))
     assert 5 <= iteration < 10
-    assert "loss is not finite" in ended.err
     # With the weight, no stage is to blame: each stage's own value is finite.
-    assert ("scd at stage1" if cause == "learning rate" else "(loss_scd)") in ended.err
+    assert ("scd at stage1" if cause == "learning rate" else "(loss_scd)") in line
     assert (tmp_path / "last_checkpoint").read_text().endswith("epoch_1.pth")
     assert sorted(path.name for path in tmp_path.glob("epoch_*")) == ["epoch_1.pth"]
     assert all(value.isfinite().all() for value in weights(tmp_path / "epoch_1.pth").values())
