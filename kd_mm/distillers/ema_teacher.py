@@ -9,7 +9,7 @@ from kd_mm.distillers.teacher import Teacher
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import OWN_PREFIX, fill
-from kd_mm.utils.suggest import StepError
+from kd_mm.utils.suggest import missing_hook
 
 _UPDATES = "updates"
 
@@ -66,10 +66,7 @@ class EMATeacher(Teacher):
             StepError: Nothing moves it.
         """
         if not self.started:
-            raise StepError(
-                f"nothing moves the teacher {self.name!r}: register the hook kd_mm.EMATeacherHook (default_hooks = "
-                "{{_base_.kd_hooks}})"
-            )
+            raise missing_hook(f"nothing moves the teacher {self.name!r}", "EMATeacherHook")
         return super().observe(inputs)
 
     def start(self, student: nn.Module, exits: nn.ModuleDict) -> None:

@@ -26,7 +26,7 @@ from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import plain_model_config
-from kd_mm.utils.suggest import StepError, choice
+from kd_mm.utils.suggest import choice, missing_hook
 
 
 class Teacher:
@@ -228,10 +228,8 @@ class Teacher:
             StepError: Its exits are not trained.
         """
         if not self.exits_ready:
-            raise StepError(
-                f"the exits of teacher {self.name!r} are not trained: register the hook kd_mm.PrepareTeachersHook "
-                "(default_hooks = {{_base_.kd_hooks}}) or load them with Teacher.load_exits"
-            )
+            what = f"the exits of teacher {self.name!r} are not trained"
+            raise missing_hook(what, "PrepareTeachersHook", " or load them with Teacher.load_exits")
         with self.recorder, self.precision(inputs.device):
             return Observation(**self._observe(self, inputs), classifier=self.classifier)  # type: ignore[arg-type]
 

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import LossContext
 from kd_mm.losses.fitnets import FeatureLoss
-from kd_mm.losses.functional import same_size
+from kd_mm.losses.functional import kl_divergence, same_size
 from kd_mm.registry import MODELS
 
 
@@ -44,10 +43,7 @@ class CWDLoss(FeatureLoss):
             student, teacher = same_size(student, teacher)
         if student.shape != teacher.shape:
             raise ValueError(_different_sizes(stage, tuple(student.shape), tuple(teacher.shape)))
-        log_q = F.log_softmax(student.flatten(2) / self.temperature, dim=-1)
-        log_p = F.log_softmax(teacher.flatten(2) / self.temperature, dim=-1)
-        channels = student.shape[0] * student.shape[1]
-        return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * self.temperature**2 / channels
+        return kl_divergence(student.flatten(2), teacher.flatten(2), self.temperature).mean()
 
 
 def _different_sizes(stage: int, student: tuple[int, ...], teacher: tuple[int, ...]) -> str:

@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import full_precision, softened, softmax_divergence
 from kd_mm.losses.observation import DenseAssignment
 from kd_mm.stages.tap import child
 
@@ -206,8 +205,5 @@ def bin_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tens
         teacher: Likewise; a constant.
         temperature: T > 0, dimensionless.
     """
-    log_q, log_p = (
-        F.log_softmax(full_precision(reg).unflatten(-1, (4, -1)) / temperature, dim=-1)
-        for reg in (student, teacher.detach())
-    )
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=(-2, -1)) * (temperature**2 / 4)
+    sides = (softened(reg, temperature).unflatten(-1, (4, -1)) for reg in (student, teacher.detach()))
+    return softmax_divergence(*sides).sum(dim=-1) * (temperature**2 / 4)

@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import Loss, LossContext
-from kd_mm.losses.functional import full_precision, kl_divergence
+from kd_mm.losses.functional import full_precision, kl_divergence, sigmoid_divergence, softmax_divergence
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 from kd_mm.utils.suggest import choice
@@ -65,12 +64,10 @@ class DetKDLoss(Loss):
         z_s, z_t = student / self.temperature, teacher / self.temperature
         if 0 < self.num_classes == student.shape[-1] - 1:
             probabilities = [z.detach().softmax(dim=-1)[..., :-1] for z in (student, teacher)]
-            log_q, log_p = F.log_softmax(z_s, dim=-1), F.log_softmax(z_t, dim=-1)
-            divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+            divergence = softmax_divergence(z_s, z_t)
         else:
-            probabilities, p = [z.detach().sigmoid() for z in (student, teacher)], z_t.sigmoid()
-            cross = F.binary_cross_entropy_with_logits(z_s, p, reduction="none")
-            divergence = (cross - F.binary_cross_entropy_with_logits(z_t, p, reduction="none")).sum(dim=-1)
+            probabilities = [z.detach().sigmoid() for z in (student, teacher)]
+            divergence = sigmoid_divergence(z_s, z_t).sum(dim=-1)
         weight = probabilities[1].amax(dim=-1)
         scale = weight.sum().clamp(min=torch.finfo(weight.dtype).eps)
         if self.weighting == "quality":

@@ -63,12 +63,26 @@ def softened(logits: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1 else logits / temperature
 
 
+def softmax_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return ``KL(softmax(teacher) || softmax(student))`` of each row ``(...)`` of logits ``(..., K)``."""
+    log_q, log_p = (full_precision(logits).log_softmax(dim=-1) for logits in (student_logits, teacher_logits))
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+
+
+def sigmoid_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return ``KL(sigmoid(teacher) || sigmoid(student))`` of each logit.
+
+    Computed as binary cross-entropy from logits minus the target's own entropy, which is exact and stable.
+    """
+    p = teacher_logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student_logits, p, reduction="none")
+    return cross - F.binary_cross_entropy_with_logits(teacher_logits, p, reduction="none")
+
+
 def bernoulli_divergence(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    """Return the KL divergence between independent sigmoids: mean over batch and classes, times T squared.
-
-    Computed as binary cross-entropy from logits minus the target's own entropy, which is exact and stable.
+    """Return :func:`sigmoid_divergence` of ``logits / T``: mean over batch and classes, times T squared.
 
     Args:
         student_logits: ``(..., B, K)``; leading dimensions (e.g. stages) are compared one by one.
@@ -79,10 +93,7 @@ def bernoulli_divergence(
     Returns:
         Shape ``(...)``; a scalar for ``(B, K)``.
     """
-    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
-    p = teacher.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
-    divergence = cross - F.binary_cross_entropy_with_logits(teacher, p, reduction="none")
+    divergence = sigmoid_divergence(softened(student_logits, temperature), softened(teacher_logits, temperature))
     if mask is not None:
         divergence = divergence * mask
     return divergence.mean(dim=(-2, -1)) * temperature**2

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from kd_mm.losses.at import ATLoss
 from kd_mm.losses.base import ALL_TASKS, LossContext, Preparation
-from kd_mm.losses.functional import full_precision, same_size
+from kd_mm.losses.functional import full_precision, kl_divergence, same_size
 from kd_mm.losses.multi_teacher import MultiTeacherLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import StepError, choice
+from kd_mm.utils.suggest import choice, missing_hook
 
 SELECTIONS = ("argmax", "topk", "soft", "all")
 
@@ -112,10 +112,8 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
             StepError: If the probes were not rated.
         """
         if not self.shares:
-            raise StepError(
-                "GPACAttentionLoss: the teachers' probes are not rated: register the hook "
-                "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}}) or set selection='all'"
-            )
+            what = "GPACAttentionLoss: the teachers' probes are not rated"
+            raise missing_hook(what, "PrepareTeachersHook", " or set selection='all'")
         values = {}
         for i in self.stage_numbers(max(student.features)):
             feature = full_precision(student.features[i])
@@ -134,6 +132,5 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         if self.distance == "l1":
             return F.l1_loss(attention, target)
         # In units of the mean, whose limit is for maps of zeros.
-        relative = (one / one.mean(dim=1, keepdim=True).clamp(min=1e-6) for one in (attention, target))
-        log_q, log_p = (one.log_softmax(dim=1) for one in relative)
-        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        own, other = (one / one.mean(dim=1, keepdim=True).clamp(min=1e-6) for one in (attention, target))
+        return kl_divergence(own, other)

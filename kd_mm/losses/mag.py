@@ -13,7 +13,7 @@ from kd_mm.losses.functional import full_precision, kl_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import StepError, choice
+from kd_mm.utils.suggest import choice, missing_hook
 
 BRANCHES = ("low", "high")
 
@@ -101,10 +101,7 @@ class CodeReader(Loss):
             StepError: If they were not prepared.
         """
         if not self._codes:
-            raise StepError(
-                f"{type(self).__name__}: the teacher's codes are not trained: register the hook "
-                "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}})"
-            )
+            raise missing_hook(f"{type(self).__name__}: the teacher's codes are not trained", "PrepareTeachersHook")
         return self._codes[0]
 
 

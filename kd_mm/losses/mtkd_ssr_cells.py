@@ -3,11 +3,10 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import Loss, StageTerms
-from kd_mm.losses.functional import adaptive_average, softened
+from kd_mm.losses.functional import adaptive_average, sigmoid_divergence, softened
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
 
@@ -35,11 +34,8 @@ def cell_divergence(
     """
     probabilities = target.sigmoid()
     weight = (probabilities.detach() - student.detach().sigmoid()).abs().amax(dim=2).pow(gamma) * counted
-    z_s, z_t = softened(student, temperature), softened(target, temperature)
-    p = z_t.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(z_s, p, reduction="none")
-    entropy = F.binary_cross_entropy_with_logits(z_t, p, reduction="none")
-    by_cell = weight * (cross - entropy).sum(dim=2)
+    divergence = sigmoid_divergence(softened(student, temperature), softened(target, temperature))
+    by_cell = weight * divergence.sum(dim=2)
     mass = (probabilities.sum(dim=2) * positive).sum(dim=(1, 2, 3)).clamp(min=1)
     return temperature**2 * by_cell.sum(dim=(1, 2, 3)) / mass
 

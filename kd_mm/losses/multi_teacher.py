@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_mm.losses.base import ALL_TASKS, Loss, LossContext
-from kd_mm.losses.functional import confidence_weights, full_precision, same_size
+from kd_mm.losses.functional import confidence_weights, full_precision, same_size, softmax_divergence
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
@@ -115,9 +115,8 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
         """Return the weighted divergence from each teacher, by its name."""
         logits = [teacher.logits for teacher in teachers.values()]
         student_logits, compared = self.compared(student.logits), torch.stack([self.compared(z) for z in logits])
-        log_q = F.log_softmax(student_logits / self.temperature, dim=-1).expand_as(compared)
-        log_p = F.log_softmax(compared / self.temperature, dim=-1)
-        divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+        softer = student_logits / self.temperature
+        divergences = softmax_divergence(softer.expand_as(compared), compared / self.temperature)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
             if self.weights == "ca_mkd":
                 weights = confidence_weights(logits, student.targets, average=self.granularity == "batch")

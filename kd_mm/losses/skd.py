@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather
 from torch import Tensor, nn
 
-from kd_mm.losses.functional import full_precision
+from kd_mm.losses.functional import class_divergence, full_precision
 from kd_mm.losses.observation import Observation, StageLogits
 from kd_mm.losses.schedules import Progress
 from kd_mm.losses.skd_attention import ClassAttention, SampleAttention
@@ -289,9 +289,4 @@ class LearningSimplifier(nn.Module):
                 self._warned.add(key)
 
     def _divergence(self, name: str, soft: Tensor, simple: Tensor) -> Tensor:
-        if name in self.sigmoids:
-            p = soft.sigmoid()
-            cross = F.binary_cross_entropy_with_logits(simple, p)
-            return cross - F.binary_cross_entropy_with_logits(soft, p)
-        log_p, log_q = soft.log_softmax(dim=-1).flatten(0, -2), simple.log_softmax(dim=-1).flatten(0, -2)
-        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        return class_divergence(simple.flatten(0, -2), soft.flatten(0, -2), 1.0, name in self.sigmoids)

@@ -13,7 +13,7 @@ from kd_mm.losses.functional import channel_deviations
 from kd_mm.losses.kd import LogitsLoss
 from kd_mm.losses.observation import Observation
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import StepError, choice
+from kd_mm.utils.suggest import choice, missing_hook
 
 
 @MODELS.register_module()
@@ -125,10 +125,8 @@ class WKDLogitsLoss(LogitsLoss):
             StepError: If the relations of the classes were not prepared.
         """
         if not len(self.cost):
-            raise StepError(
-                "WKDLogitsLoss: the relations of the classes are not prepared: register the hook "
-                "kd_mm.PrepareTeachersHook (default_hooks = {{_base_.kd_hooks}}) or set relation='classifier'"
-            )
+            what = "WKDLogitsLoss: the relations of the classes are not prepared"
+            raise missing_hook(what, "PrepareTeachersHook", " or set relation='classifier'")
         logits, targets = self.compared(student.logits), self.compared(teacher.logits)
         labels = labelled_classes(student.targets, len(logits))[:, None]
         confidence, log_q = targets.softmax(dim=1).gather(1, labels), logits.log_softmax(dim=1).gather(1, labels)

@@ -120,6 +120,11 @@ class StepError(RuntimeError):
     """A training step cannot go on because of the config; the command line prints the message without a traceback."""
 
 
+def missing_hook(what: str, hook: str, otherwise: str = "") -> StepError:
+    """Return the error of a step that a hook has to precede; ``otherwise`` names another way."""
+    return StepError(f"{what}: register the hook kd_mm.{hook} (default_hooks = {{{{_base_.kd_hooks}}}}){otherwise}")
+
+
 def describe_error(error: Exception) -> str:
     """Return the message of an error; where it is nothing or the bare key of a KeyError, with the kind of error."""
     if isinstance(error, KeyError) and error.args and "DataLoader worker" not in str(error.args[0]):
