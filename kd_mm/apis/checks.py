@@ -84,13 +84,18 @@ class LeftOverWeightsHook(Hook):
         """Have the loading that follows report what it left over, after whatever renaming the model does.
 
         Raises:
-            ValueError: None of the file's weights has the name of one of the network's, or one is not finite.
+            ValueError: The file holds no weights, none has the name of one of the network's, or one is not finite.
         """
         model = unwrapped(runner)
         origin = runner.cfg.get("load_from") or "the checkpoint"
         own = (model.student if isinstance(model, Distiller) else model).state_dict()
         resumed = runner.cfg.get("resume")
-        given = checkpoint["state_dict"] if resumed else student_state_dict(checkpoint)
+        stored = checkpoint if isinstance(checkpoint, Mapping) else {}
+        given = (resumed and stored.get("state_dict")) or student_state_dict(stored)
+        if not given:
+            raise ValueError(
+                f"{origin} holds a {type(checkpoint).__name__} and no dict of weights: save its state_dict()"
+            )
         if not own.keys() & checkpoint.get("state_dict", {}).keys():
             checkpoint["state_dict"] = dict(below_prefix(own, given))
             if not own.keys() & checkpoint["state_dict"].keys():

@@ -37,8 +37,9 @@ from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.hooks.schedule_check import ScheduleCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
+from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation, load_config, parts_of
-from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors, load_safely
+from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file
 
@@ -240,17 +241,13 @@ def _check_start(checkpoint: str | None) -> None:
     if not checkpoint or "://" in checkpoint:
         return
     path = Path(checkpoint).expanduser()
-    if path.is_dir():
-        raise FileNotFoundError(f"checkpoint {checkpoint} is a folder; name a file in it")
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist{nearest_file(Path(checkpoint))}")
-    if is_safetensors(path):
+    if path.is_file() and is_safetensors(path):
         raise ValueError(
             f"load_from={checkpoint} is a safetensors file, which the engine does not read: write it as another by "
             "torch.save(safetensors.torch.load_file(PATH), NEW)"
         )
     with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
-        load_safely(path)
+        read_checkpoint(checkpoint)
 
 
 def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> None:

@@ -54,7 +54,7 @@ def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     the weights (``ema_backbone_conv1_weight``) are left out.
     """
     weights = _tensors(checkpoint)
-    averages = {"ema_" + key.replace(".", "_") for key in weights}.intersection(weights)
+    averages = {f"ema_{name}" for key in weights for name in (key, key.replace(".", "_"))}.intersection(weights)
     if averages:
         print_log(f"the plain weights are used, not their {len(averages)} averages under ema_...", "current")
     owned = {key for key in weights if key.startswith(OWN_PREFIX) or key.rpartition(".")[2] in _EXTRAS}

@@ -591,6 +591,10 @@ def test_weights_to_start_from_in_another_layout(tools: Tools, world: World, tmp
     refused(
         ended, "foreign.pth: none of its weights (conv1.weight, fc.weight, ...) has the name of one of the network's"
     )
+    for kind, content in {"list": [stored], "dict": {"epoch": 3}, "Linear": torch.nn.Linear(2, 2)}.items():
+        torch.save(content, tmp_path / "odd.pth")
+        ended = tools.run("train", *command, f"load_from={tmp_path}/odd.pth")
+        refused(ended, f"odd.pth holds a {kind} and no dict of weights: save ")
 
 
 def test_weights_to_start_from_are_of_other_classes(tools: Tools, world: World, tmp_path: Path) -> None:

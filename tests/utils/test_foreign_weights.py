@@ -266,10 +266,11 @@ def test_files_of_wrapped_networks(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
 
 
-def test_averages_that_mmcv_stored_beside_the_weights() -> None:
+@pytest.mark.parametrize("separator", ["_", "."])
+def test_averages_stored_beside_the_weights(separator: str) -> None:
     _, own = pair("vit")
     weights = own.state_dict()
-    averages = {"ema_" + key.replace(".", "_"): torch.zeros_like(value) for key, value in weights.items()}
+    averages = {"ema_" + key.replace(".", separator): torch.zeros_like(value) for key, value in weights.items()}
     assert student_state_dict({"state_dict": {**weights, **averages}}).keys() == weights.keys()
 
 
