@@ -42,6 +42,8 @@ def check_batch(
         return
     if not isinstance(samples[0], Mapping) or "inputs" not in samples[0]:
         pack = "mmdet.PackDetInputs" if isinstance(student, BaseDetector) else "mmpretrain.PackInputs"
+        if isinstance(samples[0], Mapping) and "data_samples" in samples[0]:
+            raise SampleError(f"{key}: its pipeline packs no image: one step loads it, and the last alone is {pack!r}")
         raise SampleError(f"{key}: its pipeline does not end in a step that packs samples: add dict(type={pack!r})")
     batch = collate(samples)
     with isolated_rng("first batch"):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,11 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
         local = key.endswith("init_cfg.checkpoint") and isinstance(value, str) and "://" not in value
         if local and not Path(value).expanduser().is_file():
             yield f"{key}: there is no file {value}: put the weights there, or leave init_cfg out to start from nothing"
+    for key, value in parts_of(parts):
+        if isinstance(value, float) and math.isnan(value):
+            yield f"{key}: {value} is no number"
+        if inspect.isfunction(value) and value.__qualname__ not in vars(sys.modules.get(value.__module__, sys)):
+            yield f"{key}: a run writes its config, which a function of its own cannot be in: register it and name it"
     level = parts.get("log_level")
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"

@@ -37,7 +37,8 @@ def wrong_value(
     if own and value is not None and not isinstance(value, Mapping) and _MAPPING.fullmatch(str(parameter.annotation)):
         example = f" such as {dict(parameter.default)}" if isinstance(parameter.default, Mapping) else ""
         return f"{value!r} is no dict{example}"
-    if value is None or isinstance(value, str) or (own and not isinstance(value, int | float)):
+    listed = numbers and isinstance(value, list | tuple) and _is_number(parameter.default)  # such as lr=0,1
+    if value is None or isinstance(value, str) or ((own or listed) and not isinstance(value, int | float)):
         return _wrong_type(parameter, value, numbers)
     return _wrong_number(parameter, value, numbers or own, fractions) if counts or own else ""
 

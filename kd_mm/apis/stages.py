@@ -20,7 +20,7 @@ from kd_mm.stages.discovery import discover_stages
 from kd_mm.stages.stage import Stage, aligned, pair_stages, stage_table
 from kd_mm.stages.tap import child
 from kd_mm.tasks import Task, build_task
-from kd_mm.utils.channels import input_channels
+from kd_mm.utils.channels import explained_channels, input_channels
 from kd_mm.utils.config import build_network, innermost_dataset, is_distillation
 from kd_mm.utils.contexts import eval_mode
 
@@ -68,7 +68,8 @@ def stage_sections(config: Config, input_size: tuple[int, int] | None = None) ->
             else the backbone's ``img_size``, else 224.
 
     Raises:
-        ValueError: No stages found, a named stage that does not exist, stages that cannot be paired.
+        ValueError: No stages found, a named stage that does not exist, stages that cannot be paired, or a network that
+            takes other channels than the mean of its data preprocessor has.
     """
     settings = config.model if is_distillation(config) else {}
     student = build_student(config)
@@ -143,7 +144,8 @@ def _teacher_inputs(teacher: Teacher, inputs: Tensor) -> Tensor:
 
 def _stages(model: nn.Module, inputs: Tensor, task: Task, named: Any, side: str) -> list[Stage]:
     names: Sequence[str] | None = named.get(side) if isinstance(named, Mapping) else named
-    return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
+    with explained_channels():
+        return discover_stages(model, inputs, names=names, backbone=task.trunk(model), forward=task.forward_features)
 
 
 def _title(role: str, model: nn.Module, inputs: Tensor) -> str:

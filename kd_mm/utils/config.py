@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from kd_mm.registry import MODELS
-from kd_mm.utils.suggest import nearest, nearest_file
+from kd_mm.utils.suggest import describe_error, nearest, nearest_file
 
 
 def is_distillation(config: Config) -> bool:
-    """Return whether a config's model is a Distiller."""
+    """Return whether a config's model is a Distiller.
+
+    Raises:
+        ValueError: The config has no model.
+    """
+    if "model" not in config:
+        raise ValueError("config: there is no model")
     return str(config.model.get("type")).endswith("Distiller")
 
 
@@ -40,30 +46,35 @@ def load_config(path: str) -> Config:
         raise ValueError(f"config {path!r} is no config but a {file.suffix or 'text'} file: give a .py file")
     try:
         config = Config.fromfile(file, import_custom_modules=False)
-    except FileNotFoundError as error:
-        # The engine's own message is: file "PATH" does not exist
-        named = re.match(r'file "(.+)" does not exist', str(error))
-        missing = Path(error.filename or (named[1] if named else str(error)))
-        raise FileNotFoundError(f"config {path!r}: its base {missing} does not exist{nearest_file(missing)}") from error
-    except KeyError as error:
-        if len(str(error.args[0]).split()) > 1:
-            raise ValueError(f"config {path!r}: {error.args[0]}") from error
-        raise ValueError(
-            f"config {path!r} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines"
-        ) from error
-    except ConfigParsingError as error:  # a config that imports is read in another way, which takes no other base
-        if named := re.match("(.+) not found! ", str(error)):
-            hint = nearest_file(Path(named[1]))
-            raise FileNotFoundError(f"config {path!r}: its base {named[1]} does not exist{hint}") from error
-        fault = "imports modules and has a base of text" if "chain must match" in str(error) else "cannot be read"
-        raise ValueError(f"config {path!r} {fault}: {error}") from error
-    except SyntaxError as error:
-        raise ValueError(f"config {path!r} is no Python: {error.msg} (line {error.lineno})") from error
-    except (NameError, AttributeError, TypeError, ImportError) as error:
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        raise ValueError(f"config {path!r} cannot be read: {error} (line {line})") from error
+    except Exception as error:  # its Python may raise anything
+        raise _unreadable(f"config {path!r}", file, error) from error
     import_custom_modules(config, file.absolute().parent)
     return config
+
+
+def _unreadable(config: str, file: Path, error: Exception) -> Exception:
+    """Return the error to raise instead of one that stopped the engine from reading a config: one line."""
+    what = " ".join(describe_error(error).split())
+    if isinstance(error, SyntaxError):
+        return ValueError(f"{config} is no Python: {error.msg} (line {error.lineno})")
+    if own := [step for step in traceback.extract_tb(error.__traceback__) if step.name == "<module>"]:
+        where = "" if Path(own[-1].filename) == file.absolute() else f"{own[-1].filename}, "
+        return ValueError(f"{config} cannot be read: {what} ({where}line {own[-1].lineno})")
+    # The engine's own messages.
+    if named := re.match(r'(?:file ")?(.+?)"? does not exist|(.+) not found! ', what):
+        missing = Path(named[1] or named[2])
+        return FileNotFoundError(f"{config}: its base {missing} does not exist{nearest_file(missing)}")
+    if named := re.search(r"installed path for (\S+)\.|^(\S+) is not installed", what):
+        return ValueError(f"{config}: its base is of the package {named[1] or named[2]!r}, which is not installed")
+    if isinstance(error, KeyError) and what.startswith("KeyError: "):
+        return ValueError(f"{config} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines")
+    if "_get_package_and_cfg_path" in what:
+        return ValueError(f"{config}: write a base of a package as 'package::folder/file.py'")
+    if isinstance(error, RecursionError):
+        return ValueError(f"{config}: one of its bases inherits from itself")
+    # A config that imports is read in another way, which takes no other base.
+    fault = "imports modules and has a base of text" if "chain must match" in what else "cannot be read"
+    return ValueError(f"{config} {fault}: {what}")
 
 
 def import_custom_modules(config: Config, folder: Path | None = None) -> None:

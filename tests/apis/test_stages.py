@@ -67,6 +67,15 @@ def test_a_wrong_stage_name_shows_the_nearest_and_the_table() -> None:
         list(stage_sections(config))
 
 
+def test_a_network_of_other_channels_than_its_mean_or_none() -> None:
+    config = distilled("kd")
+    config.model.student.backbone.in_channels = 2
+    with pytest.raises(ValueError, match="the first layer of a network takes 2 channels, the mean of its data_prep"):
+        list(stage_sections(config))
+    with pytest.raises(ValueError, match="config: there is no model"):
+        list(stage_sections(Config()))
+
+
 def test_all_modules_are_listed_with_calls_and_outputs() -> None:
     student, teacher = module_sections(distilled("kd"))
     rows = {line.split()[0]: line.split(maxsplit=3)[1:] for line in student.splitlines()[3:]}

@@ -252,6 +252,14 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             'model = dict(train_cfg=dict(augments=dict(type="Mixup", alpha=0.8)))',
             "data_preprocessor.num_classes is 10, the head has 3 classes",
         ),
+        (
+            "train_dataloader = dict(collate_fn=lambda batch: batch)",
+            "train_dataloader.collate_fn: a run writes its config, which a function of its own cannot be in",
+        ),
+        (
+            'train_dataloader = dict(dataset=dict(pipeline=[dict(type="PackInputs")]))',
+            "train_dataloader: its pipeline packs no image: one step loads it, and the last alone is 'mmpretrain.PackI",
+        ),
         ('model = dict(_delete_=True, backbone=dict(type="ResNet"))', "model has no type: is its _base_ missing?"),
         (
             'custom_hooks = [dict(type="EarlyStoppingHook", monitor="kappa")]',
@@ -304,6 +312,8 @@ def test_keys_of_the_command_line_that_nothing_reads(tools: Tools, world: World,
             "model.stages.student=[backbone.layr3]",
             "model.stages.student: tap 'backbone.layr3': ImageClassifier has no module 'backbone.layr3'; did you mean",
         ),
+        ("optim_wrapper.optimizer.lr=0,1", "optim_wrapper.optimizer.lr: [0, 1] is no number"),
+        ("optim_wrapper.optimizer.lr=nan", "optim_wrapper.optimizer.lr: nan is no number"),
         ("model.recipe.losses.kd.temperature=warm", "model.recipe.losses.kd.temperature: 'warm' is no number"),
     ],
 )
@@ -503,6 +513,18 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     imported = "from mmengine.config import read_base\nwith read_base():\n    from .plian import *\n"
     refused(train("misimporting", imported), "its base ", "plian.py does not exist, did you mean 'plain.py'?")
     refused(train("unbased", '_base_ = "plain.py"\nx = {{_base_.modle}}\n'), "{{_base_.modle}}")
+    unnamed = world.folder / "unnamed.py"
+    refused(train("inheriting", '_base_ = "unnamed.py"\n'), "'sed' is not defined", f"({unnamed}, line 2)")
+    refused(
+        train("reading", 'names = open("/nowhere/names.txt")\n'), "read: /nowhere/names.txt does not exist (line 1)"
+    )
+    refused(train("lacking", 'x = dict(a=1)["b"]\n'), "lacking.py' cannot be read: KeyError: 'b' (line 1)")
+    refused(train("circular", '_base_ = "circular.py"\n'), "circular.py': one of its bases inherits from itself")
+    refused(train("dashed", '_base_ = "kd-mm::a/b.py"\n'), "write a base of a package as 'package::folder/file.py'")
+    foreign = "from mmengine.config import read_base\nwith read_base():\n    from mmabsent.configs.x import *\n"
+    refused(train("foreign", foreign), "foreign.py': its base is of the package 'mmabsent', which is not installed")
+    (world.folder / "cut.yaml").write_text("model: [1\n")
+    refused(tools.run("train", world.folder / "cut.yaml", "--work-dir", tmp_path), "cut.yaml' cannot be read: while p")
 
 
 def test_modules_that_are_not_found(tools: Tools, world: World, tmp_path: Path) -> None:
