@@ -88,7 +88,7 @@ def has_area(item: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
 
 
 def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
-    """Stop at a COCO file with two images of one id; warn of boxes that upstream leaves out in silence.
+    """Stop at a COCO file of ids that mean two things; warn of boxes that upstream leaves out in silence.
 
     Args:
         key: The data set in the config, e.g. ``"train_dataloader"``.
@@ -96,15 +96,24 @@ def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
         classes: Of the data set.
 
     Raises:
-        ValueError: Upstream would give the boxes of both images to one of them.
+        ValueError: Upstream would give objects to other images or classes by their ids.
     """
-    counts = Counter(image["id"] for image in _table(file, "images"))
-    if twice := [repr(number) for number, count in counts.items() if count > 1]:
+    for table in ("images", "categories"):
+        counts = Counter(entry["id"] for entry in _table(file, table))
+        if twice := [repr(number) for number, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"{key}: {file}: {len(twice)} ids are those of two {table} ({join_first(twice)}): number them anew"
+            )
+    content = _content(file) if os.path.isfile(file) and os.path.getsize(file) <= _PARSED else {}
+    ids = {entry["id"] for entry in content.get("categories", ())}
+    used = {entry["category_id"] for entry in content.get("annotations", ())}
+    counted = all(isinstance(number, int) for number in ids | used) and not used <= ids
+    if counted and any({number + step for number in used} <= ids for step in (1, -1)):
         raise ValueError(
-            f"{key}: {file}: {len(twice)} ids are those of two images ({join_first(twice)}): number the images anew"
+            f"{key}: {file}: category_id of the annotations is from {min(used)} to {max(used)}, id of the categories "
+            f"from {min(ids)} to {max(ids)}: number them alike"
         )
-    small = os.path.isfile(file) and os.path.getsize(file) <= _PARSED
-    if small and (why := _left_out(_content(file), classes)):
+    if why := _left_out(content, classes):
         print_log(f"{key}: {file}: {why}; they are left out", "current", logging.WARNING)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -67,8 +68,8 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
         if loader is not None and not (loader.backend_args or loader.file_client_args):  # it opens the path itself
             every = -(-len(part) // _LOOKED_AT) or 1
             images = [_listed(part.get_data_info(i)) for i in range(0, len(part), every)]
-            images = [image for image in images if "://" not in image.path]
-            _check_files(key, images)
+            images = [image for image in images if not re.match(r"\w*://", image.path)]
+            _check_files(key, images, [folder for folder in part.data_prefix.values() if isinstance(folder, str)])
             _check_sizes(key, images, DecodedSize(part.pipeline.transforms), size_mismatch)
             _check_headers(key, _spread(images), loader)
         samples = _check_samples(key, part)
@@ -93,7 +94,7 @@ def _spread(samples: list[_Listed]) -> list[_Listed]:
     return samples[:: -(-len(samples) // _READ) or 1]
 
 
-def _check_files(key: str, samples: list[_Listed]) -> None:
+def _check_files(key: str, samples: list[_Listed], folders: list[str]) -> None:
     """Stop at files that are missing, empty or, of a few, damaged; warn of images listed twice and of boxes outside."""
     paths = [sample.path for sample in samples]
     sizes = [(path, os.path.getsize(path) if os.path.isfile(path) else None) for path in paths]
@@ -102,7 +103,7 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
         path = missing[0]
         folder, name = os.path.split(path)
         images = ImageFolder(folder)
-        there = images.find(name) or images.alike(name) or _elsewhere(Path(path))
+        there = images.find(name) or images.alike(name) or _elsewhere(Path(path), folders)
         what, remedy = "does not exist", ": put the data there, or set data_root"
         if os.path.isdir(path):
             what, remedy = "is a folder, not an image", ""
@@ -137,12 +138,15 @@ def _check_files(key: str, samples: list[_Listed]) -> None:
         )
 
 
-def _elsewhere(path: Path) -> Path | None:
-    """Return the image without some of the folders in its path, such as one that is named twice, or in one more."""
+def _elsewhere(path: Path, folders: list[str]) -> Path | None:
+    """Return the image without some of the folders in its path, such as one that is named twice, or in one more, or in
+    one of the data set, where the annotations name those of another machine."""
     parts = path.parts
     cut = [Path(*parts[:i], *parts[j:]) for i in range(1, len(parts)) for j in range(i + 1, len(parts))]
     below = [folder / path.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
-    return next((other for other in (*cut, *below) if other.is_file()), None)
+    return next(
+        (other for other in (*cut, *below, *(Path(each, path.name) for each in folders)) if other.is_file()), None
+    )
 
 
 def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy: str) -> None:

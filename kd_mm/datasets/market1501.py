@@ -128,6 +128,10 @@ class Market1501(DamagedImageCheck, BaseDataset):
             there = f", but folders ({join_first(folders)}), which are not looked into" if folders else ""
             there = f", but files of {', '.join(others)}, which are not read" if others else there
             raise ValueError(f"{folder.absolute()} holds no image that can be used{there}")
+        if all(sample["pid"] == JUNK for sample in samples):
+            raise ValueError(
+                f"{folder.absolute()} holds junk alone: all of its {len(samples)} images are of identity -1"
+            )
         if part != "gallery" and any(sample["pid"] == DISTRACTOR for sample in samples):
             raise ValueError(
                 f"{folder.absolute()} has an identity numbered 0, which marks distractors of the gallery: number the "

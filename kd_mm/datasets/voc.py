@@ -135,6 +135,9 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         img_path = self._find_image(name)
         annotation = self._read_annotation(xml_path)
         self._report.unclear.update(annotation.unclear)
+        other = os.path.basename(annotation.filename.replace("\\", "/"))
+        if self._local and other and self._images.find(other) not in (None, img_path):
+            self._report.others.append(f"{name}.xml names {other}")
         size, scale = annotation.size, (1.0, 1.0)
         if self._local:
             size = self._decoded_size(img_path)

@@ -39,11 +39,13 @@ class VOCAnnotation:
         size: Width and height in pixels; None where the file lacks positive numbers.
         objects: The objects, in the order of the file.
         unclear: What ``<difficult>`` holds where that is neither yes nor no, one entry for each object.
+        filename: The image that the file names; empty where it names none.
     """
 
     size: tuple[int, int] | None
     objects: list[VOCObject]
     unclear: list[str]
+    filename: str = ""
 
 
 def parse_annotation(content: bytes) -> VOCAnnotation:
@@ -64,7 +66,7 @@ def parse_annotation(content: bytes) -> VOCAnnotation:
         objects.append(_object(number, item, word in _YES))
         if word not in _YES + _NO:
             unclear.append(word)
-    return VOCAnnotation(_size(root), objects, unclear)
+    return VOCAnnotation(_size(root), objects, unclear, (root.findtext("filename") or "").strip())
 
 
 class AnnotationReport:
@@ -80,6 +82,7 @@ class AnnotationReport:
         difficult: How many of them are marked as difficult.
         foreign: Objects of other classes, by class.
         unclear: Words of ``<difficult>`` that are neither yes nor no.
+        others: One entry an annotation that names another image of the folder, with both.
         largest: The largest coordinate of a box in any file.
     """
 
@@ -92,6 +95,7 @@ class AnnotationReport:
         self.difficult = 0
         self.foreign: Counter[str] = Counter()
         self.unclear: Counter[str] = Counter()
+        self.others: list[str] = []
         self.largest = 0.0
 
     def box(self, what: str, image: str) -> None:
@@ -170,6 +174,11 @@ class AnnotationReport:
             lines.append(f"boxes that {what}: {len(images)}, in {join_first(sorted(set(images)))}")
         if self.foreign:
             lines.append(f"objects of classes that are not in the class list are left out: {_counted(self.foreign)}")
+        if self.others:
+            lines.append(
+                f"annotations whose <filename> is another image of the folder: {len(self.others)}, "
+                f"{join_first(self.others)}: were they exchanged?"
+            )
         if self.unclear:
             lines.append(f"<difficult> that is neither yes nor no is read as no: {_counted(self.unclear)}")
         return lines
@@ -181,6 +190,8 @@ def _counted(counts: Counter[str]) -> str:
 
 def _parse(content: bytes) -> ElementTree.Element:
     """Parse XML of any encoding that Python knows: the parser itself knows few."""
+    if not content:
+        raise ValueError("it is empty")
     declared = _DECLARED.match(content)
     try:
         if declared and declared[1].lower() != b"utf-8":
@@ -226,7 +237,8 @@ def _object(number: int, item: ElementTree.Element, difficult: bool) -> VOCObjec
     for corner in ("xmin", "ymin", "xmax", "ymax"):
         value = _number(written.get(corner))
         if value is None:
-            raise ValueError(f"object {number} ({name}) has no number as <{corner}>")
+            there = ", ".join(f"<{tag}>" for tag in written)
+            raise ValueError(f"object {number} ({name}) has no number as <{corner}> (there are {there})")
         corners.append(value)
     return VOCObject(name, (corners[0], corners[1], corners[2], corners[3]), difficult)
 

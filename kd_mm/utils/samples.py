@@ -113,6 +113,8 @@ def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
         if isinstance(error, KeyError) and error.args[0] in _ASKED_BY:
             option = _ASKED_BY[error.args[0]]
             what = f"an object there has no {error.args[0]!r}: give it one, or take {option}=True out of this step"
+        if "mix_results" in what:
+            what = "it mixes several images: put it into the pipeline of a MultiImageMixDataset around the data set"
         raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
 
 

@@ -120,6 +120,8 @@ def test_missing_folders_distractors_among_queries_and_wrong_options(folder: Mar
     for path in (folder.root / "query").iterdir():
         path.unlink()
     assert_refused("query holds no image that can be used", read, folder, "test")
+    folder.add("query", -1, 1)
+    assert_refused("query holds junk alone: all of its 1 images are of identity -1", read, folder, "test")
 
 
 def test_single_images_and_queries_without_a_match_are_logged(folder: MarketFolder, warnings: list[str]) -> None:

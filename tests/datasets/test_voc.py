@@ -186,7 +186,7 @@ DAMAGES = {
     "no picture": (lambda voc: (voc.folder / "JPEGImages" / "b.jpg").write_text("<html>" * 9), "b.jpg: it is no image"),
     "truncated": (lambda voc: truncate(voc.folder / "JPEGImages" / "b.jpg"), "b.jpg: image file is truncated"),
     "no annotation": (lambda voc: (voc.folder / "Annotations" / "b.xml").unlink(), "there is no", "b.xml"),
-    "empty annotation": (lambda voc: voc.annotate("b", ""), "b.xml: it is not XML", "no element found"),
+    "empty annotation": (lambda voc: voc.annotate("b", ""), "b.xml: it is empty"),
     "cut annotation": (lambda voc: voc.annotate("b", xml([CAT])[:-20]), "b.xml: it is not XML", "line 1"),
     "binary": (
         lambda voc: (voc.folder / "Annotations" / "b.xml").write_bytes(b"\x00\xff"),
@@ -202,6 +202,10 @@ DAMAGES = {
     "polygon": (
         lambda voc: voc.annotate("b", xml([CAT]).replace("bndbox>", "polygon>")),
         "object 1 (cat) has no <bndbox>, but <polygon>",
+    ),
+    "other corners": (
+        lambda voc: voc.annotate("b", xml([CAT]).replace("xmin>", "x1>")),
+        "object 1 (cat) has no number as <xmin> (there are <x1>, <ymin>, <xmax>, <ymax>)",
     ),
     "words": (lambda voc: voc.annotate("b", xml([("cat", (1, "x", 3, 4))])), "object 1 (cat) has no number as <ymin>"),
     "not finite": (lambda voc: voc.annotate("b", xml([("cat", (1, 2, "nan", 4))])), "has no number as <xmax>"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,6 +53,7 @@ VOC = 'type="kd_mm.VOCDataset", data_prefix=dict(sub_data_root="")'
 UPSTREAM_VOC = 'type="mmdet.VOCDataset", data_prefix=dict(sub_data_root="")'
 COCO = 'type="mmdet.CocoDataset", data_prefix=dict(img="JPEGImages/")'
 
+RESIZE, PACK = 'dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True)', 'dict(type="mmdet.PackDetInputs"),'
 MASKS = 'val_evaluator = dict(_delete_=True, type="mmdet.CocoMetric", ann_file="shapes/val.json", metric=["segm"])'
 
 
@@ -140,12 +142,17 @@ def test_lists_images_and_annotations_as_people_write_them(tools: Tools, shapes:
     (folder / "Annotations" / "train004.xml").write_bytes(declared.encode("gb2312"))
     path = folder / "Annotations" / "train005.xml"
     path.write_text(path.read_text().replace("annotation>", "Annotation>"))
+    for number, image in ((5, "val005.png"), (6, "C:\\\\shapes\\\\val001.jpg"), (7, "train007.png")):
+        path = folder / "Annotations" / f"train{number:03d}.xml"
+        path.write_text(re.sub("(?i)<annotation>", rf"\g<0><filename>{image}</filename>", path.read_text()))
     classes = [f"{part}_dataloader.dataset.metainfo.classes=shapes/classes.txt" for part in ("train", "val", "test")]
     ended = shapes.run(tools, "train_dataloader.dataset.negatives=True", *classes)
     warning(
         ended, "8 of 8 lines have more than the image's name: -1, 0 and 1 of a list of one class: all images are kept"
     )
     warning(ended, "<difficult> that is neither yes nor no is read as no: ? (")
+    line = warning(ended, "annotations whose <filename> is another image of the folder: 1, train006.xml names val001.j")
+    assert line.endswith("val001.jpg: were they exchanged?")
     assert "Epoch(train) [1][2/2]" in ended.out
     assert "inf" not in ended.out.lower().replace("info", "")
 
@@ -271,6 +278,16 @@ def in_all(table: str, **values: Any) -> Callable[[Shapes], object]:
     return lambda shapes: rewrite(shapes, lambda content: [entry.update(values) for entry in content[table]])
 
 
+def in_front_of_names(words: str) -> Callable[[Shapes], object]:
+    """Return what puts words in front of the names of the training images in their COCO file."""
+
+    def change(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["file_name"] = words + image["file_name"]
+
+    return lambda shapes: rewrite(shapes, change)
+
+
 def number_from_four_on(content: dict[str, Any]) -> None:
     for image in content["images"][4:]:
         image["id"] -= 4
@@ -349,8 +366,35 @@ REFUSED: dict[str, Wrong] = {
         change=in_all("annotations", area=0),
     ),
     "two images of one number": WrongCoco(
-        "train_dataloader: shapes/train.json: 4 ids are those of two images (0, 1, 2, 3): number the images anew",
+        "train_dataloader: shapes/train.json: 4 ids are those of two images (0, 1, 2, 3): number them anew",
         change=lambda shapes: rewrite(shapes, number_from_four_on),
+    ),
+    "two categories of one number": WrongCoco(
+        "train_dataloader: shapes/train.json: 1 ids are those of two categories (1): number them anew",
+        change=lambda shapes: rewrite(shapes, lambda content: content["categories"].append({"id": 1, "name": "star"})),
+    ),
+    "annotations that count the categories from 0": WrongCoco(
+        "category_id of the annotations is from 0 to 2, id of the categories from 1 to 3: number them alike",
+        change=lambda shapes: rewrite(
+            shapes, lambda content: [box.update(category_id=box["category_id"] - 1) for box in content["annotations"]]
+        ),
+    ),
+    "images of another machine": WrongCoco(
+        "/home/anna/pictures/train000.jpg does not exist (missing are 8 of 8",
+        "but shapes/JPEGImages/train000.jpg does: name it so",
+        change=in_front_of_names("/home/anna/pictures/"),
+    ),
+    "images by their address": WrongCoco(
+        "JPEGImages/http://images.org/train/train000.jpg does not exist (missing are 8 of 8",
+        "but shapes/JPEGImages/train000.jpg does: name it so",
+        change=in_front_of_names("http://images.org/train/"),
+    ),
+    "a step that mixes images, by itself": Wrong(
+        "MixUp fails on ",
+        ": it mixes several images: put it into the pipeline of a MultiImageMixDataset around the data set",
+        change=lambda shapes: replace(
+            shapes, f"{RESIZE},\n        {PACK}", f'dict(type="mmdet.MixUp", img_scale=(64, 64)), {RESIZE}, {PACK}'
+        ),
     ),
     "annotations that are packed": WrongCoco(
         "shapes/train.json: it is not JSON (shapes/train.json is a zip archive: unpack it)",
