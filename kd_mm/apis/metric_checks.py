@@ -152,6 +152,11 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
             predictions = [prediction.cpu() for prediction in runner.model.test_step(batch)]
         scores = predictions[0].get("pred_score")
     except Exception as error:
+        if "k out of range" in str(error):
+            raise ValueError(
+                f"{split}_dataloader: the network has fewer queries than boxes to predict: set test_cfg.max_per_img "
+                "(100 by default) to at most their number"
+            ) from error
         runner.logger.warning(
             f"{split}_dataloader: predicting the first and the last image fails: {describe_failure(error)}"
         )

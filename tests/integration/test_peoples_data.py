@@ -54,6 +54,26 @@ UPSTREAM_VOC = 'type="mmdet.VOCDataset", data_prefix=dict(sub_data_root="")'
 COCO = 'type="mmdet.CocoDataset", data_prefix=dict(img="JPEGImages/")'
 
 RESIZE, PACK = 'dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True)', 'dict(type="mmdet.PackDetInputs"),'
+#: A small DETR with fewer queries than the 100 boxes of its predictions.
+DETR = """
+attention = dict(embed_dims=16, num_heads=2)
+feedforward = dict(embed_dims=16, feedforward_channels=16)
+cross = dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feedforward)
+model = dict(
+    _delete_=True, type="mmdet.DETR", num_queries=10, data_preprocessor=dict(type="mmdet.DetDataPreprocessor"),
+    backbone=dict(type="mmdet.ResNet", depth=18, base_channels=4, out_indices=(3,)),
+    neck=dict(type="mmdet.ChannelMapper", in_channels=[32], kernel_size=1, out_channels=16, num_outs=1),
+    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=feedforward)),
+    decoder=dict(num_layers=1, layer_cfg=cross, return_intermediate=True),
+    positional_encoding=dict(num_feats=8, normalize=True),
+    bbox_head=dict(type="mmdet.DETRHead", num_classes=3, embed_dims=16),
+    train_cfg=dict(assigner=dict(
+        type="mmdet.HungarianAssigner", match_costs=[dict(type="mmdet.ClassificationCost", weight=1.0)]
+    )),
+    test_cfg=dict(max_per_img=100),
+)
+"""
+
 MASKS = 'val_evaluator = dict(_delete_=True, type="mmdet.CocoMetric", ann_file="shapes/val.json", metric=["segm"])'
 
 
@@ -291,6 +311,11 @@ def in_front_of_names(words: str) -> Callable[[Shapes], object]:
 def number_from_four_on(content: dict[str, Any]) -> None:
     for image in content["images"][4:]:
         image["id"] -= 4
+
+
+def few_queries(shapes: Shapes) -> None:
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(DETR)
 
 
 def load_after_resizing(shapes: Shapes) -> None:
@@ -604,6 +629,10 @@ REFUSED: dict[str, Wrong] = {
     "levels of neck and head": Wrong(
         "model: the neck gives 4 maps, and the head has 3 strides: set num_outs of the neck",
         options=["model.neck.num_outs=4"],
+    ),
+    "more boxes than queries": Wrong(
+        "val_dataloader: the network has fewer queries than boxes to predict: set test_cfg.max_per_img (100 b",
+        change=few_queries,
     ),
 }
 
