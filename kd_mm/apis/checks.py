@@ -17,6 +17,7 @@ from torch import nn
 from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
+from kd_mm.apis.schedule_checks import check_schedules
 from kd_mm.apis.shared_samples import check_shared
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
@@ -131,37 +132,21 @@ class LeftOverWeightsHook(Hook):
         handle = model.register_load_state_dict_post_hook(warn)
 
 
-class PretrainedWeightsHook(Hook):
-    """Stops where the file of an ``init_cfg`` fills none of the weights of its part; the engine goes on."""
+class StartCheckHook(Hook):
+    """Compares files of weights, names of parameters and schedules with the model and the run that were built."""
 
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
-        """Compare the names of the weights.
+        """Check them.
 
         Raises:
-            ValueError: None is in the file.
+            ValueError: See :func:`check_pretrained`, :func:`check_parameter_keys` and
+                :func:`~kd_mm.apis.schedule_checks.check_schedules`.
         """
-        for name, part in unwrapped(runner).named_modules():
-            given = vars(part).get("init_cfg")
-            if runner.cfg.get("resume") or not isinstance(given, Mapping) or given.get("type") != "Pretrained":
-                continue
-            if "://" in given["checkpoint"]:
-                continue
-            stored = read_checkpoint(given["checkpoint"])
-            prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
-            names = [key.removeprefix("module.") for key in stored.get("state_dict", stored)]
-            own = part.state_dict()
-            if not own.keys() & {key.removeprefix(prefix) for key in names if key.startswith(prefix)}:
-                first = next(iter(own), "")
-                fitting = [key.removesuffix(f".{first}") for key in names if key.endswith(f".{first}")]
-                remedy = (
-                    f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
-                )
-                raise ValueError(
-                    f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
-                    f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
-                )
+        check_pretrained(runner)
+        check_parameter_keys(runner)
+        check_schedules(runner)
 
 
 class DataCheckHook(Hook):
@@ -219,28 +204,6 @@ class DataCheckHook(Hook):
         _check_loader(runner, "test_dataloader", runner.test_loop.dataloader)
 
 
-class ParameterKeyHook(Hook):
-    """Stops at a key of ``paramwise_cfg.custom_keys`` that no parameter has in its name, and that is near to one."""
-
-    priority = "VERY_HIGH"
-
-    def before_train(self, runner: Runner) -> None:
-        """Compare the keys with the names.
-
-        Raises:
-            ValueError: Naming the nearest part of a name.
-        """
-        keys = (runner.cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
-        names = [name for name, _ in runner.model.named_parameters()] if keys else []
-        for key in keys:
-            near = difflib.get_close_matches(key, {part for name in names for part in name.split(".")}, n=1, cutoff=0.8)
-            if near and not any(key in name for name in names):
-                raise ValueError(
-                    f"optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in its name, did you mean "
-                    f"{near[0]!r}?"
-                )
-
-
 class FlatBoxHook(Hook):
     """Leaves boxes without width or height out of the training batches, and warns once.
 
@@ -272,6 +235,49 @@ class FlatBoxHook(Hook):
                     "such boxes are left out (the first image is named)"
                 )
             self._warned = True
+
+
+def check_pretrained(runner: Runner) -> None:
+    """Stop where the file of an ``init_cfg`` fills none of the weights of its part; the engine goes on.
+
+    Raises:
+        ValueError: No name of a weight of the part is in the file.
+    """
+    for name, part in unwrapped(runner).named_modules():
+        given = vars(part).get("init_cfg")
+        if runner.cfg.get("resume") or not isinstance(given, Mapping) or given.get("type") != "Pretrained":
+            continue
+        if "://" in given["checkpoint"]:
+            continue
+        stored = read_checkpoint(given["checkpoint"])
+        prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
+        names = [key.removeprefix("module.") for key in stored.get("state_dict", stored)]
+        own = part.state_dict()
+        if not own.keys() & {key.removeprefix(prefix) for key in names if key.startswith(prefix)}:
+            first = next(iter(own), "")
+            fitting = [key.removesuffix(f".{first}") for key in names if key.endswith(f".{first}")]
+            remedy = f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
+            raise ValueError(
+                f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
+                f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
+            )
+
+
+def check_parameter_keys(runner: Runner) -> None:
+    """Stop at a key of ``paramwise_cfg.custom_keys`` that no parameter has in its name, and that is near to one.
+
+    Raises:
+        ValueError: Naming the nearest part of a name.
+    """
+    keys = (runner.cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    names = [name for name, _ in runner.model.named_parameters()] if keys else []
+    for key in keys:
+        near = difflib.get_close_matches(key, {part for name in names for part in name.split(".")}, n=1, cutoff=0.8)
+        if near and not any(key in name for name in names):
+            raise ValueError(
+                f"optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in its name, did you mean "
+                f"{near[0]!r}?"
+            )
 
 
 def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:

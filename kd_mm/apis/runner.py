@@ -20,14 +20,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.annotation_files import explain_annotations, explain_steps
-from kd_mm.apis.checks import (
-    DataCheckHook,
-    FlatBoxHook,
-    LeftOverWeightsHook,
-    ParameterKeyHook,
-    PretrainedWeightsHook,
-    StepHook,
-)
+from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StartCheckHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets
@@ -35,7 +28,6 @@ from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
-from kd_mm.hooks.schedule_check import ScheduleCheckHook
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation, load_config, parts_of
@@ -143,15 +135,13 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (
         LeftOverWeightsHook(),
-        PretrainedWeightsHook(),
         DataCheckHook(tested),
         ClassListHook(trained),
-        ParameterKeyHook(),
+        StartCheckHook(),
         FlatBoxHook(),
         MetricCheckHook(named_metrics(config)),
         FiniteLossHook(),
         BatchSizeHook(),
-        ScheduleCheckHook(),
         ResumeCheckHook(),
     ):
         runner.register_hook(hook)

@@ -1,0 +1,62 @@
+"""Schedules that the length of a run does not fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+
+def check_schedules(runner: Runner) -> None:
+    """Compare the schedules, the begin of validation and the learning rate with the length of the run.
+
+    The log warns of what never comes, of a cosine that rises again, and of a learning rate of 0.
+
+    Raises:
+        ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0.
+    """
+    loop, lines = runner.train_loop, []
+    if isinstance(runner.param_schedulers, Mapping) or not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+        return  # several optimizers, or a loop of the user's own
+    lengths = {True: (runner.max_epochs, "epochs"), False: (runner.max_iters, "iterations")}
+    length, unit = lengths[isinstance(loop, EpochBasedTrainLoop)]
+    if runner.val_loop is not None and loop.val_begin > length:
+        lines.append(f"train_cfg.val_begin={loop.val_begin} is never reached, the run has {length} {unit}")
+    for schedule in runner.param_schedulers or []:
+        length, unit = lengths[schedule.by_epoch]
+        problem = _wrong_schedule(schedule, vars(schedule), length)
+        if problem:
+            lines.append(f"param_scheduler: {type(schedule).__name__} {problem}, the run has {length} {unit}")
+    counts = (runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts") or 1
+    if counts > runner.max_iters:
+        lines.append(f"optim_wrapper.accumulative_counts={counts}: the run has {runner.max_iters} iterations, one step")
+    if not any(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.param_groups):
+        lines.append("optim_wrapper.optimizer.lr is 0: nothing is learned")
+    if any(group.get("momentum", 0) >= 1 for group in runner.optim_wrapper.param_groups):
+        lines.append("optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end")
+    for line in lines:
+        runner.logger.warning(line)
+
+
+def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> str:
+    """Return what of a schedule never comes or comes too early in a run, empty if nothing.
+
+    Raises:
+        ValueError: It would fail during the run.
+    """
+    begin, last, kind = schedule.begin, min(schedule.end, length), type(schedule).__name__
+    points = [("end", schedule.end)]
+    points += [(name, begin + options[name]) for name in ("T_max", "total_steps", "step_size") if name in options]
+    points += [("milestones", begin + milestone) for milestone in options.get("milestones", ())]
+    planned = dict(points)
+    if planned.get("total_steps", last) < last:
+        raise ValueError(
+            f"param_scheduler: {kind} fails during the run: total_steps={schedule.total_steps} are too few"
+        )
+    if options.get("start_factor") == 0:
+        raise ValueError(f"param_scheduler: {kind} fails during the run: start_factor=0 is divided by")
+    if planned.get("T_max", last) < last:
+        return f"rises again after T_max={schedule.T_max}"
+    if not 0 < options.get("gamma", 1) <= 1:
+        return f"multiplies the rate by gamma={options['gamma']}, not above 0 and up to 1"
+    late = [f"{name} {point:g}" for name, point in points if point > length or point % 1]
+    return f"never comes to {', '.join(late)}" if late else ""
