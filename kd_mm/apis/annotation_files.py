@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS, DefaultS
 
 from kd_mm.datasets.text_files import read_lines, read_text
 from kd_mm.datasets.voc_annotation import parse_annotation
+from kd_mm.utils.config import as_list, data_sets
 from kd_mm.utils.samples import describe_failure
 from kd_mm.utils.suggest import join_first
 
@@ -188,8 +189,8 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
             its class; or a filter leaves no image of a data set because none has an object of its class list (upstream:
             "need at least one array to concatenate").
     """
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        for part in _data_sets((config.get(key) or {}).get("dataset")):
+    for key, given in data_sets(config):
+        for part in _reading_files(given):
             ann_file = part.get("ann_file") or f"meta/{part.get('split')}.txt"
             file = os.path.join(part.get("data_root") or "", ann_file)
             is_coco = file.endswith(".json") or "Coco" in str(part.get("type"))
@@ -218,12 +219,11 @@ def explain_steps(config: Mapping[str, Any]) -> None:
         ValueError: Naming its key and its options.
     """
     for key in ("val_evaluator", "test_evaluator"):
-        given = config.get(key) or []
-        for metric in given if isinstance(given, list | tuple) else [given]:
+        for metric in as_list(config.get(key)):
             if isinstance(metric, Mapping):
                 _try(EVALUATOR if "metrics" in metric else METRICS, metric, key, config)
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        part, name = (config.get(key) or {}).get("dataset"), f"{key}.dataset"
+    for key, part in data_sets(config):
+        name = f"{key}.dataset"
         while isinstance(part, Mapping):
             for number, step in enumerate(part.get("pipeline") or ()):
                 _try(TRANSFORMS, step, f"{name}.pipeline.{number}", config)
@@ -290,11 +290,11 @@ def _check_list(key: str, file: str) -> None:
         )
 
 
-def _data_sets(part: Any) -> Iterator[Mapping[str, Any]]:
+def _reading_files(part: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the configs of data sets that read files in the config of a data set."""
     if isinstance(part, Mapping):
         if "type" in part and ("ann_file" in part or "data_root" in part):
             yield part
         part = list(part.values())
     for item in part if isinstance(part, list | tuple) else ():
-        yield from _data_sets(item)
+        yield from _reading_files(item)

@@ -18,7 +18,7 @@ from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
 from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_object
-from kd_mm.utils.config import is_distillation
+from kd_mm.utils.config import data_sets, is_distillation
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first, warn
 
@@ -143,8 +143,8 @@ def explain_joined_sets(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Two of them differ.
     """
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        parts = ((config.get(key) or {}).get("dataset") or {}).get("datasets") or []
+    for key, dataset in data_sets(config):
+        parts = (dataset or {}).get("datasets") or []
         with DefaultScope.overwrite_default_scope(config.get("default_scope")):
             lists = [class_list(DATASETS.build(part)) for part in parts]
         for number, classes in enumerate(lists):

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
 from kd_mm.datasets.text_files import read_names
-from kd_mm.utils.config import parts_of
+from kd_mm.utils.config import data_sets, parts_of
 from kd_mm.utils.suggest import nearest_file
 
 #: What may be done about images of another size than their annotations state, ``size_mismatch`` at the top of a config.
@@ -31,8 +31,8 @@ def clean_data_sets(config: Config) -> None:
     policy = config.get("size_mismatch", "stop")
     if policy not in SIZE_POLICIES:
         raise ValueError(f"size_mismatch must be one of {', '.join(SIZE_POLICIES)}, got {policy!r}")
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        for _, part in parts_of({"dataset": (config.get(key) or {}).get("dataset")}):
+    for _, dataset in data_sets(config):
+        for _, part in parts_of({"dataset": dataset}):
             if isinstance(part, dict):
                 _clean(part)
             elif isinstance(part, list) and policy == "rescale":  # behind the loading step

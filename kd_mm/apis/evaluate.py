@@ -15,7 +15,7 @@ from kd_mm.apis.run_options import set_threads, set_up_launcher
 from kd_mm.apis.runner import build_runner, read_config
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import is_distillation
+from kd_mm.utils.config import as_list, is_distillation
 from kd_mm.utils.contexts import unwrapped
 
 #: Upstream's defaults: what merges the predictions for one image, and the metainfo of a detector's samples.
@@ -117,8 +117,7 @@ def evaluate(
 
 def _add_detection_metric(config: Config) -> None:
     """Measure all three families of average precision where the config asks for one of VOC."""
-    evaluator = config.get("test_evaluator")
-    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]
+    metrics = as_list(config.get("test_evaluator"))
     kinds = [str(metric.get("type", "")).rpartition(".")[2] for metric in metrics]
     if "VOCMetric" in kinds and "DetectionMetric" not in kinds:
         config.test_evaluator = [*metrics, {"type": "kd_mm.DetectionMetric"}]

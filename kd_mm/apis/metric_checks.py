@@ -16,7 +16,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.apis.annotation_files import without_crowd
 from kd_mm.evaluation import ReIDMetric
-from kd_mm.utils.config import parts_of
+from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import base_datasets, describe_failure, files
 from kd_mm.utils.suggest import join_first
@@ -100,16 +100,13 @@ def named_metrics(config: Config) -> dict[str, str]:
     early, and for lowering the learning rate."""
     hooks = {f"default_hooks.{name}": hook for name, hook in (config.get("default_hooks") or {}).items()}
     hooks |= {f"custom_hooks.{number}": hook for number, hook in enumerate(config.get("custom_hooks") or [])}
-    schedules = config.get("param_scheduler") or []
-    for number, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
+    for number, schedule in enumerate(as_list(config.get("param_scheduler"))):
         if str(schedule.get("type")).startswith("ReduceOnPlateau"):
             hooks[f"param_scheduler.{number}"] = schedule
     names: dict[str, str] = {}
     for key, part in hooks.items():
         for option in ("save_best", "monitor"):
-            given = (part or {}).get(option) or []
-            listed = [given] if isinstance(given, str) else given
-            names.update(dict.fromkeys(listed, f"{key}.{option}"))
+            names.update(dict.fromkeys(as_list((part or {}).get(option)), f"{key}.{option}"))
     return names
 
 

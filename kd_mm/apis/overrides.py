@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from kd_mm.utils.config import import_custom_modules, parts_of
+from kd_mm.utils.config import as_list, import_custom_modules, parts_of
 from kd_mm.utils.suggest import nearest
 
 #: Keys at the top of a config that the engine and the tools read beside the Runner's own arguments.
@@ -105,11 +105,10 @@ def set_epochs(config: Config, epochs: int) -> float:
     old = config.train_cfg.max_epochs
     factor = epochs / old
     config.train_cfg.update(max_epochs=epochs, val_interval=min(config.train_cfg.get("val_interval", 1), epochs))
-    schedules = config.get("param_scheduler") or []
-    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+    for schedule in as_list(config.get("param_scheduler")):
         if schedule.get("by_epoch", True):
             for key in [key for key in _LENGTHS if key in schedule]:
-                lengths = schedule[key] if isinstance(schedule[key], list) else [schedule[key]]
-                scaled = [max(0 if key == "begin" else 1, round(length * factor)) for length in lengths]
+                least = 0 if key == "begin" else 1
+                scaled = [max(least, round(length * factor)) for length in as_list(schedule[key])]
                 schedule[key] = scaled if isinstance(schedule[key], list) else scaled[0]
     return float(factor)

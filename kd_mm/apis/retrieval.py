@@ -22,7 +22,7 @@ from kd_mm.evaluation.reid_distances import JUNK, Images
 from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
-from kd_mm.utils.config import build_network
+from kd_mm.utils.config import as_list, build_network
 
 PICKS = ("even", "worst")
 
@@ -97,8 +97,7 @@ def metric_options(config: Config) -> dict[str, Any]:
     Raises:
         ValueError: It has none.
     """
-    evaluator = config.get("test_evaluator") or {}
-    for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator]:
+    for metric in as_list(config.get("test_evaluator")):
         if str((metric or {}).get("type", "")).rpartition(".")[2] == "ReIDMetric":
             defaults: dict[str, Any] = {"metric": "cosine", "rerank": None, "max_rank": 50, "camera_rule": True}
             return {name: metric.get(name, default) for name, default in defaults.items()}

@@ -169,6 +169,19 @@ def parts_of(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from parts_of(value, path)
 
 
+def as_list(given: Any) -> list[Any]:
+    """Return what a config gives as one value, several or none."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def data_sets(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the key of each data loader of a config, and the config of its data set, ``None`` where there is none."""
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        yield key, (config.get(key) or {}).get("dataset")
+
+
 def innermost_dataset(config: Any) -> Any:
     """Return the config of the data set inside its wrappers, the first one that has a pipeline."""
     while "dataset" in config and "pipeline" not in config:
