@@ -21,6 +21,7 @@ from kd_mm.apis.convert import convert_checkpoint
 from kd_mm.utils.config import build_network
 
 from ..helpers.errors import assert_refused
+from ..helpers.faults import Bomb
 from ..helpers.tools import Tools
 
 ROOT = Path(__file__).parents[2]
@@ -283,14 +284,6 @@ def test_padding_shortcuts_are_recognised(tmp_path: Path) -> None:
     torch.save(net.state, tmp_path / "src.pth")
     config = ROOT / "configs" / "classification" / "cifar10" / "resnet8_1xb64_cifar10.py"
     assert_refused("shortcut='pad'", convert_checkpoint, tmp_path / "src.pth", config, tmp_path / "dst.pth")
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 def test_files_that_cannot_be_read_safely(resnet8: dict[str, Tensor], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kd_mm.registry import MODELS
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.onnx import to_onnx
 
+from ..helpers.compare import same
 from ..helpers.errors import assert_refused
 from ..helpers.tools import Tools, environment
 from ..helpers.world import World
@@ -157,8 +158,7 @@ def test_a_plain_config_is_exported_too(run: Run, exported: Path, tmp_path: Path
     done = export_student(str(run.plain), str(exported / "student.pth"), tmp_path / "again.pth")
     first = torch.load(exported / "student.pth", weights_only=True)["state_dict"]
     second = torch.load(done.checkpoint, weights_only=True)["state_dict"]
-    assert list(first) == list(second)
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert same(first, second)
 
 
 def test_a_checkpoint_that_does_not_fit_is_one_line_and_writes_nothing(run: Run, tmp_path: Path) -> None:

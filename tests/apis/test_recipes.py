@@ -42,9 +42,6 @@ def test_recipes_of_one_task_and_a_network_for_re_identification() -> None:
     for task in TASK_MODELS:
         for name in recipe_names(task):
             assert "losses" in read_recipe(name, task)[name]
-    for task in ("classification", "reid"):
-        with pytest.raises(ValueError, match="'crosskd' is for detectors alone; for this model take one of: at, "):
-            read_recipe("crosskd", task)
     plain = load_config("kd_mm::reid/market1501/resnet18_1xb64_market1501.py")
     assert task_of(plain) == "reid"
     recipe = compose(plain, "mtkd_ssr", "teacher.py", "teacher.pth").model.recipe

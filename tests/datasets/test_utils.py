@@ -1,6 +1,5 @@
 """Safe reading of pickled arrays."""
 
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from kd_mm.datasets.utils import load_arrays
 
 from ..helpers.errors import assert_refused
+from ..helpers.faults import Bomb
 
 
 def python2_pickle(data: np.ndarray, labels: list[int]) -> bytes:
@@ -46,14 +46,6 @@ def test_every_protocol(tmp_path: Path) -> None:
         assert np.array_equal(loaded["data"], content["data"])
         assert loaded["labels"] == [1, 2]
         assert loaded["scalar"] == np.float32(0.5)
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 def test_code_is_refused_before_it_runs(tmp_path: Path) -> None:

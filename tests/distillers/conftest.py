@@ -85,15 +85,6 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether nested tensors are equal bit for bit, names and their order included."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-
-
 def count_calls(modules: dict[str, nn.Module]) -> dict[str, int]:
     """Count how often each module is entered from now on."""
     calls = dict.fromkeys(modules, 0)

@@ -18,8 +18,9 @@ from kd_mm.registry import MODELS
 from kd_mm.utils.costs import count_operators
 from tests.devices import DEVICES
 
+from ..helpers.compare import same
 from ..helpers.errors import assert_refused
-from .conftest import CLASSES, batch, build, classifier, count_calls, losses_of, recipe, same
+from .conftest import CLASSES, batch, build, classifier, count_calls, losses_of, recipe
 
 NO_LOSSES = {f"losses.{name}.loss_weight": 0 for name in ("aux", "scd", "srd", "review")}
 

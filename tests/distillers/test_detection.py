@@ -13,8 +13,9 @@ from kd_mm.hooks.report import distillation_report
 from kd_mm.preparation import ExitTraining
 from kd_mm.tasks import DetectionTask
 
+from ..helpers.compare import same
 from ..helpers.errors import assert_refused
-from .conftest import count_calls, gradients, same, total
+from .conftest import count_calls, gradients, total
 from .detectors import (
     CELLS,
     KD,

@@ -11,9 +11,10 @@ from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import LearningSimplifier, Progress
 from kd_mm.losses.skd import CollapseError
 
+from ..helpers.compare import same
 from ..helpers.errors import assert_refused
 from . import detectors
-from .conftest import batch, build, classifier, gradients, losses_of, recipe, same, total
+from .conftest import batch, build, classifier, gradients, losses_of, recipe, total
 
 SKD = {"type": "kd_mm.LearningSimplifier", "temperature": 4.0}
 LOGITS = {

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.evaluation import DetectionMetric, detection_ap
 from tests.helpers.boxes import Boxes, data_sample, pycocotools_of, random_boxes, rows
-from tests.helpers.processes import in_group
+from tests.helpers.processes import evaluate_share, in_group
 
 from ..helpers.errors import assert_refused
 
@@ -152,15 +151,10 @@ def test_wrong_input_raises_one_line() -> None:
 
 
 def _share(rank: int, folder: Path, detections: Boxes, objects: Boxes) -> dict[str, float]:
-    """One of three processes: evaluates the images that a sampler gives it, the first again to fill its share."""
     given = samples(detections, objects)
     metric = DetectionMetric(collect_dir=str(folder / "parts"))
     metric.dataset_meta = {"classes": CLASSES}
-    indices = list(DefaultSampler(given, shuffle=False))
-    assert len(indices) == 3
-    for i in indices:
-        metric.process(None, [given[i].to_dict()])
-    return metric.evaluate(len(given))
+    return evaluate_share(metric, given, 3)
 
 
 def test_three_processes_equal_one(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmpretrain.structures import DataSample
 
 import kd_mm  # noqa: F401 - registers everything
 from kd_mm.evaluation import ReIDMetric, evaluate_reid
 from tests.devices import DEVICES
-from tests.helpers.processes import in_group
+from tests.helpers.processes import evaluate_share, in_group
 from tests.helpers.reid_reference import random_images, reference_of
 
 from ..helpers.errors import assert_refused
@@ -200,14 +199,9 @@ def test_data_that_can_never_be_evaluated() -> None:
 
 
 def _share(rank: int, folder: Path) -> dict[str, float]:
-    """One of three processes: evaluates the images that a sampler gives it, the first again to fill its share."""
     given = samples(random_images(7, gallery=91))
     metric = ReIDMetric(collect_dir=str(folder / "parts"))
-    indices = list(DefaultSampler(given, shuffle=False))
-    assert len(indices) == 41
-    for i in indices:
-        metric.process(None, [given[i].to_dict()])
-    return metric.evaluate(len(given))
+    return evaluate_share(metric, given, 41)
 
 
 def test_three_processes_equal_one(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ def differences(left: Any, right: Any, where: str = "") -> list[str]:
     return [] if left == right else [f"{where}: {left!r} and {right!r}"]
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether nested tensors are equal bit for bit, names and their order included."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the state dict of a checkpoint."""
     return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]

@@ -1,11 +1,22 @@
-"""Faults for processes of their own: death before an iteration or in the middle of a file operation, a full disk."""
+"""Faults of files and of processes: code in a pickle, death in an iteration or a file operation, a full disk."""
 
 import os
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
+
+
+class Bomb:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
 
 
 def die(number: int = signal.SIGKILL) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import BaseMetric
 
 
 def in_group(ranks: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
@@ -18,6 +20,15 @@ def in_group(ranks: int, function: Callable[..., Any], folder: Path, *arguments:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * ranks
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def evaluate_share(metric: BaseMetric, samples: list[Any], count: int) -> dict[str, float]:
+    """Evaluate the ``count`` samples that a sampler gives this process, the first again to fill its share."""
+    indices = list(DefaultSampler(samples, shuffle=False))
+    assert len(indices) == count
+    for i in indices:
+        metric.process(None, [samples[i].to_dict()])
+    return metric.evaluate(len(samples))
 
 
 def _member(rank: int, ranks: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..helpers.compare import differences, weights
-from ..helpers.tools import Tools
+from ..helpers.tools import Tools, failed
 from ..helpers.world import World
 
 METRIC = "accuracy/top1"
@@ -21,11 +21,10 @@ def compared(
 ) -> dict[str, Any]:
     command = ["compare", world.plain, "--work-dir", folder, "--seeds", 0, "--metric", METRIC]
     if kill is not None:
-        ended = tools.run(*command, "--cfg-options", *options, kill=kill)
-        assert ended.status == 2, ended.out
-        assert "plain_seed0 failed: its process was terminated" in ended.err
-    ended = tools.run(*command, "--cfg-options", *options)
-    assert ended.status == 0, ended.out[-2000:] + ended.err[-4000:]
+        failed(
+            tools.run(*command, "--cfg-options", *options, kill=kill), "plain_seed0 failed: its process was terminated"
+        )
+    tools.succeeds(*command, "--cfg-options", *options)
     result: dict[str, Any] = json.loads((folder / "runs" / "plain_seed0" / "result.json").read_text())["result"]
     return result
 

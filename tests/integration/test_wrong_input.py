@@ -127,10 +127,6 @@ OPTIONS = {
     "stage of a loss": (["model.recipe.losses.scd.stages=[4]"], ["stages=[4]", "the matched stages are 1..3"]),
     "exit type": (["model.recipe.exits.type=kd_mm.SepConfExit"], ["did you mean 'kd_mm.SepConvExit'?"]),
     "stage alignment": (["model.recipe.stage_align=from_dep"], ["did you mean 'from_deep'?"]),
-    "option of the teacher's exits": (
-        ["model.recipe.teacher_exits.epoch=3"],
-        ["teacher_exits has no option 'epoch', did you mean 'epochs'?"],
-    ),
     "mode of the teacher's exits": (
         ["model.recipe.teacher_exits.mode=pretraned"],
         ["did you mean 'pretrained'?"],
@@ -196,15 +192,6 @@ def test_a_failed_start_leaves_the_work_dir_as_it_was(tools: Tools, world: World
     assert files() == before
 
 
-def test_the_best_checkpoint_by_a_metric_that_is_not_there(tools: Tools, world: World, tmp_path: Path) -> None:
-    option = "default_hooks.checkpoint.save_best=accuracy"
-    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", option)
-    refused(
-        ended,
-        "default_hooks.checkpoint.save_best: the validation gives no metric 'accuracy', did you mean 'accuracy/top1'?",
-    )
-
-
 def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World, tmp_path: Path) -> None:
     options = ["default_hooks.checkpoint.save_best=auto", "train_cfg.max_epochs=1", "train_cfg.val_interval=5"]
     ended = tools.train(world.plain, "--work-dir", tmp_path / "run", "--cfg-options", *options)
@@ -238,6 +225,10 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         (
             'param_scheduler = dict(_delete_=True, type="ReduceOnPlateauLR", monitor="acc", rule="greater")',
             "param_scheduler.0.monitor: the validation gives no metric 'acc' (there are: accuracy/top1)",
+        ),
+        (
+            'default_hooks = dict(checkpoint=dict(save_best="accuracy"))',
+            "default_hooks.checkpoint.save_best: the validation gives no metric 'accuracy', did you mean 'accuracy/top",
         ),
         (
             'default_hooks = dict(checkpoint=dict(save_best="rank1"))',
@@ -421,17 +412,14 @@ def test_one_teacher_for_a_recipe_of_several(tools: Tools, world: World, tmp_pat
     short = ["--cfg-options", "train_cfg.max_epochs=1", "default_hooks.teacher_check.min_score=0"]
     ended = tools.train(world.plain, "--work-dir", tmp_path / "run", "--distiller", "multi_kd", *world.taught, *short)
     assert ended.out.count("averages over teachers, and there is one: that is the recipe kd") == 1
-    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "sure", "--distiller", "ca_mkd", *world.taught)
-    refused(ended, "weights='ca_mkd' compares teachers, and there is one")
 
 
 def test_two_teachers_for_a_recipe_of_one_and_a_term_that_outweighs_the_others(tools, world, tmp_path) -> None:
-    config, checkpoint = ["--teacher", world.teacher], ["--teacher-checkpoint", world.checkpoint]
-    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *config * 2, *checkpoint * 2)
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *world.taught, *world.taught)
     refused(ended, "loss 'kd' reads one teacher, the config has teacher1, teacher2: name one by model.recipe.losses.kd")
     options = ["--cfg-options", "train_cfg.max_epochs=1", "model.recipe.losses.kd.loss_weight=1e4"]
     options += ["optim_wrapper.optimizer.lr=1e-9"]
-    ended = tools.train(world.plain, "--work-dir", tmp_path, "--distiller", "kd", *config, *checkpoint, *options)
+    ended = tools.train(world.plain, "--work-dir", tmp_path, "--distiller", "kd", *world.taught, *options)
     assert re.search(r"loss 'kd' is [\d.e+]+ times the student's own loss in its first step", ended.out)
     assert "lower model.recipe.losses.kd.loss_weight (now 10000)" in ended.out
 
@@ -439,8 +427,7 @@ def test_two_teachers_for_a_recipe_of_one_and_a_term_that_outweighs_the_others(t
 def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, tmp_path: Path) -> None:
     metrics = ["--metric", "accuracy/top1", "voc07/mAP"]
     ended = tools.run("compare", world.plain, "--work-dir", tmp_path, "--seeds", 0, *metrics)
-    assert ended.status == 2
-    assert "gives no metric 'voc07/mAP' (there are: accuracy/top1)" in ended.err
+    refused(ended, "gives no metric 'voc07/mAP' (there are: accuracy/top1)")
     assert not (tmp_path / "runs").exists()
 
 

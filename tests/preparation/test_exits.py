@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from mmengine.runner import Runner
-from torch import Tensor
 
 from kd_mm.preparation import ExitTraining
 from kd_mm.quickstart.digits import Digits
 
+from ..helpers.compare import same
 from ..helpers.digits import digits_run, run_log
 from ..helpers.errors import assert_refused
 
@@ -32,10 +32,6 @@ def stored(folder: Path) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(value, right[key]) for key, value in left.items())
-
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return prepared(tmp_path_factory.mktemp("exits"))
@@ -43,12 +39,12 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def test_the_teacher_gets_frozen_trained_exits(first: Runner) -> None:
     teacher, found = first.model.teachers["teacher"], stored(Path(first.work_dir))
-    assert equal(teacher.exits.state_dict(), found["state_dict"])
+    assert same(teacher.exits.state_dict(), found["state_dict"])
     assert not any(parameter.requires_grad for parameter in teacher.exits.parameters())
     assert not teacher.exits.training
     untrained = digits_run(Path(first.work_dir) / "untrained", "mtkd_ssr", options=OPTIONS).model.teachers["teacher"]
-    assert not equal(untrained.exits.state_dict(), found["state_dict"])
-    assert equal(untrained.model.state_dict(), teacher.model.state_dict())
+    assert not same(untrained.exits.state_dict(), found["state_dict"])
+    assert same(untrained.model.state_dict(), teacher.model.state_dict())
     log = run_log(first)
     assert "training the exits of teacher 'teacher' for 2 epochs" in log
     scores = ", ".join(f"{name}: {score:.1%} (chance {found['chance']:.1%})" for name, score in found["scores"].items())
@@ -65,7 +61,7 @@ def test_a_second_run_finds_them_and_trains_as_the_first(first: Runner) -> None:
     assert [file.stat().st_mtime_ns for file in files(folder)] == [before]
     # Runs of one folder that begin within a second share their log file.
     assert "training the exits" not in run_log(again).removeprefix(earlier)
-    assert equal(again.model.state_dict(), weights)
+    assert same(again.model.state_dict(), weights)
 
 
 def test_what_they_depend_on_has_them_trained_anew(first: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,18 +113,18 @@ def test_a_killed_training_continues_with_the_same_result(
     runner = prepared(tmp_path / "killed")
     assert "exits of teacher 'teacher': continued after epoch 1" in run_log(runner)
     expected, found = stored(Path(first.work_dir)), stored(tmp_path / "killed")
-    assert equal(found["state_dict"], expected["state_dict"])
+    assert same(found["state_dict"], expected["state_dict"])
     assert found["scores"] == expected["scores"]
-    assert equal(runner.model.state_dict(), first.model.state_dict())
+    assert same(runner.model.state_dict(), first.model.state_dict())
 
 
 def test_exits_from_a_file_and_with_the_teachers_logits(first: Runner, tmp_path: Path) -> None:
     (given,) = files(Path(first.work_dir))
     runner = prepared(tmp_path / "given", {"teacher_exits.checkpoint": str(given)})
-    assert equal(runner.model.teachers["teacher"].exits.state_dict(), stored(Path(first.work_dir))["state_dict"])
+    assert same(runner.model.teachers["teacher"].exits.state_dict(), stored(Path(first.work_dir))["state_dict"])
     assert not files(tmp_path / "given")
     prepared(tmp_path / "kd", {"teacher_exits.loss": "ce+kd"})
-    assert not equal(stored(tmp_path / "kd")["state_dict"], stored(Path(first.work_dir))["state_dict"])
+    assert not same(stored(tmp_path / "kd")["state_dict"], stored(Path(first.work_dir))["state_dict"])
 
 
 def test_wrong_options_end_in_one_line(tmp_path: Path) -> None:
