@@ -16,6 +16,7 @@ from kd_mm.apis.run_options import enable_amp
 from kd_mm.utils.config import is_distillation
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.costs import count_multiply_adds, count_operators, peak_memory, time_rounds
+from kd_mm.utils.suggest import choice
 from kd_mm.utils.tables import render
 
 
@@ -185,8 +186,7 @@ def describe(result: Mapping[str, Any]) -> str:
 def _check(config: Config, device: str, amp: bool, steps: int, warmup: int, clock: str) -> None:
     if "model" not in config or not is_distillation(config):
         raise ValueError("give --distiller RECIPE, or a distillation config, whose model is a kd_mm.Distiller")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"--device {device} is unknown; choose cpu or cuda")
+    choice("--device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if device == "cpu" and amp and torch.cuda.is_available():

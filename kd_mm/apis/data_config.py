@@ -9,7 +9,7 @@ from mmengine.config import Config
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
 from kd_mm.datasets.text_files import read_names
 from kd_mm.utils.config import data_sets, parts_of
-from kd_mm.utils.suggest import nearest_file
+from kd_mm.utils.suggest import choice, nearest_file
 
 #: What may be done about images of another size than their annotations state, ``size_mismatch`` at the top of a config.
 SIZE_POLICIES = ("stop", "rescale", "keep")
@@ -28,9 +28,7 @@ def clean_data_sets(config: Config) -> None:
         FileNotFoundError: There is no such file of class names.
         ValueError: It cannot be read, a class list is a dict or has another key, or ``size_mismatch`` is unknown.
     """
-    policy = config.get("size_mismatch", "stop")
-    if policy not in SIZE_POLICIES:
-        raise ValueError(f"size_mismatch must be one of {', '.join(SIZE_POLICIES)}, got {policy!r}")
+    policy = choice("size_mismatch", config.get("size_mismatch", "stop"), SIZE_POLICIES)
     for _, dataset in data_sets(config):
         for _, part in parts_of({"dataset": dataset}):
             if isinstance(part, dict):

@@ -23,6 +23,7 @@ from kd_mm.evaluation.reid_metric import gather, read_samples
 from kd_mm.evaluation.reid_rank import top_images
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import as_list, build_network
+from kd_mm.utils.suggest import choice
 
 PICKS = ("even", "worst")
 
@@ -56,8 +57,7 @@ def retrieve(
     """
     if queries < 1 or top < 1:
         raise ValueError(f"{queries} queries, {top} images of each: show at least 1")
-    if pick not in PICKS:
-        raise ValueError(f"pick={pick!r}: choose one of {', '.join(PICKS)}")
+    choice("pick", pick, PICKS)
     set_threads()
     loaded = read_config(config, options)
     plain, metric = plain_config(loaded), metric_options(loaded)

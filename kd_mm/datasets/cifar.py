@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kd_mm.datasets.utils import load_arrays, require_layout, stable_order, take_per_class
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import choice
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -60,9 +61,7 @@ class CIFAR10(BaseDataset):
         test_mode: bool = False,
         **kwargs: Any,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"{self.title}: split must be one of {', '.join(SPLITS)}, got {split!r}")
-        self.split = split
+        self.split = choice(f"{self.title}: split", split, SPLITS)
         self.val_size = val_size
         self.split_seed = split_seed
         self.samples_per_class = samples_per_class

@@ -8,6 +8,7 @@ from mmpretrain.datasets.categories import CIFAR100_CATEGORIES
 from kd_mm.datasets.cifar import CIFAR100
 from kd_mm.datasets.utils import add_metainfo, stable_order, take_per_class
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import choice
 
 SPLITS = ("train", "val", "test")
 #: Classes 0 to 79 in the official (alphabetical) order are for training, 80 to 99 for the test.
@@ -40,8 +41,7 @@ class CIFAR100Retrieval(CIFAR100):
     METAINFO: ClassVar[dict[str, Any]] = {"classes": CIFAR100_CATEGORIES}
 
     def __init__(self, data_root: str, split: str = "train", queries_per_class: int = 5, **kwargs: Any) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"CIFAR100Retrieval: split must be one of {', '.join(SPLITS)}, got {split!r}")
+        choice("CIFAR100Retrieval: split", split, SPLITS)
         self.queries_per_class = queries_per_class
         super().__init__(data_root, split, **kwargs)
 

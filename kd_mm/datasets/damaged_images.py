@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kd_mm.ops.decoding import other_file
 from kd_mm.utils.samples import OneLineError
-from kd_mm.utils.suggest import join_first, warn
+from kd_mm.utils.suggest import choice, join_first, warn
 
 _DAMAGE = re.compile(
     r"corrupt jpeg data|premature end of jpeg|invalid jpeg file structure|inconsistent progression|libpng error", re.I
@@ -133,9 +133,7 @@ class DamagedImageCheck(BaseDataset):
     listed_in = "the folder"
 
     def __init__(self, *args: Any, on_error: str = "stop", **kwargs: Any) -> None:
-        if on_error not in ("stop", "skip"):
-            raise ValueError(f"{type(self).__name__}: on_error must be 'stop' or 'skip', got {on_error!r}")
-        self.on_error = on_error
+        self.on_error = choice(f"{type(self).__name__}: on_error", on_error, ("stop", "skip"))
         self._reported: set[str] = set()
         super().__init__(*args, **kwargs)
 

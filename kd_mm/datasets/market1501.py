@@ -14,7 +14,7 @@ from kd_mm.datasets.damaged_images import DamagedImageCheck
 from kd_mm.datasets.image_files import is_image
 from kd_mm.datasets.utils import add_metainfo, require_layout
 from kd_mm.registry import DATASETS
-from kd_mm.utils.suggest import join_first, warn
+from kd_mm.utils.suggest import choice, join_first, warn
 
 #: Folders by the part that they hold, and how many images the official ones have.
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -61,9 +61,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
         metainfo: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"Market1501: split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
-        self.split = split
+        self.split = choice("Market1501: split", split, SPLITS)
         self.expected_counts = dict(expected_counts or {})
         root = Path(data_root).expanduser()
         self.title = "Market-1501" if self.expected_counts == OFFICIAL_COUNTS else root.absolute().name

@@ -16,7 +16,7 @@ from kd_mm.datasets.text_files import names_in_list, read_lines, without_marks
 from kd_mm.datasets.utils import require_layout
 from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
 from kd_mm.registry import DATASETS
-from kd_mm.utils.suggest import join_first, warn
+from kd_mm.utils.suggest import choice, join_first, warn
 
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/ (or make your own in this layout, with img_subdir and ann_subdir)"
 _NO_AREA = {True: "have no area and stay in the ground truth", False: "have no area and are dropped for training"}
@@ -57,9 +57,8 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
     """
 
     def __init__(self, *args: Any, size_mismatch: str = "stop", negatives: bool = False, **kwargs: Any) -> None:
-        if size_mismatch not in _POLICIES:
-            raise ValueError(f"VOCDataset: size_mismatch must be one of {', '.join(_POLICIES)}, got {size_mismatch!r}")
-        self.size_mismatch, self.negatives = size_mismatch, negatives
+        self.size_mismatch = choice("VOCDataset: size_mismatch", size_mismatch, _POLICIES)
+        self.negatives = negatives
         super().__init__(*args, **kwargs)
 
     @classmethod

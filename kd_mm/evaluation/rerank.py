@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array
 
 from kd_mm.evaluation.reid_distances import Array, Distances, Ids, k_smallest
-from kd_mm.utils.suggest import nearest
+from kd_mm.utils.suggest import check_names
 
 DEFAULTS = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 
@@ -23,9 +23,7 @@ def check_options(options: bool | Mapping[str, Any] | None) -> dict[str, Any] | 
     options = {} if options is True else options
     if not isinstance(options, Mapping):
         raise ValueError(f"rerank={options!r}: give True, False or a dict such as {DEFAULTS}")
-    for name in options:
-        if name not in DEFAULTS:
-            raise ValueError(f"rerank has no option {name!r}{nearest(str(name), DEFAULTS)}")
+    check_names(DEFAULTS, options, "rerank")
     given = {**DEFAULTS, **options}
     for name in ("k1", "k2"):
         if isinstance(given[name], bool) or not isinstance(given[name], int | np.integer) or given[name] < 1:

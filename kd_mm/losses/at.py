@@ -36,7 +36,6 @@ class ATLoss(FeatureLoss):
         self.power = power
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
         student, teacher = same_size(student, teacher)
         return F.mse_loss(self.attention(student), self.attention(teacher))
 

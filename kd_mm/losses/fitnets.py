@@ -45,5 +45,4 @@ class FitNetsLoss(FeatureLoss):
     """
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the mean squared distance of two maps ``(B, C, H, W)`` of equal C, a scalar."""
         return F.mse_loss(*same_size(student, teacher))

@@ -125,7 +125,6 @@ class GPACAttentionLoss(MultiTeacherLoss, ATLoss):
         return values
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C_s, H, W)`` and ``(B, C_t, H, W)``, a scalar."""
         attention, target = (self.attention(feature) for feature in same_size(student, teacher))
         if self.distance == "l2":
             return F.mse_loss(attention, target)

@@ -24,7 +24,6 @@ class _RelationLoss(EmbeddingLoss):
         self.normalize = normalize
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss of embeddings ``(B, D_s)`` and ``(B, D_t)``, a scalar."""
         if self.normalize:
             student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
         return F.smooth_l1_loss(self.relate(student), self.relate(teacher))

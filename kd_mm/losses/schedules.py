@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kd_mm.registry import SCHEDULES
+from kd_mm.utils.suggest import choice
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ class PiecewiseConstant(Schedule):
         bounds: Sequence[float] = (1 / 3, 2 / 3),
         unit: str = "fraction",
     ) -> None:
-        if unit not in ("fraction", "epochs"):
-            raise ValueError(f"PiecewiseConstant: unit={unit!r} is unknown; choose 'fraction' or 'epochs'")
+        choice("PiecewiseConstant: unit", unit, ("fraction", "epochs"))
         increasing = all(first < second for first, second in zip((0, *bounds), bounds, strict=False))
         if len(levels) != len(bounds) + 1 or not increasing or min(levels) < 0:
             raise ValueError(

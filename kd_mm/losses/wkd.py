@@ -160,7 +160,6 @@ class WKDFeatureLoss(FeatureLoss):
         self.grid, self.mean_weight = grid, mean_weight
 
     def compare(self, student: Tensor, teacher: Tensor, stage: int = 1) -> Tensor:
-        """Return the distance of two maps ``(B, C, H_s, W_s)`` and ``(B, C, H_t, W_t)``, a scalar."""
         own, target = _cells(student, self.grid), _cells(teacher, self.grid)
         total = student.new_zeros(())
         for one, other in zip(own, target, strict=True):

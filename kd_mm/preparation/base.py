@@ -15,7 +15,7 @@ from kd_mm.stages.stage import Stage
 from kd_mm.utils.atomic_files import save_atomically
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.contexts import isolated_rng
-from kd_mm.utils.suggest import nearest
+from kd_mm.utils.suggest import check_names
 
 
 class TeacherPreparation:
@@ -45,9 +45,7 @@ class TeacherPreparation:
     def __init__(
         self, distiller: Distiller, teacher: Teacher, source: str, options: Mapping[str, Any], **settings: Any
     ) -> None:
-        for option in options:
-            if option not in self.defaults:
-                raise ValueError(f"{source} has no option {option!r}{nearest(option, self.defaults)}")
+        check_names(self.defaults, options, source)
         self.distiller, self.teacher, self.source = distiller, teacher, source
         self.options: dict[str, Any] = {**self.defaults, **options}
         self.setup(**settings)

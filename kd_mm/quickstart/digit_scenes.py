@@ -14,6 +14,7 @@ from kd_mm.quickstart.digits import Digits
 from kd_mm.quickstart.generated import write_once
 from kd_mm.quickstart.scenes import SceneObject, draw_scene
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import choice
 
 #: Scenes by split. The digits of a split occur in no other.
 COUNTS = {"train": 400, "val": 60, "test": 200}
@@ -72,8 +73,7 @@ class DigitScenes(VOCDataset):
         **kwargs: Any,
     ) -> None:
         counts = counts or COUNTS
-        if split not in counts:
-            raise ValueError(f"DigitScenes: split must be one of {', '.join(counts)}, got {split!r}")
+        choice("DigitScenes: split", split, counts)
         write_digit_scenes(Path(data_root), seed, counts)
         super().__init__(
             data_root=data_root,

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from kd_mm.datasets.utils import stable_order, take_per_class
 from kd_mm.registry import DATASETS
+from kd_mm.utils.suggest import choice
 
 #: Images a class in the two held-out splits; training has what is left, 74 to 83 a class.
 VAL_PER_CLASS, TEST_PER_CLASS = 40, 60
@@ -53,8 +54,7 @@ class Digits(BaseDataset):
         test_mode: bool = False,
         **kwargs: Any,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"Digits: split must be one of {', '.join(SPLITS)}, got {split!r}")
+        choice("Digits: split", split, SPLITS)
         if size < 8:
             raise ValueError(f"Digits: size must be at least 8, the pixels of the originals, got {size}")
         self.split, self.size, self.samples_per_class = split, size, samples_per_class

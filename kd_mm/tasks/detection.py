@@ -120,7 +120,6 @@ class DetectionTask(Task):
         )
 
     def validation_targets(self, data_samples: Sequence[Any]) -> DetectionTargets:
-        """Return the targets of a validation batch, whose boxes are in pixels of the original images."""
         factors = [sample.metainfo.get("scale_factor", (1.0, 1.0))[:2] for sample in data_samples]
         return self.targets(data_samples).scaled(factors)
 
@@ -190,7 +189,6 @@ class DetectionTask(Task):
         return features, DetectorHeads.of(model).run(features, inputs)
 
     def infer(self, model: nn.Module, inputs: Tensor) -> Any:
-        """Run a detector as it is deployed, on images without annotations."""
         network: Any = model
         return network.predict(inputs, [_sample(inputs) for _ in inputs], rescale=False)
 

@@ -58,7 +58,6 @@ class DenseReader(LogitsReader):
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
     ) -> Tensor:
-        """Return the network's own logits; see the base class."""
         return flatten_levels([records[tap] for tap in self.taps], self.classes)
 
 
@@ -83,7 +82,6 @@ class ScoreReader(DenseReader):
     def read(
         self, records: Mapping[str, Tensor], model: nn.Module | None = None, regions: Tensor | None = None
     ) -> Tensor:
-        """Return the network's own logits; see the base class."""
         maps = [records[tap] for tap in self.taps if tap not in self.objects]
         if self.objects:
             maps = [torch.cat([records[tap], level], dim=1) for tap, level in zip(self.objects, maps, strict=True)]

@@ -6,7 +6,7 @@ import inspect
 import logging
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; there are: {listed}" if choices else ""
 
 
-def choice(option: str, value: str, choices: Sequence[str]) -> str:
+def choice(option: str, value: str, choices: Collection[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
     Raises:
@@ -99,11 +99,19 @@ def check_options(component: Callable[..., Any], given: Iterable[str], what: str
         ValueError: Naming ``what``, the option and the nearest one.
     """
     known = known_options(component)
-    if known is None:
-        return
+    if known is not None:
+        check_names(known, given, what)
+
+
+def check_names(known: Collection[str], given: Iterable[str], what: str) -> None:
+    """Stop at the first option that is not among the ``known`` ones.
+
+    Raises:
+        ValueError: Naming ``what``, the option and the nearest one.
+    """
     for option in given:
         if option not in known:
-            raise ValueError(f"{what} has no option {option!r}{nearest(option, known)}")
+            raise ValueError(f"{what} has no option {option!r}{nearest(str(option), known)}")
 
 
 def nearest_file(file: Path) -> str:

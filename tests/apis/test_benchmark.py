@@ -189,7 +189,7 @@ def test_config_random_state_and_folder_stay_as_they_were(tmp_path: Path, monkey
     ("options", "message"),
     [
         ({"steps": 0}, "at least one round"),
-        ({"device": "gpu"}, "choose cpu or cuda"),
+        ({"device": "gpu"}, "choose one of 'cpu', 'cuda'"),
         ({"clock": "sun"}, "choose auto, wall"),
         ({"compiled": True, "warmup": 0}, "the first round compiles"),
         pytest.param({"config": Config({"model": classifier()})}, "model is a kd_mm.Distiller", id="plain config"),

@@ -133,7 +133,7 @@ def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(ValueError, match="page.pdf: give a name that ends in .png"):
         write_retrieval(retrieve("student.py", "student.pth"), "page.pdf", "")
     assert_refused("0 queries, 10 images of each: show at least 1", retrieve, "student.py", "student.pth", queries=0)
-    assert_refused("pick='best': choose one of even, worst", retrieve, "student.py", "student.pth", pick="best")
+    assert_refused("pick='best' is unknown; choose one of 'even'", retrieve, "student.py", "student.pth", pick="best")
     with pytest.raises(ValueError, match="test_evaluator of this config has no kd_mm.ReIDMetric"):
         retrieve("student.py", "student.pth", options={"test_evaluator.type": "Accuracy"})
     with pytest.raises(ValueError, match="teacher 'teacher' has no checkpoint"):

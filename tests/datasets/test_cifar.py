@@ -75,7 +75,9 @@ def test_wrong_options_and_other_counts_than_the_official_ones(tmp_path: Path) -
     for val_size in (0, 150, 400):
         with pytest.raises(ValueError, match="multiple of 100 below the 400"):
             CIFAR100(data_root=str(tmp_path), split="val", val_size=val_size, allow_partial=True)
-    assert_refused("train, val, trainval, test, got 'validation'", CIFAR10, data_root=str(tmp_path), split="validation")
+    assert_refused(
+        "split='validation' is unknown; choose one of 'train'", CIFAR10, data_root=str(tmp_path), split="validation"
+    )
     write_cifar100(tmp_path)
     with pytest.raises(ValueError, match="train holds 400 images, the official file 50000.*allow_partial=True"):
         CIFAR100(data_root=str(tmp_path))

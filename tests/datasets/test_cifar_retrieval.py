@@ -72,5 +72,5 @@ def test_metainfo_of_samples(root):
 
 
 def test_wrong_options(root):
-    assert_refused("split must be one of train, val, test, got 'trainval'", read, root, "trainval")
+    assert_refused("split='trainval' is unknown; choose one of 'train', 'val', 'test'", read, root, "trainval")
     assert_refused("queries_per_class must be 1 to 3, .* 4 images; got 4", read, root, "test", queries_per_class=4)

@@ -113,8 +113,8 @@ def test_names_and_images_that_cannot_be_read(folder: MarketFolder, warnings: li
 def test_missing_folders_distractors_among_queries_and_wrong_options(folder: MarketFolder) -> None:
     folder.add("query", 0, 1)
     assert_refused("query has an identity numbered 0, which marks distractors", read, folder, "test")
-    assert_refused("split must be one of 'train', 'query', 'gallery', 'test', got 'val'", read, folder, "val")
-    assert_refused("on_error must be", read, folder, on_error="ignore")
+    assert_refused("split='val' is unknown; choose one of 'train', 'query', 'gallery', 'test'", read, folder, "val")
+    assert_refused("on_error='ignore' is unknown", read, folder, on_error="ignore")
     with pytest.raises(FileNotFoundError, match="Market-1501 not found: looked in .*nowhere"):
         Market1501(str(folder.root / "nowhere"))
     for path in (folder.root / "query").iterdir():

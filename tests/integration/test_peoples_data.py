@@ -194,7 +194,10 @@ def test_images_made_smaller_after_labelling(tools: Tools, shapes: Shapes) -> No
         )
         assert warning(shapes.run(tools, "size_mismatch=keep"), "looked at").endswith("both are used as they are")
         assert warning(shapes.run(tools, "size_mismatch=rescale"), "looked at").endswith("the images are scaled")
-    refused(shapes.run(tools, "size_mismatch=skip"), "size_mismatch must be one of stop, rescale, keep, got 'skip'")
+    refused(
+        shapes.run(tools, "size_mismatch=skip"),
+        "size_mismatch='skip' is unknown; choose one of 'stop', 'rescale', 'keep'",
+    )
 
 
 def test_boxes_that_the_pipeline_flattens(tools: Tools, shapes: Shapes) -> None:

@@ -86,6 +86,6 @@ def test_options_out_of_range_are_refused() -> None:
         (lambda: L.PiecewiseConstant(levels=(1.0, 0.5)), "one more than bounds"),
         (lambda: L.PiecewiseConstant(bounds=(0.6, 0.3)), "increase"),
         (lambda: L.PiecewiseConstant(bounds=(150, 180)), "set unit='epochs'"),
-        (lambda: L.PiecewiseConstant(unit="steps"), "choose 'fraction' or 'epochs'"),
+        (lambda: L.PiecewiseConstant(unit="steps"), "choose one of 'fraction', 'epochs'"),
     ):
         assert_refused(message, build)

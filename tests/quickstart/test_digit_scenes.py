@@ -115,5 +115,5 @@ def test_the_data_set_reads_what_was_written(devkit):
         assert [item["ignore_flag"] for item in one["instances"]] == [
             item["ignore_flag"] for item in other["instances"]
         ]
-    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'tets'"):
+    with pytest.raises(ValueError, match="split='tets' is unknown; .*did you mean 'test'"):
         DigitScenes("tets", str(devkit), counts=COUNTS)

@@ -70,7 +70,7 @@ def test_a_part_of_each_class_is_a_fixed_subset(splits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "trainval"}, "must be one of train, val, test, got 'trainval'"),
+        ({"split": "trainval"}, "split='trainval' is unknown; choose one of 'train', 'val', 'test'"),
         ({"split": "train", "size": 4}, "size must be at least 8"),
         ({"split": "train", "samples_per_class": 100}, "has 7[0-9] images|has 8[0-9] images"),
     ],

@@ -42,7 +42,7 @@ def test_identities_are_apart_and_are_recorded_by_two_cameras_or_more(folder):
     people = {split: {info["pid"] for info in infos(folder, split)} - {0} for split in IDENTITIES}
     assert {split: len(found) for split, found in people.items()} == IDENTITIES
     assert sum(map(len, people.values())) == len(set.union(*people.values()))
-    assert_refused("split must be one of .*got 'tets'", People, str(folder), "tets", identities=IDENTITIES)
+    assert_refused("split='tets' is unknown; .*did you mean 'test'", People, str(folder), "tets", identities=IDENTITIES)
     pairs = {(info["pid"], info["camid"]) for info in infos(folder, "train")}
     assert min(Counter(pid for pid, _ in pairs).values()) >= 2
     assert {camera for _, camera in pairs} == set(range(1, CAMERAS + 1))
