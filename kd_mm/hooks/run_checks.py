@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -251,7 +252,9 @@ def _changed_schedules(stored: Sequence[dict[str, Any]], schedules: Sequence[Any
         now, name = schedule.state_dict(), type(schedule).__name__
         for option in [key for key in now if not key.startswith("_") and key not in _PROGRESS]:
             if before.get(option) != now[option]:
-                lines.append(f"{name} {option} was {before.get(option)}, is {now[option]}")
+                values = [before.get(option, "missing"), now[option]]
+                old, new = (sorted(each.elements()) if isinstance(each, Counter) else each for each in values)
+                lines.append(f"{name} {option} was {old}, is {new}")
                 before[option] = now[option]
     return lines
 

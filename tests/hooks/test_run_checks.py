@@ -120,6 +120,11 @@ def test_a_longer_schedule_goes_on_by_the_config(cpu_tools: Tools, tmp_path: Pat
     assert "resume: the config differs from the run so far: CosineAnnealingLR T_max was 2, is 6" in ended.out
     assert "The config is followed, the learning rate is 0.075 now" in ended.out
     assert rates(tmp_path) == pytest.approx([*cosine(2), *cosine(6)[2:]], abs=1e-6)
+    steps = 'param_scheduler = dict(_delete_=True, type="MultiStepLR", by_epoch=True, milestones=[6, 8])'
+    (tmp_path / "steps.py").write_text(f'_base_ = "{RESUMES[1]}"\n{steps}\n')
+    command = [tmp_path / "steps.py", *RESUMES[2:], "train_cfg.max_epochs=7", "--work-dir", tmp_path, "--resume"]
+    assert "MultiStepLR milestones was missing, is [6, 8]; " in cpu_tools.train(*command).out
+    assert rates(tmp_path)[-1] == pytest.approx(0.01)
 
 
 def test_other_options_of_the_optimizer_and_another_batch_are_said(cpu_tools: Tools, tmp_path: Path) -> None:
