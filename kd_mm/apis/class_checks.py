@@ -270,7 +270,8 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
     sizes = f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}"
     # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
     if len(classes) > count and plain and (detects or max(found, default=0) >= count):
-        raise ValueError(f"{sizes}: set {option}")
+        own = "" if key == "train_dataloader" else ", or leave out what the training data lack"
+        raise ValueError(f"{sizes}: set {option}{own}")
     if len(classes) <= count and found and (min(found) < 0 or max(found) >= count):
         raise ValueError(
             f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} classes, "

@@ -23,7 +23,7 @@ from kd_mm.apis.annotation_files import explain_annotations, explain_steps
 from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StartCheckHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config
-from kd_mm.apis.data_config import clean_data_sets
+from kd_mm.apis.data_config import clean_data_sets, explain_folders
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
 from kd_mm.datasets.identity_sampler import check_identity_batches
@@ -204,6 +204,8 @@ def train(config: Config) -> Runner:
             ) from error
         if "meta information" in str(error):
             explain_joined_sets(config)
+        if "number of subfolders" in str(error):
+            explain_folders(config)
         if isinstance(error, FileNotFoundError) and error.filename:
             raise ValueError(_missing_file(str(error.filename), config)) from error
         raise

@@ -1,13 +1,13 @@
 """Text files as people write them: encodings, lists of images."""
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.fileio import get
 
 from kd_mm.datasets.image_files import ImageFolder, without_suffix
@@ -39,14 +39,22 @@ def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
 
 
 def read_names(path: str | Path) -> list[str]:
-    """Return the class names in a file: a JSON list, or one name a line, or one line with commas.
+    """Return the class names in a file: JSON or YAML, or one name a line, or one line with commas.
 
-    Comments, quotes around names, commas behind those, and numbers before names that count the lines are left out.
+    JSON and YAML hold a list, names by their numbers or numbers by their names, also below ``names``. Comments, quotes
+    around names, commas behind those, and numbers before names that count the lines are left out.
     """
     lines = [line for line in read_lines(path) if not line.startswith("#")]
-    if lines and lines[0].startswith("["):
-        with contextlib.suppress(ValueError):
-            return list(map(str, json.loads(" ".join(lines))))
+    if lines and (lines[0][0] in "[{" or Path(path).suffix.lower() in (".yaml", ".yml")):
+        with contextlib.suppress(yaml.YAMLError, ValueError, TypeError):
+            content = yaml.load(read_text(path), yaml.BaseLoader)  # which leaves words such as "no" as they are
+            content = content.get("names", content) if isinstance(content, dict) else content
+            if isinstance(content, dict) and all(map(str.isdigit, content)):
+                content = dict(sorted(content.items(), key=lambda item: int(item[0]))).values()
+            elif isinstance(content, dict):
+                content = sorted(content, key=lambda name: int(content[name]))
+            if not isinstance(content, str):
+                return list(content)
     if len(lines) == 1:
         lines = [name.strip() for name in lines[0].split(",") if name.strip()]
     numbered = [re.match(r"(\d+)[\s:,.)]+", line) for line in lines]

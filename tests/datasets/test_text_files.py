@@ -11,6 +11,9 @@ def test_names(tmp_path: Path) -> None:
         ("# my pets\n'cat',\n\"dog\"\n", ["cat", "dog"]),
         ("cat, dog,eel\n", ["cat", "dog", "eel"]),
         ('["cat",\n "dog"]', ["cat", "dog"]),
+        ('{"1": "dog",\n "0": "cat"}', ["cat", "dog"]),
+        ('{"cat": 1, "no": 0, "dog": 2}', ["no", "cat", "dog"]),
+        ("[cat] large\n[dog]\n", ["[cat] large", "[dog]"]),
         ("0 cat\n1 dog\n", ["cat", "dog"]),
         ("1: cat\n2: 3 dogs\n", ["cat", "3 dogs"]),
         ("3 cats\n2 dogs\n", ["3 cats", "2 dogs"]),
@@ -19,3 +22,6 @@ def test_names(tmp_path: Path) -> None:
     ):
         (tmp_path / "names.txt").write_text(text)
         assert read_names(tmp_path / "names.txt") == names
+    for text in ("nc: 2\nnames: [cat, no]\n", "names:\n  1: no\n  0: cat\n", "- cat\n- no  # way\n"):
+        (tmp_path / "data.yaml").write_text(text)
+        assert read_names(tmp_path / "data.yaml") == ["cat", "no"]

@@ -757,6 +757,11 @@ def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
     (folders.data / "val" / "blue").mkdir()
     assert folders.train(tools).status == 0
     shutil.rmtree(folders.data / "val" / "blue")
+    refused(
+        folders.train(tools, "train_dataloader.dataset.classes=[blue,green,red,white]"),
+        "train_dataloader: the class list names 4 classes (blue, green, red, white), ",
+        "train has 3 folders (blue, green, red): name these, in this order",
+    )
     shutil.copytree(folders.data / "val" / "green", folders.data / "val" / "Blue")
     assert "it lacks 'blue', it has 'Blue' besides, class 0 is 'Blue' here and 'blue' there" in warning(
         folders.train(tools), "val_dataloader"
