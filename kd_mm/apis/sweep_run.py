@@ -178,6 +178,7 @@ class _RecordHook(Hook):
         self.record: dict[str, Any] = {"score": float("-inf"), "epoch": 0, "weights": {}, "validated": 0}
         self.record |= {"seconds": 0.0, "preparation_seconds": 0.0}
         self._start = time.perf_counter()
+        self._validated: dict[str, Tensor] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         self.record.update(checkpoint.pop("sweep", {}))
@@ -189,12 +190,15 @@ class _RecordHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self._add_seconds("preparation_seconds")
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Copy the weights that are validated: after it, EMAHook has put those that are trained in their place."""
+        self._validated = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.record["validated"] = runner.epoch
         score = require_metric(self.metric, metrics or {}, "the validation")
         if score > self.record["score"]:
-            weights = {key: value.detach().cpu().clone() for key, value in runner.model.state_dict().items()}
-            self.record |= {"score": score, "epoch": runner.epoch, "weights": weights}
+            self.record |= {"score": score, "epoch": runner.epoch, "weights": self._validated}
 
     def after_train(self, runner: Runner) -> None:
         """Validate the last epoch if the training was cut off right before that, and note when it ends."""

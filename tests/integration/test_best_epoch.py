@@ -57,3 +57,10 @@ def test_an_only_epoch_is_the_best_and_is_tested_once(tools: Tools, world: World
     )
     assert resumed[f"best/{METRIC}"] == short[f"best/{METRIC}"]
     assert_same(tmp_path / "short", tmp_path / "resumed", "best.pth")
+
+
+def test_the_best_epoch_of_averaged_weights_has_the_averages(tools: Tools, world: World, tmp_path: Path):
+    config = world.write("averaged.py", '_base_ = "plain.py"\ncustom_hooks = [dict(type="EMAHook", momentum=0.2)]\n')
+    tools.succeeds("compare", config, "--work-dir", tmp_path, "--seeds", 0, "--cfg-options", *SHORT)
+    home = tmp_path / "runs" / "averaged_seed0"
+    assert not differences(*(dict(weights(home / name)) for name in ("best.pth", "epoch_1.pth")))
