@@ -44,6 +44,8 @@ def convert_checkpoint(
             over or of another shape. One line each.
     """
     src = Path(src)
+    if src.resolve() == Path(dst).resolve():
+        raise ValueError(f"cannot convert {src} onto itself: give another name")
     loaded: Any = config if isinstance(config, Mapping) else load_config(os.fspath(config))
     model = loaded.get("model", loaded)
     if model.get("type", "").removeprefix("mmpretrain.") != "ImageClassifier":

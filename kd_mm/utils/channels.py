@@ -15,6 +15,9 @@ _WRONG = re.compile(r"expected input\[.*\] to have (\d+) channels, but got (\d+)
 #: Of torch: what other layers say of an input of another width.
 _MISFITS = ("shapes cannot be multiplied", "running_mean should contain", "normalized_shape=")
 
+#: What torch says of a map that is smaller than the layer needs.
+_TOO_SMALL = ("Output size is too small", "Kernel size can't be greater than actual input size")
+
 
 def wrong_channels(error: Exception) -> tuple[int, int] | None:
     """Return the channels that a convolution takes and those that it was given, where that is what failed."""
@@ -23,12 +26,17 @@ def wrong_channels(error: Exception) -> tuple[int, int] | None:
 
 
 def is_misfit(error: Exception) -> bool:
-    """Return whether a layer that is no convolution was given another width than its own."""
-    return any(words in str(error) for words in _MISFITS)
+    """Return whether a layer that is no convolution was given another width than its own, or too small a map."""
+    return any(words in str(error) for words in (*_MISFITS, *_TOO_SMALL))
 
 
 def misfit(error: Exception) -> str:
     """Return one line on a layer that does not take what the one before it gives."""
+    if any(words in str(error) for words in _TOO_SMALL):
+        return (
+            f"the images are too small for the network ({error}): take larger ones (in a dry run model.input_size or "
+            "--input-size), or a network of fewer strides"
+        )
     return (
         f"a layer of a network does not fit what comes before it ({error}): set in_channels of its neck and head to "
         "the channels that its backbone gives"

@@ -325,6 +325,8 @@ def test_the_command_line(tools: Tools, resnet8: dict[str, Tensor], tmp_path: Pa
     torch.save(resnet8, src)
     line = tools.refused("convert_checkpoint", src, CIFAR100 / "resnet20_1xb64_cifar100.py", dst)
     assert "missing: backbone.layer1.1.conv1.weight" in line
+    onto_itself = tools.refused("convert_checkpoint", src, CIFAR100 / "resnet8_1xb64_cifar100.py", src)
+    assert "src.pth onto itself: give another name" in onto_itself
     done = tools.succeeds("convert_checkpoint", src, CIFAR100 / "resnet8_1xb64_cifar100.py", dst)
     assert done.out.splitlines()[-1] == f"src.pth (CIFARResNet) -> {dst}"
     assert dst.is_file()

@@ -588,6 +588,14 @@ def test_weights_to_start_from_must_fill_the_student(tools, world, checkpoints, 
     refused(evaluated, "student:", "teacher.pth does not fit", "left over")
 
 
+def test_images_that_are_too_small_for_the_network(tools: Tools, world: World, tmp_path: Path) -> None:
+    changes = 'dict(backbone=dict(_delete_=True, type="VGG", depth=11), head=dict(in_channels=512))'
+    config = world.write("small.py", f'_base_ = "plain.py"\nmodel = {changes}\n')
+    teacher = ["--distiller", "kd", "--teacher", world.teacher, "--teacher-checkpoint", world.checkpoint]
+    for tool, options in (("stages", []), ("train", ["--work-dir", tmp_path]), ("train", teacher)):
+        refused(tools.run(tool, config, *options), ": the images are too small for the network (Given input size")
+
+
 def test_weights_to_start_from_in_another_layout(tools: Tools, world: World, tmp_path: Path) -> None:
     stored = torch.load(world.checkpoint, weights_only=False)["state_dict"]
     torch.save({"model": {f"module.model.{key}": value for key, value in stored.items()}}, tmp_path / "wrapped.pth")
