@@ -33,7 +33,7 @@ class StepHook(Hook):
     The first step of a distillation removes the ``student.pth`` of an earlier run: a killed run leaves no old one.
 
     Attributes:
-        begun: The first step has begun.
+        begun, ended: The first step has begun, and has ended.
         under_way: A step has begun and not ended; an error now is not one of the config.
         key: Where the config has the data of the batch.
         batch: The batch of a step of training, validation or test that has begun and not ended.
@@ -42,7 +42,7 @@ class StepHook(Hook):
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
-        self.begun = self.under_way = False
+        self.begun = self.under_way = self.ended = False
         self.key, self.batch = "", None
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
@@ -57,7 +57,7 @@ class StepHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        self.under_way, self.batch = False, None
+        self.under_way, self.ended, self.batch = False, True, None
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.batch = None

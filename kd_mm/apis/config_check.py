@@ -40,7 +40,7 @@ from kd_mm.apis.component_kinds import (
 )
 from kd_mm.apis.number_checks import wrong_value
 from kd_mm.distillers import Distiller
-from kd_mm.utils.config import parts_of
+from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.suggest import known_options, nearest
 
 #: What the engine wants all or none of.
@@ -123,6 +123,8 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
     seed = (parts.get("randomness") or {}).get("seed")
     if isinstance(seed, str | float):
         yield f"randomness.seed: {seed!r} is no integer"
+    elif isinstance(seed, int) and not 0 <= seed < 2**32:
+        yield f"randomness.seed: {seed} is not from 0 to 2**32 - 1"
     for key, value in parts_of(parts.get("model"), "model"):
         local = key.endswith("init_cfg.checkpoint") and isinstance(value, str) and "://" not in value
         if local and not Path(value).expanduser().is_file():
@@ -207,6 +209,12 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
                 yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
         if kind is MODEL and name in _SHARES and isinstance(value, int | float) and value > 1:
             yield f"{key}.{name}: {value} is a share above 1; write {value / 100:g} for {value:g} %"
+        if name in ("mean", "std") and any(isinstance(item, str) for item in as_list(value)):
+            yield f"{key}.{name}: {value!r} is no list of numbers"
+        if name == "topk" and value in ([], ()) and (kind is not MODEL or part.get("cal_acc")):
+            yield f"{key}.topk: it is empty; write [1]"
+        if kind is MODEL and name == "backbone" and any(isinstance(item, int | float) for item in as_list(value)):
+            yield f"{key}.backbone: {value!r} is no dict"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"

@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel
 
 from kd_mm.apis.recipes import task_of
 from kd_mm.apis.run_options import set_threads, set_up_launcher
-from kd_mm.apis.runner import build_runner, read_config
+from kd_mm.apis.runner import build_runner, no_trace_of_failure, read_config
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import as_list, is_distillation
@@ -102,14 +102,15 @@ def evaluate(
     _add_detection_metric(plain)
     set_up_launcher(plain, launcher)
     trained = stored.get("meta", {}).get("dataset_meta", {}).get("classes") or ()
-    runner = build_runner(plain, trained=trained)
-    model = unwrapped(runner)
-    model = model.module if isinstance(model, BaseTTAModel) else model
-    fill(model, weights, "student", checkpoint)
-    if suffix == ".pkl":
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
-    with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp):
-        metrics = runner.test()
+    with no_trace_of_failure(plain.work_dir):
+        runner = build_runner(plain, trained=trained)
+        model = unwrapped(runner)
+        model = model.module if isinstance(model, BaseTTAModel) else model
+        fill(model, weights, "student", checkpoint)
+        if suffix == ".pkl":
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+        with torch.autocast(get_device(), dtype=torch.bfloat16, enabled=amp):
+            metrics = runner.test()
     if out is not None and suffix == ".json" and runner.rank == 0:
         replace_file(out, (json.dumps(metrics, indent=2) + "\n").encode())
     return metrics

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
 def train(config: Config) -> Runner:
     """Train a config.
 
-    A run that fails before its first step leaves no log and no written config behind.
+    A run that fails before its first step has ended leaves no log and no written config behind.
 
     Returns:
         The Runner, trained.
@@ -164,11 +164,13 @@ def train(config: Config) -> Runner:
         RuntimeError: A training step failed with an error that a config may cause before.
         KeyboardInterrupt: The user interrupted it.
     """
-    folder, steps, built = Path(config.work_dir).absolute(), StepHook(), False
-    if folder.is_file():
-        raise ValueError(f"work dir {config.work_dir} is a file, not a folder")
-    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    before = set(folder.iterdir()) if folder.is_dir() else set()
+    steps = StepHook()
+    with no_trace_of_failure(config.work_dir, lambda: not steps.ended):
+        return _train(config, steps)
+
+
+def _train(config: Config, steps: StepHook) -> Runner:
+    built = False
     check_identity_batches(config)
     try:
         runner = build_runner(config)
@@ -179,9 +181,6 @@ def train(config: Config) -> Runner:
         # What the engine makes of an interruption while it formats the config, which it does for each checkpoint.
         if isinstance(error, SyntaxError) and isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        if not steps.begun and is_main_process():
-            with contextlib.suppress(OSError):
-                _remove_start(folder, before, new_folders)
         if steps.key:  # there is a runner
             steps.explain(runner, error)
         for name, key in named_metrics(config).items():
@@ -210,6 +209,31 @@ def train(config: Config) -> Runner:
             raise ValueError(_missing_file(str(error.filename), config)) from error
         raise
     return runner
+
+
+@contextlib.contextmanager
+def no_trace_of_failure(work_dir: str, starts: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Remove the log and the written config of a run that fails.
+
+    Args:
+        work_dir: The work dir, in which anything else that is new keeps them.
+        starts: Returns whether the run is still in its start; one that has come further keeps them, too.
+
+    Raises:
+        ValueError: The work dir is a file.
+    """
+    folder = Path(work_dir).absolute()
+    if folder.is_file():
+        raise ValueError(f"work dir {work_dir} is a file, not a folder")
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        yield
+    except Exception:
+        if starts() and is_main_process():
+            with contextlib.suppress(OSError):
+                _remove_start(folder, before, new_folders)
+        raise
 
 
 def measure_at_data_size(config: Config) -> None:

@@ -260,6 +260,11 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "val_evaluator = dict(topk=(1, 5))",
             "val_evaluator: topk=5 of 3 classes is not defined: set val_evaluator.topk to at most 3",
         ),
+        ("val_evaluator = dict(topk=[])", "val_evaluator.topk: it is empty; write [1]"),
+        ('data_preprocessor = dict(std=["a", "b", "c"])', "data_preprocessor.std: ['a', 'b', 'c'] is no list of num"),
+        ("randomness = dict(seed=-1)", "randomness.seed: -1 is not from 0 to 2**32 - 1"),
+        ("model = dict(backbone=[1])", "model.backbone: [1] is no dict"),
+        ("model = dict(head=dict(in_channels=33))", "(12x32 and 33x3)): set in_channels of its neck and head to"),
     ],
 )
 def test_a_metric_that_can_never_be_there(tools: Tools, world: World, tmp_path: Path, changes: str, words: str) -> None:
@@ -273,6 +278,7 @@ def test_options_of_the_evaluator_of_a_test(tools: Tools, world: World, tmp_path
     ended = tools.run("test", world.teacher, world.checkpoint, *options)
     refused(ended, "test_evaluator: topk=5 of 3 classes is not defined: set test_evaluator.topk to at most 3")
     assert "Epoch(test)" not in ended.out
+    assert not list(tmp_path.iterdir())
 
 
 def test_keys_of_the_command_line_that_nothing_reads(tools: Tools, world: World, tmp_path: Path) -> None:
