@@ -23,8 +23,9 @@ from kd_mm.utils.suggest import join_first
 class FiniteLossHook(Hook):
     """Ends any run at the first iteration that logs a loss which is infinite or NaN, before anything is saved.
 
-    The engine reads each logged value in each iteration, so looking at it costs no further wait for the device. A
-    Distiller hands out its terms once per logging interval and checks them itself at each.
+    So it does where weights that would be saved are. The engine reads each logged value in each iteration, so looking
+    at it costs no further wait for the device. A Distiller hands out its terms once per logging interval and checks
+    them itself at each.
     """
 
     priority = "HIGHEST"
@@ -39,6 +40,28 @@ class FiniteLossHook(Hook):
         bad = [name for name, value in losses.items() if not torch.as_tensor(value).detach().isfinite()]
         if bad:
             raise NonFiniteLossError(describe_non_finite(bad, runner.iter))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Look at the weights, which the last step may have ruined without a loss after it.
+
+        Raises:
+            NonFiniteLossError: Naming those whose squares are no finite sum.
+        """
+        trained = {
+            name: weight.detach() for name, weight in unwrapped(runner).named_parameters() if weight.requires_grad
+        }
+        sums = [weight.float().square().sum() for weight in trained.values()]
+        finite = torch.stack(sums).isfinite().tolist() if sums else []
+        if bad := [name for name, fine in zip(trained, finite, strict=True) if not fine]:
+            raise NonFiniteLossError(
+                f"iteration {runner.iter}: {len(bad)} of {len(trained)} weights are infinite, NaN or close to it "
+                f"({join_first(bad)}); training stops, no checkpoint of this state was written: start anew or from an "
+                "earlier one, with a lower learning rate or loss weight, or clip the gradient"
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Look at the weights where no checkpoint was written of them."""
+        self.before_save_checkpoint(runner, {})
 
 
 class BatchSizeHook(Hook):

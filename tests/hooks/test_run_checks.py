@@ -11,20 +11,27 @@ import pytest
 from ..helpers.tools import Tools, failed
 
 DIVERGES = ["train", "kd_mm::quickstart/student_digits.py", "--cfg-options", "train_dataloader.dataset.indices=640"]
+ONE_STEP = "train_dataloader.dataset.indices=32 train_cfg.max_epochs=1 optim_wrapper.optimizer.lr=1e25"
 
 
 @pytest.mark.parametrize(
-    ("option", "iteration", "advice"),
+    ("options", "iteration", "advice"),
     [
-        ("optim_wrapper.optimizer.lr=1e30", None, "with a lower learning rate"),
-        ("model.head.loss.loss_weight=1e39", 0, "look at the data of the first step"),
+        (
+            "optim_wrapper.optimizer.lr=1e30",
+            None,
+            "loss is not finite (loss); training stops, no|with a lower learning rate",
+        ),
+        ("model.head.loss.loss_weight=1e39", 0, "loss is not finite (loss)|look at the data of the first step"),
+        (ONE_STEP, 1, "weights are infinite, NaN or close to it (|with a lower learning rate"),
+        (f"{ONE_STEP} default_hooks.checkpoint=None", 1, "weights are infinite, NaN or close to it ("),
     ],
 )
 def test_a_plain_run_ends_at_the_first_loss_that_is_not_finite(
-    cpu_tools: Tools, tmp_path: Path, option: str, iteration: int | None, advice: str
+    cpu_tools: Tools, tmp_path: Path, options: str, iteration: int | None, advice: str
 ) -> None:
-    ended = cpu_tools.run(*DIVERGES, option, "--work-dir", tmp_path / "run")
-    line = failed(ended, "loss is not finite (loss); training stops", advice)
+    ended = cpu_tools.run(*DIVERGES, *options.split(), "--work-dir", tmp_path / "run")
+    line = failed(ended, *advice.split("|"))
     assert line.startswith(f"error: iteration {'' if iteration is None else iteration}")
     assert not list((tmp_path / "run").glob("*.pth"))
 
