@@ -12,19 +12,18 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch import nn
 
 from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
 from kd_mm.apis.data_checks import check_data
 from kd_mm.apis.schedule_checks import check_schedules
 from kd_mm.apis.shared_samples import check_shared
+from kd_mm.apis.weight_checks import check_pretrained
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
-from kd_mm.utils.checkpoint import OWN_PREFIX, below_prefix, check_weights, read_checkpoint, student_state_dict
 from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import name_errors
-from kd_mm.utils.suggest import describe_error, join_first
+from kd_mm.utils.suggest import describe_error
 
 
 class StepHook(Hook):
@@ -72,66 +71,6 @@ class StepHook(Hook):
             explain_step(self.key, self.batch, unwrapped(runner), error)
 
 
-class LeftOverWeightsHook(Hook):
-    """Finds the weights in a loaded file, and warns in one line of those that the model does not have.
-
-    What distillation stores beside the student is left out by a plain config by intent. A plain config that starts from
-    a file, such as one of other classes, keeps its own weights where the file's have another shape, with one line.
-    """
-
-    priority = "VERY_HIGH"  # before hooks that read them, such as EMAHook
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Have the loading that follows report what it left over, after whatever renaming the model does.
-
-        Raises:
-            ValueError: The file holds no weights, none has the name of one of the network's, or one is not finite.
-        """
-        model = unwrapped(runner)
-        origin = runner.cfg.get("load_from") or "the checkpoint"
-        own = (model.student if isinstance(model, Distiller) else model).state_dict()
-        resumed = runner.cfg.get("resume")
-        stored = checkpoint if isinstance(checkpoint, Mapping) else {}
-        given = (resumed and stored.get("state_dict")) or student_state_dict(stored)
-        if not given:
-            raise ValueError(
-                f"{origin} holds a {type(checkpoint).__name__} and no dict of weights: save its state_dict()"
-            )
-        if not own.keys() & checkpoint.get("state_dict", {}).keys():
-            checkpoint["state_dict"] = dict(below_prefix(own, given))
-            if not own.keys() & checkpoint["state_dict"].keys():
-                raise ValueError(
-                    f"{origin}: none of its weights ({', '.join([*checkpoint['state_dict']][:3])}, ...) has "
-                    "the name of one of the network's: kd-mm convert renames those of other toolkits, and a backbone "
-                    "alone goes into init_cfg=dict(type='Pretrained', checkpoint=PATH) of model.backbone"
-                )
-        if not isinstance(model, Distiller) and not resumed:
-            given = checkpoint["state_dict"]
-            unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
-            for key in unlike:
-                given[key] = own[key]
-            shapes = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in unlike.items()]
-            if shapes:
-                runner.logger.warning(
-                    f"{origin}: {len(shapes)} of its {len(given)} weights have another shape, as those of another "
-                    f"number of classes, and the network's own stay as they were initialised: {join_first(shapes)}"
-                )
-
-        check_weights(own, checkpoint["state_dict"], origin)
-
-        def warn(module: nn.Module, result: Any) -> None:
-            handle.remove()
-            names = [key.removeprefix("student.") for key in result.unexpected_keys if not key.startswith(OWN_PREFIX)]
-            if names:
-                listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                network = type(model.student if isinstance(model, Distiller) else model).__name__
-                runner.logger.warning(
-                    f"{origin}: {len(names)} of its weights are left over, {network} has no such weights ({listed})"
-                )
-
-        handle = model.register_load_state_dict_post_hook(warn)
-
-
 class StartCheckHook(Hook):
     """Compares files of weights, names of parameters and schedules with the model and the run that were built."""
 
@@ -141,7 +80,7 @@ class StartCheckHook(Hook):
         """Check them.
 
         Raises:
-            ValueError: See :func:`check_pretrained`, :func:`check_parameter_keys` and
+            ValueError: See :func:`~kd_mm.apis.weight_checks.check_pretrained`, :func:`check_parameter_keys` and
                 :func:`~kd_mm.apis.schedule_checks.check_schedules`.
         """
         check_pretrained(runner)
@@ -235,32 +174,6 @@ class FlatBoxHook(Hook):
                     "such boxes are left out (the first image is named)"
                 )
             self._warned = True
-
-
-def check_pretrained(runner: Runner) -> None:
-    """Stop where the file of an ``init_cfg`` fills none of the weights of its part; the engine goes on.
-
-    Raises:
-        ValueError: No name of a weight of the part is in the file.
-    """
-    for name, part in unwrapped(runner).named_modules():
-        given = vars(part).get("init_cfg")
-        if runner.cfg.get("resume") or not isinstance(given, Mapping) or given.get("type") != "Pretrained":
-            continue
-        if "://" in given["checkpoint"]:
-            continue
-        stored = read_checkpoint(given["checkpoint"])
-        prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
-        names = [key.removeprefix("module.") for key in stored.get("state_dict", stored)]
-        own = part.state_dict()
-        if not own.keys() & {key.removeprefix(prefix) for key in names if key.startswith(prefix)}:
-            first = next(iter(own), "")
-            fitting = [key.removesuffix(f".{first}") for key in names if key.endswith(f".{first}")]
-            remedy = f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
-            raise ValueError(
-                f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
-                f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
-            )
 
 
 def check_parameter_keys(runner: Runner) -> None:

@@ -20,12 +20,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.annotation_files import explain_annotations, explain_steps
-from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, LeftOverWeightsHook, StartCheckHook, StepHook
+from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
 from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
 from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
 from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
+from kd_mm.apis.weight_checks import LeftOverWeightsHook
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
@@ -159,7 +160,7 @@ def train(config: Config) -> Runner:
     Raises:
         ValueError: The config is wrong; see :func:`build_runner` and
             :func:`~kd_mm.datasets.identity_sampler.check_identity_batches`.
-        NonFiniteLossError: A loss was infinite or NaN.
+        NonFiniteLossError: A loss was infinite or NaN, or weights that would have been saved.
         SampleError: A data pipeline, the collate function or the data preprocessor failed on images.
         RuntimeError: A training step failed with an error that a config may cause before.
         KeyboardInterrupt: The user interrupted it.

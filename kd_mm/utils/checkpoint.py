@@ -107,12 +107,11 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     weights = below_prefix(own, given)
     if problem := mismatch(own, weights):
         try:
-            weights = _translated(model, given)
+            weights = translated(model, given)
         except ValueError as error:
             raise ValueError(f"{what}: {origin} does not fit its config: {error}") from error
         if not weights:
             raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
-        print_log(f"{what}: {origin} has the names of another toolkit; its tensors were matched in order", "current")
     check_weights(own, weights, f"{what}: {origin}")
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
@@ -155,7 +154,7 @@ def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping
     return given
 
 
-def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return weights under the model's names; nothing where they are no other toolkit's.
 
     Raises:
@@ -163,10 +162,14 @@ def _translated(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str,
     """
     prefix = next(iter(weights), "").partition(".")[0] + "."
     if all(key.startswith(prefix) for key in weights):
-        return _translated(model, {key.removeprefix(prefix): value for key, value in weights.items()})
+        return translated(model, {key.removeprefix(prefix): value for key, value in weights.items()})
     trunk = dict(model.named_children()).get("backbone")
     foreign = type(trunk).__name__ in FAMILIES and not any(key.startswith("backbone.") for key in weights)
-    return own_names(model, weights) if foreign else {}
+    if not foreign:
+        return {}
+    found = own_names(model, weights)
+    print_log("the weights have the names of another toolkit; they were matched in order", "current")
+    return found
 
 
 def mismatch(own: Mapping[str, Any], given: Mapping[str, Any], extra: bool = True) -> str:

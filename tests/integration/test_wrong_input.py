@@ -605,14 +605,18 @@ def test_images_that_are_too_small_for_the_network(tools: Tools, world: World, t
 def test_weights_to_start_from_in_another_layout(tools: Tools, world: World, tmp_path: Path) -> None:
     stored = torch.load(world.checkpoint, weights_only=False)["state_dict"]
     torch.save({"model": {f"module.model.{key}": value for key, value in stored.items()}}, tmp_path / "wrapped.pth")
+    torch.save({key.removeprefix("backbone."): value for key, value in stored.items()}, tmp_path / "toolkit.pth")
     torch.save({"conv1.weight": torch.zeros(3), "fc.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
     command = [world.teacher, "--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
     command += ["optim_wrapper.optimizer.lr=0.0"]
-    tools.train(*command, f"load_from={tmp_path}/wrapped.pth")
-    assert torch.equal(weights(tmp_path / "run" / "epoch_1.pth")["head.fc.weight"], stored["head.fc.weight"])
+    for name in ("wrapped", "toolkit"):  # the latter has the head's names
+        tools.train(*command, f"load_from={tmp_path}/{name}.pth")
+        trained = weights(tmp_path / "run" / "epoch_1.pth")
+        for key in ("backbone.layer2.1.conv1.weight", "head.fc.weight"):
+            assert torch.equal(trained[key], stored[key])
     ended = tools.run("train", *command, f"load_from={tmp_path}/foreign.pth")
     refused(
-        ended, "foreign.pth: none of its weights (conv1.weight, fc.weight, ...) has the name of one of the network's"
+        ended, "foreign.pth: none of its weights (conv1.weight, fc.weight, ...) has the name of one of the network's ba"
     )
     for kind, content in {"list": [stored], "dict": {"epoch": 3}, "Linear": torch.nn.Linear(2, 2)}.items():
         torch.save(content, tmp_path / "odd.pth")

@@ -1,0 +1,120 @@
+"""What a run starts from: the weights of ``load_from`` and of ``init_cfg``, compared with the network's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from kd_mm.distillers import Distiller
+from kd_mm.utils.checkpoint import (
+    OWN_PREFIX,
+    below_prefix,
+    check_weights,
+    read_checkpoint,
+    student_state_dict,
+    translated,
+)
+from kd_mm.utils.contexts import unwrapped
+from kd_mm.utils.suggest import join_first
+
+
+class LeftOverWeightsHook(Hook):
+    """Finds the weights in a loaded file, and warns in one line of those that the model does not have.
+
+    What distillation stores beside the student is left out by a plain config by intent. A plain config that starts from
+    a file, such as one of other classes, keeps its own weights where the file's have another shape, with one line.
+    """
+
+    priority = "VERY_HIGH"  # before hooks that read them, such as EMAHook
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Have the loading that follows report what it left over, after whatever renaming the model does.
+
+        Raises:
+            ValueError: The file holds no weights, none has the name of one of the backbone's and they are not those of
+                the network from another toolkit, or one is not finite.
+        """
+        model = unwrapped(runner)
+        origin = runner.cfg.get("load_from") or "the checkpoint"
+        network = model.student if isinstance(model, Distiller) else model
+        own, kind = network.state_dict(), type(network).__name__
+        resumed = runner.cfg.get("resume")
+        stored = checkpoint if isinstance(checkpoint, Mapping) else {}
+        given = (resumed and stored.get("state_dict")) or student_state_dict(stored)
+        if not given:
+            raise ValueError(
+                f"{origin} holds a {type(checkpoint).__name__} and no dict of weights: save its state_dict()"
+            )
+        trunk = {name for name in own if name.startswith("backbone.")} or own.keys()
+        if not trunk & checkpoint.get("state_dict", {}).keys():
+            checkpoint["state_dict"] = dict(below_prefix(own, given))
+            changed = own.keys() & given.keys() and any(name.startswith("backbone.") for name in given)
+            if not (changed or trunk & checkpoint["state_dict"].keys()):
+                checkpoint["state_dict"] = _of_another_toolkit(network, given, origin)
+        if not isinstance(model, Distiller) and not resumed:
+            given = checkpoint["state_dict"]
+            unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
+            for key in unlike:
+                given[key] = own[key]
+            shapes = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in unlike.items()]
+            if shapes:
+                runner.logger.warning(
+                    f"{origin}: {len(shapes)} of its {len(given)} weights have another shape, as those of another "
+                    f"number of classes, and the network's own stay as they were initialised: {join_first(shapes)}"
+                )
+
+        check_weights(own, checkpoint["state_dict"], origin)
+
+        def warn(module: nn.Module, result: Any) -> None:
+            handle.remove()
+            names = [key.removeprefix("student.") for key in result.unexpected_keys if not key.startswith(OWN_PREFIX)]
+            if names:
+                listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                runner.logger.warning(
+                    f"{origin}: {len(names)} of its weights are left over, {kind} has no such weights ({listed})"
+                )
+
+        handle = model.register_load_state_dict_post_hook(warn)
+
+
+def _of_another_toolkit(network: nn.Module, given: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """Return the weights under the network's names."""
+    try:
+        found, why = translated(network, given), ""
+    except ValueError as error:
+        found, why = {}, f" ({error})"
+    if not found:
+        raise ValueError(
+            f"{origin}: none of its weights ({', '.join([*given][:3])}, ...) has the name of one of the network's "
+            f"backbone{why}: kd-mm convert renames those of other toolkits by a config of their number of classes, and "
+            "a backbone alone goes into init_cfg=dict(type='Pretrained', checkpoint=PATH) of model.backbone"
+        )
+    return dict(found)
+
+
+def check_pretrained(runner: Runner) -> None:
+    """Stop where the file of an ``init_cfg`` fills none of the weights of its part; the engine goes on.
+
+    Raises:
+        ValueError: No name of a weight of the part is in the file.
+    """
+    for name, part in unwrapped(runner).named_modules():
+        given = vars(part).get("init_cfg")
+        if runner.cfg.get("resume") or not isinstance(given, Mapping) or given.get("type") != "Pretrained":
+            continue
+        if "://" in given["checkpoint"]:
+            continue
+        stored = read_checkpoint(given["checkpoint"])
+        prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
+        names = [key.removeprefix("module.") for key in stored.get("state_dict", stored)]
+        own = part.state_dict()
+        if not own.keys() & {key.removeprefix(prefix) for key in names if key.startswith(prefix)}:
+            first = next(iter(own), "")
+            fitting = [key.removesuffix(f".{first}") for key in names if key.endswith(f".{first}")]
+            remedy = f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
+            raise ValueError(
+                f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
+                f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
+            )
