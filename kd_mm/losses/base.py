@@ -212,7 +212,11 @@ class Loss(nn.Module):
         return chosen
 
     def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
-        """Return why what it reads of two networks cannot be compared, empty where it can; asked where optional."""
+        """Return why it cannot compare two networks (the error of :meth:`extra_taps`), or ''; asked where optional."""
+        try:
+            self.extra_taps(student, teacher)
+        except ValueError as error:
+            return str(error)
         return ""
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:

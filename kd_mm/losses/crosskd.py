@@ -50,6 +50,7 @@ class CrossKDLoss(Loss):
         split: Convolutions of each tower that remain the student's. Default: all but one of the shortest tower of
             either detector, at least one; that is 3 with the usual four.
         align: Whether the student's features get the teacher's mean and deviation by channel first. Default: True.
+        optional: Leave the loss out, with a line in the log, where the heads do not fit. Default: False.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
@@ -70,26 +71,26 @@ class CrossKDLoss(Loss):
         temperature: float = 1.0,
         split: int | None = None,
         align: bool = True,
+        optional: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.box = choice("box", box, ("auto", "giou", "iou", "kl"))
         self.cls_weight, self.box_weight, self.quality_weight = cls_weight, box_weight, quality_weight
-        self.focus, self.temperature = focus, temperature
-        self.split, self.align = split, align
+        self.focus, self.temperature, self.split, self.align = focus, temperature, split, align
+        self.optional = optional
         self._crossing: CrossHeadForward
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:
         """Return the taps behind the split of both heads, and those of the teacher's outputs.
 
         Raises:
-            ValueError: For a detector without a dense head of two towers, or such of different widths; see
-                :class:`CrossHeadForward`.
+            ValueError: For heads that :class:`CrossHeadForward` refuses.
         """
         for model in (student, teacher):
             if "bbox_head" not in dict(model.named_children()):
                 raise _unfit(model)
-        heads = [model.get_submodule("bbox_head") for model in (student, teacher)]
+        heads = student.get_submodule("bbox_head"), teacher.get_submodule("bbox_head")
         towers = [tower for head in heads for name in TOWERS if isinstance(tower := child(head, name), nn.ModuleList)]
         ahead_of_last = max(1, min(map(len, towers), default=0) - 1)
         self._crossing = CrossHeadForward(heads[1], ahead_of_last if self.split is None else self.split, self.align)

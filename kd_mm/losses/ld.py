@@ -102,13 +102,6 @@ class LDLoss(Loss):
         self.runs_teacher = not own.on_grid
         return own.student_taps, other.teacher_taps
 
-    def incomparable(self, student: nn.Module, teacher: nn.Module) -> str:
-        try:
-            self._pair(student, teacher)
-        except ValueError as error:
-            return str(error)
-        return ""
-
     def _pair(self, student: nn.Module, teacher: nn.Module) -> tuple[Any, Any]:
         models = (student, teacher)
         if all(DenseHead.fits(child(model, "bbox_head")) for model in models):

@@ -404,9 +404,10 @@ def test_predictions_are_the_plain_detectors(network: Any) -> None:
     assert distiller(**data, mode="tensor")
 
 
+@pytest.mark.parametrize("name", ["LDLoss", "CrossKDLoss"])
 @pytest.mark.parametrize("optional", [False, True])
-def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bool) -> None:
-    recipe = {"losses": {"ld": {"type": "kd_mm.LDLoss", "optional": optional}, "pkd": {"type": "kd_mm.PKDLoss"}}}
+def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bool, name: str) -> None:
+    recipe = {"losses": {"boxes": {"type": f"kd_mm.{name}", "optional": optional}, "pkd": {"type": "kd_mm.PKDLoss"}}}
     other = retina(12)
     other.bbox_head.anchor_generator.scales_per_octave = 1
     if optional:
