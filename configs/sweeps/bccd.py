@@ -12,7 +12,7 @@ rows = [
     dict(name="student", **student),
     *(
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
-        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "detection", "cwd", "mgd", "ld", "fgd")
+        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "pkd+kd+ld", "cwd", "mgd", "ld", "fgd")
     ),
     dict(
         name="mtkd_ssr, maps by scd alone",

@@ -23,7 +23,7 @@ rows = [
     ),
     *(
         dict(name=recipe, distiller=recipe, **distilled)
-        for recipe in ("kd", "pkd", "pkd+kd", "crosskd", "detection", "cwd", "mgd", "ld", "fgd")
+        for recipe in ("kd", "pkd", "pkd+kd", "crosskd", "pkd+kd+ld", "cwd", "mgd", "ld", "fgd")
     ),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),

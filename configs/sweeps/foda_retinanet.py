@@ -12,7 +12,7 @@ rows = [
     dict(name="student", config=student),
     *(
         dict(name=recipe, config=student, distiller=recipe, teacher_row="teacher")
-        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "crosskd", "cwd", "mgd", "ld", "fgd", "detection")
+        for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "crosskd", "cwd", "mgd", "ld", "fgd", "pkd+kd+ld")
     ),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),

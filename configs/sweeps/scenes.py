@@ -14,7 +14,7 @@ rows = [
     dict(name="student", config=student),
     *(
         dict(name=recipe, distiller=recipe, **distilled)
-        for recipe in ("mtkd_ssr", "kd", "pkd", "pkd+kd", "crosskd", "detection")
+        for recipe in ("mtkd_ssr", "kd", "pkd", "pkd+kd", "crosskd", "pkd+kd+ld")
     ),
     dict(name="mtkd_ssr, maps by scd alone", distiller="mtkd_ssr", cfg_options=cwd_off, **distilled),
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
