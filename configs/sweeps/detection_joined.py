@@ -1,4 +1,4 @@
-# MTKD-SSR and CrossKD for detectors, each and joined (recipe `detection`), on runway debris and scenes; the teachers were
+# MTKD-SSR and CrossKD for detectors, each and joined (recipe `detection`), on runway debris and scenes; teachers were
 # trained with their exits.
 # Run it with: python tools/compare.py configs/sweeps/detection_joined.py --jobs 2 --work-dir work_dirs/detection_joined
 foda, scenes = "kd_mm::detection/foda", "kd_mm::quickstart"

@@ -16,6 +16,7 @@ options = {
     "scd 3, cwd 5, fading": {**halves, f"{scd}.schedule": fading, f"{cwd}.schedule": fading},
     "cwd 10 on level 1, scd 6 on others": by_level,
     "cwd 10": {f"{scd}.loss_weight": 0, f"{cwd}.loss_weight": 10.0},
+    "scd 6, cwd 3, review 10": {f"{losses}.review.loss_weight": 10.0},
     "scd 6, cwd 3, without exits": {f"{losses}.{name}.loss_weight": 0 for name in ("aux", "srd", "review")},
 }
 bccd, foda, scenes = "kd_mm::detection/bccd", "kd_mm::detection/foda", "kd_mm::quickstart"
