@@ -25,7 +25,7 @@ from kd_mm.hooks.report import complexity
 from kd_mm.preparation.data import TrainingData
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation
-from kd_mm.utils.contexts import eval_mode, isolated_rng
+from kd_mm.utils.contexts import eval_mode, isolated_rng, unwrapped
 
 #: Images of the training data that are scored where the validation data do not serve.
 _IMAGES = 2000
@@ -60,6 +60,8 @@ def run_row(
     size = config_input_size(runner.cfg) or runner.train_dataloader.dataset[0]["inputs"].shape[-2:]
     distilled, record = is_distillation(runner.cfg), hook.record
     params, macs = complexity(runner.model.student if distilled else runner.model, (size[0], size[1]))
+    last = home / f"epoch_{runner.max_epochs}.pth"
+    unwrapped(runner).load_state_dict(read_checkpoint(str(last))["state_dict"])  # of a run with EMAHook the averages
     exits = exit_scores(runner) if distilled else {}
     torch.save({"state_dict": record["weights"], "meta": {"epoch": record["epoch"]}}, home / "best.pth")
 
@@ -68,7 +70,6 @@ def run_row(
         found = evaluate(str(home / "config.py"), str(checkpoint), options, str(home / part), out)
         return {name: require_metric(name, found, "the test") for name in metrics}
 
-    last = home / f"epoch_{runner.max_epochs}.pth"
     scores = test("test", last, str(home / "predictions.pkl") if save_predictions else None)
     # The last epoch is often the best.
     best_scores = scores if hook.has_weights_of(last) else test("test_of_best", home / "best.pth")

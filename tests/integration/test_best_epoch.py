@@ -60,7 +60,10 @@ def test_an_only_epoch_is_the_best_and_is_tested_once(tools: Tools, world: World
 
 
 def test_the_best_epoch_of_averaged_weights_has_the_averages(tools: Tools, world: World, tmp_path: Path):
-    config = world.write("averaged.py", '_base_ = "plain.py"\ncustom_hooks = [dict(type="EMAHook", momentum=0.2)]\n')
+    averages = 'custom_hooks = [dict(type="EMAHook", momentum=0.02)]\n'
+    config = world.distil("averaged.py", changes=averages)
     tools.succeeds("compare", config, "--work-dir", tmp_path, "--seeds", 0, "--cfg-options", *SHORT)
     home = tmp_path / "runs" / "averaged_seed0"
     assert not differences(*(dict(weights(home / name)) for name in ("best.pth", "epoch_1.pth")))
+    result = json.loads((home / "result.json").read_text())["result"]
+    assert result["exit/student/3"] == result[METRIC]  # test and validation have the same images
