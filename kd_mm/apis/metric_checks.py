@@ -5,6 +5,7 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -122,6 +123,8 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
     """Return the positions of images that the metrics can be computed on."""
     chosen = [0, len(dataset) - 1]
     for number, metric in enumerate(metrics):
+        if type(metric).__name__ == "FasterCocoMetric" and not find_spec("faster_coco_eval"):
+            raise ValueError(f"{key}: install the package faster_coco_eval, or take mmdet.CocoMetric: the same numbers")
         if isinstance(metric, ReIDMetric):
             where = key if len(metrics) == 1 else f"{key}.{number}"
             try:

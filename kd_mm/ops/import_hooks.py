@@ -8,11 +8,13 @@ import importlib.abc
 import importlib.machinery
 import io
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 #: Functions of :mod:`kd_mm.ops.upstream_fixes` by the module that they patch.
 FIXES = {
+    "mmdet.registry": "patch_task_utils",
     "mmdet.models.dense_heads.ssd_head": "patch_ssd_head",
     "mmdet.models.backbones.trident_resnet": "patch_trident_conv",
     "mmdet.models.task_modules.assigners.point_assigner": "patch_point_assigner",
@@ -80,6 +82,8 @@ def _fix(module: ModuleType) -> None:
 
 def install_hooks() -> None:
     """Fix what is imported already, and the rest when it is."""
+    # mmdet says so at its import, whatever metric is used; a run with the metric that needs the package is refused.
+    warnings.filterwarnings("ignore", "faster_coco_eval is not installed", UserWarning)
     for name in FIXES:
         after_import(name, _fix)
     sys.meta_path.insert(0, _Finder())

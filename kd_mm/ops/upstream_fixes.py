@@ -17,6 +17,8 @@
   classes, and moves all labels behind them (mmpretrain 1.3.6). They are none. Class folders without any image end in
   one line that says what they hold, not in a ``RuntimeError``. One line of the log counts files in them that are not
   read. Its lists may have quotes around the names, and a tab or a comma before the label.
+* ``mmengine.Registry`` looks up a part of a config ``kd_mm::path`` in kd_mm's registry of its kind, and warns where
+  there is none, as for mmdet's task modules (mmengine 0.10.12). An empty one is added.
 * ``mmengine.list_from_file`` reads UTF-8 alone and takes a byte order mark for part of the first name (mmengine
   0.10.12). It reads UTF-16 too, and leaves out the mark, empty lines and blanks at the ends of lines.
 """
@@ -39,6 +41,13 @@ from mmengine.fileio import get
 from mmengine.logging import print_log
 
 from kd_mm.ops.decoding import decode
+
+
+def patch_task_utils(module: ModuleType) -> None:
+    """Let configs of kd_mm find the task modules of a module ``registry`` without a warning."""
+    from mmengine.registry import Registry
+
+    Registry("task util", parent=module.TASK_UTILS, scope="kd_mm", locations=["kd_mm.registry"])
 
 
 def patch_ssd_head(module: ModuleType) -> None:

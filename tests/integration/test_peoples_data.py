@@ -167,6 +167,7 @@ def test_lists_images_and_annotations_as_people_write_them(tools: Tools, shapes:
         path.write_text(re.sub("(?i)<annotation>", rf"\g<0><filename>{image}</filename>", path.read_text()))
     classes = [f"{part}_dataloader.dataset.metainfo.classes=shapes/classes.txt" for part in ("train", "val", "test")]
     ended = shapes.run(tools, "train_dataloader.dataset.negatives=True", *classes)
+    assert "Failed to search registry" not in ended.out
     warning(
         ended, "8 of 8 lines have more than the image's name: -1, 0 and 1 of a list of one class: all images are kept"
     )
@@ -589,6 +590,14 @@ REFUSED: dict[str, Wrong] = {
             path.mkdir(),
         ],
         options=["train_dataloader.dataset.negatives=True"],
+    ),
+    "a metric without its package": WrongCoco(
+        "val_evaluator: install the package faster_coco_eval, or take mmdet.CocoMetric",
+        change=lambda shapes: replace(
+            shapes,
+            "param_scheduler =",
+            MASKS.replace("Coco", "FasterCoco").replace("segm", "bbox") + "\nparam_scheduler =",
+        ),
     ),
     "annotations that say nothing of iscrowd": WrongCoco(
         "val_evaluator: shapes/val.json: 3 annotations have no 'iscrowd', which CocoMetric reads: set it to 0",
