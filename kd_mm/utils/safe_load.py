@@ -44,8 +44,9 @@ def load_safely(file: Path) -> Any:
         except safetensors.SafetensorError as error:
             raise ValueError(_incomplete(file)) from error
     try:
-        with _allowing(_logged_types()):
-            stored = torch.load(file, map_location="cpu", weights_only=True)
+        # torch would read an open file as what it is, and one by name as what its ending says.
+        with file.open("rb") as opened, _allowing(_logged_types()):
+            stored = torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:

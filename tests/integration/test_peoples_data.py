@@ -966,6 +966,9 @@ def test_a_teacher_as_safetensors(tools: Tools, world: World, tmp_path: Path) ->
     words = [world.plain, "--work-dir", tmp_path / "run", "--distiller", "kd", "--teacher", world.teacher]
     line = refused(tools.run("train", *words, "--teacher-checkpoint", file))
     assert f"{file} is a safetensors file: install" in line or "missing" in line
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(file.read_bytes()[:50])
+    refused(tools.run("train", *words, "--teacher-checkpoint", cut), "cut.safetensors is no checkpoint, or cut short")
     refused(
         tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", f"load_from={file}"),
         "is a safetensors file, which the engine does not read",
