@@ -111,8 +111,8 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 def _check_settings(model: nn.Module, trunk: str, weights: Mapping[str, Tensor]) -> None:
     """Stop or warn where the source may pad otherwise or have norms of another eps, which no name or shape tells.
 
-    mmpretrain's EfficientNets and MobileNetV3 are TensorFlow's, as timm's ``tf_*`` are: strided convolutions are padded
-    at the end, and the norms' eps is 1e-3. torchvision's MobileNetV3 has that eps, too.
+    mmpretrain's EfficientNets are TensorFlow's, as timm's ``tf_*`` are: strided convolutions are padded at the end, and
+    the norms' eps is 1e-3. Its MobileNetV3 is torchvision's: padded evenly, with that eps.
     """
     norm = "model.backbone.norm_cfg=dict(type='BN', eps=1e-5)"
     if any(type(module).__name__ == "Conv2dAdaptivePadding" for module in model.modules()):
@@ -123,8 +123,11 @@ def _check_settings(model: nn.Module, trunk: str, weights: Mapping[str, Tensor])
             raise ValueError(f"torchvision pads strided convolutions evenly, this config as TensorFlow does: {remedy}")
         warn(f"{trunk}: right for timm's tf_* weights; its others pad strided convolutions evenly, for these {remedy}")
     of_tensorflow = any(isinstance(module, nn.BatchNorm2d) and module.eps == 1e-3 for module in model.modules())
-    if trunk == "MobileNetV3" and "conv_stem.weight" in weights and of_tensorflow:
-        warn(f"{trunk}: right for timm's tf_* weights; its others have norms of eps 1e-5, for these set {norm}")
+    if trunk == "MobileNetV3" and "conv_stem.weight" in weights:
+        remedy = f"; these have norms of eps 1e-5: set {norm}" if of_tensorflow else ""
+        warn(
+            f"{trunk}: wrong for timm's tf_* weights, which are padded as TensorFlow does; right for its others{remedy}"
+        )
 
 
 def _split_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

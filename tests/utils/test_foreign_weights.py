@@ -159,7 +159,10 @@ def test_norms_of_timms_mobilenet_v3_are_warned_of(capsys: pytest.CaptureFixture
     own_names(own, weights)
     assert "eps" not in capsys.readouterr().out
     own_names(own, timm)
-    assert "MobileNetV3: right for timm's tf_* weights; its others have norms of eps 1e-5" in capsys.readouterr().out
+    assert (
+        "MobileNetV3: wrong for timm's tf_* weights, which are padded as TensorFlow does; right for its others; th"
+        in capsys.readouterr().out
+    )
 
 
 def assert_restored(own: nn.Module, weights: dict[str, torch.Tensor]) -> None:
