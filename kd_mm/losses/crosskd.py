@@ -50,7 +50,7 @@ class CrossKDLoss(Loss):
         split: Convolutions of each tower that remain the student's. Default: all but one of the shortest tower of
             either detector, at least one; that is 3 with the usual four.
         align: Whether the student's features get the teacher's mean and deviation by channel first. Default: True.
-        optional: Leave the loss out, with a line in the log, where the heads do not fit. Default: False.
+        optional: Leave the loss out, with a line in the log, where the heads do not fit; with a ``split`` they have to.
         **kwargs: See :class:`kd_mm.losses.base.Loss`.
 
     Raises:
@@ -78,7 +78,7 @@ class CrossKDLoss(Loss):
         self.box = choice("box", box, ("auto", "giou", "iou", "kl"))
         self.cls_weight, self.box_weight, self.quality_weight = cls_weight, box_weight, quality_weight
         self.focus, self.temperature, self.split, self.align = focus, temperature, split, align
-        self.optional = optional
+        self.optional = optional and split is None
         self._crossing: CrossHeadForward
 
     def extra_taps(self, student: nn.Module, teacher: nn.Module) -> tuple[Sequence[str], Sequence[str]]:

@@ -417,6 +417,11 @@ def test_terms_of_incomparable_heads_are_left_out_where_they_may_be(optional: bo
             build(retina(8), other, recipe)
 
 
+def test_a_split_that_is_given_has_to_fit() -> None:
+    recipe = {"losses": {"crosskd": {"type": "kd_mm.CrossKDLoss", "optional": True, "split": 9}}}
+    assert_refused("split=9, but the shorter tower of RetinaHead has", build, retina(8), retina(12), recipe)
+
+
 def test_the_last_exit_alone_is_left_out() -> None:
     recipe = only(MTKD, "srd")
     recipe["losses"] = {"srd": {**recipe["losses"]["srd"], "include_last": False}}
