@@ -94,7 +94,9 @@ def run(
     add_options(parser)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(words)
-    args.command = shlex.join(["kd-mm", name, *words])
+    processes = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun's
+    start = ["torchrun", "--nproc_per_node", processes, sys.argv[0]] if processes else ["kd-mm", name]
+    args.command = shlex.join([*start, *words])
     try:
         command(args)
     except (KeyboardInterrupt, SyntaxError) as interrupt:

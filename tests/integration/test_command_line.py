@@ -204,6 +204,10 @@ def test_an_interruption_while_the_config_is_formatted(capsys: pytest.CaptureFix
     words, add = ["x.py"], lambda parser: parser.add_argument("config")
     assert run("train", "", lambda args: Config({"lr": 1}).pretty_text, add, words) == 130
     assert capsys.readouterr().err.splitlines() == ["interrupted: nothing has begun", "go on with: kd-mm train x.py"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun does
+    monkeypatch.setattr(sys, "argv", ["tools/train.py"])
+    assert run("train", "", lambda args: Config({"lr": 1}).pretty_text, add, words) == 130
+    assert capsys.readouterr().err.endswith("go on with: torchrun --nproc_per_node 2 tools/train.py x.py\n")
     with pytest.raises(SyntaxError, match="by itself"):
         run("train", "", lambda args: (_ for _ in ()).throw(SyntaxError("by itself")), add, words)
 
