@@ -132,8 +132,8 @@ def test_two_small_batches_give_the_gradient_of_one(tools, world, exits, tmp_pat
     # Where widths agree, which they do here, this connector is the identity: no statistics of a batch.
     recipe += ', connectors=dict(policy="on_mismatch")' if frozen else ""
     changes = f"{SPY}\nmodel = dict(recipe=dict({recipe}))"
-    # At a tenth of the rate: near divergence ten steps blow rounding up, on some processors beyond the bound below.
-    changes += "\noptim_wrapper = dict(optimizer=dict(lr=0.005))"
+    # At a hundredth of the rate: ten larger steps blow rounding up, on some processors beyond the bound below.
+    changes += "\noptim_wrapper = dict(optimizer=dict(lr=0.0005))"
     config = world.distil("equal.py", plain="separate.py", changes=changes)
     tools.train(config, "--work-dir", tmp_path / "one", "--cfg-options", "train_dataloader.batch_size=12")
     # The conversion of the normalisation draws random numbers, so both start from the same file.
@@ -149,7 +149,7 @@ def test_two_small_batches_give_the_gradient_of_one(tools, world, exits, tmp_pat
     two, one = dump(tmp_path / "two", "end"), dump(tmp_path / "one", "end")
     assert one["iterations"] == two["iterations"] == 10
     # All parameters as one vector: in ten steps rounding may turn a ReLU on the other side, which moves a single bias.
-    assert torch.dist(flat(two), flat(one)) < 1e-5 * flat(one).norm()
+    assert torch.dist(flat(two), flat(one)) < 1e-6 * flat(one).norm()
 
 
 @pair
