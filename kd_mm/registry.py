@@ -21,6 +21,10 @@ HOOKS = Registry(
 )
 METRICS = Registry("metric", parent=engine.METRICS, scope="kd_mm", locations=["kd_mm.evaluation"])
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=engine.OPTIM_WRAPPERS, scope="kd_mm", locations=["kd_mm.engine"])
+#: Empty: the engine warns where a part of a config ``kd_mm::path`` has no registry of its kind here.
+PARAM_SCHEDULERS = Registry(
+    "parameter scheduler", parent=engine.PARAM_SCHEDULERS, scope="kd_mm", locations=["kd_mm.registry"]
+)
 TASKS = Registry("task", scope="kd_mm", locations=["kd_mm.tasks"])
 PREPARATIONS = Registry("preparation", scope="kd_mm", locations=["kd_mm.preparation"])
 SCHEDULES = Registry("schedule", scope="kd_mm", locations=["kd_mm.losses"])

@@ -172,6 +172,7 @@ def test_a_teacher_from_outside_counts_by_its_content(cpu_tools, tmp_path):
     home.rename(moved)
     ended = cpu_tools.run("compare", *words, *random, cwd=moved)
     assert ended.out.count("(kept)") == 2, ended.err
+    assert "Failed to search registry" not in (moved / "table/runs/kd_seed0/console.log").read_text()
     config = moved / "teacher.py"
     config.write_text(config.read_text() + "model = dict(backbone=dict(norm_eval=True))\n")
     assert "under these names: kd_seed0;" in cpu_tools.refused("compare", *words, *random, cwd=moved)
