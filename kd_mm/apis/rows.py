@@ -20,8 +20,13 @@ from kd_mm.utils.suggest import nearest
 
 #: Keys that only a distillation has.
 _DISTILLER_KEYS = (
-    *("model.recipe", "model.student", "model.teacher", "model.stages", "model.compile"),
-    *("default_hooks.teacher_check", "default_hooks.prepare_teachers"),
+    "model.recipe",
+    "model.student",
+    "model.teacher",
+    "model.stages",
+    "model.compile",
+    "default_hooks.teacher_check",
+    "default_hooks.prepare_teachers",
 )
 #: Keys of a row in a sweep file.
 _TEACHER_KEYS = ("teacher", "teacher_checkpoint", "teacher_row")
