@@ -39,10 +39,10 @@ _LABELLED = re.compile(r".+[\s,;](-?\d+)")
 
 def categories(file: str) -> list[str]:
     """Return the names of the categories of a COCO annotation file, in its order; empty where it is no such file."""
-    return [str(category["name"]) for category in _table(file, "categories")]
+    return [str(category["name"]) for category in read_table(file, "categories")]
 
 
-def _table(file: str, name: str) -> list[Any]:
+def read_table(file: str, name: str) -> list[Any]:
     """Return one list of a COCO annotation file on this disk without parsing the rest; empty where it has none."""
     try:
         with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -100,7 +100,7 @@ def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
         ValueError: Upstream would give objects to other images or classes by their ids.
     """
     for table in ("images", "categories"):
-        counts = Counter(entry["id"] for entry in _table(file, table))
+        counts = Counter(entry["id"] for entry in read_table(file, table))
         if twice := [repr(number) for number, count in counts.items() if count > 1]:
             raise ValueError(
                 f"{key}: {file}: {len(twice)} ids are those of two {table} ({join_first(twice)}): number them anew"
@@ -165,11 +165,6 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
             found["with an 'area' of 0, which is to be width times height"] += 1
     listed = ", ".join(f"{count} {reason}" for reason, count in found.items())
     return f"of {len(boxes)} boxes of the class list there are {listed}" if found else ""
-
-
-def without_crowd(file: str) -> int:
-    """Return how many annotations of a COCO file say nothing of ``iscrowd``, which pycocotools reads of each."""
-    return sum("iscrowd" not in entry for entry in _table(file, "annotations"))
 
 
 def _names_in_xml(dataset: BaseDataset) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,7 +19,8 @@ from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
 from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_object
-from kd_mm.utils.config import data_sets, is_distillation
+from kd_mm.utils.checkpoint import trained_classes
+from kd_mm.utils.config import data_sets, is_distillation, parts_of
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first, warn
 
@@ -50,8 +52,7 @@ class ClassListHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Note the classes of the checkpoint that the run starts from."""
-        meta = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
-        self._loaded = _normalized(meta.get("classes") or ())
+        self._loaded = _normalized(trained_classes(checkpoint))
 
     def before_train(self, runner: Runner) -> None:
         """Check the data sets of the loops.
@@ -290,11 +291,10 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
 
 def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | None]:
     """Return the key of a plain config's number of classes below ``model``, and the number where it is given."""
-    names = ["bbox_head"] if detects else ["head"]
-    if detects and "roi_head" in model:
-        names = ["roi_head", "bbox_head"]
-    part: Any = model
-    for name in names:
-        part = part.get(name) or {} if isinstance(part, Mapping) else {}
-    part = part[0] if isinstance(part, Sequence) else part
-    return ".".join([*names, "num_classes"]), part.get("num_classes")
+    name = ("roi_head.bbox_head" if "roi_head" in model else "bbox_head") if detects else "head"
+    key = rf"{re.escape(name)}(\.\d+)?\.num_classes"
+    found = {option: value for option, value in parts_of(model) if re.fullmatch(key, option)}
+    if len(set(found.values())) > 1:  # whose scores cannot be averaged
+        counts = ", ".join(f"model.{option}={value}" for option, value in found.items())
+        raise ValueError(f"the stages of the cascade predict other numbers of classes ({counts}): set one for all")
+    return next(iter(found.items()), (f"{name}.num_classes", None))

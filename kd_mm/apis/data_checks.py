@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import BaseDetDataset
 from mmengine.dataset import BaseDataset
 
 from kd_mm.datasets.damaged_images import file_damage
@@ -75,6 +76,10 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
         samples = _check_samples(key, part)
         if key == "train_dataloader":
             _check_order(key, part, samples)
+        for step in part.pipeline.transforms if isinstance(part, BaseDetDataset) and key != "train_dataloader" else ():
+            name, moved = type(step).__name__, "moves the objects of an image, and predictions are not moved back"
+            if name.endswith(("Flip", "Crop", "Affine", "Shift")) and vars(step).get("prob") != 0:
+                warn(f"{key}: {name} {moved}: leave it out here")
         passed += samples
     return [] if any(mixing_datasets(dataset)) else passed
 

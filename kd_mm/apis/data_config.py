@@ -79,8 +79,9 @@ def explain_folders(config: Config) -> None:
 
 def _clean_classes(part: dict[str, Any]) -> None:
     classes = part.get("classes")
-    if isinstance(classes, dict):
-        raise ValueError(f"classes is a dict ({classes}): write the names in their order, as classes=('cat', 'dog')")
+    if isinstance(classes, dict | set):  # a set has another order in each process
+        kind = type(classes).__name__
+        raise ValueError(f"classes is a {kind} ({classes}): write the names in their order, as classes=('cat', 'dog')")
     if isinstance(classes, str) and (Path(classes).is_file() or Path(classes).suffix or "/" in classes):
         file = Path(classes)
         if not file.is_file():

@@ -14,7 +14,7 @@ from kd_mm.apis.recipes import task_of
 from kd_mm.apis.run_options import set_threads, set_up_launcher
 from kd_mm.apis.runner import build_runner, no_trace_of_failure, read_config
 from kd_mm.utils.atomic_files import replace_file
-from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict, trained_classes
 from kd_mm.utils.config import as_list, is_distillation
 from kd_mm.utils.contexts import unwrapped
 
@@ -101,9 +101,8 @@ def evaluate(
     plain.setdefault("val_cfg", None)
     _add_detection_metric(plain)
     set_up_launcher(plain, launcher)
-    trained = stored.get("meta", {}).get("dataset_meta", {}).get("classes") or ()
     with no_trace_of_failure(plain.work_dir):
-        runner = build_runner(plain, trained=trained)
+        runner = build_runner(plain, trained=trained_classes(stored))
         model = unwrapped(runner)
         model = model.module if isinstance(model, BaseTTAModel) else model
         fill(model, weights, "student", checkpoint)
@@ -144,7 +143,8 @@ def _add_tta(config: Config) -> None:
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_pipeline" not in config:
-        flips = [{"type": "RandomFlip", "prob": 1.0}, {"type": "RandomFlip", "prob": 0.0}]
+        # The objects of the first are those that are compared with the merged predictions.
+        flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
         pack = dict(dataset.pipeline[-1])
         if task == "detection":
             pack["meta_keys"] = (*pack.get("meta_keys", _META_KEYS), "flip", "flip_direction")

@@ -15,8 +15,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from kd_mm.apis.annotation_files import without_crowd
+from kd_mm.apis.annotation_files import read_table
 from kd_mm.evaluation import ReIDMetric
+from kd_mm.tasks.targets import box_tensor
 from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import base_datasets, describe_failure, files
@@ -115,8 +116,13 @@ def _compare_files(runner: Runner, split: str, dataset: Any) -> None:
     """Warn of an evaluator that reads other annotations than its data set."""
     read = {os.path.realpath(part.ann_file): part.ann_file for part in base_datasets(dataset) if part.ann_file}
     for key, value in parts_of({f"{split}_evaluator": runner.cfg.get(f"{split}_evaluator")}):
-        if read and key.endswith("ann_file") and isinstance(value, str) and os.path.realpath(value) not in read:
+        if not key.endswith("ann_file") or not isinstance(value, str):
+            continue
+        if read and os.path.realpath(value) not in read:
             runner.logger.warning(f"{key} is {value}, but {split}_dataloader reads {join_first([*read.values()])}")
+        if any(entry.get("id") == 0 for entry in read_table(value, "annotations")):
+            line = "pycocotools counts the object whose annotation has the id 0 as never found: number them from 1"
+            runner.logger.warning(f"{key}: {value}: {line}")
 
 
 def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
@@ -131,12 +137,33 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
                 chosen = metric.check_data([dataset.get_data_info(i) for i in range(len(dataset))]) or chosen
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-        for file in {part.ann_file for part in base_datasets(dataset)} if type(metric).__name__ == "CocoMetric" else ():
-            if lacking := without_crowd(file):
+        if type(metric).__name__ != "CocoMetric":
+            continue
+        parts = list(base_datasets(dataset))
+        ids = Counter(part.get_data_info(i).get("img_id", f"{part}{i}") for part in parts for i in range(len(part)))
+        if twice := [repr(number) for number, count in ids.items() if count > 1]:
+            raise ValueError(
+                f"{key}: CocoMetric tells images apart by their ids, and {len(twice)} are those of two images of "
+                f"joined data sets ({join_first(twice)}): take kd_mm.DetectionMetric, or evaluate each by itself"
+            )
+        for file in {part.ann_file for part in parts}:
+            if lacking := sum("iscrowd" not in entry for entry in read_table(file, "annotations")):
                 raise ValueError(
                     f"{key}: {file}: {lacking} annotations have no 'iscrowd', which CocoMetric reads: set it to 0"
                 )
     return chosen
+
+
+def _compare_boxes(key: str, info: Mapping[str, Any], sample: Any) -> None:
+    """Stop where a step of an evaluation has moved the objects that predictions are compared with."""
+    listed = [item["bbox"] for item in info.get("instances") or () if not item.get("ignore_flag")]
+    boxes = sample.get("gt_instances", {}).get("bboxes", torch.zeros(0, 4))
+    corners = box_tensor(boxes).float().cpu()
+    if listed and corners.shape == (len(listed), 4) and (corners - torch.tensor(listed)).abs().max() > 1:
+        raise ValueError(
+            f"{key}: a step behind LoadAnnotations moves the objects of {files([sample])}, and predictions are those "
+            "of the image as stored: put LoadAnnotations behind the steps that resize or flip"
+        )
 
 
 def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, float] | None:
@@ -168,6 +195,9 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
     masks = any("masks" in prediction.get("pred_instances", ()) for prediction in predictions)
     if not masks and any("segm" in (vars(metric).get("metrics") or ()) for metric in evaluator.metrics):
         raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
+    loaded = any(type(metric).__name__ in ("VOCMetric", "DetectionMetric") for metric in evaluator.metrics)
+    for index, prediction in zip(chosen, predictions, strict=True) if loaded else ():
+        _compare_boxes(f"{split}_dataloader", loader.dataset.get_data_info(index), prediction)
     evaluator = copy.deepcopy(evaluator)
     evaluator.metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]  # writes a file
     try:

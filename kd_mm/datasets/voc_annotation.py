@@ -61,7 +61,7 @@ def parse_annotation(content: bytes) -> VOCAnnotation:
     if root.tag.lower() != "annotation":
         raise ValueError(f"its outermost element is <{root.tag}>, not <annotation>")
     objects, unclear = [], []
-    for number, item in enumerate(root.findall("object"), 1):
+    for number, item in enumerate((part for part in root.iter() if part.tag.lower() == "object"), 1):
         word = _difficult(item)
         objects.append(_object(number, item, word in _YES))
         if word not in _YES + _NO:

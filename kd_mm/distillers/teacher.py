@@ -24,7 +24,7 @@ from kd_mm.registry import MODELS
 from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
-from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict
+from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict, trained_classes
 from kd_mm.utils.config import plain_model_config
 from kd_mm.utils.suggest import choice, missing_hook
 
@@ -86,7 +86,8 @@ class Teacher:
         self.dtype = DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(DTYPES))] if dtype else None
         self._freeze(name, model)
         self._convert()
-        self.dataset_meta = (stored.get("meta") or {}).get("dataset_meta") or {}
+        meta = (stored.get("meta") or {}).get("dataset_meta") or {}
+        self.dataset_meta = {**meta, "classes": trained_classes(stored)}
         self.joint_exits = JointExits.of(stored)
 
     def _freeze(self, name: str, model: nn.Module) -> None:

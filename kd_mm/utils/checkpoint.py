@@ -46,6 +46,14 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return dict(stored)
 
 
+def trained_classes(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a checkpoint names, as mmengine or mmcv 1 stores them; empty where it names none."""
+    meta = checkpoint.get("meta") or {}
+    places = [place.get(key) for place in (meta.get("dataset_meta") or {}, meta) for key in ("classes", "CLASSES")]
+    found = next(filter(None, places), ())
+    return [found] if isinstance(found, str) else list(map(str, found))
+
+
 def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the plain network's weights of a checkpoint, whatever stood around them.
 

@@ -84,6 +84,9 @@ def test_fractions_of_pixels_depths_parts_and_namespaces(voc: VOCFolder) -> None
     voc.annotate("a", xml([("person", (1, 2, 30, 40))], extra=part))
     info = read(voc).get_data_info(0)
     assert [instance["bbox_label"] for instance in info["instances"]] == [14]
+    for tags in ("<Object>{}</Object>", "<objects><object>{}</object></objects>"):
+        voc.annotate("a", re.sub("<object>(.*)</object>", lambda found, tags=tags: tags.format(found[1]), xml([CAT])))
+        assert boxes(read(voc)) == [[10, 5, 29, 39]]
     text = xml([CAT]).replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
     voc.annotate("a", f'\n\n<?xml version="1.0"?>\n{text}')
     assert boxes(read(voc)) == [[10, 5, 29, 39]]

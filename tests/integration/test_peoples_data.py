@@ -74,6 +74,39 @@ model = dict(
 )
 """
 
+#: A small Cascade R-CNN of two stages.
+CASCADE = """
+smooth = dict(type="mmdet.L1Loss")
+coder = dict(type="mmdet.DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[0.1] * 4)
+stage = dict(type="mmdet.Shared2FCBBoxHead", in_channels=16, fc_out_channels=8, reg_class_agnostic=True,
+             bbox_coder=coder, loss_cls=dict(type="mmdet.CrossEntropyLoss"), loss_bbox=smooth)
+match = dict(
+    assigner=dict(type="mmdet.MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.5),
+    sampler=dict(type="mmdet.RandomSampler", num=8, pos_fraction=0.5), pos_weight=-1, allowed_border=-1, debug=False,
+)
+propose = dict(nms_pre=20, max_per_img=10, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0)
+model = dict(
+    _delete_=True, type="mmdet.CascadeRCNN", data_preprocessor=dict(type="mmdet.DetDataPreprocessor"),
+    backbone=dict(type="mmdet.ResNet", depth=18, base_channels=4, out_indices=(2,)),
+    neck=dict(type="mmdet.ChannelMapper", in_channels=[16], out_channels=16, num_outs=1),
+    rpn_head=dict(
+        type="mmdet.RPNHead", in_channels=16, feat_channels=8, bbox_coder=coder, loss_bbox=smooth,
+        loss_cls=dict(type="mmdet.CrossEntropyLoss", use_sigmoid=True),
+        anchor_generator=dict(type="mmdet.AnchorGenerator", scales=[1], ratios=[1.0], strides=[16]),
+    ),
+    roi_head=dict(
+        type="mmdet.CascadeRoIHead", num_stages=2, stage_loss_weights=[1, 1],
+        bbox_roi_extractor=dict(
+            type="mmdet.SingleRoIExtractor", roi_layer=dict(type="RoIAlign", output_size=7), out_channels=16,
+            featmap_strides=[16],
+        ),
+        bbox_head=[dict(**stage, num_classes=3), dict(**stage, num_classes=80)],
+    ),
+    train_cfg=dict(rpn=match, rpn_proposal=propose, rcnn=[match, match]),
+    test_cfg=dict(rpn=propose, rcnn=dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=10)),
+)
+"""
+
 MASKS = 'val_evaluator = dict(_delete_=True, type="mmdet.CocoMetric", ann_file="shapes/val.json", metric=["segm"])'
 
 
@@ -322,6 +355,11 @@ def few_queries(shapes: Shapes) -> None:
         file.write(DETR)
 
 
+def cascade(shapes: Shapes) -> None:
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(CASCADE)
+
+
 def load_after_resizing(shapes: Shapes) -> None:
     load, resize = (
         'dict(type="mmdet.LoadAnnotations", with_bbox=True)',
@@ -331,6 +369,29 @@ def load_after_resizing(shapes: Shapes) -> None:
     first = text.index(load)
     text = text[:first] + larger + "_ratio=True),\n        " + text[first:]
     (shapes.root / "config.py").write_text(text)
+
+
+def resize_last(shapes: Shapes) -> None:
+    """Let the validation load its objects first, as a training does."""
+    text = (shapes.root / "config.py").read_text()
+    text, validation = text.split("val=[")
+    load = 'dict(type="mmdet.LoadAnnotations", with_bbox=True)'
+    assert f"{RESIZE},\n        {load}" in validation
+    validation = validation.replace(f"{RESIZE},\n        {load}", f"{load}, {RESIZE.replace('64', '96')}")
+    (shapes.root / "config.py").write_text(f"{text}val=[{validation}")
+
+
+def join_validations(shapes: Shapes) -> None:
+    """Validate on two COCO files of which each counts its images from 0."""
+    joined = """
+two = [dict(type="mmdet.CocoDataset", data_root="shapes/", data_prefix=dict(img="JPEGImages/"), ann_file=name,
+            metainfo=dict(classes=("square", "disc", "bar")), test_mode=True, pipeline=pipelines["val"])
+       for name in ("val.json", "train.json")]
+val_dataloader = dict(batch_size=4, dataset=dict(_delete_=True, type="mmengine.ConcatDataset", datasets=two))
+test_dataloader = val_dataloader
+"""
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(joined + MASKS.replace("segm", "bbox"))
 
 
 def move_boxes(shapes: Shapes) -> None:
@@ -499,6 +560,26 @@ REFUSED: dict[str, Wrong] = {
         "train000.jpg: an object there has no 'mask': give it one, or take with_mask=True",
         change=lambda shapes: shapes.config(VOC, workers=1),
         options=["train_dataloader.dataset.pipeline.1.with_mask=True"],
+    ),
+    "a validation that resizes its objects": Wrong(
+        "val_dataloader: a step behind LoadAnnotations moves the objects of shapes/JPEGImages/val000.jpg, and ",
+        "put LoadAnnotations behind the steps that resize or flip",
+        change=resize_last,
+    ),
+    "two files that count their images alike": WrongCoco(
+        "val_evaluator: CocoMetric tells images apart by their ids, and 4 are those of two images of joined data sets ",
+        "(0, 1, 2, 3): take kd_mm.DetectionMetric, or evaluate each by itself",
+        change=join_validations,
+    ),
+    "a class list without an order": Wrong(
+        "classes is a set ({",
+        "}): write the names in their order, as classes=('cat', 'dog')",
+        change=lambda shapes: replace(shapes, '("square", "disc", "bar")', '{"square", "disc", "bar"}'),
+    ),
+    "a cascade of which one stage was forgotten": Wrong(
+        "the stages of the cascade predict other numbers of classes (model.roi_head.bbox_head.0.num_classes=3, ",
+        "model.roi_head.bbox_head.1.num_classes=80): set one for all",
+        change=cascade,
     ),
     "a list that is a folder": Wrong(
         "list of images not found: looked for ",
@@ -690,6 +771,23 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     assert "train_dataloader: 1 images are listed more than once, each" in warning(ended, "listed")
     assert "train_dataloader: 1 boxes of 1 of 9 images looked at are there twice" in warning(ended, "twice")
     assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
+
+
+def test_habits_of_other_versions_and_programs(tools: Tools, shapes: Shapes) -> None:
+    """Keys of mmcv 1, annotations that count from 0, and the steps of a training in a validation."""
+    shapes.config(COCO)
+    replace(shapes, "val=[", 'val=[dict(type="LoadImageFromFile"), dict(type="mmdet.RandomFlip", prob=0.5),')
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(f"{MASKS.replace('segm', 'bbox')}\nevaluation = dict(interval=2)\noptimizer = dict(lr=0.5)\n")
+        file.write("data = dict(lr=1e-4)\noptim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', **data))\n")
+    ended = shapes.run(tools)
+    assert warning(ended, "'optimizer'").endswith("nothing reads 'optimizer': write optim_wrapper.optimizer")
+    assert warning(ended, "'evaluation'").endswith(": write train_cfg.val_interval and val_evaluator")
+    line = warning(ended, "pycocotools counts the object whose annotation has the id 0 as never found")
+    assert "val_evaluator.ann_file: shapes/val.json: " in line
+    line = warning(ended, "RandomFlip moves the objects of an image")
+    assert "val_dataloader: " in line
+    assert "predictions are not moved back" in line
 
 
 def test_endings_that_windows_gives(tools: Tools, shapes: Shapes) -> None:
@@ -947,6 +1045,14 @@ def test_a_checkpoint_of_other_classes(tools: Tools, world: World, folders: Fold
         ended,
         "test_dataloader: its 3 classes are not the 3 of the checkpoint's training data: it lacks 'blue'",
         "class 0 is 'green' here and 'blue' there",
+    )
+    stored = torch.load(world.checkpoint, weights_only=False)
+    old = folders.data.parent / "old.pth"
+    torch.save({"meta": {"CLASSES": ("red", "green", "blue")}, "state_dict": stored["state_dict"]}, old)
+    refused(
+        tools.run("test", world.teacher, old, *options),
+        "the checkpoint's training data: it lacks 'blue'",
+        "'green' here and 'red' there",
     )
     options = ["--work-dir", folders.data.parent / "run", "--cfg-options", "train_cfg.max_epochs=1"]
     options += [f"{part}_dataloader.dataset.data_root={folders.data}" for part in ("train", "val")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 import time
@@ -46,6 +47,7 @@ def checkpoints(world: World) -> dict[str, Path]:
 
     content = world.checkpoint.read_bytes()
     files = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"<html>\nnot found\n</html>\n"}
+    files["pickle"] = pickle.dumps({"model": {"stem.conv1.weight": np.zeros(3)}, "__author__": "x"})
     files["hdf5"] = b"\x89HDF\r\n\x1a\n" + bytes(99)
     files["pointer"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 4\n"
     for name, data in files.items():
@@ -447,6 +449,7 @@ def test_a_metric_that_the_evaluation_does_not_give(tools: Tools, world: World, 
         ("text", ["text.pth is no checkpoint but a web page"]),
         ("hdf5", ["hdf5.pth is no checkpoint but an HDF5 file, as Keras writes"]),
         ("pointer", ["pointer.pth is no checkpoint but a pointer of Git LFS"]),
+        ("pickle", ["pickle.pth is no checkpoint but a pickle of another program, such as detectron2's .pkl"]),
         ("arrays", ["arrays.pth holds numpy arrays: save them as tensors, torch.save("]),
         ("zipped arrays", ["zipped.npz is no checkpoint but numpy arrays: save them as tensors, torch.save("]),
         ("executable", ["cannot be read safely", "shutil.rmtree"]),
