@@ -151,7 +151,9 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
     found: Counter[str] = Counter()
     for entry in boxes:
         (left, top, width, height), size = entry["bbox"], sizes.get(entry["image_id"])
-        if entry["category_id"] not in names:
+        if entry.get("ignore"):
+            found["with 'ignore' set"] += 1
+        elif entry["category_id"] not in names:
             found["of a category that is not in the list"] += 1
         elif not all(map(math.isfinite, entry["bbox"])):
             found["with a number that is not finite"] += 1

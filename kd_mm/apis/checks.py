@@ -206,6 +206,8 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> None:
                 f"{key}: {len(loader.dataset)} samples make no batch of {loader.batch_size}: set a smaller batch_size, "
                 "or drop_last=False"
             )
+    if loader.drop_last and key != "train_dataloader":
+        runner.logger.warning(f"{key}: drop_last=True leaves the images of the last batch out of the evaluation")
     name_errors(key, loader)
     if isinstance(model, Distiller):
         check_batch(key, samples, loader.collate_fn, model, model.student, model.task.multilabel)

@@ -87,7 +87,7 @@ def unknown_type(name: str, key: str, kind: Kind, scope: str) -> Iterator[str]:
     """Yield what is wrong with a type that no registry has, where that is certain or a name is near."""
     names = [known for registry in kind.registries for known in _names(registry, scope)]
     certain = kind is not MODEL or "." in name or ".recipe.losses." in key
-    near = [own] if (own := f"kd_mm.{name}") in names else []
+    near = [own for own in (f"kd_mm.{name}", name.rpartition(".")[2]) if own in names][:1]
     near = near or difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
     if near:
         yield f"{key}.type: there is no {name!r}, did you mean {near[0]!r}?"

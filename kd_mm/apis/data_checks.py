@@ -76,10 +76,8 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
         samples = _check_samples(key, part)
         if key == "train_dataloader":
             _check_order(key, part, samples)
-        for step in part.pipeline.transforms if isinstance(part, BaseDetDataset) and key != "train_dataloader" else ():
-            name, moved = type(step).__name__, "moves the objects of an image, and predictions are not moved back"
-            if name.endswith(("Flip", "Crop", "Affine", "Shift")) and vars(step).get("prob") != 0:
-                warn(f"{key}: {name} {moved}: leave it out here")
+        elif isinstance(part, BaseDetDataset):
+            _check_evaluation(key, part)
         passed += samples
     return [] if any(mixing_datasets(dataset)) else passed
 
@@ -229,6 +227,16 @@ def _check_order(key: str, dataset: BaseDataset, passed: Sequence[Any]) -> None:
             raise ValueError(
                 f"{key}: {step} comes before LoadAnnotations, and so leaves the boxes as they are: load first"
             )
+
+
+def _check_evaluation(key: str, dataset: BaseDetDataset) -> None:
+    """Warn of what leaves images out of an evaluation, or moves what is in them: predictions are not moved back."""
+    if dataset.filter_cfg and not dataset.test_mode:
+        warn(f"{key}: its filter_cfg leaves images out of the evaluation: set test_mode=True")
+    for step in dataset.pipeline.transforms:
+        name = type(step).__name__
+        if name.endswith(("Flip", "Crop", "Affine", "Shift")) and vars(step).get("prob") != 0:
+            warn(f"{key}: {name} moves the objects of an image, and predictions are not moved back: leave it out here")
 
 
 def _check_samples(key: str, dataset: BaseDataset) -> list[Any]:

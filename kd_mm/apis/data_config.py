@@ -49,6 +49,9 @@ def _clean(part: dict[str, Any]) -> None:
     for option in ("data_root", "ann_file"):
         if str(part.get(option)).startswith("~"):
             part[option] = str(Path(part[option]).expanduser())
+    prefix = part.get("data_prefix", {"img": ""})
+    if str(part.get("type")).endswith("CocoDataset") and not (isinstance(prefix, dict) and "img" in prefix):
+        raise ValueError(f"data_prefix={prefix!r}: write the folder of the images as data_prefix=dict(img='FOLDER/')")
     if "type" in part:
         _clean_classes(part)
         if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):

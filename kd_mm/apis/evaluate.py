@@ -143,13 +143,15 @@ def _add_tta(config: Config) -> None:
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_pipeline" not in config:
-        # The objects of the first are those that are compared with the merged predictions.
         flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
-        pack = dict(dataset.pipeline[-1])
-        if task == "detection":
+        *steps, pack = map(dict, dataset.pipeline)
+        first = len(steps)
+        if task == "detection":  # boxes are flipped back in the image without padding, and objects are not flipped
             pack["meta_keys"] = (*pack.get("meta_keys", _META_KEYS), "flip", "flip_direction")
-        augmented = {"type": "TestTimeAug", "transforms": [flips, [pack]]}
-        config.tta_pipeline = [*dataset.pipeline[:-1], augmented]
+            names = [str(step["type"]).rpartition(".")[2] for step in steps]
+            first = min((names.index(name) for name in ("Pad", "LoadAnnotations") if name in names), default=first)
+        augmented = {"type": "TestTimeAug", "transforms": [flips, *([step] for step in steps[first:]), [pack]]}
+        config.tta_pipeline = [*steps[:first], augmented]
     tta_model = config.get("tta_model") or _TTA_MODELS[task]
     config._cfg_dict["model"] = ConfigDict({**tta_model, "module": config.model})
     dataset.pipeline = config.tta_pipeline

@@ -142,9 +142,9 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
         parts = list(base_datasets(dataset))
         ids = Counter(part.get_data_info(i).get("img_id", f"{part}{i}") for part in parts for i in range(len(part)))
         if twice := [repr(number) for number, count in ids.items() if count > 1]:
+            line = f"CocoMetric tells images apart by their ids, and {len(twice)} are those of two images"
             raise ValueError(
-                f"{key}: CocoMetric tells images apart by their ids, and {len(twice)} are those of two images of "
-                f"joined data sets ({join_first(twice)}): take kd_mm.DetectionMetric, or evaluate each by itself"
+                f"{key}: {line} ({join_first(twice)}): take kd_mm.DetectionMetric, or evaluate joined sets one by one"
             )
         for file in {part.ann_file for part in parts}:
             if lacking := sum("iscrowd" not in entry for entry in read_table(file, "annotations")):
@@ -152,18 +152,6 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
                     f"{key}: {file}: {lacking} annotations have no 'iscrowd', which CocoMetric reads: set it to 0"
                 )
     return chosen
-
-
-def _compare_boxes(key: str, info: Mapping[str, Any], sample: Any) -> None:
-    """Stop where a step of an evaluation has moved the objects that predictions are compared with."""
-    listed = [item["bbox"] for item in info.get("instances") or () if not item.get("ignore_flag")]
-    boxes = sample.get("gt_instances", {}).get("bboxes", torch.zeros(0, 4))
-    corners = box_tensor(boxes).float().cpu()
-    if listed and corners.shape == (len(listed), 4) and (corners - torch.tensor(listed)).abs().max() > 1:
-        raise ValueError(
-            f"{key}: a step behind LoadAnnotations moves the objects of {files([sample])}, and predictions are those "
-            "of the image as stored: put LoadAnnotations behind the steps that resize or flip"
-        )
 
 
 def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, float] | None:
@@ -197,7 +185,14 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
         raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
     loaded = any(type(metric).__name__ in ("VOCMetric", "DetectionMetric") for metric in evaluator.metrics)
     for index, prediction in zip(chosen, predictions, strict=True) if loaded else ():
-        _compare_boxes(f"{split}_dataloader", loader.dataset.get_data_info(index), prediction)
+        info, truth = loader.dataset.get_data_info(index), prediction.get("gt_instances", {})
+        listed = [item["bbox"] for item in info.get("instances") or () if not item.get("ignore_flag")]
+        boxes = box_tensor(truth.get("bboxes", torch.zeros(0, 4))).float().cpu()
+        if listed and boxes.shape == (len(listed), 4) and (boxes - torch.tensor(listed)).abs().max() > 1:
+            raise ValueError(
+                f"{split}_dataloader: a step behind LoadAnnotations moves the objects of {files([prediction])}, and "
+                "predictions are those of the image as stored: put LoadAnnotations behind the steps that resize or flip"
+            )
     evaluator = copy.deepcopy(evaluator)
     evaluator.metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]  # writes a file
     try:

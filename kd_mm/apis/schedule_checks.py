@@ -8,13 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from kd_mm.utils.config import parts_of
 
 #: Keys that mmcv 1 read at the top of a config, and what is read in their stead.
-_FORMER = {
-    "optimizer": "optim_wrapper.optimizer",
-    "optimizer_config": "optim_wrapper.clip_grad",
-    "lr_config": "param_scheduler",
-    "runner": "train_cfg",
-    "evaluation": "train_cfg.val_interval and val_evaluator",
-}
+_FORMER = {"optimizer": "optim_wrapper", "lr_config": "param_scheduler", "runner": "train_cfg", "evaluation": "val_cfg"}
 
 
 def check_schedules(runner: Runner) -> None:
@@ -44,15 +38,11 @@ def check_schedules(runner: Runner) -> None:
         lines.append("optim_wrapper.optimizer.lr is 0: nothing is learned")
     if any(group.get("momentum", 0) >= 1 for group in runner.optim_wrapper.param_groups):
         lines.append("optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end")
-    for line in (*lines, *_former_keys(runner.cfg._cfg_dict.to_dict())):
+    config = runner.cfg._cfg_dict.to_dict()
+    parts = [None, *(value for key, value in parts_of(config) if key not in _FORMER)]  # where it is a variable
+    lines += [f"nothing reads {key!r}: write {new}" for key, new in _FORMER.items() if config.get(key) not in parts]
+    for line in lines:
         runner.logger.warning(line)
-
-
-def _former_keys(config: Mapping[str, Any]) -> list[str]:
-    """Return a line on each key of mmcv 1 whose value no other part of the config has, as a variable's would be."""
-    given = {key: config[key] for key in _FORMER if config.get(key) is not None}
-    parts = [value for key, value in parts_of(config) if key not in given]
-    return [f"nothing reads {key!r}: write {_FORMER[key]}" for key, value in given.items() if value not in parts]
 
 
 def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> str:

@@ -17,8 +17,6 @@ from kd_mm.ops.decoding import other_file
 
 #: Keys of a file under which toolkits store weights, the most usual first.
 WEIGHT_KEYS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
-#: Near the beginning of a pickle that torch wrote: its own number.
-_MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _STATISTICS = ("min", "max", "current", "mean")
 _ARRAYS = "numpy arrays: save them as tensors, torch.save({name: torch.from_numpy(array), ...}, PATH)"
 _DTYPES = ("float64", "float32", "int64", "int32", "bool", "U1")
@@ -76,7 +74,7 @@ def _incomplete(file: Path) -> str:
             what = "of TorchScript: write its state_dict() by torch.save"
         if any(name.endswith(".npy") for name in inside):
             what = _ARRAYS
-    if head.startswith(b"\x80") and _MAGIC not in head:
+    if head.startswith(b"\x80") and b"\xfc\x9c\x46\xf9" not in head:  # torch's own number
         what = "a pickle of another program, such as detectron2's .pkl: write its arrays as tensors by torch.save"
     if what:
         return f"{file} is no checkpoint but {what}"

@@ -1,12 +1,14 @@
 """``tools/test.py`` on a detection config: the table, and pictures of what the student finds."""
 
 import json
+import pickle
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -35,6 +37,7 @@ pipeline = [
 dataset = dict(data_root="data/VOCdevkit/", metainfo=dict(classes=("disc", "box")), pipeline=pipeline)
 test_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset)
 """
+RESIZE = 'dict(type="Resize", scale=(64, 64), keep_ratio=True)'
 DISTILLATION = """
 _base_ = ["student.py"]
 model = dict(
@@ -100,6 +103,24 @@ def test_pictures_of_a_config_without_a_hook_that_draws(folder: Path, tools: Too
     (folder / "bare.py").write_text(f"_base_ = 'student.py'\n{nothing}")
     tools.test("bare.py", "student.pth", "--show-dir", "bare", cwd=folder)
     assert len(list((folder / "bare").iterdir())) == 3
+
+
+def test_augmentation_flips_what_is_in_an_image_and_neither_its_padding_nor_its_objects(
+    folder: Path, tools: Tools
+) -> None:
+    text, pad = (folder / "student.py").read_text(), "dict(type='Pad', size_divisor=32)"
+    (folder / "padded.py").write_text(text.replace(RESIZE, f"{RESIZE}, {pad}"))
+    tools.test("padded.py", "student.pth", "--tta", "--out", "padded.pkl", "--work-dir", "padded", cwd=folder)
+    (written,) = (folder / "padded").rglob("config.py")
+    *_, augmented = Config.fromfile(written).test_dataloader.dataset.pipeline
+    kinds = [[step.type for step in steps] for steps in augmented.transforms]
+    assert kinds == [["RandomFlip", "RandomFlip"], ["Pad"], ["LoadAnnotations"], ["PackDetInputs"]]
+    with (folder / "padded.pkl").open("rb") as file:
+        found = pickle.load(file)
+    assert [each["gt_instances"]["bboxes"].tolist() for each in found] == 3 * [[[4, 4, 24, 24], [19, 9, 49, 39]]]
+    (folder / "own.py").write_text("_base_ = 'student.py'\ntta_model = dict(type='mmdet.DetTTAModel')\n")
+    line = tools.refused("test", "own.py", "student.pth", "--tta", cwd=folder)
+    assert "model.type: there is no 'mmdet.DetTTAModel', did you mean 'DetTTAModel'?" in line
 
 
 def test_what_cannot_be_drawn_is_one_line() -> None:

@@ -567,9 +567,17 @@ REFUSED: dict[str, Wrong] = {
         change=resize_last,
     ),
     "two files that count their images alike": WrongCoco(
-        "val_evaluator: CocoMetric tells images apart by their ids, and 4 are those of two images of joined data sets ",
-        "(0, 1, 2, 3): take kd_mm.DetectionMetric, or evaluate each by itself",
+        "val_evaluator: CocoMetric tells images apart by their ids, and 4 are those of two images (",
+        "(0, 1, 2, 3): take kd_mm.DetectionMetric, or evaluate joined sets one by one",
         change=join_validations,
+    ),
+    "a folder of images as a word": WrongCoco(
+        "data_prefix='JPEGImages/': write the folder of the images as data_prefix=dict(img='FOLDER/')",
+        change=lambda shapes: replace(shapes, 'dict(img="JPEGImages/")', '"JPEGImages/"'),
+    ),
+    "a folder of images under mmpretrain's key": WrongCoco(
+        "data_prefix={'img_path': 'JPEGImages/'}: write the folder of the images as ",
+        change=lambda shapes: replace(shapes, "img=", "img_path="),
     ),
     "a class list without an order": Wrong(
         "classes is a set ({",
@@ -759,6 +767,7 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     shapes.config(COCO)
     rewrite(shapes, lambda content: [box.update(area=0) for box in content["annotations"][:3]])
     rewrite(shapes, lambda content: content["annotations"][3].update(category_id=77))
+    rewrite(shapes, lambda content: content["annotations"][7].update(ignore=1))
     rewrite(shapes, lambda content: content["annotations"][4].update(bbox=[4, 4, float("nan"), 20]))
     rewrite(shapes, lambda content: content["images"].append({**content["images"][0], "id": 9}))
     rewrite(shapes, lambda content: content["annotations"].append({**content["annotations"][5], "id": 9}))
@@ -767,7 +776,7 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     ended = shapes.run(tools, *names, "model.data_preprocessor.std=[0.2,0.2,0.2]")
     line = warning(ended, "train.json: of 9 boxes of the class list there are 3 with an 'area' of 0, ")
     assert "1 of a category that is not in the list, 1 with a number that is not finite" in line
-    assert line.endswith("; they are left out")
+    assert line.endswith("1 with 'ignore' set; they are left out")
     assert "train_dataloader: 1 images are listed more than once, each" in warning(ended, "listed")
     assert "train_dataloader: 1 boxes of 1 of 9 images looked at are there twice" in warning(ended, "twice")
     assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
@@ -780,9 +789,13 @@ def test_habits_of_other_versions_and_programs(tools: Tools, shapes: Shapes) -> 
     with (shapes.root / "config.py").open("a") as file:
         file.write(f"{MASKS.replace('segm', 'bbox')}\nevaluation = dict(interval=2)\noptimizer = dict(lr=0.5)\n")
         file.write("data = dict(lr=1e-4)\noptim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', **data))\n")
-    ended = shapes.run(tools)
-    assert warning(ended, "'optimizer'").endswith("nothing reads 'optimizer': write optim_wrapper.optimizer")
-    assert warning(ended, "'evaluation'").endswith(": write train_cfg.val_interval and val_evaluator")
+    as_trained = ["test_mode=False", "filter_cfg.filter_empty_gt=True"]
+    as_trained = [f"val_dataloader.dataset.{option}" for option in as_trained]
+    ended = shapes.run(tools, *as_trained, "val_dataloader.batch_size=3", "val_dataloader.drop_last=True")
+    assert warning(ended, "val_dataloader: its filter_cfg leaves images out of the evaluation: set test_mode=True")
+    assert warning(ended, "'optimizer'").endswith("nothing reads 'optimizer': write optim_wrapper")
+    assert warning(ended, "'evaluation'").endswith(": write val_cfg")
+    assert warning(ended, "val_dataloader: drop_last=True leaves the images of the last batch out of the evaluation")
     line = warning(ended, "pycocotools counts the object whose annotation has the id 0 as never found")
     assert "val_evaluator.ann_file: shapes/val.json: " in line
     line = warning(ended, "RandomFlip moves the objects of an image")
