@@ -140,7 +140,7 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
         if type(metric).__name__ != "CocoMetric":
             continue
         parts = list(base_datasets(dataset))
-        ids = Counter(part.get_data_info(i).get("img_id", f"{part}{i}") for part in parts for i in range(len(part)))
+        ids = Counter(part.get_data_info(i).get("img_id", (id(part), i)) for part in parts for i in range(len(part)))
         if twice := [repr(number) for number, count in ids.items() if count > 1]:
             line = f"CocoMetric tells images apart by their ids, and {len(twice)} are those of two images"
             raise ValueError(

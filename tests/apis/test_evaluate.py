@@ -111,7 +111,7 @@ def test_augmentation_flips_what_is_in_an_image_and_neither_its_padding_nor_its_
     text, pad = (folder / "student.py").read_text(), "dict(type='Pad', size_divisor=32)"
     (folder / "padded.py").write_text(text.replace(RESIZE, f"{RESIZE}, {pad}"))
     tools.test("padded.py", "student.pth", "--tta", "--out", "padded.pkl", "--work-dir", "padded", cwd=folder)
-    (written,) = (folder / "padded").rglob("config.py")
+    (written,) = (folder / "padded").glob("*.py")
     *_, augmented = Config.fromfile(written).test_dataloader.dataset.pipeline
     kinds = [[step.type for step in steps] for steps in augmented.transforms]
     assert kinds == [["RandomFlip", "RandomFlip"], ["Pad"], ["LoadAnnotations"], ["PackDetInputs"]]
