@@ -117,12 +117,13 @@ def explain_preprocessor(key: str, batch: Any, model: nn.Module) -> Any:
     return passed.get("inputs") if isinstance(passed, Mapping) else None
 
 
-def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> None:
-    """Look for the part of a step that failed in the images of its batch.
+def explain_step(key: str, batch: Any, model: nn.Module, error: Exception, first: bool = False) -> None:
+    """Look for the part of a step that failed in the images of its batch; in the ``first`` one also in its loss.
 
     Raises:
         SampleError: The data preprocessor does not take them, a batch norm got a batch of one, the network or a
-            layer in it wants another number of channels, or a detector's neck gives other levels than its head has.
+            layer in it wants another number of channels, the loss of a classifier's head fails, or a detector's neck
+            gives other levels than its head has.
     """
     images = explain_preprocessor(key, batch, model)
     student = model.student if isinstance(model, Distiller) else model
@@ -142,6 +143,17 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception) -> No
         ) from error
     if found or (model is student and is_misfit(error)):  # else it may be of a loss
         raise SampleError(f"model: {misfit(error)}") from error
+    if first and isinstance(student, ImageClassifier):
+        passed = model.data_preprocessor(batch, True)
+        features = student.extract_feat(passed["inputs"])
+        try:
+            student.head.loss(features, passed["data_samples"])
+        except Exception as again:
+            loss = dict(student.head.named_children()).get("loss_module", student.head)
+            raise SampleError(
+                f"model.head: {type(loss).__name__} fails on its logits and labels ({describe_failure(again)}): do its "
+                "options, such as class_weight or num_classes, fit the classes of the head?"
+            ) from error
     if isinstance(student, BaseDetector) and isinstance(images, torch.Tensor):
         _check_levels(student, images, error)  # runs backbone and neck again, so after what may be wrong with these
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.apis.batch_checks import check_batch, explain_step
 from kd_mm.apis.class_checks import class_list, compare_classes
@@ -23,7 +24,11 @@ from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import name_errors
-from kd_mm.utils.suggest import describe_error
+from kd_mm.utils.suggest import describe_error, nearest
+
+#: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
+_PARAMWISE = {"custom_keys", "bypass_duplicate", "bias_lr_mult", "dcn_offset_lr_mult", "lr_mult", "decay_mult"}
+_PARAMWISE |= {"weight_decay", *(f"{kind}_decay_mult" for kind in ("bias", "norm", "flat", "dwconv"))}
 
 
 class StepHook(Hook):
@@ -68,7 +73,7 @@ class StepHook(Hook):
             SampleError: See :func:`kd_mm.apis.batch_checks.explain_step`.
         """
         if self.batch is not None:
-            explain_step(self.key, self.batch, unwrapped(runner), error)
+            explain_step(self.key, self.batch, unwrapped(runner), error, not self.ended)
 
 
 class StartCheckHook(Hook):
@@ -177,20 +182,26 @@ class FlatBoxHook(Hook):
 
 
 def check_parameter_keys(runner: Runner) -> None:
-    """Stop at a key of ``paramwise_cfg.custom_keys`` that no parameter has in its name, and that is near to one.
+    """Stop at words of ``paramwise_cfg`` that the engine would pass over, and that are near to one that it reads; warn
+    of keys of ``custom_keys`` that no parameter has in its name.
 
     Raises:
-        ValueError: Naming the nearest part of a name.
+        ValueError: Naming the nearest option or part of a name.
     """
-    keys = (runner.cfg.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    options, where = runner.cfg.optim_wrapper.get("paramwise_cfg") or {}, "optim_wrapper.paramwise_cfg"
+    keys = options.get("custom_keys") or {}
+    for option in {*options}.union(*keys.values()) - _PARAMWISE:
+        if "constructor" not in runner.cfg.optim_wrapper and difflib.get_close_matches(option, _PARAMWISE, n=1):
+            raise ValueError(f"{where}: nothing reads {option!r}{nearest(option, sorted(_PARAMWISE))}")
     names = [name for name, _ in runner.model.named_parameters()] if keys else []
     for key in keys:
+        if any(key in name for name in names):
+            continue
         near = difflib.get_close_matches(key, {part for name in names for part in name.split(".")}, n=1, cutoff=0.8)
-        if near and not any(key in name for name in names):
-            raise ValueError(
-                f"optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in its name, did you mean "
-                f"{near[0]!r}?"
-            )
+        line = f"{where}.custom_keys: no parameter has {key!r} in its name"
+        if near:
+            raise ValueError(f"{line}, did you mean {near[0]!r}?")
+        runner.logger.warning(line)
 
 
 def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:
@@ -206,8 +217,16 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> None:
                 f"{key}: {len(loader.dataset)} samples make no batch of {loader.batch_size}: set a smaller batch_size, "
                 "or drop_last=False"
             )
-    if loader.drop_last and key != "train_dataloader":
+    trained = key == "train_dataloader"
+    if loader.drop_last and not trained:
         runner.logger.warning(f"{key}: drop_last=True leaves the images of the last batch out of the evaluation")
+    by_epoch = not trained or isinstance(runner.train_loop, EpochBasedTrainLoop)
+    if by_epoch and isinstance(loader.sampler, InfiniteSampler):
+        raise ValueError(
+            f"{key}.sampler: an epoch of InfiniteSampler never ends: take DefaultSampler, or by_epoch=False"
+        )
+    if trained and vars(loader.sampler).get("shuffle") is False:
+        runner.logger.warning(f"{key}.sampler.shuffle=False: images are learned in the order of their list")
     name_errors(key, loader)
     if isinstance(model, Distiller):
         check_batch(key, samples, loader.collate_fn, model, model.student, model.task.multilabel)

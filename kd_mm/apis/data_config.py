@@ -90,6 +90,8 @@ def _clean_classes(part: dict[str, Any]) -> None:
         if not file.is_file():
             raise FileNotFoundError(f"the file of class names {classes!r} does not exist{nearest_file(file)}")
         part["classes"] = tuple(read_names(classes))
+        if others := [name for name in part["classes"] if not isinstance(name, str)]:
+            raise ValueError(f"the file of class names {classes!r}: {others[0]!r} is no name: write a list of names")
     elif isinstance(classes, str | list | tuple):
         names = classes.split(",") if isinstance(classes, str) else classes  # one without the comma of a tuple
         part["classes"] = tuple(filter(None, (str(name).lstrip("\ufeff").strip() for name in names)))

@@ -1,6 +1,7 @@
 """Text files as people write them: encodings, lists of images."""
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ from kd_mm.utils.suggest import join_first
 _MARK = re.compile(r"[\s,;]+(-1|0|1)")
 #: Characters without a width that web pages and editors leave in text.
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+#: A class with its number before or behind it.
+_NUMBERED = (
+    re.compile(r"(?P<number>\d+)[\s:,;.)]+(?P<name>.+)"),
+    re.compile(r"(?P<name>.+?)\s*[,;\t]\s*(?P<number>\d+)"),
+)
 _BETWEEN = re.compile(r"[\s,;]+")
 
 
@@ -42,7 +48,8 @@ def read_names(path: str | Path) -> list[str]:
     """Return the class names in a file: JSON or YAML, or one name a line, or one line with commas.
 
     JSON and YAML hold a list, names by their numbers or numbers by their names, also below ``names``. Comments, quotes
-    around names, commas behind those, and numbers before names that count the lines are left out.
+    around names, commas behind those, numbers before or behind names that count the lines, and a header above such are
+    left out.
     """
     lines = [line for line in read_lines(path) if not line.startswith("#")]
     if lines and (lines[0][0] in "[{" or Path(path).suffix.lower() in (".yaml", ".yml")):
@@ -57,10 +64,12 @@ def read_names(path: str | Path) -> list[str]:
                 return list(content)
     if len(lines) == 1:
         lines = [name.strip() for name in lines[0].split(",") if name.strip()]
-    numbered = [re.match(r"(\d+)[\s:,.)]+", line) for line in lines]
-    numbers = [int(number[1]) for number in numbered if number]
-    if lines and numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
-        lines = [line[number.end() :] for line, number in zip(lines, numbered, strict=True) if number]
+    for rows, pattern in itertools.product((lines, lines[1:]), _NUMBERED):
+        found = [row for line in rows if (row := pattern.fullmatch(line))]
+        numbers, names = [int(row["number"]) for row in found], [row["name"] for row in found]
+        if rows and numbers in (list(range(len(rows))), list(range(1, len(rows) + 1))) and len({*names}) == len(rows):
+            lines = names
+            break
     return [name[1:-1] if re.fullmatch(r"(['\"]).+\1", name := line.rstrip(",")) else line for line in lines]
 
 

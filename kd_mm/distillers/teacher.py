@@ -54,7 +54,7 @@ class Teacher:
 
     #: Whether its weights are a moving average of the student's.
     is_ema: ClassVar[bool] = False
-    #: What the checkpoint holds about its data set, e.g. ``classes``.
+    #: The ``classes`` that the checkpoint was trained on, where it names them.
     dataset_meta: dict[str, Any]
     checkpoint: str | None = None
     input_size: tuple[int, int] | None = None
@@ -86,8 +86,7 @@ class Teacher:
         self.dtype = DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(DTYPES))] if dtype else None
         self._freeze(name, model)
         self._convert()
-        meta = (stored.get("meta") or {}).get("dataset_meta") or {}
-        self.dataset_meta = {**meta, "classes": trained_classes(stored)}
+        self.dataset_meta = {"classes": trained_classes(stored)}
         self.joint_exits = JointExits.of(stored)
 
     def _freeze(self, name: str, model: nn.Module) -> None:

@@ -1,6 +1,8 @@
 """The registered metric of person re-identification and of retrieval."""
 
 import copy
+import filecmp
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +19,7 @@ from kd_mm.evaluation.reid_distances import DISTANCES, JUNK, Array, Images
 from kd_mm.evaluation.reid_rank import evaluate_reid, no_match
 from kd_mm.evaluation.rerank import check_options
 from kd_mm.registry import METRICS
-from kd_mm.utils.suggest import choice, warn
+from kd_mm.utils.suggest import choice, join_first, warn
 
 #: Person id of gallery images that show none of the persons to find.
 DISTRACTOR = 0
@@ -98,7 +100,7 @@ class ReIDMetric(BaseMetric):
         self.results: list[Any]
 
     def check_data(self, samples: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Look for a query and a match of it, before anything is evaluated.
+        """Look for a query and a match of it, before anything is evaluated; warn of copies of queries in the gallery.
 
         Args:
             samples: All samples of the data set, before its pipeline.
@@ -118,15 +120,23 @@ class ReIDMetric(BaseMetric):
             if role == "gallery":
                 gallery.setdefault(pid, []).append(position)
         queries = [position for position, label in enumerate(labels) if label[2] == "query"]
-        same_camera = False
+        same_camera, chosen, copied = False, [], []
         for query in queries:
-            pid, camera, *_ = labels[query]
+            pid, camera, _, path = labels[query]
             matches = gallery.get(pid, [])
             elsewhere = [match for match in matches if camera is None or labels[match][1] != camera]
-            if elsewhere:
-                return [query, elsewhere[0]]
+            chosen = chosen or [query, *elsewhere[:1]] if elsewhere else chosen
             same_camera = same_camera or bool(matches)
-        raise ValueError(no_match(len(queries), self.camera_rule, same_camera))
+            files = [labels[match][3] for match in elsewhere] if os.path.isfile(path) else []
+            copied += [path] if any(os.path.isfile(file) and filecmp.cmp(path, file, False) for file in files) else []
+        if not chosen:
+            raise ValueError(no_match(len(queries), self.camera_rule, same_camera))
+        if copied:
+            warn(
+                f"{len(copied)} of {len(queries)} queries are in the gallery as the same file or a copy of it "
+                f"({join_first(copied)}), which they find first: results are too good; take these out of the gallery"
+            )
+        return chosen
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Store the features of a batch of data samples, given as dicts; see :func:`read_samples`.

@@ -114,8 +114,8 @@ class DistillHook(Hook):
         Raises:
             ValueError: A resumed run has another teacher than the run it continues.
         """
-        before = checkpoint.get("meta", {}).get("teachers")
-        if before is None or not runner.cfg.get("resume"):
+        before = checkpoint.get("meta", {}).get("teachers") if runner.cfg.get("resume") else None
+        if before is None:
             return
         now = {name: teacher.identity for name, teacher in find_distiller(runner).teachers.items()}
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]

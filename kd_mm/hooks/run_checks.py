@@ -273,6 +273,8 @@ def _changed_schedules(stored: Sequence[dict[str, Any]], schedules: Sequence[Any
     lines = []
     for before, schedule in zip(stored, schedules, strict=True):
         now, name = schedule.state_dict(), type(schedule).__name__
+        for option in before.keys() - now.keys():  # of another schedule
+            del before[option]
         for option in [key for key in now if not key.startswith("_") and key not in _PROGRESS]:
             if before.get(option) != now[option]:
                 values = [before.get(option, "missing"), now[option]]

@@ -12,6 +12,7 @@ _OTHER_FILES = {
     b"version https://git-lfs": "a pointer of Git LFS to a file that is not here: git lfs pull",
     b"\x89HDF": "an HDF5 file, as Keras writes: convert its weights by torch.save",
     b"<!DOCTYPE": "a web page, not what was to be downloaded",
+    b"{": "JSON, which holds no weights: name the file of the weights",
     b"<html": "a web page, not what was to be downloaded",
 }
 

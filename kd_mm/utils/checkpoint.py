@@ -43,12 +43,14 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     stored = load_safely(file)
     if not isinstance(stored, Mapping):
         raise ValueError(f"{file} holds a {type(stored).__name__} and no dict of weights: save model.state_dict()")
-    return dict(stored)
+    known = isinstance(stored.get("meta"), Mapping)  # other toolkits store what they like there
+    return {key: value for key, value in stored.items() if known or key != "meta"}
 
 
 def trained_classes(checkpoint: Mapping[str, Any]) -> list[str]:
     """Return the classes that a checkpoint names, as mmengine or mmcv 1 stores them; empty where it names none."""
-    meta = checkpoint.get("meta") or {}
+    meta = checkpoint.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}  # other toolkits store what they like there
     places = [place.get(key) for place in (meta.get("dataset_meta") or {}, meta) for key in ("classes", "CLASSES")]
     found = next(filter(None, places), ())
     return [found] if isinstance(found, str) else list(map(str, found))
@@ -77,14 +79,16 @@ def _tensors(stored: Any) -> dict[str, Tensor]:
     """Return the tensors of the mapping that holds the weights, at whatever depth."""
     if not isinstance(stored, Mapping):
         return {}
-    if usual := {key: weights for key in WEIGHT_KEYS if (weights := _tensors(stored.get(key)))}:
-        first, *others = usual
-        if others:
+    names = [*WEIGHT_KEYS, *(key for key in stored if isinstance(key, str))]  # numbers are those of an optimizer
+    parts = {key: weights for key in names if (weights := _tensors(stored.get(key)))}
+    first = next((key for key in WEIGHT_KEYS if key in parts), max(parts, key=lambda key: len(parts[key]), default=""))
+    found = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
+    if first in WEIGHT_KEYS or (first and len(parts[first]) > len(found)):  # others, as an optimizer's, hold a few each
+        if others := [key for key in parts if key != first and 2 * len(parts[key]) > len(parts[first])]:
             hint = " (EMAHook stores the averages under state_dict)" if "ema_state_dict" in others else ""
             print_log(f"the weights under {first!r} are used, not those under {', '.join(others)}{hint}", "current")
-        return usual[first]
-    found = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
-    return max([found, *map(_tensors, stored.values())], key=len)  # others, such as an optimizer's, hold a few each
+        return parts[first]
+    return found
 
 
 def distill_state_dict(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:

@@ -18,6 +18,10 @@ def test_names(tmp_path: Path) -> None:
         ("1: cat\n2: 3 dogs\n", ["cat", "3 dogs"]),
         ("3 cats\n2 dogs\n", ["3 cats", "2 dogs"]),
         ("0\n1\n2\n", ["0", "1", "2"]),
+        ("id,name\n0,cat\n1,dog\n", ["cat", "dog"]),
+        ("class;number\ncat;1\ngreat dog;2\n", ["cat", "great dog"]),
+        ("stage, 1\nstage, 2\n", ["stage, 1", "stage, 2"]),
+        ("pets\ncat\ndog\n", ["pets", "cat", "dog"]),
         ("tench, Tinca tinca\ngoldfish\n", ["tench, Tinca tinca", "goldfish"]),
     ):
         (tmp_path / "names.txt").write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,18 @@ def test_what_is_wrong_with_the_images_is_one_line(street: Street, tmp_path: Pat
     line = refused(street, street.plain, "--work-dir", tmp_path / "run", "--cfg-options", crowd)
     assert "train_dataloader: batch_size=8, but its IdentitySampler makes batches of 9 identities x 2 images" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_queries_that_were_copied_from_the_gallery(street: Street, tmp_path: Path) -> None:
+    images = MarketFolder(tmp_path / "copied").fill()
+    path, *_ = sorted(images.root.glob("query/*"))
+    shutil.copy(path, images.root / "bounding_box_test")
+    options = ["--work-dir", tmp_path / "run", "--cfg-options", f"test_dataloader.dataset.data_root={images.root}"]
+    words = "1 of 3 queries are in the gallery as the same file or a copy of it ("
+    assert words not in street.tools.test(street.teacher, street.checkpoint, *options).out  # of one camera
+    assert (
+        words in street.tools.test(street.teacher, street.checkpoint, *options, "test_evaluator.camera_rule=False").out
+    )
 
 
 def test_an_evaluation_with_re_ranking(street: Street, tmp_path: Path) -> None:

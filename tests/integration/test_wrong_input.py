@@ -16,7 +16,7 @@ import torch
 
 from ..helpers.compare import weights
 from ..helpers.tools import Ended, Tools, failed, refused
-from ..helpers.world import World, draw_images
+from ..helpers.world import CLASSES, World, draw_images
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,26 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "custom_keys: no parameter has 'bakbone' in its name, did you mean 'backbone'?",
         ),
         (
+            "optim_wrapper = dict(paramwise_cfg=dict(norm_decay=0.0))",
+            "optim_wrapper.paramwise_cfg: nothing reads 'norm_decay', did you mean 'norm_decay_mult'?",
+        ),
+        (
+            'optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"backbone": dict(lr_multi=0.1)}))',
+            "optim_wrapper.paramwise_cfg: nothing reads 'lr_multi', did you mean 'lr_mult'?",
+        ),
+        (
+            'train_dataloader = dict(sampler=dict(type="InfiniteSampler"))',
+            "train_dataloader.sampler: an epoch of InfiniteSampler never ends: take DefaultSampler, or by_epoch=False",
+        ),
+        (
+            'val_dataloader = dict(sampler=dict(type="InfiniteSampler"))',
+            "val_dataloader.sampler: an epoch of InfiniteSampler never ends",
+        ),
+        (
+            "model = dict(head=dict(loss=dict(class_weight=[1.0, 2.0])))",
+            "model.head: CrossEntropyLoss fails on its logits and labels (RuntimeError: weight tensor should be",
+        ),
+        (
             'train_dataloader = dict(dataset=dict(pipeline=dict(_delete_=True, type="LoadImageFromFile")))',
             "train_dataloader.dataset.pipeline: it is one step, not a list of steps",
         ),
@@ -273,6 +293,22 @@ def test_a_metric_that_can_never_be_there(tools: Tools, world: World, tmp_path: 
     config = world.write("metric.py", f'_base_ = "plain.py"\n{changes}\n')
     refused(tools.run("train", config, "--work-dir", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
+
+
+def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -> None:
+    changes = 'optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"offset": dict(lr_mult=0.1)}))'
+    loaders = "train_dataloader = dict(sampler=dict(shuffle=False))"
+    config = world.write("habits.py", f'_base_ = "plain.py"\n{changes}\n{loaders}\ntrain_cfg = dict(max_epochs=1)\n')
+    out = tools.train(config, "--work-dir", tmp_path).out
+    assert "WARNING - optim_wrapper.paramwise_cfg.custom_keys: no parameter has 'offset' in its name" in out
+    assert "WARNING - train_dataloader.sampler.shuffle=False: images are learned in the order of their list" in out
+
+
+def test_classes_of_a_file_with_more_than_names(tools: Tools, world: World, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text('{"0": ["n01", "blue"], "1": ["n02", "green"], "2": ["n03", "red"]}')
+    option = f"train_dataloader.dataset.metainfo.classes={tmp_path}/index.json"
+    ended = tools.run("train", world.plain, "--work-dir", tmp_path / "run", "--cfg-options", option)
+    refused(ended, "index.json': ['n01', 'blue'] is no name: write a list of names")
 
 
 def test_options_of_the_evaluator_of_a_test(tools: Tools, world: World, tmp_path: Path) -> None:
@@ -705,6 +741,40 @@ def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path)
     tested = tools.test(world.teacher, tmp_path / "two.pth", "--work-dir", tmp_path / "run")
     assert "the weights under 'model' are used, not those under model_ema" in tested.out
     assert "the weights below 'module.' are used, 2 others are not" in tested.out
+
+
+def test_checkpoints_of_other_toolkits_and_engines(tools: Tools, world: World, tmp_path: Path) -> None:
+    own = weights(world.checkpoint)
+    files = {
+        "two": {"student": own, "teacher": own, "epoch": 3},
+        "average": {"model": own, "best_ema": own, "meta": None},
+        "named": {"state_dict": own, "meta": "resnet"},
+    }
+    for name, content in files.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        out = tools.test(world.teacher, tmp_path / f"{name}.pth", "--work-dir", tmp_path / "run").out
+        assert (", not those under teacher" in out, ", not those under best_ema" in out) == (
+            name == "two",
+            name == "average",
+        )
+    start = f"load_from={tmp_path}/named.pth"
+    tools.train(world.teacher, "--work-dir", tmp_path / "run", "--cfg-options", start, "train_cfg.max_epochs=1")
+    teacher = ["--distiller", "kd", "--teacher", world.teacher, "--teacher-checkpoint", tmp_path / "named.pth"]
+    tools.train(world.plain, "--work-dir", tmp_path / "kd", *teacher, "--cfg-options", "train_cfg.max_epochs=1")
+    for name, meta in {
+        "old": {"CLASSES": CLASSES[::-1]},
+        "older": {"dataset_meta": {"CLASSES": CLASSES[::-1]}},
+    }.items():
+        torch.save({"state_dict": own, "meta": meta}, tmp_path / f"{name}.pth")
+        ended = tools.run("test", world.teacher, tmp_path / f"{name}.pth", "--work-dir", tmp_path / "tested")
+        refused(
+            ended, "test_dataloader: its 3 classes are not the 3 of the checkpoint's training data: the order is ano"
+        )
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    ended = tools.run(
+        "test", world.teacher, tmp_path / "model.safetensors.index.json", "--work-dir", tmp_path / "tested"
+    )
+    refused(ended, "index.json is no checkpoint but JSON, which holds no weights: name the file of the weights")
 
 
 def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_path: Path) -> None:
