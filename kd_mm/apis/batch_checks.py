@@ -144,7 +144,8 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception, first
     if found or (model is student and is_misfit(error)):  # else it may be of a loss
         raise SampleError(f"model: {misfit(error)}") from error
     if first and isinstance(student, ImageClassifier):
-        passed = model.data_preprocessor(batch, True)
+        preprocessor: Any = model.data_preprocessor
+        passed = preprocessor(batch, True)
         features = student.extract_feat(passed["inputs"])
         try:
             student.head.loss(features, passed["data_samples"])

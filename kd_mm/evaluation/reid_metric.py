@@ -120,7 +120,8 @@ class ReIDMetric(BaseMetric):
             if role == "gallery":
                 gallery.setdefault(pid, []).append(position)
         queries = [position for position, label in enumerate(labels) if label[2] == "query"]
-        same_camera, chosen, copied = False, [], []
+        chosen: list[int] = []
+        same_camera, copied = False, []
         for query in queries:
             pid, camera, _, path = labels[query]
             matches = gallery.get(pid, [])
