@@ -8,5 +8,8 @@ metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 rows = [
     dict(name="teacher_exits", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0], distiller="exits"),
     dict(name="student", **student),
-    dict(name="mtkd_ssr", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),
+    *(
+        dict(name=recipe, distiller=recipe, teacher_row="teacher_exits", **student)
+        for recipe in ("mtkd_ssr", "pkd+kd", "crosskd", "detection")
+    ),
 ]

@@ -17,5 +17,6 @@ rows = [
     dict(name="teacher_exits", config=teacher, seeds=[0], distiller="exits"),
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),
     dict(name="mtkd_ssr with joint exits, maps and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **joint),
+    dict(name="detection with joint exits", distiller="detection", **joint),
     *(dict(name=f"{recipe} from teacher_exits", distiller=recipe, **joint) for recipe in ("pkd+kd", "crosskd")),
 ]

@@ -21,5 +21,6 @@ rows = [
     dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),
     dict(name="mtkd_ssr with joint exits, maps by scd alone", distiller="mtkd_ssr", cfg_options=cwd_off, **joint),
     dict(name="mtkd_ssr with joint exits, maps and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **joint),
+    dict(name="detection with joint exits", distiller="detection", **joint),
     *(dict(name=f"{recipe} from teacher_exits", distiller=recipe, **joint) for recipe in ("kd", "pkd+kd", "crosskd")),
 ]

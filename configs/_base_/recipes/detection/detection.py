@@ -1,6 +1,6 @@
 # MTKD-SSR's stages and CrossKD in one recipe: the student's features also run through the last layers of the teacher's
 # head, whose predictions of classes and boxes they follow. Where they do not fit that head, a line says so and MTKD-SSR
-# remains. Terms have the options of their own recipes, but the positions on the maps (cwd) weigh 1 instead of 3.
+# remains. All terms have the options of their own recipes.
 _base_ = ["../hooks.py"]
 
 detection = dict(

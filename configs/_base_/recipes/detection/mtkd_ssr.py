@@ -18,7 +18,7 @@ mtkd_ssr = dict(
         # Half of the weight of each map belongs to the objects, each the same: small ones are lost otherwise.
         scd=dict(type="kd_mm.PKDLoss", loss_weight=6.0, resize="smaller", object_share=0.5),
         # Standardised maps say how a channel varies, this loss where it is largest: many small objects gain by it.
-        cwd=dict(type="kd_mm.CWDLoss", loss_weight=3.0, temperature=1.0, resize=True),
+        cwd=dict(type="kd_mm.CWDLoss", loss_weight=1.0, temperature=1.0, resize=True),
         srd=dict(type="kd_mm.CellResponseLoss", loss_weight=1.0, temperature=1.0),
         review=dict(
             type="kd_mm.CellReviewLoss",
