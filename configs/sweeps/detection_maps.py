@@ -5,10 +5,11 @@ losses, fading = "model.recipe.losses", dict(type="kd_mm.CosineDecay")
 scd, cwd = f"{losses}.scd", f"{losses}.cwd"
 halves = {f"{scd}.loss_weight": 3.0, f"{cwd}.loss_weight": 5.0}
 by_level = {f"{scd}.stages": [2, 3], f"{cwd}.stages": [1], f"{cwd}.loss_weight": 10.0}
+without_exits = {f"{losses}.{name}.loss_weight": 0 for name in ("aux", "srd", "review")}
 options = {
-    "scd 6, cwd 3": {},
-    "scd 6, cwd 3, positions alike": {f"{scd}.object_share": 0},
-    "scd 6, cwd 1": {f"{cwd}.loss_weight": 1.0},
+    "scd 6, cwd 1": {},
+    "scd 6, cwd 3": {f"{cwd}.loss_weight": 3.0},
+    "scd 6, cwd 3, positions alike": {f"{scd}.object_share": 0, f"{cwd}.loss_weight": 3.0},
     "scd 6": {f"{cwd}.loss_weight": 0},
     "scd 3": {f"{scd}.loss_weight": 3.0, f"{cwd}.loss_weight": 0},
     "scd 6, fading": {f"{scd}.schedule": fading, f"{cwd}.loss_weight": 0},
@@ -16,8 +17,8 @@ options = {
     "scd 3, cwd 5, fading": {**halves, f"{scd}.schedule": fading, f"{cwd}.schedule": fading},
     "cwd 10 on level 1, scd 6 on others": by_level,
     "cwd 10": {f"{scd}.loss_weight": 0, f"{cwd}.loss_weight": 10.0},
-    "scd 6, cwd 3, review 10": {f"{losses}.review.loss_weight": 10.0},
-    "scd 6, cwd 3, without exits": {f"{losses}.{name}.loss_weight": 0 for name in ("aux", "srd", "review")},
+    "scd 6, cwd 3, review 10": {f"{losses}.review.loss_weight": 10.0, f"{cwd}.loss_weight": 3.0},
+    "scd 6, cwd 3, without exits": {f"{cwd}.loss_weight": 3.0, **without_exits},
 }
 bccd, foda, scenes = "kd_mm::detection/bccd", "kd_mm::detection/foda", "kd_mm::quickstart"
 listed, named = (
