@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from kd_mm.utils.config import parts_of
@@ -14,7 +15,7 @@ _FORMER = {"optimizer": "optim_wrapper", "lr_config": "param_scheduler", "runner
 def check_schedules(runner: Runner) -> None:
     """Compare the schedules, the begin of validation and the learning rate with the length of the run.
 
-    The log warns of what never comes, of a cosine that rises again, and of a learning rate of 0.
+    The log warns of what never comes, of a cosine that rises again, of a learning rate of 0, and where nothing is saved.
 
     Raises:
         ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0.
@@ -38,6 +39,11 @@ def check_schedules(runner: Runner) -> None:
         lines.append("optim_wrapper.optimizer.lr is 0: nothing is learned")
     if any(group.get("momentum", 0) >= 1 for group in runner.optim_wrapper.param_groups):
         lines.append("optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end")
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and not (hook.save_last or hook.save_best):
+            length, unit = lengths[hook.by_epoch]
+            if not 0 < hook.interval <= length:
+                lines.append(f"CheckpointHook: interval={hook.interval} saves nothing, the run has {length} {unit}")
     config = runner.cfg._cfg_dict.to_dict()
     parts = [None, *(value for key, value in parts_of(config) if key not in _FORMER)]  # where it is a variable
     lines += [f"nothing reads {key!r}: write {new}" for key, new in _FORMER.items() if config.get(key) not in parts]

@@ -64,7 +64,7 @@ def test_a_step_counts_accumulated_batches(
     assert f"Scaling the original LR by {ratio}." in out
 
 
-SECTIONS = ("train_cfg.", "param_scheduler: ", "optim_wrapper.")
+SECTIONS = ("train_cfg.", "param_scheduler: ", "optim_wrapper.", "CheckpointHook: ")
 
 
 def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp_path: Path) -> None:
@@ -73,7 +73,8 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         path = tmp_path / "config.py"
         path.write_text(f'_base_ = "{ACCUMULATES[0]}"\nparam_scheduler = [{listed}]\n')
         rest = ["train_cfg.val_begin=5", "optim_wrapper.optimizer.lr=0.0", "optim_wrapper.optimizer.momentum=2"]
-        rest += ["optim_wrapper.accumulative_counts=9"]
+        rest += ["optim_wrapper.accumulative_counts=9", "default_hooks.checkpoint.interval=2"]
+        rest += ["default_hooks.checkpoint.save_last=False"]
         rest += ["--work-dir", tmp_path / "run"]
         return [path, *ACCUMULATES[1:], *rest]
 
@@ -94,6 +95,7 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         "optim_wrapper.accumulative_counts=9: the run has 4 iterations, one step",
         "optim_wrapper.optimizer.lr is 0: nothing is learned",
         "optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end",
+        "CheckpointHook: interval=2 saves nothing, the run has 1 epochs",
     ]
     for schedule, reason in (
         ('type="OneCycleLR", eta_max=0.1, total_steps=3, by_epoch=False', "total_steps=3 are too few"),
