@@ -15,7 +15,7 @@ _FORMER = {"optimizer": "optim_wrapper", "lr_config": "param_scheduler", "runner
 def check_schedules(runner: Runner) -> None:
     """Compare the schedules, the begin of validation and the learning rate with the length of the run.
 
-    The log warns of what never comes, of a cosine that rises again, of a learning rate of 0, and where nothing is saved.
+    The log warns of what never comes, of a cosine that rises again, of a learning rate of 0, and if nothing is saved.
 
     Raises:
         ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0.
