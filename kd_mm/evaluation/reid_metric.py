@@ -2,6 +2,7 @@
 
 import copy
 import filecmp
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,14 +123,15 @@ class ReIDMetric(BaseMetric):
         queries = [position for position, label in enumerate(labels) if label[2] == "query"]
         chosen: list[int] = []
         same_camera, copied = False, []
+        size = functools.cache(lambda file: os.path.getsize(file) if os.path.isfile(file) else -1)
         for query in queries:
             pid, camera, _, path = labels[query]
             matches = gallery.get(pid, [])
             elsewhere = [match for match in matches if camera is None or labels[match][1] != camera]
             chosen = chosen or [query, *elsewhere[:1]] if elsewhere else chosen
             same_camera = same_camera or bool(matches)
-            files = [labels[match][3] for match in elsewhere] if os.path.isfile(path) else []
-            copied += [path] if any(os.path.isfile(file) and filecmp.cmp(path, file, False) for file in files) else []
+            alike = [file for file in (labels[match][3] for match in elsewhere) if size(file) == size(path) >= 0]
+            copied += [path] if any(filecmp.cmp(path, file, False) for file in alike) else []
         if not chosen:
             raise ValueError(no_match(len(queries), self.camera_rule, same_camera))
         if copied:
