@@ -13,6 +13,7 @@ from kd_mm.utils.checkpoint import (
     below_prefix,
     check_weights,
     read_checkpoint,
+    resized,
     student_state_dict,
     translated,
 )
@@ -53,8 +54,10 @@ class LeftOverWeightsHook(Hook):
             changed = own.keys() & given.keys() and any(name.startswith("backbone.") for name in given)
             if not (changed or trunk & checkpoint["state_dict"].keys()):
                 checkpoint["state_dict"] = _of_another_toolkit(network, given, origin)
+        given = checkpoint["state_dict"]
+        if not resumed:
+            given.update(resized(network, given))
         if not isinstance(model, Distiller) and not resumed:
-            given = checkpoint["state_dict"]
             unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
             for key in unlike:
                 given[key] = own[key]

@@ -1,5 +1,6 @@
 """Weights of checkpoints and the networks that they fill, with a clear line when something does not fit."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from kd_mm.utils.suggest import nearest_file
 
 #: Prefixes under which wrappers and other toolkits store a plain network.
 WRAPPER_PREFIXES = ("module.", "student.", "architecture.", "ema_")
+#: Parts of names by which FSDP, torch.compile and activation checkpointing wrap a network or any of its parts.
+_WRAPPERS = {"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"}
 #: Last parts of names under which profilers, averages of weights and detectron2 store tensors of their own.
 _EXTRAS = ("total_ops", "total_params", "n_averaged", "pixel_mean", "pixel_std")
 #: Prefix of everything that distillation owns in a checkpoint.
@@ -60,10 +63,13 @@ def student_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the plain network's weights of a checkpoint, whatever stood around them.
 
     The weights are looked for under :data:`WEIGHT_KEYS`, at the top, and under other keys; wrapper prefixes that all
-    keys share are stripped; what distillation owns, what profilers add, and the averages that mmcv 1 stored beside
-    the weights (``ema_backbone_conv1_weight``) are left out.
+    keys share, and torch's wherever they are, are stripped; what distillation owns, what profilers add, and the
+    averages that mmcv 1 stored beside the weights (``ema_backbone_conv1_weight``) are left out.
     """
-    weights = _tensors(checkpoint)
+    weights = {
+        ".".join(part for part in key.split(".") if part not in _WRAPPERS): value
+        for key, value in _tensors(checkpoint).items()
+    }
     averages = {f"ema_{name}" for key in weights for name in (key, key.replace(".", "_"))}.intersection(weights)
     if averages:
         print_log(f"the plain weights are used, not their {len(averages)} averages under ema_...", "current")
@@ -117,6 +123,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
         raise ValueError(f"{what}: {origin} holds no weights")
     own, given = model.state_dict(), weights
     weights = below_prefix(own, given)
+    weights = {**weights, **resized(model, weights)}
     if problem := mismatch(own, weights):
         try:
             weights = translated(model, given)
@@ -127,6 +134,19 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     check_weights(own, weights, f"{what}: {origin}")
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
+
+
+def resized(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that the model resizes when it loads them, such as position embeddings of other image sizes.
+
+    Only a part's own loading tells which they are, so the model has them then.
+    """
+    own, found = model.state_dict(), {}
+    for key in [key for key, value in own.items() if key in given and given[key].shape != value.shape]:
+        with contextlib.suppress(RuntimeError, KeyError):  # not resized
+            model.load_state_dict({key: given[key]}, strict=False)
+            found[key] = own[key].clone()
+    return found
 
 
 def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
