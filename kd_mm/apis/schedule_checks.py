@@ -1,21 +1,28 @@
-"""Schedules that the length of a run does not fit."""
+"""Schedules that the length of a run does not fit, and rules that take the worst score for the best."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from kd_mm.utils.config import parts_of
+from kd_mm.utils.config import as_list, parts_of
 
 #: Keys that mmcv 1 read at the top of a config, and what is read in their stead.
 _FORMER = {"optimizer": "optim_wrapper", "lr_config": "param_scheduler", "runner": "train_cfg", "evaluation": "val_cfg"}
+#: What is in the names of metrics of which more is better, and of those of which less is.
+_BETTER = {
+    "greater": re.compile("acc|top|auc|map|precision|recall|f1|rank", re.I),
+    "less": re.compile("loss|err", re.I),
+}
 
 
 def check_schedules(runner: Runner) -> None:
     """Compare the schedules, the begin of validation and the learning rate with the length of the run.
 
-    The log warns of what never comes, of a cosine that rises again, of a learning rate of 0, and if nothing is saved.
+    The log warns of what never comes, of a cosine that rises again, of a learning rate of 0, if nothing is saved, and
+    of a ``rule`` that takes the worst score for the best.
 
     Raises:
         ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0.
@@ -44,6 +51,13 @@ def check_schedules(runner: Runner) -> None:
             length, unit = lengths[hook.by_epoch]
             if not 0 < hook.interval <= length:
                 lines.append(f"CheckpointHook: interval={hook.interval} saves nothing, the run has {length} {unit}")
+    for part in [*runner.hooks, *(runner.param_schedulers or [])]:
+        given = vars(part)
+        names = as_list(given.get("save_best") or given.get("monitor"))
+        for name, rule in zip(names, given.get("rules") or [given.get("rule")] * len(names), strict=False):
+            fitting = [each for each, words in _BETTER.items() if words.search(str(name))]
+            if rule and len(fitting) == 1 and rule != fitting[0]:
+                lines.append(f"{type(part).__name__}: rule={rule!r} is wrong for {name!r}: set rule={fitting[0]!r}")
     config = runner.cfg._cfg_dict.to_dict()
     parts = [None, *(value for key, value in parts_of(config) if key not in _FORMER)]  # where it is a variable
     lines += [f"nothing reads {key!r}: write {new}" for key, new in _FORMER.items() if config.get(key) not in parts]

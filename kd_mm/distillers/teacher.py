@@ -25,7 +25,7 @@ from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict, trained_classes
-from kd_mm.utils.config import plain_model_config
+from kd_mm.utils.config import load_config, normalizing_steps, plain_model_config
 from kd_mm.utils.suggest import choice, missing_hook
 
 
@@ -60,6 +60,8 @@ class Teacher:
     input_size: tuple[int, int] | None = None
     dtype: torch.dtype | None = None
     repeat_grey = False
+    #: How the pipeline that it was trained with normalises, where its config tells.
+    normalizing_steps: list[str] | None = None
 
     def __init__(
         self,
@@ -72,7 +74,9 @@ class Teacher:
         repeat_grey: bool = False,
     ) -> None:
         self.checkpoint, self.input_size, self.repeat_grey = checkpoint, input_size, repeat_grey
-        self.config, scope = plain_model_config(config)
+        source: Any = load_config(config) if isinstance(config, str) else config
+        self.normalizing_steps = normalizing_steps(source)
+        self.config, scope = plain_model_config(source)
         with DefaultScope.overwrite_default_scope(scope):
             model: nn.Module = MODELS.build(self.config)
         stored: dict[str, Any] = {}

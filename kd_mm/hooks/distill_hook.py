@@ -15,6 +15,8 @@ from kd_mm.distillers.loss_monitor import LossMonitor
 from kd_mm.hooks.report import distillation_report
 from kd_mm.losses import Progress
 from kd_mm.registry import HOOKS
+from kd_mm.utils.config import normalizing_steps
+from kd_mm.utils.suggest import join_first
 
 
 @HOOKS.register_module()
@@ -47,7 +49,7 @@ class DistillHook(Hook):
         replaced = distiller.recorder.attach(distiller.student)
         if replaced:
             runner.logger.info(f"taps attached to replaced modules: {', '.join(replaced)}")
-        check_class_lists(distiller, runner)
+        check_data_of_teachers(distiller, runner)
         for hook in runner.hooks:
             if isinstance(hook, LoggerHook):
                 self._interval, self._ignore_last = hook.interval, hook.ignore_last
@@ -126,12 +128,23 @@ class DistillHook(Hook):
             )
 
 
-def check_class_lists(distiller: Distiller, runner: Runner) -> None:
-    """Compare the class list of the training data with those of the networks whose logits are compared.
+def check_data_of_teachers(distiller: Distiller, runner: Runner) -> None:
+    """Compare the training data with those of the teachers: steps that normalise, and the class lists of the networks
+    whose logits are compared.
 
     Raises:
-        ValueError: Another number of classes, other classes, or another order.
+        ValueError: Other steps, another number of classes, other classes, or another order.
     """
+    own = normalizing_steps(runner.cfg)
+    for name, teacher in distiller.teachers.items():
+        steps = teacher.normalizing_steps
+        if steps is not None and steps != own:
+            there, here = (join_first(each or []) or "not at all" for each in (steps, own))
+            raise ValueError(
+                f"teacher {name!r}: the pipeline of its config normalises otherwise ({there}) than that of the "
+                f"training data ({here}): give mean, std and to_rgb to the data_preprocessor of both configs, and take "
+                "Normalize out of their pipelines"
+            )
     if distiller.task.class_agnostic:
         return
     dataset = runner.train_dataloader.dataset

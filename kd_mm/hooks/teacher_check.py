@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from kd_mm.distillers import Distiller, Teacher, find_distiller
-from kd_mm.hooks.distill_hook import check_class_lists
+from kd_mm.hooks.distill_hook import check_data_of_teachers
 from kd_mm.preparation.data import TrainingData
 from kd_mm.registry import HOOKS
 from kd_mm.tasks import TeacherScore
@@ -50,7 +50,7 @@ class TeacherCheckHook(Hook):
         """
         distiller = find_distiller(runner)
         task = distiller.task
-        check_class_lists(distiller, runner)  # a clearer message than a low score
+        check_data_of_teachers(distiller, runner)  # a clearer message than a low score
         split, key = ("validation", "val_dataloader") if task.closed_set else ("training", "train_dataloader")
         if runner.cfg.get(key) is None:
             runner.logger.info(f"no {split} data in the config: the teachers' scores are not checked")

@@ -149,6 +149,19 @@ def plain_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | 
     return model, scope
 
 
+def normalizing_steps(config: Mapping[str, Any]) -> list[str] | None:
+    """Return mean, std and channel order of the ``Normalize`` steps of the training data; None without such data."""
+    loader = config.get("train_dataloader")
+    if loader is None:
+        return None
+    steps = [part for _, part in parts_of(loader) if isinstance(part, Mapping) and "mean" in part and "std" in part]
+    return [
+        f"mean={[*map(float, step['mean'])]}, std={[*map(float, step['std'])]}, to_rgb={step.get('to_rgb', True)}"
+        for step in steps
+        if str(step.get("type")).rpartition(".")[2] == "Normalize"
+    ]
+
+
 def build_network(config: str | dict[str, Any]) -> nn.Module:
     """Return the plain network of a config (see :func:`plain_model_config`) with its initial weights."""
     model, scope = plain_model_config(config)

@@ -64,7 +64,7 @@ def test_a_step_counts_accumulated_batches(
     assert f"Scaling the original LR by {ratio}." in out
 
 
-SECTIONS = ("train_cfg.", "param_scheduler: ", "optim_wrapper.", "CheckpointHook: ")
+SECTIONS = ("train_cfg.", "param_scheduler: ", "optim_wrapper.", "CheckpointHook: ", "ReduceOnPlateauLR: ")
 
 
 def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         'type="CosineAnnealingLR", begin=2, by_epoch=False',
     )
     late = 'type="MultiStepLR", milestones=[1, 3]', 'type="LinearLR", by_epoch=False, end=500'
-    late += ('type="StepLR", step_size=1, gamma=0',)
+    late += ('type="StepLR", step_size=1, gamma=0', 'type="ReduceOnPlateauLR", monitor="accuracy/top1"')
     out = cpu_tools.train(*arguments(*fit, *late, 'type="CosineAnnealingLR", T_max=2, by_epoch=False')).out
     found = [text for line in out.splitlines() if (text := line.partition("WARNING - ")[2]).startswith(SECTIONS)]
     assert found == [
@@ -96,6 +96,7 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         "optim_wrapper.optimizer.lr is 0: nothing is learned",
         "optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end",
         "CheckpointHook: interval=2 saves nothing, the run has 1 epochs",
+        "ReduceOnPlateauLR: rule='less' is wrong for 'accuracy/top1': set rule='greater'",
     ]
     for schedule, reason in (
         ('type="OneCycleLR", eta_max=0.1, total_steps=3, by_epoch=False', "total_steps=3 are too few"),

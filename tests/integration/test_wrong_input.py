@@ -663,6 +663,14 @@ def test_weights_to_start_from_in_another_layout(tools: Tools, world: World, tmp
         refused(ended, f"odd.pth holds a {kind} and no dict of weights: save ")
 
 
+def test_a_teacher_whose_pipeline_normalises(tools: Tools, world: World, config: Path, tmp_path: Path) -> None:
+    teacher, steps = tmp_path / "teacher.py", [{"type": "Normalize", "mean": [1, 2, 3], "std": [4, 5, 6]}]
+    teacher.write_text(f"_base_ = {str(world.teacher)!r}\ntrain_dataloader = dict(dataset=dict(pipeline={steps}))\n")
+    options = ["--work-dir", tmp_path / "run", "--cfg-options", f"model.teacher.config={teacher}"]
+    there = "normalises otherwise (mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True)"
+    refused(tools.run("train", config, *options), f"{there} than that of the training data (not at all)")
+
+
 def test_weights_to_start_from_are_of_other_classes(tools: Tools, world: World, tmp_path: Path) -> None:
     stored = torch.load(world.checkpoint, weights_only=False)
     stored["state_dict"]["head.fc.weight"], stored["state_dict"]["head.fc.bias"] = torch.zeros(7, 32), torch.zeros(7)
