@@ -61,7 +61,7 @@ SECTIONS = {
     "model_wrapper_cfg": Kind((engine.MODEL_WRAPPERS,)),
 }
 #: How alike a name and a misspelling of it are where a name of another kind may stand, too.
-_ALIKE = 0.85
+ALIKE = 0.85
 
 
 def find_component(name: str, kind: Kind, scope: str) -> Component | None:
@@ -88,7 +88,7 @@ def unknown_type(name: str, key: str, kind: Kind, scope: str) -> Iterator[str]:
     names = [known for registry in kind.registries for known in _names(registry, scope)]
     certain = kind is not MODEL or "." in name or ".recipe.losses." in key
     near = [own for own in (f"kd_mm.{name}", name.rpartition(".")[2]) if own in names][:1]
-    near = near or difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": _ALIKE}))
+    near = near or difflib.get_close_matches(name, names, n=1, **({} if certain else {"cutoff": ALIKE}))
     if near:
         yield f"{key}.type: there is no {name!r}, did you mean {near[0]!r}?"
     elif certain and (kind is not MODEL or "." not in name or name.partition(".")[0] in kind.registries[0].children):

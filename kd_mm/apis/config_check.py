@@ -24,6 +24,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from kd_mm.apis.component_kinds import (
+    ALIKE,
     DATASET,
     FUNCTION,
     HOOK,
@@ -67,6 +68,7 @@ _ADDED = frozenset(
         "params",
         "runner",
         "sampler",
+        "save_dir",
         "self",
         "test_cfg",
         "train_cfg",
@@ -74,7 +76,6 @@ _ADDED = frozenset(
 )
 #: Options of detectors that are from 0 to 1.
 _SHARES = ("score_thr", "iou_threshold", "iou_thr", "pos_iou_thr", "neg_iou_thr", "min_pos_iou")
-_FURTHER = "**"  # options of any name that a component with such may add to those of its parts
 
 
 def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
@@ -128,7 +129,7 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
     for key, value in parts_of(parts.get("model"), "model"):
         local = key.endswith("init_cfg.checkpoint") and isinstance(value, str) and "://" not in value
         if local and not Path(value).expanduser().is_file():
-            yield f"{key}: there is no file {value}: put the weights there, or leave init_cfg out to start from nothing"
+            yield f"{key}: there is no file {value!r}: put the weights there, or leave init_cfg out"
     for key, value in parts_of(parts):
         if isinstance(value, float) and math.isnan(value):
             yield f"{key}: {value} is no number"
@@ -152,7 +153,7 @@ def _clipping(part: Any) -> Iterator[str]:
         for option in ("max_norm", "clip_value"):
             if isinstance(limit := part.get(option), int | float) and limit <= 0:
                 yield f"optim_wrapper.clip_grad.{option}: {limit} leaves nothing of a gradient"
-        yield from _options(part, "optim_wrapper.clip_grad", Kind(numbers=True), function, frozenset())
+        yield from _options(part, "optim_wrapper.clip_grad", Kind(numbers=True), function)
 
 
 def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
@@ -164,11 +165,11 @@ def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
             yield from _part(hook, f"default_hooks.{name}", HOOK, scope)
 
 
-def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Check a part and what it holds; the components around it may take the options ``popped`` out of it."""
+def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Iterator[str]:
+    """Check a part and what it holds; ``outer`` is the package of the component around it."""
     if isinstance(part, list | tuple):
         for number, item in enumerate(part):
-            yield from _part(item, f"{key}.{number}", kind, scope, popped)
+            yield from _part(item, f"{key}.{number}", kind, scope, outer)
         return
     if not isinstance(part, Mapping):
         return
@@ -181,11 +182,10 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
         if component is None:
             yield from unknown_type(given, key, kind, scope)
     if component is not None:
-        yield from _options(part, key, kind, component, popped)
-        words = _words(component)
-        if words is None and kind is MODEL:
+        yield from _options(part, key, kind, component, outer)
+        if kind is MODEL and not inspect.isclass(component):
             return  # a function does with its options what it likes
-        popped |= (words or frozenset()) | ({_FURTHER} if known_options(component) is None else set())
+        outer = component.__module__.partition(".")[0]
     yield from _meaningless(part, key, kind)
     for name, value in part.items():
         if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
@@ -196,7 +196,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, popped: frozenset[str] = 
             yield from unknown_type(function, f"{key}.{name}", FUNCTION, scope)
         inner = _inner(name, kind, component)
         if inner is not None:
-            yield from _part(value, f"{key}.{name}", inner, scope, frozenset() if inner is OPTIMIZER else popped)
+            yield from _part(value, f"{key}.{name}", inner, scope, outer)
 
 
 def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]:
@@ -245,9 +245,7 @@ def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
     return Kind((engine.VISBACKENDS,)) if name == "vis_backends" else None
 
 
-def _options(
-    part: Mapping[str, Any], key: str, kind: Kind, component: Component, popped: frozenset[str]
-) -> Iterator[str]:
+def _options(part: Mapping[str, Any], key: str, kind: Kind, component: Component, outer: str = "") -> Iterator[str]:
     if kind is MODEL and component.__module__.startswith(("mmcv.", "torch.")):
         return  # layers, whose builders take options out
     known = known_options(component)
@@ -256,11 +254,15 @@ def _options(
     name = "DataLoader" if kind is LOADER else str(getattr(component, "__name__", component))
     own = component.__module__.startswith("kd_mm.")
     counts, fractions = kind.numbers or kind is HOOK, bool(part.get("convert_to_iter_based"))
+    # Detectors take options out of their parts before they build them, and add some.
+    lenient = kind is MODEL and outer not in ("", "kd_mm", "mmpretrain")
     for option, value in part.items():
         if option in ("type", "_scope_") or not isinstance(option, str):
             continue
-        if known is not None and option not in (*known, *kind.extra, *popped):
+        if known is not None and option not in (*known, *kind.extra):
             hint = nearest(option, [*known, *kind.extra])
+            if lenient and not difflib.get_close_matches(option, known, n=1, cutoff=ALIKE):
+                continue
             if component is Distiller and "did you mean" not in hint:
                 hint += "; where a plain model is inherited, model needs _delete_=True"
             yield f"{key}.{option}: {name} has no option {option!r}{hint}"
@@ -270,21 +272,11 @@ def _options(
         closure = inspect.signature(component.step).parameters.get("closure")
         if closure is not None and closure.default is closure.empty:
             yield f"{key}.type: {name} computes the loss anew within a step, which the engine does not: take another"
-    if known is None or _FURTHER in popped or (own and kind is MODEL):  # the Distiller adds what it measured
+    if known is None or lenient or (own and kind is MODEL):  # the Distiller adds what it measured
         return
     parameters = inspect.signature(component).parameters.values()
     needed = [
         each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
     ]
-    if needed := [name for name in needed if name not in (*part, *popped, *_ADDED)]:
+    if needed := [name for name in needed if name not in (*part, *_ADDED)]:
         yield f"{key}: {name} needs the option{'s' if len(needed) > 1 else ''} {' and '.join(map(repr, needed))}"
-
-
-def _words(component: Component) -> frozenset[str] | None:
-    """Return the words in a component's methods, which may take options of these names out of its parts."""
-    if not inspect.isclass(component):
-        return None
-    functions = [value for part in inspect.getmro(component) for value in vars(part).values()]
-    functions += vars(inspect.getmodule(component)).values()
-    codes = [value.__code__ for value in functions if inspect.isfunction(value)]
-    return frozenset(word for code in codes for word in code.co_consts if isinstance(word, str))

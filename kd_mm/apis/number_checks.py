@@ -54,7 +54,8 @@ def _wrong_type(parameter: inspect.Parameter, value: Any, numbers: bool) -> str:
         number = True
     if number:
         return f"{value!r} is no number"
-    return f"{value!r} is neither True nor False" if isinstance(value, str) and names == ("bool",) else ""
+    flag = names == ("bool",) and isinstance(value, str) and not isinstance(parameter.default, str)
+    return f"{value!r} is neither True nor False" if flag else ""
 
 
 def _wrong_number(parameter: inspect.Parameter, value: Any, numbers: bool, fractions: bool) -> str:
