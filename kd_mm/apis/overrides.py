@@ -44,6 +44,9 @@ def override(config: Config, options: Mapping[str, Any] | None) -> None:
     for key, value in (options or {}).items():
         try:
             _check_is_read(config, key)
+            whole, _, option = key.rpartition(".")
+            if dict(parts_of(config._cfg_dict.to_dict())).get(whole) is True:  # an option of what is on by default
+                key, value = whole, {"_delete_": True, option: value}
             config.merge_from_dict({key: value})
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
             what = error.args[0] if error.args else type(error).__name__

@@ -218,7 +218,7 @@ def test_queries_that_were_copied_from_the_gallery(street: Street, tmp_path: Pat
 
 
 def test_an_evaluation_with_re_ranking(street: Street, tmp_path: Path) -> None:
-    options = ["--work-dir", tmp_path, "--cfg-options", "test_evaluator.rerank=True"]
+    options = ["--work-dir", tmp_path, "--cfg-options", "test_evaluator.rerank=True", "test_evaluator.rerank.k1=2"]
     assert "reid/mAP: " in street.tools.test(street.teacher, street.checkpoint, *options).out
 
 
