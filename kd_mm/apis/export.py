@@ -147,7 +147,7 @@ def exported_config(config: Config) -> Config:
     scope = f"{plain.get('default_scope')}."
     for _, part in parts_of(dict(plain.items())):
         # mmengine's mark on what was inherited through kd_mm::, types there are written out.
-        if isinstance(part, dict) and part.get("_scope_") == "kd_mm":
+        if isinstance(part, dict) and part.get("_scope_") in ("kd_mm", scope[:-1]):
             del part["_scope_"]
         # Upstream's inferencers look for the step LoadImageFromFile under this name. Classes have longer paths.
         if isinstance(part, dict) and re.fullmatch(rf"{re.escape(scope)}\w+", str(part.get("type"))):

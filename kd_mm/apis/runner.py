@@ -31,7 +31,7 @@ from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.checkpoint import read_checkpoint
-from kd_mm.utils.config import is_distillation, load_config, parts_of
+from kd_mm.utils.config import is_distillation, load_config, parts_of, set_scopes
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file
@@ -115,6 +115,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`) or cannot be built.
     """
     misspelt = misspelt_keys(config)
+    set_scopes(config._cfg_dict)
     clean_data_sets(config)
     try:
         check_config(config)

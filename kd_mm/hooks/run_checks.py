@@ -225,7 +225,7 @@ def _config_parts(config: Mapping[str, Any]) -> dict[str, str]:
 def _changed_parts(stored: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
     if stored is None:
         return []
-    keys = [key for key in {**stored, **now} if stored.get(key) != now.get(key)]
+    keys = [key for key in {**stored, **now} if stored.get(key) != now.get(key) and not key.endswith("._scope_")]
     lines = [f"{key} was {stored.get(key, 'missing')}, is {now.get(key, 'missing')}" for key in keys[:3]]
     return lines + ([f"{len(keys) - 3} more keys"] if len(keys) > 3 else [])
 

@@ -142,11 +142,23 @@ def plain_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | 
         name = f"config {config!r}" if isinstance(config, str) else "the teacher's config"
         raise ValueError(f"{name} has no 'model'; give an mm config file or a model dict")
     model = ConfigDict(copy.deepcopy(model))
+    set_scopes(model)
     if str(model.get("type", "")).endswith("Distiller"):
         model = ConfigDict(model["student"])
     if "data_preprocessor" not in model and source.get("data_preprocessor"):
         model["data_preprocessor"] = source["data_preprocessor"]
     return model, scope
+
+
+def set_scopes(config: Any) -> None:
+    """Let components of upstream that were inherited through ``kd_mm::`` build their parts in their own package.
+
+    The engine marks them with the scope kd_mm, in which the default parts of mmpretrain's and mmdet's are not found.
+    """
+    for _, part in parts_of({"config": config}):
+        package = str(part.get("type")).partition(".")[0] if isinstance(part, Mapping) else None
+        if package in ("mmpretrain", "mmdet") and part.get("_scope_") == "kd_mm":
+            part["_scope_"] = package
 
 
 def normalizing_steps(config: Mapping[str, Any]) -> list[str] | None:

@@ -17,13 +17,7 @@ layers = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 model = dict(
     backbone=dict(_delete_=True, type="mmpretrain.VisionTransformer", arch=layers, img_size=16, patch_size=4),
     neck=None,
-    head=dict(
-        _delete_=True,
-        type="mmpretrain.VisionTransformerClsHead",
-        num_classes=10,
-        in_channels=16,
-        loss=dict(type="mmpretrain.CrossEntropyLoss"),
-    ),
+    head=dict(_delete_=True, type="mmpretrain.VisionTransformerClsHead", num_classes=10, in_channels=16),
 )
 load_from = "large.pth"
 optim_wrapper = dict(optimizer=dict(lr=0.0))
