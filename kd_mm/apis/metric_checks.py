@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.apis.annotation_files import read_table
@@ -67,6 +67,17 @@ class MetricCheckHook(Hook):
             )
         for name, key in names.items():
             require_metric(name, found, f"{key}: the validation")
+        first = next(iter(found), "acc")
+        for hook in runner.hooks:
+            if not isinstance(hook, CheckpointHook) or vars(hook).get("rules") != [None]:
+                continue
+            try:
+                CheckpointHook(save_best=first, greater_keys=hook.greater_keys, less_keys=hook.less_keys)
+            except ValueError as error:  # which the engine would raise after the first validation
+                raise ValueError(
+                    f"{self.names['auto']}='auto' takes {first!r}, and whether more of it is better is not known: set "
+                    f"save_best={first!r} and rule='greater' or rule='less' beside it"
+                ) from error
 
     def before_test(self, runner: Runner) -> None:
         """Check the data of the test, and evaluate two of its images.

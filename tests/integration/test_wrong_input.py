@@ -257,6 +257,11 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "default_hooks.checkpoint.save_best: whether more of 'rank1' is better is not known: give its complete na",
         ),
         (
+            'val_evaluator = dict(_delete_=True, type="SingleLabelMetric", items=["f1-score"])\n'
+            'default_hooks = dict(checkpoint=dict(save_best="auto"))',
+            "default_hooks.checkpoint.save_best='auto' takes 'single-label/f1-score', and whether more of it is better",
+        ),
+        (
             'val_evaluator = [dict(type="Accuracy", topk=(1,)), dict(type="Accuracy", topk=(1,))]',
             "val_evaluator: two metrics give 'accuracy/top1': set another prefix for one of them",
         ),
