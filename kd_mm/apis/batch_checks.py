@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.models.detectors import BoxInst
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
 from mmpretrain.models import ImageClassifier
@@ -185,6 +186,9 @@ def _lacking(sample: Any, student: nn.Module, trained: bool) -> str:
             return f"are of {type(sample).__name__}: let the pipeline end in dict(type='mmdet.PackDetInputs')"
         if trained and "gt_instances" in sample and "bboxes" not in sample.gt_instances:
             return "have no boxes: add dict(type='mmdet.LoadAnnotations', with_bbox=True) to its pipeline"
+        masked = student.with_mask and not isinstance(student, BoxInst)  # which makes its masks of boxes
+        if trained and masked and "gt_instances" in sample and "masks" not in sample.gt_instances:
+            return "have no masks, and the network learns them: add with_mask=True to LoadAnnotations of its pipeline"
         if not trained and "scale_factor" not in sample:
             return (
                 "have no scale_factor, by which boxes return to the size of the image: add a step dict(type="

@@ -73,9 +73,9 @@ class ClassListHook(Hook):
             )
         if runner.val_loop is not None:
             validation = runner.val_loop.dataloader.dataset
+            listed, detects = class_list(validation), _has_boxes(validation)
+            compare_classes("val_dataloader", listed, classes, "the training data", detects)
             _check_set(runner, "val_dataloader", validation)
-            detects = _has_boxes(validation)
-            compare_classes("val_dataloader", class_list(validation), classes, "the training data", detects)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.
@@ -84,11 +84,12 @@ class ClassListHook(Hook):
             ValueError: The class lists differ.
         """
         dataset = runner.test_loop.dataloader.dataset
-        for part in base_datasets(dataset):
-            check_numbering("test_dataloader", part)
-            _check_known("test_dataloader", part)
         where = "the checkpoint's training data"
         compare_classes("test_dataloader", class_list(dataset), self.trained, where, _has_boxes(dataset))
+        for part in base_datasets(dataset):
+            check_numbering("test_dataloader", part)
+            _check_outputs(runner, "test_dataloader", part)
+            _check_known("test_dataloader", part)
 
 
 def _has_boxes(dataset: Any) -> bool:
@@ -150,8 +151,7 @@ def explain_joined_sets(config: Mapping[str, Any]) -> None:
             lists = [class_list(DATASETS.build(part)) for part in parts]
         for number, classes in enumerate(lists):
             if classes != lists[0]:
-                difference = _difference(classes, lists[0])
-                name = f"{key}.dataset.datasets.{number}"
+                name, difference = f"{key}.dataset.datasets.{number}", _difference(classes, lists[0])
                 raise ValueError(f"{name}: its classes are not the first one's: {difference}; {_SAME_LIST}")
 
 
@@ -224,10 +224,9 @@ def _check_presence(key: str, dataset: BaseDataset) -> None:
     classes = list(dataset.metainfo.get("classes") or ())
     if not classes or not len(dataset) or not isinstance(dataset, BaseDetDataset | ClassificationDataset):
         return
-    missing, looked = set(range(len(classes))), 0
-    for index in _spread(len(dataset)):
+    missing = set(range(len(classes)))
+    for looked, index in enumerate(_spread(len(dataset)), 1):
         missing -= set(labels(dataset, index))
-        looked += 1
         if not missing or (looked >= _LOOKED_AT and len(missing) < len(classes)):
             break
     if isinstance(dataset, BaseDetDataset) and len(missing) == len(classes):
@@ -258,10 +257,9 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
     number themselves, and a Distiller compares its class count with the list.
     """
     plain, detects = not is_distillation(runner.cfg), isinstance(dataset, BaseDetDataset)
-    if not (isinstance(dataset, ClassificationDataset) or (plain and detects)) or not len(dataset):
-        return
+    labelled = detects or (isinstance(dataset, ClassificationDataset) and key != "test_dataloader")
     option, count = _class_count(runner.cfg.model if plain else runner.cfg.model.student, detects)
-    if count is None:
+    if not labelled or not len(dataset) or count is None or (detects and not plain):
         return
     option, classes = f"model.{option}" if plain else f"model.student.{option}", class_list(dataset)
     listed = not isinstance(dataset, CustomDataset) or dataset.ann_file or len(classes) > count
@@ -278,6 +276,8 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
             f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} classes, "
             f"from 0 to {count - 1}: number the labels from 0, or set {option}"
         )
+    if detects and key != "train_dataloader" and 0 < len(classes) < count:
+        raise ValueError(f"{sizes}: a prediction of another class cannot be scored: set {option}={len(classes)}")
     if not plain or key != "train_dataloader" or not classes:
         return
     if not detects and len(classes) == 1 and count > 1:
@@ -292,9 +292,9 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
 def _class_count(model: Mapping[str, Any], detects: bool) -> tuple[str, int | None]:
     """Return the key of a plain config's number of classes below ``model``, and the number where it is given."""
     name = ("roi_head.bbox_head" if "roi_head" in model else "bbox_head") if detects else "head"
-    key = rf"{re.escape(name)}(\.\d+)?\.num_classes"
+    key = rf"{re.escape(name)}(\.\d+)?\.num_classes".replace("bbox", "(bbox|mask)")
     found = {option: value for option, value in parts_of(model) if re.fullmatch(key, option)}
-    if len(set(found.values())) > 1:  # whose scores cannot be averaged
+    if len(set(found.values())) > 1:  # scores of stages cannot be averaged, and a mask is that of a box's class
         counts = ", ".join(f"model.{option}={value}" for option, value in found.items())
-        raise ValueError(f"the stages of the cascade predict other numbers of classes ({counts}): set one for all")
+        raise ValueError(f"the heads predict other numbers of classes ({counts}): set one for all")
     return next(iter(found.items()), (f"{name}.num_classes", None))

@@ -98,6 +98,9 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
         yield "config: there is no model"
     elif isinstance(parts["model"], Mapping) and "type" not in parts["model"]:
         yield "model has no type: is its _base_ missing?"
+    for key, _ in parts_of({name: parts.get(name) for name in sections}):
+        if key.endswith("._delete_"):
+            yield f"{key}: no base has something to delete there: take it out"
     for key in sections:
         part = parts.get(key)
         if key == "train_cfg" and isinstance(part, Mapping):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
@@ -105,6 +106,8 @@ def evaluate(
         runner = build_runner(plain, trained=trained_classes(stored))
         model = unwrapped(runner)
         model = model.module if isinstance(model, BaseTTAModel) else model
+        if tta and isinstance(model, BaseDetector) and model.with_mask:
+            raise ValueError("--tta: mmdet merges the boxes of augmented images, not their masks: leave it out")
         fill(model, weights, "student", checkpoint)
         if suffix == ".pkl":
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))

@@ -157,12 +157,19 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
             raise ValueError(
                 f"{key}: {line} ({join_first(twice)}): take kd_mm.DetectionMetric, or evaluate joined sets one by one"
             )
+        _need(key, dataset, "iscrowd", "set it to 0")
         for file in {part.ann_file for part in parts}:
-            if lacking := sum("iscrowd" not in entry for entry in read_table(file, "annotations")):
-                raise ValueError(
-                    f"{key}: {file}: {lacking} annotations have no 'iscrowd', which CocoMetric reads: set it to 0"
-                )
+            if any(isinstance(entry.get("id"), str) for entry in read_table(file, "annotations")):
+                raise ValueError(f"{key}: {file}: annotations have ids that are text: number them from 1")
     return chosen
+
+
+def _need(key: str, dataset: Any, name: str, remedy: str) -> None:
+    """Stop where annotations of a COCO file lack what CocoMetric reads of each."""
+    for file in {part.ann_file for part in base_datasets(dataset)}:
+        if lacking := sum(entry.get(name) in (None, []) for entry in read_table(file, "annotations")):
+            line = f"{key}: {file}: {lacking} annotations have no {name!r}, which CocoMetric reads"
+            raise ValueError(f"{line}: {remedy}")
 
 
 def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, float] | None:
@@ -192,8 +199,10 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
             f"{key}: topk={depth} of {len(scores)} classes is not defined: set {key}.topk to at most {len(scores)}"
         )
     masks = any("masks" in prediction.get("pred_instances", ()) for prediction in predictions)
-    if not masks and any("segm" in (vars(metric).get("metrics") or ()) for metric in evaluator.metrics):
-        raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
+    if any("segm" in (vars(metric).get("metrics") or ()) for metric in evaluator.metrics):
+        if not masks:
+            raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
+        _need(key, loader.dataset, "segmentation", "write one, or take 'segm' out of metric")
     loaded = any(type(metric).__name__ in ("VOCMetric", "DetectionMetric") for metric in evaluator.metrics)
     for index, prediction in zip(chosen, predictions, strict=True) if loaded else ():
         info, truth = loader.dataset.get_data_info(index), prediction.get("gt_instances", {})
@@ -219,7 +228,7 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
             for metric in evaluator.metrics
             for name, value in metric.compute_metrics(metric.results).items()
         ]
-    except (AssertionError, TypeError) as error:  # upstream's words for options that do not fit
+    except (AssertionError, TypeError, KeyError) as error:  # upstream's words for options that do not fit
         kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
         raise ValueError(f"{key}: an option of {kinds} does not fit: {describe_failure(error)}") from error
     except Exception:  # whatever an evaluator makes of two images

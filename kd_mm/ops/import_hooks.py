@@ -18,6 +18,7 @@ FIXES = {
     "mmdet.models.dense_heads.ssd_head": "patch_ssd_head",
     "mmdet.models.backbones.trident_resnet": "patch_trident_conv",
     "mmdet.models.task_modules.assigners.point_assigner": "patch_point_assigner",
+    "mmdet.evaluation.metrics.coco_metric": "patch_coco_metric",
     "mmpretrain.utils.dependency": "patch_multimodal",
     "mmpretrain.datasets.custom": "patch_class_folders",
     "mmengine.runner.runner": "patch_collate",

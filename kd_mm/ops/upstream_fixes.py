@@ -8,6 +8,8 @@
   fan in.
 * ``mmdet.PointAssigner`` numbers its points on the CPU and picks among the numbers by a mask where the points are
   (mmdet 3.5.1): RepPoints does not train on a GPU. It numbers them where they are.
+* ``mmdet.CocoMetric`` hands a list of ``iou_thrs`` to pycocotools, which compares it with a number and so finds none,
+  and fails with numpy 2.1 (mmdet 3.5.1). It is an array.
 * ``mmpretrain.models`` imports its multimodal models wherever transformers 4.28 or newer is installed, and fails with
   transformers 5, which lacks what they use (mmpretrain 1.3.6). There they are placeholders, as without it.
 * ``mmengine.Config`` marks each component of a base ``package::path`` with its ``_scope_``, and ``mmengine.Runner``
@@ -92,6 +94,21 @@ def patch_point_assigner(module: ModuleType) -> None:
             return original(self, pred_instances, *args, **kwargs)
 
     assigner.assign = assign
+
+
+def patch_coco_metric(module: ModuleType) -> None:
+    """Let the ``CocoMetric`` of a module compute at the thresholds that a config names."""
+    import numpy as np  # not for the commands' help, which imports mmengine's readers of files
+
+    metric: Any = module.CocoMetric
+    original = metric.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.iou_thrs = np.atleast_1d(self.iou_thrs)
+
+    metric.__init__ = init
 
 
 def patch_multimodal(module: ModuleType) -> None:

@@ -3,6 +3,9 @@
 import copy
 import difflib
 import importlib.util
+import inspect
+import operator
+import os
 import pkgutil
 import re
 import traceback
@@ -10,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope
@@ -49,7 +53,25 @@ def load_config(path: str) -> Config:
     except Exception as error:  # its Python may raise anything
         raise _unreadable(f"config {path!r}", file, error) from error
     import_custom_modules(config, file.absolute().parent)
+    for name, value in list(config.items()):
+        if inspect.isclass(value) or inspect.isroutine(value):  # imported for its own use; it cannot be written
+            del config._cfg_dict[name]
+    _as_written(config._cfg_dict)
     return config
+
+
+def _as_written(value: Any) -> Any:
+    """Return a value in the form in which a config is written to a work dir: a path as text, an array as numbers."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        items = [_as_written(item) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    if isinstance(value, Mapping):
+        for name, part in list(value.items()):
+            if (written := _as_written(part)) is not part:
+                value[name] = written
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _unreadable(config: str, file: Path, error: Exception) -> Exception:
@@ -70,6 +92,8 @@ def _unreadable(config: str, file: Path, error: Exception) -> Exception:
         return ValueError(f"{config} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines")
     if "_get_package_and_cfg_path" in what:
         return ValueError(f"{config}: write a base of a package as 'package::folder/file.py'")
+    if "cannot pickle" in what:
+        return ValueError(f"{config}: a variable of it is no value ({what}): end the config with del NAME of it")
     if isinstance(error, RecursionError):
         return ValueError(f"{config}: one of its bases inherits from itself")
     # A config that imports is read in another way, which takes no other base.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,9 +27,10 @@ def read(
     name: str = "a.png",
     categories: tuple[str, ...] = ("cat",),
     classes: tuple[str, ...] = ("cat",),
+    masks: dict[str, Any] | None = None,
     **box: Any,
 ) -> CocoDataset:
-    """A COCO data set of one image of 64 x 48 pixels with one box."""
+    """A COCO data set of one image of 64 x 48 pixels with one box, and options of the step that loads masks."""
     folder.mkdir(exist_ok=True)
     if not (folder / "a.png").exists():
         Image.new("RGB", (64, 48)).save(folder / "a.png")
@@ -40,7 +42,7 @@ def read(
     (folder / "a.json").write_text(json.dumps(content))
     pipeline = [
         {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations", "with_bbox": True},
+        {"type": "LoadAnnotations", "with_bbox": True, **(masks or {})},
         {"type": "PackDetInputs"},
     ]
     files = {"ann_file": str(folder / "a.json"), "data_prefix": {"img": str(folder)}}
@@ -56,6 +58,27 @@ def test_boxes_out_of_their_image(tmp_path: Path) -> None:
         check_data("train_dataloader", read(tmp_path, bbox=[30, 20, 60, 40]))
     assert "1 boxes of 1 of 1 images looked at reach out of their image" in log.call_args.args[0]
     assert "(COCO: left, top, width, height)" in log.call_args.args[0]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "decoded", "fault"),
+    [
+        ([[4, 4, 24, 24]], True, "without a polygon of three points or more"),
+        ([[0.1, 0.1, 0.4, 0.1, 0.4, 0.5]], True, "with polygons outside of their box (are they in pixels?)"),
+        ({"size": [64, 48], "counts": [200, 20, 2852]}, True, "with run lengths whose 'size' is not [height, width]"),
+        ({"size": [48, 64], "counts": [200, 20, 2852]}, False, "with run lengths, which poly2mask=False leaves out"),
+        ({"size": [48, 64], "counts": [200, 20, 2852]}, True, ""),
+        ([[4, 4, 24, 4, 24, 24]], False, ""),
+    ],
+)
+def test_masks_that_upstream_leaves_out(tmp_path: Path, segmentation: Any, decoded: bool, fault: str) -> None:
+    dataset = read(tmp_path, masks={"with_mask": True, "poly2mask": decoded}, segmentation=segmentation)
+    if not fault:
+        assert len(check_data("train_dataloader", dataset)) == 1
+        return
+    line = f"train_dataloader: of 1 objects looked at there are 1 {fault}"
+    with pytest.raises(ValueError, match=re.escape(line) + ".*a.png"):
+        check_data("train_dataloader", dataset)
 
 
 def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:

@@ -107,6 +107,22 @@ model = dict(
 )
 """
 
+MASK_RCNN = """
+first = model["roi_head"]["bbox_head"][0]
+model.update(type="mmdet.MaskRCNN")
+model["roi_head"].update(
+    type="mmdet.StandardRoIHead", num_stages=None, bbox_head=first,
+    mask_roi_extractor=model["roi_head"]["bbox_roi_extractor"],
+    mask_head=dict(type="mmdet.FCNMaskHead", num_convs=1, in_channels=16, conv_out_channels=8, num_classes=3),
+)
+model["roi_head"] = {key: value for key, value in model["roi_head"].items() if "stage" not in key}
+model["train_cfg"]["rcnn"] = dict(model["train_cfg"]["rcnn"][0], mask_size=14)
+model["test_cfg"]["rcnn"].update(mask_thr_binary=0.5)
+"""
+SELF_DISTILLED = """
+model = dict(_delete_=True, type="kd_mm.Distiller", student={key: model[key] for key in model if key != "_delete_"},
+             recipe=dict(exits=dict(type="kd_mm.CellExit"), losses=dict(aux=dict(type="kd_mm.ExitTaskLoss"))))
+"""
 MASKS = 'val_evaluator = dict(_delete_=True, type="mmdet.CocoMetric", ann_file="shapes/val.json", metric=["segm"])'
 
 
@@ -355,9 +371,16 @@ def few_queries(shapes: Shapes) -> None:
         file.write(DETR)
 
 
-def cascade(shapes: Shapes) -> None:
+def cascade(shapes: Shapes, distilled: bool = False) -> None:
     with (shapes.root / "config.py").open("a") as file:
-        file.write(CASCADE)
+        file.write(CASCADE + (SELF_DISTILLED if distilled else ""))
+
+
+def masked(shapes: Shapes) -> None:
+    """Let the network be a Mask R-CNN, one stage of the cascade with a head for masks."""
+    cascade(shapes)
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(MASK_RCNN)
 
 
 def load_after_resizing(shapes: Shapes) -> None:
@@ -585,9 +608,26 @@ REFUSED: dict[str, Wrong] = {
         change=lambda shapes: replace(shapes, '("square", "disc", "bar")', '{"square", "disc", "bar"}'),
     ),
     "a cascade of which one stage was forgotten": Wrong(
-        "the stages of the cascade predict other numbers of classes (model.roi_head.bbox_head.0.num_classes=3, ",
+        "the heads predict other numbers of classes (model.roi_head.bbox_head.0.num_classes=3, ",
         "model.roi_head.bbox_head.1.num_classes=80): set one for all",
         change=cascade,
+    ),
+    "another number of classes in the student of a distillation's cascade": Wrong(
+        "the heads predict other numbers of classes (model.roi_head.bbox_head.0.num_classes=3, ",
+        change=lambda shapes: cascade(shapes, distilled=True),
+    ),
+    "an evaluation of more classes than are listed": Wrong(
+        "val_dataloader: the data set has 3 classes (square, disc, bar), the network predicts 7: a prediction of ",
+        "another class cannot be scored: set model.bbox_head.num_classes=3",
+        options=["model.bbox_head.num_classes=7"],
+    ),
+    "a polygon without brackets": WrongCoco(
+        "objects looked at there are 1 with numbers where a list of polygons is: write [[x1, y1, x2, y2, ...]] (",
+        change=lambda shapes: [
+            in_all("annotations", segmentation=[[4, 4, 24, 4, 24, 24]])(shapes),
+            rewrite(shapes, lambda content: content["annotations"][7].update(segmentation=[4, 4, 24, 4, 24, 24])),
+        ],
+        options=["train_dataloader.dataset.pipeline.1.with_mask=True"],
     ),
     "a list that is a folder": Wrong(
         "list of images not found: looked for ",
@@ -693,6 +733,31 @@ REFUSED: dict[str, Wrong] = {
         change=lambda shapes: [
             replace(shapes, "param_scheduler =", f"{MASKS.replace('segm', 'bbox')}\nparam_scheduler ="),
             rewrite(shapes, lambda content: [box.pop("iscrowd") for box in content["annotations"][1:]], split="val"),
+        ],
+    ),
+    "masks compared with annotations of boxes": WrongCoco(
+        "val_evaluator: shapes/val.json: 4 annotations have no 'segmentation', which CocoMetric reads: write one",
+        change=lambda shapes: [
+            masked(shapes),
+            replace(shapes, "param_scheduler =", f"{MASKS}\nparam_scheduler ="),
+            in_all("annotations", segmentation=[[4, 4, 24, 4, 24, 24]])(shapes),
+        ],
+        options=["train_dataloader.dataset.pipeline.1.with_mask=True"],
+    ),
+    "no masks for a network that learns them": WrongCoco(
+        "train_dataloader: the samples of shapes/JPEGImages/train00",
+        "have no masks, and the network learns them: add with_mask=True to LoadAnnotations of its pipeline",
+        change=lambda shapes: masked(shapes),
+    ),
+    "annotations with ids of text": WrongCoco(
+        "val_evaluator: shapes/val.json: annotations have ids that are text: number them from 1",
+        change=lambda shapes: [
+            replace(shapes, "param_scheduler =", f"{MASKS.replace('segm', 'bbox')}\nparam_scheduler ="),
+            rewrite(
+                shapes,
+                lambda content: [box.update(id=f"a{i}") for i, box in enumerate(content["annotations"])],
+                split="val",
+            ),
         ],
     ),
     "a shorter class list of the validation": Wrong(

@@ -278,6 +278,10 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             'train_dataloader = dict(dataset=dict(pipeline=[dict(type="PackInputs")]))',
             "train_dataloader: its pipeline packs no image: one step loads it, and the last alone is 'mmpretrain.PackI",
         ),
+        (
+            'custom_hooks = [dict(_delete_=True, type="EMAHook")]',
+            "custom_hooks.0._delete_: no base has something to delete there: take it out",
+        ),
         ('model = dict(_delete_=True, backbone=dict(type="ResNet"))', "model has no type: is its _base_ missing?"),
         (
             'custom_hooks = [dict(type="EarlyStoppingHook", monitor="kappa")]',
@@ -554,6 +558,10 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     refused(train("inheriting", '_base_ = "unnamed.py"\n'), "'sed' is not defined", f"({unnamed}, line 2)")
     refused(
         train("reading", 'names = open("/nowhere/names.txt")\n'), "read: /nowhere/names.txt does not exist (line 1)"
+    )
+    refused(
+        train("opened", f'_base_ = r"{world.plain}"\nfile = open("{world.plain}")\n'),
+        "opened.py': a variable of it is no va",
     )
     refused(train("lacking", 'x = dict(a=1)["b"]\n'), "lacking.py' cannot be read: KeyError: 'b' (line 1)")
     refused(train("circular", '_base_ = "circular.py"\n'), "circular.py': one of its bases inherits from itself")

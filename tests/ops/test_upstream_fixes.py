@@ -1,11 +1,14 @@
 """Fixes of upstream's faults."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine import Config
@@ -34,6 +37,16 @@ def test_ssd_head_has_loss_cls() -> None:
     head = MODELS.build(HEAD)
     assert head.loss_cls is None
     assert not any("loss_cls" in key for key in head.state_dict())
+
+
+def test_coco_metric_computes_at_a_list_of_thresholds(tmp_path: Path) -> None:
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
+    names = {"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps({**names, "annotations": [box]}))
+    metric = CocoMetric(ann_file=str(tmp_path / "a.json"), iou_thrs=[0.5, 0.75])
+    metric.dataset_meta = {"classes": ("cat",)}
+    found = {"img_id": 1, "bboxes": np.array([[0.0, 0, 9, 9]]), "scores": np.ones(1), "labels": np.zeros(1, int)}
+    assert metric.compute_metrics([({}, found)])["bbox_mAP_50"] == 1
 
 
 def test_tridentnet_initialises_its_weights() -> None:
