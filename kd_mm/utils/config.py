@@ -67,7 +67,7 @@ def _as_written(value: Any) -> Any:
     if isinstance(value, list | tuple):
         items = [_as_written(item) for item in value]
         return value if all(map(operator.is_, items, value)) else type(value)(items)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for name, part in list(value.items()):
             if (written := _as_written(part)) is not part:
                 value[name] = written

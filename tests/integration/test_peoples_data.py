@@ -847,6 +847,13 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
 
 
+def test_augmentation_in_a_test_of_masks(tools: Tools, shapes: Shapes) -> None:
+    shapes.config(COCO)
+    masked(shapes)
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, shapes.root / "a.pth")
+    refused(tools.run("test", "config.py", "a.pth", "--tta", cwd=shapes.root), "--tta: mmdet merges the boxes of augm")
+
+
 def test_habits_of_other_versions_and_programs(tools: Tools, shapes: Shapes) -> None:
     """Keys of mmcv 1, annotations that count from 0, and the steps of a training in a validation."""
     shapes.config(COCO)
