@@ -44,7 +44,7 @@ _UNREAD = (
     "values to unpack",
 )
 #: Errors that a config can cause.
-INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
+INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:

@@ -112,7 +112,7 @@ def run(
         from kd_mm.utils.suggest import describe_error
 
         # Errors that input may cause, and those of classes of kd_mm, need no traceback.
-        kinds = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError)
+        kinds = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
         clear = isinstance(error, kinds) or type(error).__module__.startswith("kd_mm.")
         if args.traceback or not clear:
             raise

@@ -410,6 +410,11 @@ def test_options_that_are_needed_in_a_plain_config(tools: Tools, world: World, t
             'custom_hooks = [dict(type="EarlyStoppingHook")]',
             "custom_hooks.0: EarlyStoppingHook needs the option",
         ),
+        (
+            'optim_wrapper = dict(constructor="mmpretrain.LearningRateDecayOptimWrapperConstructor", '
+            "paramwise_cfg=dict(layer_decay_rate=0.8))",
+            "doesn't support `get_layer_depth`",
+        ),
         ('param_scheduler = dict(_delete_=True, type="StepLR")', "missing 1 required positional argument: 'step_size'"),
         (set_of.format("CIFAR10"), "train_dataloader.dataset: RepeatDataset needs the option 'times'"),
     ):
