@@ -8,13 +8,6 @@ metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
 rows = [
     dict(name="teacher_exits", config="kd_mm::detection/foda/gfl_r18w24_foda.py", seeds=[0], distiller="exits"),
     dict(name="student", **student),
-    dict(
-        name="mtkd_ssr, cwd 3",
-        distiller="mtkd_ssr",
-        teacher_row="teacher_exits",
-        cfg_options={"model.recipe.losses.cwd.loss_weight": 3.0},
-        **student,
-    ),
     *(
         dict(name=recipe, distiller=recipe, teacher_row="teacher_exits", **student)
         for recipe in ("mtkd_ssr", "pkd+kd", "crosskd", "detection")
