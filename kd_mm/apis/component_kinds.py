@@ -38,7 +38,7 @@ DATASET, SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
 TRANSFORM, FUNCTION = Kind((engine.TRANSFORMS,)), Kind((engine.FUNCTIONS,))
 OPTIMIZER = Kind((engine.OPTIMIZERS,), numbers=True)
 HOOK = Kind((engine.HOOKS,), extra=("priority",), typed=True)
-MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS), extra=("stage",))  # of an exit
+MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
 #: What the engine builds from the keys at the top of a config.
 SECTIONS = {
     "model": MODEL,

@@ -41,6 +41,7 @@ from kd_mm.apis.component_kinds import (
 )
 from kd_mm.apis.number_checks import wrong_value
 from kd_mm.distillers import Distiller
+from kd_mm.models import MultiExitClassifier
 from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.suggest import known_options, nearest
 
@@ -194,6 +195,8 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
         if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
             yield f"{key}.student: it is the network itself: student={{{{_base_.model}}}}, with its config in _base_"
             continue
+        if component is MultiExitClassifier and name == "exits":  # reads itself where each of them is
+            value = [{option: each[option] for option in each if option != "stage"} for each in value]
         function = value.get("type") if name == "collate_fn" and isinstance(value, Mapping) else None
         if isinstance(function, str) and find_component(function, FUNCTION, scope) is None:
             yield from unknown_type(function, f"{key}.{name}", FUNCTION, scope)

@@ -163,7 +163,8 @@ def plain_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | 
     scope = source.get("default_scope")
     model = source if "type" in source else source.get("model")
     if model is None:
-        name = f"config {config!r}" if isinstance(config, str) else "the teacher's config"
+        path = config.filename if isinstance(config, Config) else config if isinstance(config, str) else None
+        name = f"config {path!r}" if path else "the teacher's config"
         raise ValueError(f"{name} has no 'model'; give an mm config file or a model dict")
     model = ConfigDict(copy.deepcopy(model))
     set_scopes(model)

@@ -75,6 +75,7 @@ def read(**changes: Any) -> Config:
     return config
 
 
+EXIT = {"type": "kd_mm.SepConvExit", "stage": 1}
 FOLDS = {"type": "KFoldDataset", "dataset": {"type": "CIFAR10"}}
 
 
@@ -181,6 +182,10 @@ def test_what_is_found() -> None:
         (
             {"model": {"_delete_": True, "type": "kd_mm.Distiller", "student": {"config": "a.py"}}},
             r"model\.student: it is the network itself",
+        ),
+        (  # an option of the exits of MultiExitClassifier alone
+            {"model": {"_delete_": True, "type": "kd_mm.Distiller", "recipe": {"exits": EXIT}}},
+            r"model\.recipe\.exits\.stage: SepConvExit has no option 'stage'",
         ),
         ({"val_cfg": None}, r"val_dataloader and val_evaluator without val_cfg: give all three, or set all three"),
         ({"log_level": "IFNO"}, r"log_level: there is no 'IFNO', did you mean 'INFO'\?"),
