@@ -17,6 +17,7 @@ LAYERS = (
     ("distillers",),
     ("preparation",),
     ("hooks", "datasets", "evaluation"),
+    ("checks",),
     ("apis",),
     ("api",),
     ("quickstart",),

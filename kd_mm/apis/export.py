@@ -14,11 +14,11 @@ from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 
 import kd_mm
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.recipes import task_of
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size
+from kd_mm.checks.config import check_config
 from kd_mm.utils.atomic_files import replace_file, save_atomically
 from kd_mm.utils.checkpoint import distill_state_dict, fill, read_checkpoint, student_state_dict
 from kd_mm.utils.config import build_network, is_distillation, parts_of

@@ -6,10 +6,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.export import Exported, check_target, exported_config, write_export
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.stages import config_input_size, random_teacher_configs
+from kd_mm.checks.config import check_config
 from kd_mm.distillers import Distiller
 from kd_mm.hooks.report import complexity
 from kd_mm.registry import MODELS

@@ -12,10 +12,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
 from kd_mm.apis.run_options import set_threads
 from kd_mm.apis.runner import read_config
+from kd_mm.checks.config import check_config
 from kd_mm.distillers.builder import teacher_configs
 from kd_mm.evaluation.draw_retrieval import RetrievalResult
 from kd_mm.evaluation.reid_distances import JUNK, Images

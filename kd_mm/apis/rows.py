@@ -10,11 +10,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_mm.apis.component_kinds import SECTIONS
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.overrides import override, set_epochs
 from kd_mm.apis.recipes import compose
 from kd_mm.apis.runner import read_config
+from kd_mm.checks.component_kinds import SECTIONS
+from kd_mm.checks.config import check_config
 from kd_mm.utils.config import is_distillation, load_config
 from kd_mm.utils.suggest import nearest
 

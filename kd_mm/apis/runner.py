@@ -19,14 +19,14 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from kd_mm.apis.annotation_files import explain_annotations, explain_steps
-from kd_mm.apis.checks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
-from kd_mm.apis.class_checks import ClassListHook, explain_joined_sets
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
-from kd_mm.apis.metric_checks import MetricCheckHook, named_metrics
 from kd_mm.apis.overrides import misspelt_keys, override
-from kd_mm.apis.weight_checks import LeftOverWeightsHook
+from kd_mm.checks.annotation_files import explain_annotations, explain_steps
+from kd_mm.checks.classes import ClassListHook, explain_joined_sets
+from kd_mm.checks.config import check_config
+from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
+from kd_mm.checks.metrics import MetricCheckHook, named_metrics
+from kd_mm.checks.weights import LeftOverWeightsHook
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND

@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.evaluate import plain_config
+from kd_mm.checks.config import check_config
 from kd_mm.distillers import Teacher
 from kd_mm.distillers.builder import Networks, teacher_configs
 from kd_mm.distillers.matching import dry_run_size

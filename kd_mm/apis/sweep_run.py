@@ -14,9 +14,9 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 from kd_mm.apis.evaluate import evaluate
-from kd_mm.apis.metric_checks import MetricCheckHook, require_metric
 from kd_mm.apis.runner import build_runner
 from kd_mm.apis.stages import config_input_size
+from kd_mm.checks.metrics import MetricCheckHook, require_metric
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.distillers import find_distiller
 from kd_mm.engine.jobs import Result

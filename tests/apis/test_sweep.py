@@ -7,11 +7,11 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from kd_mm.apis.metric_checks import require_metric
 from kd_mm.apis.result_table import table_columns
 from kd_mm.apis.rows import Row, Sweep, read_sweep
 from kd_mm.apis.runner import read_config
 from kd_mm.apis.sweep import compare, plan_jobs
+from kd_mm.checks.metrics import require_metric
 from kd_mm.utils.config import build_network
 
 from ..helpers.errors import assert_refused

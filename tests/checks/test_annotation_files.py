@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kd_mm.apis.annotation_files import explain_annotations, explain_steps
+from kd_mm.checks.annotation_files import explain_annotations, explain_steps
 
 IMAGE = {"id": 0, "file_name": "a.jpg", "width": 64, "height": 48}
 BOX = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12}

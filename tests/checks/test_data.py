@@ -15,11 +15,11 @@ from mmdet.datasets import CocoDataset
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from kd_mm.apis import data_checks, shared_samples
-from kd_mm.apis.annotation_files import no_object
-from kd_mm.apis.class_checks import check_numbering
-from kd_mm.apis.data_checks import check_data
-from kd_mm.apis.shared_samples import check_shared
+from kd_mm.checks import data, shared_samples
+from kd_mm.checks.annotation_files import no_object
+from kd_mm.checks.classes import check_numbering
+from kd_mm.checks.data import check_data
+from kd_mm.checks.shared_samples import check_shared
 
 
 def read(
@@ -52,7 +52,7 @@ def read(
 
 def test_boxes_out_of_their_image(tmp_path: Path) -> None:
     """Corners for widths and heights, or boxes of another image."""
-    with mock.patch.object(data_checks, "warn") as log:
+    with mock.patch.object(data, "warn") as log:
         assert len(check_data("train_dataloader", read(tmp_path))) == 1
         log.assert_not_called()
         check_data("train_dataloader", read(tmp_path, bbox=[30, 20, 60, 40]))

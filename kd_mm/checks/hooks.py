@@ -14,12 +14,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from kd_mm.apis.batch_checks import check_batch, explain_step
-from kd_mm.apis.class_checks import class_list, compare_classes
-from kd_mm.apis.data_checks import check_data
-from kd_mm.apis.schedule_checks import check_schedules
-from kd_mm.apis.shared_samples import check_shared
-from kd_mm.apis.weight_checks import check_pretrained
+from kd_mm.checks.batches import check_batch, explain_step
+from kd_mm.checks.classes import class_list, compare_classes
+from kd_mm.checks.data import check_data
+from kd_mm.checks.schedules import check_schedules
+from kd_mm.checks.shared_samples import check_shared
+from kd_mm.checks.weights import check_pretrained
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.contexts import isolated_rng, unwrapped
@@ -70,7 +70,7 @@ class StepHook(Hook):
         """Look for what failed in the images of the batch.
 
         Raises:
-            SampleError: See :func:`kd_mm.apis.batch_checks.explain_step`.
+            SampleError: See :func:`kd_mm.checks.batches.explain_step`.
         """
         if self.batch is not None:
             explain_step(self.key, self.batch, unwrapped(runner), error, not self.ended)
@@ -85,8 +85,8 @@ class StartCheckHook(Hook):
         """Check them.
 
         Raises:
-            ValueError: See :func:`~kd_mm.apis.weight_checks.check_pretrained`, :func:`check_parameter_keys` and
-                :func:`~kd_mm.apis.schedule_checks.check_schedules`.
+            ValueError: See :func:`~kd_mm.checks.weights.check_pretrained`, :func:`check_parameter_keys` and
+                :func:`~kd_mm.checks.schedules.check_schedules`.
         """
         check_pretrained(runner)
         check_parameter_keys(runner)
@@ -94,7 +94,7 @@ class StartCheckHook(Hook):
 
 
 class DataCheckHook(Hook):
-    """Checks the data of training, validation and test (:func:`kd_mm.apis.data_checks.check_data`).
+    """Checks the data of training, validation and test (:func:`kd_mm.checks.data.check_data`).
 
     The engine reads the lists themselves before the first step, except for those of the test. Training does not need
     the test data, so one line of the log warns of what is wrong with them.
@@ -113,7 +113,7 @@ class DataCheckHook(Hook):
 
         Raises:
             FileNotFoundError: There are images missing.
-            ValueError: See :func:`kd_mm.apis.data_checks.check_data`.
+            ValueError: See :func:`kd_mm.checks.data.check_data`.
         """
         loader = runner.train_loop.dataloader
         training = loader.dataset
@@ -143,7 +143,7 @@ class DataCheckHook(Hook):
 
         Raises:
             FileNotFoundError: There are images missing.
-            ValueError: See :func:`kd_mm.apis.data_checks.check_data`.
+            ValueError: See :func:`kd_mm.checks.data.check_data`.
         """
         _check_loader(runner, "test_dataloader", runner.test_loop.dataloader)
 

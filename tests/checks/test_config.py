@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from kd_mm.apis.config_check import check_config
 from kd_mm.apis.overrides import misspelt_keys
+from kd_mm.checks.config import check_config
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import known_options
 

@@ -23,7 +23,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
-from kd_mm.apis.component_kinds import (
+from kd_mm.checks.component_kinds import (
     ALIKE,
     DATASET,
     FUNCTION,
@@ -39,7 +39,7 @@ from kd_mm.apis.component_kinds import (
     find_component,
     unknown_type,
 )
-from kd_mm.apis.number_checks import wrong_value
+from kd_mm.checks.numbers import wrong_value
 from kd_mm.distillers import Distiller
 from kd_mm.models import MultiExitClassifier
 from kd_mm.utils.config import as_list, parts_of

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
-from kd_mm.apis.annotation_files import categories, check_entries, has_area, no_object
+from kd_mm.checks.annotation_files import categories, check_entries, has_area, no_object
 from kd_mm.utils.checkpoint import trained_classes
 from kd_mm.utils.config import data_sets, is_distillation, parts_of
 from kd_mm.utils.samples import base_datasets
