@@ -175,15 +175,12 @@ def _need(key: str, dataset: Any, name: str, remedy: str) -> None:
 def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, float] | None:
     """Return the metrics of a few images; None where they cannot be computed, and outside of the main process."""
     loop, key = runner.val_loop if split == "val" else runner.test_loop, f"{split}_evaluator"
-    loader, evaluator = loop.dataloader, loop.evaluator
-    depths = [vars(metric).get("topk") for metric in evaluator.metrics]
-    depth = max((max(depth) for depth in depths if isinstance(depth, list | tuple)), default=1)
+    dataset, metrics = loop.dataloader.dataset, loop.evaluator.metrics
     try:
-        batch = loader.collate_fn([loader.dataset[i] for i in chosen])
+        batch = loop.dataloader.collate_fn([dataset[i] for i in chosen])
         runner.model.eval()
         with torch.no_grad():
             predictions = [prediction.cpu() for prediction in runner.model.test_step(batch)]
-        scores = predictions[0].get("pred_score")
     except Exception as error:
         if "k out of range" in str(error):
             raise ValueError(
@@ -194,26 +191,11 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
             f"{split}_dataloader: predicting the first and the last image fails: {describe_failure(error)}"
         )
         return None
-    if scores is not None and depth > len(scores):
-        raise ValueError(
-            f"{key}: topk={depth} of {len(scores)} classes is not defined: set {key}.topk to at most {len(scores)}"
-        )
-    masks = any("masks" in prediction.get("pred_instances", ()) for prediction in predictions)
-    if any("segm" in (vars(metric).get("metrics") or ()) for metric in evaluator.metrics):
-        if not masks:
-            raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
-        _need(key, loader.dataset, "segmentation", "write one, or take 'segm' out of metric")
-    loaded = any(type(metric).__name__ in ("VOCMetric", "DetectionMetric") for metric in evaluator.metrics)
-    for index, prediction in zip(chosen, predictions, strict=True) if loaded else ():
-        info, truth = loader.dataset.get_data_info(index), prediction.get("gt_instances", {})
-        listed = [item["bbox"] for item in info.get("instances") or () if not item.get("ignore_flag")]
-        boxes = box_tensor(truth.get("bboxes", torch.zeros(0, 4))).float().cpu()
-        if listed and boxes.shape == (len(listed), 4) and (boxes - torch.tensor(listed)).abs().max() > 1:
-            raise ValueError(
-                f"{split}_dataloader: a step behind LoadAnnotations moves the objects of {files([prediction])}, and "
-                "predictions are those of the image as stored: put LoadAnnotations behind the steps that resize or flip"
-            )
-    evaluator = copy.deepcopy(evaluator)
+    _check_predictions(key, metrics, dataset, predictions)
+    if any(type(metric).__name__ in ("VOCMetric", "DetectionMetric") for metric in metrics):
+        for index, prediction in zip(chosen, predictions, strict=True):
+            _check_boxes(split, dataset.get_data_info(index), prediction)
+    evaluator = copy.deepcopy(loop.evaluator)
     evaluator.metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]  # writes a file
     try:
         evaluator.process(data_samples=predictions, data_batch=batch)
@@ -222,18 +204,53 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
     if not is_main_process():
         return None
     runner.logger.info(f"trial of the evaluation on {len(predictions)} images as a check, no result:")
-    try:  # not evaluate(), in which other processes would wait for one that fails
+    found = _compute(key, evaluator.metrics)
+    no_box = all("pred_instances" in each and not len(each.pred_instances) for each in predictions)
+    return None if no_box and not found else found  # upstream's evaluators of boxes give nothing without any
+
+
+def _check_predictions(key: str, metrics: Sequence[Any], dataset: Any, predictions: Sequence[Any]) -> None:
+    """Stop where the metrics read more than the network predicts."""
+    depths = [vars(metric).get("topk") for metric in metrics]
+    depth = max((max(depth) for depth in depths if isinstance(depth, list | tuple)), default=1)
+    scores = predictions[0].get("pred_score")
+    if scores is not None and depth > len(scores):
+        raise ValueError(
+            f"{key}: topk={depth} of {len(scores)} classes is not defined: set {key}.topk to at most {len(scores)}"
+        )
+    if any("segm" in (vars(metric).get("metrics") or ()) for metric in metrics):
+        if not any("masks" in prediction.get("pred_instances", ()) for prediction in predictions):
+            raise ValueError(f"{key}: metric='segm' compares masks, and the network gives none: set metric='bbox'")
+        _need(key, dataset, "segmentation", "write one, or take 'segm' out of metric")
+
+
+def _check_boxes(split: str, info: Mapping[str, Any], prediction: Any) -> None:
+    """Stop where the pipeline gives an evaluator that reads boxes from it others than the data set lists."""
+    listed = [item["bbox"] for item in info.get("instances") or () if not item.get("ignore_flag")]
+    boxes = box_tensor(prediction.get("gt_instances", {}).get("bboxes", torch.zeros(0, 4))).float().cpu()
+    if listed and boxes.shape == (len(listed), 4) and (boxes - torch.tensor(listed)).abs().max() > 1:
+        raise ValueError(
+            f"{split}_dataloader: a step behind LoadAnnotations moves the objects of {files([prediction])}, and "
+            "predictions are those of the image as stored: put LoadAnnotations behind the steps that resize or flip"
+        )
+
+
+def _compute(key: str, metrics: Sequence[Any]) -> dict[str, float] | None:
+    """Return what processed metrics give; None where an evaluator makes nothing of so few images.
+
+    Each computes on its own: in evaluate() other processes would wait for one that fails.
+    """
+    try:
         given = [
             ("/".join(filter(None, (metric.prefix, name))), value)
-            for metric in evaluator.metrics
+            for metric in metrics
             for name, value in metric.compute_metrics(metric.results).items()
         ]
     except (AssertionError, TypeError, KeyError) as error:  # upstream's words for options that do not fit
-        kinds = ", ".join(type(metric).__name__ for metric in evaluator.metrics)
+        kinds = ", ".join(type(metric).__name__ for metric in metrics)
         raise ValueError(f"{key}: an option of {kinds} does not fit: {describe_failure(error)}") from error
-    except Exception:  # whatever an evaluator makes of two images
+    except Exception:
         return None
     if twice := [name for name, count in Counter(name for name, _ in given).items() if count > 1]:
         raise ValueError(f"{key}: two metrics give {twice[0]!r}: set another prefix for one of them")
-    no_box = all("pred_instances" in each and not len(each.pred_instances) for each in predictions)
-    return None if no_box and not given else dict(given)  # upstream's evaluators of boxes give nothing without any
+    return dict(given)
