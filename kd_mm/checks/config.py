@@ -119,8 +119,12 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
             yield from _hooks(part, scope)
         else:
             yield from _part(part, key, SECTIONS[key], scope)
-    if "train_cfg" not in sections:
-        return
+    if "train_cfg" in sections:
+        yield from _settings(parts)
+
+
+def _settings(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Check what the engine reads besides components, and values that no component can take."""
     for key, known in _READ_BY_THE_ENGINE.items():
         for option in parts.get(key) or {}:
             if option not in known and difflib.get_close_matches(option, known, n=1):
