@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -97,9 +97,8 @@ class ScalingRunner(Runner):
                 )
             if accumulated > 1:
                 auto_scale_lr = {**auto_scale_lr, "base_batch_size": base / accumulated}
-                self.logger.info(
-                    f"{accumulated} batches make a step: base_batch_size={base} means {base / accumulated:g} each"
-                )
+                each = base / accumulated
+                self.logger.info(f"{accumulated} batches make a step: base_batch_size={base} means {each:g} each")
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
 
@@ -128,10 +127,9 @@ class ResumeCheckHook(Hook):
 
     The engine restores options of the optimizer and schedules as they are stored, whatever the config says by now.
     Where the initial value of an option or the schedule is another one, the schedule is computed anew from the first
-    step on, so that the run goes on as if it had been planned so. A run with the config that it began with is not
-    touched. Schedules that depend on metrics keep what they have reached. Another model, recipe, wrapper of the
-    optimizer or training set is followed in any case; the losses of the run so far are left out of the means in the
-    log then.
+    step on, as if the run had been planned so. Schedules that depend on metrics keep what they have reached. Another
+    model, recipe, wrapper of the optimizer or training set is followed in any case; the losses of the run so far are
+    left out of the means in the log then.
     """
 
     priority = "VERY_HIGH"
@@ -173,19 +171,22 @@ class ResumeCheckHook(Hook):
                 logged = checkpoint.get("message_hub", {}).get(kept, {})
                 for name in [name for name in logged if name.startswith("train/")]:
                     logged.pop(name)
-        stored = (checkpoint.get("optimizer") or {}).get("param_groups")
-        if stored is None:
+        if not (optimizer := checkpoint.get("optimizer") or {}).get("param_groups"):
             return
         if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in checkpoint["state_dict"]):
             raise ValueError(
                 "resume: the checkpoint is of a distillation, the config of the network alone: take the config that "
                 "wrote it, or start from the weights alone (load_from)"
             )
-        groups, schedules = runner.optim_wrapper.param_groups, runner.param_schedulers or []
-        _check_groups(stored, groups, self._reasons)
+        schedules = runner.param_schedulers or []
+        _check_groups(optimizer["param_groups"], runner.optim_wrapper.optimizer.param_groups, self._reasons)
+        if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            self._reasons.insert(0, "without EMAHook the run goes on from the averaged weights, not from the trained")
         if isinstance(schedules, Mapping):
             return
-        changed = _changed_options(stored, groups)
+        # Beside several groups the engine has one of its own.
+        stored = [*optimizer["param_groups"], *filter(None, [optimizer.get("base_param_settings")])]
+        changed = _changed_options(stored, runner.optim_wrapper.param_groups)
         changed += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
         self._reasons += changed
         by_score = any(isinstance(each, ReduceOnPlateauParamScheduler) for each in schedules)
@@ -254,7 +255,7 @@ def _check_groups(
 def _changed_options(stored: Sequence[dict[str, Any]], groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """Give stored options the config's values, initial ones where a schedule changes them; return what differed."""
     lines: dict[str, str] = {}
-    for before, now in zip(stored, groups, strict=True):
+    for before, now in zip(stored, groups, strict=False):
         for option in [option for option in now if option != "params" and not option.startswith("initial_")]:
             key = f"initial_{option}" if f"initial_{option}" in before else option
             old, new = before.get(key), now.get(f"initial_{option}", now[option])
