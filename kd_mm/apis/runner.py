@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
@@ -174,6 +175,8 @@ def train(config: Config) -> Runner:
 def _train(config: Config, steps: StepHook) -> Runner:
     built = False
     check_identity_batches(config)
+    if get_device() == "cpu" and str((config.get("optim_wrapper") or {}).get("type")).endswith("AmpOptimWrapper"):
+        raise ValueError("optim_wrapper.type: AmpOptimWrapper needs a GPU: give --amp, or take OptimWrapper")
     try:
         runner = build_runner(config)
         built = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import CocoDataset
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS, DefaultScope, Registry
@@ -186,27 +188,28 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
             its class; or a filter leaves no image of a data set because none has an object of its class list (upstream:
             "need at least one array to concatenate").
     """
-    for key, given in data_sets(config):
-        for part in _reading_files(given):
-            ann_file = part.get("ann_file") or f"meta/{part.get('split')}.txt"
-            file = os.path.join(part.get("data_root") or "", ann_file)
-            is_coco = file.endswith(".json") or "Coco" in str(part.get("type"))
+    parts = [(key, part) for key, given in data_sets(config) for part in _reading_files(given)]
+    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+        for key, part in parts:
+            file = os.path.join(part.get("data_root") or "", part.get("ann_file") or f"meta/{part.get('split')}.txt")
+            kind = DATASETS.get(part["type"]) if isinstance(part["type"], str) else part["type"]
+            if inspect.isclass(kind) and not issubclass(kind, BaseDataset):
+                continue  # it has options and files of its own
+            is_coco = "Coco" in str(part["type"]) or (inspect.isclass(kind) and issubclass(kind, CocoDataset))
             if is_coco and os.path.isfile(file) and (problem := _coco_problem(file)):
                 raise ValueError(f"{key}: {file}: {problem}")
             is_list = str(part.get("type")).rpartition(".")[2] in ("CustomDataset", "ImageNet")
             if is_list and os.path.isfile(file) and part.get("with_label", True):
                 _check_list(key, file)
             if part.get("filter_cfg"):
-                with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-                    dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True})
+                dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True})
                 if not any(dataset.get_data_info(index).get("instances", True) for index in range(len(dataset))):
                     raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
-            with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-                if not len(DATASETS.build({**part, "serialize_data": False})):  # upstream fails on none
-                    options = ", ".join(
-                        f"{name}={part[name]!r}" for name in ("data_root", "ann_file", "split") if name in part
-                    )
-                    raise ValueError(f"{key}: {part['type']}({options}) has no sample")
+            if not len(DATASETS.build({**part, "serialize_data": False})):  # upstream fails on none
+                options = ", ".join(
+                    f"{name}={part[name]!r}" for name in ("data_root", "ann_file", "split") if name in part
+                )
+                raise ValueError(f"{key}: {part['type']}({options}) has no sample")
 
 
 def explain_steps(config: Mapping[str, Any]) -> None:

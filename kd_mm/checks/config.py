@@ -114,6 +114,7 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
             yield from _clipping(part.get("clip_grad"))
             if "optimizer" in part:
                 yield from _part(part, key, SECTIONS[key], scope)
+                yield from _multiplied(part)
             continue  # several of them, or one that its constructor makes
         elif key == "default_hooks" and isinstance(part, Mapping):
             yield from _hooks(part, scope)
@@ -162,6 +163,17 @@ def _clipping(part: Any) -> Iterator[str]:
             if isinstance(limit := part.get(option), int | float) and limit <= 0:
                 yield f"optim_wrapper.clip_grad.{option}: {limit} leaves nothing of a gradient"
         yield from _options(part, "optim_wrapper.clip_grad", Kind(numbers=True), function)
+
+
+def _multiplied(part: Mapping[str, Any]) -> Iterator[str]:
+    """Check that the optimizer names the rates that upstream's constructors multiply for single parameters."""
+    constructor = str(part.get("constructor") or "DefaultOptimWrapperConstructor").rpartition(".")[2]
+    names = [key.rpartition(".")[2] for key, _ in parts_of(part.get("paramwise_cfg"))]
+    for option, ending in (("weight_decay", "decay_mult"), ("lr", "lr_mult")):
+        by = [name for name in names if name.endswith(ending) and constructor.startswith("Default")]
+        by += [constructor] if constructor.startswith("LearningRateDecay") else []
+        if by and part["optimizer"].get(option) is None:
+            yield f"optim_wrapper.optimizer has no {option!r}, which {by[0]} multiplies: give it one"
 
 
 def _hooks(part: Mapping[str, Any], scope: str) -> Iterator[str]:
@@ -235,8 +247,9 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
         yield f"{key}.fold: {part['fold']!r} is none of {folds} folds, which count from 0"
     if kind is DATASET and isinstance(part.get("pipeline"), Mapping):
         yield f"{key}.pipeline: it is one step, not a list of steps"
-    if kind is LOADER and part.get("persistent_workers") and not part.get("num_workers"):
-        yield f"{key}: persistent_workers=True needs num_workers of 1 or more; set it to False"
+    for option, off in (("persistent_workers", False), ("prefetch_factor", None)) if kind is LOADER else ():
+        if part.get(option) and not part.get("num_workers"):
+            yield f"{key}: {option}={part[option]} needs num_workers of 1 or more; set it to {off}"
 
 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:

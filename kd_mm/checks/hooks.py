@@ -23,7 +23,7 @@ from kd_mm.checks.weights import check_pretrained
 from kd_mm.distillers import Distiller
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.contexts import isolated_rng, unwrapped
-from kd_mm.utils.samples import name_errors
+from kd_mm.utils.samples import base_datasets, mixing_datasets, name_errors
 from kd_mm.utils.suggest import describe_error, nearest
 
 #: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
@@ -204,12 +204,31 @@ def check_parameter_keys(runner: Runner) -> None:
         runner.logger.warning(line)
 
 
+def check_mixed_masks(key: str, dataset: Any) -> None:
+    """Stop at steps that mix several images and not their masks, or that need masks which are not loaded.
+
+    Raises:
+        ValueError: Naming the step.
+    """
+    for mixing in mixing_datasets(dataset):
+        steps = [step for part in base_datasets(mixing) for step in part.pipeline.transforms]
+        masked = [step for step in steps if type(step).__name__ == "LoadAnnotations" and step.with_mask]
+        for name, step in [(type(step).__name__, step) for step in mixing.pipeline]:
+            if name in ("Mosaic", "MixUp") and masked:
+                remedy = f"take Cached{name}, or with_mask=True out of LoadAnnotations"
+                raise ValueError(f"{key}: {name} mixes boxes and no masks: {remedy}")
+            if name == "CopyPaste" and not (step.paste_by_box or any(load.poly2mask for load in masked)):
+                remedy = "set with_mask=True and poly2mask=True of LoadAnnotations"
+                raise ValueError(f"{key}: CopyPaste needs masks of pixels: {remedy}")
+
+
 def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:
     return check_data(key, dataset, runner.cfg.get("size_mismatch", "stop"))
 
 
 def _check_loader(runner: Runner, key: str, loader: Any) -> None:
     """Check a data set, and a batch of it; let errors in making batches name it."""
+    check_mixed_masks(key, loader.dataset)
     samples, model = _check(runner, key, loader.dataset), unwrapped(runner)
     with contextlib.suppress(TypeError):  # an iterable data set has no length
         if not len(loader):

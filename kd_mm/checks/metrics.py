@@ -200,7 +200,10 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
     try:
         evaluator.process(data_samples=predictions, data_batch=batch)
     except Exception as error:
-        raise ValueError(f"{key}: {files(predictions)} cannot be evaluated: {describe_failure(error)}") from error
+        what = describe_failure(error)
+        if isinstance(error, KeyError) and error.args[0] in ("gt_label", "gt_score"):
+            what = "they have no label; for predictions alone take kd-mm test --out FILE.pkl with test_evaluator=[]"
+        raise ValueError(f"{key}: {files(predictions)} cannot be evaluated: {what}") from error
     if not is_main_process():
         return None
     runner.logger.info(f"trial of the evaluation on {len(predictions)} images as a check, no result:")

@@ -1,13 +1,18 @@
-"""Schedules that the length of a run does not fit, and rules that take the worst score for the best."""
+"""Schedules and switches that a run or its data do not fit, and rules that take the worst score for the best."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.hooks import CheckpointHook
+from mmdet.datasets import MultiImageMixDataset
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from kd_mm.distillers import Distiller
+from kd_mm.stages.tap import child
 from kd_mm.utils.config import as_list, parts_of
+from kd_mm.utils.contexts import unwrapped
+from kd_mm.utils.samples import without_slice
 
 #: Keys that mmcv 1 read at the top of a config, and what is read in their stead.
 _FORMER = {"optimizer": "optim_wrapper", "lr_config": "param_scheduler", "runner": "train_cfg", "evaluation": "val_cfg"}
@@ -25,7 +30,8 @@ def check_schedules(runner: Runner) -> None:
     of a ``rule`` that takes the worst score for the best.
 
     Raises:
-        ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0.
+        ValueError: A schedule would fail during the run: it is planned for fewer steps, or divides by 0. The same of a
+            hook that switches the pipeline.
     """
     loop, lines = runner.train_loop, []
     if isinstance(runner.param_schedulers, Mapping) or not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
@@ -47,6 +53,7 @@ def check_schedules(runner: Runner) -> None:
     if any(group.get("momentum", 0) >= 1 for group in runner.optim_wrapper.param_groups):
         lines.append("optim_wrapper.optimizer.momentum is 1 or more: weights will grow without end")
     for hook in runner.hooks:
+        lines += _late_switches(hook, runner)
         if isinstance(hook, CheckpointHook) and not (hook.save_last or hook.save_best):
             length, unit = lengths[hook.by_epoch]
             if not 0 < hook.interval <= length:
@@ -63,6 +70,28 @@ def check_schedules(runner: Runner) -> None:
     lines += [f"nothing reads {key!r}: write {new}" for key, new in _FORMER.items() if config.get(key) not in parts]
     for line in lines:
         runner.logger.warning(line)
+
+
+def _late_switches(hook: Hook, runner: Runner) -> list[str]:
+    """Return one line for each epoch at which a hook of upstream would switch the pipeline, and that never comes.
+
+    Raises:
+        ValueError: It would fail at that epoch, or switch a pipeline that nothing reads.
+    """
+    name, data, epochs = type(hook).__name__, runner.train_dataloader.dataset, runner.max_epochs
+    model = unwrapped(runner)
+    student = model.student if isinstance(model, Distiller) else model
+    fits = isinstance(without_slice(data), MultiImageMixDataset) and child(student, "bbox_head") is not None
+    if name == "YOLOXModeSwitchHook" and not fits:
+        parts = "steps of a MultiImageMixDataset and an option of the network's bbox_head"
+        raise ValueError(f"{name}: it switches {parts}: take the hook out")
+    if name == "PipelineSwitchHook" and not callable(vars(data).get("pipeline")):
+        kind = type(data).__name__
+        raise ValueError(f"{name}: {kind} would not read the pipeline: leave the wrapper out, or num_batch_per_epoch")
+    late = [f"switch_epoch={hook.switch_epoch}"] if name == "PipelineSwitchHook" and hook.switch_epoch >= epochs else []
+    if name == "SwitchRecipeHook":
+        late = [f"action_epoch={epoch}" for epoch in hook.schedule if epoch > epochs]
+    return [f"{name}: {point} is never reached, the run has {epochs} epochs" for point in late]
 
 
 def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> str:

@@ -20,12 +20,17 @@ class ClassificationTask(Task):
         """Return how the network's own logits are read: at its head, or at the wrapped network without a head.
 
         Raises:
-            ValueError: The network is not a classifier with logits.
+            ValueError: The network is not a classifier with logits, or has several rows of them an image.
         """
-        from mmpretrain.models.heads import ConformerHead
+        from mmpretrain.models.heads import ConformerHead, MultiTaskHead
 
         if isinstance(child(model, "head"), ConformerHead):
             return LogitsReader("head[0]", "head[1]")
+        if isinstance(child(model, "head"), MultiTaskHead):
+            raise ValueError(
+                "MultiTaskHead gives logits for each of its tasks, and this recipe reads one row of them an image: "
+                "take one of features alone, such as fitnets, at or pkd"
+            )
         for name in ("head", "model"):
             if child(model, name) is not None:
                 return LogitsReader(name)

@@ -39,6 +39,10 @@ def test_coco_files(tmp_path: Path) -> None:
         content = {"images": [IMAGE], "annotations": [BOX], "categories": [CATEGORY], **changes}
         (tmp_path / "a.json").write_text(json.dumps(content))
         assert words in explained(tmp_path, type="CocoDataset", ann_file="a.json")
+    tasks = {"metainfo": {"tasks": ["size"]}, "data_list": [{"img_path": "a.jpg", "gt_label": {"size": 1}}]}
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    other = {"type": "mmpretrain.MultiTaskDataset", "data_root": str(tmp_path), "ann_file": "a.json"}
+    explain_annotations({"train_dataloader": {"dataset": other}})  # JSON of another kind
 
 
 def test_lists_of_labels(tmp_path: Path) -> None:

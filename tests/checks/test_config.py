@@ -154,6 +154,31 @@ def test_what_is_found() -> None:
             {"train_dataloader.persistent_workers": True, "train_dataloader.num_workers": 0},
             "train_dataloader: persistent_workers=True needs num_workers of 1 or more",
         ),
+        (
+            {"test_dataloader.prefetch_factor": 4, "test_dataloader.num_workers": 0},
+            "test_dataloader: prefetch_factor=4 needs num_workers of 1 or more; set it to None",
+        ),
+        (
+            {
+                "optim_wrapper.constructor": "mmpretrain.LearningRateDecayOptimWrapperConstructor",
+                "optim_wrapper.optimizer.weight_decay": None,
+            },
+            r"optim_wrapper\.optimizer has no 'weight_decay', which LearningRateDecayOptimWrapperConstructor mult",
+        ),
+        (
+            {
+                "optim_wrapper.paramwise_cfg": {"custom_keys": {".bn": {"decay_mult": 0.0}}},
+                "optim_wrapper.optimizer": {"_delete_": True, "type": "SGD", "lr": 0.1},
+            },
+            r"optim_wrapper\.optimizer has no 'weight_decay', which decay_mult multiplies: give it one",
+        ),
+        (
+            {
+                "optim_wrapper.paramwise_cfg": {"custom_keys": {"backbone": {"lr_mult": 0.1}}},
+                "optim_wrapper.optimizer": {"_delete_": True, "type": "Adam"},
+            },
+            r"optim_wrapper\.optimizer has no 'lr', which lr_mult multiplies",
+        ),
         ({"train_dataloader.batch_size": "all"}, r"train_dataloader\.batch_size: 'all' is no number"),
         ({"optim_wrapper.optimizer.type": "SDG"}, r"optim_wrapper\.optimizer\.type: .* did you mean 'SGD'\?"),
         (

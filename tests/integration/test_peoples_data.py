@@ -383,6 +383,24 @@ def masked(shapes: Shapes) -> None:
         file.write(MASK_RCNN)
 
 
+def mix(step: str, masked: bool = True) -> Callable[[Shapes], object]:
+    """Return what puts a step that mixes images around training images with masks."""
+    mixing = f"""
+load = dict(type="mmdet.LoadAnnotations", with_bbox=True, with_mask={masked})
+inner = dict({COCO}, data_root="shapes/", ann_file="train.json", pipeline=[dict(type="LoadImageFromFile"), load],
+             metainfo=dict(classes=("square", "disc", "bar")))
+train_dataloader["dataset"] = dict(_delete_=True, type="mmdet.MultiImageMixDataset", dataset=inner, pipeline=[
+    dict(type="mmdet.{step}"), *pipelines["train"][2:]])
+"""
+
+    def change(shapes: Shapes) -> None:
+        in_all("annotations", segmentation=[[4, 4, 24, 4, 24, 24]])(shapes)
+        with (shapes.root / "config.py").open("a") as file:
+            file.write(mixing)
+
+    return change
+
+
 def load_after_resizing(shapes: Shapes) -> None:
     load, resize = (
         'dict(type="mmdet.LoadAnnotations", with_bbox=True)',
@@ -508,6 +526,14 @@ REFUSED: dict[str, Wrong] = {
         change=lambda shapes: replace(
             shapes, f"{RESIZE},\n        {PACK}", f'dict(type="mmdet.MixUp", img_scale=(64, 64)), {RESIZE}, {PACK}'
         ),
+    ),
+    "masks that are not mixed": WrongCoco(
+        "train_dataloader: Mosaic mixes boxes and no masks: take CachedMosaic, or with_mask=True out of ",
+        change=mix("Mosaic"),
+    ),
+    "masks to be pasted that are not loaded": WrongCoco(
+        "train_dataloader: CopyPaste needs masks of pixels: set with_mask=True and poly2mask=True of LoadAnnotations",
+        change=mix("CopyPaste", masked=False),
     ),
     "annotations that are packed": WrongCoco(
         "shapes/train.json: it is not JSON (shapes/train.json is a zip archive: unpack it)",

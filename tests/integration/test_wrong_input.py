@@ -295,6 +295,23 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ('data_preprocessor = dict(std=["a", "b", "c"])', "data_preprocessor.std: ['a', 'b', 'c'] is no list of num"),
         ("randomness = dict(seed=-1)", "randomness.seed: -1 is not from 0 to 2**32 - 1"),
         ("model = dict(backbone=[1])", "model.backbone: [1] is no dict"),
+        (
+            'optim_wrapper = dict(type="AmpOptimWrapper")',
+            "optim_wrapper.type: AmpOptimWrapper needs a GPU: give --amp, or take OptimWrapper",
+        ),
+        (
+            'custom_hooks = [dict(type="mmdet.PipelineSwitchHook", switch_epoch=1, switch_pipeline=[])]\n'
+            "train_dataloader = dict(num_batch_per_epoch=2)",
+            "PipelineSwitchHook: _SlicedDataset would not read the pipeline: leave the wrapper out, or num_batch_pe",
+        ),
+        (
+            'custom_hooks = [dict(type="mmdet.YOLOXModeSwitchHook")]',
+            "YOLOXModeSwitchHook: it switches steps of a MultiImageMixDataset and an option of the network's bbox_head",
+        ),
+        (
+            "val_dataloader = dict(dataset=dict(with_label=False))",
+            "cannot be evaluated: they have no label; for predictions alone take kd-mm test --out FILE.pkl with",
+        ),
         ("model = dict(head=dict(in_channels=33))", "(12x32 and 33x3)): set in_channels of its neck and head to"),
     ],
 )
@@ -307,10 +324,18 @@ def test_a_metric_that_can_never_be_there(tools: Tools, world: World, tmp_path: 
 def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -> None:
     changes = 'optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"offset": dict(lr_mult=0.1)}))'
     loaders = "train_dataloader = dict(sampler=dict(shuffle=False))"
-    config = world.write("habits.py", f'_base_ = "plain.py"\n{changes}\n{loaders}\ntrain_cfg = dict(max_epochs=1)\n')
+    switches = 'dict(type="mmdet.PipelineSwitchHook", switch_epoch=1, switch_pipeline=[])'
+    switches += ', dict(type="SwitchRecipeHook", schedule=[dict(action_epoch=2, batch_augments=None)])'
+    hooks = f'custom_hooks = [dict(type="EMAHook"), {switches}]\ntrain_cfg = dict(max_epochs=1)\n'
+    config = world.write("habits.py", f'_base_ = "plain.py"\n{changes}\n{loaders}\n{hooks}')
     out = tools.train(config, "--work-dir", tmp_path).out
     assert "WARNING - optim_wrapper.paramwise_cfg.custom_keys: no parameter has 'offset' in its name" in out
     assert "WARNING - train_dataloader.sampler.shuffle=False: images are learned in the order of their list" in out
+    assert "PipelineSwitchHook: switch_epoch=1 is never reached, the run has 1 epochs" in out
+    assert "SwitchRecipeHook: action_epoch=2 is never reached, the run has 1 epochs" in out
+    keys = "optim_wrapper.paramwise_cfg.custom_keys.offset.lr_mult=0.1"
+    out = tools.train(world.plain, "--work-dir", tmp_path, "--resume", "--cfg-options", keys).out
+    assert "so far: without EMAHook the run goes on from the averaged weights, not from the trained; " in out
 
 
 def test_classes_of_a_file_with_more_than_names(tools: Tools, world: World, tmp_path: Path) -> None:
@@ -464,6 +489,14 @@ def test_more_classes_in_the_data_than_in_the_network(tools: Tools, world: World
 def test_a_teacher_for_a_recipe_that_reads_none(tools: Tools, world: World, tmp_path: Path) -> None:
     ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "byot", *world.taught)
     refused(ended, "--distiller byot learns from no teacher", "drop --teacher")
+
+
+def test_a_head_of_several_tasks(tools: Tools, world: World, tmp_path: Path) -> None:
+    task = 'dict(type="LinearClsHead", num_classes=3, in_channels=32)'
+    head = f'dict(_delete_=True, type="MultiTaskHead", in_channels=32, task_heads=dict(colour={task}))'
+    config = world.write("tasks.py", f'_base_ = "plain.py"\nmodel = dict(head={head})\n')
+    ended = tools.run("train", config, "--work-dir", tmp_path, "--distiller", "kd", *world.taught)
+    refused(ended, "MultiTaskHead gives logits for each of its tasks", "take one of features alone, such as fitnets")
 
 
 def test_one_teacher_for_a_recipe_of_several(tools: Tools, world: World, tmp_path: Path) -> None:
