@@ -155,6 +155,8 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
         (left, top, width, height), size = entry["bbox"], sizes.get(entry["image_id"])
         if entry.get("ignore"):
             found["with 'ignore' set"] += 1
+        elif isinstance(entry.get("iscrowd"), str):
+            found["with text for 'iscrowd', which counts as a crowd"] += 1
         elif entry["category_id"] not in names:
             found["of a category that is not in the list"] += 1
         elif not all(map(math.isfinite, entry["bbox"])):
@@ -206,9 +208,8 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
                 if not any(dataset.get_data_info(index).get("instances", True) for index in range(len(dataset))):
                     raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
             if not len(DATASETS.build({**part, "serialize_data": False})):  # upstream fails on none
-                options = ", ".join(
-                    f"{name}={part[name]!r}" for name in ("data_root", "ann_file", "split") if name in part
-                )
+                names = ("data_root", "ann_file", "split", "filter_cfg")
+                options = ", ".join(f"{name}={part[name]!r}" for name in names if name in part)
                 raise ValueError(f"{key}: {part['type']}({options}) has no sample")
 
 

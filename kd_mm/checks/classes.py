@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import normalize
 
-import numpy as np
 from mmdet.datasets import BaseDetDataset, CocoDataset
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
@@ -18,16 +16,15 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
-from kd_mm.checks.annotation_files import categories, check_entries, has_area, no_object
+from kd_mm.checks.annotation_files import categories, check_entries, no_object
+from kd_mm.checks.labels import check_folders, check_presence, check_trained, label_sets
+from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import trained_classes
 from kd_mm.utils.config import data_sets, is_distillation, parts_of
+from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first, warn
 
-#: Samples looked at for labels that a network does not predict.
-_LABELS = 200_000
-#: Samples looked at for classes without any object; a larger set is not searched to its end.
-_LOOKED_AT = 20_000
 _SAME_LIST = (
     "give both the same list in the same order: metainfo=dict(classes=(...)), or for class folders the same folders "
     "(an empty one for a class without images)"
@@ -75,6 +72,7 @@ class ClassListHook(Hook):
             validation = runner.val_loop.dataloader.dataset
             listed, detects = class_list(validation), _has_boxes(validation)
             compare_classes("val_dataloader", listed, classes, "the training data", detects)
+            check_trained("val_dataloader", validation, training)
             _check_set(runner, "val_dataloader", validation)
 
     def before_test(self, runner: Runner) -> None:
@@ -102,7 +100,7 @@ def _check_set(runner: Runner, key: str, dataset: Any) -> None:
         check_numbering(key, part)
         _check_outputs(runner, key, part)
         if key == "train_dataloader" or isinstance(part, BaseDetDataset):
-            _check_presence(key, part)
+            check_presence(key, part)
 
 
 def class_list(dataset: Any) -> list[str]:
@@ -210,44 +208,11 @@ def _twice(names: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def labels(dataset: BaseDataset, index: int) -> list[int]:
-    """Return the labels of one sample: its class or classes, or those of its objects that are learnt."""
-    info = dataset.get_data_info(index)
-    objects = [item for item in info.get("instances") or () if not item.get("ignore_flag") and has_area(item, info)]
-    found = info.get("gt_label", [item.get("bbox_label") for item in objects])
-    found = found if isinstance(found, list | tuple) else np.atleast_1d(found)
-    return [int(label) for label in found if label is not None]
-
-
-def _check_presence(key: str, dataset: BaseDataset) -> None:
-    """Stop where nothing is of the class list; warn of classes without anything."""
-    classes = list(dataset.metainfo.get("classes") or ())
-    if not classes or not len(dataset) or not isinstance(dataset, BaseDetDataset | ClassificationDataset):
-        return
-    missing = set(range(len(classes)))
-    for looked, index in enumerate(_spread(len(dataset)), 1):
-        missing -= set(labels(dataset, index))
-        if not missing or (looked >= _LOOKED_AT and len(missing) < len(classes)):
-            break
-    if isinstance(dataset, BaseDetDataset) and len(missing) == len(classes):
-        raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
-    if missing and looked == len(dataset):
-        names = join_first([classes[label] for label in sorted(missing)])
-        warn(f"{key}: {len(missing)} of {len(classes)} classes have no object: {names}")
-
-
 def _check_known(key: str, dataset: BaseDataset) -> None:
     """Stop where an evaluation's annotations have categories, and none of them is in the class list."""
     there = categories(dataset.ann_file) if isinstance(dataset, CocoDataset) else []
     if there and not set(there) & set(dataset.metainfo.get("classes") or there):
         raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
-
-
-def _spread(count: int) -> Iterator[int]:
-    """Yield each index once, the first few thousand evenly spread: many sets are sorted by class."""
-    step = max(1, count // 5000)
-    for start in range(step):
-        yield from range(start, count, step)
 
 
 def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
@@ -265,22 +230,27 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
     listed = not isinstance(dataset, CustomDataset) or dataset.ann_file or len(classes) > count
     found: set[int] = set()
     if not detects and listed and "gt_label" in dataset.get_data_info(0):
-        found = {label for index in islice(_spread(len(dataset)), _LABELS) for label in labels(dataset, index)}
+        folders = label_sets(dataset)
+        check_folders(key, classes, folders)
+        found = set().union(*folders.values())
     sizes = f"{key}: the data set has {len(classes)} classes ({join_first(classes)}), the network predicts {count}"
     # A class list may be longer than what is labelled, such as ImageNet's over a part of it.
     if len(classes) > count and plain and (detects or max(found, default=0) >= count):
         own = "" if key == "train_dataloader" else ", or leave out what the training data lack"
         raise ValueError(f"{sizes}: set {option}{own}")
-    if len(classes) <= count and found and (min(found) < 0 or max(found) >= count):
+    unnamed = 0 < len(classes) <= max(found, default=0) < count
+    if len(classes) <= count and found and (unnamed or min(found) < 0 or max(found) >= count):
+        known = f"the class list has {len(classes)} names" if unnamed else f"the network predicts {count} classes"
+        last, remedy = (len(classes) - 1, "name all classes") if unnamed else (count - 1, f"set {option}")
         raise ValueError(
-            f"{key}: the data set has labels from {min(found)} to {max(found)}, the network predicts {count} classes, "
-            f"from 0 to {count - 1}: number the labels from 0, or set {option}"
+            f"{key}: the data set has labels from {min(found)} to {max(found)}, {known}, from 0 to {last}: number the "
+            f"labels from 0, or {remedy}"
         )
     if detects and key != "train_dataloader" and 0 < len(classes) < count:
         raise ValueError(f"{sizes}: a prediction of another class cannot be scored: set {option}={len(classes)}")
     if not plain or key != "train_dataloader" or not classes:
         return
-    if not detects and len(classes) == 1 and count > 1:
+    if not detects and len(classes) == 1 and (count > 1 or not is_multilabel(unwrapped(runner))):  # a softmax of one
         raise ValueError(
             f"{key}: the data set has one class ({classes[0]}), the network predicts {count}: data_root and "
             "data_prefix name the folder that holds the folders of the classes"

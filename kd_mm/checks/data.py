@@ -81,7 +81,7 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
         samples = _check_samples(key, part)
         if key == "train_dataloader":
             _check_order(key, part, samples)
-        elif isinstance(part, BaseDetDataset):
+        else:
             _check_evaluation(key, part)
         passed += samples
     return [] if any(mixing_datasets(dataset)) else passed
@@ -180,8 +180,7 @@ def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy:
             f"{line}; size_mismatch='rescale' at the top of the config scales such images to their annotations, 'keep' "
             f"uses both as they are{turned and f'; {turned}'}"
         )
-    outcome = "the images are scaled" if policy == "rescale" else "both are used as they are"
-    warn(f"{line}; {outcome}")
+    warn(f"{line}; {'the images are scaled' if policy == 'rescale' else 'both are used as they are'}")
 
 
 def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) -> None:
@@ -273,14 +272,15 @@ def _mask_fault(item: Mapping[str, Any], image: Mapping[str, Any], decoded: bool
     return "with polygons outside of their box (are they in pixels?)" if outside else ""
 
 
-def _check_evaluation(key: str, dataset: BaseDetDataset) -> None:
-    """Warn of what leaves images out of an evaluation, or moves what is in them: predictions are not moved back."""
+def _check_evaluation(key: str, dataset: BaseDataset) -> None:
+    """Warn of what leaves images out of an evaluation, moves what is in them, or draws at random."""
     if dataset.filter_cfg and not dataset.test_mode:
         warn(f"{key}: its filter_cfg leaves images out of the evaluation: set test_mode=True")
-    for step in dataset.pipeline.transforms:
-        name = type(step).__name__
-        if name.endswith(("Flip", "Crop", "Affine", "Shift")) and vars(step).get("prob") != 0:
+    for name in [type(step).__name__ for step in dataset.pipeline.transforms if vars(step).get("prob") != 0]:
+        if isinstance(dataset, BaseDetDataset) and name.endswith(("Flip", "Crop", "Affine", "Shift")):
             warn(f"{key}: {name} moves the objects of an image, and predictions are not moved back: leave it out here")
+        elif re.search("Random|RandAugment|AutoAugment|Jitter|PhotoMetric", name):
+            warn(f"{key}: {name} draws at random, so that results differ each time: leave it out here")
 
 
 def _check_samples(key: str, dataset: BaseDataset) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dataset import InfiniteSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
@@ -21,10 +21,12 @@ from kd_mm.checks.schedules import check_schedules
 from kd_mm.checks.shared_samples import check_shared
 from kd_mm.checks.weights import check_pretrained
 from kd_mm.distillers import Distiller
+from kd_mm.models.triplet_loss import TripletLoss
 from kd_mm.tasks import is_multilabel
+from kd_mm.utils.config import normalizing_steps
 from kd_mm.utils.contexts import isolated_rng, unwrapped
 from kd_mm.utils.samples import base_datasets, mixing_datasets, name_errors
-from kd_mm.utils.suggest import describe_error, nearest
+from kd_mm.utils.suggest import describe_error, join_first, nearest
 
 #: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
 _PARAMWISE = {"custom_keys", "bypass_duplicate", "bias_lr_mult", "dcn_offset_lr_mult", "lr_mult", "decay_mult"}
@@ -88,6 +90,9 @@ class StartCheckHook(Hook):
             ValueError: See :func:`~kd_mm.checks.weights.check_pretrained`, :func:`check_parameter_keys` and
                 :func:`~kd_mm.checks.schedules.check_schedules`.
         """
+        if Path(runner.work_dir, "last_checkpoint").is_file() and not runner.cfg.get("resume"):
+            line = "holds an earlier run, whose files of the same names this one replaces; --resume goes on with it"
+            runner.logger.warning(f"{runner.work_dir} {line}")
         check_pretrained(runner)
         check_parameter_keys(runner)
         check_schedules(runner)
@@ -117,9 +122,12 @@ class DataCheckHook(Hook):
         """
         loader = runner.train_loop.dataloader
         training = loader.dataset
-        _check_loader(runner, "train_dataloader", loader)
+        channels = _check_loader(runner, "train_dataloader", loader)
         if runner.val_loop is not None:
-            _check_loader(runner, "val_dataloader", runner.val_loop.dataloader)
+            others = _check_loader(runner, "val_dataloader", runner.val_loop.dataloader)
+            if channels and others and others != channels:
+                line = f"the first images have {[*others]} channels, those of the training {[*channels]}"
+                runner.logger.warning(f"val_dataloader: {line}: give LoadImageFromFile the same color_type")
             if is_main_process():
                 check_shared("val_dataloader", runner.val_loop.dataloader.dataset, training)
         validation, test = (runner.cfg.get(f"{part}_dataloader") or {} for part in ("val", "test"))
@@ -226,10 +234,17 @@ def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:
     return check_data(key, dataset, runner.cfg.get("size_mismatch", "stop"))
 
 
-def _check_loader(runner: Runner, key: str, loader: Any) -> None:
-    """Check a data set, and a batch of it; let errors in making batches name it."""
+def _check_loader(runner: Runner, key: str, loader: Any) -> set[int]:
+    """Check a data set, and a batch of it; let errors in making batches name it; return its numbers of channels."""
     check_mixed_masks(key, loader.dataset)
     samples, model = _check(runner, key, loader.dataset), unwrapped(runner)
+    here, there = normalizing_steps(runner.cfg, key), normalizing_steps(runner.cfg)
+    if here is not None and there is not None and {*here} != {*there}:
+        other, own = (join_first(each) or "not at all" for each in (here, there))
+        raise ValueError(
+            f"{key}: its pipeline normalises otherwise ({other}) than that of the training data ({own}): write the "
+            "same step in both, or leave it to the data_preprocessor"
+        )
     with contextlib.suppress(TypeError):  # an iterable data set has no length
         if not len(loader):
             raise ValueError(
@@ -246,9 +261,18 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> None:
         )
     if trained and vars(loader.sampler).get("shuffle") is False:
         runner.logger.warning(f"{key}.sampler.shuffle=False: images are learned in the order of their list")
+    triplet = trained and any(isinstance(part, TripletLoss) for part in model.modules())
+    if (
+        triplet
+        and isinstance(loader.sampler, DefaultSampler)
+        and loader.batch_size < 2 * len(class_list(loader.dataset))
+    ):
+        line = f"few of {loader.batch_size} images drawn from all are of one identity, as TripletLoss needs them"
+        runner.logger.warning(f"{key}.sampler: {line}: take kd_mm.IdentitySampler")
     name_errors(key, loader)
     if isinstance(model, Distiller):
         check_batch(key, samples, loader.collate_fn, model, model.student, model.task.multilabel)
     else:
         several = is_multilabel(model) or getattr(model.data_preprocessor, "to_onehot", False)
         check_batch(key, samples, loader.collate_fn, model, model, several)
+    return {len(sample["inputs"]) for sample in samples if isinstance(sample.get("inputs"), torch.Tensor)}

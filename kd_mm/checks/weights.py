@@ -72,6 +72,10 @@ class LeftOverWeightsHook(Hook):
 
         def warn(module: nn.Module, result: Any) -> None:
             handle.remove()
+            lacking = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
+            if lacking and network is model:
+                line = f"{len(lacking)} of the network's {len(own)} weights are not in it and stay as initialised"
+                runner.logger.warning(f"{origin}: {line}: {join_first(lacking)}")
             names = [key.removeprefix("student.") for key in result.unexpected_keys if not key.startswith(OWN_PREFIX)]
             if names:
                 listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -9,10 +9,11 @@ from unicodedata import normalize
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 #: File endings of images in lower case, in the order in which they are preferred.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_PAGED = (GifImagePlugin.GifImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile)
 _EXIF_ORIENTATION, _SIDEWAYS, _BITS_OF_TIFF = 274, (5, 6, 7, 8), 258
 
 
@@ -102,7 +103,7 @@ class ImageHeader:
         size: Width and height in pixels, as they are stored.
         sideways: Whether the EXIF orientation turns the image by a quarter.
         bits: Bits of one channel of a pixel.
-        pages: Images in a TIFF file.
+        pages: Images in a TIFF file, or in an animation.
     """
 
     size: tuple[int, int]
@@ -128,11 +129,13 @@ def _read_header(path: str, modified: int) -> ImageHeader:
     try:
         with Image.open(path) as image:
             bits, pages = 16 if image.mode.startswith("I;16") else 8, 1
+            if isinstance(image, _PAGED):
+                pages = image.n_frames
             if image.format == "PNG":
                 with open(path, "rb") as file:
                     bits = file.read(25)[24]  # of the header chunk; Pillow gives 16 bits of a colour image as 8
             elif isinstance(image, TiffImagePlugin.TiffImageFile):
-                bits, pages = max(image.tag_v2.get(_BITS_OF_TIFF, (bits,))), image.n_frames
+                bits = max(image.tag_v2.get(_BITS_OF_TIFF, (bits,)))
             has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes a PNG to look for it
             orientation = image.getexif().get(_EXIF_ORIENTATION) if has_exif else None
             return ImageHeader(image.size, orientation in _SIDEWAYS, bits, pages)

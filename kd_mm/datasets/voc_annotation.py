@@ -228,11 +228,13 @@ def _object(number: int, item: ElementTree.Element, difficult: bool) -> VOCObjec
     name = (item.findtext("name") or "").strip()
     if not name:
         raise ValueError(f"object {number} has no <name>")
-    box = item.find("bndbox")
-    if box is None:
+    boxes = item.findall("bndbox")
+    if len(boxes) > 1:
+        raise ValueError(f"object {number} ({name}) has {len(boxes)} <bndbox>: give each box an <object>")
+    if not boxes:
         others = ", ".join(f"<{part.tag}>" for part in item if len(part))
         raise ValueError(f"object {number} ({name}) has no <bndbox>" + (f", but {others}" if others else ""))
-    written = {corner.tag.lower(): corner.text for corner in box}
+    written = {corner.tag.lower(): corner.text for corner in boxes[0]}
     corners = []
     for corner in ("xmin", "ymin", "xmax", "ymax"):
         value = _number(written.get(corner))

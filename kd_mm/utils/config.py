@@ -186,9 +186,9 @@ def set_scopes(config: Any) -> None:
             part["_scope_"] = package
 
 
-def normalizing_steps(config: Mapping[str, Any]) -> list[str] | None:
-    """Return mean, std and channel order of the ``Normalize`` steps of the training data; None without such data."""
-    loader = config.get("train_dataloader")
+def normalizing_steps(config: Mapping[str, Any], key: str = "train_dataloader") -> list[str] | None:
+    """Return mean, std and channel order of the ``Normalize`` steps of a loader's data; None without such data."""
+    loader = config.get(key)
     if loader is None:
         return None
     steps = [part for _, part in parts_of(loader) if isinstance(part, Mapping) and "mean" in part and "std" in part]

@@ -149,6 +149,7 @@ def test_what_an_earlier_run_saved_is_not_this_runs(tools: Tools, world: World, 
     command = [world.plain, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1"]
     tools.train(*command)
     ended = tools.run("train", *command, kill={"iteration": 2, "signal": signal.SIGINT})
+    assert f"{tmp_path} holds an earlier run, whose files of the same names this one replaces; --resume" in ended.out
     assert ended.err.splitlines() == [
         "interrupted: no checkpoint is saved yet",
         f"go on with: kd-mm train {shlex.join(map(str, command))}",

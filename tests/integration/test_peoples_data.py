@@ -53,6 +53,7 @@ VOC = 'type="kd_mm.VOCDataset", data_prefix=dict(sub_data_root="")'
 UPSTREAM_VOC = 'type="mmdet.VOCDataset", data_prefix=dict(sub_data_root="")'
 COCO = 'type="mmdet.CocoDataset", data_prefix=dict(img="JPEGImages/")'
 
+BOX = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
 RESIZE, PACK = 'dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True)', 'dict(type="mmdet.PackDetInputs"),'
 #: A small DETR with fewer queries than the 100 boxes of its predictions.
 DETR = """
@@ -300,13 +301,14 @@ def test_camera_of_twelve_bits(tools: Tools, shapes: Shapes) -> None:
     assert "largest value in the first 4 is 15 of 255: nearly black" in line
 
 
-def test_a_scan_of_several_pages(tools: Tools, shapes: Shapes) -> None:
+@pytest.mark.parametrize("suffix", [".tif", ".webp"])
+def test_a_scan_of_several_pages(tools: Tools, shapes: Shapes, suffix: str) -> None:
     path = next(shapes.voc.folder.glob("JPEGImages/train000.*"))
     page = Image.open(path).convert("RGB")
     path.unlink()
-    page.save(path.with_suffix(".tif"), save_all=True, append_images=[page])
+    page.save(path.with_suffix(suffix), save_all=True, append_images=[page.rotate(90)])
     line = warning(shapes.run(tools), "1 of 8 images looked at have several pages, of which the first is read: ")
-    assert line.endswith("train000.tif")
+    assert line.endswith(f"train000{suffix}")
 
 
 def rewrite(
@@ -655,6 +657,17 @@ REFUSED: dict[str, Wrong] = {
         ],
         options=["train_dataloader.dataset.pipeline.1.with_mask=True"],
     ),
+    "two boxes in one object": Wrong(
+        "train000.xml: object 1 (square) has 2 <bndbox>: give each box an <object>",
+        change=lambda shapes: shapes.voc.annotate(
+            "train000", xml([("square", (1, 1, 9, 9))]).replace("</object>", f"{BOX}</object>")
+        ),
+    ),
+    "a size that no image has": WrongCoco(
+        "train_dataloader: mmdet.CocoDataset(",
+        "filter_cfg={'min_size': 65}) has no sample",
+        options=["train_dataloader.dataset.filter_cfg.min_size=65"],
+    ),
     "a list that is a folder": Wrong(
         "list of images not found: looked for ",
         "(it is a folder)",
@@ -859,6 +872,7 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     rewrite(shapes, lambda content: [box.update(area=0) for box in content["annotations"][:3]])
     rewrite(shapes, lambda content: content["annotations"][3].update(category_id=77))
     rewrite(shapes, lambda content: content["annotations"][7].update(ignore=1))
+    rewrite(shapes, lambda content: content["annotations"][6].update(iscrowd="0"))
     rewrite(shapes, lambda content: content["annotations"][4].update(bbox=[4, 4, float("nan"), 20]))
     rewrite(shapes, lambda content: content["images"].append({**content["images"][0], "id": 9}))
     rewrite(shapes, lambda content: content["annotations"].append({**content["annotations"][5], "id": 9}))
@@ -867,7 +881,7 @@ def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     ended = shapes.run(tools, *names, "model.data_preprocessor.std=[0.2,0.2,0.2]")
     line = warning(ended, "train.json: of 9 boxes of the class list there are 3 with an 'area' of 0, ")
     assert "1 of a category that is not in the list, 1 with a number that is not finite" in line
-    assert line.endswith("1 with 'ignore' set; they are left out")
+    assert line.endswith("1 with text for 'iscrowd', which counts as a crowd, 1 with 'ignore' set; they are left out")
     assert "train_dataloader: 1 images are listed more than once, each" in warning(ended, "listed")
     assert "train_dataloader: 1 boxes of 1 of 9 images looked at are there twice" in warning(ended, "twice")
     assert "are mean and std those of pixels from 0 to 255, and applied once?" in warning(ended, "have values up to")
@@ -1116,6 +1130,7 @@ def test_folders_of_classes_in_the_wrong_depth(tools: Tools, folders: Folders) -
         folders.train(tools),
         "the data set has one class (images), the network predicts 3: data_root and data_prefix name the fold",
     )
+    refused(folders.train(tools, "model.head.num_classes=1"), "one class (images), the network predicts 1: data_root")
     for path in list(folders.data.rglob("*.png")):
         path.rename(folders.data / path.relative_to(folders.data).parts[0] / f"{path.parent.name}{path.name}")
     refused(folders.train(tools), "/data/train are in no folder (")
@@ -1137,6 +1152,49 @@ def test_labels_counted_from_one(tools: Tools, folders: Folders) -> None:
     refused(
         folders.train(tools, *lists),
         "labels from 1 to 3, the network predicts 3 classes, from 0 to 2: number the labels from 0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "named", "words"),
+    [
+        ("102", "102", True, "the images in 'blue' have the label 1, which the class list calls 'green': number the "),
+        ("012", "102", True, "val_dataloader: the images in 'blue' have the label 1, which the class list calls 'gre"),
+        ("013", "013", True, "the data set has labels from 0 to 3, the class list has 3 names, from 0 to 2: number th"),
+        ("012", "021", False, "val_dataloader: 2 folders have another label than in the training data ('green' has 2"),
+        ("123", "012", False, "val_dataloader: no training image has the labels 0: do both lists count the classes "),
+        ("013", "013", False, "train_dataloader: 1 of 4 classes have no object: 2"),
+    ],
+)
+def test_lists_that_number_classes_otherwise(
+    tools: Tools, folders: Folders, train: str, val: str, named: bool, words: str
+) -> None:
+    options = ["model.head.num_classes=4"]
+    for split, numbers in (("train", train), ("val", val)):
+        lines = [f"{path.parent.name}/{path.name} " for path in sorted((folders.data / split).rglob("*.png"))]
+        labels = dict(zip(("blue", "green", "red"), numbers, strict=True))
+        (folders.data / f"{split}.txt").write_text("".join(f"{line}{labels[line.split('/')[0]]}\n" for line in lines))
+        options += [f"{split}_dataloader.dataset.ann_file={split}.txt"]
+        options += [f"{split}_dataloader.dataset.metainfo.classes=[blue,green,red]"] * named
+    ended = folders.train(tools, *options)
+    assert refused(ended, words) if named else warning(ended, words)
+
+
+def test_a_validation_that_is_read_otherwise(tools: Tools, folders: Folders) -> None:
+    load, crop, pack = "'LoadImageFromFile', color_type='grayscale'", "'RandomCrop', crop_size=20", "'PackInputs'"
+
+    def train(*steps: str) -> Ended:
+        with folders.config.open("a") as file:
+            pipeline = ", ".join(f"dict(type={step})" for step in steps)
+            file.write(f"\nval_dataloader['dataset']['pipeline'] = [{pipeline}]\n")
+        return folders.train(tools)
+
+    ended = train(load, crop, pack)
+    warning(ended, "val_dataloader: the first images have [1] channels, those of the training [3]: give LoadImageFr")
+    warning(ended, "val_dataloader: RandomCrop draws at random, so that results differ each time")
+    ended = train(load, "'Normalize', mean=[0.0], std=[255.0]", pack)
+    refused(
+        ended, "val_dataloader: its pipeline normalises otherwise (mean=[0.0], ", "training data (not at all): write"
     )
 
 

@@ -217,6 +217,13 @@ def test_queries_that_were_copied_from_the_gallery(street: Street, tmp_path: Pat
     )
 
 
+def test_triplets_in_batches_of_all_identities(street: Street, tmp_path: Path) -> None:
+    sampler = 'train_dataloader = dict(sampler=dict(_delete_=True, type="DefaultSampler", shuffle=True))'
+    (street.folder / "drawn.py").write_text(f'_base_ = "plain.py"\n{sampler}\ntrain_cfg = dict(max_epochs=1)\n')
+    words = "train_dataloader.sampler: few of 8 images drawn from all are of one identity, as TripletLoss needs them"
+    assert words in street.tools.train(street.folder / "drawn.py", "--work-dir", tmp_path).out
+
+
 def test_an_evaluation_with_re_ranking(street: Street, tmp_path: Path) -> None:
     options = ["--work-dir", tmp_path, "--cfg-options", "test_evaluator.rerank=True", "test_evaluator.rerank.k1=2"]
     assert "reid/mAP: " in street.tools.test(street.teacher, street.checkpoint, *options).out

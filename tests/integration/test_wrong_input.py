@@ -757,7 +757,7 @@ def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoin
         options = ("train_cfg.max_epochs=1", *options)
         ended = tools.train(run, "--work-dir", tmp_path / str(tools.count), "--cfg-options", *options)
         lines = [line.partition(" - WARNING - ")[2] for line in ended.out.splitlines()]
-        return [line for line in lines if line.startswith("config: ") or "left over" in line]
+        return [line for line in lines if line.startswith("config: ") or "left over" in line or "initialised" in line]
 
     misspelt = world.write(
         "misspelt.py", '_base_ = "plain.py"\noptim_wraper = dict(x=1)\nmy_classes = batch_size = 6\n'
@@ -768,6 +768,9 @@ def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoin
     assert line.endswith("1 of its weights are left over, ImageClassifier has no such weights (head.extra)")
     (line,) = warnings(config, "model.student.backbone.depth=14", extra)
     assert line.endswith("1 of its weights are left over, ImageClassifier has no such weights (head.extra)")
+    first, second = warnings(world.plain, "model.backbone.depth=20", extra)
+    assert " of the network's 128 weights are not in it and stay as initialised: backbone.layer1.2.conv1.w" in first
+    assert "left over" in second
     # A misspelt key may be why a run does not start.
     wrong = world.write("wrong_loop.py", '_base_ = "plain.py"\ntrain_cfg = None\ntraincfg = dict(max_epochs=1)\n')
     ended = tools.run("train", wrong)
