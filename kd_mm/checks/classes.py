@@ -79,13 +79,15 @@ class ClassListHook(Hook):
         """Compare the test data with the checkpoint.
 
         Raises:
-            ValueError: The class lists differ.
+            ValueError: The class lists differ, or a list numbers the images of a class otherwise.
         """
         dataset = runner.test_loop.dataloader.dataset
         where = "the checkpoint's training data"
         compare_classes("test_dataloader", class_list(dataset), self.trained, where, _has_boxes(dataset))
         for part in base_datasets(dataset):
             check_numbering("test_dataloader", part)
+            if isinstance(part, ClassificationDataset):
+                check_folders("test_dataloader", class_list(part) or self.trained, label_sets(part))
             _check_outputs(runner, "test_dataloader", part)
             _check_known("test_dataloader", part)
 

@@ -1205,6 +1205,16 @@ def test_class_folders_without_images(tools: Tools, folders: Folders) -> None:
 
 
 def test_a_checkpoint_of_other_classes(tools: Tools, world: World, folders: Folders) -> None:
+    numbers = {"green": 0, "blue": 1, "red": 2}
+    lines = [
+        f"{path.parent.name}/{path.name} {numbers[path.parent.name]}\n"
+        for path in sorted(folders.data.rglob("val/*/*"))
+    ]
+    (folders.data / "val.txt").write_text("".join(lines))
+    listed = ["--work-dir", folders.data.parent / "test", "--cfg-options", "test_dataloader.dataset.ann_file=val.txt"]
+    listed += [f"test_dataloader.dataset.data_root={folders.data}"]
+    words = "test_dataloader: the images in 'blue' have the label 1, which the class list calls 'green'"
+    refused(tools.run("test", world.teacher, world.checkpoint, *listed), words)
     for part in ("train", "val"):
         (folders.data / part / "blue").rename(folders.data / part / "zebra")
     options = ["--work-dir", folders.data.parent / "test", "--cfg-options"]
