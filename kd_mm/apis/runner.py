@@ -29,7 +29,8 @@ from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepH
 from kd_mm.checks.metrics import MetricCheckHook, named_metrics
 from kd_mm.checks.weights import LeftOverWeightsHook
 from kd_mm.datasets.identity_sampler import check_identity_batches
-from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ResumeCheckHook, ScalingRunner
+from kd_mm.hooks.resume_check import ResumeCheckHook
+from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
 from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation, load_config, parts_of, set_scopes

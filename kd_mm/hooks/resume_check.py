@@ -1,0 +1,207 @@
+"""Compare a resumed run with its config: network, optimizer, schedules, images a step."""
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from kd_mm.distillers import Distiller
+from kd_mm.hooks.run_checks import images_of_step
+from kd_mm.preparation.data import SPEED_OPTIONS
+from kd_mm.utils.checkpoint import OWN_PREFIX, mismatch
+from kd_mm.utils.config import parts_of
+from kd_mm.utils.contexts import unwrapped
+from kd_mm.utils.suggest import join_first
+
+_KEY = "images_of_step"
+_PARTS = "config_values"
+#: What in the state of a schedule is no option.
+_PROGRESS = ("last_step", "base_values", "verbose", "best", "num_bad_epochs", "cooldown_counter")
+
+
+class ResumeCheckHook(Hook):
+    """Compares a resumed run with its config, warns of what differs, and follows the config.
+
+    The engine restores options of the optimizer and schedules as they are stored, whatever the config says by now.
+    Where the initial value of an option or the schedule is another one, the schedule is computed anew from the first
+    step on, as if the run had been planned so. A run with the config that it began with is not touched. Schedules that
+    depend on metrics keep what they have reached. Another
+    model, recipe, wrapper of the optimizer or training set is followed in any case; the losses of the run so far are
+    left out of the means in the log then.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._reasons: list[str] = []
+        self._replayed = False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Store how many images a step has, and what the config says of model, data and step."""
+        checkpoint["meta"].update({_KEY: images_of_step(runner), _PARTS: _config_parts(runner.cfg)})
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare, and give the optimizer's options in the checkpoint the config's values, before they are restored.
+
+        Raises:
+            ValueError: The file holds no state of a run; the network is another; or the optimizer is of another type
+                or has other groups of parameters.
+        """
+        if not runner.cfg.get("resume") or not isinstance(runner.optim_wrapper, OptimWrapper):
+            return
+        meta = checkpoint.get("meta") or {}
+        if not ({"epoch", "iter"} <= meta.keys() and "message_hub" in checkpoint):
+            raise ValueError("resume: the file holds weights and no state of a run: start from it by load_from=PATH")
+        model = unwrapped(runner)
+        own = {name: value for name, value in model.state_dict().items() if not name.startswith(OWN_PREFIX)}
+        problem = mismatch(own, checkpoint["state_dict"], extra=False)
+        if problem:
+            raise ValueError(
+                f"resume: the checkpoint is of another network: {problem}; take the config that wrote it, or start "
+                "from the weights alone (load_from)"
+            )
+        before, now = meta.get(_KEY), images_of_step(runner)
+        if before not in (None, now):
+            runner.logger.warning(f"resume: a step had {before} images, and has {now} now")
+        self._reasons = _changed_parts(meta.get(_PARTS), _config_parts(runner.cfg))
+        if self._reasons:
+            for kept in ("log_scalars", "resumed_keys"):
+                logged = checkpoint.get("message_hub", {}).get(kept, {})
+                for name in [name for name in logged if name.startswith("train/")]:
+                    logged.pop(name)
+        if not (optimizer := checkpoint.get("optimizer") or {}).get("param_groups"):
+            return
+        if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in checkpoint["state_dict"]):
+            raise ValueError(
+                "resume: the checkpoint is of a distillation, the config of the network alone: take the config that "
+                "wrote it, or start from the weights alone (load_from)"
+            )
+        schedules = runner.param_schedulers or []
+        _check_groups(optimizer["param_groups"], runner.optim_wrapper.optimizer.param_groups, self._reasons)
+        if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            self._reasons.insert(0, "without EMAHook the run goes on from the averaged weights, not from the trained")
+        if isinstance(schedules, Mapping):
+            return
+        # Beside several groups the engine has one of its own.
+        stored = [*optimizer["param_groups"], *filter(None, [optimizer.get("base_param_settings")])]
+        changed = _changed_options(stored, runner.optim_wrapper.param_groups)
+        changed += _changed_schedules(checkpoint.get("param_schedulers") or [], schedules)
+        self._reasons += changed
+        by_score = any(isinstance(each, ReduceOnPlateauParamScheduler) for each in schedules)
+        self._replayed = bool(changed) and not by_score
+
+    def before_train(self, runner: Runner) -> None:
+        """Compute the schedules anew where something differs, and warn where nothing is left to train."""
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop) and 0 < loop.max_epochs <= loop.epoch:
+            runner.logger.warning(
+                f"resume: the checkpoint has {loop.epoch} epochs, train_cfg.max_epochs is {loop.max_epochs}: nothing "
+                "is left to train"
+            )
+        reasons, self._reasons = self._reasons, []
+        if not reasons:
+            return
+        if self._replayed:
+            _replay(runner)
+        rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(runner.optim_wrapper.get_lr()["lr"]))[:3])
+        runner.logger.warning(
+            f"resume: the config differs from the run so far: {'; '.join(reasons)}. The config is followed, the "
+            f"learning rate is {rates} now"
+        )
+
+
+def _config_parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values below the model, the wrapper of the optimizer, the user's hooks and the training data."""
+    speed = tuple(f"train_dataloader.{option}" for option in SPEED_OPTIONS)
+    return {
+        key: str(value)
+        for part in ("model", "optim_wrapper", "custom_hooks", "train_dataloader")
+        for key, value in parts_of(config.get(part), part)
+        if isinstance(value, str | float | int | None) and not key.startswith(("optim_wrapper.optimizer.", *speed))
+    }
+
+
+def _changed_parts(stored: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
+    if stored is None:
+        return []
+    keys = [key for key in {**stored, **now} if stored.get(key) != now.get(key) and not key.endswith("._scope_")]
+    lines = [f"{key} was {stored.get(key, 'missing')}, is {now.get(key, 'missing')}" for key in keys[:3]]
+    return lines + ([f"{len(keys) - 3} more keys"] if len(keys) > 3 else [])
+
+
+def _check_groups(
+    stored: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]], reasons: Sequence[str]
+) -> None:
+    """Stop at groups of parameters or options that are other ones; ``reasons`` say what differs in the config."""
+    sizes = [[len(group["params"]) for group in each] for each in (stored, groups)]
+    if sizes[0] != sizes[1]:
+        differs = f"what differs ({join_first(reasons)})" if reasons else "paramwise_cfg and frozen parts"
+        raise ValueError(
+            f"resume: the checkpoint's optimizer has {len(stored)} groups with {sum(sizes[0])} parameters, the "
+            f"config's {len(groups)} with {sum(sizes[1])}: give {differs} as they were, or start from the "
+            "weights alone (load_from)"
+        )
+    before, now = ({name for name in each[0] if not name.startswith("initial_")} for each in (stored, groups))
+    if before - now and now - before:  # one alone may be due to another version of torch
+        raise ValueError(
+            f"resume: the checkpoint's optimizer has the options {', '.join(sorted(before - now))}, the config's "
+            f"{', '.join(sorted(now - before))}: give optim_wrapper.optimizer.type as it was, or start from the "
+            "weights alone (load_from)"
+        )
+
+
+def _changed_options(stored: Sequence[dict[str, Any]], groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Give stored options the config's values, initial ones where a schedule changes them; return what differed."""
+    lines: dict[str, str] = {}
+    for before, now in zip(stored, groups, strict=False):
+        for option in [option for option in now if option != "params" and not option.startswith("initial_")]:
+            key = f"initial_{option}" if f"initial_{option}" in before else option
+            old, new = before.get(key), now.get(f"initial_{option}", now[option])
+            if old is not None and old != new:
+                before[key] = new
+                if key != option and isinstance(old, float | int) and old:  # what a schedule has made of it
+                    before[option] *= new / old
+                old, new = (f"{value:.6g}" if isinstance(value, float) else value for value in (old, new))
+                lines.setdefault(option, f"optimizer {option} was {old}, is {new}")
+    return list(lines.values())
+
+
+def _changed_schedules(stored: Sequence[dict[str, Any]], schedules: Sequence[Any]) -> list[str]:
+    """Give stored schedules the config's options; return what differed."""
+    if len(stored) != len(schedules):
+        return [f"there were {len(stored)} schedules, now {len(schedules)}"]
+    lines = []
+    for before, schedule in zip(stored, schedules, strict=True):
+        now, name = schedule.state_dict(), type(schedule).__name__
+        for option in before.keys() - now.keys():  # of another schedule
+            del before[option]
+        for option in [key for key in now if not key.startswith("_") and key not in _PROGRESS]:
+            if before.get(option) != now[option]:
+                values = [before.get(option, "missing"), now[option]]
+                old, new = (sorted(each.elements()) if isinstance(each, Counter) else each for each in values)
+                lines.append(f"{name} {option} was {old}, is {new}")
+                before[option] = now[option]
+    return lines
+
+
+def _replay(runner: Runner) -> None:
+    """Build the schedules of the config anew and step them to where the run stands, as its training has."""
+    for group in runner.optim_wrapper.param_groups:
+        initial = {key.removeprefix("initial_"): value for key, value in group.items() if key.startswith("initial_")}
+        group.update(initial)
+    if not runner.param_schedulers:
+        return
+    runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+    length = runner.iter // runner.epoch if runner.epoch else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine expects a step of the optimizer between them
+        for iteration in range(1, runner.iter + 1):
+            ends_epoch = length > 0 and iteration % length == 0 and iteration // length <= runner.epoch
+            for schedule in runner.param_schedulers:
+                if not schedule.by_epoch or ends_epoch:
+                    schedule.step()
