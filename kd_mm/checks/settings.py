@@ -1,0 +1,69 @@
+"""Check what the engine reads of a config besides components: seed, log level, rates, loops that go together."""
+
+import difflib
+import inspect
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kd_mm.utils.config import parts_of
+from kd_mm.utils.suggest import nearest
+
+#: What the engine wants all or none of.
+_TRIPLES = (
+    ("train_dataloader", "train_cfg", "optim_wrapper"),
+    ("val_dataloader", "val_cfg", "val_evaluator"),
+    ("test_dataloader", "test_cfg", "test_evaluator"),
+)
+#: Options of keys at the top of a config, which are not those of a component.
+_READ_BY_THE_ENGINE = {
+    "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
+    "auto_scale_lr": ("base_batch_size", "enable"),
+}
+
+
+def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong in what the engine reads besides components, and values that no component can take."""
+    yield from _missing_rates(parts.get("optim_wrapper"))
+    for key, known in _READ_BY_THE_ENGINE.items():
+        for option in parts.get(key) or {}:
+            if option not in known and difflib.get_close_matches(option, known, n=1):
+                yield f"{key}.{option}: nothing reads {option!r}{nearest(option, known)}"
+    seed = (parts.get("randomness") or {}).get("seed")
+    if isinstance(seed, str | float):
+        yield f"randomness.seed: {seed!r} is no integer"
+    elif isinstance(seed, int) and not 0 <= seed < 2**32:
+        yield f"randomness.seed: {seed} is not from 0 to 2**32 - 1"
+    for key, value in parts_of(parts.get("model"), "model"):
+        local = key.endswith("init_cfg.checkpoint") and isinstance(value, str) and "://" not in value
+        if local and not Path(value).expanduser().is_file():
+            yield f"{key}: there is no file {value!r}: put the weights there, or leave init_cfg out"
+    for key, value in parts_of(parts):
+        if isinstance(value, float) and math.isnan(value):
+            yield f"{key}: {value} is no number"
+        if inspect.isfunction(value) and value.__qualname__ not in vars(sys.modules.get(value.__module__, sys)):
+            yield f"{key}: a run writes its config, which a function of its own cannot be in: register it and name it"
+    level = parts.get("log_level")
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        yield f"log_level: there is no {level!r}{nearest(level, ('DEBUG', 'INFO', 'WARNING', 'ERROR'))}"
+    for triple in _TRIPLES:
+        missing = [key for key in triple if parts.get(key) is None]
+        if missing and len(missing) < len(triple):
+            given = " and ".join(key for key in triple if key not in missing)
+            yield f"{given} without {' and '.join(missing)}: give all three, or set all three to None"
+
+
+def _missing_rates(part: Any) -> Iterator[str]:
+    """Check that the optimizer names the rates that upstream's constructors multiply for single parameters."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("optimizer"), Mapping):
+        return
+    constructor = str(part.get("constructor") or "DefaultOptimWrapperConstructor").rpartition(".")[2]
+    names = [key.rpartition(".")[2] for key, _ in parts_of(part.get("paramwise_cfg"))]
+    for option, ending in (("weight_decay", "decay_mult"), ("lr", "lr_mult")):
+        by = [name for name in names if name.endswith(ending) and constructor.startswith("Default")]
+        by += [constructor] if constructor.startswith("LearningRateDecay") else []
+        if by and part["optimizer"].get(option) is None:
+            yield f"optim_wrapper.optimizer has no {option!r}, which {by[0]} multiplies: give it one"
