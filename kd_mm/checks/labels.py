@@ -24,12 +24,11 @@ _LABELS = 200_000
 _LOOKED_AT = 20_000
 
 
-def labels(dataset: BaseDataset, index: int) -> list[int]:
+def labels(info: Mapping[str, Any]) -> list[int]:
     """Return the labels of one sample: its class or classes, or those of its objects that are learnt."""
-    info = dataset.get_data_info(index)
     objects = [item for item in info.get("instances") or () if not item.get("ignore_flag") and has_area(item, info)]
     found = info.get("gt_label", [item.get("bbox_label") for item in objects])
-    found = found if isinstance(found, list | tuple) else np.atleast_1d(found)
+    found = [found] if isinstance(found, int) else np.atleast_1d(found)
     return [int(label) for label in found if label is not None]
 
 
@@ -38,8 +37,9 @@ def label_sets(dataset: BaseDataset) -> dict[str, set[int]]:
     """Return the labels of the images in each folder, by the name of the folder; empty names where there are none."""
     folders: dict[str, set[int]] = {}
     for index in islice(_spread(len(dataset)), _LABELS):
-        folder = os.path.basename(os.path.dirname(str(dataset.get_data_info(index).get("img_path", ""))))
-        folders.setdefault(folder, set()).update(labels(dataset, index))
+        info = dataset.get_data_info(index)
+        folder = os.path.basename(os.path.dirname(str(info.get("img_path", ""))))
+        folders.setdefault(folder, set()).update(labels(info))
     return folders
 
 
@@ -96,7 +96,7 @@ def check_presence(key: str, dataset: BaseDataset) -> None:
         return
     missing = set(range(len(classes)))
     for looked, index in enumerate(_spread(len(dataset)), 1):
-        missing -= set(labels(dataset, index))
+        missing -= set(labels(dataset.get_data_info(index)))
         if not missing or (looked >= _LOOKED_AT and len(missing) < len(classes)):
             break
     if isinstance(dataset, BaseDetDataset) and len(missing) == len(classes):
