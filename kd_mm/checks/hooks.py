@@ -245,6 +245,18 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> set[int]:
             f"{key}: its pipeline normalises otherwise ({other}) than that of the training data ({own}): write the "
             "same step in both, or leave it to the data_preprocessor"
         )
+    _check_batches(runner, key, loader, model)
+    name_errors(key, loader)
+    if isinstance(model, Distiller):
+        check_batch(key, samples, loader.collate_fn, model, model.student, model.task.multilabel)
+    else:
+        several = is_multilabel(model) or getattr(model.data_preprocessor, "to_onehot", False)
+        check_batch(key, samples, loader.collate_fn, model, model, several)
+    return {len(sample["inputs"]) for sample in samples if isinstance(sample.get("inputs"), torch.Tensor)}
+
+
+def _check_batches(runner: Runner, key: str, loader: Any, model: Any) -> None:
+    """Check which samples make a batch: their number, their order, and images of one identity."""
     with contextlib.suppress(TypeError):  # an iterable data set has no length
         if not len(loader):
             raise ValueError(
@@ -261,18 +273,8 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> set[int]:
         )
     if trained and vars(loader.sampler).get("shuffle") is False:
         runner.logger.warning(f"{key}.sampler.shuffle=False: images are learned in the order of their list")
-    triplet = trained and any(isinstance(part, TripletLoss) for part in model.modules())
-    if (
-        triplet
-        and isinstance(loader.sampler, DefaultSampler)
-        and loader.batch_size < 2 * len(class_list(loader.dataset))
-    ):
-        line = f"few of {loader.batch_size} images drawn from all are of one identity, as TripletLoss needs them"
-        runner.logger.warning(f"{key}.sampler: {line}: take kd_mm.IdentitySampler")
-    name_errors(key, loader)
-    if isinstance(model, Distiller):
-        check_batch(key, samples, loader.collate_fn, model, model.student, model.task.multilabel)
-    else:
-        several = is_multilabel(model) or getattr(model.data_preprocessor, "to_onehot", False)
-        check_batch(key, samples, loader.collate_fn, model, model, several)
-    return {len(sample["inputs"]) for sample in samples if isinstance(sample.get("inputs"), torch.Tensor)}
+    drawn = trained and isinstance(loader.sampler, DefaultSampler)
+    if drawn and any(isinstance(part, TripletLoss) for part in model.modules()):
+        if loader.batch_size < 2 * len(class_list(loader.dataset)):
+            line = f"few of {loader.batch_size} images drawn from all are of one identity, as TripletLoss needs them"
+            runner.logger.warning(f"{key}.sampler: {line}: take kd_mm.IdentitySampler")

@@ -63,7 +63,7 @@ def check_trained(key: str, dataset: Any, training: Any) -> None:
 
     Class lists tell this for sets that have one, and class folders number themselves.
     """
-    evaluated, trained = ([*map(label_sets, parts)] if (parts := _listed(each)) else [] for each in (dataset, training))
+    evaluated, trained = ([label_sets(part) for part in _listed(each)] for each in (dataset, training))
     if not evaluated or not trained:
         return
     here, there = ({name: found for part in sets for name, found in part.items()} for sets in (evaluated, trained))
