@@ -274,7 +274,7 @@ def _check_batches(runner: Runner, key: str, loader: Any, model: Any) -> None:
     if trained and vars(loader.sampler).get("shuffle") is False:
         runner.logger.warning(f"{key}.sampler.shuffle=False: images are learned in the order of their list")
     drawn = trained and isinstance(loader.sampler, DefaultSampler)
-    if drawn and any(isinstance(part, TripletLoss) for part in model.modules()):
-        if loader.batch_size < 2 * len(class_list(loader.dataset)):
-            line = f"few of {loader.batch_size} images drawn from all are of one identity, as TripletLoss needs them"
-            runner.logger.warning(f"{key}.sampler: {line}: take kd_mm.IdentitySampler")
+    triplet = drawn and any(isinstance(part, TripletLoss) for part in model.modules())
+    if triplet and loader.batch_size < 2 * len(class_list(loader.dataset)):
+        line = f"few of {loader.batch_size} images drawn from all are of one identity, as TripletLoss needs them"
+        runner.logger.warning(f"{key}.sampler: {line}: take kd_mm.IdentitySampler")
