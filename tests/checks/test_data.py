@@ -12,7 +12,7 @@ import mmpretrain.datasets as mmpretrain
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
-from mmengine.registry import DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
 
 from kd_mm.checks import data, shared_samples
@@ -79,6 +79,20 @@ def test_masks_that_upstream_leaves_out(tmp_path: Path, segmentation: Any, decod
     line = f"train_dataloader: of 1 objects looked at there are 1 {fault}"
     with pytest.raises(ValueError, match=re.escape(line) + ".*a.png"):
         check_data("train_dataloader", dataset)
+
+
+def test_steps_of_an_evaluation_that_draw_at_random(tmp_path: Path) -> None:
+    """CenterNet's crop draws in training alone."""
+    options = {"type": "mmdet.RandomCenterCropPad", "mean": [0, 0, 0], "std": [1, 1, 1], "to_rgb": True}
+    kept = {"test_mode": True, "crop_size": None, "ratios": None, "border": None, "test_pad_mode": ["logical_or", 31]}
+    for drawn, changes in ((False, kept), (True, {"crop_size": (32, 32), "test_pad_mode": None})):
+        dataset = read(tmp_path)
+        dataset.pipeline.transforms[0].to_float32 = True
+        dataset.pipeline.transforms.insert(2, TRANSFORMS.build({**options, **changes}))
+        with mock.patch.object(data, "warn") as log:
+            check_data("val_dataloader", dataset)
+        lines = [call.args[0] for call in log.call_args_list]
+        assert any("val_dataloader: RandomCenterCropPad draws at random" in line for line in lines) == drawn
 
 
 def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
