@@ -1,15 +1,18 @@
 """Overrides of a config: keys from the command line, another length of the training; and keys that nothing reads."""
 
+import ast
+import contextlib
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from kd_mm.utils.config import as_list, import_custom_modules, parts_of
-from kd_mm.utils.suggest import nearest
+from kd_mm.utils.config import as_list, import_custom_modules, packaged, parts_of
+from kd_mm.utils.suggest import join_first, nearest
 
 #: Keys at the top of a config that the engine and the tools read beside the Runner's own arguments.
 _READ_ELSEWHERE = {
@@ -96,6 +99,38 @@ def misspelt_keys(config: Iterable[str]) -> list[str]:
         if key in known | _VARIABLES or not near or set(near[0].split("_")) < set(key.split("_")):
             continue
         lines.append(f"config: nothing reads the key {key!r}, did you mean {near[0]!r}?")
+    return lines
+
+
+def stale_variables(config: Config) -> list[str]:
+    """Return one line for each variable that a config sets anew and does not use, and whose former value its bases use.
+
+    A base copies its variables where it uses them: ``train_pipeline`` of the child changes no data set of the base.
+    """
+    file = Path(config.filename or "")
+    if file.suffix != ".py" or not file.is_file():
+        return []
+    tree = ast.parse(file.read_text("utf-8"))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assigned = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    bases: dict[str, Any] = {}
+    with contextlib.suppress(KeyError, ValueError, OSError):  # none, or one that is computed
+        for base in as_list(ast.literal_eval(assigned["_base_"])):
+            path = packaged(base) if "::" in base else file.parent / base
+            bases.update(Config.fromfile(path, import_custom_modules=False)._cfg_dict.to_dict())
+    known, lines = known_keys(), []
+    read = list(parts_of({name: part for name, part in config.items() if name in known}))
+    for name in assigned.keys() & bases.keys() - known - used:
+        old, new = bases[name], config.get(name)
+        copies = [path for path, part in read if old and isinstance(part, str | list | dict) and part == old]
+        if copies and new != old:
+            lines.append(f"config: {name} is set and not used: {join_first(copies)} has the base's, set that instead")
     return lines
 
 

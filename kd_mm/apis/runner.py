@@ -21,7 +21,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
-from kd_mm.apis.overrides import misspelt_keys, override
+from kd_mm.apis.overrides import misspelt_keys, override, stale_variables
 from kd_mm.checks.annotation_files import explain_annotations, explain_steps
 from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
@@ -88,6 +88,7 @@ def resume(config: Config, checkpoint: str) -> None:
         return
     stored = find_latest_checkpoint(config.work_dir)
     if stored is None:
+        print(f"{config.work_dir} holds no checkpoint to resume: the run starts at its beginning", flush=True)
         config.resume = False
         return
     config.load_from = None
@@ -104,8 +105,8 @@ def resume(config: Config, checkpoint: str) -> None:
 def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = ()) -> Runner:
     """Check a config and return its Runner; ``runner_type`` is honoured as upstream does.
 
-    The log warns of top-level keys that look misspelt, and later of weights that a loaded file has too many and of test
-    data that are not there.
+    The log warns of top-level keys that look misspelt or that change nothing, and later of weights that a loaded file
+    has too many and of test data that are not there.
 
     Args:
         config: Complete.
@@ -116,7 +117,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
         ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`) or cannot be built.
     """
-    misspelt = misspelt_keys(config)
+    misspelt = misspelt_keys(config) + stale_variables(config)
     set_scopes(config._cfg_dict)
     clean_data_sets(config)
     try:

@@ -99,7 +99,8 @@ def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
         classes: Of the data set.
 
     Raises:
-        ValueError: Upstream would give objects to other images or classes by their ids.
+        ValueError: Upstream would give objects to other images or classes by their ids, or the areas show boxes of two
+            corners.
     """
     for table in ("images", "categories"):
         counts = Counter(entry["id"] for entry in read_table(file, table))
@@ -115,6 +116,13 @@ def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
         raise ValueError(
             f"{key}: {file}: category_id of the annotations is from {min(used)} to {max(used)}, id of the categories "
             f"from {min(ids)} to {max(ids)}: number them alike"
+        )
+    boxes = [(entry["area"], *entry["bbox"]) for entry in content.get("annotations", ())]
+    corners = all(math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=0.01) for area, x1, y1, x2, y2 in boxes)
+    if corners and not all(math.isclose(area, x2 * y2, rel_tol=0.01) for area, x1, y1, x2, y2 in boxes):
+        raise ValueError(
+            f"{key}: {file}: the 'area' of all {len(boxes)} boxes is that between two corners: write bbox as "
+            "[left, top, width, height]"
         )
     if why := _left_out(content, classes):
         print_log(f"{key}: {file}: {why}; they are left out", "current", logging.WARNING)

@@ -15,7 +15,7 @@ from kd_mm.distillers import Distiller
 from kd_mm.utils.channels import is_misfit, misfit, wrong_channels
 from kd_mm.utils.contexts import isolated_rng
 from kd_mm.utils.samples import SampleError, describe_failure, files
-from kd_mm.utils.suggest import warn
+from kd_mm.utils.suggest import join_first, warn
 
 
 def check_batch(
@@ -46,6 +46,13 @@ def check_batch(
         if isinstance(samples[0], Mapping) and "data_samples" in samples[0]:
             raise SampleError(f"{key}: its pipeline packs no image: one step loads it, and the last alone is {pack!r}")
         raise SampleError(f"{key}: its pipeline does not end in a step that packs samples: add dict(type={pack!r})")
+    sizes = [tuple(image.shape[-2:]) for sample in samples if isinstance(image := sample["inputs"], torch.Tensor)]
+    if isinstance(student, ImageClassifier) and len(set(sizes)) > 1:
+        listed = join_first([f"{width}x{height}" for height, width in sizes])
+        warn(
+            f"{key}: the first images are of several sizes after the pipeline ({listed}): a batch pads them to the "
+            "largest, and predictions depend on what is in it; let Resize and CenterCrop make one size"
+        )
     batch = collate(samples)
     with isolated_rng("first batch"):
         _check_values(key, explain_preprocessor(key, batch, model))

@@ -179,6 +179,10 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
             yield f"{key}.{name}: {value!r} is no list of numbers"
         if name == "topk" and value in ([], ()) and (kind is not MODEL or part.get("cal_acc")):
             yield f"{key}.topk: it is empty; write [1]"
+        rpn = value if kind is MODEL and name == "rpn" and isinstance(value, Mapping) else {}
+        random = [each for each in as_list(rpn.get("sampler")) if str(each.get("type")).endswith("RandomSampler")]
+        if any(each.get("add_gt_as_proposals", True) for each in random):
+            yield f"{key}.rpn.sampler: it counts anchors, not proposals: set add_gt_as_proposals=False"
         if kind is MODEL and name == "backbone" and any(isinstance(item, int | float) for item in as_list(value)):
             yield f"{key}.backbone: {value!r} is no dict"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None

@@ -115,5 +115,7 @@ def _wrong_schedule(schedule: Any, options: Mapping[str, Any], length: int) -> s
         return f"rises again after T_max={schedule.T_max}"
     if not 0 < options.get("gamma", 1) <= 1:
         return f"multiplies the rate by gamma={options['gamma']}, not above 0 and up to 1"
+    if begin >= length:
+        return f"never begins, with begin={begin}"
     late = [f"{name} {point:g}" for name, point in points if point > length or point % 1]
     return f"never comes to {', '.join(late)}" if late else ""

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from kd_mm.apis.overrides import misspelt_keys
+from kd_mm.apis.overrides import misspelt_keys, stale_variables
 from kd_mm.checks.config import check_config
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import known_options
@@ -113,6 +113,10 @@ def test_what_is_found() -> None:
         (
             {"optim_wrapper.clip_grad": {"max_norm": 0}},
             r"optim_wrapper\.clip_grad\.max_norm: 0 leaves nothing of a gra",
+        ),
+        (
+            {"model.train_cfg": {"rpn": {"sampler": {"type": "RandomSampler", "num": 9, "pos_fraction": 0.5}}}},
+            r"model\.train_cfg\.rpn\.sampler: it counts anchors, not proposals: set add_gt_as_proposals=False",
         ),
         ({"optim_wrapper.clip_grad": {"max_norm": "9"}}, r"optim_wrapper\.clip_grad\.max_norm: '9' is no number"),
         ({"param_scheduler.milestones": ["1", "2"]}, r"param_scheduler\.milestones: '1' in it is no number"),
@@ -242,6 +246,33 @@ def test_sections_and_misspelt_keys() -> None:
     assert misspelt_keys(["optim_wraper", "train_pipeline", "batch_size", "my_model", "train_cfg"]) == [
         "config: nothing reads the key 'optim_wraper', did you mean 'optim_wrapper'?"
     ]
+
+
+def test_variables_that_a_base_has_copied(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(
+        "data_root, steps, size = 'a/', [dict(type='PackInputs')], 3\n"
+        "train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=steps), batch_size=size)\n"
+    )
+    child = tmp_path / "child.py"
+    for text, lines in (
+        (
+            "steps = []",
+            ["config: steps is set and not used: train_dataloader.dataset.pipeline has the base's, set that"],
+        ),
+        (
+            "data_root = 'b/'",
+            ["config: data_root is set and not used: train_dataloader.dataset.data_root has the base"],
+        ),
+        ("data_root = 'a/'", []),
+        ("steps = []; train_dataloader = dict(dataset=dict(pipeline=steps))", []),
+        ("steps = []; train_dataloader = dict(dataset=dict(pipeline=[]))", []),
+        ("train_dataloader = dict(batch_size=2); size = 2", []),
+    ):
+        child.write_text(f"_base_ = ['./base.py']\n{text}\n")
+        found = stale_variables(load_config(str(child)))
+        assert [line[: len(start)] for line, start in zip(found, lines, strict=True)] == lines
+    child.write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\ndataset_type = 'CIFAR100'\n")
+    assert "train_dataloader.dataset.type" in stale_variables(load_config(str(child)))[0]
 
 
 class Open(nn.Module):

@@ -81,13 +81,15 @@ def test_schedules_that_the_length_of_the_run_does_not_fit(cpu_tools: Tools, tmp
         'type="CosineAnnealingLR", begin=2, by_epoch=False',
     )
     late = 'type="MultiStepLR", milestones=[1, 3]', 'type="LinearLR", by_epoch=False, end=500'
-    late += ('type="StepLR", step_size=1, gamma=0', 'type="ReduceOnPlateauLR", monitor="accuracy/top1"')
+    late += ('type="LinearLR", by_epoch=False, begin=4, end=8', 'type="StepLR", step_size=1, gamma=0')
+    late += ('type="ReduceOnPlateauLR", monitor="accuracy/top1"',)
     out = cpu_tools.train(*arguments(*fit, *late, 'type="CosineAnnealingLR", T_max=2, by_epoch=False')).out
     found = [text for line in out.splitlines() if (text := line.partition("WARNING - ")[2]).startswith(SECTIONS)]
     assert found == [
         "train_cfg.val_begin=5 is never reached, the run has 1 epochs",
         "param_scheduler: MultiStepLR never comes to milestones 3, the run has 1 epochs",
         "param_scheduler: LinearLR never comes to end 500, the run has 4 iterations",
+        "param_scheduler: LinearLR never begins, with begin=4, the run has 4 iterations",
         "param_scheduler: StepLR multiplies the rate by gamma=0, not above 0 and up to 1, the run has 1 epochs",
         "param_scheduler: CosineAnnealingLR rises again after T_max=2, the run has 4 iterations",
         "optim_wrapper.accumulative_counts=9: the run has 4 iterations, one step",

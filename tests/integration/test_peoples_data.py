@@ -103,7 +103,10 @@ model = dict(
         ),
         bbox_head=[dict(**stage, num_classes=3), dict(**stage, num_classes=80)],
     ),
-    train_cfg=dict(rpn=match, rpn_proposal=propose, rcnn=[match, match]),
+    train_cfg=dict(
+        rpn=dict(match, sampler=dict(match["sampler"], add_gt_as_proposals=False)), rpn_proposal=propose,
+        rcnn=[match, match],
+    ),
     test_cfg=dict(rpn=propose, rcnn=dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=10)),
 )
 """
@@ -592,6 +595,12 @@ REFUSED: dict[str, Wrong] = {
         "no object of 8 images",
         "there are 8 narrower or lower than a pixel (are they in pixels?)",
         change=lambda shapes: shapes.coco(scale=1 / 64),
+    ),
+    "two corners in a COCO file": WrongCoco(
+        "train_dataloader: shapes/train.json: the 'area' of all 8 boxes is that between two corners: write bbox as ",
+        change=lambda shapes: rewrite(
+            shapes, lambda content: [box.update(bbox=[4, 4, 24, 24]) for box in content["annotations"]]
+        ),
     ),
     "classes in another order than the categories": WrongCoco(
         "CocoDataset numbers its categories in their own order (disc, square, bar)",
@@ -1192,6 +1201,10 @@ def test_a_validation_that_is_read_otherwise(tools: Tools, folders: Folders) -> 
     ended = train(load, crop, pack)
     warning(ended, "val_dataloader: the first images have [1] channels, those of the training [3]: give LoadImageFr")
     warning(ended, "val_dataloader: RandomCrop draws at random, so that results differ each time")
+    for file in list((folders.data / "val").rglob("*.png"))[::2]:
+        Image.open(file).resize((40, 30)).save(file)
+    line = warning(train("'LoadImageFromFile'", pack), "val_dataloader: the first images are of several sizes after ")
+    assert "40x30" in line
     ended = train(load, "'Normalize', mean=[0.0], std=[255.0]", pack)
     refused(
         ended, "val_dataloader: its pipeline normalises otherwise (mean=[0.0], ", "training data (not at all): write"

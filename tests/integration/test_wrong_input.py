@@ -861,6 +861,7 @@ def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_pa
     (tmp_path / "last_checkpoint").unlink()
     ended = tools.train(world.plain, "--work-dir", tmp_path, "--resume", "--cfg-options", f"load_from={alone}")
     assert f"Load checkpoint from {alone}" in ended.out
+    assert f"{tmp_path} holds no checkpoint to resume: the run starts at its beginning" in ended.out
 
 
 def test_resume_with_another_recipe_in_a_moved_folder(tools: Tools, world: World, tmp_path: Path) -> None:
