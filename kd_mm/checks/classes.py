@@ -16,7 +16,8 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
-from kd_mm.checks.annotation_files import categories, check_entries, no_object
+from kd_mm.checks.annotation_files import no_object
+from kd_mm.checks.coco_files import categories, check_entries
 from kd_mm.checks.labels import check_folders, check_presence, check_trained, label_sets
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import trained_classes

@@ -15,7 +15,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from kd_mm.checks.annotation_files import read_table
+from kd_mm.checks.coco_files import read_table
 from kd_mm.evaluation import ReIDMetric
 from kd_mm.tasks.targets import box_tensor
 from kd_mm.utils.config import as_list, parts_of
