@@ -1,6 +1,7 @@
 """Pages of results: each is what its JSON file gives, and nobody has edited it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine import fileio
 from PIL import Image
 
 from kd_mm.apis.result_table import fingerprint_of, render_index, render_metafile, render_page, write_page
+from kd_mm.apis.rows import read_sweep
 
 from ..helpers.tools import ROOT, Tools
 
@@ -84,7 +86,14 @@ def test_the_list_of_pages_and_the_metafile_are_those_of_the_results(tmp_path: P
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.stem)
 def test_each_page_of_the_docs_is_that_of_its_results(file: Path) -> None:
     """Where it fails: change the JSON file, then run kd-mm compare --page on it."""
-    assert is_of(file.with_suffix(".md"), json.loads(file.read_text()))
+    results = json.loads(file.read_text())
+    assert is_of(file.with_suffix(".md"), results)
+    sweep = (
+        rf"kd-mm compare (configs/sweeps/\w+\.py)( --jobs 2)? --work-dir work_dirs/\w+ --page docs/results/{file.name}"
+    )
+    command = re.fullmatch(sweep, results["command"])
+    assert command, "a command that anyone can give"
+    assert {run["row"] for run in results["runs"]} <= set(read_sweep([str(ROOT / command[1])]).rows)
 
 
 @pytest.mark.parametrize(
