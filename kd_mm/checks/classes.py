@@ -250,7 +250,7 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
             f"labels from 0, or {remedy}"
         )
     if detects and key != "train_dataloader" and 0 < len(classes) < count:
-        raise ValueError(f"{sizes}: a prediction of another class cannot be scored: set {option}={len(classes)}")
+        warn(f"{sizes}: a prediction of another class cannot be scored: set {option}={len(classes)}")
     if not plain or key != "train_dataloader" or not classes:
         return
     if not detects and len(classes) == 1 and (count > 1 or not is_multilabel(unwrapped(runner))):  # a softmax of one
