@@ -21,7 +21,7 @@ from kd_mm.utils.samples import describe_failure
 from kd_mm.utils.suggest import join_first
 
 #: A line of mmpretrain's lists: an image, and the number of its class.
-_LABELLED = re.compile(r".+[\s,;](-?\d+)")
+_LABELLED = re.compile(r"(?!.*[\s,;]\d+[\s,;]+\d+$).+[\s,;](-?\d+)")
 
 
 def no_object(dataset: BaseDataset, count: int) -> str:
@@ -140,7 +140,7 @@ def _check_list(key: str, file: str) -> None:
         first = f"line {wrong[0][0]} is {wrong[0][1]!r}" if wrong else "it is empty"
         raise ValueError(
             f"{key}: {file}: {first}, of {len(lines)} lines {len(wrong)} are no image and the number of its class: "
-            "write 'folder/image.png 2', classes from 0"
+            "write 'folder/image.png 2', classes from 0 (several for an image: mmpretrain.MultiLabelDataset)"
         )
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from mmengine import registry as engine
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Priority, Runner
+from mmpretrain.models import ImageClassifier, RandomBatchAugment
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
@@ -61,6 +62,8 @@ _ADDED = frozenset(
         "train_cfg",
     }
 )
+#: Parts of a network that are components, and options of a data set that each of several has for its own.
+_TYPED, _PATHS = ("backbone", "neck", "head", "bbox_head"), ("ann_file", "data_root", "data_prefix")
 #: Options of detectors that are from 0 to 1.
 _SHARES = ("score_thr", "iou_threshold", "iou_thr", "pos_iou_thr", "neg_iou_thr", "min_pos_iou")
 
@@ -95,6 +98,13 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
                 yield "train_cfg: give either type or by_epoch"
                 continue
             loop = EpochBasedTrainLoop if part.get("by_epoch") else IterBasedTrainLoop
+            kinds = {"Epoch": ("max_iters", "max_epochs"), "IterB": ("max_epochs", "max_iters")}
+            other, own = kinds.get(str(part.get("type", loop.__name__))[:5], ("", ""))
+            if other in part:
+                yield f"train_cfg.{other}: a loop by {'epochs' if own == 'max_epochs' else 'iterations'} takes {own}"
+            pairs = part.get("dynamic_intervals") or []
+            if not isinstance(pairs, list) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+                yield f"train_cfg.dynamic_intervals: {pairs!r} is no list of pairs: write [(BEGIN, INTERVAL)]"
             yield from _part(part, key, Kind((engine.LOOPS,), loop, ("by_epoch",), numbers=True), scope)
         elif key == "optim_wrapper" and isinstance(part, Mapping):
             yield from _clipping(part.get("clip_grad"))
@@ -103,6 +113,8 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
             continue  # several of them, or one that its constructor makes
         elif key == "default_hooks" and isinstance(part, Mapping):
             yield from _hooks(part, scope)
+        elif key == "custom_hooks" and isinstance(part, Mapping):
+            yield "custom_hooks: it is one hook, not a list of hooks"
         else:
             yield from _part(part, key, SECTIONS[key], scope)
     if "train_cfg" in sections:
@@ -135,6 +147,8 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
         for number, item in enumerate(part):
             yield from _part(item, f"{key}.{number}", kind, scope, outer)
         return
+    if isinstance(part, str) and kind in (HOOK, DATASET, SAMPLER, TRANSFORM):
+        yield f"{key}: {part!r} is no dict: write dict(type={part!r})"
     if not isinstance(part, Mapping):
         return
     scope, given = part.get("_scope_") or scope, part.get("type")
@@ -163,6 +177,8 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, outer)
+        if component is ImageClassifier and name == "train_cfg" and isinstance(value, Mapping):
+            yield from _options(value, f"{key}.train_cfg", Kind(), RandomBatchAugment)
 
 
 def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]:
@@ -183,13 +199,23 @@ def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]
         random = [each for each in as_list(rpn.get("sampler")) if str(each.get("type")).endswith("RandomSampler")]
         if any(each.get("add_gt_as_proposals", True) for each in random):
             yield f"{key}.rpn.sampler: it counts anchors, not proposals: set add_gt_as_proposals=False"
-        if kind is MODEL and name == "backbone" and any(isinstance(item, int | float) for item in as_list(value)):
-            yield f"{key}.backbone: {value!r} is no dict"
+        for item in as_list(value) if kind is MODEL and name in _TYPED and "type" in part else ():
+            if isinstance(item, int | float | str):
+                yield f"{key}.{name}: {value!r} is no dict"
+            elif item and "type" not in item:
+                yield f"{key}.{name} has no type"
+        several = isinstance(value, list | tuple) and (kind is DATASET and name in _PATHS or name == "dataset")
+        if several and kind in (DATASET, LOADER):
+            yield f"{key}.{name}: it is a list: join data sets as dict(type='ConcatDataset', datasets=[dict(...), ...])"
+        if kind is HOOK and name == "save_best" and not isinstance(value, str | list | None):
+            yield f"{key}.save_best: {value!r} is no name of a metric; 'auto' takes the first"
         classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
         if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
             yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
     if kind is HOOK and part.get("interval") == 0:
         yield f"{key}.interval: 0 is no interval; -1 means never"
+    if kind is HOOK and isinstance(level := part.get("priority"), str) and level.upper() not in Priority.__members__:
+        yield f"{key}.priority: there is no {level!r}{nearest(level.upper(), Priority.__members__)}"
     folds = part.get("num_splits", 5)
     if kind is DATASET and str(part.get("type")).endswith("KFoldDataset") and part.get("fold", 0) not in range(folds):
         yield f"{key}.fold: {part['fold']!r} is none of {folds} folds, which count from 0"
@@ -236,6 +262,8 @@ def _options(part: Mapping[str, Any], key: str, kind: Kind, component: Component
                 continue
             if component is Distiller and "did you mean" not in hint:
                 hint += "; where a plain model is inherited, model needs _delete_=True"
+            elif part.get("type") and not difflib.get_close_matches(option, known, n=1, cutoff=0.8):
+                hint += "; one of another type in the base goes away by _delete_=True beside the new type"
             yield f"{key}.{option}: {name} has no option {option!r}{hint}"
         elif wrong := wrong_value(component, option, value, kind.numbers, counts, fractions):
             yield f"{key}.{option}: {wrong}"

@@ -13,6 +13,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import IterableDataset
 
 from kd_mm.checks.batches import check_batch, explain_step
 from kd_mm.checks.classes import class_list, compare_classes
@@ -245,6 +246,9 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> set[int]:
             f"{key}: its pipeline normalises otherwise ({other}) than that of the training data ({own}): write the "
             "same step in both, or leave it to the data_preprocessor"
         )
+    if not samples and not any(base_datasets(loader.dataset)) and not isinstance(loader.dataset, IterableDataset):
+        with isolated_rng("first sample"):  # of a data set of the user's own
+            samples = [loader.dataset[0]]
     _check_batches(runner, key, loader, model)
     name_errors(key, loader)
     if isinstance(model, Distiller):

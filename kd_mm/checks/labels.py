@@ -22,6 +22,8 @@ from kd_mm.utils.suggest import join_first, warn
 _LABELS = 200_000
 #: Samples looked at for classes without any object; a larger set is not searched to its end.
 _LOOKED_AT = 20_000
+#: Samples whose labels may be marks of 0 and 1.
+_ROWS = 100
 
 
 def labels(info: Mapping[str, Any]) -> list[int]:
@@ -94,6 +96,13 @@ def check_presence(key: str, dataset: BaseDataset) -> None:
         classes = [str(label) for label in range(max(found, default=-1) + 1)]
     if not classes or not len(dataset) or not isinstance(dataset, BaseDetDataset | ClassificationDataset):
         return
+    given = [dataset.get_data_info(index).get("gt_label") for index in islice(_spread(len(dataset)), _ROWS)]
+    rows = [tuple(each) for each in given if isinstance(each, list | tuple | np.ndarray)]
+    marks = all(len(row) == len(classes) and {*row} <= {0, 1} for row in rows)
+    if marks and any(len({*row}) < len(row) for row in rows):
+        raise ValueError(
+            f"{key}: the labels of an image are {list(rows[0])}, a mark for each class: give the numbers of its classes"
+        )
     missing = set(range(len(classes)))
     for looked, index in enumerate(_spread(len(dataset)), 1):
         missing -= set(labels(dataset.get_data_info(index)))

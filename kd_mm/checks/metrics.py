@@ -112,14 +112,17 @@ def named_metrics(config: Config) -> dict[str, str]:
     """Return the validation's metrics that a config names, and the key of each: for the best checkpoint, for stopping
     early, and for lowering the learning rate."""
     hooks = {f"default_hooks.{name}": hook for name, hook in (config.get("default_hooks") or {}).items()}
-    hooks |= {f"custom_hooks.{number}": hook for number, hook in enumerate(config.get("custom_hooks") or [])}
+    hooks |= {f"custom_hooks.{number}": hook for number, hook in enumerate(as_list(config.get("custom_hooks")))}
     for number, schedule in enumerate(as_list(config.get("param_scheduler"))):
         if str(schedule.get("type")).startswith("ReduceOnPlateau"):
             hooks[f"param_scheduler.{number}"] = schedule
     names: dict[str, str] = {}
     for key, part in hooks.items():
+        if not isinstance(part, Mapping):
+            continue
         for option in ("save_best", "monitor"):
-            names.update(dict.fromkeys(as_list((part or {}).get(option)), f"{key}.{option}"))
+            given = [name for name in as_list(part.get(option)) if isinstance(name, str)]
+            names.update(dict.fromkeys(given, f"{key}.{option}"))
     return names
 
 

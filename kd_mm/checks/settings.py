@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmengine.runner.checkpoint import get_torchvision_models
+
 from kd_mm.utils.config import parts_of
 from kd_mm.utils.suggest import nearest
 
@@ -32,6 +34,8 @@ def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
         for option in parts.get(key) or {}:
             if option not in known and difflib.get_close_matches(option, known, n=1):
                 yield f"{key}.{option}: nothing reads {option!r}{nearest(option, known)}"
+    if isinstance(given := parts.get("resume"), str):
+        yield f"resume: {given!r} is neither True nor False; --resume {given} goes on from a file"
     seed = (parts.get("randomness") or {}).get("seed")
     if isinstance(seed, str | float):
         yield f"randomness.seed: {seed!r} is no integer"
@@ -39,9 +43,15 @@ def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
         yield f"randomness.seed: {seed} is not from 0 to 2**32 - 1"
     for key, value in parts_of(parts.get("model"), "model"):
         local = key.endswith("init_cfg.checkpoint") and isinstance(value, str) and "://" not in value
+        if key.endswith("init_cfg.checkpoint") and str(value).startswith("torchvision://"):
+            known, name = get_torchvision_models(), value.removeprefix("torchvision://")
+            if name not in known:
+                yield f"{key}: torchvision has no {name!r}{nearest(name, known)}"
         if local and not Path(value).expanduser().is_file():
             yield f"{key}: there is no file {value!r}: put the weights there, or leave init_cfg out"
     for key, value in parts_of(parts):
+        if isinstance(value, str) and value.startswith("file://"):
+            yield f"{key}: {value!r} is not read: write the path without file://"
         if isinstance(value, float) and math.isnan(value):
             yield f"{key}: {value} is no number"
         if inspect.isfunction(value) and value.__qualname__ not in vars(sys.modules.get(value.__module__, sys)):
@@ -61,6 +71,10 @@ def _missing_rates(part: Any) -> Iterator[str]:
     if not isinstance(part, Mapping) or not isinstance(part.get("optimizer"), Mapping):
         return
     constructor = str(part.get("constructor") or "DefaultOptimWrapperConstructor").rpartition(".")[2]
+    keys = (part.get("paramwise_cfg") or {}).get("custom_keys")
+    for name, value in keys.items() if isinstance(keys, Mapping) else ():
+        if not isinstance(value, Mapping):
+            yield f"optim_wrapper.paramwise_cfg.custom_keys.{name}: {value!r} is no dict such as dict(lr_mult=0.1)"
     names = [key.rpartition(".")[2] for key, _ in parts_of(part.get("paramwise_cfg"))]
     for option, ending in (("weight_decay", "decay_mult"), ("lr", "lr_mult")):
         by = [name for name in names if name.endswith(ending) and constructor.startswith("Default")]

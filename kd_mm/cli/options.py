@@ -109,7 +109,7 @@ def run(
             print(f"interrupted: {saved}\ngo on with: {args.command}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
-        from kd_mm.utils.suggest import describe_error
+        from kd_mm.utils.suggest import describe_error, place
 
         # Errors that input may cause, and those of classes of kd_mm, need no traceback.
         kinds = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
@@ -119,6 +119,7 @@ def run(
         first, *others = describe_error(error).splitlines()
         if others:
             print("\n".join(others), flush=True)
+        first += place(error) if first == f"KeyError: {error}" else ""
         print(f"error: {first.rstrip(':')}  (--traceback shows where)", file=sys.stderr, flush=True)
         return 2
     return 0

@@ -132,6 +132,8 @@ class ReIDMetric(BaseMetric):
             same_camera = same_camera or bool(matches)
             alike = [file for file in (labels[match][3] for match in elsewhere) if size(file) == size(path) >= 0]
             copied += [path] if any(filecmp.cmp(path, file, False) for file in alike) else []
+        if not gallery:
+            raise ValueError("the data have no image of a gallery (kd_mm.Market1501: split='test')")
         if not chosen:
             raise ValueError(no_match(len(queries), self.camera_rule, same_camera))
         if copied:

@@ -44,6 +44,9 @@ from mmengine.logging import print_log
 
 from kd_mm.ops.decoding import decode
 
+#: A line of an image, quoted or not, and one label.
+_LABELLED = re.compile(r"^(?!.*[\s,;]\d+[,;]\d+$)([\"']?)(.+?)\1[\s,;]+(\d+)$")
+
 
 def patch_task_utils(module: ModuleType) -> None:
     """Let configs of kd_mm find the task modules of a module ``registry`` without a warning."""
@@ -167,7 +170,7 @@ def patch_class_folders(module: ModuleType) -> None:
     read = module.list_from_file
 
     def list_from_file(*args: Any, **kwargs: Any) -> list[str]:
-        return [re.sub(r"^([\"']?)(.+?)\1[\s,;]+(\d+)$", r"\2 \3", line) for line in read(*args, **kwargs)]
+        return [_LABELLED.sub(r"\2 \3", line) for line in read(*args, **kwargs)]
 
     vars(module).update(find_folders=find_folders, get_samples=get_samples, list_from_file=list_from_file)
 

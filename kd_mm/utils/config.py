@@ -112,6 +112,8 @@ def import_custom_modules(config: Config, folder: Path | None = None) -> None:
         ValueError: A module is not found, or fails; the message names it, and where it is.
     """
     wanted = config.get("custom_imports") or {}
+    if not isinstance(wanted, Mapping):
+        raise ValueError(f"custom_imports: {wanted!r} is no dict: write custom_imports=dict(imports=[...])")
     names = wanted.get("imports") or []
     for name in [names] if isinstance(names, str) else names:
         try:

@@ -5,8 +5,10 @@ from functools import partial
 from typing import Any
 
 from mmengine.dataset import BaseDataset, Compose, ConcatDataset
+from mmengine.structures import BaseDataElement
 
-from kd_mm.utils.suggest import describe_error, join_first
+from kd_mm.utils.config import as_list
+from kd_mm.utils.suggest import describe_error, join_first, place
 
 #: Options of a loading step by what the samples of a data set lack.
 _ASKED_BY = {"mask": "with_mask", "bbox": "with_bbox", "seg_map_path": "with_seg", "keypoints": "with_keypoints"}
@@ -113,6 +115,8 @@ def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
         if isinstance(error, KeyError) and error.args[0] in _ASKED_BY:
             option = _ASKED_BY[error.args[0]]
             what = f"an object there has no {error.args[0]!r}: give it one, or take {option}=True out of this step"
+        if any(isinstance(label, str) for label in as_list(data.get("gt_label"))):
+            what = f"its label is {data['gt_label']!r}: give the numbers of classes, not their names"
         if "mix_results" in what:
             what = "it mixes several images: put it into the pipeline of a MultiImageMixDataset around the data set"
         raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
@@ -140,14 +144,15 @@ def files(batch: Any) -> str:
     names = []
     for sample in samples if isinstance(samples, Sequence) else ():
         packed = sample.get("data_samples", sample) if isinstance(sample, Mapping) else sample
-        names.append(str(packed.get("img_path", "a sample without a file")) if packed is not None else "nothing")
+        named = packed.get("img_path") if isinstance(packed, Mapping | BaseDataElement) else None
+        names.append("nothing" if packed is None else str(named or "a sample without a file"))
     return join_first(names) or "a batch of unknown files"
 
 
 def describe_failure(error: Exception) -> str:
     """Return one line on an error, with its kind."""
     what, kind = " ".join(describe_error(error).split()), type(error).__name__
-    return what if kind in what else f"{kind}: {what}"
+    return what + place(error) if what == f"{kind}: {error}" else what if kind in what else f"{kind}: {what}"
 
 
 def without_slice(dataset: Any) -> Any:

@@ -134,7 +134,7 @@ def missing_hook(what: str, hook: str, otherwise: str = "") -> StepError:
 
 
 def describe_error(error: Exception) -> str:
-    """Return the message of an error; where it is nothing or the bare key of a KeyError, with the kind of error."""
+    """Return the message of an error; where it is nothing or the bare key of a KeyError, its kind."""
     if isinstance(error, KeyError) and error.args and "DataLoader worker" not in str(error.args[0]):
         return str(error.args[0]) if " " in str(error.args[0]).strip() else f"KeyError: {error.args[0]!r}"
     if isinstance(error, FileNotFoundError) and error.filename:
@@ -144,6 +144,10 @@ def describe_error(error: Exception) -> str:
     message = str(error).strip()
     if message.startswith("Caught ") and " in DataLoader worker " in message.splitlines()[0]:
         return f"in a worker of a data loader: {message.splitlines()[-1]}"
-    if not message and (frames := traceback.extract_tb(error.__traceback__)):  # an assertion without words
-        message = f"{type(error).__name__} in {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}"
-    return message or type(error).__name__
+    return message or f"{type(error).__name__}{place(error)}"  # an assertion without words
+
+
+def place(error: Exception) -> str:
+    """Return where an error was raised, as part of a line; empty where that is not known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" in {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""

@@ -79,3 +79,20 @@ def test_what_does_not_fit_several_labels_stops(tools: Tools, world: World, plai
     line = "on the first 40 validation images (area under the ROC curve), chance is 50.0%"
     refused(ended, line)
     assert line in tools.train(*arguments(world, plain, "at", "noise.pth")).out
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([1, 1, 0], "train_dataloader: the labels of an image are [1, 1, 0], a mark for each class: give the numbers"),
+        (["red"], "train0.png: its label is ['red']: give the numbers of classes, not their names"),
+    ],
+)
+def test_labels_that_are_no_numbers_of_classes(
+    tools: Tools, world: World, plain: Path, labels: list[object], words: str
+) -> None:
+    content = json.loads((world.folder / "several" / "train.json").read_text())
+    content["data_list"] = [{**sample, "gt_label": labels} for sample in content["data_list"]]
+    (world.folder / "several" / "marks.json").write_text(json.dumps(content))
+    option = "train_dataloader.dataset.ann_file=marks.json"
+    refused(tools.run("train", plain, "--work-dir", world.folder / "out", "--cfg-options", option), words)

@@ -1078,7 +1078,7 @@ class Odd(BaseTransform):
     [
         ("results", "val_dataloader (CustomDataset): Odd leaves out "),
         ("__import__('os')._exit(9)", "error: a worker of a data loader exited unexpectedly"),
-        ("{}['key']", "error: train_dataloader (CustomDataset): Odd fails on "),
+        ("{}['key']", ", line 10: return results if "),
     ],
 )
 def test_a_step_of_ones_own(tools: Tools, folders: Folders, ending: str, words: str) -> None:
@@ -1094,6 +1094,36 @@ def test_a_step_of_ones_own(tools: Tools, folders: Folders, ending: str, words: 
     ended = tools.run("train", folders.config, *work_dir, *options, env=path)
     assert ended.status == 2, ended.err
     assert words in ended.err.splitlines()[-1]
+
+
+DATA = """
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS
+from torchvision.datasets import FakeData
+
+
+@DATASETS.register_module(force=True)
+class Fake(FakeData):
+    pass
+
+
+@HOOKS.register_module(force=True)
+class Last(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.last = outputs["loss_cls"]
+"""
+
+
+def test_a_data_set_and_a_hook_of_ones_own(tools: Tools, folders: Folders) -> None:
+    """The samples are pairs of an image and a number, or the hook reads what is not there."""
+    (folders.config.parent / "fake_data.py").write_text(DATA)
+    text = f"{folders.config.read_text()}\ncustom_imports = dict(imports=['fake_data'])\n"
+    command = ["train", folders.config, "--work-dir", folders.data.parent / "run"]
+    path = {"PYTHONPATH": str(folders.config.parent)}
+    folders.config.write_text(text + "train_dataloader['dataset'] = dict(type='Fake', size=12)\n")
+    refused(tools.run(*command, env=path), "train_dataloader: its pipeline does not end in a step that packs samples")
+    folders.config.write_text(text + "custom_hooks = [dict(type='Last')]\n")
+    failed(tools.run(*command, env=path), "error: KeyError: 'loss_cls' in ", "fake_data.py, line 15: self.last = outp")
 
 
 def test_a_network_of_other_channels_than_its_images(tools: Tools, world: World, folders: Folders) -> None:
@@ -1163,6 +1193,8 @@ def test_labels_counted_from_one(tools: Tools, folders: Folders) -> None:
         folders.train(tools, *lists),
         "labels from 1 to 3, the network predicts 3 classes, from 0 to 2: number the labels from 0",
     )
+    (folders.data / "train.txt").write_text("".join(line.replace(" ", " 0,") for line in lines))
+    refused(folders.train(tools, *lists), "are no image and the number of its class: ", "mmpretrain.MultiLabelDataset")
 
 
 @pytest.mark.parametrize(

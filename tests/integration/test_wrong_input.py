@@ -295,6 +295,55 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ('data_preprocessor = dict(std=["a", "b", "c"])', "data_preprocessor.std: ['a', 'b', 'c'] is no list of num"),
         ("randomness = dict(seed=-1)", "randomness.seed: -1 is not from 0 to 2**32 - 1"),
         ("model = dict(backbone=[1])", "model.backbone: [1] is no dict"),
+        ("model = dict(head=dict(_delete_=True, num_classes=3))", "model.head has no type"),
+        (
+            'model = dict(backbone=dict(type="ResNet", depth=18))',
+            "no option 'widths', did you mean 'with_cp'?; one of another type in the base goes away by _delete_=True",
+        ),
+        (
+            "model = dict(train_cfg=dict(augment=[]))",
+            "model.train_cfg.augment: RandomBatchAugment has no option 'augment', did you mean 'augments'?",
+        ),
+        (
+            'model = dict(backbone=dict(init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet18x")))',
+            "model.backbone.init_cfg.checkpoint: torchvision has no 'resnet18x', did you mean 'resnet18'?",
+        ),
+        (
+            "train_cfg = dict(_delete_=True, by_epoch=False, max_epochs=2)",
+            "train_cfg.max_epochs: a loop by iterations takes max_iters",
+        ),
+        (
+            "train_cfg = dict(dynamic_intervals=[[1, 2]])",
+            "train_cfg.dynamic_intervals: [[1, 2]] is no list of pairs: write [(BEGIN, INTERVAL)]",
+        ),
+        ('resume = "none"', "resume: 'none' is neither True nor False; --resume none goes on from a file"),
+        (
+            'train_dataloader = dict(dataset=dict(ann_file=["a.txt", "b.txt"]))',
+            "train_dataloader.dataset.ann_file: it is a list: join data sets as dict(type='ConcatDataset', datasets=[",
+        ),
+        (
+            'train_dataloader = dict(dataset=[dict(type="CustomDataset")])',
+            "train_dataloader.dataset: it is a list: join data sets as dict(type='ConcatDataset', datasets=[dict(",
+        ),
+        (
+            'val_dataloader = dict(dataset=dict(data_root="file:///data"))',
+            "val_dataloader.dataset.data_root: 'file:///data' is not read: write the path without file://",
+        ),
+        ('custom_hooks = ["EMAHook"]', "custom_hooks.0: 'EMAHook' is no dict: write dict(type='EMAHook')"),
+        ('custom_hooks = dict(type="EMAHook")', "custom_hooks: it is one hook, not a list of hooks"),
+        (
+            'custom_hooks = [dict(type="EMAHook", priority="HIHG")]',
+            "custom_hooks.0.priority: there is no 'HIHG', did you mean 'HIGH'?",
+        ),
+        ('custom_imports = ["a"]', "custom_imports: ['a'] is no dict: write custom_imports=dict(imports=[...])"),
+        (
+            "default_hooks = dict(checkpoint=dict(save_best=True))",
+            "default_hooks.checkpoint.save_best: True is no name of a metric; 'auto' takes the first",
+        ),
+        (
+            'optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"backbone": 0.1}))',
+            "optim_wrapper.paramwise_cfg.custom_keys.backbone: 0.1 is no dict such as dict(lr_mult=0.1)",
+        ),
         (
             'optim_wrapper = dict(type="AmpOptimWrapper")',
             "optim_wrapper.type: AmpOptimWrapper needs a GPU: give --amp, or take OptimWrapper",
