@@ -105,11 +105,17 @@ def misspelt_keys(config: Iterable[str]) -> list[str]:
 def stale_variables(config: Config) -> list[str]:
     """Return one line for each variable that a config sets anew and does not use, and whose former value its bases use.
 
-    A base copies its variables where it uses them: ``train_pipeline`` of the child changes no data set of the base.
+    A base copies its variables where it uses them: ``train_pipeline`` of the child changes no data set of the base. The
+    engine takes ``data_preprocessor`` for a network that has none.
     """
+    network, lines = config.get("model") or {}, []
+    network = network.get("student") if isinstance(network.get("student"), Mapping) else network
+    own, outer = network.get("data_preprocessor"), config.get("data_preprocessor")
+    if own and outer and any(own.get(name) != value for name, value in outer.items()):
+        lines.append("config: data_preprocessor is set and not used: the model has its own, set that instead")
     file = Path(config.filename or "")
     if file.suffix != ".py" or not file.is_file():
-        return []
+        return lines
     tree = ast.parse(file.read_text("utf-8"))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     assigned = {
@@ -124,7 +130,7 @@ def stale_variables(config: Config) -> list[str]:
         for base in as_list(ast.literal_eval(assigned["_base_"])):
             path = packaged(base) if "::" in base else file.parent / base
             bases.update(Config.fromfile(path, import_custom_modules=False)._cfg_dict.to_dict())
-    known, lines = known_keys(), []
+    known = known_keys()
     read = list(parts_of({name: part for name, part in config.items() if name in known}))
     for name in assigned.keys() & bases.keys() - known - used:
         old, new = bases[name], config.get(name)

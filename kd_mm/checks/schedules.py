@@ -40,7 +40,12 @@ def check_schedules(runner: Runner) -> None:
     length, unit = lengths[isinstance(loop, EpochBasedTrainLoop)]
     if runner.val_loop is not None and loop.val_begin > length:
         lines.append(f"train_cfg.val_begin={loop.val_begin} is never reached, the run has {length} {unit}")
-    for schedule in runner.param_schedulers or []:
+    schedules: list[Any] = runner.param_schedulers or []
+    counted = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.interval > 0]
+    for part in [*counted, *schedules] if isinstance(loop, IterBasedTrainLoop) else ():
+        if part.by_epoch and "monitor" not in vars(part) and vars(part).get("factor") != 1:  # of a constant rate
+            lines.append(f"{type(part).__name__} counts epochs, and a run by iterations is one: set by_epoch=False")
+    for schedule in schedules:
         length, unit = lengths[schedule.by_epoch]
         problem = _wrong_schedule(schedule, vars(schedule), length)
         if problem:
@@ -58,7 +63,7 @@ def check_schedules(runner: Runner) -> None:
             length, unit = lengths[hook.by_epoch]
             if not 0 < hook.interval <= length:
                 lines.append(f"CheckpointHook: interval={hook.interval} saves nothing, the run has {length} {unit}")
-    for part in [*runner.hooks, *(runner.param_schedulers or [])]:
+    for part in [*runner.hooks, *schedules]:
         given = vars(part)
         names = as_list(given.get("save_best") or given.get("monitor"))
         for name, rule in zip(names, given.get("rules") or [given.get("rule")] * len(names), strict=False):

@@ -387,6 +387,19 @@ def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -
     assert "so far: without EMAHook the run goes on from the averaged weights, not from the trained; " in out
 
 
+def test_epochs_in_a_run_by_iterations(tools: Tools, world: World, tmp_path: Path) -> None:
+    """Beside a ``data_preprocessor`` that the model's own replaces."""
+    loop = "train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)"
+    own = 'model = dict(data_preprocessor=dict(type="ClsDataPreprocessor", mean=[1.0], std=[99.0]))'
+    out = tools.train(world.write("loop.py", f'_base_ = "plain.py"\n{loop}\n{own}\n'), "--work-dir", tmp_path).out
+    for part in ("CheckpointHook", "MultiStepLR"):
+        assert f"WARNING - {part} counts epochs, and a run by iterations is one: set by_epoch=False" in out
+    assert "config: data_preprocessor is set and not used: the model has its own, set that instead" in out
+    options = ["default_hooks.checkpoint.by_epoch=False", "param_scheduler.by_epoch=False"]
+    out = tools.train(world.folder / "loop.py", "--work-dir", tmp_path / "run", "--cfg-options", *options).out
+    assert "counts epochs" not in out
+
+
 def test_classes_of_a_file_with_more_than_names(tools: Tools, world: World, tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"0": ["n01", "blue"], "1": ["n02", "green"], "2": ["n03", "red"]}')
     option = f"train_dataloader.dataset.metainfo.classes={tmp_path}/index.json"
