@@ -108,8 +108,9 @@ def stale_variables(config: Config) -> list[str]:
     A base copies its variables where it uses them: ``train_pipeline`` of the child changes no data set of the base. The
     engine takes ``data_preprocessor`` for a network that has none.
     """
-    network, lines = config.get("model") or {}, []
-    network = network.get("student") if isinstance(network.get("student"), Mapping) else network
+    lines, model = [], config.get("model")
+    networks = [model.get("student"), model] if isinstance(model, Mapping) else []
+    network = next((part for part in networks if isinstance(part, Mapping)), {})
     own, outer = network.get("data_preprocessor"), config.get("data_preprocessor")
     if own and outer and any(own.get(name) != value for name, value in outer.items()):
         lines.append("config: data_preprocessor is set and not used: the model has its own, set that instead")

@@ -19,6 +19,7 @@ from mmpretrain.datasets import CustomDataset
 from kd_mm.checks.annotation_files import no_object
 from kd_mm.checks.coco_files import categories, check_entries
 from kd_mm.checks.labels import check_folders, check_presence, check_trained, label_sets
+from kd_mm.datasets.voc_annotation import plain_name
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.checkpoint import trained_classes
 from kd_mm.utils.config import data_sets, is_distillation, parts_of
@@ -189,10 +190,12 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
     elif isinstance(dataset, CocoDataset) and type(dataset).load_data_list is CocoDataset.load_data_list:
         check_entries(key, dataset.ann_file, classes)
         listed = categories(dataset.ann_file)
-        alike = {name.casefold(): name for name in listed if name not in classes}
-        for name in [name for name in classes if name not in listed and name.casefold() in alike]:
-            other = f"{dataset.ann_file} {alike[name.casefold()]!r}"
-            raise ValueError(f"{key}: the class list names {name!r}, {other}: write it alike in both")
+        alike = {plain_name(name).casefold(): name for name in listed if name not in classes}
+        for name in [name for name in classes if name not in listed and plain_name(name).casefold() in alike]:
+            other = alike[plain_name(name).casefold()]
+            pair = [(ascii if plain_name(name) == plain_name(other) else repr)(each) for each in (name, other)]
+            where = f"the class list names {pair[0]}, {dataset.ann_file} {pair[1]}"
+            raise ValueError(f"{key}: {where}: write it alike in both")
         numbered, by = [name for name in listed if name in classes], "categories"
         if twice := _twice(numbered):
             raise ValueError(f"{key}: {dataset.ann_file} has two categories of the name {twice[0]!r}: make them one")

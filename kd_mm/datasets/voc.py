@@ -14,7 +14,7 @@ from kd_mm.datasets.damaged_images import DamagedImageCheck
 from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning, without_suffix
 from kd_mm.datasets.text_files import names_in_list, read_lines, without_marks
 from kd_mm.datasets.utils import require_layout
-from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation
+from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation, plain_name
 from kd_mm.registry import DATASETS
 from kd_mm.utils.suggest import choice, join_first, warn
 
@@ -67,7 +67,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         classes = loaded["classes"]
         if isinstance(classes, str):
             raise ValueError(f"VOCDataset: classes must be a tuple of names; one class is written ({classes!r},)")
-        classes = loaded["classes"] = type(classes)(map(str.strip, classes))
+        classes = loaded["classes"] = type(classes)(map(plain_name, classes))
         twice = sorted({name for name in classes if list(classes).count(name) > 1})
         if not classes or twice:
             raise ValueError(f"VOCDataset: classes {'names twice: ' + ', '.join(twice) if twice else 'is empty'}")

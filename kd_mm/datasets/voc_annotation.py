@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 from xml.etree import ElementTree
 
 from kd_mm.utils.suggest import join_first
@@ -224,8 +225,13 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
+def plain_name(text: str) -> str:
+    """Return the name of a class with single blanks and composed letters, as names that look alike are one."""
+    return normalize("NFC", " ".join(text.split()))
+
+
 def _object(number: int, item: ElementTree.Element, difficult: bool) -> VOCObject:
-    name = (item.findtext("name") or "").strip()
+    name = plain_name(item.findtext("name") or "")
     if not name:
         raise ValueError(f"object {number} has no <name>")
     boxes = item.findall("bndbox")

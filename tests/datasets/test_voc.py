@@ -60,17 +60,17 @@ def test_other_names_of_folders_and_classes_and_image_formats(tmp_path: Path) ->
     voc = VOCFolder(tmp_path, year="herd")
     for name, suffix in (("one.2", ".png"), ("two", ".bmp"), ("three", ".JPG"), ("four", ".webp")):
         voc.image(name, suffix=suffix)
-        voc.annotate(name, xml([("zebra", (1, 1, 20, 20))]))
+        voc.annotate(name, xml([("ze\u0301bra\u00a0a", (1, 1, 20, 20))]))  # in letters and blanks that look alike
     (tmp_path / "names.txt").write_text("one.2\n\n two.bmp \nthree.JPG\r\nfour\n")
     prefix = {"data_root": str(voc.folder), "ann_file": str(tmp_path / "names.txt"), "data_prefix": {}}
-    dataset = read(voc, **prefix, metainfo={"classes": ("zebra",)}, pipeline=PIPELINE)
+    dataset = read(voc, **prefix, metainfo={"classes": ("z\u00e9bra a",)}, pipeline=PIPELINE)
     assert [dataset.get_data_info(i)["img_id"] for i in range(4)] == ["one.2", "two", "three", "four"]
     assert dataset[0]["inputs"].shape == (3, 96, 128)
-    assert dataset.metainfo["classes"] == ("zebra",)
+    assert dataset.metainfo["classes"] == ("z\u00e9bra a",)
     assert "palette" not in dataset.metainfo
     (voc.folder / "Annotations").rename(voc.folder / "labels")
     (voc.folder / "JPEGImages").rename(voc.folder / "images")
-    moved = {"ann_subdir": "labels", "img_subdir": "images", "metainfo": {"classes": ["zebra"]}}
+    moved = {"ann_subdir": "labels", "img_subdir": "images", "metainfo": {"classes": ["z\u00e9bra a"]}}
     assert len(read(voc, **prefix, **moved)) == 4
 
 

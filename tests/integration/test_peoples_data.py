@@ -607,6 +607,13 @@ REFUSED: dict[str, Wrong] = {
         "'disc' is labelled 'square'",
         change=lambda shapes: shapes.coco(names=("disc", "square", "bar")),
     ),
+    "a category with a blank that no line breaks at": WrongCoco(
+        "the class list names 'bar a', shapes/train.json 'bar\\xa0a': write it alike in both",
+        change=lambda shapes: [
+            shapes.coco(names=("square", "disc", "bar\u00a0a")),
+            replace(shapes, '"bar")', '"bar a")'),
+        ],
+    ),
     "categories that lack a class": WrongCoco(
         "in their own order (disc, bar), the class list is square, disc, bar, so 'disc' is labelled 'square'",
         change=lambda shapes: shapes.coco(names=("disc", "bar", "star")),
