@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,15 +37,14 @@ from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation, load_config, parts_of, set_scopes
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.samples import OneLineError, SampleError
-from kd_mm.utils.suggest import nearest_file
+from kd_mm.utils.suggest import nearest_file, place
 
 #: What upstream says of annotations that it cannot read.
-_UNREAD = (
-    "annotation file format",
-    "need at least one array to concatenate",
-    "invalid literal for int()",
-    "values to unpack",
+_UNREAD = re.compile(
+    "annotation file format|need at least one array to concatenate|invalid literal for int|values to unpack"
 )
+#: Errors of upstream's constructors that do not check a value.
+_UNCHECKED = (AttributeError, IndexError, ZeroDivisionError)
 #: Errors that a config can cause.
 INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
 
@@ -134,7 +134,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     try:
         runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
-    except (AttributeError, IndexError, ZeroDivisionError) as error:  # such as one of upstream's frozen_stages=9
+    except _UNCHECKED as error:  # such as one of upstream's frozen_stages=9
         raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}") from error
     for line in misspelt:
         print_log(line, logger="current", level=logging.WARNING)
@@ -199,7 +199,7 @@ def _train(config: Config, steps: StepHook) -> Runner:
         if steps.under_way and isinstance(error, INPUT_ERRORS):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
-        if not steps.begun and (unread or any(words in str(error) for words in _UNREAD)):
+        if not steps.begun and (unread or _UNREAD.search(str(error))):
             explain_annotations(config)
         if built and not steps.begun and not isinstance(error, OneLineError):
             explain_steps(config)
@@ -208,6 +208,9 @@ def _train(config: Config, steps: StepHook) -> Runner:
                 f"a worker of a data loader {dead[1]}: set a smaller num_workers or batch_size where memory (or "
                 "/dev/shm) is short; num_workers=0 shows what a step of the pipeline does"
             ) from error
+        calls = [call.name for call in traceback.extract_tb(error.__traceback__)]
+        if not steps.begun and isinstance(error, _UNCHECKED) and "build_from_cfg" in calls:  # of a loop, for its data
+            raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}{place(error)}") from error
         if "meta information" in str(error):
             explain_joined_sets(config)
         if "number of subfolders" in str(error):

@@ -38,6 +38,7 @@ DATASET, SAMPLER = Kind((engine.DATASETS,)), Kind((engine.DATA_SAMPLERS,))
 TRANSFORM, FUNCTION = Kind((engine.TRANSFORMS,)), Kind((engine.FUNCTIONS,))
 OPTIMIZER = Kind((engine.OPTIMIZERS,), numbers=True)
 HOOK = Kind((engine.HOOKS,), extra=("priority",), typed=True)
+METRIC = Kind((engine.METRICS, engine.EVALUATOR), typed=True)
 MODEL = Kind((engine.MODELS, engine.TASK_UTILS, PREPARATIONS, SCHEDULES, TASKS))
 #: What the engine builds from the keys at the top of a config.
 SECTIONS = {
@@ -51,8 +52,8 @@ SECTIONS = {
     "test_cfg": Kind((engine.LOOPS,), TestLoop),
     "optim_wrapper": Kind((engine.OPTIM_WRAPPERS,), OptimWrapper, ("constructor", "paramwise_cfg"), numbers=True),
     "param_scheduler": Kind((engine.PARAM_SCHEDULERS,), extra=("convert_to_iter_based",), typed=True, numbers=True),
-    "val_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
-    "test_evaluator": Kind((engine.METRICS, engine.EVALUATOR)),
+    "val_evaluator": METRIC,
+    "test_evaluator": METRIC,
     "default_hooks": HOOK,
     "custom_hooks": HOOK,
     "visualizer": Kind((engine.VISUALIZERS,), Visualizer),

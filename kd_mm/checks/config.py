@@ -26,6 +26,7 @@ from kd_mm.checks.component_kinds import (
     FUNCTION,
     HOOK,
     LOADER,
+    METRIC,
     MODEL,
     OPTIMIZER,
     SAMPLER,
@@ -147,7 +148,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
         for number, item in enumerate(part):
             yield from _part(item, f"{key}.{number}", kind, scope, outer)
         return
-    if isinstance(part, str) and kind in (HOOK, DATASET, SAMPLER, TRANSFORM):
+    if isinstance(part, str) and kind in (HOOK, DATASET, SAMPLER, TRANSFORM, METRIC):
         yield f"{key}: {part!r} is no dict: write dict(type={part!r})"
     if not isinstance(part, Mapping):
         return

@@ -335,6 +335,12 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             'custom_hooks = [dict(type="EMAHook", priority="HIHG")]',
             "custom_hooks.0.priority: there is no 'HIHG', did you mean 'HIGH'?",
         ),
+        ('val_evaluator = ["Accuracy"]', "val_evaluator.0: 'Accuracy' is no dict: write dict(type='Accuracy')"),
+        ("val_evaluator = dict(_delete_=True, topk=(1,))", "val_evaluator has no type"),
+        (
+            "train_dataloader = dict(dataset=dict(indices=[0, 99]))",
+            "the config cannot be built: IndexError: list index out of range in ",
+        ),
         ('custom_imports = ["a"]', "custom_imports: ['a'] is no dict: write custom_imports=dict(imports=[...])"),
         (
             "default_hooks = dict(checkpoint=dict(save_best=True))",
