@@ -1,6 +1,7 @@
 """What the command lines share: options, and one clear line for wrong input."""
 
 import os
+import re
 import shlex
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -26,6 +27,11 @@ class Overrides(DictAction):
                     f"error: {option_string} {word}: a dict is not read; write {key}.KEY=VALUE for each key of one "
                     "that is there, and a new one into a config file\n",
                 )
+            if re.search(r"[^\s,\[\]()]\s+[^\s,\[\]()]", value):  # the engine would take the blanks out
+                if re.search(r"[,\[(]", value):
+                    parser.exit(2, f"error: {option_string} {word}: a list with blanks in it goes into a config file\n")
+                read[key] = value.strip("'\"")
+                continue
             try:
                 super().__call__(parser, namespace, [word], option_string)
             except (ValueError, AssertionError, RecursionError):

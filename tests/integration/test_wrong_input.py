@@ -164,6 +164,11 @@ OPTIONS = {
         ["train_dataloader.dataset.pipeline.8.prob=1"],
         ["override train_dataloader.dataset.pipeline.8.prob=1: Index 8 exceeds"],
     ),
+    "an override with a blank": (["val_dataloader.dataset.data_root=/no where"], ["/no where/val does not exist"]),
+    "an override that is a list with blanks": (
+        ["train_dataloader.dataset.classes=[dark red,blue]"],
+        ["classes=[dark red,blue]: a list with blanks in it goes into a config file"],
+    ),
     "an override without a value": (["train_cfg"], ["write KEY=VALUE"]),
 }
 
