@@ -133,7 +133,7 @@ def stale_variables(config: Config) -> list[str]:
             bases.update(Config.fromfile(path, import_custom_modules=False)._cfg_dict.to_dict())
     known = known_keys()
     read = list(parts_of({name: part for name, part in config.items() if name in known}))
-    for name in assigned.keys() & bases.keys() - known - used:
+    for name in sorted(assigned.keys() & bases.keys() - known - used):
         old, new = bases[name], config.get(name)
         copies = [path for path, part in read if old and isinstance(part, str | list | dict) and part == old]
         if copies and new != old:
