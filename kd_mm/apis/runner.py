@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -208,8 +207,7 @@ def _train(config: Config, steps: StepHook) -> Runner:
                 f"a worker of a data loader {dead[1]}: set a smaller num_workers or batch_size where memory (or "
                 "/dev/shm) is short; num_workers=0 shows what a step of the pipeline does"
             ) from error
-        calls = [call.name for call in traceback.extract_tb(error.__traceback__)]
-        if not steps.begun and isinstance(error, _UNCHECKED) and "build_from_cfg" in calls:  # of a loop, for its data
+        if built and not steps.loops_built and isinstance(error, _UNCHECKED):  # of the data
             raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}{place(error)}") from error
         if "meta information" in str(error):
             explain_joined_sets(config)

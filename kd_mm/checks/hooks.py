@@ -40,6 +40,7 @@ class StepHook(Hook):
     The first step of a distillation removes the ``student.pth`` of an earlier run: a killed run leaves no old one.
 
     Attributes:
+        loops_built: The loops and their data are built.
         begun, ended: The first step has begun, and has ended.
         under_way: A step has begun and not ended; an error now is not one of the config.
         key: Where the config has the data of the batch.
@@ -49,8 +50,11 @@ class StepHook(Hook):
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
-        self.begun = self.under_way = self.ended = False
+        self.loops_built = self.begun = self.under_way = self.ended = False
         self.key, self.batch = "", None
+
+    def before_run(self, runner: Runner) -> None:
+        self.loops_built = True
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         if mode == "train":
