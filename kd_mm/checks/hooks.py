@@ -252,7 +252,10 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> set[int]:
         )
     if not samples and not any(base_datasets(loader.dataset)) and not isinstance(loader.dataset, IterableDataset):
         with isolated_rng("first sample"):  # of a data set of the user's own
-            samples = [loader.dataset[0]]
+            first = [loader.dataset[0]]
+        with contextlib.suppress(Exception):  # a collate function of the user's own may pack it, and take more than one
+            batch = loader.collate_fn(first)
+            samples = [] if isinstance(batch, Mapping) and "inputs" in batch else first
     _check_batches(runner, key, loader, model)
     name_errors(key, loader)
     if isinstance(model, Distiller):
