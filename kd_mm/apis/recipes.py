@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 import kd_mm
-from kd_mm.apis.overrides import override
+from kd_mm.apis.overrides import override, stale_variables
 from kd_mm.checks.config import check_config
 from kd_mm.distillers import Distiller
 from kd_mm.registry import MODELS
@@ -128,6 +128,8 @@ def compose(
         )
     overridden = [key.removeprefix("model.recipe.") for key in options or {} if key.startswith("model.recipe.")]
     recipe, hooks = read_recipes(distiller, task_of(config), overridden)
+    for line in stale_variables(config):
+        print(line, flush=True)
     # The engine writes a config to the work dir under its file name.
     name = f"{distiller}_{Path(config.filename).name}" if config.filename else None
     composed = Config(config.to_dict(), cfg_text=f"# {config.filename}, {distiller}", filename=name)

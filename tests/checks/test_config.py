@@ -14,6 +14,7 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from kd_mm.apis.overrides import misspelt_keys, stale_variables
+from kd_mm.apis.recipes import compose
 from kd_mm.checks.config import check_config
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import known_options
@@ -248,7 +249,7 @@ def test_sections_and_misspelt_keys() -> None:
     ]
 
 
-def test_variables_that_a_base_has_copied(tmp_path: Path) -> None:
+def test_variables_that_a_base_has_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "base.py").write_text(
         "data_root, steps, size = 'a/', [dict(type='PackInputs')], 3\n"
         "train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=steps), batch_size=size)\n"
@@ -272,7 +273,10 @@ def test_variables_that_a_base_has_copied(tmp_path: Path) -> None:
         found = stale_variables(load_config(str(child)))
         assert [line[: len(start)] for line, start in zip(found, lines, strict=True)] == lines
     child.write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\ndataset_type = 'CIFAR100'\n")
-    assert "train_dataloader.dataset.type" in stale_variables(load_config(str(child)))[0]
+    (line,) = stale_variables(load_config(str(child)))
+    assert "train_dataloader.dataset.type" in line
+    compose(load_config(str(child)), "byot", None, None)
+    assert capsys.readouterr().out == f"{line}\n"
 
 
 class Open(nn.Module):
