@@ -105,18 +105,11 @@ def misspelt_keys(config: Iterable[str]) -> list[str]:
 def stale_variables(config: Config) -> list[str]:
     """Return one line for each variable that a config sets anew and does not use, and whose former value its bases use.
 
-    A base copies its variables where it uses them: ``train_pipeline`` of the child changes no data set of the base. The
-    engine takes ``data_preprocessor`` for a network that has none.
+    A base copies its variables where it uses them: ``train_pipeline`` of the child changes no data set of the base.
     """
-    lines, model = [], config.get("model")
-    networks = [model.get("student"), model] if isinstance(model, Mapping) else []
-    network = next((part for part in networks if isinstance(part, Mapping)), {})
-    own, outer = network.get("data_preprocessor"), config.get("data_preprocessor")
-    if own and outer and any(own.get(name) != value for name, value in outer.items()):
-        lines.append("config: data_preprocessor is set and not used: the model has its own, set that instead")
     file = Path(config.filename or "")
     if file.suffix != ".py" or not file.is_file():
-        return lines
+        return []
     tree = ast.parse(file.read_text("utf-8"))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     assigned = {
@@ -131,7 +124,7 @@ def stale_variables(config: Config) -> list[str]:
         for base in as_list(ast.literal_eval(assigned["_base_"])):
             path = packaged(base) if "::" in base else file.parent / base
             bases.update(Config.fromfile(path, import_custom_modules=False)._cfg_dict.to_dict())
-    known = known_keys()
+    known, lines = known_keys(), []
     read = list(parts_of({name: part for name, part in config.items() if name in known}))
     for name in sorted(assigned.keys() & bases.keys() - known - used):
         old, new = bases[name], config.get(name)
@@ -139,6 +132,17 @@ def stale_variables(config: Config) -> list[str]:
         if copies and new != old:
             lines.append(f"config: {name} is set and not used: {join_first(copies)} has the base's, set that instead")
     return lines
+
+
+def unused_preprocessor(config: Config) -> list[str]:
+    """Return one line where a config has a ``data_preprocessor`` that the engine does not take: the network has one."""
+    model = config.get("model")
+    networks = [model.get("student"), model] if isinstance(model, Mapping) else []
+    network = next((part for part in networks if isinstance(part, Mapping)), {})
+    own, outer = network.get("data_preprocessor"), config.get("data_preprocessor")
+    if own and outer and any(own.get(name) != value for name, value in outer.items()):
+        return ["config: data_preprocessor is set and not used: the model has its own, set that instead"]
+    return []
 
 
 def set_epochs(config: Config, epochs: int) -> float:

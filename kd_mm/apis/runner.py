@@ -21,7 +21,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
-from kd_mm.apis.overrides import misspelt_keys, override, stale_variables
+from kd_mm.apis.overrides import misspelt_keys, override, stale_variables, unused_preprocessor
 from kd_mm.checks.annotation_files import explain_annotations, explain_steps
 from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
@@ -116,7 +116,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
         ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`) or cannot be built.
     """
-    misspelt = misspelt_keys(config) + stale_variables(config)
+    misspelt = misspelt_keys(config) + stale_variables(config) + unused_preprocessor(config)
     set_scopes(config._cfg_dict)
     clean_data_sets(config)
     try:

@@ -99,8 +99,11 @@ def _errors(config: Config, sections: Iterable[str]) -> Iterator[str]:
                 yield "train_cfg: give either type or by_epoch"
                 continue
             loop = EpochBasedTrainLoop if part.get("by_epoch") else IterBasedTrainLoop
-            kinds = {"Epoch": ("max_iters", "max_epochs"), "IterB": ("max_epochs", "max_iters")}
-            other, own = kinds.get(str(part.get("type", loop.__name__))[:5], ("", ""))
+            kinds = {
+                "EpochBasedTrainLoop": ("max_iters", "max_epochs"),
+                "IterBasedTrainLoop": ("max_epochs", "max_iters"),
+            }
+            other, own = kinds.get(str(part.get("type", loop.__name__)), ("", ""))
             if other in part:
                 yield f"train_cfg.{other}: a loop by {'epochs' if own == 'max_epochs' else 'iterations'} takes {own}"
             pairs = part.get("dynamic_intervals") or []
@@ -178,7 +181,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
         inner = _inner(name, kind, component)
         if inner is not None:
             yield from _part(value, f"{key}.{name}", inner, scope, outer)
-        if component is ImageClassifier and name == "train_cfg" and isinstance(value, Mapping):
+        if component is ImageClassifier and name == "train_cfg" and isinstance(value, Mapping) and value:
             yield from _options(value, f"{key}.train_cfg", Kind(), RandomBatchAugment)
 
 

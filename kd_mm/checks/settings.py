@@ -50,7 +50,8 @@ def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
         if local and not Path(value).expanduser().is_file():
             yield f"{key}: there is no file {value!r}: put the weights there, or leave init_cfg out"
     for key, value in parts_of(parts):
-        if isinstance(value, str) and value.startswith("file://"):
+        is_path = "_dataloader." in key or key.endswith(("checkpoint", "load_from"))  # others take addresses
+        if is_path and isinstance(value, str) and value.startswith("file://"):
             yield f"{key}: {value!r} is not read: write the path without file://"
         if isinstance(value, float) and math.isnan(value):
             yield f"{key}: {value} is no number"

@@ -230,6 +230,8 @@ def test_what_is_left_to_the_builders() -> None:
         "model.backbone.init_cfg": {"type": "NoInitialisation", "mode": 1},
         "train_dataloader.dataset.pipeline.0": {"type": "Albu", "transforms": [{"type": "HueSaturation", "by": 1}]},
         "custom_hooks": [{"type": "EMAHook", "priority": "NORMAL"}],
+        "model.train_cfg": {},
+        "env_cfg.dist_cfg": {"backend": "gloo", "init_method": "file:///tmp/meeting"},
         "param_scheduler": {"type": "MultiStepLR", "milestones": [0.5], "convert_to_iter_based": True, "last_step": -1},
         "train_dataloader.batch_size": 8.0,
         "my_variable": {"type": "Nothing"},
