@@ -22,6 +22,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
 from kd_mm.apis.overrides import misspelt_keys, override, stale_variables, unused_preprocessor
+from kd_mm.checks.anchors import AnchorCheckHook
 from kd_mm.checks.annotation_files import explain_annotations, explain_steps
 from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
@@ -143,6 +144,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         ClassListHook(trained),
         StartCheckHook(),
         FlatBoxHook(),
+        AnchorCheckHook(),
         MetricCheckHook(named_metrics(config)),
         FiniteLossHook(),
         BatchSizeHook(),

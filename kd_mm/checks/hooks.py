@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-import difflib
+import multiprocessing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,21 @@ from kd_mm.checks.classes import class_list, compare_classes
 from kd_mm.checks.data import check_data
 from kd_mm.checks.schedules import check_schedules
 from kd_mm.checks.shared_samples import check_shared
-from kd_mm.checks.weights import check_pretrained
+from kd_mm.checks.weights import check_parameter_keys, check_pretrained
 from kd_mm.distillers import Distiller
 from kd_mm.models.triplet_loss import TripletLoss
 from kd_mm.tasks import is_multilabel
 from kd_mm.utils.config import normalizing_steps
 from kd_mm.utils.contexts import isolated_rng, unwrapped
-from kd_mm.utils.samples import base_datasets, mixing_datasets, name_errors
-from kd_mm.utils.suggest import describe_error, join_first, nearest
-
-#: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
-_PARAMWISE = {"custom_keys", "bypass_duplicate", "bias_lr_mult", "dcn_offset_lr_mult", "lr_mult", "decay_mult"}
-_PARAMWISE |= {"weight_decay", *(f"{kind}_decay_mult" for kind in ("bias", "norm", "flat", "dwconv"))}
+from kd_mm.utils.samples import (
+    SampleError,
+    base_datasets,
+    describe_failure,
+    mixing_datasets,
+    name_errors,
+    without_slice,
+)
+from kd_mm.utils.suggest import describe_error, join_first
 
 
 class StepHook(Hook):
@@ -92,7 +95,8 @@ class StartCheckHook(Hook):
         """Check them.
 
         Raises:
-            ValueError: See :func:`~kd_mm.checks.weights.check_pretrained`, :func:`check_parameter_keys` and
+            ValueError: See :func:`~kd_mm.checks.weights.check_pretrained`,
+                :func:`~kd_mm.checks.weights.check_parameter_keys` and
                 :func:`~kd_mm.checks.schedules.check_schedules`.
         """
         if Path(runner.work_dir, "last_checkpoint").is_file() and not runner.cfg.get("resume"):
@@ -194,29 +198,6 @@ class FlatBoxHook(Hook):
             self._warned = True
 
 
-def check_parameter_keys(runner: Runner) -> None:
-    """Stop at words of ``paramwise_cfg`` that the engine would pass over, and that are near to one that it reads; warn
-    of keys of ``custom_keys`` that no parameter has in its name.
-
-    Raises:
-        ValueError: Naming the nearest option or part of a name.
-    """
-    options, where = runner.cfg.optim_wrapper.get("paramwise_cfg") or {}, "optim_wrapper.paramwise_cfg"
-    keys = options.get("custom_keys") or {}
-    for option in {*options}.union(*keys.values()) - _PARAMWISE:
-        if "constructor" not in runner.cfg.optim_wrapper and difflib.get_close_matches(option, _PARAMWISE, n=1):
-            raise ValueError(f"{where}: nothing reads {option!r}{nearest(option, sorted(_PARAMWISE))}")
-    names = [name for name, _ in runner.model.named_parameters()] if keys else []
-    for key in keys:
-        if any(key in name for name in names):
-            continue
-        near = difflib.get_close_matches(key, {part for name in names for part in name.split(".")}, n=1, cutoff=0.8)
-        line = f"{where}.custom_keys: no parameter has {key!r} in its name"
-        if near:
-            raise ValueError(f"{line}, did you mean {near[0]!r}?")
-        runner.logger.warning(line)
-
-
 def check_mixed_masks(key: str, dataset: Any) -> None:
     """Stop at steps that mix several images and not their masks, or that need masks which are not loaded.
 
@@ -251,8 +232,12 @@ def _check_loader(runner: Runner, key: str, loader: Any) -> set[int]:
             "same step in both, or leave it to the data_preprocessor"
         )
     if not samples and not any(base_datasets(loader.dataset)) and not isinstance(loader.dataset, IterableDataset):
-        with isolated_rng("first sample"):  # of a data set of the user's own
-            first = [loader.dataset[0]]
+        try:
+            with isolated_rng("first sample"):  # of a data set of the user's own
+                first = [loader.dataset[0]]
+        except Exception as error:
+            name = type(loader.dataset).__name__
+            raise SampleError(f"{key} ({name}): sample 0 fails: {describe_failure(error)}") from error
         with contextlib.suppress(Exception):  # a collate function of the user's own may pack it, and take more than one
             batch = loader.collate_fn(first)
             samples = [] if isinstance(batch, Mapping) and "inputs" in batch else first
@@ -274,6 +259,12 @@ def _check_batches(runner: Runner, key: str, loader: Any, model: Any) -> None:
                 f"{key}: {len(loader.dataset)} samples make no batch of {loader.batch_size}: set a smaller batch_size, "
                 "or drop_last=False"
             )
+    sliced = without_slice(loader.dataset) is not loader.dataset
+    if sliced and loader.num_workers and multiprocessing.get_start_method() != "fork":
+        raise ValueError(
+            f"{key}: workers that are not forked cannot take the engine's slice of a data set: set "
+            "env_cfg.mp_cfg.mp_start_method='fork', or num_workers=0, or leave num_batch_per_epoch out"
+        )
     trained = key == "train_dataloader"
     if loader.drop_last and not trained:
         runner.logger.warning(f"{key}: drop_last=True leaves the images of the last batch out of the evaluation")

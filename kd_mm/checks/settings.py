@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.runner.checkpoint import get_torchvision_models
 
-from kd_mm.utils.config import parts_of
+from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.suggest import nearest
 
 #: What the engine wants all or none of.
@@ -30,6 +30,7 @@ _READ_BY_THE_ENGINE = {
 def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong in what the engine reads besides components, and values that no component can take."""
     yield from _missing_rates(parts.get("optim_wrapper"))
+    yield from _late_begins(parts)
     for key, known in _READ_BY_THE_ENGINE.items():
         for option in parts.get(key) or {}:
             if option not in known and difflib.get_close_matches(option, known, n=1):
@@ -82,3 +83,20 @@ def _missing_rates(part: Any) -> Iterator[str]:
         by += [constructor] if constructor.startswith("LearningRateDecay") else []
         if by and part["optimizer"].get(option) is None:
             yield f"optim_wrapper.optimizer has no {option!r}, which {by[0]} multiplies: give it one"
+
+
+def _late_begins(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Check schedules and averages that begin after their end, which the engine's components refuse."""
+    for number, part in enumerate(as_list(parts.get("param_scheduler"))):
+        options = part if isinstance(part, Mapping) else {}
+        begin, end = options.get("begin", 0), options.get("end", math.inf)
+        if isinstance(begin, int) and isinstance(end, int | float) and begin >= end:
+            yield f"param_scheduler.{number}: it begins at {begin} and ends at {end}: nothing is between them"
+    train_cfg = parts.get("train_cfg")
+    lengths = train_cfg if isinstance(train_cfg, Mapping) else {}
+    for number, hook in enumerate(as_list(parts.get("custom_hooks"))):
+        options = hook if isinstance(hook, Mapping) and str(hook.get("type")).endswith("EMAHook") else {}
+        for option, length in (("begin_epoch", "max_epochs"), ("begin_iter", "max_iters")):
+            begin, most = options.get(option), lengths.get(length)
+            if isinstance(begin, int) and isinstance(most, int) and begin > most:
+                yield f"custom_hooks.{number}.{option}: {begin} is beyond the run, train_cfg.{length} is {most}"

@@ -1,5 +1,8 @@
-"""What a run starts from: the weights of ``load_from`` and of ``init_cfg``, compared with the network's."""
+"""What a run starts from: the weights of ``load_from`` and of ``init_cfg``, and the names of parameters in the config,
+compared with the network's.
+"""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +21,11 @@ from kd_mm.utils.checkpoint import (
     translated,
 )
 from kd_mm.utils.contexts import unwrapped
-from kd_mm.utils.suggest import join_first
+from kd_mm.utils.suggest import join_first, nearest
+
+#: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
+_PARAMWISE = {"custom_keys", "bypass_duplicate", "bias_lr_mult", "dcn_offset_lr_mult", "lr_mult", "decay_mult"}
+_PARAMWISE |= {"weight_decay", *(f"{kind}_decay_mult" for kind in ("bias", "norm", "flat", "dwconv"))}
 
 
 class LeftOverWeightsHook(Hook):
@@ -125,3 +132,26 @@ def check_pretrained(runner: Runner) -> None:
                 f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
                 f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
             )
+
+
+def check_parameter_keys(runner: Runner) -> None:
+    """Stop at words of ``paramwise_cfg`` that the engine would pass over, and that are near to one that it reads; warn
+    of keys of ``custom_keys`` that no parameter has in its name.
+
+    Raises:
+        ValueError: Naming the nearest option or part of a name.
+    """
+    options, where = runner.cfg.optim_wrapper.get("paramwise_cfg") or {}, "optim_wrapper.paramwise_cfg"
+    keys = options.get("custom_keys") or {}
+    for option in {*options}.union(*keys.values()) - _PARAMWISE:
+        if "constructor" not in runner.cfg.optim_wrapper and difflib.get_close_matches(option, _PARAMWISE, n=1):
+            raise ValueError(f"{where}: nothing reads {option!r}{nearest(option, sorted(_PARAMWISE))}")
+    names = [name for name, _ in runner.model.named_parameters()] if keys else []
+    for key in keys:
+        if any(key in name for name in names):
+            continue
+        near = difflib.get_close_matches(key, {part for name in names for part in name.split(".")}, n=1, cutoff=0.8)
+        line = f"{where}.custom_keys: no parameter has {key!r} in its name"
+        if near:
+            raise ValueError(f"{line}, did you mean {near[0]!r}?")
+        runner.logger.warning(line)

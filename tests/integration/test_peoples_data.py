@@ -883,6 +883,15 @@ def test_class_without_an_object_is_mentioned(tools: Tools, shapes: Shapes) -> N
         assert warning(ended, f"{key}_dataloader: {sizes}").endswith(words)
 
 
+def test_anchors_that_fit_no_object(tools: Tools, shapes: Shapes) -> None:
+    cascade(shapes)
+    heads = [f"model.roi_head.bbox_head.{stage}.num_classes=3" for stage in (0, 1)]
+    assert "of its anchors" not in shapes.run(tools, *heads).out
+    line = warning(shapes.run(tools, *heads, "model.rpn_head.anchor_generator.scales=[16]"), "none of its anchors")
+    assert re.search(r"model\.rpn_head: of (\d+) objects of the first batch \1, in the median ", line), line
+    assert "of 256 to 256 pixels, by 0.5: set scales or ratios of anchor_generator" in line
+
+
 def test_boxes_that_upstream_leaves_out(tools: Tools, shapes: Shapes) -> None:
     """With names of images and classes as other programs write them, and the mean of images between 0 and 1."""
     shapes.config(COCO)
@@ -1129,6 +1138,8 @@ def test_a_data_set_and_a_hook_of_ones_own(tools: Tools, folders: Folders) -> No
     path = {"PYTHONPATH": str(folders.config.parent)}
     folders.config.write_text(text + "train_dataloader['dataset'] = dict(type='Fake', size=12)\n")
     refused(tools.run(*command, env=path), "train_dataloader: its pipeline does not end in a step that packs samples")
+    folders.config.write_text(text + "train_dataloader['dataset'] = dict(type='Fake', size=12, transform='flip')\n")
+    refused(tools.run(*command, env=path), "train_dataloader (Fake): sample 0 fails: TypeError: 'str' object is not ca")
     folders.config.write_text(text + "custom_hooks = [dict(type='Last')]\n")
     failed(tools.run(*command, env=path), "error: KeyError: 'loss_cls' in ", "fake_data.py, line 15: self.last = outp")
 

@@ -372,6 +372,14 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "val_dataloader = dict(dataset=dict(with_label=False))",
             "cannot be evaluated: they have no label; for predictions alone take kd-mm test --out FILE.pkl with",
         ),
+        (
+            'param_scheduler = dict(_delete_=True, type="LinearLR", begin=3, end=3)',
+            "param_scheduler.0: it begins at 3 and ends at 3: nothing is between them",
+        ),
+        (
+            'custom_hooks = [dict(type="EMAHook", begin_epoch=9)]\ntrain_cfg = dict(max_epochs=2)',
+            "custom_hooks.0.begin_epoch: 9 is beyond the run, train_cfg.max_epochs is 2",
+        ),
         ("model = dict(head=dict(in_channels=33))", "(12x32 and 33x3)): set in_channels of its neck and head to"),
     ],
 )
@@ -379,6 +387,17 @@ def test_a_metric_that_can_never_be_there(tools: Tools, world: World, tmp_path: 
     config = world.write("metric.py", f'_base_ = "plain.py"\n{changes}\n')
     refused(tools.run("train", config, "--work-dir", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_slice_of_a_data_set_in_workers_that_are_not_forked(tools: Tools, world: World, tmp_path: Path) -> None:
+    changes = 'env_cfg = dict(mp_cfg=dict(mp_start_method="spawn"))\n'
+    changes += "train_dataloader = dict(num_batch_per_epoch=2, num_workers=1, persistent_workers=False)\n"
+    config = world.write("slice.py", f'_base_ = "plain.py"\n{changes}')
+    # In a process of its own, which would die in an iteration that does not come: the method is one of the process.
+    ended = tools.run("train", config, "--work-dir", tmp_path / "run", kill={"iteration": 99})
+    assert ended.status == 2, ended.err
+    line = "error: train_dataloader: workers that are not forked cannot take the engine's slice of a data set: set env_"
+    assert ended.err.splitlines()[-1].startswith(line)
 
 
 def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -> None:
