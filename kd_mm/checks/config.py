@@ -15,7 +15,7 @@ from typing import Any
 from mmengine import registry as engine
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Priority, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmpretrain.models import ImageClassifier, RandomBatchAugment
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
@@ -39,9 +39,10 @@ from kd_mm.checks.component_kinds import (
 )
 from kd_mm.checks.numbers import wrong_value
 from kd_mm.checks.settings import wrong_settings
+from kd_mm.checks.values import meaningless_values
 from kd_mm.distillers import Distiller
 from kd_mm.models import MultiExitClassifier
-from kd_mm.utils.config import as_list, parts_of
+from kd_mm.utils.config import parts_of
 from kd_mm.utils.suggest import known_options, nearest
 
 #: Options that the engine adds to those of a config.
@@ -63,10 +64,6 @@ _ADDED = frozenset(
         "train_cfg",
     }
 )
-#: Parts of a network that are components, and options of a data set that each of several has for its own.
-_TYPED, _PATHS = ("backbone", "neck", "head", "bbox_head"), ("ann_file", "data_root", "data_prefix")
-#: Options of detectors that are from 0 to 1.
-_SHARES = ("score_thr", "iou_threshold", "iou_thr", "pos_iou_thr", "neg_iou_thr", "min_pos_iou")
 
 
 def check_config(config: Config, sections: Iterable[str] = SECTIONS) -> None:
@@ -168,7 +165,7 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
         if kind is MODEL and not inspect.isclass(component):
             return  # a function does with its options what it likes
         outer = component.__module__.partition(".")[0]
-    yield from _meaningless(part, key, kind)
+    yield from meaningless_values(part, key, kind)
     for name, value in part.items():
         if component is Distiller and name == "student" and isinstance(value, Mapping) and "type" not in value:
             yield f"{key}.student: it is the network itself: student={{{{_base_.model}}}}, with its config in _base_"
@@ -183,51 +180,6 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
             yield from _part(value, f"{key}.{name}", inner, scope, outer)
         if component is ImageClassifier and name == "train_cfg" and isinstance(value, Mapping) and value:
             yield from _options(value, f"{key}.train_cfg", Kind(), RandomBatchAugment)
-
-
-def _meaningless(part: Mapping[str, Any], key: str, kind: Kind) -> Iterator[str]:
-    """Check values that their types allow, and that mean nothing there or beside another option."""
-    for name, value in part.items():
-        if kind is MODEL and str(name).endswith("loss_weight"):
-            if isinstance(value, str | list | tuple) or (value is None and name == "loss_weight"):
-                yield f"{key}.{name}: {value!r} is no number"
-            elif isinstance(value, int | float) and value < 0:
-                yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
-        if kind is MODEL and name in _SHARES and isinstance(value, int | float) and value > 1:
-            yield f"{key}.{name}: {value} is a share above 1; write {value / 100:g} for {value:g} %"
-        if name in ("mean", "std") and any(isinstance(item, str) for item in as_list(value)):
-            yield f"{key}.{name}: {value!r} is no list of numbers"
-        if name == "topk" and value in ([], ()) and (kind is not MODEL or part.get("cal_acc")):
-            yield f"{key}.topk: it is empty; write [1]"
-        rpn = value if kind is MODEL and name == "rpn" and isinstance(value, Mapping) else {}
-        random = [each for each in as_list(rpn.get("sampler")) if str(each.get("type")).endswith("RandomSampler")]
-        if any(each.get("add_gt_as_proposals", True) for each in random):
-            yield f"{key}.rpn.sampler: it counts anchors, not proposals: set add_gt_as_proposals=False"
-        for item in as_list(value) if kind is MODEL and name in _TYPED and "type" in part else ():
-            if isinstance(item, int | float | str):
-                yield f"{key}.{name}: {value!r} is no dict"
-            elif item and "type" not in item:
-                yield f"{key}.{name} has no type"
-        several = isinstance(value, list | tuple) and (kind is DATASET and name in _PATHS or name == "dataset")
-        if several and kind in (DATASET, LOADER):
-            yield f"{key}.{name}: it is a list: join data sets as dict(type='ConcatDataset', datasets=[dict(...), ...])"
-        if kind is HOOK and name == "save_best" and not isinstance(value, str | list | None):
-            yield f"{key}.save_best: {value!r} is no name of a metric; 'auto' takes the first"
-        classes = part.get("num_classes") if name == "topk" and part.get("cal_acc") else None
-        if kind is MODEL and isinstance(classes, int) and isinstance(value, list | tuple) and max(value) > classes:
-            yield f"{key}.topk: {max(value)} of {classes} classes is not defined"
-    if kind is HOOK and part.get("interval") == 0:
-        yield f"{key}.interval: 0 is no interval; -1 means never"
-    if kind is HOOK and isinstance(level := part.get("priority"), str) and level.upper() not in Priority.__members__:
-        yield f"{key}.priority: there is no {level!r}{nearest(level.upper(), Priority.__members__)}"
-    folds = part.get("num_splits", 5)
-    if kind is DATASET and str(part.get("type")).endswith("KFoldDataset") and part.get("fold", 0) not in range(folds):
-        yield f"{key}.fold: {part['fold']!r} is none of {folds} folds, which count from 0"
-    if kind is DATASET and isinstance(part.get("pipeline"), Mapping):
-        yield f"{key}.pipeline: it is one step, not a list of steps"
-    for option, off in (("persistent_workers", False), ("prefetch_factor", None)) if kind is LOADER else ():
-        if part.get(option) and not part.get("num_workers"):
-            yield f"{key}: {option}={part[option]} needs num_workers of 1 or more; set it to {off}"
 
 
 def _inner(name: str, kind: Kind, component: Component | None) -> Kind | None:
