@@ -402,7 +402,8 @@ def test_a_slice_of_a_data_set_in_workers_that_are_not_forked(tools: Tools, worl
 
 def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -> None:
     changes = 'optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"offset": dict(lr_mult=0.1)}))'
-    loaders = "train_dataloader = dict(sampler=dict(shuffle=False))"
+    loaders = "train_dataloader = dict(sampler=dict(shuffle=False))\n"
+    loaders += "data = dict(samples_per_gpu=2)\nresume_from = 'run/latest.pth'\nnum_epochs = 77"
     switches = 'dict(type="mmdet.PipelineSwitchHook", switch_epoch=1, switch_pipeline=[])'
     switches += ', dict(type="SwitchRecipeHook", schedule=[dict(action_epoch=2, batch_augments=None)])'
     hooks = f'custom_hooks = [dict(type="EMAHook"), {switches}]\ntrain_cfg = dict(max_epochs=1)\n'
@@ -410,6 +411,9 @@ def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -
     out = tools.train(config, "--work-dir", tmp_path).out
     assert "WARNING - optim_wrapper.paramwise_cfg.custom_keys: no parameter has 'offset' in its name" in out
     assert "WARNING - train_dataloader.sampler.shuffle=False: images are learned in the order of their list" in out
+    assert "nothing reads 'data': write train_dataloader, val_dataloader and test_dataloader" in out
+    assert "nothing reads 'num_epochs': write train_cfg.max_epochs" in out
+    assert "nothing reads 'resume_from': write load_from, and give --resume" in out
     assert "PipelineSwitchHook: switch_epoch=1 is never reached, the run has 1 epochs" in out
     assert "SwitchRecipeHook: action_epoch=2 is never reached, the run has 1 epochs" in out
     keys = "optim_wrapper.paramwise_cfg.custom_keys.offset.lr_mult=0.1"
