@@ -15,6 +15,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import BaseDetDataset
 from mmengine.dataset import BaseDataset
 
+from kd_mm.checks.masks import check_masks
 from kd_mm.datasets.damaged_images import file_damage
 from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning
 from kd_mm.utils.contexts import isolated_rng
@@ -33,10 +34,6 @@ _DECODED = 4
 _TRIED = 20
 #: Of these, samples that make a batch.
 _PASSED = 2
-#: Masks at which upstream fails, or which it reads as others.
-_NO_MASK = "without a 'segmentation'"
-_FLAT = "with numbers where a list of polygons is: write [[x1, y1, x2, y2, ...]]"
-_OTHER_SIZE = "with run lengths whose 'size' is not [height, width] of the image"
 
 
 class _Listed(NamedTuple):
@@ -77,7 +74,7 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
             _check_files(key, images, [folder for folder in part.data_prefix.values() if isinstance(folder, str)])
             _check_sizes(key, images, DecodedSize(part.pipeline.transforms), size_mismatch)
             _check_headers(key, _spread(images), loader)
-        _check_masks(key, part)
+        check_masks(key, part)
         samples = _check_samples(key, part)
         if key == "train_dataloader":
             _check_order(key, part, samples)
@@ -229,47 +226,6 @@ def _check_order(key: str, dataset: BaseDataset, passed: Sequence[Any]) -> None:
             raise ValueError(
                 f"{key}: {step} comes before LoadAnnotations, and so leaves the boxes as they are: load first"
             )
-
-
-def _check_masks(key: str, dataset: BaseDataset) -> None:
-    """Stop at masks that the pipeline cannot load, or where none is left; warn of some that upstream leaves out."""
-    steps = [vars(step) for step in dataset.pipeline.transforms if type(step).__name__ == "LoadAnnotations"]
-    step = next((step for step in steps if step.get("with_mask")), None)
-    if step is None:
-        return
-    count, found = 0, dict[str, list[str]]()
-    for info in map(dataset.get_data_info, range(0, len(dataset), -(-len(dataset) // _LOOKED_AT) or 1)):
-        for item in info["instances"]:
-            count += not item["ignore_flag"]
-            if not item["ignore_flag"] and (fault := _mask_fault(item, info, step["poly2mask"])):
-                found.setdefault(fault, []).append(info["img_path"])
-    if len(found.get(_NO_MASK, ())) == count:
-        return  # the step names what it needs
-    listed = ", ".join(f"{len(paths)} {fault} ({paths[0]})" for fault, paths in found.items())
-    line = f"{key}: of {count} objects looked at there are {listed}"
-    if sum(map(len, found.values())) == count or set(found) & {_NO_MASK, _FLAT, _OTHER_SIZE}:
-        raise ValueError(f"{line}: correct them, or take with_mask=True out of LoadAnnotations")
-    if found:
-        warn(f"{line}: they are left out, or their masks are empty")
-
-
-def _mask_fault(item: Mapping[str, Any], image: Mapping[str, Any], decoded: bool) -> str:
-    """Return what is wrong with the mask of an object in an image, empty if nothing."""
-    mask = item.get("mask")
-    if not mask:
-        return _NO_MASK
-    if isinstance(mask, Mapping):
-        fits = list(mask.get("size", ())) == [image.get("height"), image.get("width")]
-        return ("" if fits else _OTHER_SIZE) if decoded else "with run lengths, which poly2mask=False leaves out"
-    if not all(isinstance(polygon, list) for polygon in mask):
-        return _FLAT
-    points = [number for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6 for number in polygon]
-    if not points:
-        return "without a polygon of three points or more"
-    left, top, right, bottom = item["bbox"]
-    across, down = points[::2], points[1::2]
-    outside = min(across) > right or max(across) < left or min(down) > bottom or max(down) < top
-    return "with polygons outside of their box (are they in pixels?)" if outside else ""
 
 
 def _check_evaluation(key: str, dataset: BaseDataset) -> None:

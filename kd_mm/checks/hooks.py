@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 from kd_mm.checks.batches import check_batch, explain_step
 from kd_mm.checks.classes import class_list, compare_classes
 from kd_mm.checks.data import check_data
+from kd_mm.checks.masks import check_mixed_masks
 from kd_mm.checks.schedules import check_schedules
 from kd_mm.checks.shared_samples import check_shared
 from kd_mm.checks.weights import check_parameter_keys, check_pretrained
@@ -30,7 +31,6 @@ from kd_mm.utils.samples import (
     SampleError,
     base_datasets,
     describe_failure,
-    mixing_datasets,
     name_errors,
     without_slice,
 )
@@ -196,24 +196,6 @@ class FlatBoxHook(Hook):
                     "such boxes are left out (the first image is named)"
                 )
             self._warned = True
-
-
-def check_mixed_masks(key: str, dataset: Any) -> None:
-    """Stop at steps that mix several images and not their masks, or that need masks which are not loaded.
-
-    Raises:
-        ValueError: Naming the step.
-    """
-    for mixing in mixing_datasets(dataset):
-        steps = [step for part in base_datasets(mixing) for step in part.pipeline.transforms]
-        masked = [step for step in steps if type(step).__name__ == "LoadAnnotations" and step.with_mask]
-        for name, step in [(type(step).__name__, step) for step in mixing.pipeline]:
-            if name in ("Mosaic", "MixUp") and masked:
-                remedy = f"take Cached{name}, or with_mask=True out of LoadAnnotations"
-                raise ValueError(f"{key}: {name} mixes boxes and no masks: {remedy}")
-            if name == "CopyPaste" and not (step.paste_by_box or any(load.poly2mask for load in masked)):
-                remedy = "set with_mask=True and poly2mask=True of LoadAnnotations"
-                raise ValueError(f"{key}: CopyPaste needs masks of pixels: {remedy}")
 
 
 def _check(runner: Runner, key: str, dataset: Any) -> list[Any]:
