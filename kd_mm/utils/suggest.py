@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 from mmengine.logging import print_log
 
@@ -139,6 +140,12 @@ def describe_error(error: Exception) -> str:
         return str(error.args[0]) if " " in str(error.args[0]).strip() else f"KeyError: {error.args[0]!r}"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename} does not exist"
+    if isinstance(error, URLError):
+        what = f"{error.filename}: {error}" if isinstance(error, HTTPError) else error.reason
+        return (
+            f"a download fails ({what}): where the machine has no connection, put the weights of load_from, init_cfg "
+            "or --teacher-checkpoint into a file and give its path"
+        )
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     message = str(error).strip()

@@ -380,6 +380,10 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             'custom_hooks = [dict(type="EMAHook", begin_epoch=9)]\ntrain_cfg = dict(max_epochs=2)',
             "custom_hooks.0.begin_epoch: 9 is beyond the run, train_cfg.max_epochs is 2",
         ),
+        (
+            "load_from = 'http://127.0.0.1:9/a.pth'",
+            "error: a download fails ([Errno 111] Connection refused): where the",
+        ),
         ("model = dict(head=dict(in_channels=33))", "(12x32 and 33x3)): set in_channels of its neck and head to"),
     ],
 )
