@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -28,14 +29,12 @@ from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
 from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
 from kd_mm.checks.metrics import MetricCheckHook, named_metrics
-from kd_mm.checks.weights import LeftOverWeightsHook
+from kd_mm.checks.weights import LeftOverWeightsHook, check_checkpoint
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.resume_check import ResumeCheckHook
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.checkpoint import read_checkpoint
 from kd_mm.utils.config import is_distillation, load_config, parts_of, set_scopes
-from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file, place
 
@@ -99,7 +98,7 @@ def resume(config: Config, checkpoint: str) -> None:
             f"{config.work_dir}/last_checkpoint names {stored}, which does not exist: give another by --resume PATH, "
             "or remove that file"
         )
-    _check_start(config.load_from or stored)
+    check_checkpoint(config.load_from or stored)
 
 
 def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = ()) -> Runner:
@@ -122,7 +121,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     clean_data_sets(config)
     try:
         check_config(config)
-        _check_start(config.get("load_from"))
+        check_checkpoint(config.get("load_from"))
     except ValueError:
         print("\n".join(misspelt), flush=True, end="\n" if misspelt else "")  # one may be why
         raise
@@ -256,24 +255,17 @@ def measure_at_data_size(config: Config) -> None:
 
 def _make_resumable(config: Config) -> None:
     """Let any config write checkpoints that a kill cannot spoil, and resume exactly."""
-    hooks = config.setdefault("default_hooks", {})
+    if config.get("default_hooks") is None:
+        config.default_hooks = {}
+    hooks = config.default_hooks
     checkpoint = hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
-    if checkpoint is not None and checkpoint.get("type") == "CheckpointHook":
+    if checkpoint is not None and checkpoint.get("type") in (
+        "CheckpointHook",
+        "mmengine.CheckpointHook",
+        CheckpointHook,
+    ):
         checkpoint.setdefault("backend_args", {"backend": ATOMIC_BACKEND})
     hooks.setdefault("exact_resume", {"type": "kd_mm.ExactResumeHook"})
-
-
-def _check_start(checkpoint: str | None) -> None:
-    if not checkpoint or "://" in checkpoint:
-        return
-    path = Path(checkpoint).expanduser()
-    if path.is_file() and is_safetensors(path):
-        raise ValueError(
-            f"load_from={checkpoint} is a safetensors file, which the engine does not read: write it as another by "
-            "torch.save(safetensors.torch.load_file(PATH), NEW)"
-        )
-    with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
-        read_checkpoint(checkpoint)
 
 
 def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> None:

@@ -2,8 +2,10 @@
 compared with the network's.
 """
 
+import contextlib
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -21,6 +23,7 @@ from kd_mm.utils.checkpoint import (
     translated,
 )
 from kd_mm.utils.contexts import unwrapped
+from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.suggest import join_first, nearest
 
 #: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
@@ -155,3 +158,22 @@ def check_parameter_keys(runner: Runner) -> None:
         if near:
             raise ValueError(f"{line}, did you mean {near[0]!r}?")
         runner.logger.warning(line)
+
+
+def check_checkpoint(checkpoint: str | None) -> None:
+    """Stop at a file that the engine could not start from or go on from; addresses and None pass.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, is cut short, or is one of safetensors.
+    """
+    if not checkpoint or "://" in checkpoint:
+        return
+    path = Path(checkpoint).expanduser()
+    if path.is_file() and is_safetensors(path):
+        raise ValueError(
+            f"load_from={checkpoint} is a safetensors file, which the engine does not read: write it as another by "
+            "torch.save(safetensors.torch.load_file(PATH), NEW)"
+        )
+    with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
+        read_checkpoint(checkpoint)

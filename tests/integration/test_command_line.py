@@ -94,10 +94,12 @@ def test_a_config_that_imports_its_base(tools: Tools, world: World, tmp_path: Pa
     load_config(str(world.plain)).dump(tmp_path / "base.py")
     config = tmp_path / "pure.py"
     bases = "with read_base():\n    from .base import *"
-    changes = "model.update(type=ImageClassifier)\ntrain_cfg.update(max_epochs=1)"
-    imports = "from mmengine.config import read_base\nfrom mmpretrain.models import ImageClassifier"
+    changes = "model.update(type=ImageClassifier)\ntrain_cfg.update(max_epochs=1)\n"
+    changes += "default_hooks.update(checkpoint=dict(type=CheckpointHook, interval=1))"
+    imports = "from mmengine.config import read_base\nfrom mmpretrain.models import ImageClassifier\n"
+    imports += "from mmengine.hooks import CheckpointHook"
     config.write_text(f"{imports}\n{bases}\n{changes}\n")
-    tools.train(config, "--work-dir", tmp_path / "plain")
+    assert "kd_mm.AtomicLocalBackend" in tools.train(config, "--work-dir", tmp_path / "plain").out
     tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *world.taught)
     for name in ("plain", "kd"):
         tools.succeeds("test", config, tmp_path / name / "epoch_1.pth", "--work-dir", tmp_path / "test")
@@ -113,7 +115,8 @@ def test_a_run_without_validation_data(tools: Tools, world: World, tmp_path: Pat
 
 def test_a_hook_of_upstream_that_reads_the_size_of_a_batch(tools: Tools, world: World, tmp_path: Path) -> None:
     config = world.write(
-        "precise.py", '_base_ = "plain.py"\ncustom_hooks = [dict(type="PreciseBNHook", num_samples=24)]'
+        "precise.py",
+        '_base_ = "plain.py"\ncustom_hooks = [dict(type="PreciseBNHook", num_samples=24)]\ndefault_hooks = None',
     )
     tools.train(config, "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1")
 
