@@ -81,7 +81,8 @@ def _unreadable(config: str, file: Path, error: Exception) -> Exception:
         return ValueError(f"{config} is no Python: {error.msg} (line {error.lineno})")
     if own := [step for step in traceback.extract_tb(error.__traceback__) if step.name == "<module>"]:
         where = "" if Path(own[-1].filename) == file.absolute() else f"{own[-1].filename}, "
-        return ValueError(f"{config} cannot be read: {what} ({where}line {own[-1].lineno})")
+        hint = "; {{_base_.NAME}} is text there: write _base_.NAME" if "'str' object does" in what else ""
+        return ValueError(f"{config} cannot be read: {what} ({where}line {own[-1].lineno}){hint}")
     # The engine's own messages.
     if named := re.match(r'(?:file ")?(.+?)"? does not exist|(.+) not found! ', what):
         missing = Path(named[1] or named[2])

@@ -702,6 +702,8 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
         "opened.py': a variable of it is no va",
     )
     refused(train("lacking", 'x = dict(a=1)["b"]\n'), "lacking.py' cannot be read: KeyError: 'b' (line 1)")
+    changed = '_base_ = "plain.py"\nx = {{_base_.train_cfg}}\nx["max_epochs"] = 1\n'
+    refused(train("changed", changed), "item assignment (line 3); {{_base_.NAME}} is text there: write _base_.NAME")
     refused(train("circular", '_base_ = "circular.py"\n'), "circular.py': one of its bases inherits from itself")
     refused(train("dashed", '_base_ = "kd-mm::a/b.py"\n'), "write a base of a package as 'package::folder/file.py'")
     foreign = "from mmengine.config import read_base\nwith read_base():\n    from mmabsent.configs.x import *\n"
