@@ -27,6 +27,9 @@ from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first, warn
 
+#: Names of folders that hold class folders, where one folder above was named.
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+#: The remedy of class lists that differ.
 _SAME_LIST = (
     "give both the same list in the same order: metainfo=dict(classes=(...)), or for class folders the same folders "
     "(an empty one for a class without images)"
@@ -254,6 +257,11 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
         )
     if detects and key != "train_dataloader" and 0 < len(classes) < count:
         warn(f"{sizes}: a prediction of another class cannot be scored: set {option}={len(classes)}")
+    if not listed and len(classes) > 1 and {*map(str.lower, classes)} <= _SPLITS:
+        raise ValueError(
+            f"{key}: the folders of the classes are {join_first(classes)}, which are splits: name one of them in "
+            "data_root or data_prefix"
+        )
     if not plain or key != "train_dataloader" or not classes:
         return
     if not detects and len(classes) == 1 and (count > 1 or not is_multilabel(unwrapped(runner))):  # a softmax of one

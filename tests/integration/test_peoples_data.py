@@ -1180,6 +1180,8 @@ def test_labels_that_a_distilled_student_has_not(tools: Tools, world: World, fol
 
 
 def test_folders_of_classes_in_the_wrong_depth(tools: Tools, folders: Folders) -> None:
+    above = [f"train_dataloader.dataset.data_prefix={folders.data}", "model.head.num_classes=2"]
+    refused(folders.train(tools, *above), "the folders of the classes are train, val, which are splits: name one of")
     for part in ("train", "val"):
         (folders.data / part).rename(folders.data / "images")
         (folders.data / part).mkdir()
