@@ -21,7 +21,7 @@ from kd_mm.checks.data import check_data
 from kd_mm.checks.masks import check_mixed_masks
 from kd_mm.checks.schedules import check_schedules
 from kd_mm.checks.shared_samples import check_shared
-from kd_mm.checks.weights import check_parameter_keys, check_pretrained
+from kd_mm.checks.weights import check_frozen, check_parameter_keys, check_pretrained
 from kd_mm.distillers import Distiller
 from kd_mm.models.triplet_loss import TripletLoss
 from kd_mm.tasks import is_multilabel
@@ -103,6 +103,7 @@ class StartCheckHook(Hook):
             line = "holds an earlier run, whose files of the same names this one replaces; --resume goes on with it"
             runner.logger.warning(f"{runner.work_dir} {line}")
         check_pretrained(runner)
+        check_frozen(runner)
         check_parameter_keys(runner)
         check_schedules(runner)
 

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd_mm.distillers import Distiller
 from kd_mm.utils.checkpoint import (
@@ -135,6 +136,26 @@ def check_pretrained(runner: Runner) -> None:
                 f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
                 f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
             )
+
+
+def check_frozen(runner: Runner) -> None:
+    """Warn of parts of the trained network that are frozen at the values that they were initialised with."""
+    if runner.cfg.get("load_from") or runner.cfg.get("resume"):
+        return
+    model, filled = unwrapped(runner), list[str]()
+    for name, part in (model.student if isinstance(model, Distiller) else model).named_modules():
+        options = vars(part)
+        given = options.get("init_cfg")
+        filled += [name] if isinstance(given, Mapping) and given.get("type") == "Pretrained" else []
+        if any(name.startswith(above) for above in filled):
+            continue
+        stages = options.get("frozen_stages")
+        frozen = [f"frozen_stages={stages}"] if isinstance(stages, int) and stages >= 0 else []
+        if options.get("norm_eval") and any(isinstance(each, _BatchNorm) for each in part.modules()):
+            frozen.append("norm_eval=True")
+        for option in frozen:
+            line = f"model.{name}: {option} keeps it as it was initialised, since no weights are loaded: set load_from"
+            runner.logger.warning(f"{line} or init_cfg, or leave the option out")
 
 
 def check_parameter_keys(runner: Runner) -> None:

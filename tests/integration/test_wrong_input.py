@@ -425,6 +425,17 @@ def test_habits_that_are_mentioned(tools: Tools, world: World, tmp_path: Path) -
     assert "so far: without EMAHook the run goes on from the averaged weights, not from the trained; " in out
 
 
+def test_frozen_stages_without_pretrained_weights(tools: Tools, world: World, tmp_path: Path) -> None:
+    sizes = "depth=18, base_channels=4, stem_channels=4, frozen_stages=1, norm_eval=True"
+    backbone = f'model = dict(backbone=dict(_delete_=True, type="ResNet", {sizes}))\n'
+    config = world.write("frozen.py", f'_base_ = "plain.py"\n{backbone}train_cfg = dict(max_epochs=1)\n')
+    out = tools.train(config, "--work-dir", tmp_path).out
+    for option in ("frozen_stages=1", "norm_eval=True"):
+        assert f"WARNING - model.backbone: {option} keeps it as it was initialised, since no weights are loaded" in out
+    loaded = f"load_from={tmp_path}/epoch_1.pth"
+    assert "as it was initialised" not in tools.train(config, "--work-dir", tmp_path / "b", "--cfg-options", loaded).out
+
+
 def test_epochs_in_a_run_by_iterations(tools: Tools, world: World, tmp_path: Path) -> None:
     """Beside a ``data_preprocessor`` that the model's own replaces."""
     loop = "train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)"
