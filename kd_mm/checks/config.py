@@ -149,7 +149,8 @@ def _part(part: Any, key: str, kind: Kind, scope: str, outer: str = "") -> Itera
             yield from _part(item, f"{key}.{number}", kind, scope, outer)
         return
     if isinstance(part, str) and kind in (HOOK, DATASET, SAMPLER, TRANSFORM, METRIC):
-        yield f"{key}: {part!r} is no dict: write dict(type={part!r})"
+        remedy = f"write dict(type={part!r})" if len(part) > 1 else "is it of {{_base_.NAME}}[0]? Write _base_.NAME[0]"
+        yield f"{key}: {part!r} is no dict: {remedy}"
     if not isinstance(part, Mapping):
         return
     scope, given = part.get("_scope_") or scope, part.get("type")

@@ -343,6 +343,11 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ('val_evaluator = ["Accuracy"]', "val_evaluator.0: 'Accuracy' is no dict: write dict(type='Accuracy')"),
         ("val_evaluator = dict(_delete_=True, topk=(1,))", "val_evaluator has no type"),
         (
+            "steps = {{_base_.train_dataloader.dataset.pipeline}}\n"
+            "train_dataloader = dict(dataset=dict(pipeline=[steps[0]]))",
+            "pipeline.0: '_' is no dict: is it of {{_base_.NAME}}[0]? Write _base_.NAME[0]",
+        ),
+        (
             "train_dataloader = dict(dataset=dict(indices=[0, 99]))",
             "the config cannot be built: IndexError: list index out of range in ",
         ),
