@@ -23,7 +23,7 @@ OFFICIAL_COUNTS = {"train": 12936, "query": 3368, "gallery": 19732}
 SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
 JUNK, DISTRACTOR = -1, 0
 _META = ("pid", "camid", "role", "img_path", "sample_idx")
-_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d)")
+_NAME = re.compile(r"(-1|\d+)_[cC](\d+)(?!\d)")
 
 
 @DATASETS.register_module()

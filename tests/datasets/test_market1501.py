@@ -70,7 +70,7 @@ def test_other_files_in_the_folders(folder: MarketFolder, warnings: list[str]) -
         (train / name).write_bytes(b"x")
     (train / "._0002_c1s1_000001_00.jpg").write_bytes(b"x")
     folder.add("bounding_box_train", 2, 3, suffix=".png")
-    (train / "1501_c12_f0046182.jpg").write_bytes((folder.add("query", 9, 1)[0]).read_bytes())
+    (train / "1501_C12_f0046182.JPG").write_bytes((folder.add("query", 9, 1)[0]).read_bytes())
     data = read(folder)
     assert len(data) == 26
     last = data.get_data_info(25)
