@@ -119,6 +119,8 @@ def run_step(step: Any, data: dict[str, Any], name: str, sample: str) -> Any:
             what = f"its label is {data['gt_label']!r}: give the numbers of classes, not their names"
         if "mix_results" in what:
             what = "it mixes several images: put it into the pipeline of a MultiImageMixDataset around the data set"
+        if "failed to load image" in what and sample.lower().endswith((".tif", ".tiff")):
+            what += "; one of 32 bits is read by color_type='unchanged' alone: convert it to 8 or 16 bits"
         raise SampleError(f"{name}: {type(step).__name__} fails on {sample}: {what}") from error
 
 

@@ -298,6 +298,13 @@ def noisy_depth(shapes: Shapes) -> None:
             Image.fromarray(grey).save(shapes.voc.folder / "JPEGImages" / f"{split}{number:03d}.png")
 
 
+def floats(shapes: Shapes) -> None:
+    path = next(shapes.voc.folder.glob("JPEGImages/train000.*"))
+    image = Image.open(path).convert("F")
+    path.unlink()
+    image.save(path.with_suffix(".tif"))
+
+
 def test_camera_of_twelve_bits(tools: Tools, shapes: Shapes) -> None:
     noisy_depth(shapes)
     line = warning(shapes.run(tools), "train_dataloader: 8 of 8 images looked at have 16 bits")
@@ -482,6 +489,9 @@ REFUSED: dict[str, Wrong] = {
     "classes under mmdet 2's key": WrongCoco(
         "metainfo=dict(CLASSES=...): nothing reads 'CLASSES', did you mean 'classes'?",
         options=["train_dataloader.dataset.metainfo.CLASSES=[square]"],
+    ),
+    "an image of 32-bit numbers": Wrong(
+        "train000.tif; one of 32 bits is read by color_type='unchanged' alone: convert it", change=floats
     ),
     "a class list that is one text": WrongCoco(
         "no object of 8 images is of the class list (square disc bar); the annotations have square, disc, bar",
