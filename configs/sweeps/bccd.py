@@ -4,8 +4,6 @@ student = dict(config="kd_mm::detection/bccd/retinanet_r18w4_bccd.py", epochs=24
 
 seeds = (0, 1, 2)
 metrics = ("voc07/mAP", "voc12/mAP", "coco/mAP")
-joint = dict(teacher_row="teacher_exits", **student)
-cells_off = {f"model.recipe.losses.{loss}.loss_weight": 0 for loss in ("aux", "srd", "review")}
 teacher = dict(config="kd_mm::detection/bccd/retinanet_r18w40_bccd.py", seeds=[0], epochs=24)
 rows = [
     dict(name="teacher", **teacher),
@@ -14,15 +12,6 @@ rows = [
         dict(name=recipe, distiller=recipe, teacher_row="teacher", **student)
         for recipe in ("mtkd_ssr", "kd", "pkd+kd", "pkd", "pkd+kd+ld", "cwd", "mgd", "ld", "fgd")
     ),
-    dict(
-        name="mtkd_ssr, maps by scd alone",
-        distiller="mtkd_ssr",
-        teacher_row="teacher",
-        cfg_options={"model.recipe.losses.cwd.loss_weight": 0},
-        **student,
-    ),
     dict(name="teacher_exits", distiller="exits", **teacher),
-    dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", **joint),
-    dict(name="mtkd_ssr with joint exits, maps and own alone", distiller="mtkd_ssr", cfg_options=cells_off, **joint),
-    *(dict(name=f"{recipe} from teacher_exits", distiller=recipe, **joint) for recipe in ("pkd+kd", "cwd")),
+    dict(name="mtkd_ssr with joint exits", distiller="mtkd_ssr", teacher_row="teacher_exits", **student),
 ]
