@@ -150,7 +150,7 @@ OPTIONS = {
     "value of the loop": (["train_cfg.max_epochs=abc"], ["error: train_cfg.max_epochs: ", "'abc'"]),
     "value of the scheduler": (
         ["param_scheduler.begin=5", "param_scheduler.end=3"],
-        ["end should be larger than begin"],
+        ["error: param_scheduler.0: it begins at 5 and ends at 3: nothing is between them"],
     ),
     "name of a hook": (["default_hooks.loger.interval=1"], ["default_hooks.loger has no type, did you mean 'logger'?"]),
     "an override that is no list": (["custom_hooks=[EMAHook,"], ["write KEY=VALUE"]),
