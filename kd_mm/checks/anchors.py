@@ -1,16 +1,19 @@
 """Anchors of a detector that fit none of the objects, whatever their place in the image."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet.models.task_modules import AnchorGenerator, MaxIoUAssigner
+from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor
+from torch.nn.functional import pad
+from torchvision.ops import box_iou
 
 from kd_mm.distillers import Distiller
+from kd_mm.utils.config import as_list
 from kd_mm.utils.contexts import unwrapped
 
 
@@ -28,40 +31,27 @@ class AnchorCheckHook(Hook):
         if self._checked:
             return
         self._checked, model = True, unwrapped(runner)
-        samples = data_batch.get("data_samples") if isinstance(data_batch, Mapping) else None
-        packed = [sample.gt_instances for sample in samples or () if "gt_instances" in sample]
-        boxes = [torch.as_tensor(get_box_tensor(objects.bboxes)) for objects in packed if "bboxes" in objects]
-        boxes = [each[:, :4] for each in boxes if each.shape[-1] == 4 and len(each)]
-        student = model.student if isinstance(model, Distiller) else model
-        for name, head in student.named_children() if boxes else ():
+        for name, head in (model.student if isinstance(model, Distiller) else model).named_children():
             parts = vars(head)
-            generator, assigner = parts.get("prior_generator"), parts.get("assigner")
-            if not isinstance(generator, AnchorGenerator) or not isinstance(assigner, MaxIoUAssigner):
-                continue
-            anchors = torch.cat([each[:, 2:] - each[:, :2] for each in generator.base_anchors])
-            sides = torch.cat([each[:, 2:] - each[:, :2] for each in boxes]).to(anchors)
-            least = assigner.neg_iou_thr if isinstance(assigner.neg_iou_thr, float) else assigner.neg_iou_thr[-1]
-            poor = sides[best_overlaps(sides, anchors) < least]
-            if 2 * len(poor) > len(sides):
-                width, height = poor.median(dim=0).values.tolist()
-                smallest, largest = (float(each) for each in anchors.prod(dim=1).sqrt().aminmax())
-                runner.logger.warning(
-                    f"model.{name}: of {len(sides)} objects of the first batch {len(poor)}, in the median "
-                    f"{width:.0f} x {height:.0f} pixels, overlap with none of its anchors, of {smallest:.0f} to "
-                    f"{largest:.0f} pixels, by {least:g}: set scales or ratios of anchor_generator, or the size of "
-                    "Resize"
-                )
+            if isinstance(parts.get("assigner"), MaxIoUAssigner) and isinstance(
+                parts.get("prior_generator"), AnchorGenerator
+            ):
+                _compare(runner, name, head, data_batch["data_samples"])
 
 
-def best_overlaps(sides: Tensor, anchors: Tensor) -> Tensor:
-    """Return the largest overlap (IoU) of each box with one of the anchors, corner on corner.
-
-    Args:
-        sides: Widths and heights of N boxes, (N, 2).
-        anchors: Widths and heights of A anchors, (A, 2).
-
-    Returns:
-        (N,), from 0 to 1.
-    """
-    common = torch.minimum(sides[:, None], anchors[None]).prod(dim=-1)
-    return (common / (sides.prod(dim=-1)[:, None] + anchors.prod(dim=-1)[None] - common)).amax(dim=1)
+def _compare(runner: Runner, name: str, head: Any, samples: Sequence[DetDataSample]) -> None:
+    boxes = torch.cat([torch.as_tensor(get_box_tensor(sample.gt_instances.bboxes)) for sample in samples])
+    if not len(boxes) or boxes.shape[1] != 4:  # rotated ones have five numbers
+        return
+    anchors = torch.cat(head.prior_generator.base_anchors)
+    sides, others = (each[:, 2:] - each[:, :2] for each in (boxes.to(anchors), anchors))
+    least = as_list(head.assigner.neg_iou_thr)[-1]
+    poor = sides[box_iou(pad(sides, (2, 0)), pad(others, (2, 0))).amax(dim=1) < least]
+    if 2 * len(poor) > len(sides):
+        width, height = poor.median(dim=0).values.tolist()
+        smallest, largest = (float(each) for each in others.prod(dim=1).sqrt().aminmax())
+        runner.logger.warning(
+            f"model.{name}: of {len(sides)} objects of the first batch {len(poor)}, in the median {width:.0f} x "
+            f"{height:.0f} pixels, overlap with none of its anchors, of {smallest:.0f} to {largest:.0f} pixels, by "
+            f"{least:g}: set scales or ratios of anchor_generator, or the size of Resize"
+        )

@@ -23,6 +23,7 @@ from kd_mm.utils.checkpoint import (
     student_state_dict,
     translated,
 )
+from kd_mm.utils.config import as_list
 from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.suggest import join_first, nearest
@@ -143,18 +144,22 @@ def check_frozen(runner: Runner) -> None:
     if runner.cfg.get("load_from") or runner.cfg.get("resume"):
         return
     model, filled = unwrapped(runner), list[str]()
-    for name, part in (model.student if isinstance(model, Distiller) else model).named_modules():
+    network, key = (model.student, "model.student") if isinstance(model, Distiller) else (model, "model")
+    for name, part in network.named_modules():
         options = vars(part)
-        given = options.get("init_cfg")
-        filled += [name] if isinstance(given, Mapping) and given.get("type") == "Pretrained" else []
-        if any(name.startswith(above) for above in filled):
+        if any(
+            isinstance(given, Mapping) and given.get("type") == "Pretrained"
+            for given in as_list(options.get("init_cfg"))
+        ):
+            filled.append(f"{name}." if name else "")
+        if any(f"{name}.".startswith(above) for above in filled):
             continue
         stages = options.get("frozen_stages")
         frozen = [f"frozen_stages={stages}"] if isinstance(stages, int) and stages >= 0 else []
         if options.get("norm_eval") and any(isinstance(each, _BatchNorm) for each in part.modules()):
             frozen.append("norm_eval=True")
         for option in frozen:
-            line = f"model.{name}: {option} keeps it as it was initialised, since no weights are loaded: set load_from"
+            line = f"{key}.{name}: {option} keeps it as it was initialised, since no weights are loaded: set load_from"
             runner.logger.warning(f"{line} or init_cfg, or leave the option out")
 
 

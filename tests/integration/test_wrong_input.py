@@ -437,6 +437,8 @@ def test_frozen_stages_without_pretrained_weights(tools: Tools, world: World, tm
     out = tools.train(config, "--work-dir", tmp_path).out
     for option in ("frozen_stages=1", "norm_eval=True"):
         assert f"WARNING - model.backbone: {option} keeps it as it was initialised, since no weights are loaded" in out
+    taught = tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *world.taught).out
+    assert "WARNING - model.student.backbone: frozen_stages=1 keeps it as it was initialised" in taught
     loaded = f"load_from={tmp_path}/epoch_1.pth"
     assert "as it was initialised" not in tools.train(config, "--work-dir", tmp_path / "b", "--cfg-options", loaded).out
 
