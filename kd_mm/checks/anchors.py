@@ -31,15 +31,16 @@ class AnchorCheckHook(Hook):
         if self._checked:
             return
         self._checked, model = True, unwrapped(runner)
-        for name, head in (model.student if isinstance(model, Distiller) else model).named_children():
+        network, key = (model.student, "model.student") if isinstance(model, Distiller) else (model, "model")
+        for name, head in network.named_children():
             parts = vars(head)
             if isinstance(parts.get("assigner"), MaxIoUAssigner) and isinstance(
                 parts.get("prior_generator"), AnchorGenerator
             ):
-                _compare(runner, name, head, data_batch["data_samples"])
+                _compare(runner, f"{key}.{name}", head, data_batch["data_samples"])
 
 
-def _compare(runner: Runner, name: str, head: Any, samples: Sequence[DetDataSample]) -> None:
+def _compare(runner: Runner, key: str, head: Any, samples: Sequence[DetDataSample]) -> None:
     boxes = torch.cat([torch.as_tensor(get_box_tensor(sample.gt_instances.bboxes)) for sample in samples])
     if not len(boxes) or boxes.shape[1] != 4:  # rotated ones have five numbers
         return
@@ -51,7 +52,7 @@ def _compare(runner: Runner, name: str, head: Any, samples: Sequence[DetDataSamp
         width, height = poor.median(dim=0).values.tolist()
         smallest, largest = (float(each) for each in others.prod(dim=1).sqrt().aminmax())
         runner.logger.warning(
-            f"model.{name}: of {len(sides)} objects of the first batch {len(poor)}, in the median {width:.0f} x "
+            f"{key}: of {len(sides)} objects of the first batch {len(poor)}, in the median {width:.0f} x "
             f"{height:.0f} pixels, overlap with none of its anchors, of {smallest:.0f} to {largest:.0f} pixels, by "
             f"{least:g}: set scales or ratios of anchor_generator, or the size of Resize"
         )

@@ -200,11 +200,11 @@ class Loss(nn.Module):
         """Return the stages that are read, of ``num_stages`` matched ones.
 
         Raises:
-            ValueError: A stage in the config does not exist.
+            ValueError: A stage in the config does not exist, or is no number.
         """
         first = num_stages if self.reads_last_stage else 1
         chosen = self.stages or tuple(range(first, num_stages + 1))
-        wrong = [stage for stage in chosen if not 1 <= stage <= num_stages]
+        wrong = [stage for stage in chosen if stage not in range(1, num_stages + 1)]
         if wrong:
             raise ValueError(
                 f"{type(self).__name__}: stages={list(chosen)}, but the matched stages are 1..{num_stages}"

@@ -97,6 +97,7 @@ def test_wrong_options_and_recipes() -> None:
         ({"teacher_exits": {"mode": "frozen"}}, "choose one of 'auto', 'pretrained', 'joint', 'online'"),
         ({"losses.my_loss": {"type": "kd_mm.KDLoss"}}, "must not contain 'loss'"),
         ({"losses.srd.stages": [4]}, r"stages=\[4\], but the matched stages are 1\.\.3"),
+        ({"losses.srd.stages": ["layer1"]}, r"stages=\['layer1'\], but the matched stages are 1\.\.3"),
     ):
         assert_refused(message, build, recipe=recipe(**changes))
 
