@@ -1,15 +1,13 @@
 """Pages of the docs hold what the code has: a page for each recipe, and the messages of the page of symptoms."""
 
-import ast
 import re
-from pathlib import Path
 
-import kd_mm
 from kd_mm import losses
 from kd_mm.apis.recipes import TASK_MODELS, config_root, recipe_names
 
 from .distillers.test_recipes_and_tasks import REFUSED
 from .helpers.world import ROOT
+from .troubleshooting_page import PAGE, render
 
 FOLDER = ROOT / "docs" / "methods"
 PAGES = {page.stem: page.read_text() for page in sorted(FOLDER.glob("[a-z]*.md"))}
@@ -44,19 +42,5 @@ def test_every_page_has_its_parts() -> None:
         assert set(re.findall(r"kd_mm\.([A-Z]\w*Loss)\b", text)) <= set(vars(losses)), name
 
 
-def messages() -> str:
-    """All string constants of the package; those written in several pieces are one."""
-    texts = []
-    for file in Path(kd_mm.__file__).parent.rglob("*.py"):
-        nodes = ast.walk(ast.parse(file.read_text()))
-        texts += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return "\n".join(texts)
-
-
-def test_symptoms_are_messages() -> None:
-    known = messages()
-    rows = [line.split("|")[1] for line in (ROOT / "docs/troubleshooting.md").read_text().splitlines() if "| `" in line]
-    symptoms = [symptom for row in rows for symptom in re.findall("`([^`]+)`", row)]
-    assert len(symptoms) > 30
-    unknown = [piece for symptom in symptoms for piece in symptom.split("...") if piece.strip() not in known]
-    assert not unknown
+def test_the_troubleshooting_page_has_the_messages_of_the_code() -> None:
+    assert PAGE.read_text() == render(), "to write it: python -m tests.troubleshooting_page"
