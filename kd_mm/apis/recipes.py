@@ -9,8 +9,9 @@ from typing import Any
 from mmengine.config import Config
 
 import kd_mm
-from kd_mm.apis.overrides import override, stale_variables
+from kd_mm.apis.overrides import override
 from kd_mm.checks.config import check_config
+from kd_mm.checks.unread import stale_variables
 from kd_mm.distillers import Distiller
 from kd_mm.registry import MODELS
 from kd_mm.utils.config import is_distillation

@@ -22,13 +22,14 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
-from kd_mm.apis.overrides import misspelt_keys, override, stale_variables, unused_preprocessor
+from kd_mm.apis.overrides import override
 from kd_mm.checks.anchors import AnchorCheckHook
 from kd_mm.checks.annotation_files import explain_annotations, explain_steps
 from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
 from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
 from kd_mm.checks.metrics import MetricCheckHook, named_metrics
+from kd_mm.checks.unread import unread_keys
 from kd_mm.checks.weights import LeftOverWeightsHook, check_checkpoint
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.resume_check import ResumeCheckHook
@@ -116,14 +117,14 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         FileNotFoundError: The checkpoint to start or to go on from does not exist.
         ValueError: It is no checkpoint, or cut short; or the config is wrong (:func:`check_config`) or cannot be built.
     """
-    misspelt = misspelt_keys(config) + stale_variables(config) + unused_preprocessor(config)
+    unread = unread_keys(config)
     set_scopes(config._cfg_dict)
     clean_data_sets(config)
     try:
         check_config(config)
         check_checkpoint(config.get("load_from"))
     except ValueError:
-        print("\n".join(misspelt), flush=True, end="\n" if misspelt else "")  # one may be why
+        print("\n".join(unread), flush=True, end="\n" if unread else "")  # one may be why
         raise
     # torch 2.4 and 2.5 warn of every file that the engine loads, also of those that were found safe above.
     warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
@@ -135,7 +136,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
     except _UNCHECKED as error:  # such as one of upstream's frozen_stages=9
         raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}") from error
-    for line in misspelt:
+    for line in unread:
         print_log(line, logger="current", level=logging.WARNING)
     for hook in (
         LeftOverWeightsHook(),

@@ -10,30 +10,10 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from kd_mm.distillers import Distiller
 from kd_mm.stages.tap import child
-from kd_mm.utils.config import as_list, parts_of
+from kd_mm.utils.config import as_list
 from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.samples import without_slice
 
-#: Keys that mmcv 1 read at the top of a config, or that one may take for such, and what is read in their stead.
-_UNREAD = {
-    "optimizer": "optim_wrapper",
-    "optimizer_config": "optim_wrapper.clip_grad",
-    "fp16": "optim_wrapper, or give --amp",
-    "lr_config": "param_scheduler",
-    "runner": "train_cfg",
-    "total_epochs": "train_cfg.max_epochs",
-    "evaluation": "val_cfg",
-    "checkpoint_config": "default_hooks.checkpoint",
-    "log_config": "default_hooks.logger",
-    "resume_from": "load_from, and give --resume",
-    "seed": "randomness.seed",
-    **dict.fromkeys(("max_epochs", "num_epochs", "epochs"), "train_cfg.max_epochs"),
-    "batch_size": "train_dataloader.batch_size",
-    "lr": "optim_wrapper.optimizer.lr",
-    "classes": "metainfo=dict(classes=...) of each data set",
-}
-#: Words in mmcv 1's ``data``, a name that people give to parts of a config, too.
-_FORMER_DATA = {"samples_per_gpu", "workers_per_gpu", "train_dataloader", "train"}
 #: What is in the names of metrics of which more is better, and of those of which less is.
 _BETTER = {
     "greater": re.compile("acc|top|auc|map|precision|recall|f1|rank", re.I),
@@ -88,11 +68,6 @@ def check_schedules(runner: Runner) -> None:
             fitting = [each for each, words in _BETTER.items() if words.search(str(name))]
             if rule and len(fitting) == 1 and rule != fitting[0]:
                 lines.append(f"{type(part).__name__}: rule={rule!r} is wrong for {name!r}: set rule={fitting[0]!r}")
-    config = runner.cfg._cfg_dict.to_dict()
-    parts = [None, *(value for key, value in parts_of(config) if key not in _UNREAD)]  # where it is a variable
-    lines += [f"nothing reads {key!r}: write {new}" for key, new in _UNREAD.items() if config.get(key) not in parts]
-    if isinstance(data := config.get("data"), Mapping) and _FORMER_DATA & {*data}:
-        lines.append("nothing reads 'data': write train_dataloader, val_dataloader and test_dataloader")
     for line in lines:
         runner.logger.warning(line)
 

@@ -13,9 +13,9 @@ from mmengine.config import Config
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from kd_mm.apis.overrides import misspelt_keys, stale_variables
 from kd_mm.apis.recipes import compose
 from kd_mm.checks.config import check_config
+from kd_mm.checks.unread import stale_variables, unread_keys
 from kd_mm.utils.config import load_config
 from kd_mm.utils.suggest import known_options
 
@@ -246,8 +246,10 @@ def test_sections_and_misspelt_keys() -> None:
     check_config(config, ["model"])
     assert_refused("max_epochs", check_config, config)
     assert_refused("there is no model", check_config, Config({}))
-    assert misspelt_keys(["optim_wraper", "train_pipeline", "batch_size", "my_model", "train_cfg"]) == [
-        "config: nothing reads the key 'optim_wraper', did you mean 'optim_wrapper'?"
+    variables = dict.fromkeys(["optim_wraper", "train_pipeline", "batch_sizes", "my_model", "train_cfg"], {"a": 1})
+    assert unread_keys(Config({**variables, "seed": 7})) == [
+        "config: nothing reads 'seed': write randomness.seed",
+        "config: nothing reads the key 'optim_wraper', did you mean 'optim_wrapper'?",
     ]
 
 
