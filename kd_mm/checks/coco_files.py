@@ -24,8 +24,9 @@ _NEEDED = {
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),
     "categories": ("id", "name"),
 }
-#: Entries of these keys that are numbers, and how many.
+#: Entries of these keys that are numbers, and how many, and those that are text.
 _NUMBERS = {"width": 1, "height": 1, "area": 1, "bbox": 4}
+_TEXTS = ("file_name", "name")
 
 
 def categories(file: str) -> list[str]:
@@ -111,17 +112,20 @@ def find_problem(file: str) -> str:
             if lacking:
                 hint = ", which is width times height of the box where it is not measured" if key == "area" else ""
                 return f"{lacking} of its {len(entries)} {table} have no {key!r}{hint}"
-            wrong = [entry for entry in entries if key in _NUMBERS and not _are_numbers(entry[key], _NUMBERS[key])]
+            wrong = [entry for entry in entries if not _fits(key, entry[key])]
             if wrong:
-                what = "a number" if _NUMBERS[key] == 1 else "a list of four numbers"
+                what = {1: "a number", 4: "a list of four numbers"}.get(_NUMBERS.get(key, 0), "text")
                 first = f"in {table} of id {wrong[0].get('id')!r} it is {wrong[0][key]!r}"
                 return f"{len(wrong)} of its {len(entries)} {table} have a {key!r} that is not {what}: {first}"
     return ""
 
 
-def _are_numbers(value: Any, count: int) -> bool:
+def _fits(key: str, value: Any) -> bool:
+    if key not in _NUMBERS:
+        return isinstance(value, str) or key not in _TEXTS
     values = value if isinstance(value, list) else [value]
-    return len(values) == count and all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+    numbers = [each for each in values if isinstance(each, int | float) and math.isfinite(each)]
+    return len(numbers) == len(values) == _NUMBERS[key]
 
 
 def unlinked(content: dict[str, Any]) -> str:

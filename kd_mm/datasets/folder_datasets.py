@@ -32,14 +32,18 @@ class CUB(UpstreamCUB):
             ("images.txt", "image_class_labels.txt", "train_test_split.txt", "images/"),
             "https://data.caltech.edu/records/65de6-vp158 (CUB_200_2011.tgz)",
         )
-        values = {"images.txt": r"\S+", "image_class_labels.txt": r"\d+", "train_test_split.txt": "[01]"}
+        values = {
+            "images.txt": (r"\S+", "its path"),
+            "image_class_labels.txt": (r"[1-9]\d*", "its class, counted from 1"),
+            "train_test_split.txt": ("[01]", "1 for training or 0 for the test"),
+        }
         images: set[str] = set()
-        for name, value in values.items():
+        for name, (value, meaning) in values.items():
             lines = read_lines(Path(data_root) / name)
             for number, line in enumerate(lines, start=1):
                 if not re.fullmatch(rf"\d+\s+{value}", line):
                     raise ValueError(
-                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and one value"
+                        f"{data_root}/{name}: line {number} is {line!r}, not an image's number and {meaning}"
                     )
             numbers = {line.split()[0] for line in lines}
             images = images or numbers
@@ -120,7 +124,8 @@ class TinyImageNet(BaseDataset):
             ("wnids.txt", "words.txt", *entries),
             "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         )
-        self.wnids = sorted(read_text(root / "wnids.txt").split())
+        listed = read_text(root / "wnids.txt")
+        self.wnids = sorted(re.findall(r"\bn\d+\b", listed) or listed.split())  # there may be words beside them
         words = dict(line.split("\t", 1) for line in read_lines(root / "words.txt") if "\t" in line)
         classes = tuple(words.get(wnid, wnid) for wnid in self.wnids)
         super().__init__(

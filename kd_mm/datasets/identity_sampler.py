@@ -30,7 +30,7 @@ class IdentitySampler(Sampler[int]):
         seed: Seed, the same in all processes; by default drawn once and shared between them.
 
     Raises:
-        ValueError: P is below 2, K below 1, or the data set has fewer than P identities.
+        ValueError: P is below 2, K below 1, or the data set has no labels or fewer than P identities.
     """
 
     def __init__(self, dataset: Any, num_identities: int = 16, num_images: int = 4, seed: int | None = None) -> None:
@@ -41,7 +41,10 @@ class IdentitySampler(Sampler[int]):
         _check_counts(num_identities, num_images)
         self._images: dict[int, list[int]] = {}
         for index in range(len(dataset)):
-            self._images.setdefault(int(dataset.get_data_info(index)["gt_label"]), []).append(index)
+            label = dataset.get_data_info(index).get("gt_label")
+            if label is None:
+                raise ValueError("IdentitySampler: the images have no gt_label (kd_mm.Market1501: split='train')")
+            self._images.setdefault(int(label), []).append(index)
         if len(self._images) < num_identities:
             raise ValueError(
                 f"IdentitySampler: the data set has {len(self._images)} identities, a batch wants {num_identities}: "

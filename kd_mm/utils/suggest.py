@@ -146,6 +146,8 @@ def describe_error(error: Exception) -> str:
             f"a download fails ({what}): where the machine has no connection, put the weights of load_from, init_cfg "
             "or --teacher-checkpoint into a file and give its path"
         )
+    if isinstance(error, NotADirectoryError) and error.filename:
+        return f"{error.filename} is a file, not a folder"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     message = str(error).strip()

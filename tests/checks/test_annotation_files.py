@@ -34,6 +34,8 @@ def test_coco_files(tmp_path: Path) -> None:
         ),
         ({"annotations": [{**BOX, "bbox": [1, 2, None, 4]}]}, "it is [1, 2, None, 4]"),
         ({"images": []}, "it lists no image"),
+        ({"images": [{**IMAGE, "file_name": None}]}, "have a 'file_name' that is not text: in images of id 0"),
+        ({"categories": [{**CATEGORY, "name": 7}]}, "have a 'name' that is not text: in categories of id 1 it is 7"),
         ({"categories": {"1": "cat"}}, "it has no list 'categories', as a COCO file has"),
     ):
         content = {"images": [IMAGE], "annotations": [BOX], "categories": [CATEGORY], **changes}

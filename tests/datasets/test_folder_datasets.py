@@ -69,6 +69,7 @@ def test_tiny_imagenet_as_editors_leave_it(tiny: Path, encoding: str) -> None:
     for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
         text = (tiny / name).read_text().replace("\n", " \r\n")
         (tiny / name).write_bytes(text.encode(encoding))
+    (tiny / "wnids.txt").write_text("n02\tbullfrog\nn01 goldfish\n")
     for path in (tiny / "train").rglob("*.JPEG"):
         path.rename(path.with_suffix(".jpeg"))
         path.with_name(f"._{path.name}").write_bytes(b"of macOS")
@@ -110,8 +111,13 @@ def test_cub_reads_the_official_layout(tmp_path: Path) -> None:
     for loader in (config.train_dataloader, config.test_dataloader):
         assert DATASETS.build({**loader.dataset, "data_root": str(tmp_path)})[0]["inputs"].shape == (3, 224, 224)
     (tmp_path / "train_test_split.txt").write_text("1 1\n2 2\n3 1\n")
-    with pytest.raises(ValueError, match="train_test_split.txt: line 2 is '2 2', not an image's number and one value"):
+    with pytest.raises(ValueError, match="split.txt: line 2 is '2 2', not an image's number and 1 for training"):
         CUB(data_root=str(tmp_path))
+    (tmp_path / "train_test_split.txt").write_text("1 1\n2 0\n3 1\n")
+    (tmp_path / "image_class_labels.txt").write_text("1 0\n2 1\n3 199\n")
+    with pytest.raises(ValueError, match="line 1 is '1 0', not an image's number and its class, counted from 1"):
+        CUB(data_root=str(tmp_path))
+    (tmp_path / "image_class_labels.txt").write_text("1 1\n2 2\n3 200\n")
     (tmp_path / "train_test_split.txt").write_text("1 1\n2 0\n")
     with pytest.raises(ValueError, match="images.txt and train_test_split.txt have not the same images, .* numbers 3:"):
         CUB(data_root=str(tmp_path))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_mm.datasets import Market1501
+from kd_mm.datasets import IdentitySampler, Market1501
 from kd_mm.datasets.damaged_images import DamagedImageError
 from kd_mm.datasets.market1501 import OFFICIAL_COUNTS
 
@@ -52,6 +52,7 @@ def test_queries_come_before_the_gallery_without_junk(folder: MarketFolder, mess
     assert len(messages) == 1
     assert len(read(folder, "query")) == 3
     assert len(read(folder, "gallery")) == 7
+    assert_refused("IdentitySampler: the images have no gt_label .*split='train'", IdentitySampler, data)
 
 
 def test_classes_give_the_order_of_identities(folder: MarketFolder) -> None:
