@@ -40,9 +40,7 @@ from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file, place
 
 #: What upstream says of annotations that it cannot read.
-_UNREAD = re.compile(
-    "annotation file format|need at least one array to concatenate|invalid literal for int|values to unpack"
-)
+_UNREAD = re.compile("annotation file format|need at least one array to concatenate|values to unpack")
 #: Errors of upstream's constructors that do not check a value.
 _UNCHECKED = (AttributeError, IndexError, ZeroDivisionError)
 #: Errors that a config can cause.
@@ -200,7 +198,8 @@ def _train(config: Config, steps: StepHook) -> Runner:
         if steps.under_way and isinstance(error, INPUT_ERRORS):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
-        if not steps.begun and (unread or _UNREAD.search(str(error))):
+        reading = built and not steps.loops_built and not isinstance(error, OneLineError | FileNotFoundError)
+        if not steps.begun and (reading or unread or _UNREAD.search(str(error))):
             explain_annotations(config)
         if built and not steps.begun and not isinstance(error, OneLineError):
             explain_steps(config)

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, XMLDataset
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS, DefaultScope, Registry
 
 from kd_mm.checks.coco_files import categories, find_problem, left_out, read_content, unlinked
+from kd_mm.datasets import VOCDataset
 from kd_mm.datasets.text_files import read_lines
 from kd_mm.datasets.voc_annotation import parse_annotation
 from kd_mm.utils.config import as_list, data_sets
@@ -72,9 +73,9 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
     """Look for what stops upstream from reading the annotations of a config's data sets.
 
     Raises:
-        ValueError: A COCO file is no JSON or lacks what upstream reads; a line of a list is no image and the number of
-            its class; or a filter leaves no image of a data set because none has an object of its class list (upstream:
-            "need at least one array to concatenate").
+        ValueError: A COCO file is no JSON or lacks what upstream reads; mmdet fails on a file of Pascal VOC; a line of
+            a list is no image and the number of its class; or a filter leaves no image of a data set because none has
+            an object of its class list (upstream: "need at least one array to concatenate").
     """
     parts = [(key, part) for key, given in data_sets(config) for part in _reading_files(given)]
     with DefaultScope.overwrite_default_scope(config.get("default_scope")):
@@ -89,6 +90,8 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
             is_list = str(part.get("type")).rpartition(".")[2] in ("CustomDataset", "ImageNet")
             if is_list and os.path.isfile(file) and part.get("with_label", True):
                 _check_list(key, file)
+            if inspect.isclass(kind) and issubclass(kind, XMLDataset) and not issubclass(kind, VOCDataset):
+                _check_xml(key, part)
             if part.get("filter_cfg"):
                 dataset = DATASETS.build({**part, "filter_cfg": None, "test_mode": True})
                 if not any(dataset.get_data_info(index).get("instances", True) for index in range(len(dataset))):
@@ -97,6 +100,16 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
                 names = ("data_root", "ann_file", "split", "filter_cfg")
                 options = ", ".join(f"{name}={part[name]!r}" for name in names if name in part)
                 raise ValueError(f"{key}: {part['type']}({options}) has no sample")
+
+
+def _check_xml(key: str, part: Mapping[str, Any]) -> None:
+    try:
+        DATASETS.build(part)
+    except Exception as error:
+        raise ValueError(
+            f"{key}: {part['type']} fails on its annotations ({describe_failure(error)}): take kd_mm.VOCDataset, which "
+            "reads more of them and names the file"
+        ) from error
 
 
 def explain_steps(config: Mapping[str, Any]) -> None:

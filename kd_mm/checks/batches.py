@@ -196,6 +196,8 @@ def _lacking(sample: Any, student: nn.Module, trained: bool) -> str:
         masked = student.with_mask and not isinstance(student, BoxInst)  # which makes its masks of boxes
         if trained and masked and "gt_instances" in sample and "masks" not in sample.gt_instances:
             return "have no masks, and the network learns them: add with_mask=True to LoadAnnotations of its pipeline"
+        if "img_shape" not in sample:
+            return "have no img_shape: add the word to meta_keys of PackDetInputs"
         if not trained and "scale_factor" not in sample:
             return (
                 "have no scale_factor, by which boxes return to the size of the image: add a step dict(type="

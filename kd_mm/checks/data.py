@@ -110,6 +110,8 @@ def _check_files(key: str, samples: list[_Listed], folders: list[str]) -> None:
         what, remedy = "does not exist", ": put the data there, or set data_root"
         if os.path.isdir(path):
             what, remedy = "is a folder, not an image", ""
+        elif os.path.islink(path):
+            what, remedy = f"is a link to {os.readlink(path)}, which is not there", ""
         elif "\\" in path and os.sep == "/":
             remedy = ": write / for the backslashes in the annotations"
         elif there:

@@ -16,7 +16,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.checks.coco_files import read_table
-from kd_mm.evaluation import ReIDMetric
+from kd_mm.evaluation import DetectionMetric, ReIDMetric
+from kd_mm.evaluation.detection_metric import check_once
 from kd_mm.tasks.targets import box_tensor
 from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.contexts import isolated_rng
@@ -151,9 +152,14 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
                 chosen = metric.check_data([dataset.get_data_info(i) for i in range(len(dataset))]) or chosen
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
+        parts = list(base_datasets(dataset))
+        if isinstance(metric, DetectionMetric) and parts:
+            try:
+                check_once([part.get_data_info(i).get("img_path", "") for part in parts for i in range(len(part))])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
         if type(metric).__name__ != "CocoMetric":
             continue
-        parts = list(base_datasets(dataset))
         ids = Counter(part.get_data_info(i).get("img_id", (id(part), i)) for part in parts for i in range(len(part)))
         if twice := [repr(number) for number, count in ids.items() if count > 1]:
             line = f"CocoMetric tells images apart by their ids, and {len(twice)} are those of two images"

@@ -89,7 +89,7 @@ class DetectionMetric(BaseMetric):
             ValueError: No images, or one of them twice.
         """
         classes, names = self.classes, [image.name for image in results]
-        _check_names(names)
+        check_once(names)
         detections, objects = [image.detections for image in results], [image.objects for image in results]
         found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
         data = describe_data(names, (self.dataset_meta or {}).get("dataset_type"))
@@ -114,13 +114,21 @@ def _percent(fraction: float) -> float:
     return UNDEFINED if np.isnan(fraction) else 100.0 * float(fraction)
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_once(names: Sequence[str]) -> None:
+    """Stop where an image is evaluated more than once.
+
+    Args:
+        names: Of the images, empty where they have none.
+
+    Raises:
+        ValueError: One is there twice, or there are none.
+    """
     if not names:
         raise ValueError("DetectionMetric: no image was evaluated: is the list of the test split (ann_file) empty?")
     name, times = Counter(name or f"number {i}" for i, name in enumerate(names)).most_common(1)[0]
     if times > 1:
         raise ValueError(
-            f"image {name} was evaluated {times} times: every image counts once; is it listed twice in ann_file, or is "
+            f"image {name} is evaluated {times} times: every image counts once; is it listed twice in ann_file, or is "
             "the test data set repeated?"
         )
 

@@ -137,7 +137,7 @@ def test_wrong_input_raises_one_line() -> None:
             r"000007.jpg: a predicted box is not finite: \[0.0, nan, 9.0, 9.0, 0.4\d+\]; has the model diverged\?",
         ),
         ([broken(found=rows((0, 0, 9, 9, float("nan"), 0)))], CLASSES, "a predicted box is not finite"),
-        ([broken(), broken()], CLASSES, r"000007.jpg was evaluated 2 times: every image counts once"),
+        ([broken(), broken()], CLASSES, r"000007.jpg is evaluated 2 times: every image counts once"),
         ([], CLASSES, r"no image was evaluated: is the list of the test split \(ann_file\) empty\?"),
     ):
         assert_refused(message, evaluate, given, classes=classes)

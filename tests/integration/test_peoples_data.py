@@ -780,6 +780,33 @@ REFUSED: dict[str, Wrong] = {
         ],
         options=["train_dataloader.dataset.negatives=True"],
     ),
+    "annotations that mmdet's own data set does not read": Wrong(
+        "train_dataloader: mmdet.VOCDataset fails on its annotations (ValueError: invalid literal for int() with base",
+        "): take kd_mm.VOCDataset, which reads more of them and names the file",
+        data=UPSTREAM_VOC,
+        change=lambda shapes: [
+            path.write_text(path.read_text().replace("</name>", "</name><difficult>Unspecified</difficult>"))
+            for path in (shapes.voc.folder / "Annotations").glob("train*")
+        ],
+    ),
+    "an image that is validated on twice": WrongCoco(
+        "val_evaluator: image shapes/JPEGImages/val001.jpg is evaluated 2 times: every image counts once; is it listed",
+        change=lambda shapes: rewrite(
+            shapes, lambda content: content["images"][0].update(file_name="val001.jpg"), split="val"
+        ),
+    ),
+    "a link that leads nowhere": WrongCoco(
+        "train_dataloader: shapes/JPEGImages/train001.jpg is a link to /old/train001.jpg, which is not there (missing",
+        change=lambda shapes: [
+            shapes.image("train001").unlink(),
+            shapes.image("train001").symlink_to("/old/train001.jpg"),
+        ],
+    ),
+    "no size of the images for the head": Wrong(
+        "train_dataloader: the samples of ",
+        "have no img_shape: add the word to meta_keys of PackDetInputs",
+        change=lambda shapes: replace(shapes, PACK, PACK.replace('"),', '", meta_keys=("img_id", "img_path")),')),
+    ),
     "a metric without its package": WrongCoco(
         "val_evaluator: install the package faster_coco_eval, or take mmdet.CocoMetric",
         change=lambda shapes: replace(
