@@ -24,7 +24,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
 from kd_mm.apis.overrides import override
 from kd_mm.checks.anchors import AnchorCheckHook
-from kd_mm.checks.annotation_files import explain_annotations, explain_steps
+from kd_mm.checks.annotation_files import explain_annotations, explain_steps, explain_xml
 from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
 from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
@@ -40,7 +40,9 @@ from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file, place
 
 #: What upstream says of annotations that it cannot read.
-_UNREAD = re.compile("annotation file format|need at least one array to concatenate|values to unpack")
+_UNREAD = re.compile(
+    "annotation file format|need at least one array to concatenate|invalid literal for int|values to unpack"
+)
 #: Errors of upstream's constructors that do not check a value.
 _UNCHECKED = (AttributeError, IndexError, ZeroDivisionError)
 #: Errors that a config can cause.
@@ -195,11 +197,12 @@ def _train(config: Config, steps: StepHook) -> Runner:
                     f"{key}: whether more of {name!r} is better is not known: give its complete name, such as "
                     "reid/mAP, and rule='greater' or rule='less' beside it"
                 ) from error
-        if steps.under_way and isinstance(error, INPUT_ERRORS):
+        if steps.under_way and isinstance(error, INPUT_ERRORS) and not isinstance(error, OneLineError):
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
-        reading = built and not steps.loops_built and not isinstance(error, OneLineError | FileNotFoundError)
-        if not steps.begun and (reading or unread or _UNREAD.search(str(error))):
+        if built and not steps.loops_built and not isinstance(error, OneLineError | FileNotFoundError):
+            explain_xml(config)
+        if not steps.begun and (unread or _UNREAD.search(str(error))):
             explain_annotations(config)
         if built and not steps.begun and not isinstance(error, OneLineError):
             explain_steps(config)

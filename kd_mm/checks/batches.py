@@ -1,6 +1,7 @@
 """Batches that cannot be made or normalised: one line that names the data set and the files."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,9 +54,12 @@ def check_batch(
             f"{key}: the first images are of several sizes after the pipeline ({listed}): a batch pads them to the "
             "largest, and predictions depend on what is in it; let Resize and CenterCrop make one size"
         )
+    check_pixels(key, {"inputs": [each["inputs"] for each in samples], "data_samples": samples})
+    if isinstance(student, BaseDetector):
+        _check_shapes(key, samples)
     batch = collate(samples)
     with isolated_rng("first batch"):
-        _check_values(key, explain_preprocessor(key, batch, model))
+        _check_values(key, explain_preprocessor(key, batch, model), sizes)
     trained = key == "train_dataloader"
     if trained:
         _check_one_hot(model.data_preprocessor, student)
@@ -64,6 +68,39 @@ def check_batch(
         lacking = lacking or _more_than_one_label([sample["data_samples"] for sample in samples])
     if lacking:
         raise SampleError(f"{key}: the samples of {files(samples)} {lacking}")
+
+
+def check_pixels(key: str, batch: Any) -> None:
+    """Look for pixels that are infinite or NaN, which only images of floating point numbers can have.
+
+    Args:
+        key: Where the config has the data set.
+        batch: As a data loader gives it; on a GPU it is not looked at.
+
+    Raises:
+        SampleError: An image has some.
+    """
+    images = batch.get("inputs") if isinstance(batch, Mapping) else None
+    if not isinstance(images, list | torch.Tensor):
+        return
+    for image, sample in zip(images, batch.get("data_samples") or [None] * len(images), strict=True):
+        pixels = isinstance(image, torch.Tensor) and image.is_floating_point() and not image.is_cuda
+        if pixels and not image.isfinite().all():
+            raise SampleError(
+                f"{key}: {files([sample])} has pixels that are infinite or NaN: let a step of the pipeline replace them"
+            )
+
+
+def _check_shapes(key: str, samples: Sequence[Any]) -> None:
+    """Warn of images of another size than the last step says that knows of their boxes."""
+    for sample in samples:
+        shape, image = sample.get("data_samples", {}).get("img_shape"), sample["inputs"]
+        if shape is not None and isinstance(image, torch.Tensor) and tuple(shape[:2]) != tuple(image.shape[-2:]):
+            warn(
+                f"{key}: {files([sample])} has {image.shape[-1]}x{image.shape[-2]} pixels after the pipeline and is "
+                f"noted as {shape[1]}x{shape[0]}: does a step resize or crop the image, and not its boxes?"
+            )
+            return
 
 
 def _check_one_hot(preprocessor: Any, student: nn.Module) -> None:
@@ -79,22 +116,28 @@ def _check_one_hot(preprocessor: Any, student: nn.Module) -> None:
         raise SampleError(f"data_preprocessor.num_classes is {options['num_classes']}, the head has {own} classes")
 
 
-def _check_values(key: str, images: Any) -> None:
+def _check_values(key: str, images: Any, sizes: Sequence[tuple[int, ...]]) -> None:
     """Warn of images that the mean and standard deviation of the data preprocessor do not fit.
+
+    Args:
+        key: Where the config has the data set.
+        images: After the data preprocessor, which may have padded them.
+        sizes: Their heights and widths before it.
 
     Raises:
         SampleError: They make values that are not finite.
     """
-    if not isinstance(images, torch.Tensor):
+    if not isinstance(images, torch.Tensor) or not sizes:
         return
-    images = images.float()
-    largest, spread = float(images.abs().max()), float(images.std())
+    height, width = map(min, zip(*sizes, strict=True))
+    images = images[..., :height, :width].float()
+    largest, spread = float(images.abs().max()), float(images.std(dim=(-2, -1)).max())  # of one channel of one image
     if not math.isfinite(largest):
         raise SampleError(f"{key}: mean and std of the data_preprocessor make pixels that are not finite")
     if largest > 300 or spread < 0.02:
         warn(
             f"{key}: after the data_preprocessor the first images have values up to {largest:.3g}, with a standard "
-            f"deviation of {spread:.2g}: are mean and std those of pixels from 0 to 255, and applied once?"
+            f"deviation of up to {spread:.2g}: are mean and std those of pixels from 0 to 255, and applied once?"
         )
 
 
@@ -135,6 +178,8 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception, first
     """
     images = explain_preprocessor(key, batch, model)
     student = model.student if isinstance(model, Distiller) else model
+    if key == "train_dataloader":
+        check_labels(key, batch, model)
     for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
         if lacking := _lacking(sample, student, key == "train_dataloader"):
             raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
@@ -206,6 +251,31 @@ def _lacking(sample: Any, student: nn.Module, trained: bool) -> str:
     if trained and isinstance(student, ImageClassifier) and not {"gt_label", "gt_score"} & set(sample.keys()):
         return "have no label: does the data set give one, and does the pipeline keep it?"
     return ""
+
+
+def check_labels(key: str, batch: Any, model: nn.Module) -> None:
+    """Look for labels that are none of the network's classes: some heads learn them as background.
+
+    Raises:
+        SampleError: An image has some.
+    """
+    student = model.student if isinstance(model, Distiller) else model
+    for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
+        if wrong := _beyond(sample, student):
+            raise SampleError(f"{key}: {files([sample])} {wrong}")
+
+
+def _beyond(sample: Any, student: nn.Module) -> str:
+    names = r"(.+\.)?bbox_head(\.\d+)?" if isinstance(student, BaseDetector) else "head"
+    heads = [vars(part).get("num_classes") for name, part in student.named_modules() if re.fullmatch(names, name)]
+    counts = [count for count in heads if isinstance(count, int)]
+    labels = sample.get("gt_instances", {}).get("labels") if "gt_instances" in sample else sample.get("gt_label")
+    if not counts or not isinstance(labels, torch.Tensor) or not labels.numel():
+        return ""
+    first, last, count = int(labels.min()), int(labels.max()), max(counts)
+    if first >= 0 and last < count:
+        return ""
+    return f"has labels from {first} to {last}, and the network predicts {count} classes, from 0 on: count from 0"
 
 
 def _more_than_one_label(samples: Sequence[Any]) -> str:

@@ -190,12 +190,15 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
         raise ValueError(f"{key}: the class list names {join_first(twice)} twice ({join_first(classes)})")
     if isinstance(dataset, CustomDataset) and not dataset.ann_file and dataset.with_label:
         numbered, by = list(dataset.folder_to_idx), "class folders"
+        alike = Counter(plain_name(name).casefold() for name in numbered)
+        if double := [ascii(name) for name in numbered if alike[plain_name(name).casefold()] > 1]:
+            warn(f"{key}: class folders differ in capitals or blanks alone, each is a class: {join_first(double)}")
     elif isinstance(dataset, CocoDataset) and type(dataset).load_data_list is CocoDataset.load_data_list:
         check_entries(key, dataset.ann_file, classes)
         listed = categories(dataset.ann_file)
-        alike = {plain_name(name).casefold(): name for name in listed if name not in classes}
-        for name in [name for name in classes if name not in listed and plain_name(name).casefold() in alike]:
-            other = alike[plain_name(name).casefold()]
+        others = {plain_name(name).casefold(): name for name in listed if name not in classes}
+        for name in [name for name in classes if name not in listed and plain_name(name).casefold() in others]:
+            other = others[plain_name(name).casefold()]
             pair = [(ascii if plain_name(name) == plain_name(other) else repr)(each) for each in (name, other)]
             where = f"the class list names {pair[0]}, {dataset.ann_file} {pair[1]}"
             raise ValueError(f"{key}: {where}: write it alike in both")
@@ -210,6 +213,7 @@ def check_numbering(key: str, dataset: BaseDataset) -> None:
             f"{key}: {type(dataset).__name__} numbers its {by} in their own order ({join_first(numbered)}), the class "
             f"list is {join_first(classes)}, so {wrong[0]!r} is labelled {classes[numbered.index(wrong[0])]!r}: give "
             "metainfo=dict(classes=(...)) that order, without names that the data lack"
+            + (", or sort the categories of the file" if by == "categories" else "")
         )
 
 
@@ -262,14 +266,16 @@ def _check_outputs(runner: Runner, key: str, dataset: BaseDataset) -> None:
             f"{key}: the folders of the classes are {join_first(classes)}, which are splits: name one of them in "
             "data_root or data_prefix"
         )
-    if not plain or key != "train_dataloader" or not classes:
+    if not plain or key != "train_dataloader":
         return
     if not detects and len(classes) == 1 and (count > 1 or not is_multilabel(unwrapped(runner))):  # a softmax of one
         raise ValueError(
             f"{key}: the data set has one class ({classes[0]}), the network predicts {count}: data_root and "
             "data_prefix name the folder that holds the folders of the classes"
         )
-    if len(classes) < count:
+    if not detects and listed and len(found) == 1 < count:
+        warn(f"{key}: all images have the label {min(found)}, the network predicts {count} classes")
+    if 0 < len(classes) < count:
         warn(f"{sizes}: set {option}={len(classes)} unless the others are meant to stay untrained")
 
 

@@ -81,6 +81,16 @@ def check_entries(key: str, file: str, classes: Sequence[str]) -> None:
         )
     if why := left_out(content, classes):
         print_log(f"{key}: {file}: {why}; they are left out", "current", logging.WARNING)
+    names = {entry["id"]: entry["name"] for entry in content.get("categories", ())}
+    kinds = Counter(names.get(entry["category_id"]) for entry in content.get("annotations", ()))
+    if foreign := [f"{name} ({count})" for name, count in kinds.most_common() if name not in (None, *classes)]:
+        line = f"objects of classes that are not in the class list are left out: {join_first(foreign)}"
+        print_log(f"{key}: {file}: {line}", "current", logging.WARNING)
+    known = [entry for entry in content.get("annotations", ()) if names.get(entry["category_id"]) in classes]
+    crowds = sum(entry.get("iscrowd") == 1 for entry in known)
+    if crowds > len(known) // 5:
+        line = f"{crowds} of {len(known)} boxes are marked as a crowd (iscrowd), and so neither learned nor scored"
+        print_log(f"{key}: {file}: {line}", "current", logging.WARNING)
 
 
 def read_content(file: str) -> dict[str, Any]:

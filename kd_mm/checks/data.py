@@ -71,7 +71,9 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
             every = -(-len(part) // _LOOKED_AT) or 1
             images = [_listed(part.get_data_info(i)) for i in range(0, len(part), every)]
             images = [image for image in images if not re.match(r"\w*://", image.path)]
-            _check_files(key, images, [folder for folder in part.data_prefix.values() if isinstance(folder, str)])
+            folders = [folder for folder in part.data_prefix.values() if isinstance(folder, str)]
+            own = type(loader) is not LoadImageFromFile or loader.imdecode_backend == "tifffile"
+            _check_files(key, images, folders, [] if own else _spread(images))
             _check_sizes(key, images, DecodedSize(part.pipeline.transforms), size_mismatch)
             _check_headers(key, _spread(images), loader)
         check_masks(key, part)
@@ -97,8 +99,9 @@ def _spread(samples: list[_Listed]) -> list[_Listed]:
     return samples[:: -(-len(samples) // _READ) or 1]
 
 
-def _check_files(key: str, samples: list[_Listed], folders: list[str]) -> None:
-    """Stop at files that are missing, empty or, of a few, damaged; warn of images listed twice and of boxes outside."""
+def _check_files(key: str, samples: list[_Listed], folders: list[str], read: list[_Listed]) -> None:
+    """Stop at files that are missing, empty or, of those to be read, damaged; warn of images listed twice and of boxes
+    outside."""
     paths = [sample.path for sample in samples]
     sizes = [(path, os.path.getsize(path) if os.path.isfile(path) else None) for path in paths]
     missing = [path for path, size in sizes if size is None]
@@ -119,7 +122,7 @@ def _check_files(key: str, samples: list[_Listed], folders: list[str]) -> None:
         count = f"missing are {len(missing)} of {len(samples)} images looked for"
         raise FileNotFoundError(f"{key}: {path} {what} ({count}){remedy}")
     damaged = [f"{path} (it is empty)" for path, size in sizes if not size]
-    damaged += [] if damaged else [f"{x.path} ({reason})" for x in _spread(samples) if (reason := file_damage(x.path))]
+    damaged += [] if damaged else [f"{each.path} ({reason})" for each in read if (reason := file_damage(each.path))]
     if damaged:
         raise ValueError(
             f"{key}: {len(damaged)} of {len(samples)} images looked at are damaged: {join_first(damaged)}; repair them "

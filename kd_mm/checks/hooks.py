@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import IterableDataset
 
-from kd_mm.checks.batches import check_batch, explain_step
+from kd_mm.checks.batches import check_batch, check_labels, check_pixels, explain_step
 from kd_mm.checks.classes import class_list, compare_classes
 from kd_mm.checks.data import check_data
 from kd_mm.checks.masks import check_mixed_masks
@@ -31,6 +31,7 @@ from kd_mm.utils.samples import (
     SampleError,
     base_datasets,
     describe_failure,
+    files,
     name_errors,
     without_slice,
 )
@@ -61,12 +62,15 @@ class StepHook(Hook):
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         if mode == "train":
+            if not self.begun:
+                check_labels("train_dataloader", data_batch, unwrapped(runner))
             if not self.begun and is_main_process() and isinstance(unwrapped(runner), Distiller):
                 with contextlib.suppress(FileNotFoundError):
                     Path(runner.work_dir, "student.pth").unlink()
                     runner.logger.info("student.pth of an earlier run is removed; this run writes it at its end")
             self.begun = self.under_way = True
         self.key, self.batch = f"{mode}_dataloader", data_batch
+        check_pixels(self.key, data_batch)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -186,6 +190,8 @@ class FlatBoxHook(Hook):
             from mmdet.structures.bbox import get_box_tensor  # only a detector has boxes
 
             corners = torch.as_tensor(get_box_tensor(boxes))
+            if not corners.isfinite().all():
+                raise SampleError(f"train_dataloader: {files([sample])} has boxes that are infinite or NaN")
             sides = corners[:, 2:4] if corners.shape[1] > 4 else corners[:, 2:] - corners[:, :2]  # rotated: x, y, w, h
             flat = ~(sides > 0).all(dim=1)
             if not flat.any():

@@ -14,7 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
 from mmpretrain.datasets import CustomDataset
 
-from kd_mm.checks.annotation_files import has_area, no_object
+from kd_mm.checks.annotation_files import has_area, names_in_xml, no_object
 from kd_mm.utils.samples import base_datasets
 from kd_mm.utils.suggest import join_first, warn
 
@@ -110,9 +110,21 @@ def check_presence(key: str, dataset: BaseDataset) -> None:
             break
     if isinstance(dataset, BaseDetDataset) and len(missing) == len(classes):
         raise ValueError(f"{key}: {no_object(dataset, len(dataset))}")
+    if key == "train_dataloader" and isinstance(dataset, BaseDetDataset):
+        _check_background(key, dataset)
+    if foreign := [name for name in names_in_xml(dataset) if name not in classes]:
+        warn(f"{key}: objects of classes that are not in the class list are left out: {join_first(foreign)}")
     if missing and looked == len(dataset):
         names = join_first([classes[label] for label in sorted(missing)])
         warn(f"{key}: {len(missing)} of {len(classes)} classes have no object: {names}")
+
+
+def _check_background(key: str, dataset: BaseDetDataset) -> None:
+    """Warn where most images have no object."""
+    chosen = [*islice(_spread(len(dataset)), _LOOKED_AT // 4)]
+    empty = sum(not dataset.get_data_info(index).get("instances", True) for index in chosen)
+    if empty > len(chosen) / 2:
+        warn(f"{key}: {empty} of {len(chosen)} images looked at have no object: they are learned as background alone")
 
 
 def _spread(count: int) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """CUB-200-2011, ImageNet and Tiny ImageNet in their official layouts."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ class CUB(UpstreamCUB):
                     raise ValueError(
                         f"{data_root}/{name}: line {number} is {line!r}, not an image's number and {meaning}"
                     )
-            numbers = {line.split()[0] for line in lines}
+            counts = Counter(line.split()[0] for line in lines)
+            if twice := [number for number, count in counts.items() if count > 1]:
+                raise ValueError(f"{data_root}/{name}: images have several lines, number {join_first(twice)}")
+            numbers = set(counts)
             images = images or numbers
             if differing := sorted(images ^ numbers, key=int):
                 raise ValueError(
@@ -127,7 +131,9 @@ class TinyImageNet(BaseDataset):
         listed = read_text(root / "wnids.txt")
         self.wnids = sorted(re.findall(r"\bn\d+\b", listed) or listed.split())  # there may be words beside them
         words = dict(line.split("\t", 1) for line in read_lines(root / "words.txt") if "\t" in line)
-        classes = tuple(words.get(wnid, wnid) for wnid in self.wnids)
+        counts = Counter(words.get(wnid, wnid) for wnid in self.wnids)
+        names = {wnid: words.get(wnid, wnid) for wnid in self.wnids}
+        classes = tuple(f"{name} ({wnid})" if counts[name] > 1 else name for wnid, name in names.items())
         super().__init__(
             ann_file="",
             data_root=data_root,
@@ -147,12 +153,15 @@ class TinyImageNet(BaseDataset):
     def _from_folders(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
         samples: list[dict[str, Any]] = []
         for wnid, label in label_of.items():
-            folder = root / wnid / "images"
-            folder = folder if folder.is_dir() else root / wnid
-            images = sorted(path for path in folder.glob("[!.]*") if is_image(path.name))
+            images = _images(root / wnid / "images") or _images(root / wnid)
             if not images:
-                raise FileNotFoundError(f"Tiny ImageNet: no image in {folder.absolute()}: unpack anew")
+                raise FileNotFoundError(f"Tiny ImageNet: no image in {root.absolute() / wnid}: unpack anew")
             samples += [{"img_path": str(image), "gt_label": label} for image in images]
+        read = {sample["img_path"] for sample in samples}
+        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        there = [str(image) for path in folders for image in (*_images(path), *_images(path / "images"))]
+        if left := [image for image in there if image not in read]:
+            warn(f"Tiny ImageNet: {len(left)} images below {root} are not read: {join_first(left)}")
         return samples
 
     @staticmethod
@@ -165,10 +174,13 @@ class TinyImageNet(BaseDataset):
                 raise ValueError(f"{annotations.absolute()}, line {number}: {wnid!r} is not among wnids.txt")
             samples.append({"img_path": str(root / "images" / name), "gt_label": label_of[wnid]})
         listed = {Path(str(sample["img_path"])).name for sample in samples}
-        images = (path.name for path in (root / "images").glob("[!.]*") if is_image(path.name))
-        if unlisted := sorted(name for name in images if name not in listed):
+        if unlisted := [path.name for path in _images(root / "images") if path.name not in listed]:
             warn(
                 f"Tiny ImageNet: {len(unlisted)} images of {root / 'images'} have no line in {annotations.name} and "
                 f"are left out: {join_first(unlisted)}"
             )
         return samples
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if is_image(path.name))

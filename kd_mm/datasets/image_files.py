@@ -28,7 +28,7 @@ def without_suffix(name: str) -> str:
 
 
 class ImageFolder:
-    """The images of a folder and those below it by name, whatever the case of their ending.
+    """The images, or other files, of a folder and those below it by name, whatever the case of their ending.
 
     Letters with accents may be one character or two in a name: file systems and editors differ.
 
@@ -43,6 +43,7 @@ class ImageFolder:
         self.root = root
         self.several: dict[str, str] = {}
         self._listed: dict[str, dict[str, list[str]]] = {}
+        self._folded: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> str | None:
         """Return the path of an image.
@@ -78,9 +79,17 @@ class ImageFolder:
 
     def alike(self, name: str) -> str | None:
         """Return the path of an image whose name differs in the case of its letters and its ending alone."""
-        folder, stem = os.path.split(without_suffix(name))
-        alike = [files for other, files in self._files(folder).items() if other.casefold() == stem.casefold()]
-        return next((os.path.join(self.root, folder, file) for file in sum(alike, []) if is_image(file)), None)
+        return next((file for file in self.same_name(without_suffix(name)) if is_image(file)), None)
+
+    def same_name(self, name: str) -> list[str]:
+        """Return the paths of all files of a name, whatever the case of its letters and their endings."""
+        folder, stem = os.path.split(name)
+        if folder not in self._folded:
+            self._folded[folder] = {}
+            for other, files in self._files(folder).items():
+                self._folded[folder].setdefault(without_suffix(other).casefold(), []).extend(files)
+        files = self._folded[folder].get(normalize("NFC", stem).casefold(), [])
+        return [os.path.join(self.root, folder, file) for file in files]
 
     def _files(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._listed:

@@ -99,7 +99,7 @@ class Market1501(DamagedImageCheck, BaseDataset):
         """Return the images of one folder, junk included, without other files and subfolders."""
         folder = Path(self.data_root) / FOLDERS[part]
         with os.scandir(folder) as entries:
-            files = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+            files = sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
         names = [name for name in files if is_image(name)]
         expected = self.expected_counts.get(part)
         if expected is not None and len(names) != expected:

@@ -89,6 +89,9 @@ def names_in_list(lines: list[str], images: ImageFolder, annotations: str) -> tu
         The names, and one line on further columns, empty where there are none.
     """
     names, rests = [], []
+    if len(lines) == 1:  # such as a.jpg, b.jpg, c.jpg
+        parts = [part.strip() for part in lines[0].split(",")]
+        lines = parts if all(images.find(part) for part in parts) else lines
     for line in lines:
         name, rest = _name_in_line(line, images, annotations)
         found = images.find(name)

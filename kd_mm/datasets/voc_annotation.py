@@ -175,6 +175,11 @@ class AnnotationReport:
             lines.append(f"boxes that {what}: {len(images)}, in {join_first(sorted(set(images)))}")
         if self.foreign:
             lines.append(f"objects of classes that are not in the class list are left out: {_counted(self.foreign)}")
+        if self.difficult > self.known.total() / 2:
+            lines.append(
+                f"{self.difficult} of {self.known.total()} objects are marked by <difficult>, and so neither learned "
+                "nor scored"
+            )
         if self.others:
             lines.append(
                 f"annotations whose <filename> is another image of the folder: {len(self.others)}, "

@@ -147,12 +147,13 @@ def patch_class_folders(module: ModuleType) -> None:
 
     @functools.wraps(find)
     def find_folders(root: str, *args: Any, **kwargs: Any) -> tuple[list[str], dict[str, int]]:
-        folders = [name for name in find(root, *args, **kwargs)[0] if not name.startswith((".", "__MACOSX", "@eaDir"))]
+        folders = [name for name in find(root, *args, **kwargs)[0] if not _is_hidden(name)]
         return folders, {name: label for label, name in enumerate(folders)}
 
     @functools.wraps(collect)
     def get_samples(root: str, *args: Any, **kwargs: Any) -> tuple[list[Any], set[str] | None]:
         samples, empty = collect(root, *args, **kwargs)
+        samples = [each for each in samples if not any(map(_is_hidden, Path(each[0]).parts[:-1]))]
         unread = _unread(root, args[0] or [""], kwargs["is_valid_file"], len(samples))
         found = ", ".join(f"{count} of {ending}" for ending, count in unread.most_common())
         if not samples:
@@ -175,14 +176,20 @@ def patch_class_folders(module: ModuleType) -> None:
     vars(module).update(find_folders=find_folders, get_samples=get_samples, list_from_file=list_from_file)
 
 
+def _is_hidden(name: str) -> bool:
+    """Return whether a folder is one of a program: notebooks, macOS, Synology."""
+    return name.startswith((".", "__MACOSX", "@eaDir"))
+
+
 def _unread(root: str, folders: Iterable[str], is_read: Callable[[str], bool], count: int) -> Counter[str]:
     """Count the files in folders below a root that are not among the ``count`` ones that are read, by ending."""
     found: Counter[str] = Counter()
     images = 0
     for folder in folders:
-        for _, _, files in os.walk(os.path.join(root, folder)):
+        for path, _, files in os.walk(os.path.join(root, folder)):
             for name in files:
-                hidden = name.startswith(".")  # macOS writes ._x.png beside x.png on other disks
+                # macOS writes ._x.png beside x.png on other disks
+                hidden = name.startswith(".") or any(map(_is_hidden, Path(path).relative_to(root).parts))
                 if is_read(name) and hidden:
                     found["hidden images"] += 1
                 elif is_read(name):

@@ -96,7 +96,7 @@ def test_steps_of_an_evaluation_that_draw_at_random(tmp_path: Path) -> None:
 
 
 def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
-    """By their path, or by their pixels where the data set holds these."""
+    """By their path, as copies of a file, or by their pixels where the data set holds these."""
     arrays = [np.full((2, 2, 3), value, np.uint8) for value in range(3)]
     pixels = [
         mmpretrain.CIFAR10(data_root=str(tmp_path), split="test", test_mode=True, lazy_init=True) for _ in range(2)
@@ -105,11 +105,19 @@ def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
         dataset.load_data_list = lambda chosen=chosen: [{"img": image, "gt_label": 0} for image in chosen]
         dataset.full_init()
     with mock.patch.object(shared_samples, "warn") as log:
-        check_shared("val_dataloader", read(tmp_path / "other"), read(tmp_path))
+        other = read(tmp_path / "other")
+        Image.new("RGB", (64, 48), "red").save(tmp_path / "other" / "a.png")
+        check_shared("val_dataloader", other, read(tmp_path))
         log.assert_not_called()
         check_shared("val_dataloader", read(tmp_path), read(tmp_path))
+        (tmp_path / "link").symlink_to(tmp_path)
+        check_shared("val_dataloader", read(tmp_path / "link"), read(tmp_path))
         check_shared("test_dataloader", *pixels)
-    first, second = (call.args[0] for call in log.call_args_list)
+        (tmp_path / "other" / "a.png").write_bytes((tmp_path / "a.png").read_bytes())
+        check_shared("val_dataloader", other, read(tmp_path))
+    first, linked, second, copied = (call.args[0] for call in log.call_args_list)
+    assert linked == first
+    assert f"val_dataloader: 1 of 1 images ({tmp_path / 'other' / 'a.png'}) are in the training data too" in copied
     assert f"val_dataloader: 1 of 1 images ({tmp_path / 'a.png'}) are in the training data too: figures on" in first
     assert "test_dataloader: 1 of 2 images are in the training data too" in second
 

@@ -56,11 +56,19 @@ def test_tiny_imagenet_counts_identifiers_in_sorted_order_from_lists_and_folders
         (tiny / "val" / wnid).mkdir()
         (tiny / "val" / "images" / f"{name}.JPEG").rename(tiny / "val" / wnid / f"{name}.JPEG")
     (tiny / "val" / "images").rmdir()
+    capsys.readouterr()
     val = TinyImageNet(data_root=str(tiny), split="val")
     assert [(Path(val[i]["img_path"]).name, val[i]["gt_label"]) for i in range(2)] == [
         ("val_1.JPEG", 0),
         ("val_0.JPEG", 1),
     ]
+    assert not capsys.readouterr().out
+    write_image(tiny / "val" / "images" / "val_2.JPEG", (0, 0, 0))
+    write_image(tiny / "val" / "n03" / "val_3.JPEG", (0, 0, 0))
+    (tiny / "words.txt").write_text("n01\tcrane\nn02\tcrane\n")
+    assert TinyImageNet(data_root=str(tiny), split="val").metainfo["classes"] == ("crane (n01)", "crane (n02)")
+    out = capsys.readouterr().out
+    assert f"Tiny ImageNet: 2 images below {tiny}/val are not read: {tiny}/val/images/val_2.JPEG, " in out
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -92,7 +100,7 @@ def test_tiny_imagenet_errors(tiny: Path) -> None:
     assert_refused("val_annotations.txt, line 1: 'n77'", TinyImageNet, data_root=str(tiny), split="val")
     for image in (tiny / "train" / "n01" / "images").iterdir():
         image.unlink()
-    with pytest.raises(FileNotFoundError, match="no image in .*n01/images"):
+    with pytest.raises(FileNotFoundError, match="no image in .*train/n01: unpack anew"):
         TinyImageNet(data_root=str(tiny))
     (tiny / "words.txt").unlink()
     with pytest.raises(FileNotFoundError, match="lacks words.txt.*tiny-imagenet-200.zip"):
@@ -116,6 +124,9 @@ def test_cub_reads_the_official_layout(tmp_path: Path) -> None:
     (tmp_path / "train_test_split.txt").write_text("1 1\n2 0\n3 1\n")
     (tmp_path / "image_class_labels.txt").write_text("1 0\n2 1\n3 199\n")
     with pytest.raises(ValueError, match="line 1 is '1 0', not an image's number and its class, counted from 1"):
+        CUB(data_root=str(tmp_path))
+    (tmp_path / "image_class_labels.txt").write_text("1 1\n2 2\n2 5\n3 200\n")
+    with pytest.raises(ValueError, match=r"image_class_labels.txt: images have several lines, number 2$"):
         CUB(data_root=str(tmp_path))
     (tmp_path / "image_class_labels.txt").write_text("1 1\n2 2\n3 200\n")
     (tmp_path / "train_test_split.txt").write_text("1 1\n2 0\n")

@@ -77,6 +77,9 @@ def test_other_files_in_the_folders(folder: MarketFolder, warnings: list[str]) -
     last = data.get_data_info(25)
     assert (last["pid"], last["camid"]) == (1501, 12)
     assert f"files of .gif in {train} are not read" in warnings[0]
+    (train / "0002_c1s1_000099_00.jpg").symlink_to("/old/a.jpg")
+    with pytest.raises(ValueError, match=r"_000099_00.jpg \(a link to /old/a.jpg, which is not there\)"):
+        read(folder)
 
 
 def test_wrong_number_of_images(folder: MarketFolder) -> None:

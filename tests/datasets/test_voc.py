@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -250,6 +251,23 @@ def test_several_images_of_one_name(voc: VOCFolder, warnings: list[str]) -> None
     assert warnings[0].endswith("names with several image files: 1, read are a.jpg")
 
 
+def test_annotations_of_another_name(voc: VOCFolder) -> None:
+    """They are no missing ones, also where such are background."""
+    folder, name = voc.folder / "Annotations", "b\N{LATIN SMALL LETTER U WITH DIAERESIS}hne"
+    voc.image(name)
+    voc.annotate(normalize("NFD", name), xml([CAT]))
+    voc.split("train", [name])
+    assert len(read(voc, negatives=True).get_data_info(0)["instances"]) == 1
+    voc.split("train", ["a", "b", "c"])
+    for other in ("B.xml", "b.txt", "b.jpg.xml", "flat/b.xml"):
+        (folder / other).parent.mkdir(exist_ok=True)
+        (folder / "b.xml").rename(folder / other)
+        for negatives in (False, True):
+            line = f"there is no {folder}/b.xml, but {folder}/{other}, which is not read: write it as b.xml"
+            assert line in read_error(voc, negatives=negatives)
+        (folder / other).rename(folder / "b.xml")
+
+
 def test_image_listed_twice(voc: VOCFolder, warnings: list[str]) -> None:
     voc.split("train", ["a", "b", "a"])
     assert "a (it is listed 2 times)" in read_error(voc)
@@ -265,6 +283,7 @@ LISTS = {
     "endings in any case, blanks": b" a.JPG \nb.jpg\t\n\n  c.jpeg\n",
     "quotes and commas": b"'a',3\n\"b\",4\nc;red\n",
     "image and annotation": b"JPEGImages/a.jpg Annotations/a.xml\nJPEGImages/b.jpg b.xml\nJPEGImages/c.jpg x\n",
+    "one line": b"a.jpg, b.jpg, c.jpg\n",
     "paths of another machine": b"# from bob\nC:\\data\\a.jpg\n/home/bob/b.jpg\n./VOC2007/JPEGImages/c.jpg\n",
 }
 

@@ -986,6 +986,65 @@ def test_endings_that_windows_gives(tools: Tools, shapes: Shapes) -> None:
     assert "Epoch(train) [1][2/2]" in ended.out
 
 
+BOXES = """
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module(force=True)
+class Mine(BaseTransform):
+    def transform(self, results):
+        {line}
+        return results
+"""
+
+
+def test_steps_of_ones_own_for_boxes(tools: Tools, shapes: Shapes) -> None:
+    """Labels counted from 1, boxes that are no numbers, an image that is resized alone and scaled to 1."""
+
+    def run(line: str) -> Ended:
+        name = f"boxes_{len(line)}"
+        (shapes.root / f"{name}.py").write_text(BOXES.format(line=line))
+        shapes.config()
+        with (shapes.root / "config.py").open("a") as file:
+            file.write(f"custom_imports = dict(imports=['{name}'])\n")
+            file.write("train_dataloader['dataset']['pipeline'].insert(3, dict(type='Mine'))\n")
+        path = {"PYTHONPATH": str(shapes.root)}
+        return tools.run("train", "config.py", "--work-dir", "run", cwd=shapes.root, env=path)
+
+    refused(
+        run("results['gt_bboxes_labels'] = results['gt_bboxes_labels'] + 3"),
+        "has labels from 3 to 3, and the network predicts 3 classes, from 0 on: count from 0",
+    )
+    failed(run("results['gt_bboxes'].tensor[:] = float('nan')"), "has boxes that are infinite or NaN")
+    ended = run("results['img'] = results['img'][:32] / 255")
+    line = warning(ended, " has 64x32 pixels after the pipeline and is noted as 64x64: does a step resize or crop")
+    assert "train_dataloader: " in line
+    assert "applied once?" in warning(ended, "train_dataloader: after the data_preprocessor the first images have")
+
+
+def test_objects_that_are_not_learned(tools: Tools, shapes: Shapes) -> None:
+    """Of other categories, marked as crowds or as difficult, or of images that nobody has labelled."""
+    folder = shapes.voc.folder / "Annotations"
+    for number, path in enumerate(sorted(folder.glob("train*"))):
+        mark = "<difficult>1</difficult>" if number > 2 else "<difficult>0</difficult>"
+        path.write_text(path.read_text().replace("</name>", f"</name>{mark}"))
+    line = warning(shapes.run(tools), "<difficult>")
+    assert line.endswith("train.txt: 6 of 9 objects are marked by <difficult>, and so neither learned nor scored")
+    shapes.config(UPSTREAM_VOC)
+    path.write_text(re.sub("<name>.*</name>", "<name>Disk</name>", path.read_text()))
+    assert warning(shapes.run(tools), "objects of classes that are not in the class list are left out: Disk")
+    shapes.config(COCO)
+    rewrite(shapes, lambda content: content["categories"].append({"id": 9, "name": "Disc"}))
+    rewrite(shapes, lambda content: content["annotations"][1].update(category_id=9))
+    rewrite(shapes, lambda content: [box.update(iscrowd=1) for box in content["annotations"][4:6]])
+    rewrite(shapes, lambda content: [content["annotations"].pop() for _ in range(2)])
+    rewrite(shapes, lambda content: content["annotations"].pop(0))
+    ended = shapes.run(tools)
+    assert warning(ended, "train.json: objects of classes that are not in the class list are left out: Disc (1)")
+    assert warning(ended, "train.json: 2 of 4 boxes are marked as a crowd (iscrowd), and so neither learned nor scored")
+
+
 def test_an_error_in_a_step_that_mixes_images(tools: Tools, shapes: Shapes) -> None:
     mixing = """
 inner = dict({data}, data_root="shapes/", ann_file="ImageSets/Main/train.txt", pipeline=pipelines["train"][:2],
@@ -1030,13 +1089,14 @@ def test_folders_that_are_no_classes_and_images_of_other_endings(tools: Tools, f
     (folders.data / "train" / "blue" / "more.heic").write_bytes(b"")
     (folders.data / "train" / "blue" / "more.png").symlink_to("/nowhere/more.png")
     (folders.data / "train" / "blue" / "._000.png").write_bytes(b"of macOS")
+    shutil.copytree(folders.data / "train" / "green", folders.data / "train" / "blue" / ".ipynb_checkpoints")
     ended = folders.train(tools, "val_dataloader.dataset.data_prefix=train")
     assert ended.status == 0, ended.err
     assert "Epoch(train) [1][4/5]" in ended.out  # 60 images in batches of 12
-    line = warning(ended, "3 files in its folders are not read: ")
+    line = warning(ended, "23 files in its folders are not read: ")
     assert {*line.split("read: ")[1].split(", ")} == {
         "1 of .heic",
-        "1 of hidden images",
+        "21 of hidden images",
         "1 of links that lead nowhere",
     }
     assert "train_dataloader: 1 of 60 images looked at are 10 times as long as wide, or more: " in ended.out
@@ -1132,6 +1192,11 @@ class Odd(BaseTransform):
         ("results", "val_dataloader (CustomDataset): Odd leaves out "),
         ("__import__('os')._exit(9)", "error: a worker of a data loader exited unexpectedly"),
         ("{}['key']", ", line 10: return results if "),
+        ("{**results, 'gt_label': 7}", "has labels from 7 to 7, and the network predicts 3 classes, from 0 on: count"),
+        (
+            "{**results, 'img': results['img'] * __import__('numpy').float32('nan')}",
+            " has pixels that are infinite or NaN: let a step of the pipeline replace them",
+        ),
     ],
 )
 def test_a_step_of_ones_own(tools: Tools, folders: Folders, ending: str, words: str) -> None:
