@@ -16,7 +16,7 @@ from kd_mm.apis.run_options import set_threads, set_up_launcher
 from kd_mm.apis.runner import build_runner, no_trace_of_failure, read_config
 from kd_mm.utils.atomic_files import replace_file
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict, trained_classes
-from kd_mm.utils.config import as_list, is_distillation
+from kd_mm.utils.config import as_list, is_distillation, parts_of
 from kd_mm.utils.contexts import unwrapped
 
 #: Upstream's defaults: what merges the predictions for one image, and the metainfo of a detector's samples.
@@ -100,6 +100,11 @@ def evaluate(
         _draw_detections(plain, show_dir)
     plain.resume, plain.load_from = False, None
     plain.setdefault("val_cfg", None)
+    for _, part in parts_of(plain.model):  # the files that training began with need not be here
+        given = part.get("init_cfg") if isinstance(part, dict) else None
+        file = given.get("checkpoint") if isinstance(given, dict) else None
+        if isinstance(file, str) and "://" not in file and not Path(file).expanduser().is_file():
+            part.pop("init_cfg")
     _add_detection_metric(plain)
     set_up_launcher(plain, launcher)
     with no_trace_of_failure(plain.work_dir):

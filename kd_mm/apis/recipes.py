@@ -140,6 +140,8 @@ def compose(
         "teacher": _teachers(distiller, teacher, teacher_checkpoint) if teacher or needs_teacher(recipe) else None,
         "recipe": recipe,
     }
+    own = config.get("default_hooks") or {}
+    hooks = {name: hook for name, hook in hooks.items() if own.get(name, hook) is not None}
     composed.merge_from_dict({"default_hooks": hooks})
     _check_overrides(config, options or {})
     override(composed, dict(options or {}))

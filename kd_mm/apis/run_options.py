@@ -26,10 +26,15 @@ def set_up_launcher(config: Config, launcher: str) -> None:
     Distiller gets a gradient in every step, so the search for unused parameters stays off.
 
     Raises:
-        ValueError: A launcher that needs CUDA, processes that were not started, or more of them than GPUs.
+        ValueError: A launcher that needs CUDA, processes that were not started, or more of them than GPUs; or several
+            that were started without a launcher.
     """
+    launcher = config.get("launcher", "none") if launcher == "none" else launcher
     config.launcher = launcher
     if launcher == "none":
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started > 1 and "LOCAL_RANK" in os.environ:
+            raise ValueError(f"{started} processes were started, which would train apart: give --launcher pytorch")
         return
     if torch.cuda.is_available():
         started, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()

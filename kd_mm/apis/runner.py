@@ -30,12 +30,13 @@ from kd_mm.checks.config import check_config
 from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
 from kd_mm.checks.metrics import MetricCheckHook, named_metrics
 from kd_mm.checks.unread import unread_keys
-from kd_mm.checks.weights import LeftOverWeightsHook, check_checkpoint
+from kd_mm.checks.weights import LeftOverWeightsHook, check_checkpoint, check_pretrained
 from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.resume_check import ResumeCheckHook
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.config import is_distillation, load_config, parts_of, set_scopes
+from kd_mm.utils.config import as_list, is_distillation, load_config, parts_of, set_scopes
+from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.samples import OneLineError, SampleError
 from kd_mm.utils.suggest import nearest_file, place
 
@@ -67,6 +68,9 @@ def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str 
         config.work_dir = work_dir
     elif config.get("work_dir") is None:
         config.work_dir = str(Path("work_dirs") / Path(path.split("::")[-1]).stem)
+    if not config.work_dir:
+        raise ValueError("work_dir is empty: name a folder")
+    config.work_dir = str(Path(config.work_dir).expanduser())
     return config
 
 
@@ -91,9 +95,8 @@ def resume(config: Config, checkpoint: str) -> None:
         print(f"{config.work_dir} holds no checkpoint to resume: the run starts at its beginning", flush=True)
         config.resume = False
         return
-    config.load_from = None
-    if not Path(stored).is_file():
-        config.load_from = str(Path(config.work_dir) / Path(stored).name)
+    own = Path(config.work_dir, Path(stored).name)  # the folder may be a copy
+    config.load_from = str(own) if own.is_file() and not (Path(stored).is_file() and own.samefile(stored)) else None
     if not Path(config.load_from or stored).is_file():
         raise FileNotFoundError(
             f"{config.work_dir}/last_checkpoint names {stored}, which does not exist: give another by --resume PATH, "
@@ -130,6 +133,10 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
     measure_at_data_size(config)
     _make_resumable(config)
+    if is_distillation(config):  # checks its losses itself, and hands them out once per logging interval
+        given = as_list(config.get("custom_hooks"))
+        kept = [each for each in given if not str(each.get("type")).endswith("CheckInvalidLossHook")]
+        config.custom_hooks = kept
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     try:
@@ -183,6 +190,8 @@ def _train(config: Config, steps: StepHook) -> Runner:
     try:
         runner = build_runner(config)
         built = True
+        if not config.get("resume"):
+            check_pretrained(unwrapped(runner))
         runner.register_hook(steps)
         runner.train()
     except Exception as error:

@@ -223,7 +223,15 @@ def _check_levels(detector: nn.Module, images: torch.Tensor, error: Exception) -
     if generator is None:
         return
     with torch.no_grad():
-        maps = parts["neck"](parts["backbone"](images))
+        levels = parts["backbone"](images)
+        try:
+            maps = parts["neck"](levels)
+        except RuntimeError as again:
+            sizes = join_first([f"{each.shape[-1]}x{each.shape[-2]}" for each in levels])
+            raise SampleError(
+                f"model: the neck fails on maps of {sizes} ({describe_failure(again)}): set data_preprocessor."
+                "pad_size_divisor=32, or let Pad do so"
+            ) from error
     if len(maps) != generator.num_levels:
         raise SampleError(
             f"model: the neck gives {len(maps)} maps, and the head has {generator.num_levels} strides: set num_outs of "

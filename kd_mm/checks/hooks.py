@@ -3,14 +3,17 @@
 import contextlib
 import copy
 import multiprocessing
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.engine.hooks import DetVisualizationHook
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import IterableDataset
@@ -21,7 +24,7 @@ from kd_mm.checks.data import check_data
 from kd_mm.checks.masks import check_mixed_masks
 from kd_mm.checks.schedules import check_schedules
 from kd_mm.checks.shared_samples import check_shared
-from kd_mm.checks.weights import check_frozen, check_parameter_keys, check_pretrained
+from kd_mm.checks.weights import check_frozen, check_parameter_keys
 from kd_mm.distillers import Distiller
 from kd_mm.models.triplet_loss import TripletLoss
 from kd_mm.tasks import is_multilabel
@@ -99,17 +102,30 @@ class StartCheckHook(Hook):
         """Check them.
 
         Raises:
-            ValueError: See :func:`~kd_mm.checks.weights.check_pretrained`,
-                :func:`~kd_mm.checks.weights.check_parameter_keys` and
-                :func:`~kd_mm.checks.schedules.check_schedules`.
+            ValueError: See :func:`~kd_mm.checks.weights.check_parameter_keys` and
+                :func:`~kd_mm.checks.schedules.check_schedules`; a hook cannot write its files, or draw.
         """
         if Path(runner.work_dir, "last_checkpoint").is_file() and not runner.cfg.get("resume"):
             line = "holds an earlier run, whose files of the same names this one replaces; --resume goes on with it"
             runner.logger.warning(f"{runner.work_dir} {line}")
-        check_pretrained(runner)
+        _check_writing(runner)
         check_frozen(runner)
         check_parameter_keys(runner)
         check_schedules(runner)
+
+
+def _check_writing(runner: Runner) -> None:
+    """Let hooks that write later do so now: make the folder of the checkpoints, and find what draws."""
+    for hook in runner.hooks:
+        folder = vars(hook).get("out_dir") if isinstance(hook, CheckpointHook) else None
+        if folder and "://" not in str(folder) and is_main_process():
+            try:
+                os.makedirs(folder, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"default_hooks.checkpoint.out_dir: {describe_error(error)}") from error
+        draws = isinstance(hook, DetVisualizationHook) and (hook.draw or hook.test_out_dir)
+        if draws and not isinstance(runner.visualizer, DetLocalVisualizer):
+            raise ValueError("DetVisualizationHook: set visualizer=dict(type='mmdet.DetLocalVisualizer')")
 
 
 class DataCheckHook(Hook):

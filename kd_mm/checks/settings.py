@@ -37,6 +37,10 @@ def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}.{option}: nothing reads {option!r}{nearest(option, known)}"
     if isinstance(given := parts.get("resume"), str):
         yield f"resume: {given!r} is neither True nor False; --resume {given} goes on from a file"
+    base = (parts.get("auto_scale_lr") or {}).get("base_batch_size")
+    if isinstance(base, str):
+        why = "give the number of images that a step had where the learning rate was chosen"
+        yield f"auto_scale_lr.base_batch_size={base}: {why}"
     seed = (parts.get("randomness") or {}).get("seed")
     if isinstance(seed, str | float):
         yield f"randomness.seed: {seed!r} is no integer"
@@ -48,13 +52,16 @@ def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
             known, name = get_torchvision_models(), value.removeprefix("torchvision://")
             if name not in known:
                 yield f"{key}: torchvision has no {name!r}{nearest(name, known)}"
+        if key.endswith((".init_cfg.checkpoint", ".pretrained")) and isinstance(value, bool):
+            yield f"{key}: {value} is no path of a file"
         if local and not Path(value).expanduser().is_file():
             yield f"{key}: there is no file {value!r}: put the weights there, or leave init_cfg out"
     for key, value in parts_of(parts):
         is_path = "_dataloader." in key or key.endswith(("checkpoint", "load_from"))  # others take addresses
         if is_path and isinstance(value, str) and value.startswith("file://"):
             yield f"{key}: {value!r} is not read: write the path without file://"
-        if isinstance(value, float) and math.isnan(value):
+        rate = key.startswith("optim_wrapper.optimizer.")
+        if isinstance(value, float) and (math.isnan(value) or (rate and math.isinf(value))):
             yield f"{key}: {value} is no number"
         if inspect.isfunction(value) and value.__qualname__ not in vars(sys.modules.get(value.__module__, sys)):
             yield f"{key}: a run writes its config, which a function of its own cannot be in: register it and name it"

@@ -126,6 +126,6 @@ def _unused_preprocessor(config: Config) -> list[str]:
     networks = [model.get("student"), model] if isinstance(model, Mapping) else []
     network = next((part for part in networks if isinstance(part, Mapping)), {})
     own, outer = network.get("data_preprocessor"), config.get("data_preprocessor")
-    if own and outer and any(own.get(name) != value for name, value in outer.items()):
+    if own and outer and any(own.get(name) != value for name, value in outer.items() if name != "_scope_"):
         return ["config: data_preprocessor is set and not used: the model has its own, set that instead"]
     return []

@@ -4,11 +4,13 @@ compared with the network's.
 
 import contextlib
 import difflib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,6 +24,7 @@ from kd_mm.utils.checkpoint import (
     resized,
     student_state_dict,
     translated,
+    warn_of_adapters,
 )
 from kd_mm.utils.config import as_list
 from kd_mm.utils.contexts import unwrapped
@@ -113,34 +116,44 @@ def _of_another_toolkit(network: nn.Module, given: Mapping[str, Tensor], origin:
     return dict(found)
 
 
-def check_pretrained(runner: Runner) -> None:
-    """Stop where the file of an ``init_cfg`` fills none of the weights of its part; the engine goes on.
+def check_pretrained(model: nn.Module) -> None:
+    """Stop where the file of an ``init_cfg`` fills none of the weights of its part; warn where it fills less than half.
 
     Raises:
         ValueError: No name of a weight of the part is in the file.
     """
-    for name, part in unwrapped(runner).named_modules():
-        given = vars(part).get("init_cfg")
-        if runner.cfg.get("resume") or not isinstance(given, Mapping) or given.get("type") != "Pretrained":
-            continue
-        if "://" in given["checkpoint"]:
-            continue
-        stored = read_checkpoint(given["checkpoint"])
-        prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
-        names = [key.removeprefix("module.") for key in stored.get("state_dict", stored)]
-        own = part.state_dict()
-        if not own.keys() & {key.removeprefix(prefix) for key in names if key.startswith(prefix)}:
-            first = next(iter(own), "")
-            fitting = [key.removesuffix(f".{first}") for key in names if key.endswith(f".{first}")]
-            remedy = f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
-            raise ValueError(
-                f"{name}.init_cfg: none of the weights of {given['checkpoint']} has the name of one of "
-                f"{type(part).__name__}'s ({join_first(names)}): {remedy}"
-            )
+    for name, part in model.named_modules():
+        key = f"model.{name}".rstrip(".") + ".init_cfg"
+        for given in as_list(vars(part).get("init_cfg")):
+            if isinstance(given, Mapping) and given.get("type") == "Pretrained" and "://" not in given["checkpoint"]:
+                _check_pretrained(key, part, given)
+
+
+def _check_pretrained(key: str, part: nn.Module, given: Mapping[str, Any]) -> None:
+    stored, file = read_checkpoint(given["checkpoint"]), given["checkpoint"]
+    prefix = f"{given.get('prefix') or ''}.".lstrip(".").replace("..", ".")
+    names = [name.removeprefix("module.") for name in stored.get("state_dict", stored)]
+    own = part.state_dict()
+    filled = own.keys() & {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    if not filled:
+        first = next(iter(own), "")
+        fitting = [name.removesuffix(f".{first}") for name in names if name.endswith(f".{first}")]
+        remedy = f"set prefix={fitting[0]!r} in it" if fitting else "kd-mm convert renames those of other toolkits"
+        child = next((name for name, each in part.named_children() if each.state_dict().keys() & {*names}), "")
+        remedy = f"they are those of its {child}: set init_cfg there" if child else remedy
+        raise ValueError(
+            f"{key}: none of the weights of {file} has the name of one of {type(part).__name__}'s "
+            f"({join_first(names)}): {remedy}"
+        )
+    if len(filled) < len(own) / 2:
+        line = f"{key}: {file} has {len(filled)} of the {len(own)} weights of {type(part).__name__}"
+        print_log(f"{line}, the others stay as they were drawn", "current", logging.WARNING)
 
 
 def check_frozen(runner: Runner) -> None:
     """Warn of parts of the trained network that are frozen at the values that they were initialised with."""
+    network = unwrapped(runner)
+    warn_of_adapters(network.student if isinstance(network, Distiller) else network, "model")
     if runner.cfg.get("load_from") or runner.cfg.get("resume"):
         return
     model, filled = unwrapped(runner), list[str]()
@@ -186,14 +199,18 @@ def check_parameter_keys(runner: Runner) -> None:
         runner.logger.warning(line)
 
 
-def check_checkpoint(checkpoint: str | None) -> None:
+def check_checkpoint(checkpoint: Any) -> None:
     """Stop at a file that the engine could not start from or go on from; addresses and None pass.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint, is cut short, or is one of safetensors.
     """
-    if not checkpoint or "://" in checkpoint:
+    if checkpoint is None or checkpoint is False:
+        return
+    if not isinstance(checkpoint, str | Path) or not str(checkpoint):
+        raise ValueError(f"load_from={checkpoint!r} is no path of a file of weights")
+    if "://" in str(checkpoint):
         return
     path = Path(checkpoint).expanduser()
     if path.is_file() and is_safetensors(path):
@@ -202,4 +219,4 @@ def check_checkpoint(checkpoint: str | None) -> None:
             "torch.save(safetensors.torch.load_file(PATH), NEW)"
         )
     with contextlib.suppress(UnsafeCheckpointError):  # the engine may read it
-        read_checkpoint(checkpoint)
+        read_checkpoint(str(checkpoint))

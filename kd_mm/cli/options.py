@@ -21,7 +21,7 @@ class Overrides(DictAction):
         read = dict(vars(namespace)[self.dest] or {})
         for word in values:
             key, _, value = word.partition("=")
-            if "dict(" in value or "{" in value:
+            if value.lstrip("[(").startswith(("dict(", "{")):
                 parser.exit(
                     2,
                     f"error: {option_string} {word}: a dict is not read; write {key}.KEY=VALUE for each key of one "

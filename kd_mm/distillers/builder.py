@@ -44,7 +44,7 @@ class Networks:
         student_records: Recorded tensors of the student in the dry run.
         teacher_records: Likewise of each teacher.
         logits: The networks' own logits in the dry run, where a loss reads them, by ``"student"`` or teacher.
-        num_classes: K, where a network states it, likewise.
+        class_counts: K, where a network states it, likewise.
 
     Raises:
         ValueError: Class counts that differ where a loss compares logits, stages that do not fit, and so on.
@@ -74,7 +74,7 @@ class Networks:
             self.teacher_records = {name: self._run_teacher(name, inputs, taps) for name, taps in teacher_taps.items()}
             self.logits = self._measured_logits()
             self._set_classifiers()
-        self.num_classes = self._count_classes()
+        self.class_counts = self._count_classes()
 
     def is_online(self, teacher: Teacher) -> bool:
         """Return whether the exits of a teacher are trained during the distillation."""

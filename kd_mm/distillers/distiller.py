@@ -81,8 +81,8 @@ class Distiller(BaseModel):
         networks = Networks(self.student, self.task, self.recipe, teacher, stages, input_size, seed)
         self.teachers, self.stage_pairs, self.recorder = networks.teachers, networks.pairs, networks.recorder
         self.stages, self.exit_stages, self.exit_pairs = networks.matched, networks.exit_stages, networks.exit_pairs
-        self.num_classes, self.input_size = networks.num_classes, networks.input_size
-        self.task.note_classes(next(iter(self.num_classes.values()), 0))
+        self.class_counts, self.input_size = networks.class_counts, networks.input_size
+        self.task.note_classes(next(iter(self.class_counts.values()), 0))
         self.distill = build_objective(networks)
         self.compilation.apply(self.student, self.teachers, self.distill, self.task)
         self.progress = Progress()

@@ -58,7 +58,7 @@ def build_objective(networks: Networks) -> Objective:
 
 
 def _num_classes(networks: Networks) -> int:
-    return next(iter(networks.num_classes.values()), 0)
+    return next(iter(networks.class_counts.values()), 0)
 
 
 def _loss_context(networks: Networks, loss: Loss) -> LossContext:

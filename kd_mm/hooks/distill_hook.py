@@ -149,7 +149,7 @@ def check_data_of_teachers(distiller: Distiller, runner: Runner) -> None:
         return
     dataset = runner.train_dataloader.dataset
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    count = distiller.num_classes.get("student")
+    count = distiller.class_counts.get("student")
     if classes and count is not None and len(classes) != count:
         raise ValueError(
             f"the training data set has {len(classes)} classes, the student has {count}: set "
@@ -157,7 +157,7 @@ def check_data_of_teachers(distiller: Distiller, runner: Runner) -> None:
         )
     for name, teacher in distiller.teachers.items():
         trained = teacher.dataset_meta.get("classes")
-        if not classes or not trained or list(trained) == list(classes) or name not in distiller.num_classes:
+        if not classes or not trained or list(trained) == list(classes) or name not in distiller.class_counts:
             continue
         differences = ((i, *pair) for i, pair in enumerate(zip_longest(trained, classes)) if pair[0] != pair[1])
         number, expected, found = next(differences)

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
@@ -20,6 +21,10 @@ from kd_mm.utils.suggest import join_first
 
 _KEY = "images_of_step"
 _PARTS = "config_values"
+_EVALUATION = "evaluation_values"
+#: What training depends on in a config, beside the optimizer's options and the schedules, and what its scores do.
+_TRAINED = ("model", "data_preprocessor", "optim_wrapper", "custom_hooks", "train_dataloader")
+_EVALUATED = ("val_dataloader", "val_evaluator", "default_hooks.checkpoint.save_best")
 #: What in the state of a schedule is no option.
 _PROGRESS = ("last_step", "base_values", "verbose", "best", "num_bad_epochs", "cooldown_counter")
 
@@ -43,7 +48,8 @@ class ResumeCheckHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Store how many images a step has, and what the config says of model, data and step."""
-        checkpoint["meta"].update({_KEY: images_of_step(runner), _PARTS: _config_parts(runner.cfg)})
+        values = {_PARTS: _config_parts(runner.cfg), _EVALUATION: _config_parts(runner.cfg, _EVALUATED)}
+        checkpoint["meta"].update({_KEY: images_of_step(runner), **values})
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare, and give the optimizer's options in the checkpoint the config's values, before they are restored.
@@ -69,6 +75,10 @@ class ResumeCheckHook(Hook):
         if before not in (None, now):
             runner.logger.warning(f"resume: a step had {before} images, and has {now} now")
         self._reasons = _changed_parts(meta.get(_PARTS), _config_parts(runner.cfg))
+        other = _changed_parts(meta.get(_EVALUATION), _config_parts(runner.cfg, _EVALUATED))
+        if other:
+            self._reasons.append(f"{'; '.join(other)} (the best score so far does not count)")
+        _keep_best(checkpoint["message_hub"], runner, not other)
         if self._reasons:
             for kept in ("log_scalars", "resumed_keys"):
                 logged = checkpoint.get("message_hub", {}).get(kept, {})
@@ -98,10 +108,11 @@ class ResumeCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compute the schedules anew where something differs, and warn where nothing is left to train."""
         loop = runner.train_loop
-        if isinstance(loop, EpochBasedTrainLoop) and 0 < loop.max_epochs <= loop.epoch:
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        unit, done, last = ("epochs", loop.epoch, loop.max_epochs) if by_epoch else ("iters", loop.iter, loop.max_iters)
+        if 0 < last <= done:
             runner.logger.warning(
-                f"resume: the checkpoint has {loop.epoch} epochs, train_cfg.max_epochs is {loop.max_epochs}: nothing "
-                "is left to train"
+                f"resume: the checkpoint has {done} {unit}, train_cfg.max_{unit} is {last}: nothing is left to train"
             )
         reasons, self._reasons = self._reasons, []
         if not reasons:
@@ -115,15 +126,29 @@ class ResumeCheckHook(Hook):
         )
 
 
-def _config_parts(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values below the model, the wrapper of the optimizer, the user's hooks and the training data."""
-    speed = tuple(f"train_dataloader.{option}" for option in SPEED_OPTIONS)
+def _config_parts(config: Mapping[str, Any], keys: Sequence[str] = _TRAINED) -> dict[str, str]:
+    """Return the values below some keys of a config, without options of speed and those of the optimizer itself."""
+    left = tuple(f"{part}_dataloader.{option}" for part in ("train", "val") for option in SPEED_OPTIONS)
     return {
         key: str(value)
-        for part in ("model", "optim_wrapper", "custom_hooks", "train_dataloader")
-        for key, value in parts_of(config.get(part), part)
-        if isinstance(value, str | float | int | None) and not key.startswith(("optim_wrapper.optimizer.", *speed))
+        for key, value in parts_of({name: config.get(name) for name in {key.split(".")[0] for key in keys}})
+        if key.startswith(tuple(keys)) and isinstance(value, str | float | int | None)
+        if not key.startswith(("optim_wrapper.optimizer.", *left))
     }
+
+
+def _keep_best(message_hub: dict[str, Any], runner: Runner, counts: bool) -> None:
+    """Let the best checkpoint so far be the one in this run's own folder; one of another folder would be removed."""
+    if any(vars(hook).get("out_dir") not in (None, runner.work_dir) for hook in runner.hooks):
+        return  # a folder of the user's
+    info = message_hub.get("runtime_info", {})
+    for key in [key for key in info if key.startswith("best_")]:
+        own = Path(runner.work_dir, Path(str(info[key])).name)
+        if not counts or (key.startswith("best_ckpt") and not own.is_file()):
+            for kept in (info, message_hub.get("resumed_keys", {})):
+                kept.pop(key, None)
+        elif key.startswith("best_ckpt"):
+            info[key] = str(own)
 
 
 def _changed_parts(stored: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:

@@ -59,12 +59,12 @@ class TeacherCheckHook(Hook):
             if teacher.is_ema:  # not better than the student, which is not trained yet
                 continue
             # A teacher whose logits no loss reads may have other classes than the data set.
-            classes = distiller.num_classes.get(name) or task.num_classes(teacher.model, None)
-            if classes is not None and classes == distiller.num_classes.get("student"):
+            classes = distiller.class_counts.get(name) or task.num_classes(teacher.model, None)
+            if classes is not None and classes == distiller.class_counts.get("student"):
                 with isolated_rng("teacher check"):
                     loader = TrainingData(runner, distiller).loader(key, shuffled=True)  # many sets are sorted by class
                     found = task.judge(self._score(distiller, teacher, loader), classes)
-                read = name in distiller.num_classes or task.needs_trained_teacher
+                read = name in distiller.class_counts or task.needs_trained_teacher
                 self._check(runner, teacher, found, f"the first {found.scored} {split} {task.unit}", read)
 
     def _score(self, distiller: Distiller, teacher: Teacher, loader: Iterable[Any]) -> Tensor:

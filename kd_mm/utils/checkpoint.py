@@ -1,6 +1,7 @@
 """Weights of checkpoints and the networks that they fill, with a clear line when something does not fit."""
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,22 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
         if not weights:
             raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
     check_weights(own, weights, f"{what}: {origin}")
+    warn_of_adapters(model, what)
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
+
+
+def warn_of_adapters(model: nn.Module, what: str) -> None:
+    """Warn of mmpretrain's ``LoRAModel`` around random weights, which no checkpoint has and no training changes."""
+    for name, part in model.named_modules():
+        if type(part).__name__ != "LoRAModel":
+            continue
+        given = [vars(each).get("init_cfg") for each in part.modules()]
+        listed = [option for each in given if each for option in (each if isinstance(each, list) else [each])]
+        if not any(option.get("type") == "Pretrained" for option in listed):
+            line = f"{what}: {name}: LoRAModel keeps the weights of its module as they were drawn at random, and its"
+            remedy = "checkpoints lack them: set init_cfg=dict(type='Pretrained', checkpoint=PATH) of the module"
+            print_log(f"{line} {remedy}", "current", logging.WARNING)
 
 
 def resized(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine import registry as engine
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope
@@ -81,7 +82,11 @@ def _unreadable(config: str, file: Path, error: Exception) -> Exception:
         return ValueError(f"{config} is no Python: {error.msg} (line {error.lineno})")
     if own := [step for step in traceback.extract_tb(error.__traceback__) if step.name == "<module>"]:
         where = "" if Path(own[-1].filename) == file.absolute() else f"{own[-1].filename}, "
-        hint = "; {{_base_.NAME}} is text there: write _base_.NAME" if "'str' object does" in what else ""
+        hint = (
+            "; {{_base_.NAME}} is text there: write _base_.NAME"
+            if re.search("'str' object|string indices", what)
+            else ""
+        )
         return ValueError(f"{config} cannot be read: {what} ({where}line {own[-1].lineno}){hint}")
     # The engine's own messages.
     if named := re.match(r'(?:file ")?(.+?)"? does not exist|(.+) not found! ', what):
@@ -93,6 +98,8 @@ def _unreadable(config: str, file: Path, error: Exception) -> Exception:
         return ValueError(f"{config} asks for {{{{_base_.{error.args[0]}}}}}, which none of its bases defines")
     if "_get_package_and_cfg_path" in what:
         return ValueError(f"{config}: write a base of a package as 'package::folder/file.py'")
+    if named := re.search(r"Duplicate key is not allowed among bases.*{(.*)}", what):
+        return ValueError(f"{config}: several of its bases set {named[1]}: let one of them inherit from the other")
     if "cannot pickle" in what:
         return ValueError(f"{config}: a variable of it is no value ({what}): end the config with del NAME of it")
     if isinstance(error, RecursionError):
@@ -181,12 +188,18 @@ def plain_model_config(config: str | dict[str, Any]) -> tuple[ConfigDict, str | 
 def set_scopes(config: Any) -> None:
     """Let components of upstream that were inherited through ``kd_mm::`` build their parts in their own package.
 
-    The engine marks them with the scope kd_mm, in which the default parts of mmpretrain's and mmdet's are not found.
+    The engine marks them with the scope kd_mm, in which neither the default parts of mmpretrain's and mmdet's are found
+    nor networks that users register there.
     """
     for _, part in parts_of({"config": config}):
-        package = str(part.get("type")).partition(".")[0] if isinstance(part, Mapping) else None
-        if package in ("mmpretrain", "mmdet") and part.get("_scope_") == "kd_mm":
+        if not isinstance(part, dict) or part.get("_scope_") != "kd_mm" or not isinstance(part.get("type"), str):
+            continue
+        package, _, name = part["type"].rpartition(".")
+        if package in ("mmpretrain", "mmdet"):
             part["_scope_"] = package
+        elif not package and MODELS.get(name) is None:
+            owners = [scope for scope, each in engine.MODELS.children.items() if name in each.module_dict]
+            part["_scope_"] = owners[0] if owners else "kd_mm"
 
 
 def normalizing_steps(config: Mapping[str, Any], key: str = "train_dataloader") -> list[str] | None:
@@ -230,9 +243,16 @@ def as_list(given: Any) -> list[Any]:
 
 
 def data_sets(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the key of each data loader of a config, and the config of its data set, ``None`` where there is none."""
+    """Yield the key of each data loader of a config, and the config of its data set, ``None`` where there is none.
+
+    Raises:
+        ValueError: A loader is no dict.
+    """
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        yield key, (config.get(key) or {}).get("dataset")
+        loader = config.get(key) or {}
+        if not isinstance(loader, Mapping):
+            raise ValueError(f"{key}: {loader!r} is no dict; for none write None")
+        yield key, loader.get("dataset")
 
 
 def innermost_dataset(config: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_the_same_config_says_nothing_and_other_groups_are_refused(cpu_tools: To
     assert "WARNING - resume: " not in cpu_tools.train(*options(2)[1:], *resume).out
     ended = cpu_tools.train(*options(2)[1:], *resume[:2], "--resume")
     assert "resume: the checkpoint has 2 epochs, train_cfg.max_epochs is 2: nothing is left to train" in ended.out
+
+
+def test_the_best_checkpoint_is_that_of_the_own_folder_and_of_one_validation(cpu_tools: Tools, tmp_path: Path) -> None:
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    best = "default_hooks.checkpoint.save_best=accuracy/top1"
+    cpu_tools.train(*options(2, best, "optim_wrapper.optimizer.lr=1e-6")[1:], "--work-dir", first)
+    shutil.copytree(first, copy)
+    (kept,) = first.glob("best_*.pth")
+    cpu_tools.train(*options(4, best)[1:], "--work-dir", first / "other", "--resume", first / "epoch_2.pth")
+    cpu_tools.train(*options(4, best)[1:], "--work-dir", copy, "--resume")
+    assert kept.is_file()
+    assert len(list(copy.glob("best_*.pth"))) == 1
+    ended = cpu_tools.train(*options(5, best, "val_dataloader.dataset.indices=10")[1:], "--work-dir", copy, "--resume")
+    line = next(line for line in ended.out.splitlines() if "resume: the config differs" in line)
+    assert "val_dataloader.dataset.indices was 20, is 10 (the best score so far does not count)" in line
+    assert "The best checkpoint with " in ended.out
 
 
 def test_a_schedule_by_a_metric_keeps_what_it_has_reached(cpu_tools: Tools, tmp_path: Path) -> None:

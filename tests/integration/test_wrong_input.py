@@ -298,6 +298,15 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ),
         ("val_evaluator = dict(topk=[])", "val_evaluator.topk: it is empty; write [1]"),
         ('data_preprocessor = dict(std=["a", "b", "c"])', "data_preprocessor.std: ['a', 'b', 'c'] is no list of num"),
+        ('auto_scale_lr = dict(base_batch_size="8")', "auto_scale_lr.base_batch_size=8: give the number of images"),
+        ("optim_wrapper = dict(optimizer=dict(lr=1e999))", "optim_wrapper.optimizer.lr: inf is no number"),
+        ("load_from = True", "load_from=True is no path of a file of weights"),
+        ("model = dict(pretrained=True)", "model.pretrained: True is no path of a file"),
+        ("val_dataloader = 'none'", "val_dataloader: 'none' is no dict; for none write None"),
+        (
+            "default_hooks = dict(checkpoint=dict(out_dir='/proc/x/y'))",
+            "default_hooks.checkpoint.out_dir: /proc/x",
+        ),
         ("randomness = dict(seed=-1)", "randomness.seed: -1 is not from 0 to 2**32 - 1"),
         ("model = dict(backbone=[1])", "model.backbone: [1] is no dict"),
         ("model = dict(head=dict(_delete_=True, num_classes=3))", "model.head has no type"),
@@ -722,6 +731,11 @@ def test_configs_that_cannot_be_read(tools: Tools, world: World, config: Path, t
     refused(train("lacking", 'x = dict(a=1)["b"]\n'), "lacking.py' cannot be read: KeyError: 'b' (line 1)")
     changed = '_base_ = "plain.py"\nx = {{_base_.train_cfg}}\nx["max_epochs"] = 1\n'
     refused(train("changed", changed), "item assignment (line 3); {{_base_.NAME}} is text there: write _base_.NAME")
+    listed = '_base_ = "plain.py"\nx = {{_base_.model}}\nx["head"]\n'
+    refused(train("indexed", listed), "string indices", "; {{_base_.NAME}} is text there: write _base_.NAME")
+    (world.folder / "longer.py").write_text("train_cfg = dict(max_epochs=9)\n")
+    twice = "several of its bases set 'train_cfg': let one of them inherit from the other"
+    refused(train("twice", '_base_ = ["plain.py", "longer.py"]\n'), twice)
     refused(train("circular", '_base_ = "circular.py"\n'), "circular.py': one of its bases inherits from itself")
     refused(train("dashed", '_base_ = "kd-mm::a/b.py"\n'), "write a base of a package as 'package::folder/file.py'")
     foreign = "from mmengine.config import read_base\nwith read_base():\n    from mmabsent.configs.x import *\n"
@@ -898,6 +912,57 @@ def test_warnings_of_keys_and_weights_that_nothing_reads(tools, world, checkpoin
     assert "nothing reads the key 'traincfg', did you mean 'train_cfg'?" in ended.out
 
 
+def test_weights_that_training_began_with(tools: Tools, world: World, tmp_path: Path) -> None:
+    """A list of files is looked into, the log tells of few weights, and a test needs none of these files."""
+    own = {name.removeprefix("backbone."): value for name, value in weights(world.checkpoint).items()}
+    some = {name: value for name, value in own.items() if name.startswith("layer1.0.conv1")}
+    for name, stored in (("some", some), ("other", {f"trunk.{name}": value for name, value in own.items()})):
+        torch.save(stored, tmp_path / f"{name}.pth")
+
+    def config(name: str) -> Path:
+        given = f'init_cfg=[dict(type="Pretrained", checkpoint="{tmp_path}/{name}.pth")]'
+        return world.write(f"from_{name}.py", f'_base_ = "teacher.py"\nmodel = dict(backbone=dict({given}))')
+
+    ended = tools.run("train", config("other"), "--work-dir", tmp_path / "run")
+    refused(ended, "model.backbone.init_cfg: none of the weights of ", "set prefix='trunk' in it")
+    once = ["--work-dir", tmp_path / "run", "--cfg-options", "train_cfg.max_epochs=1"]
+    assert f"model.backbone.init_cfg: {tmp_path}/some.pth has 1 of the " in tools.train(config("some"), *once).out
+    away = ["model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint=/nowhere/own.pth"]
+    refused(tools.run("train", world.teacher, *once, *away), "there is no file '/nowhere/own.pth'")
+    ended = tools.run("test", world.teacher, world.checkpoint, "--work-dir", tmp_path / "run", "--cfg-options", *away)
+    assert ended.status == 0, ended.err
+
+
+OWN = """
+from mmengine.registry import HOOKS
+from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import MODELS
+
+
+@MODELS.register_module(force=True)
+class Mine(ImageClassifier):
+    pass
+"""
+
+
+def test_networks_and_hooks_of_upstream_in_a_distillation(tools: Tools, world: World, tmp_path: Path) -> None:
+    """One that is registered in mmpretrain, on a config of this package; hooks that look at losses and classes."""
+    (tmp_path / "own_network.py").write_text(OWN)
+    (tmp_path / "mine.py").write_text(
+        "_base_ = 'kd_mm::quickstart/student_digits.py'\ncustom_imports = dict(imports=['own_network'])\n"
+        "model = dict(type='Mine')\ntrain_dataloader = dict(dataset=dict(indices=64))\ntrain_cfg = dict(max_epochs=1)\n"
+    )
+    path = {"PYTHONPATH": str(tmp_path)}
+    ended = tools.run("train", tmp_path / "mine.py", "--work-dir", tmp_path / "run", env=path)
+    assert ended.status == 0, ended.err
+    hooks = "custom_hooks = [dict(type='mmdet.CheckInvalidLossHook', interval=1), dict(type='ClassNumCheckHook')]"
+    hooks = world.write("hooks.py", f"_base_ = 'plain.py'\n{hooks}\ndefault_hooks = dict(checkpoint=None)\n")
+    taught = ["--distiller", "kd", *world.taught, "--cfg-options", "train_cfg.max_epochs=1"]
+    taught += ["default_hooks.teacher_check.min_score=0", "default_hooks.logger.interval=2"]
+    ended = tools.run("train", hooks, "--work-dir", tmp_path / "taught", *taught)
+    assert ended.status == 0, ended.err
+
+
 def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path) -> None:
     broken = {
         key: value * torch.nan if key == "head.fc.bias" else value for key, value in weights(world.checkpoint).items()
@@ -977,6 +1042,14 @@ def test_resume_from_a_file_that_cannot_go_on(tools: Tools, world: World, tmp_pa
     (tmp_path / "epoch_1.pth").unlink()
     ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--resume")
     refused(ended, "last_checkpoint names /nowhere/epoch_1.pth, which does not exist: give another by --resume PATH")
+    # A copy of a folder goes on from its own file, also while the other one is there.
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    own = torch.load(tmp_path / "copy" / "epoch_1.pth", weights_only=False)
+    own["meta"]["epoch"] = 7
+    torch.save(own, tmp_path / "copy" / "epoch_1.pth")
+    once = ["--cfg-options", "train_cfg.max_epochs=1"]
+    ended = tools.train(world.plain, "--work-dir", tmp_path / "copy", "--resume", *once)
+    assert "the checkpoint has 7 epochs, train_cfg.max_epochs is 1: nothing is left to train" in ended.out
     # As a job that is started again and again has it.
     (tmp_path / "last_checkpoint").unlink()
     ended = tools.train(world.plain, "--work-dir", tmp_path, "--resume", "--cfg-options", f"load_from={alone}")
