@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from mmdet.datasets import CocoDataset, XMLDataset
@@ -161,7 +162,7 @@ def _check_list(key: str, file: str) -> None:
     lines = read_lines(file)
     wrong = [(number, line) for number, line in enumerate(lines, 1) if not _LABELLED.fullmatch(line)]
     if wrong or not lines:
-        first = f"line {wrong[0][0]} is {wrong[0][1]!r}" if wrong else "it is empty"
+        first = f"line {wrong[0][0]} is {shorten(wrong[0][1], 60)!r}" if wrong else "it is empty"
         raise ValueError(
             f"{key}: {file}: {first}, of {len(lines)} lines {len(wrong)} are no image and the number of its class: "
             "write 'folder/image.png 2', classes from 0 (several for an image: mmpretrain.MultiLabelDataset)"

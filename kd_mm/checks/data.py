@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -10,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
+from urllib.parse import unquote
 
+import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import BaseDetDataset
 from mmengine.dataset import BaseDataset
@@ -78,6 +82,8 @@ def check_data(key: str, dataset: Any, size_mismatch: str = "stop") -> list[Any]
             _check_headers(key, _spread(images), loader)
         check_masks(key, part)
         samples = _check_samples(key, part)
+        if loader is not None:
+            _check_upright(key, part, samples)
         if key == "train_dataloader":
             _check_order(key, part, samples)
         else:
@@ -118,7 +124,9 @@ def _check_files(key: str, samples: list[_Listed], folders: list[str], read: lis
         elif "\\" in path and os.sep == "/":
             remedy = ": write / for the backslashes in the annotations"
         elif there:
-            remedy = f", but {there} does: name it so in the annotations or by data_prefix, or rename the file"
+            alike = normalize("NFC", str(there)) == normalize("NFC", path)  # seen alike on a screen
+            name = f"{ascii(os.path.basename(there))}, whose accents are other characters," if alike else str(there)
+            remedy = f", but {name} does: name it so in the annotations or by data_prefix, or rename the file"
         count = f"missing are {len(missing)} of {len(samples)} images looked for"
         raise FileNotFoundError(f"{key}: {path} {what} ({count}){remedy}")
     damaged = [f"{path} (it is empty)" for path, size in sizes if not size]
@@ -148,13 +156,14 @@ def _check_files(key: str, samples: list[_Listed], folders: list[str], read: lis
 
 def _elsewhere(path: Path, folders: list[str]) -> Path | None:
     """Return the image without some of the folders in its path, such as one that is named twice, or in one more, or in
-    one of the data set, where the annotations name those of another machine."""
+    one of the data set, where the annotations name those of another machine, or the name as other programs write it."""
     parts = path.parts
     cut = [Path(*parts[:i], *parts[j:]) for i in range(1, len(parts)) for j in range(i + 1, len(parts))]
     below = [folder / path.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
-    return next(
-        (other for other in (*cut, *below, *(Path(each, path.name) for each in folders)) if other.is_file()), None
-    )
+    # As addresses are written, or with Label Studio's mark.
+    names = [path.name, unquote(path.name), re.sub("^[0-9a-f]{8}-", "", path.name)]
+    named = [Path(str(folder), name) for folder in (path.parent, *folders) for name in names]
+    return next((other for other in (*cut, *below, *named) if other.is_file()), None)
 
 
 def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy: str) -> None:
@@ -219,6 +228,21 @@ def _check_headers(key: str, samples: list[_Listed], loader: LoadImageFromFile) 
             f"{key}: {len(deep)} of {len(samples)} images looked at have 16 bits and are cut to their upper 8; the "
             f"largest value in the first {len(images)} is {largest} of 255{dark}"
         )
+
+
+def _check_upright(key: str, dataset: BaseDataset, samples: Sequence[Any]) -> None:
+    """Warn where the pipeline makes wide images of upright ones, or the other way round."""
+    size, lying = DecodedSize(dataset.pipeline.transforms), []
+    for sample in samples:
+        named = sample.get("data_samples") if isinstance(sample, Mapping) else None
+        path = str(named.get("img_path", "")) if named is not None else ""
+        image = sample.get("inputs") if named is not None else None
+        if os.path.isfile(path) and isinstance(image, torch.Tensor):
+            with contextlib.suppress(ValueError):
+                before, after = (width / height for width, height in (size(path), image.shape[:-3:-1]))
+                lying.append((before < 0.8 and after > 1.25) or (before > 1.25 and after < 0.8))
+    if lying and all(lying):
+        warn(f"{key}: the pipeline exchanges width and height of the first images: scale of Resize is (width, height)")
 
 
 def _check_order(key: str, dataset: BaseDataset, passed: Sequence[Any]) -> None:

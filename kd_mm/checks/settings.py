@@ -52,8 +52,8 @@ def wrong_settings(parts: Mapping[str, Any]) -> Iterator[str]:
             known, name = get_torchvision_models(), value.removeprefix("torchvision://")
             if name not in known:
                 yield f"{key}: torchvision has no {name!r}{nearest(name, known)}"
-        if key.endswith((".init_cfg.checkpoint", ".pretrained")) and isinstance(value, bool):
-            yield f"{key}: {value} is no path of a file"
+        if key.endswith(".init_cfg.checkpoint") and not isinstance(value, str):
+            yield f"{key}: {value!r} is no path of a file"
         if local and not Path(value).expanduser().is_file():
             yield f"{key}: there is no file {value!r}: put the weights there, or leave init_cfg out"
     for key, value in parts_of(parts):

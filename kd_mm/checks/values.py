@@ -49,7 +49,8 @@ def _in_model(part: Mapping[str, Any], key: str) -> Iterator[str]:
             if isinstance(item, int | float | str):
                 yield f"{key}.{name}: {value!r} is no dict"
             elif item and "type" not in item:
-                yield f"{key}.{name} has no type"
+                why = ": a list replaces the whole one of the base" if isinstance(value, list) else ""
+                yield f"{key}.{name} has no type{why}"
     rpn = part.get("rpn")
     samplers = as_list(rpn.get("sampler")) if isinstance(rpn, Mapping) else []
     if any(
@@ -92,6 +93,12 @@ def _several_data_sets(part: Mapping[str, Any], key: str, names: tuple[str, ...]
 def _in_hook(part: Mapping[str, Any], key: str) -> Iterator[str]:
     if not isinstance(best := part.get("save_best"), str | list | None):
         yield f"{key}.save_best: {best!r} is no name of a metric; 'auto' takes the first"
+    for rule in as_list(part.get("rule")):
+        if rule not in ("greater", "less"):
+            yield f"{key}.rule: {rule!r} is neither 'greater' nor 'less'"
+    threshold, monitor = part.get("stopping_threshold"), str(part.get("monitor"))
+    if isinstance(threshold, float) and threshold <= 1 and monitor.startswith(("accuracy/", "single-label/", "reid/")):
+        yield f"{key}.stopping_threshold: {threshold} stops at once, {monitor} is in per cent"
     if part.get("interval") == 0:
         yield f"{key}.interval: 0 is no interval; -1 means never"
     if isinstance(level := part.get("priority"), str) and level.upper() not in Priority.__members__:

@@ -24,6 +24,8 @@ _NUMBERED = (
     re.compile(r"(?P<number>\d+)[\s:,;.)]+(?P<name>.+)"),
     re.compile(r"(?P<name>.+?)\s*[,;\t]\s*(?P<number>\d+)"),
 )
+#: A class of CVAT's ``labelmap.txt``: name, colour, parts, actions.
+_PAINTED = re.compile(r"[^:]+:[\d,]*:[^:]*:[^:]*")
 _BETWEEN = re.compile(r"[\s,;]+")
 
 
@@ -48,8 +50,8 @@ def read_names(path: str | Path) -> list[str]:
     """Return the class names in a file: JSON or YAML, or one name a line, or one line with commas.
 
     JSON and YAML hold a list, names by their numbers or numbers by their names, also below ``names``. Comments, quotes
-    around names, commas behind those, numbers before or behind names that count the lines, and a header above such are
-    left out.
+    around names, commas behind those, numbers before or behind names that count the lines, a header above such, and
+    what CVAT's label maps have beside the names are left out.
     """
     lines = [line for line in read_lines(path) if not line.startswith("#")]
     if lines and (lines[0][0] in "[{" or Path(path).suffix.lower() in (".yaml", ".yml")):
@@ -62,6 +64,9 @@ def read_names(path: str | Path) -> list[str]:
                 content = sorted(content, key=lambda name: int(content[name]))
             if not isinstance(content, str):
                 return list(content)
+    if lines and all(_PAINTED.fullmatch(line) for line in lines):
+        names = [line.partition(":")[0] for line in lines]
+        return [name for name in names if name != "background"]
     if len(lines) == 1:
         lines = [name.strip() for name in lines[0].split(",") if name.strip()]
     for rows, pattern in itertools.product((lines, lines[1:]), _NUMBERED):

@@ -122,12 +122,35 @@ def test_images_of_an_evaluation_that_are_trained_on(tmp_path: Path) -> None:
     assert "test_dataloader: 1 of 2 images are in the training data too" in second
 
 
+def test_width_and_height_in_another_order(tmp_path: Path) -> None:
+    for scale, count in (((64, 48), 0), ((48, 64), 1)):
+        dataset = read(tmp_path)
+        dataset.pipeline.transforms.insert(2, TRANSFORMS.build({"type": "mmdet.Resize", "scale": scale}))
+        with mock.patch.object(data, "warn") as log:
+            check_data("train_dataloader", dataset)
+        assert [call.args[0] for call in log.call_args_list] == count * [
+            "train_dataloader: the pipeline exchanges width and height of the first images: scale of Resize is "
+            "(width, height)"
+        ]
+
+
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "b.png").mkdir()
     with pytest.raises(FileNotFoundError, match=r"b\.png is a folder, not an image \(missing are 1 of 1"):
         check_data("train_dataloader", read(tmp_path, "b.png"))
     with pytest.raises(FileNotFoundError, match="write / for the backslashes in the annotations"):
         check_data("train_dataloader", read(tmp_path, "images\\c.png"))
+    for name, there in (("b%20b.png", "b b.png"), ("0123abcd-c.png", "c.png")):
+        Image.new("RGB", (64, 48)).save(tmp_path / there)
+        with pytest.raises(
+            FileNotFoundError, match=f"{name} does not exist .*, but {tmp_path}/{there} does: name it so"
+        ):
+            check_data("train_dataloader", read(tmp_path, name))
+    Image.new("RGB", (64, 48)).save(tmp_path / "\xf6.png")
+    with pytest.raises(
+        FileNotFoundError, match=r"but '\\xf6.png', whose accents are other characters, does: name it so"
+    ):
+        check_data("train_dataloader", read(tmp_path, "o\u0308.png"))
     content = (tmp_path / "a.png").read_bytes()
     for damage, words in (
         (b"", "it is empty"),

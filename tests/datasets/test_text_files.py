@@ -10,6 +10,10 @@ def test_names(tmp_path: Path) -> None:
         ("cat\n\ngreat dog \n", ["cat", "great dog"]),
         ("# my pets\n'cat',\n\"dog\"\n", ["cat", "dog"]),
         ("cat, dog,eel\n", ["cat", "dog", "eel"]),
+        (
+            "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\nbig dog:1,2,3:ear:\n",
+            ["cat", "big dog"],
+        ),
         ('["cat",\n "dog"]', ["cat", "dog"]),
         ('{"1": "dog",\n "0": "cat"}', ["cat", "dog"]),
         ('{"cat": 1, "no": 0, "dog": 2}', ["no", "cat", "dog"]),

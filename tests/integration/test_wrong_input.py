@@ -301,11 +301,22 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ('auto_scale_lr = dict(base_batch_size="8")', "auto_scale_lr.base_batch_size=8: give the number of images"),
         ("optim_wrapper = dict(optimizer=dict(lr=1e999))", "optim_wrapper.optimizer.lr: inf is no number"),
         ("load_from = True", "load_from=True is no path of a file of weights"),
-        ("model = dict(pretrained=True)", "model.pretrained: True is no path of a file"),
+        (
+            'model = dict(backbone=dict(init_cfg=dict(type="Pretrained", checkpoint=True)))',
+            "model.backbone.init_cfg.checkpoint: True is no path of a file",
+        ),
         ("val_dataloader = 'none'", "val_dataloader: 'none' is no dict; for none write None"),
         (
             "default_hooks = dict(checkpoint=dict(out_dir='/proc/x/y'))",
             "default_hooks.checkpoint.out_dir: /proc/x",
+        ),
+        (
+            "custom_hooks = [dict(type='EarlyStoppingHook', monitor='accuracy/top1', stopping_threshold=0.9)]",
+            "custom_hooks.0.stopping_threshold: 0.9 stops at once, accuracy/top1 is in per cent",
+        ),
+        (
+            "default_hooks = dict(checkpoint=dict(save_best='accuracy/top1', rule='max'))",
+            "default_hooks.checkpoint.rule: 'max' is neither 'greater' nor 'less'",
         ),
         ("randomness = dict(seed=-1)", "randomness.seed: -1 is not from 0 to 2**32 - 1"),
         ("model = dict(backbone=[1])", "model.backbone: [1] is no dict"),
