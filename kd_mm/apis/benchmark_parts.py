@@ -100,7 +100,7 @@ def _distiller(config: ConfigDict, layout: dict[str, Any]) -> Distiller:
 
 
 def _num_classes(distiller: Distiller) -> int:
-    classes = distiller.num_classes.get("student")
+    classes = distiller.class_counts.get("student")
     if classes is None:
         name = type(distiller.student).__name__
         raise ValueError(f"the benchmark makes batches for classifiers; {name} has no class count")

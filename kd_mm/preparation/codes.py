@@ -62,7 +62,7 @@ class CodeTraining(EpochTraining):
         self.temperatures = dict(zip(BRANCHES, temperatures, strict=True))
         self.device = next(self.teacher.model.parameters()).device
         with isolated_rng(f"teacher codes/{self.teacher.name}"):
-            self.module = Codes(width, dims, self.distiller.num_classes[self.teacher.name]).to(self.device)
+            self.module = Codes(width, dims, self.distiller.class_counts[self.teacher.name]).to(self.device)
 
     def fingerprint(self, data: TrainingData) -> list[Any]:
         return [*super().fingerprint(data), self.shape, self.temperatures]

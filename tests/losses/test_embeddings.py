@@ -74,7 +74,7 @@ def test_embeddings_of_other_widths_and_other_class_lists(kind: str) -> None:
     samples = [DataSample().set_gt_label(label) for label in (0, 0, 1, 1)]
     inputs = torch.randn(4, 3, 16, 16)
     out = distiller(inputs, samples, mode="loss")
-    assert distiller.num_classes == {"student": 3}
+    assert distiller.class_counts == {"student": 3}
     distiller.parse_losses(out)[0].backward()
     assert all(p.grad is not None for p in distiller.parameters() if p.requires_grad)
     teacher_model = distiller.teachers["teacher"].model
