@@ -29,7 +29,6 @@ def set_up_launcher(config: Config, launcher: str) -> None:
         ValueError: A launcher that needs CUDA, processes that were not started, or more of them than GPUs; or several
             that were started without a launcher.
     """
-    launcher = config.get("launcher", "none") if launcher == "none" else launcher
     config.launcher = launcher
     if launcher == "none":
         started = int(os.environ.get("WORLD_SIZE", "1"))

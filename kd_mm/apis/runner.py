@@ -133,10 +133,9 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
     measure_at_data_size(config)
     _make_resumable(config)
-    if is_distillation(config):  # checks its losses itself, and hands them out once per logging interval
-        given = as_list(config.get("custom_hooks"))
-        kept = [each for each in given if not str(each.get("type")).endswith("CheckInvalidLossHook")]
-        config.custom_hooks = kept
+    if is_distillation(config) and config.get("custom_hooks"):  # it checks its losses itself, and logs numbers
+        hooks = [(each, each.get("type") if isinstance(each, dict) else "") for each in as_list(config.custom_hooks)]
+        config.custom_hooks = [each for each, kind in hooks if not str(kind).endswith("CheckInvalidLossHook")]
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     try:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def check_batch(
             f"{key}: the first images are of several sizes after the pipeline ({listed}): a batch pads them to the "
             "largest, and predictions depend on what is in it; let Resize and CenterCrop make one size"
         )
-    check_pixels(key, {"inputs": [each["inputs"] for each in samples], "data_samples": samples})
+    _check_pixels(key, {"inputs": [each["inputs"] for each in samples], "data_samples": samples})
     if isinstance(student, BaseDetector):
         _check_shapes(key, samples)
     batch = collate(samples)
@@ -70,25 +70,19 @@ def check_batch(
         raise SampleError(f"{key}: the samples of {files(samples)} {lacking}")
 
 
-def check_pixels(key: str, batch: Any) -> None:
-    """Look for pixels that are infinite or NaN, which only images of floating point numbers can have.
-
-    Args:
-        key: Where the config has the data set.
-        batch: As a data loader gives it; on a GPU it is not looked at.
-
-    Raises:
-        SampleError: An image has some.
-    """
-    images = batch.get("inputs") if isinstance(batch, Mapping) else None
-    if not isinstance(images, list | torch.Tensor):
-        return
-    for image, sample in zip(images, batch.get("data_samples") or [None] * len(images), strict=True):
-        pixels = isinstance(image, torch.Tensor) and image.is_floating_point() and not image.is_cuda
-        if pixels and not image.isfinite().all():
+def _check_pixels(key: str, batch: Any) -> None:
+    """Look for pixels that are infinite or NaN, which only images of floating point numbers can have."""
+    for image, sample in zip(_listed(batch, "inputs"), _listed(batch, "data_samples"), strict=False):
+        if isinstance(image, torch.Tensor) and image.is_floating_point() and not image.isfinite().all():
             raise SampleError(
                 f"{key}: {files([sample])} has pixels that are infinite or NaN: let a step of the pipeline replace them"
             )
+
+
+def _listed(batch: Any, name: str) -> Iterable[Any]:
+    """Return the images or samples of a batch, none where it is of another form."""
+    part = batch.get(name) if isinstance(batch, Mapping) else None
+    return part if isinstance(part, list | torch.Tensor) else ()
 
 
 def _check_shapes(key: str, samples: Sequence[Any]) -> None:
@@ -172,15 +166,16 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception, first
     """Look for the part of a step that failed in the images of its batch; in the ``first`` one also in its loss.
 
     Raises:
-        SampleError: The data preprocessor does not take them, a batch norm got a batch of one, the network or a
-            layer in it wants another number of channels, the loss of a classifier's head fails, or a detector's neck
-            gives other levels than its head has.
+        SampleError: Their pixels are no numbers, the data preprocessor does not take them, a batch norm got a batch of
+            one, the network or a layer in it wants another number of channels, the loss of a classifier's head fails,
+            or a detector's neck gives other levels than its head has.
     """
+    _check_pixels(key, batch)
     images = explain_preprocessor(key, batch, model)
     student = model.student if isinstance(model, Distiller) else model
     if key == "train_dataloader":
         check_labels(key, batch, model)
-    for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
+    for sample in _listed(batch, "data_samples"):
         if lacking := _lacking(sample, student, key == "train_dataloader"):
             raise SampleError(f"{key}: the samples of {files([sample])} {lacking}") from error
     if "Expected more than 1 value per channel" in str(error):
@@ -268,7 +263,7 @@ def check_labels(key: str, batch: Any, model: nn.Module) -> None:
         SampleError: An image has some.
     """
     student = model.student if isinstance(model, Distiller) else model
-    for sample in batch.get("data_samples") or () if isinstance(batch, Mapping) else ():
+    for sample in _listed(batch, "data_samples"):
         if wrong := _beyond(sample, student):
             raise SampleError(f"{key}: {files([sample])} {wrong}")
 

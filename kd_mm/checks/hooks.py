@@ -18,7 +18,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import IterableDataset
 
-from kd_mm.checks.batches import check_batch, check_labels, check_pixels, explain_step
+from kd_mm.checks.batches import check_batch, check_labels, explain_step
 from kd_mm.checks.classes import class_list, compare_classes
 from kd_mm.checks.data import check_data
 from kd_mm.checks.masks import check_mixed_masks
@@ -73,7 +73,6 @@ class StepHook(Hook):
                     runner.logger.info("student.pth of an earlier run is removed; this run writes it at its end")
             self.begun = self.under_way = True
         self.key, self.batch = f"{mode}_dataloader", data_batch
-        check_pixels(self.key, data_batch)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None

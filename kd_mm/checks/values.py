@@ -93,8 +93,9 @@ def _several_data_sets(part: Mapping[str, Any], key: str, names: tuple[str, ...]
 def _in_hook(part: Mapping[str, Any], key: str) -> Iterator[str]:
     if not isinstance(best := part.get("save_best"), str | list | None):
         yield f"{key}.save_best: {best!r} is no name of a metric; 'auto' takes the first"
-    for rule in as_list(part.get("rule")):
-        if rule not in ("greater", "less"):
+    scores = str(part.get("type")).endswith(("CheckpointHook", "EarlyStoppingHook"))
+    for rule in as_list(part.get("rule")) if scores else ():
+        if rule not in ("greater", "less", None):
             yield f"{key}.rule: {rule!r} is neither 'greater' nor 'less'"
     threshold, monitor = part.get("stopping_threshold"), str(part.get("monitor"))
     if isinstance(threshold, float) and threshold <= 1 and monitor.startswith(("accuracy/", "single-label/", "reid/")):
