@@ -88,7 +88,8 @@ def _listed(batch: Any, name: str) -> Iterable[Any]:
 def _check_shapes(key: str, samples: Sequence[Any]) -> None:
     """Warn of images of another size than the last step says that knows of their boxes."""
     for sample in samples:
-        shape, image = sample.get("data_samples", {}).get("img_shape"), sample["inputs"]
+        named, image = sample.get("data_samples"), sample["inputs"]
+        shape = named.get("img_shape") if isinstance(named, DetDataSample) else None
         if shape is not None and isinstance(image, torch.Tensor) and tuple(shape[:2]) != tuple(image.shape[-2:]):
             warn(
                 f"{key}: {files([sample])} has {image.shape[-1]}x{image.shape[-2]} pixels after the pipeline and is "

@@ -18,6 +18,7 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import BaseDetDataset
 from mmengine.dataset import BaseDataset
+from mmengine.structures import BaseDataElement
 
 from kd_mm.checks.masks import check_masks
 from kd_mm.datasets.damaged_images import file_damage
@@ -237,8 +238,9 @@ def _check_upright(key: str, dataset: BaseDataset, samples: Sequence[Any]) -> No
         return
     for sample in samples:
         named = sample.get("data_samples") if isinstance(sample, Mapping) else None
-        path = str(named.get("img_path", "")) if named is not None else ""
-        image = sample.get("inputs") if named is not None else None
+        if not isinstance(named, BaseDataElement):  # several of a test with augmentations
+            return
+        path, image = str(named.get("img_path", "")), sample.get("inputs")
         if os.path.isfile(path) and isinstance(image, torch.Tensor):
             with contextlib.suppress(ValueError):
                 before, after = (width / height for width, height in (size(path), image.shape[:-3:-1]))
