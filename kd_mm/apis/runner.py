@@ -24,7 +24,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from kd_mm.apis.data_config import clean_data_sets, explain_folders
 from kd_mm.apis.overrides import override
 from kd_mm.checks.anchors import AnchorCheckHook
-from kd_mm.checks.annotation_files import explain_annotations, explain_steps, explain_xml
+from kd_mm.checks.annotation_files import explain_annotations, explain_steps, explain_voc_annotations
 from kd_mm.checks.classes import ClassListHook, explain_joined_sets
 from kd_mm.checks.config import check_config
 from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
@@ -133,9 +133,8 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
     warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning, r"mmengine\.runner\.checkpoint")
     measure_at_data_size(config)
     _make_resumable(config)
-    if is_distillation(config) and config.get("custom_hooks"):  # it checks its losses itself, and logs numbers
-        hooks = [(each, each.get("type") if isinstance(each, dict) else "") for each in as_list(config.custom_hooks)]
-        config.custom_hooks = [each for each, kind in hooks if not str(kind).endswith("CheckInvalidLossHook")]
+    if is_distillation(config):
+        unread += _left_out_hooks(config)
     if (config.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     try:
@@ -209,7 +208,7 @@ def _train(config: Config, steps: StepHook) -> Runner:
             raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
         unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
         if built and not steps.loops_built and not isinstance(error, OneLineError | FileNotFoundError):
-            explain_xml(config)
+            explain_voc_annotations(config)
         if not steps.begun and (unread or _UNREAD.search(str(error))):
             explain_annotations(config)
         if built and not steps.begun and not isinstance(error, OneLineError):
@@ -229,6 +228,16 @@ def _train(config: Config, steps: StepHook) -> Runner:
             raise ValueError(_missing_file(str(error.filename), config)) from error
         raise
     return runner
+
+
+def _left_out_hooks(config: Config) -> list[str]:
+    """Take mmdet's look at ``outputs["loss"]`` out of a distillation, which gives numbers once per logging interval."""
+    hooks = as_list(config.get("custom_hooks"))
+    kept = [each for each in hooks if not (isinstance(each, dict) and "CheckInvalidLossHook" in str(each.get("type")))]
+    if len(kept) == len(hooks):
+        return []
+    config.custom_hooks = kept
+    return ["custom_hooks: CheckInvalidLossHook is left out, a distillation looks at its losses itself"]
 
 
 @contextlib.contextmanager

@@ -80,11 +80,9 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
             its class; or a filter leaves no image of a data set because none has an object of its class list (upstream:
             "need at least one array to concatenate").
     """
-    parts = [(key, part) for key, given in data_sets(config) for part in _reading_files(given)]
     with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-        for key, part in parts:
+        for key, part, kind in _with_files(config):
             file = os.path.join(part.get("data_root") or "", part.get("ann_file") or f"meta/{part.get('split')}.txt")
-            kind = DATASETS.get(part["type"]) if isinstance(part["type"], str) else part["type"]
             if inspect.isclass(kind) and not issubclass(kind, BaseDataset):
                 continue  # it has options and files of its own
             is_coco = "Coco" in str(part["type"]) or (inspect.isclass(kind) and issubclass(kind, CocoDataset))
@@ -103,16 +101,14 @@ def explain_annotations(config: Mapping[str, Any]) -> None:
                 raise ValueError(f"{key}: {part['type']}({options}) has no sample")
 
 
-def explain_xml(config: Mapping[str, Any]) -> None:
+def explain_voc_annotations(config: Mapping[str, Any]) -> None:
     """Look for annotations of Pascal VOC that mmdet's data sets cannot read.
 
     Raises:
         ValueError: Naming the data set, and the one that reads more.
     """
-    parts = [(key, part) for key, given in data_sets(config) for part in _reading_files(given)]
     with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-        for key, part in parts:
-            kind = DATASETS.get(part["type"]) if isinstance(part["type"], str) else part["type"]
+        for key, part, kind in _with_files(config):
             if not inspect.isclass(kind) or not issubclass(kind, XMLDataset) or issubclass(kind, VOCDataset):
                 continue
             try:
@@ -167,6 +163,13 @@ def _check_list(key: str, file: str) -> None:
             f"{key}: {file}: {first}, of {len(lines)} lines {len(wrong)} are no image and the number of its class: "
             "write 'folder/image.png 2', classes from 0 (several for an image: mmpretrain.MultiLabelDataset)"
         )
+
+
+def _with_files(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Yield the data sets of a config that read files: where it has them, their configs and classes."""
+    for key, given in data_sets(config):
+        for part in _reading_files(given):
+            yield key, part, DATASETS.get(part["type"]) if isinstance(part["type"], str) else part["type"]
 
 
 def _reading_files(part: Any) -> Iterator[Mapping[str, Any]]:

@@ -205,12 +205,12 @@ class FlatBoxHook(Hook):
             from mmdet.structures.bbox import get_box_tensor  # only a detector has boxes
 
             corners = torch.as_tensor(get_box_tensor(boxes))
-            if not corners.isfinite().all():
-                raise SampleError(f"train_dataloader: {files([sample])} has boxes that are infinite or NaN")
             sides = corners[:, 2:4] if corners.shape[1] > 4 else corners[:, 2:] - corners[:, :2]  # rotated: x, y, w, h
             flat = ~(sides > 0).all(dim=1)
             if not flat.any():
                 continue
+            if not corners.isfinite().all():
+                raise SampleError(f"train_dataloader: {files([sample])} has boxes that are infinite or NaN")
             sample.gt_instances = objects[~flat]
             if not self._warned:
                 runner.logger.warning(

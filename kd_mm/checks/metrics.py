@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kd_mm.checks.coco_files import read_table
 from kd_mm.evaluation import DetectionMetric, ReIDMetric
-from kd_mm.evaluation.detection_metric import check_once
+from kd_mm.evaluation.detection_metric import check_listed_once
 from kd_mm.tasks.targets import box_tensor
 from kd_mm.utils.config import as_list, parts_of
 from kd_mm.utils.contexts import isolated_rng
@@ -155,7 +155,9 @@ def _check_data(key: str, metrics: Sequence[Any], dataset: Any) -> list[int]:
         parts = list(base_datasets(dataset))
         if isinstance(metric, DetectionMetric) and parts:
             try:
-                check_once([part.get_data_info(i).get("img_path", "") for part in parts for i in range(len(part))])
+                check_listed_once(
+                    [part.get_data_info(i).get("img_path", "") for part in parts for i in range(len(part))]
+                )
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
         if type(metric).__name__ != "CocoMetric":

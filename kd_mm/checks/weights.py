@@ -20,13 +20,13 @@ from kd_mm.utils.checkpoint import (
     OWN_PREFIX,
     below_prefix,
     check_weights,
+    pretrained,
     read_checkpoint,
     resized,
     student_state_dict,
     translated,
     warn_of_adapters,
 )
-from kd_mm.utils.config import as_list
 from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
 from kd_mm.utils.suggest import join_first, nearest
@@ -124,8 +124,8 @@ def check_pretrained(model: nn.Module) -> None:
     """
     for name, part in model.named_modules():
         key = f"model.{name}".rstrip(".") + ".init_cfg"
-        for given in as_list(vars(part).get("init_cfg")):
-            if isinstance(given, Mapping) and given.get("type") == "Pretrained" and "://" not in given["checkpoint"]:
+        for given in pretrained(part):
+            if "://" not in given["checkpoint"]:
                 _check_pretrained(key, part, given)
 
 
@@ -160,10 +160,7 @@ def check_frozen(runner: Runner) -> None:
     network, key = (model.student, "model.student") if isinstance(model, Distiller) else (model, "model")
     for name, part in network.named_modules():
         options = vars(part)
-        if any(
-            isinstance(given, Mapping) and given.get("type") == "Pretrained"
-            for given in as_list(options.get("init_cfg"))
-        ):
+        if pretrained(part):
             filled.append(f"{name}." if name else "")
         if any(f"{name}.".startswith(above) for above in filled):
             continue

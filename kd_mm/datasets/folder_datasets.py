@@ -152,16 +152,16 @@ class TinyImageNet(BaseDataset):
     @staticmethod
     def _from_folders(root: Path, label_of: dict[str, int]) -> list[dict[str, Any]]:
         samples: list[dict[str, Any]] = []
+        folders = (path for path in root.iterdir() if path.is_dir() and path.name not in label_of)
+        left = [image for path in sorted(folders) for image in (*_images(path), *_images(path / "images"))]
         for wnid, label in label_of.items():
-            images = _images(root / wnid / "images") or _images(root / wnid)
-            if not images:
+            inner, outer = _images(root / wnid / "images"), _images(root / wnid)
+            if not inner and not outer:
                 raise FileNotFoundError(f"Tiny ImageNet: no image in {root.absolute() / wnid}: unpack anew")
-            samples += [{"img_path": str(image), "gt_label": label} for image in images]
-        read = {sample["img_path"] for sample in samples}
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
-        there = [str(image) for path in folders for image in (*_images(path), *_images(path / "images"))]
-        if left := [image for image in there if image not in read]:
-            warn(f"Tiny ImageNet: {len(left)} images below {root} are not read: {join_first(left)}")
+            left += outer if inner else []
+            samples += [{"img_path": str(image), "gt_label": label} for image in inner or outer]
+        if left:
+            warn(f"Tiny ImageNet: {len(left)} images below {root} are not read: {join_first(list(map(str, left)))}")
         return samples
 
     @staticmethod

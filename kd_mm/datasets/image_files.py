@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 from unicodedata import normalize
 
@@ -79,9 +79,9 @@ class ImageFolder:
 
     def alike(self, name: str) -> str | None:
         """Return the path of an image whose name differs in the case of its letters and its ending alone."""
-        return next((file for file in self.same_name(without_suffix(name)) if is_image(file)), None)
+        return next((file for file in self.files_named(without_suffix(name)) if is_image(file)), None)
 
-    def same_name(self, name: str) -> list[str]:
+    def files_named(self, name: str) -> list[str]:
         """Return the paths of all files of a name, whatever the case of its letters and their endings."""
         folder, stem = os.path.split(name)
         if folder not in self._folded:
@@ -90,6 +90,18 @@ class ImageFolder:
                 self._folded[folder].setdefault(without_suffix(other).casefold(), []).extend(files)
         files = self._folded[folder].get(normalize("NFC", stem).casefold(), [])
         return [os.path.join(self.root, folder, file) for file in files]
+
+    def elsewhere(self, name: str) -> str | None:
+        """Return the path of a file of a name, whatever its case, ending and folder; None where there is none."""
+        found = self.files_named(name)
+        for folder in () if found else self._folders:
+            found = found or self.files_named(os.path.join(folder, os.path.basename(name)))
+        return next(iter(found), None)
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        with os.scandir(self.root) as entries:
+            return ["", *sorted(entry.name for entry in entries if entry.is_dir())]
 
     def _files(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._listed:

@@ -99,11 +99,6 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         return ImageFolder(os.path.join(self.sub_data_root, self.ann_subdir))
 
     @cached_property
-    def _annotation_folders(self) -> list[str]:
-        with os.scandir(self._annotations.root) as entries:
-            return ["", *sorted(entry.name for entry in entries if entry.is_dir())]
-
-    @cached_property
     def _decoded_size(self) -> DecodedSize:
         return DecodedSize(self.pipeline.transforms)
 
@@ -230,23 +225,17 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
         if not self._local or os.path.isfile(path):
             return path
         own = normalize("NFC", os.path.splitext(path)[0])  # file systems differ in letters with accents
-        others = (os.path.splitext(file) for file in self._annotations.same_name(name))
+        others = (os.path.splitext(file) for file in self._annotations.files_named(name))
         found = [stem + end for stem, end in others if end.lower() == ".xml" and normalize("NFC", stem) == own]
         return found[0] if found else path
-
-    def _other_annotation(self, path: str) -> str:
-        """Return what else there is of the name of an annotation file that is missing, as part of a line."""
-        name = os.path.splitext(os.path.relpath(path, self._annotations.root))[0]
-        names = [name, *(os.path.join(folder, os.path.basename(name)) for folder in self._annotation_folders)]
-        found = [file for each in names for file in self._annotations.same_name(each)]
-        return f", but {found[0]}, which is not read: write it as {name}.xml" if found else ""
 
     def _read_annotation(self, path: str) -> VOCAnnotation:
         if self._local and not os.path.isfile(path):
             if os.path.isdir(path):
                 raise ValueError(f"{path} is a folder, not an annotation file")
-            if other := self._other_annotation(path):
-                raise ValueError(f"there is no {path}{other}")
+            name = os.path.splitext(os.path.relpath(path, self._annotations.root))[0]
+            if other := self._annotations.elsewhere(name):
+                raise ValueError(f"there is no {path}, but {other}, which is not read: write it as {name}.xml")
             if self.negatives:
                 return VOCAnnotation(None, [], [])
             raise ValueError(f"there is no {path}; negatives=True keeps images without one as background")

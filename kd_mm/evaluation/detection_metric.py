@@ -89,7 +89,7 @@ class DetectionMetric(BaseMetric):
             ValueError: No images, or one of them twice.
         """
         classes, names = self.classes, [image.name for image in results]
-        check_once(names)
+        check_listed_once(names)
         detections, objects = [image.detections for image in results], [image.objects for image in results]
         found = detection_ap(detections, objects, len(classes), self.iou, self.inclusive)
         data = describe_data(names, (self.dataset_meta or {}).get("dataset_type"))
@@ -114,7 +114,7 @@ def _percent(fraction: float) -> float:
     return UNDEFINED if np.isnan(fraction) else 100.0 * float(fraction)
 
 
-def check_once(names: Sequence[str]) -> None:
+def check_listed_once(names: Sequence[str]) -> None:
     """Stop where an image is evaluated more than once.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kd_mm.utils.config import as_list
 from kd_mm.utils.foreign_weights import FAMILIES, own_names
 from kd_mm.utils.safe_load import WEIGHT_KEYS, load_safely
 from kd_mm.utils.suggest import nearest_file
@@ -138,14 +139,16 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
     print_log(f"{what}: loaded {len(weights)} tensors from {origin}", logger="current")
 
 
+def pretrained(part: nn.Module) -> list[Mapping[str, Any]]:
+    """Return the entries of a module's own ``init_cfg`` that fill it from a file."""
+    given = as_list(vars(part).get("init_cfg"))
+    return [each for each in given if isinstance(each, Mapping) and each.get("type") == "Pretrained"]
+
+
 def warn_of_adapters(model: nn.Module, what: str) -> None:
     """Warn of mmpretrain's ``LoRAModel`` around random weights, which no checkpoint has and no training changes."""
     for name, part in model.named_modules():
-        if type(part).__name__ != "LoRAModel":
-            continue
-        given = [vars(each).get("init_cfg") for each in part.modules()]
-        listed = [option for each in given if each for option in (each if isinstance(each, list) else [each])]
-        if not any(option.get("type") == "Pretrained" for option in listed):
+        if type(part).__name__ == "LoRAModel" and not any(map(pretrained, part.modules())):
             line = f"{what}: {name}: LoRAModel keeps the weights of its module as they were drawn at random, and its"
             remedy = "checkpoints lack them: set init_cfg=dict(type='Pretrained', checkpoint=PATH) of the module"
             print_log(f"{line} {remedy}", "current", logging.WARNING)

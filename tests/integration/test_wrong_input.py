@@ -972,6 +972,7 @@ def test_networks_and_hooks_of_upstream_in_a_distillation(tools: Tools, world: W
     taught += ["default_hooks.teacher_check.min_score=0", "default_hooks.logger.interval=2"]
     ended = tools.run("train", hooks, "--work-dir", tmp_path / "taught", *taught)
     assert ended.status == 0, ended.err
+    assert "WARNING - custom_hooks: CheckInvalidLossHook is left out, a distillation looks at its" in ended.out
 
 
 def test_weights_that_are_not_finite(tools: Tools, world: World, tmp_path: Path) -> None:
