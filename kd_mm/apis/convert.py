@@ -15,7 +15,7 @@ from typing import Any
 from mmpretrain.registry import DATASETS
 
 from kd_mm.utils.atomic_files import save_atomically
-from kd_mm.utils.checkpoint import read_checkpoint, student_state_dict
+from kd_mm.utils.checkpoint import below_prefix, read_checkpoint, student_state_dict
 from kd_mm.utils.config import build_network, load_config
 from kd_mm.utils.foreign_weights import FAMILIES, own_names
 
@@ -61,7 +61,8 @@ def convert_checkpoint(
     if not weights:
         raise ValueError(f"{src} holds no state dict, neither alone nor under 'model', 'state_dict' or 'net'")
     try:
-        state = own_names(build_network(loaded), weights)
+        built = build_network(loaded)
+        state = own_names(built, below_prefix(built.state_dict(), weights))
     except ValueError as error:
         # Only convolutional shortcuts missing: the source is one of the original CIFAR-10 networks.
         padded = "left over" not in str(error) and ".shortcut." in str(error)

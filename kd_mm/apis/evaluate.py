@@ -92,6 +92,8 @@ def evaluate(
         raise ValueError("--show-dir draws single predictions: give it without --tta")
     set_threads()
     plain = plain_config(read_config(config, options, work_dir))
+    if lacking := [key for key in ("test_dataloader", "test_evaluator") if plain.get(key) is None]:
+        raise ValueError(f"config {config}: there is no {lacking[0]}: set it, for example to that of the validation")
     stored = read_checkpoint(checkpoint)
     weights = student_state_dict(stored)
     if tta:

@@ -310,4 +310,6 @@ def _missing_file(path: str, config: Config) -> str:
     }
     key = max(roots, key=lambda key: len(roots[key]), default="")
     hint = f": put the data there, or set {key} (now {roots[key]!r})" if key and roots[key] else ""
+    if path.endswith(".xml") and Path(path).parent.is_dir():
+        hint += "; lists with columns or endings are read by kd_mm.VOCDataset alone"
     return f"{path} does not exist{nearest_file(Path(path))}{hint}"

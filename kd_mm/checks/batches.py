@@ -194,18 +194,40 @@ def explain_step(key: str, batch: Any, model: nn.Module, error: Exception, first
         raise SampleError(f"model: {misfit(error)}") from error
     if first and isinstance(student, ImageClassifier):
         preprocessor: Any = model.data_preprocessor
-        passed = preprocessor(batch, True)
-        features = student.extract_feat(passed["inputs"])
-        try:
-            student.head.loss(features, passed["data_samples"])
-        except Exception as again:
-            loss = dict(student.head.named_children()).get("loss_module", student.head)
-            raise SampleError(
-                f"model.head: {type(loss).__name__} fails on its logits and labels ({describe_failure(again)}): do its "
-                "options, such as class_weight or num_classes, fit the classes of the head?"
-            ) from error
+        _check_parts(student, preprocessor(batch, True), error)
     if isinstance(student, BaseDetector) and isinstance(images, torch.Tensor):
         _check_levels(student, images, error)  # runs backbone and neck again, so after what may be wrong with these
+
+
+def _check_parts(classifier: Any, batch: Mapping[str, Any], error: Exception) -> None:
+    """Run backbone, neck and head of a classifier one by one.
+
+    Raises:
+        SampleError: One of them fails on what the one before it gives.
+    """
+    features, kind = classifier.backbone(batch["inputs"]), type(classifier.backbone).__name__
+    if isinstance(features, torch.Tensor):
+        raise SampleError(
+            f"model: {kind} gives one tensor, and heads take the last of a tuple of stages: return (x,)"
+        ) from error
+    part = "neck"
+    try:
+        features = classifier.neck(features) if classifier.with_neck else features
+        part = "head"
+        classifier.head.loss(features, batch["data_samples"])
+    except Exception as again:
+        what = describe_failure(again)
+        if part == "neck":
+            shapes = join_first([str(tuple(each.shape)) for each in features])
+            raise SampleError(
+                f"model.neck: {type(classifier.neck).__name__} fails on what {kind} gives, {shapes} ({what}): set "
+                "neck=None where the backbone pools"
+            ) from error
+        loss = dict(classifier.head.named_children()).get("loss_module", classifier.head)
+        raise SampleError(
+            f"model.head: {type(loss).__name__} fails on its logits and labels ({what}): do its options, such as "
+            "class_weight or num_classes, fit the classes of the head?"
+        ) from error
 
 
 def _check_levels(detector: nn.Module, images: torch.Tensor, error: Exception) -> None:

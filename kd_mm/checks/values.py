@@ -5,14 +5,14 @@ from typing import Any
 
 from mmengine.runner import Priority
 
-from kd_mm.checks.component_kinds import DATASET, HOOK, LOADER, MODEL, Kind
+from kd_mm.checks.component_kinds import DATASET, HOOK, LOADER, METRIC, MODEL, Kind
 from kd_mm.utils.config import as_list
 from kd_mm.utils.suggest import nearest
 
 #: Parts of a network that are components.
 _TYPED = ("backbone", "neck", "head", "bbox_head")
-#: Options of detectors that are from 0 to 1.
-_SHARES = ("score_thr", "iou_threshold", "iou_thr", "pos_iou_thr", "neg_iou_thr", "min_pos_iou")
+#: Options of detectors and of metrics that are from 0 to 1.
+_SHARES = ("score_thr", "iou_threshold", "iou_thr", "iou_thrs", "thrs", "pos_iou_thr", "neg_iou_thr", "min_pos_iou")
 #: Options of a data set that each of several has for its own.
 _PATHS = ("ann_file", "data_root", "data_prefix")
 #: Options that only workers have, and the value of each that leaves it off.
@@ -32,6 +32,10 @@ def meaningless_values(part: Mapping[str, Any], key: str, kind: Kind) -> Iterato
             yield f"{key}.{name}: {part[name]!r} is no list of numbers"
     if part.get("topk", 1) in ([], ()) and (kind is not MODEL or part.get("cal_acc")):
         yield f"{key}.topk: it is empty; write [1]"
+    for name in _SHARES if kind in (MODEL, METRIC) else ():
+        for value in as_list(part.get(name)):
+            if isinstance(value, int | float) and value > 1:
+                yield f"{key}.{name}: {value} is a share above 1; write {value / 100:g} for {value:g} %"
     if kind in _CHECKS:
         yield from _CHECKS[kind](part, key)
 
@@ -43,8 +47,6 @@ def _in_model(part: Mapping[str, Any], key: str) -> Iterator[str]:
                 yield f"{key}.{name}: {value!r} is no number"
             elif isinstance(value, int | float) and value < 0:
                 yield f"{key}.{name}: {value} would make the loss grow; give a number of 0 or more"
-        if name in _SHARES and isinstance(value, int | float) and value > 1:
-            yield f"{key}.{name}: {value} is a share above 1; write {value / 100:g} for {value:g} %"
         for item in as_list(value) if name in _TYPED and "type" in part else ():
             if isinstance(item, int | float | str):
                 yield f"{key}.{name}: {value!r} is no dict"

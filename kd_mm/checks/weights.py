@@ -165,7 +165,8 @@ def check_frozen(runner: Runner) -> None:
         if any(f"{name}.".startswith(above) for above in filled):
             continue
         stages = options.get("frozen_stages")
-        frozen = [f"frozen_stages={stages}"] if isinstance(stages, int) and stages >= 0 else []
+        learns = all(parameter.requires_grad for parameter in part.parameters())  # 0 is none of ConvNeXt's stages
+        frozen = [f"frozen_stages={stages}"] if isinstance(stages, int) and stages >= 0 and not learns else []
         if options.get("norm_eval") and any(isinstance(each, _BatchNorm) for each in part.modules()):
             frozen.append("norm_eval=True")
         for option in frozen:

@@ -116,6 +116,9 @@ class ImageFolder:
         return self._listed[folder]
 
 
+Image.MAX_IMAGE_PIXELS = None  # scans and satellite images are larger, and headers alone are read here
+
+
 @dataclass(frozen=True)
 class ImageHeader:
     """What the header of an image file says.
@@ -141,7 +144,7 @@ def read_header(path: str) -> ImageHeader:
     """
     try:
         return _read_header(path, os.stat(path).st_mtime_ns)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"the image's size cannot be read ({' '.join(str(error).split())})") from error
 
 

@@ -1,7 +1,8 @@
 """A Distiller's networks: teachers, matched stages, taps; all measured in one dry run each."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -88,6 +89,10 @@ class Networks:
             raise ValueError(
                 f"teacher {twice[0]!r} of the config has the name of one that the recipe brings; rename it"
             )
+        for (one, given), (other, same) in combinations(configs.items(), 2):
+            if given == same:
+                line = f"teachers {one!r} and {other!r} are of one config and one checkpoint: they teach the same twice"
+                print_log(line, "current", logging.WARNING)
         losses = self.recipe.build_losses(list(configs), self.seed)
         self.task.check_losses(losses)
         for name in _teachers_of(losses):

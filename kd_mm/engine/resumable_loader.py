@@ -1,7 +1,9 @@
 """A data loader that can go on in the middle of a pass over its data."""
 
 import random
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -35,7 +37,7 @@ class ResumableLoader(DataLoader):
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
+            worker_init_fn=partial(_start_worker, loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             # Workers that live on draw once only; then a resumed run would draw once more from the global generator.
             generator=torch.Generator() if loader.persistent_workers else loader.generator,
@@ -103,6 +105,12 @@ class EndlessBatches:
             yield from loader
 
 
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers, too; the main process stops them
+    if start is not None:
+        start(number)
+
+
 class _BatchSampler:
     """Batches of indices; the next pass leaves out the first ``skip``."""
 
@@ -118,7 +126,10 @@ class _BatchSampler:
         batches, skip, self.skip = iter(self.batches), self.skip, 0
         count = sum(1 for _ in islice(batches, skip))
         if count < skip:
-            raise ValueError(f"cannot resume at batch {skip}: the training data now gives {count} batches")
+            raise ValueError(
+                f"cannot resume at batch {skip}: the training data now gives {count} batches; resume with the data, "
+                "the batch size and the by_epoch of the run so far, or start anew from its weights by load_from"
+            )
         for number, batch in enumerate(batches, skip):
             yield _Batch(batch, (*self.seed, self.passes, number))
 

@@ -278,6 +278,20 @@ def test_a_source_that_does_not_fit_is_one_line_and_nothing_is_written(
         assert sorted(os.listdir(tmp_path)) == ["dst.pth", "src.pth"]
 
 
+def test_a_file_of_lightning(resnet8: dict[str, Tensor], tmp_path: Path) -> None:
+    """It has the names of the network below a prefix, and tensors of its own beside them."""
+    config = CIFAR100 / "resnet8_1xb64_cifar100.py"
+    torch.save(resnet8, tmp_path / "src.pth")
+    convert_checkpoint(tmp_path / "src.pth", config, tmp_path / "own.pth")
+    own = torch.load(tmp_path / "own.pth", weights_only=True)["state_dict"]
+    stored = {f"model.{name}": value for name, value in own.items()} | {"criterion.weight": torch.ones(100)}
+    torch.save({"state_dict": stored, "epoch": 3}, tmp_path / "lightning.ckpt")
+    convert_checkpoint(tmp_path / "lightning.ckpt", config, tmp_path / "again.pth")
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["state_dict"]
+    assert own.keys() == again.keys()
+    assert all(value.equal(again[name]) for name, value in own.items())
+
+
 def test_padding_shortcuts_are_recognised(tmp_path: Path) -> None:
     net = Source()
     resnet(net, images(), 1, NARROW, option_a=True)

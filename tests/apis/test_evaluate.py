@@ -15,6 +15,7 @@ from torch import nn
 from kd_mm.apis.evaluate import _add_detection_metric, evaluate
 from kd_mm.apis.runner import read_config
 
+from ..helpers.errors import assert_refused
 from ..helpers.tools import Ended, Tools
 from ..helpers.voc_folder import VOCFolder, xml
 
@@ -126,6 +127,12 @@ def test_augmentation_flips_what_is_in_an_image_and_neither_its_padding_nor_its_
 def test_what_cannot_be_drawn_is_one_line() -> None:
     with pytest.raises(ValueError, match="--show-dir draws single predictions: give it without --tta"):
         evaluate("student.py", "student.pth", show_dir="pictures", tta=True)
+
+
+def test_a_config_without_test_data(folder: Path) -> None:
+    (folder / "untested.py").write_text("_base_ = 'student.py'\ntest_dataloader = None\n")
+    words = "untested.py: there is no test_dataloader: set it"
+    assert_refused(words, evaluate, str(folder / "untested.py"), str(folder / "student.pth"), work_dir=str(folder))
 
 
 def test_a_config_that_asks_for_one_voc_measure_gets_all(folder: Path) -> None:

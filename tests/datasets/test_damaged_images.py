@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from kd_mm.datasets.damaged_images import DamagedImageError, decoding_error, file_damage
+from kd_mm.datasets.image_files import read_header
 
 from ..helpers.voc_folder import CAT, PIPELINE, VOCFolder, read, read_error, truncate, xml
 
@@ -130,3 +132,9 @@ def test_complete_files_pass_and_truncated_ones_do_not(voc: VOCFolder) -> None:
         assert file_damage(str(path)) == ""
         truncate(path)
         assert file_damage(str(path))
+
+
+def test_a_scan_of_more_pixels_than_pillow_takes_from_strangers(tmp_path: Path) -> None:
+    Image.new("1", (13_500, 13_500)).save(tmp_path / "scan.png")
+    assert read_header(str(tmp_path / "scan.png")).size == (13_500, 13_500)
+    assert file_damage(str(tmp_path / "scan.png")) == ""

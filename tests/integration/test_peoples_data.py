@@ -789,6 +789,16 @@ REFUSED: dict[str, Wrong] = {
             for path in (shapes.voc.folder / "Annotations").glob("train*")
         ],
     ),
+    "a list of two columns for mmdet's own data set": Wrong(
+        "train000  1.xml does not exist",
+        "; lists with columns or endings are read by kd_mm.VOCDataset alone",
+        data=UPSTREAM_VOC,
+        change=lambda shapes: [
+            (path := shapes.voc.folder / "ImageSets" / "Main" / "train.txt").write_text(
+                path.read_text().replace("\n", "  1\n")
+            )
+        ],
+    ),
     "an image that is validated on twice": WrongCoco(
         "val_evaluator: image shapes/JPEGImages/val001.jpg is evaluated 2 times: every image counts once; is it listed",
         change=lambda shapes: rewrite(

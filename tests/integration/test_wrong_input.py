@@ -66,6 +66,11 @@ def checkpoints(world: World) -> dict[str, Path]:
     }
 
 
+#: Whose ``frozen_stages=0`` freezes nothing; a ResNet's freezes its first layers.
+CONVNEXT = """dict(
+    _delete_=True, type="ConvNeXt", arch=dict(depths=[1] * 4, channels=[4, 8, 16, 32]), stem_patch_size=1,
+    frozen_stages=0,
+)"""
 #: A module of a user whose loss fails in the second step.
 FAULTY = """
 from mmengine.registry import MODELS
@@ -240,6 +245,14 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         (
             'train_dataloader = dict(dataset=dict(pipeline=dict(_delete_=True, type="LoadImageFromFile")))',
             "train_dataloader.dataset.pipeline: it is one step, not a list of steps",
+        ),
+        (
+            f"model = dict(backbone={CONVNEXT})",
+            "model.neck: GlobalAveragePooling fails on what ConvNeXt gives, (12, 32) (ValueError: Input dimension shou",
+        ),
+        (
+            "val_evaluator = dict(thrs=(0.5, 50))",
+            "val_evaluator.thrs: 50 is a share above 1; write 0.5 for 50 %",
         ),
         (
             "data_preprocessor = dict(std=[0.0, 0.0, 0.0])",
@@ -459,6 +472,8 @@ def test_frozen_stages_without_pretrained_weights(tools: Tools, world: World, tm
         assert f"WARNING - model.backbone: {option} keeps it as it was initialised, since no weights are loaded" in out
     taught = tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *world.taught).out
     assert "WARNING - model.student.backbone: frozen_stages=1 keeps it as it was initialised" in taught
+    learning = world.write("learning.py", f'_base_ = "frozen.py"\nmodel = dict(neck=None, backbone={CONVNEXT})\n')
+    assert "as it was initialised" not in tools.train(learning, "--work-dir", tmp_path / "learning").out
     loaded = f"load_from={tmp_path}/epoch_1.pth"
     assert "as it was initialised" not in tools.train(config, "--work-dir", tmp_path / "b", "--cfg-options", loaded).out
 
@@ -646,6 +661,7 @@ def test_one_teacher_for_a_recipe_of_several(tools: Tools, world: World, tmp_pat
 def test_two_teachers_for_a_recipe_of_one_and_a_term_that_outweighs_the_others(tools, world, tmp_path) -> None:
     ended = tools.run("train", world.plain, "--work-dir", tmp_path, "--distiller", "kd", *world.taught, *world.taught)
     refused(ended, "loss 'kd' reads one teacher, the config has teacher1, teacher2: name one by model.recipe.losses.kd")
+    assert "teachers 'teacher1' and 'teacher2' are of one config and one checkpoint" in ended.out
     options = ["--cfg-options", "train_cfg.max_epochs=1", "model.recipe.losses.kd.loss_weight=1e4"]
     options += ["optim_wrapper.optimizer.lr=1e-9"]
     ended = tools.train(world.plain, "--work-dir", tmp_path, "--distiller", "kd", *world.taught, *options)
@@ -948,11 +964,22 @@ OWN = """
 from mmengine.registry import HOOKS
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
+from torch import nn
 
 
 @MODELS.register_module(force=True)
 class Mine(ImageClassifier):
     pass
+
+
+@MODELS.register_module(force=True)
+class OneMap(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 3)
+
+    def forward(self, images):
+        return self.conv(images)
 """
 
 
@@ -966,6 +993,13 @@ def test_networks_and_hooks_of_upstream_in_a_distillation(tools: Tools, world: W
     path = {"PYTHONPATH": str(tmp_path)}
     ended = tools.run("train", tmp_path / "mine.py", "--work-dir", tmp_path / "run", env=path)
     assert ended.status == 0, ended.err
+    changes = (
+        "custom_imports = dict(imports=['own_network'])\nmodel = dict(backbone=dict(_delete_=True, type='OneMap'))"
+    )
+    ended = tools.run(
+        "train", world.write("one.py", f"_base_ = 'plain.py'\n{changes}\n"), "--work-dir", tmp_path / "one", env=path
+    )
+    failed(ended, "model: OneMap gives one tensor, and heads take the last of a tuple of stages: return (x,)")
     hooks = "custom_hooks = [dict(type='mmdet.CheckInvalidLossHook', interval=1), dict(type='ClassNumCheckHook')]"
     hooks = world.write("hooks.py", f"_base_ = 'plain.py'\n{hooks}\ndefault_hooks = dict(checkpoint=None)\n")
     taught = ["--distiller", "kd", *world.taught, "--cfg-options", "train_cfg.max_epochs=1"]
