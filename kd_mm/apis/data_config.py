@@ -9,7 +9,7 @@ from mmengine.config import Config
 from kd_mm.datasets.image_files import IMAGE_SUFFIXES
 from kd_mm.datasets.text_files import read_names
 from kd_mm.utils.config import data_sets, parts_of
-from kd_mm.utils.suggest import choice, join_first, nearest_file
+from kd_mm.utils.suggest import choice, nearest_file
 
 #: What may be done about images of another size than their annotations state, ``size_mismatch`` at the top of a config.
 SIZE_POLICIES = ("stop", "rescale", "keep")
@@ -56,28 +56,6 @@ def _clean(part: dict[str, Any]) -> None:
         _clean_classes(part)
         if str(part["type"]).rpartition(".")[2] in ("CustomDataset", "ImageNet"):
             part.setdefault("extensions", IMAGE_SUFFIXES)
-
-
-def explain_folders(config: Config) -> None:
-    """Compare class lists with the class folders of a config's data sets, which upstream does without their names.
-
-    Raises:
-        ValueError: There are more of one than of the other.
-    """
-    for key, dataset in data_sets(config):
-        for _, part in parts_of({"dataset": dataset}):
-            if not isinstance(part, dict) or part.get("ann_file") or "data_prefix" not in part:
-                continue
-            classes = part.get("classes") or (part.get("metainfo") or {}).get("classes") or ()
-            prefix = part["data_prefix"]
-            prefix = prefix.get("img_path", "") if isinstance(prefix, dict) else prefix
-            root = Path(part.get("data_root") or "", prefix)
-            folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-            if classes and len(folders) != len(classes):
-                raise ValueError(
-                    f"{key}: the class list names {len(classes)} classes ({join_first(classes)}), {root} has "
-                    f"{len(folders)} folders ({join_first(folders)}): name these, in this order"
-                )
 
 
 def _clean_classes(part: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -21,12 +20,12 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from kd_mm.apis.data_config import clean_data_sets, explain_folders
+from kd_mm.apis.data_config import clean_data_sets
 from kd_mm.apis.overrides import override
 from kd_mm.checks.anchors import AnchorCheckHook
-from kd_mm.checks.annotation_files import explain_annotations, explain_steps, explain_voc_annotations
-from kd_mm.checks.classes import ClassListHook, explain_joined_sets
+from kd_mm.checks.classes import ClassListHook
 from kd_mm.checks.config import check_config
+from kd_mm.checks.failures import UNCHECKED, explain_failure
 from kd_mm.checks.hooks import DataCheckHook, FlatBoxHook, StartCheckHook, StepHook
 from kd_mm.checks.metrics import MetricCheckHook, named_metrics
 from kd_mm.checks.unread import unread_keys
@@ -35,19 +34,8 @@ from kd_mm.datasets.identity_sampler import check_identity_batches
 from kd_mm.hooks.resume_check import ResumeCheckHook
 from kd_mm.hooks.run_checks import BatchSizeHook, FiniteLossHook, ScalingRunner
 from kd_mm.utils.atomic_files import ATOMIC_BACKEND
-from kd_mm.utils.config import as_list, is_distillation, load_config, parts_of, set_scopes
+from kd_mm.utils.config import as_list, is_distillation, load_config, set_scopes
 from kd_mm.utils.contexts import unwrapped
-from kd_mm.utils.samples import OneLineError, SampleError
-from kd_mm.utils.suggest import nearest_file, place
-
-#: What upstream says of annotations that it cannot read.
-_UNREAD = re.compile(
-    "annotation file format|need at least one array to concatenate|invalid literal for int|values to unpack"
-)
-#: Errors of upstream's constructors that do not check a value.
-_UNCHECKED = (AttributeError, IndexError, ZeroDivisionError)
-#: Errors that a config can cause.
-INPUT_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
@@ -139,7 +127,7 @@ def build_runner(config: Config, tested: bool = False, trained: Sequence[str] = 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses matrix products on GPUs
     try:
         runner: Runner = RUNNERS.build(config) if "runner_type" in config else ScalingRunner.from_cfg(config)
-    except _UNCHECKED as error:  # such as one of upstream's frozen_stages=9
+    except UNCHECKED as error:  # such as one of upstream's frozen_stages=9
         raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}") from error
     for line in unread:
         print_log(line, logger="current", level=logging.WARNING)
@@ -181,13 +169,12 @@ def train(config: Config) -> Runner:
 
 
 def _train(config: Config, steps: StepHook) -> Runner:
-    built = False
     check_identity_batches(config)
     if get_device() == "cpu" and str((config.get("optim_wrapper") or {}).get("type")).endswith("AmpOptimWrapper"):
         raise ValueError("optim_wrapper.type: AmpOptimWrapper needs a GPU: give --amp, or take OptimWrapper")
+    runner = None
     try:
         runner = build_runner(config)
-        built = True
         if not config.get("resume"):
             check_pretrained(unwrapped(runner))
         runner.register_hook(steps)
@@ -196,36 +183,7 @@ def _train(config: Config, steps: StepHook) -> Runner:
         # What the engine makes of an interruption while it formats the config, which it does for each checkpoint.
         if isinstance(error, SyntaxError) and isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        if steps.key:  # there is a runner
-            steps.explain(runner, error)
-        for name, key in named_metrics(config).items():
-            if re.search(rf"Cannot infer the rule for (key )?{re.escape(name)},", str(error)):
-                raise ValueError(
-                    f"{key}: whether more of {name!r} is better is not known: give its complete name, such as "
-                    "reid/mAP, and rule='greater' or rule='less' beside it"
-                ) from error
-        if steps.under_way and isinstance(error, INPUT_ERRORS) and not isinstance(error, OneLineError):
-            raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
-        unread = isinstance(error, KeyError | TypeError | UnicodeError | json.JSONDecodeError)
-        if built and not steps.loops_built and not isinstance(error, OneLineError | FileNotFoundError):
-            explain_voc_annotations(config)
-        if not steps.begun and (unread or _UNREAD.search(str(error))):
-            explain_annotations(config)
-        if built and not steps.begun and not isinstance(error, OneLineError):
-            explain_steps(config)
-        if dead := re.search(r"DataLoader worker \(.*?\) ((?:is killed|exited)[^.]*)", str(error)):
-            raise SampleError(
-                f"a worker of a data loader {dead[1]}: set a smaller num_workers or batch_size where memory (or "
-                "/dev/shm) is short; num_workers=0 shows what a step of the pipeline does"
-            ) from error
-        if built and not steps.loops_built and isinstance(error, _UNCHECKED):  # of the data
-            raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}{place(error)}") from error
-        if "meta information" in str(error):
-            explain_joined_sets(config)
-        if "number of subfolders" in str(error):
-            explain_folders(config)
-        if isinstance(error, FileNotFoundError) and error.filename:
-            raise ValueError(_missing_file(str(error.filename), config)) from error
+        explain_failure(config, runner, steps, error)
         raise
     return runner
 
@@ -301,15 +259,3 @@ def _remove_start(folder: Path, before: set[Path], new_folders: list[Path]) -> N
         shutil.rmtree(path)
     for path in new_folders:
         path.rmdir()  # fails, and so ends this, at the first that holds something
-
-
-def _missing_file(path: str, config: Config) -> str:
-    """Return one line on a file that does not exist, with the key of the config that its path begins with."""
-    roots = {
-        key: value for key, value in parts_of(dict(config.items())) if isinstance(value, str) and path.startswith(value)
-    }
-    key = max(roots, key=lambda key: len(roots[key]), default="")
-    hint = f": put the data there, or set {key} (now {roots[key]!r})" if key and roots[key] else ""
-    if path.endswith(".xml") and Path(path).parent.is_dir():
-        hint += "; lists with columns or endings are read by kd_mm.VOCDataset alone"
-    return f"{path} does not exist{nearest_file(Path(path))}{hint}"

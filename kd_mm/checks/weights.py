@@ -4,13 +4,11 @@ compared with the network's.
 
 import contextlib
 import difflib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,7 +27,7 @@ from kd_mm.utils.checkpoint import (
 )
 from kd_mm.utils.contexts import unwrapped
 from kd_mm.utils.safe_load import UnsafeCheckpointError, is_safetensors
-from kd_mm.utils.suggest import join_first, nearest
+from kd_mm.utils.suggest import join_first, nearest, warn
 
 #: What the engine's constructor of optimizers reads in ``paramwise_cfg`` and its ``custom_keys``.
 _PARAMWISE = {"custom_keys", "bypass_duplicate", "bias_lr_mult", "dcn_offset_lr_mult", "lr_mult", "decay_mult"}
@@ -53,52 +51,61 @@ class LeftOverWeightsHook(Hook):
                 the network from another toolkit, or one is not finite.
         """
         model = unwrapped(runner)
-        origin = runner.cfg.get("load_from") or "the checkpoint"
+        origin, resumed = runner.cfg.get("load_from") or "the checkpoint", runner.cfg.get("resume")
         network = model.student if isinstance(model, Distiller) else model
-        own, kind = network.state_dict(), type(network).__name__
-        resumed = runner.cfg.get("resume")
-        stored = checkpoint if isinstance(checkpoint, Mapping) else {}
-        given = (resumed and stored.get("state_dict")) or student_state_dict(stored)
-        if not given:
-            raise ValueError(
-                f"{origin} holds a {type(checkpoint).__name__} and no dict of weights: save its state_dict()"
-            )
-        trunk = {name for name in own if name.startswith("backbone.")} or own.keys()
-        if not trunk & checkpoint.get("state_dict", {}).keys():
-            checkpoint["state_dict"] = dict(below_prefix(own, given))
-            changed = own.keys() & given.keys() and any(name.startswith("backbone.") for name in given)
-            if not (changed or trunk & checkpoint["state_dict"].keys()):
-                checkpoint["state_dict"] = _of_another_toolkit(network, given, origin)
-        given = checkpoint["state_dict"]
+        given = checkpoint["state_dict"] = _network_weights(network, checkpoint, origin, resumed)
         if not resumed:
             given.update(resized(network, given))
-        if not isinstance(model, Distiller) and not resumed:
-            unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
-            for key in unlike:
-                given[key] = own[key]
-            shapes = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in unlike.items()]
-            if shapes:
-                runner.logger.warning(
-                    f"{origin}: {len(shapes)} of its {len(given)} weights have another shape, as those of another "
-                    f"number of classes, and the network's own stay as they were initialised: {join_first(shapes)}"
-                )
+        if network is model and not resumed:
+            _keep_own_shapes(network.state_dict(), given, origin)
+        check_weights(network.state_dict(), given, origin)
 
-        check_weights(own, checkpoint["state_dict"], origin)
-
-        def warn(module: nn.Module, result: Any) -> None:
+        def report(module: nn.Module, result: Any) -> None:
             handle.remove()
-            lacking = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
-            if lacking and network is model:
-                line = f"{len(lacking)} of the network's {len(own)} weights are not in it and stay as initialised"
-                runner.logger.warning(f"{origin}: {line}: {join_first(lacking)}")
-            names = [key.removeprefix("student.") for key in result.unexpected_keys if not key.startswith(OWN_PREFIX)]
-            if names:
-                listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                runner.logger.warning(
-                    f"{origin}: {len(names)} of its weights are left over, {kind} has no such weights ({listed})"
-                )
+            _warn_of_others(result, network, network is model, origin)
 
-        handle = model.register_load_state_dict_post_hook(warn)
+        handle = model.register_load_state_dict_post_hook(report)
+
+
+def _network_weights(network: nn.Module, checkpoint: Any, origin: str, resumed: Any) -> Any:
+    """Return the weights of a file under the network's names; of another toolkit they are renamed."""
+    stored = checkpoint if isinstance(checkpoint, Mapping) else {}
+    given = (resumed and stored.get("state_dict")) or student_state_dict(stored)
+    if not given:
+        raise ValueError(f"{origin} holds a {type(checkpoint).__name__} and no dict of weights: save its state_dict()")
+    own = network.state_dict()
+    trunk = {name for name in own if name.startswith("backbone.")} or own.keys()
+    if trunk & stored.get("state_dict", {}).keys():
+        return stored["state_dict"]  # the same one: it has the versions of its modules as an attribute
+    found = dict(below_prefix(own, given))
+    changed = own.keys() & given.keys() and any(name.startswith("backbone.") for name in given)
+    return found if changed or trunk & found.keys() else _of_another_toolkit(network, given, origin)
+
+
+def _keep_own_shapes(own: Mapping[str, Tensor], given: dict[str, Tensor], origin: str) -> None:
+    """Put the network's own weights where the given ones have another shape, and warn of it."""
+    unlike = {key: given[key] for key, value in own.items() if key in given and given[key].shape != value.shape}
+    given.update({key: own[key] for key in unlike})
+    shapes = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in unlike.items()]
+    if shapes:
+        warn(
+            f"{origin}: {len(shapes)} of its {len(given)} weights have another shape, as those of another number of "
+            f"classes, and the network's own stay as they were initialised: {join_first(shapes)}"
+        )
+
+
+def _warn_of_others(result: Any, network: nn.Module, plain: bool, origin: str) -> None:
+    """Warn of weights that the network has and a file lacks, and of those that are left over."""
+    lacking = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
+    if lacking and plain:
+        total = len(network.state_dict())
+        line = f"{len(lacking)} of the network's {total} weights are not in it and stay as initialised"
+        warn(f"{origin}: {line}: {join_first(lacking)}")
+    names = [key.removeprefix("student.") for key in result.unexpected_keys if not key.startswith(OWN_PREFIX)]
+    if names:
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        line = f"{len(names)} of its weights are left over, {type(network).__name__} has no such weights ({listed})"
+        warn(f"{origin}: {line}")
 
 
 def _of_another_toolkit(network: nn.Module, given: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
@@ -147,7 +154,7 @@ def _check_pretrained(key: str, part: nn.Module, given: Mapping[str, Any]) -> No
         )
     if len(filled) < len(own) / 2:
         line = f"{key}: {file} has {len(filled)} of the {len(own)} weights of {type(part).__name__}"
-        print_log(f"{line}, the others stay as they were drawn", "current", logging.WARNING)
+        warn(f"{line}, the others stay as they were drawn")
 
 
 def check_frozen(runner: Runner) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
 from kd_mm.distillers import Distiller
 from kd_mm.hooks.run_checks import images_of_step
@@ -63,14 +64,7 @@ class ResumeCheckHook(Hook):
         meta = checkpoint.get("meta") or {}
         if not ({"epoch", "iter"} <= meta.keys() and "message_hub" in checkpoint):
             raise ValueError("resume: the file holds weights and no state of a run: start from it by load_from=PATH")
-        model = unwrapped(runner)
-        own = {name: value for name, value in model.state_dict().items() if not name.startswith(OWN_PREFIX)}
-        problem = mismatch(own, checkpoint["state_dict"], extra=False)
-        if problem:
-            raise ValueError(
-                f"resume: the checkpoint is of another network: {problem}; take the config that wrote it, or start "
-                "from the weights alone (load_from)"
-            )
+        _check_network(unwrapped(runner), checkpoint["state_dict"])
         before, now = meta.get(_KEY), images_of_step(runner)
         if before not in (None, now):
             runner.logger.warning(f"resume: a step had {before} images, and has {now} now")
@@ -80,18 +74,12 @@ class ResumeCheckHook(Hook):
             self._reasons.append(f"{'; '.join(other)} (the best score so far does not count)")
         _keep_best(checkpoint["message_hub"], runner, not other)
         if self._reasons:
-            for kept in ("log_scalars", "resumed_keys"):
-                logged = checkpoint.get("message_hub", {}).get(kept, {})
-                for name in [name for name in logged if name.startswith("train/")]:
-                    logged.pop(name)
-        if not (optimizer := checkpoint.get("optimizer") or {}).get("param_groups"):
-            return
-        if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in checkpoint["state_dict"]):
-            raise ValueError(
-                "resume: the checkpoint is of a distillation, the config of the network alone: take the config that "
-                "wrote it, or start from the weights alone (load_from)"
-            )
-        schedules = runner.param_schedulers or []
+            _forget_means(checkpoint["message_hub"])
+        if (checkpoint.get("optimizer") or {}).get("param_groups"):
+            self._compare_optimizer(runner, checkpoint)
+
+    def _compare_optimizer(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+        optimizer, schedules = checkpoint["optimizer"], runner.param_schedulers or []
         _check_groups(optimizer["param_groups"], runner.optim_wrapper.optimizer.param_groups, self._reasons)
         if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
             self._reasons.insert(0, "without EMAHook the run goes on from the averaged weights, not from the trained")
@@ -124,6 +112,24 @@ class ResumeCheckHook(Hook):
             f"resume: the config differs from the run so far: {'; '.join(reasons)}. The config is followed, the "
             f"learning rate is {rates} now"
         )
+
+
+def _check_network(model: nn.Module, stored: Mapping[str, Any]) -> None:
+    """Stop where a checkpoint is of another network, or of a distillation and the config is not."""
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(OWN_PREFIX)}
+    remedy = "take the config that wrote it, or start from the weights alone (load_from)"
+    if problem := mismatch(own, stored, extra=False):
+        raise ValueError(f"resume: the checkpoint is of another network: {problem}; {remedy}")
+    if not isinstance(model, Distiller) and any(name.startswith(OWN_PREFIX) for name in stored):
+        raise ValueError(f"resume: the checkpoint is of a distillation, the config of the network alone: {remedy}")
+
+
+def _forget_means(message_hub: Mapping[str, Any]) -> None:
+    """Leave the losses of the run so far out of the means in the log."""
+    for kept in ("log_scalars", "resumed_keys"):
+        logged = message_hub.get(kept, {})
+        for name in [name for name in logged if name.startswith("train/")]:
+            logged.pop(name)
 
 
 def _config_parts(config: Mapping[str, Any], keys: Sequence[str] = _TRAINED) -> dict[str, str]:
