@@ -141,7 +141,9 @@ def read_sweep(
             raise ValueError(f"{wrong} is no config (there is no model) and no sweep file (there are no rows)")
         again = next((name for name in map(_stem, configs) if [*map(_stem, configs)].count(name) > 1), None)
         if again:
-            raise ValueError(f"compare: config {again} is given twice")
+            raise ValueError(f"compare: two of the configs are called {again}: give each once, or rename one")
+        if (teacher or checkpoint) and not distillers:
+            raise ValueError("--teacher and --teacher-checkpoint go with --distillers")
         entries: list[dict[str, Any]] = []
         for path in configs:
             entries.append({"name": _stem(path), "config": path})

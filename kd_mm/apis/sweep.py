@@ -49,6 +49,8 @@ def compare(
         ValueError: There is no such device, or a row cannot start; then none is trained.
         JobFailedError: Runs failed; the others are finished, and the table names those that failed.
     """
+    if work_dir.is_file():
+        raise ValueError(f"work dir {work_dir} is a file, not a folder")
     finished: list[Cell] = []
     failed: list[Cell] = []
     jobs = plan_jobs(sweep, work_dir.absolute())
@@ -190,8 +192,10 @@ def _run_config(sweep: Sweep, name: str, seed: int, work_dir: Path) -> Config:
     config = copy.deepcopy(row.config)
     config.randomness = {**(config.get("randomness") or {}), "seed": seed}
     config.pop("work_dir", None)
-    checkpoint = config.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
-    checkpoint.update(interval=math.ceil(config.train_cfg.max_epochs / 10), save_last=True, max_keep_ckpts=2)
+    hooks = config.get("default_hooks") or {}
+    checkpoint = dict(hooks.get("checkpoint") or {"type": "CheckpointHook"})
+    checkpoint |= {"interval": math.ceil(config.train_cfg.max_epochs / 10), "save_last": True, "max_keep_ckpts": 2}
+    config.default_hooks = {**hooks, "checkpoint": checkpoint}
     share_preparations(config, work_dir / "teachers")
     if row.teacher_row is not None:
         home = work_dir / "runs" / _teacher_run(sweep, row.teacher_row)

@@ -73,9 +73,10 @@ def test_what_does_not_exist_is_refused() -> None:
     for arguments, message in (
         ({"distillers": ["mtkd_ssr"], "ablate": ["srd", "scdd"]}, "did you mean 'scd'"),
         ({"distillers": ["mtkd_ssr"], "ablate": ["srd"]}, "--ablate srd: name two losses or more"),
-        ({"seeds": [-1]}, "seeds: -1 is no seed"),
+        ({"distillers": ["kd"], "seeds": [-1]}, "seeds: -1 is no seed"),
         ({"distillers": ["kdd"]}, "did you mean 'kd'"),
-        ({"configs": [STUDENT, STUDENT]}, "given twice"),
+        ({"configs": [STUDENT, STUDENT]}, "two of the configs are called student_digits: give each once"),
+        ({}, "--teacher and --teacher-checkpoint go with --distillers"),
         ({"distillers": ["kd", "kd"]}, "recipe kd is given twice"),
         ({"distillers": ["kd"], "vary": {"model.recipe.losses.kd.temprature": 2}}, "did you mean 'temperature'"),
         (

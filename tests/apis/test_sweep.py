@@ -122,6 +122,8 @@ def test_every_row_is_checked_before_the_first_is_trained(cpu_tools, tmp_path):
     ended = cpu_tools.run("compare", tmp_path / "sweep.py", "--jobs", 2, "--work-dir", tmp_path / "table")
     failed(ended, "nothing was trained: row ", "row pkd: ", "row no start: checkpoint nowhere.pth does not exist")
     assert not (tmp_path / "table" / "runs").exists()
+    line = cpu_tools.refused("compare", tmp_path / "sweep.py", "--work-dir", tmp_path / "sweep.py")
+    assert "sweep.py is a file, not a folder" in line
 
 
 def test_what_runs_prepare_on_a_teacher_is_in_one_folder(tmp_path):
