@@ -1,9 +1,13 @@
 """The console command ``kd-mm``: each tool is a subcommand."""
 
+import _thread
+import contextlib
 import importlib
 import shlex
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from kd_mm.utils.suggest import nearest
 
@@ -49,13 +53,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if argv is None:
         sys.argv[0] = f"kd-mm {words[0]}"  # the name in usage lines
+    with _no_interruption_lost():
+        try:
+            command = importlib.import_module(f"kd_mm.cli.{COMMANDS[words[0]]}")
+        except KeyboardInterrupt:
+            print(f"interrupted: nothing has begun\ngo on with: {shlex.join(['kd-mm', *words])}", file=sys.stderr)
+            return 130
+        status: int = command.main(words[1:])
+        return status
+
+
+@contextlib.contextmanager
+def _no_interruption_lost() -> Iterator[None]:
+    """Have Ctrl-C come again where Python ignores it: in callbacks, such as those of weak references."""
+    report = sys.unraisablehook
+
+    def report_others(ignored: Any) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        else:
+            report(ignored)
+
+    sys.unraisablehook = report_others
     try:
-        command = importlib.import_module(f"kd_mm.cli.{COMMANDS[words[0]]}")
-    except KeyboardInterrupt:
-        print(f"interrupted: nothing has begun\ngo on with: {shlex.join(['kd-mm', *words])}", file=sys.stderr)
-        return 130
-    status: int = command.main(words[1:])
-    return status
+        yield
+    finally:
+        sys.unraisablehook = report
 
 
 if __name__ == "__main__":

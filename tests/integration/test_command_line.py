@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,19 @@ def test_an_interruption_before_anything_has_begun(capsys: pytest.CaptureFixture
         "interrupted: nothing has begun",
         "go on with: kd-mm train 'a config.py'",
     ]
+
+
+def test_an_interruption_in_a_callback(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """Python ignores exceptions there."""
+
+    def wait(args: Namespace) -> None:
+        weakref.finalize(lambda: None, signal.raise_signal, signal.SIGINT).atexit = False
+        time.sleep(30)
+
+    words = partial(run, "train", "", wait, lambda parser: parser.add_argument("config"))
+    monkeypatch.setattr(importlib, "import_module", lambda name: Namespace(main=words))
+    assert main(["train", "x.py"]) == 130
+    assert capsys.readouterr().err.splitlines()[0].startswith("interrupted: ")
 
 
 def test_an_interruption_while_the_config_is_formatted(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
