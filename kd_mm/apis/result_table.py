@@ -173,14 +173,20 @@ def fingerprint_of(results: Results) -> str:
 
 
 def _rows(results: Results) -> dict[str, list[Cell]]:
-    """Return the results by row, each with what it gains over the mean of the baseline."""
+    """Return the results by row, each with what it gains over the mean of the baseline; rows of failed runs alone are
+    empty."""
     rows, metric = group(results["runs"], "row"), results["metrics"][0]
-    alone = [cell[metric] for cell in rows.get(results["baseline"] or "", [])]
+    failed = [row for row in group(results["failed"], "row") if row not in rows]
+    return {**_gains(rows, metric, results["baseline"]), **{f"{row} (failed)": [] for row in failed}}
+
+
+def _gains(rows: Mapping[str, list[Cell]], metric: str, baseline: str | None) -> Mapping[str, list[Cell]]:
+    alone = [cell[metric] for cell in rows.get(baseline or "", [])]
     if not alone:
         return rows
     mean = sum(alone) / len(alone)
     return {
-        name: [{**cell, "gain": None if name == results["baseline"] else cell[metric] - mean} for cell in cells]
+        name: [{**cell, "gain": None if name == baseline else cell[metric] - mean} for cell in cells]
         for name, cells in rows.items()
     }
 

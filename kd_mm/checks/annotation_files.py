@@ -44,7 +44,7 @@ def no_object(dataset: BaseDataset, count: int) -> str:
         remedy = f"names in the annotations have blanks at their ends ({join_first(list(map(repr, odd)))}): remove them"
     elif known := [name for name in there if name in classes]:
         why = left_out(content, classes) or f"are the boxes of {known[0]!r} in pixels?"
-        remedy = f"the annotations have {join_first(there)}: {why}"
+        return f"no object of the class list ({join_first(classes)}) can be learned in {count} images: {why}"
     else:
         remedy = (
             f"the annotations have {join_first(there)}: set metainfo=dict(classes=(...)) of every data set and "

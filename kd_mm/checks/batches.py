@@ -223,6 +223,8 @@ def _check_parts(classifier: Any, batch: Mapping[str, Any], error: Exception) ->
                 f"model.neck: {type(classifier.neck).__name__} fails on what {kind} gives, {shapes} ({what}): set "
                 "neck=None where the backbone pools"
             ) from error
+        if isinstance(again, NotImplementedError):
+            raise SampleError(f"model.head: {type(classifier.head).__name__} fails ({what})") from error
         loss = dict(classifier.head.named_children()).get("loss_module", classifier.head)
         raise SampleError(
             f"model.head: {type(loss).__name__} fails on its logits and labels ({what}): do its options, such as "

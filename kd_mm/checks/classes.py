@@ -102,8 +102,9 @@ def _has_boxes(dataset: Any) -> bool:
 
 
 def _check_set(runner: Runner, key: str, dataset: Any) -> None:
-    """Check each part of the data of a loop by itself, and with the network's outputs."""
+    """Check each part of the data of a loop by itself, with the first one, and with the network's outputs."""
     for part in base_datasets(dataset):
+        compare_classes(key, class_list(part), class_list(dataset), "the first of the joined data sets")
         check_numbering(key, part)
         _check_outputs(runner, key, part)
         if key == "train_dataloader" or isinstance(part, BaseDetDataset):
@@ -122,7 +123,7 @@ def _normalized(names: Sequence[Any]) -> list[str]:
 def compare_classes(
     key: str, classes: Sequence[str], others: Sequence[str], where: str, detector: bool = False
 ) -> None:
-    """Stop where the same label means two classes; warn where one list ends earlier or has other words.
+    """Stop where the same label means two classes; warn where one list ends earlier or, of boxes, has other words.
 
     Args:
         key: The data set in the config, e.g. ``"val_dataloader"``.
@@ -139,9 +140,11 @@ def compare_classes(
     line = f"{key}: its {len(classes)} classes are not the {len(others)} of {where}: {_difference(classes, others)}"
     pairs = [pair for pair in zip(classes, others, strict=False) if pair[0] != pair[1]]
     moved = any(here in others or there in classes for here, there in pairs)
-    if moved or (pairs and not set(classes) & set(others)) or (detector and len(classes) < len(others)):
+    other = [pair for pair in pairs if plain_name(pair[0]).casefold() != plain_name(pair[1]).casefold()]
+    renamed = other and not (detector and set(classes) & set(others))  # annotations of two sources may differ in words
+    if moved or renamed or (detector and len(classes) < len(others)):
         raise ValueError(f"{line}; {_SAME_LIST}")
-    warn(line)
+    warn(f"{line}; {_SAME_LIST}")
 
 
 def explain_joined_sets(config: Mapping[str, Any]) -> None:

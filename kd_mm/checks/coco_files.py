@@ -118,10 +118,11 @@ def find_problem(file: str) -> str:
         if table == "images" and not entries:
             return "it lists no image"
         for key in keys:
-            lacking = sum(key not in entry for entry in entries)
+            lacking = [entry for entry in entries if key not in entry]
             if lacking:
                 hint = ", which is width times height of the box where it is not measured" if key == "area" else ""
-                return f"{lacking} of its {len(entries)} {table} have no {key!r}{hint}"
+                first = next((f" (id {entry['id']!r} first)" for entry in lacking if "id" in entry), "")
+                return f"{len(lacking)} of its {len(entries)} {table}{first} have no {key!r}{hint}: write it there"
             wrong = [entry for entry in entries if not _fits(key, entry[key])]
             if wrong:
                 what = {1: "a number", 4: "a list of four numbers"}.get(_NUMBERS.get(key, 0), "text")
@@ -173,7 +174,7 @@ def left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
         elif size is None:
             found["of an image that is not in the list"] += 1
         elif width < 1 or height < 1:
-            found["narrower or lower than a pixel (are they in pixels?)"] += 1
+            found["narrower or lower than a pixel: write bbox in pixels"] += 1
         elif left >= size[0] or top >= size[1] or left + width <= 0 or top + height <= 0:
             found["outside of their image"] += 1
         elif entry["area"] <= 0:

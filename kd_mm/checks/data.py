@@ -177,7 +177,7 @@ def _check_sizes(key: str, samples: list[_Listed], decoded: DecodedSize, policy:
         except ValueError:  # the damage is reported when it is decoded
             continue
         if declared != size:
-            turned = turned or (turning(read_header(path)) if declared == size[::-1] else "")
+            turned = turned or (turning(path) if declared == size[::-1] else "")
             other.append(f"{path} ({declared[0]}x{declared[1]} in the annotations, {size[0]}x{size[1]} in the image)")
     if not other:
         return

@@ -46,8 +46,8 @@ def explain_failure(config: Config, runner: Runner | None, steps: StepHook, erro
     for name, key in named_metrics(config).items():
         if re.search(rf"Cannot infer the rule for (key )?{re.escape(name)},", str(error)):
             raise ValueError(
-                f"{key}: whether more of {name!r} is better is not known: give its complete name, such as reid/mAP, "
-                "and rule='greater' or rule='less' beside it"
+                f"{key}: whether more of {name!r} is better is not known: give the complete name of a metric, such as "
+                "accuracy/top1, coco/mAP or reid/mAP, and rule='greater' or rule='less' beside it"
             ) from error
     if runner and steps.under_way and isinstance(error, INPUT_ERRORS) and not isinstance(error, OneLineError):
         raise RuntimeError(f"iteration {runner.iter + 1}: the training step failed") from error
@@ -74,6 +74,11 @@ def _explain_start(config: Config, built: bool, steps: StepHook, error: Exceptio
         explain_steps(config)
     if built and not steps.loops_built and isinstance(error, UNCHECKED):  # of the data
         raise ValueError(f"the config cannot be built: {type(error).__name__}: {error}{place(error)}") from error
+    if late := re.search(r"end should be larger than begin, but got begin=(\d+), end=(\d+)", str(error)):
+        raise ValueError(
+            f"param_scheduler: one begins at {late[1]}, and the run or its schedule ends at {late[2]}: take it out, or "
+            "lengthen train_cfg"
+        ) from error
     if "meta information" in str(error):
         explain_joined_sets(config)
     if "number of subfolders" in str(error):

@@ -61,18 +61,26 @@ def check_folders(key: str, classes: Sequence[str], folders: Mapping[str, set[in
 
 
 def check_trained(key: str, dataset: Any, training: Any) -> None:
-    """Warn of labels of an evaluation that no training image has, and of folders whose label is another there.
+    """Warn of labels of an evaluation that no training image has, and of a folder whose label is another there.
 
-    Class lists tell this for sets that have one, and class folders number themselves.
+    Class lists tell this where both sets have one, and class folders where both have them.
+
+    Raises:
+        ValueError: Several folders have another label than in the training data.
     """
-    evaluated, trained = ([label_sets(part) for part in _listed(each)] for each in (dataset, training))
+    if not (_listed(dataset) or _listed(training)):
+        return
+    evaluated, trained = ([label_sets(part) for part in _numbered(each)] for each in (dataset, training))
     if not evaluated or not trained:
         return
     here, there = ({name: found for part in sets for name, found in part.items()} for sets in (evaluated, trained))
     moved = [name for name in here if len(here[name]) == 1 == len(there.get(name, ())) and here[name] != there[name]]
     if moved:
         first = f"{moved[0]!r} has {min(here[moved[0]])} here and {min(there[moved[0]])} there"
-        warn(f"{key}: {len(moved)} folders have another label than in the training data ({first}): number them alike")
+        line = f"{key}: {len(moved)} folders have another label than in the training data ({first}): number them alike"
+        if len(moved) > 1:
+            raise ValueError(line)
+        warn(line)
     beyond = sorted(set().union(*here.values()) - set().union(*there.values()))
     if beyond and not any(part.metainfo.get("classes") for part in _listed(dataset)):
         numbers = join_first([*map(str, beyond)])
@@ -81,10 +89,15 @@ def check_trained(key: str, dataset: Any, training: Any) -> None:
 
 def _listed(dataset: Any) -> list[BaseDataset]:
     """Return the parts of a data set of a classifier whose labels are from a list."""
+    return [part for part in _numbered(dataset) if part.ann_file]
+
+
+def _numbered(dataset: Any) -> list[BaseDataset]:
+    """Return the parts of a data set of a classifier whose labels are from a list or from class folders."""
     return [
         part
         for part in base_datasets(dataset)
-        if isinstance(part, CustomDataset) and part.ann_file and len(part) and "gt_label" in part.get_data_info(0)
+        if isinstance(part, CustomDataset) and len(part) and "gt_label" in part.get_data_info(0)
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -67,7 +68,9 @@ class MetricCheckHook(Hook):
                 f"{key}: the validation gives no metric {name!r}, and no other: see the log for what {kinds} lacks"
             )
         for name, key in names.items():
-            require_metric(name, found, f"{key}: the validation")
+            value = require_metric(name, found, f"{key}: the validation")
+            if np.ndim(value):
+                raise ValueError(f"{key}: {name!r} is a list of {np.size(value)} numbers: take a metric of one number")
         first = next(iter(found), "acc")
         for hook in runner.hooks:
             if not isinstance(hook, CheckpointHook) or vars(hook).get("rules") != [None]:
@@ -214,6 +217,12 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
         what = describe_failure(error)
         if isinstance(error, KeyError) and error.args[0] in ("gt_label", "gt_score"):
             what = "they have no label; for predictions alone take kd-mm test --out FILE.pkl with test_evaluator=[]"
+        names = predictions[0].keys()
+        given = [name for name in names if name.startswith("pred_")]
+        if isinstance(error, KeyError) and error.args[0] not in given:
+            kinds = {"pred_instances": "kd_mm.DetectionMetric", "pred_label": "mmpretrain.Accuracy"}
+            fitting = next((metric for name, metric in kinds.items() if name in given), "")
+            what += f"; the network predicts {', '.join(given)}" + (f": take {fitting}" if fitting else "")
         raise ValueError(f"{key}: {files(predictions)} cannot be evaluated: {what}") from error
     if not is_main_process():
         return None

@@ -66,7 +66,7 @@ def _in_model(part: Mapping[str, Any], key: str) -> Iterator[str]:
         and isinstance(topk, list | tuple)
         and max(topk, default=0) > classes
     ):
-        yield f"{key}.topk: {max(topk)} of {classes} classes is not defined"
+        yield f"{key}.topk: {max(topk)} of {classes} classes is not defined: set it to at most {classes}"
 
 
 def _in_data_set(part: Mapping[str, Any], key: str) -> Iterator[str]:

@@ -171,14 +171,23 @@ def check_frozen(runner: Runner) -> None:
             filled.append(f"{name}." if name else "")
         if any(f"{name}.".startswith(above) for above in filled):
             continue
-        stages = options.get("frozen_stages")
+        stages, kept = options.get("frozen_stages"), list[tuple[str, str]]()
         learns = all(parameter.requires_grad for parameter in part.parameters())  # 0 is none of ConvNeXt's stages
-        frozen = [f"frozen_stages={stages}"] if isinstance(stages, int) and stages >= 0 and not learns else []
-        if options.get("norm_eval") and any(isinstance(each, _BatchNorm) for each in part.modules()):
-            frozen.append("norm_eval=True")
-        for option in frozen:
-            line = f"{key}.{name}: {option} keeps it as it was initialised, since no weights are loaded: set load_from"
-            runner.logger.warning(f"{line} or init_cfg, or leave the option out")
+        if isinstance(stages, int) and stages >= 0 and not learns:
+            kept.append((f"frozen_stages={stages} keeps it as it was initialised", "frozen_stages=-1"))
+        if options.get("norm_eval") and _keeps_statistics(part):
+            kept.append(("norm_eval=True keeps the statistics of its norms as initialised", "norm_eval=False"))
+        for line, remedy in kept:
+            warn(f"{key}.{name}: {line}, since no weights are loaded: set load_from, init_cfg or {remedy}")
+
+
+def _keeps_statistics(part: nn.Module) -> bool:
+    """Return whether batch norms of a part stay in evaluation mode when it is trained."""
+    before = part.training
+    part.train()
+    kept = any(isinstance(each, _BatchNorm) and not each.training for each in part.modules())
+    part.train(before)
+    return kept
 
 
 def check_parameter_keys(runner: Runner) -> None:

@@ -170,9 +170,12 @@ def _read_header(path: str, modified: int) -> ImageHeader:
         return ImageHeader((pixels.shape[1], pixels.shape[0]), False, 8 * pixels.itemsize)
 
 
-def turning(header: ImageHeader) -> str:
+def turning(path: str) -> str:
     """Return what to do about an image whose annotation has its width for its height."""
-    if header.sideways:
+    sideways = read_header(path).sideways
+    if sideways and path.lower().endswith((".tif", ".tiff")):
+        return "decoders turn a TIFF by its orientation in any case: remove that tag from photographs labelled unturned"
+    if sideways:
         return "photographs labelled unturned are read so by LoadImageFromFile(color_type='color_ignore_orientation')"
     return "their width and height are exchanged, which 'keep' is for if the boxes fit the images"
 

@@ -12,7 +12,7 @@ from mmdet.datasets import VOCDataset as UpstreamVOCDataset
 from mmengine.fileio import get
 
 from kd_mm.datasets.damaged_images import DamagedImageCheck
-from kd_mm.datasets.image_files import DecodedSize, ImageFolder, read_header, turning, without_suffix
+from kd_mm.datasets.image_files import DecodedSize, ImageFolder, turning, without_suffix
 from kd_mm.datasets.text_files import names_in_list, read_lines, without_marks
 from kd_mm.datasets.utils import require_layout
 from kd_mm.datasets.voc_annotation import AnnotationReport, VOCAnnotation, VOCObject, parse_annotation, plain_name
@@ -147,7 +147,7 @@ class VOCDataset(DamagedImageCheck, UpstreamVOCDataset):
             size = self._decoded_size(img_path)
             if annotation.size not in (None, size):
                 pair = f"{annotation.size[0]}x{annotation.size[1]} in the XML, {size[0]}x{size[1]} in the image"
-                turned = turning(read_header(img_path)) if annotation.size == size[::-1] else ""
+                turned = turning(img_path) if annotation.size == size[::-1] else ""
                 if turned and self.size_mismatch == "rescale":
                     raise ValueError(f"{pair}, which scaling does not undo; {turned}")
                 self._report.turned = self._report.turned or turned

@@ -206,7 +206,9 @@ def _parse(content: bytes) -> ElementTree.Element:
             return ElementTree.fromstring(content[declared.end() :].decode(encoding))
         return ElementTree.fromstring(content)
     except UnicodeDecodeError as error:
-        raise ValueError(f"its text is not of the encoding {error.encoding} that it declares") from error
+        name = declared[1].decode() if declared else error.encoding
+        hint = "declare UTF-8 if it is that"
+        raise ValueError(f"its text is not of the encoding {name} that it declares: {hint}") from error
     except LookupError as error:
         raise ValueError(f"its encoding is not known ({error}): save it as UTF-8") from error
     except (ElementTree.ParseError, ValueError) as error:

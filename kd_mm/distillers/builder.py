@@ -122,7 +122,7 @@ class Networks:
         built.model.to(_device(self.student))
         own, other = input_channels(self.student), input_channels(built.model)
         if own != other and not (own == 1 and built.repeat_grey):
-            grey = "repeat_grey=True in its config repeats the grey channel"
+            grey = "model.teacher.repeat_grey=True repeats the grey channel"
             raise ValueError(
                 f"teacher {name!r} takes images of {other} channels, the student of {own}: "
                 f"{grey if own == 1 else 'choose another one'}"

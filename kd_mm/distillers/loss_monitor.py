@@ -76,7 +76,7 @@ def describe_non_finite(names: list[str], iteration: int) -> str:
     if iteration == 0:  # nothing has been learnt that could have run away
         advice = "look at the data of the first step (boxes without an area, wrong labels) and at the loss weights"
     return (
-        f"iteration {iteration}: loss is not finite ({where}); training stops, no checkpoint of this state was "
+        f"iteration {iteration + 1}: loss is not finite ({where}); training stops, no checkpoint of this state was "
         f"written: {advice}"
     )
 

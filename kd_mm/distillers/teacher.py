@@ -25,7 +25,7 @@ from kd_mm.stages.recorder import Recorder, StopForward
 from kd_mm.stages.stage import Stage
 from kd_mm.tasks import Batch, LogitsReader, Task
 from kd_mm.utils.checkpoint import fill, read_checkpoint, student_state_dict, trained_classes
-from kd_mm.utils.config import load_config, normalizing_steps, plain_model_config
+from kd_mm.utils.config import load_config, named_classes, normalizing_steps, plain_model_config
 from kd_mm.utils.suggest import choice, missing_hook
 
 
@@ -90,7 +90,7 @@ class Teacher:
         self.dtype = DTYPES[choice(f"teacher {name!r}: dtype", dtype, list(DTYPES))] if dtype else None
         self._freeze(name, model)
         self._convert()
-        self.dataset_meta = {"classes": trained_classes(stored)}
+        self.dataset_meta = {"classes": trained_classes(stored) or named_classes(source)}
         self.joint_exits = JointExits.of(stored)
 
     def _freeze(self, name: str, model: nn.Module) -> None:

@@ -231,7 +231,8 @@ def read_samples(samples: Sequence[Mapping[str, Any]], camera_rule: bool) -> lis
     for sample in samples:
         if sample.get("feature") is None:
             raise ValueError(
-                f"{_name(sample)}: no feature in the data sample: give the model a kd_mm.BNNeckHead, which predicts it"
+                f"{_name(sample)}: no feature in the data sample: give the model a kd_mm.BNNeckHead, which predicts "
+                "it, or evaluate classes by mmpretrain.Accuracy"
             )
     labels = [_read_labels(sample, camera_rule) for sample in samples]
     shapes = {tuple(sample["feature"].shape) for sample in samples}

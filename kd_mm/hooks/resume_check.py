@@ -212,6 +212,8 @@ def _changed_schedules(stored: Sequence[dict[str, Any]], schedules: Sequence[Any
         for option in before.keys() - now.keys():  # of another schedule
             del before[option]
         for option in [key for key in now if not key.startswith("_") and key not in _PROGRESS]:
+            if before.get(option) != now[option] and before.get("factor") == now.get("factor") == 1:
+                before[option] = now[option]  # of a rate that stays as it is
             if before.get(option) != now[option]:
                 values = [before.get(option, "missing"), now[option]]
                 old, new = (sorted(each.elements()) if isinstance(each, Counter) else each for each in values)

@@ -188,7 +188,8 @@ class Loss(nn.Module):
         if self.teacher is None and len(known) > 1:
             raise ValueError(
                 f"loss {name!r} reads one teacher, the config has {', '.join(known)}: name one by "
-                f"model.recipe.losses.{name}.teacher={known[0]}, or take a recipe that reads several (multi_kd, ca_mkd)"
+                f"model.recipe.losses.{name}.teacher={known[0]}, or, of classifiers, take a recipe that reads several "
+                "(multi_kd, ca_mkd)"
             )
         self.teacher_names = (choice(f"loss {name!r}: teacher", self.teacher or known[0], known),)
 

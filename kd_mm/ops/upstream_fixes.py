@@ -162,7 +162,11 @@ def patch_class_folders(module: ModuleType) -> None:
                     f"the images of {root} are in no folder ({loose[0]} and so on): make one for each class, or give a "
                     "list of images and labels as ann_file"
                 )
-            raise FileNotFoundError(f"{root} and its folders hold no image that is read ({found or 'no file'})")
+            raise FileNotFoundError(
+                f"{root} and its folders hold no image that is read ({found or 'no file'}): convert them to PNG or JPEG"
+                if found
+                else f"{root} and its folders hold no file"
+            )
         if found:
             text = f"{root}: {unread.total()} files in its folders are not read: {found}"
             print_log(text, "current", logging.WARNING)

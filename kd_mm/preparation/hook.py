@@ -161,7 +161,7 @@ def log_scores(preparation: TeacherPreparation, result: Mapping[str, Any], data:
     logger.info(f"{subject}, {result['metric']}: {scores}")
     if result.get("at_chance"):
         listed = ", ".join(result["at_chance"])
-        logger.warning(f"{subject} at {listed} know no more than chance and teach noise: {preparation.remedy}")
+        logger.warning(f"{subject} at {listed} are not clearly above chance and teach noise: {preparation.remedy}")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_mm.utils.config import as_list
-from kd_mm.utils.foreign_weights import FAMILIES, own_names
+from kd_mm.utils.foreign_weights import FAMILIES, OTHER_CLASSES, own_names
 from kd_mm.utils.safe_load import WEIGHT_KEYS, load_safely
 from kd_mm.utils.suggest import nearest_file
 
@@ -132,7 +132,10 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], what: str, origin: str
         except ValueError as error:
             raise ValueError(f"{what}: {origin} does not fit its config: {error}") from error
         if not weights:
-            raise ValueError(f"{what}: {origin} does not fit its config: {problem}")
+            unlike = [key for key, value in own.items() if key in given and given[key].shape != value.shape]
+            alike = "missing" not in problem and all(given[key].shape[1:] == own[key].shape[1:] for key in unlike)
+            hint = f"; {OTHER_CLASSES}" if unlike and alike else ""
+            raise ValueError(f"{what}: {origin} does not fit its config: {problem}{hint}")
     check_weights(own, weights, f"{what}: {origin}")
     warn_of_adapters(model, what)
     model.load_state_dict(dict(weights), strict=False)  # old files lack BN's batch counters
@@ -199,7 +202,8 @@ def below_prefix(own: Mapping[str, Any], given: Mapping[str, Tensor]) -> Mapping
     for prefix in [name.removesuffix(first) for name in given if name.endswith(f".{first}")]:
         inner = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
         if not mismatch(own, inner):
-            print_log(f"the weights below {prefix!r} are used, {len(given) - len(inner)} others are not", "current")
+            others = f", {len(given) - len(inner)} others are not" if len(inner) < len(given) else ""
+            print_log(f"the weights below {prefix!r} are used{others}", "current")
             return inner
     return given
 

@@ -260,3 +260,9 @@ def innermost_dataset(config: Any) -> Any:
     while "dataset" in config and "pipeline" not in config:
         config = config["dataset"]
     return config
+
+
+def named_classes(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a config gives its training data by name; empty where it gives none."""
+    lists = (value for key, value in parts_of({"data": config.get("train_dataloader")}) if key.endswith(".classes"))
+    return [str(name) for name in next((names for names in lists if isinstance(names, list | tuple)), ())]

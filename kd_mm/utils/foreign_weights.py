@@ -42,6 +42,8 @@ FAMILIES = (
     "OSNet",
     "ResNet_CIFAR",
 )
+#: What to do with a file whose last layer has another number of outputs.
+OTHER_CLASSES = "it is of another number of classes: train it on those of its config first, from this file by load_from"
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _FIRST = (
     "cls_token class_token dist_token pos_embed conv_proj patch_embed conv_stem bn1 norm1 ln_1 attn self_attention "
@@ -97,15 +99,36 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
         elif name.endswith("num_batches_tracked"):
             matched[name] = torch.zeros_like(tensor)
         else:
-            missing.append(f"{name} {tuple(tensor.shape)}")
-    over = [f"{name} {tuple(weights[name].shape)}" for queue in queues.values() for name in queue]
+            missing.append(name)
+    over = [name for queue in queues.values() for name in queue]
+    for name in [name for name in missing if name.endswith("pos_embed")]:  # of another image size, resized when loaded
+        for other in [
+            other for other in over if "pos_emb" in other and weights[other].shape[-1] == own[name].shape[-1]
+        ]:
+            matched[name] = weights[other].to(own[name].dtype)
+            missing.remove(name)
+            over.remove(other)
     if missing or over:
-        problems = (("missing", missing), ("left over", over))
-        raise ValueError("; ".join(f"{what}: {join_first(names)}" for what, names in problems if names))
+        sides = (("missing", missing, own), ("left over", over, weights))
+        parts = [
+            f"{side}: {join_first([f'{name} {tuple(tensors[name].shape)}' for name in names])}"
+            for side, names, tensors in sides
+            if names
+        ]
+        raise ValueError("; ".join(parts) + _hint(own, missing, weights, over))
     if trunk.startswith("SwinTransformer"):  # of the second version, the reduction alone comes after the joining
         joined = ".downsample." if trunk == "SwinTransformer" else ".downsample.reduction."
         matched.update({name: _unfolded(tensor) for name, tensor in matched.items() if joined in name})
     return {name: matched.get(name, tensor) for name, tensor in model.state_dict().items()}
+
+
+def _hint(own: Mapping[str, Tensor], missing: list[str], weights: Mapping[str, Tensor], over: list[str]) -> str:
+    """Return what to do where the classifiers alone differ."""
+    if any(".pre_logits." in name for name in missing):
+        return "; set model.head.hidden_dim=None"
+    pairs = list(zip(missing, over, strict=False))
+    alike = len(missing) == len(over) and all(own[a].shape[1:] == weights[b].shape[1:] for a, b in pairs)
+    return f"; {OTHER_CLASSES}" if alike else ""
 
 
 def _check_settings(model: nn.Module, trunk: str, weights: Mapping[str, Tensor]) -> None:

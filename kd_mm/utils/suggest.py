@@ -148,6 +148,8 @@ def describe_error(error: Exception) -> str:
         )
     if isinstance(error, NotADirectoryError) and error.filename:
         return f"{error.filename} is a file, not a folder"
+    if isinstance(error, IsADirectoryError) and error.filename:
+        return f"{error.filename} is a folder: name a file in it"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     message = str(error).strip()

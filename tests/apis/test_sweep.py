@@ -86,7 +86,9 @@ def test_a_table_names_failed_rows_and_is_extended(cpu_tools, tmp_path):
     assert {path.parent.name for path in first} == {"teacher_seed0", "student_seed0", "mtkd_ssr_seed0"}
     results = json.loads(page.read_text())
     assert [(cell["row"], cell["seed"]) for cell in results["failed"]] == [("runs away", 0)]
-    assert "\nFailed: runs away, seed 0: iteration " in page.with_suffix(".md").read_text()
+    text = page.with_suffix(".md").read_text()
+    assert "\nFailed: runs away, seed 0: iteration " in text
+    assert "\n| runs away (failed) |    0 |" in text
     scores = {key: value for key, value in results["runs"][-1].items() if key.startswith("exit/")}
     assert scores["exit/metric"] == "accuracy on the validation data"
     exits = {f"exit/{network}/{stage}" for network in ("student", "teacher") for stage in (1, 2, 3)}

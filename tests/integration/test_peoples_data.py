@@ -447,6 +447,17 @@ test_dataloader = val_dataloader
         file.write(joined + MASKS.replace("segm", "bbox"))
 
 
+def join_orders(shapes: Shapes) -> None:
+    """Train on a set twice, its classes in two orders, by mmdet's joining, which does not compare them."""
+    joined = """
+one = {key: value for key, value in train_dataloader["dataset"].items() if key != "_delete_"}
+two = dict(one, metainfo=dict(classes=("disc", "square", "bar")))
+train_dataloader["dataset"] = dict(_delete_=True, type="mmdet.ConcatDataset", datasets=[one, two])
+"""
+    with (shapes.root / "config.py").open("a") as file:
+        file.write(joined)
+
+
 def move_boxes(shapes: Shapes) -> None:
     for path in (shapes.voc.folder / "Annotations").glob("train*"):
         path.write_text(xml([("disc", (70, 4, 90, 20))], size="<width>64</width><height>64</height>"))
@@ -479,7 +490,7 @@ REFUSED: dict[str, Wrong] = {
         ],
     ),
     "a COCO file without areas": WrongCoco(
-        "train_dataloader: shapes/train.json: 8 of its 8 annotations have no 'area', which is width times height",
+        "train_dataloader: shapes/train.json: 8 of its 8 annotations (id 0 first) have no 'area', which is width times",
         change=lambda shapes: rewrite(shapes, lambda content: [box.pop("area") for box in content["annotations"]]),
     ),
     "a COCO file that is a list": WrongCoco(
@@ -602,8 +613,8 @@ REFUSED: dict[str, Wrong] = {
         change=leave_out_everything,
     ),
     "fractions in a COCO file": WrongCoco(
-        "no object of 8 images",
-        "there are 8 narrower or lower than a pixel (are they in pixels?)",
+        "no object of the class list (square, disc, bar) can be learned in 8 images",
+        "there are 8 narrower or lower than a pixel: write bbox in pixels",
         change=lambda shapes: shapes.coco(scale=1 / 64),
     ),
     "two corners in a COCO file": WrongCoco(
@@ -799,6 +810,10 @@ REFUSED: dict[str, Wrong] = {
             )
         ],
     ),
+    "joined sets whose classes are in another order": Wrong(
+        "train_dataloader: its 3 classes are not the 3 of the first of the joined data sets: the order is another",
+        change=lambda shapes: join_orders(shapes),
+    ),
     "an image that is validated on twice": WrongCoco(
         "val_evaluator: image shapes/JPEGImages/val001.jpg is evaluated 2 times: every image counts once; is it listed",
         change=lambda shapes: rewrite(
@@ -880,6 +895,9 @@ REFUSED: dict[str, Wrong] = {
             path.write_text(xml([("disc", (0.1, 0.1, 0.5, 0.9))], size=""))
             for path in (shapes.voc.folder / "Annotations").iterdir()
         ],
+    ),
+    "a file of annotations that is a folder": WrongCoco(
+        "JPEGImages is a folder: name a file in it", options=["train_dataloader.dataset.ann_file=JPEGImages"]
     ),
     "a score in per cent": Wrong(
         "model.test_cfg.score_thr: 50 is a share above 1; write 0.5 for 50 %", options=["model.test_cfg.score_thr=50"]
@@ -1131,6 +1149,26 @@ def test_validation_folders_that_differ(tools: Tools, folders: Folders) -> None:
     shutil.copytree(folders.data / "val" / "green", folders.data / "val" / "Blue")
     assert "it lacks 'blue', it has 'Blue' besides, class 0 is 'Blue' here and 'blue' there" in warning(
         folders.train(tools), "val_dataloader"
+    )
+
+
+def test_a_validation_folder_of_another_name(tools: Tools, folders: Folders) -> None:
+    (folders.data / "val" / "red").rename(folders.data / "val" / "rose")
+    refused(
+        folders.train(tools),
+        "val_dataloader: its 3 classes are not the 3 of the training data: it lacks 'red', it has 'rose' besides",
+        "; give both the same list in the same order",
+    )
+
+
+def test_a_list_for_training_and_folders_for_validation(tools: Tools, folders: Folders) -> None:
+    files = sorted((folders.data / "train").rglob("*.png"))
+    numbers = {"green": 0, "blue": 1, "red": 2}
+    lines = [f"{file.relative_to(folders.data / 'train')} {numbers[file.parent.name]}\n" for file in files]
+    (folders.data / "train.txt").write_text("".join(lines))
+    refused(
+        folders.train(tools, "train_dataloader.dataset.ann_file=train.txt"),
+        "val_dataloader: 2 folders have another label than in the training data ('blue' has 0 here and 1 there)",
     )
 
 

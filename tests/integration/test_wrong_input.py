@@ -251,6 +251,24 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
             "model.neck: GlobalAveragePooling fails on what ConvNeXt gives, (12, 32) (ValueError: Input dimension shou",
         ),
         (
+            'val_evaluator = dict(_delete_=True, type="SingleLabelMetric", items=["f1-score"], average=None)\n'
+            'default_hooks = dict(checkpoint=dict(save_best="single-label/f1-score_classwise", rule="greater"))',
+            "default_hooks.checkpoint.save_best: 'single-label/f1-score_classwise' is a list of 3 numbers: take a",
+        ),
+        (
+            "model = dict(head=dict(cal_acc=True, topk=(1, 5)))",
+            "model.head.topk: 5 of 3 classes is not defined: set it to at most 3",
+        ),
+        (
+            'param_scheduler = [dict(type="CosineAnnealingLR", begin=5, by_epoch=True)]\n'
+            "train_cfg = dict(max_epochs=1)",
+            "param_scheduler: one begins at 5, and the run or its schedule ends at 1: take it out, or",
+        ),
+        (
+            'val_evaluator = dict(_delete_=True, type="mmdet.VOCMetric", metric="mAP")',
+            "; the network predicts pred_score, pred_label: take mmpretrain.Accuracy",
+        ),
+        (
             "val_evaluator = dict(thrs=(0.5, 50))",
             "val_evaluator.thrs: 50 is a share above 1; write 0.5 for 50 %",
         ),
@@ -272,7 +290,7 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ),
         (
             'default_hooks = dict(checkpoint=dict(save_best="rank1"))',
-            "default_hooks.checkpoint.save_best: whether more of 'rank1' is better is not known: give its complete na",
+            "default_hooks.checkpoint.save_best: whether more of 'rank1' is better is not known: give the complete n",
         ),
         (
             'val_evaluator = dict(_delete_=True, type="SingleLabelMetric", items=["f1-score"])\n'
@@ -468,8 +486,8 @@ def test_frozen_stages_without_pretrained_weights(tools: Tools, world: World, tm
     backbone = f'model = dict(backbone=dict(_delete_=True, type="ResNet", {sizes}))\n'
     config = world.write("frozen.py", f'_base_ = "plain.py"\n{backbone}train_cfg = dict(max_epochs=1)\n')
     out = tools.train(config, "--work-dir", tmp_path).out
-    for option in ("frozen_stages=1", "norm_eval=True"):
-        assert f"WARNING - model.backbone: {option} keeps it as it was initialised, since no weights are loaded" in out
+    for kept in ("frozen_stages=1 keeps it as it was", "norm_eval=True keeps the statistics of its norms as"):
+        assert f"WARNING - model.backbone: {kept} initialised, since no weights are loaded: set load_from, " in out
     taught = tools.train(config, "--work-dir", tmp_path / "kd", "--distiller", "kd", *world.taught).out
     assert "WARNING - model.student.backbone: frozen_stages=1 keeps it as it was initialised" in taught
     learning = world.write("learning.py", f'_base_ = "frozen.py"\nmodel = dict(neck=None, backbone={CONVNEXT})\n')

@@ -285,3 +285,27 @@ def test_files_without_weights(tmp_path: Path) -> None:
         read_checkpoint(str(tmp_path / "list.pth"))
     with pytest.raises(ValueError, match="teacher: x.pth holds no weights"):
         fill(own, student_state_dict({"epoch": 3}), "teacher", "x.pth")
+
+
+def test_classifiers_that_differ_are_told_with_a_way() -> None:
+    source, own = pair("resnet18")
+    weights = source.state_dict() | {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
+    with pytest.raises(
+        ValueError, match=r"\(7,\); it is of another number of classes: train it on those of its config"
+    ):
+        fill(own, weights, "teacher", "x.pth")
+    weights = own.state_dict() | {"head.fc.weight": torch.zeros(7, 512), "head.fc.bias": torch.zeros(7)}
+    with pytest.raises(ValueError, match=r"in the network\); it is of another number of classes: train it on those"):
+        fill(own, weights, "teacher", "x.pth")
+    source, _ = pair("vit")
+    build, backbone, head = NETWORKS["vit"]
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        parts = {"backbone": {**backbone, "img_size": 32}, "head": {**head, "num_classes": 10}}
+        small = MODELS.build({"type": "ImageClassifier", **parts})
+        parts["head"]["hidden_dim"] = 24
+        hidden = MODELS.build({"type": "ImageClassifier", **parts})
+    with pytest.raises(ValueError, match="; set model.head.hidden_dim=None"):
+        fill(hidden, source.state_dict(), "teacher", "x.pth")
+    fill(small, source.state_dict(), "teacher", "x.pth")  # the position embedding is resized
+    assert small.backbone.pos_embed.shape == (1, 5, 48)
+    assert torch.equal(small.backbone.pos_embed[:, 0], source.encoder.pos_embedding[:, 0])
