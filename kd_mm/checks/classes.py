@@ -77,8 +77,8 @@ class ClassListHook(Hook):
             validation = runner.val_loop.dataloader.dataset
             listed, detects = class_list(validation), _has_boxes(validation)
             compare_classes("val_dataloader", listed, classes, "the training data", detects)
-            check_trained("val_dataloader", validation, training)
             _check_set(runner, "val_dataloader", validation)
+            check_trained("val_dataloader", validation, training)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the test data with the checkpoint.

@@ -46,7 +46,7 @@ class FiniteLossHook(Hook):
         finite = torch.stack(sums).isfinite().tolist() if sums else []
         if bad := [name for name, fine in zip(trained, finite, strict=True) if not fine]:
             raise NonFiniteLossError(
-                f"after iteration {runner.iter}: {len(bad)} of {len(trained)} weights are infinite, NaN or close to it "
+                f"iteration {runner.iter}: {len(bad)} of {len(trained)} weights are infinite, NaN or close to it "
                 f"({join_first(bad)}); training stops, no checkpoint of this state was written: start anew or from an "
                 "earlier one, with a lower learning rate or loss weight, or clip the gradient"
             )

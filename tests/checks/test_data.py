@@ -168,7 +168,7 @@ def test_annotations_without_an_object(tmp_path: Path) -> None:
     for changes, words in (
         ({"image_id": "0"}, "has the id of one of its images: image_id is '0' and so on, the images have 0"),
         ({"category_id": 7}, "has the id of one of its categories: category_id is 7 and so on, the categories have 1"),
-        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "there are 1 narrower or lower than a pixel (are they in pixels?)"),
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "there are 1 narrower or lower than a pixel: write bbox in pixels"),
         ({"categories": ("cat ",)}, "names in the annotations have blanks at their ends ('cat '): remove them"),
     ):
         assert words in no_object(read(tmp_path, **changes), 1)

@@ -366,7 +366,7 @@ def test_terms_are_logged_as_means_over_the_interval_and_named_where_not_finite(
     monitor.iteration = 42
     bad = torch.tensor(float("nan"))
     monitor.update({"loss": bad, "srd.stage1": torch.tensor(0.0), "srd.stage2": bad})
-    with pytest.raises(RuntimeError, match=r"iteration 42: .*srd at stage2"):
+    with pytest.raises(RuntimeError, match=r"iteration 43: .*srd at stage2"):
         monitor.check()
 
 

@@ -20,7 +20,7 @@ ONE_STEP = "train_dataloader.dataset.indices=32 train_cfg.max_epochs=1 optim_wra
             None,
             "loss is not finite (loss); training stops, no|with a lower learning rate",
         ),
-        ("model.head.loss.loss_weight=1e39", 0, "loss is not finite (loss)|look at the data of the first step"),
+        ("model.head.loss.loss_weight=1e39", 1, "loss is not finite (loss)|look at the data of the first step"),
         (ONE_STEP, 1, "weights are infinite, NaN or close to it (|with a lower learning rate"),
         (f"{ONE_STEP} default_hooks.checkpoint=None", 1, "weights are infinite, NaN or close to it ("),
     ],

@@ -72,7 +72,7 @@ def test_grey_and_colour_do_not_fit_unless_that_is_asked_for(tools: Tools, world
     distil = world.distil("grey_kd.py", "kd", plain=config(world, images, 1).name)
     work, options = world.folder / "grey_kd", ["--work-dir", world.folder / "grey_kd", "--cfg-options", CHECKED]
     line = tools.refused("train", distil, *options)
-    assert "teacher 'teacher' takes images of 3 channels, the student of 1: repeat_grey=True in its config" in line
+    assert "teacher 'teacher' takes images of 3 channels, the student of 1: model.teacher.repeat_grey=True" in line
     tools.train(distil, *options, "model.teacher.repeat_grey=True")
     assert (work / "epoch_1.pth").is_file()
     for view in ([], ["--all"]):

@@ -241,7 +241,7 @@ model = dict(backbone=dict(in_channels=1), neck=dict(type="mmpretrain.Generalize
 train_cfg = dict(max_epochs=1)
 """)
     command = [grey, *street.options("rkd")[1:], "--work-dir", tmp_path / "run"]
-    assert "takes images of 3 channels, the student of 1: repeat_grey=True" in refused(street, *command)
+    assert "takes images of 3 channels, the student of 1: model.teacher.repeat_grey=True" in refused(street, *command)
     street.tools.train(*command, "--cfg-options", "model.teacher.repeat_grey=True")
     stored = weights(tmp_path / "run" / "epoch_1.pth")
     assert stored["backbone.conv1.weight"].shape[1] == 1
