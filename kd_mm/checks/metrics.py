@@ -218,7 +218,7 @@ def _evaluate(runner: Runner, split: str, chosen: Sequence[int]) -> dict[str, fl
         if isinstance(error, KeyError) and error.args[0] in ("gt_label", "gt_score"):
             what = "they have no label; for predictions alone take kd-mm test --out FILE.pkl with test_evaluator=[]"
         names = predictions[0].keys()
-        given = [name for name in names if name.startswith("pred_")]
+        given = sorted(name for name in names if name.startswith("pred_"))
         if isinstance(error, KeyError) and error.args[0] not in given:
             kinds = {"pred_instances": "kd_mm.DetectionMetric", "pred_label": "mmpretrain.Accuracy"}
             fitting = next((metric for name, metric in kinds.items() if name in given), "")

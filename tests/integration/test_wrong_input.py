@@ -266,7 +266,7 @@ def test_a_best_checkpoint_that_no_validation_chooses(tools: Tools, world: World
         ),
         (
             'val_evaluator = dict(_delete_=True, type="mmdet.VOCMetric", metric="mAP")',
-            "; the network predicts pred_score, pred_label: take mmpretrain.Accuracy",
+            "; the network predicts pred_label, pred_score: take mmpretrain.Accuracy",
         ),
         (
             "val_evaluator = dict(thrs=(0.5, 50))",
