@@ -80,7 +80,10 @@ class MultiTeacherKDLoss(MultiTeacherLoss, LogitsLoss):
     """
 
     requires = frozenset({"student.logits", "teacher.logits", "student.targets"})
-    instead = "weights='ca_mkd' rate the teachers by the label of an image; take the recipe multi_kd (weights='mean')"
+    instead = (
+        "weights='ca_mkd' rate the teachers by the label of an image; take the recipe multi_kd (weights='mean'; of "
+        "detectors those of two stages), or kd with one teacher"
+    )
 
     def __init__(
         self,
