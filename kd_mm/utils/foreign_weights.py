@@ -102,9 +102,8 @@ def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
             missing.append(name)
     over = [name for queue in queues.values() for name in queue]
     for name in [name for name in missing if name.endswith("pos_embed")]:  # of another image size, resized when loaded
-        for other in [
-            other for other in over if "pos_emb" in other and weights[other].shape[-1] == own[name].shape[-1]
-        ]:
+        alike = (each for each in over if "pos_emb" in each and weights[each].shape[-1] == own[name].shape[-1])
+        if other := next(alike, ""):
             matched[name] = weights[other].to(own[name].dtype)
             missing.remove(name)
             over.remove(other)

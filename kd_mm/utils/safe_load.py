@@ -77,8 +77,7 @@ def _incomplete(file: Path) -> str:
     if head.startswith(b"\x80") and b"\xfc\x9c\x46\xf9" not in head:  # torch's own number
         what = "a pickle of another program, such as detectron2's .pkl: write its arrays as tensors by torch.save"
     if file.name == "last_checkpoint":
-        what = f"names one: give {head.decode(errors='replace')}, or --resume alone"
-        return f"{file} {what}"
+        return f"{file} names one: give {file.read_text(errors='replace').strip()}, or --resume alone"
     if what:
         return f"{file} is no checkpoint but {what}"
     return f"{file} is no checkpoint, or cut short: was the download or the run that wrote it interrupted?"

@@ -745,6 +745,11 @@ def test_missing_files(tools: Tools, world: World, config: Path, tmp_path: Path)
     empty = world.folder / "empty_epoch.pth"
     empty.touch()
     refused(train(config, "--resume", empty), "empty_epoch.pth is no checkpoint, or cut short")
+    (world.folder / "last_checkpoint").write_text("/a/folder/whose/path/is/longer/than/forty/characters/epoch_2.pth")
+    refused(
+        train(config, "--resume", world.folder / "last_checkpoint"),
+        "last_checkpoint names one: give /a/folder/whose/path/is/longer/than/forty/characters/epoch_2.pth, or --resume",
+    )
     evaluated = tools.run("test", config, f"{misspelt}.pth", "--work-dir", tmp_path)
     refused(evaluated, "taecher.pth does not exist, did you mean 'teacher.pth'?")
 
